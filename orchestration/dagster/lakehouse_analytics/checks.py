@@ -1,0 +1,133 @@
+"""Check results: what dbt and the row counts said, as Dagster reports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+
+import dagster as dg
+
+from lakehouse_analytics.contract import Drift, Rows
+from lakehouse_analytics.graph import Graph, Table, Test
+from lakehouse_analytics.row_counts import Counts, broken_rules, judge_drift
+from lakehouse_analytics.run_results import NodeResult
+from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key
+
+#: Earlier evaluations of one check that are looked at: two months of a daily run.
+HISTORY = 60
+ROWS = "rows"
+
+#: A table that says nothing of rows: empty is worth a warning, never a stop.
+UNSAID = Rows(severity="warn")
+
+_SEVERITY = {"error": dg.AssetCheckSeverity.ERROR, "warn": dg.AssetCheckSeverity.WARN}
+
+
+@dataclass(frozen=True)
+class Past:
+    """One earlier evaluation of a row-count check."""
+
+    when: datetime
+    rows: int
+    passed: bool
+
+
+#: Earlier evaluations of a check, newest first.
+History = Callable[[dg.AssetCheckKey], Sequence[Past]]
+
+
+def history_of(instance: dg.DagsterInstance) -> History:
+    """Read a check's own history from Dagster's event log; about 5 ms a check."""
+
+    def read(key: dg.AssetCheckKey) -> list[Past]:
+        records = instance.event_log_storage.get_asset_check_execution_history(key, limit=HISTORY)
+        return list(_past(records))
+
+    return read
+
+
+def _past(records: Iterable[object]) -> Iterable[Past]:
+    for record in records:
+        event = getattr(record, "event", None)
+        evaluation = event.asset_check_evaluation if event else None
+        value = evaluation.metadata.get(ROWS) if evaluation else None
+        if event and evaluation and isinstance(value, dg.IntMetadataValue) and value.value is not None:
+            yield Past(datetime.fromtimestamp(event.timestamp, UTC), value.value, evaluation.passed)
+
+
+def test_result(graph: Graph, test: Test, result: NodeResult) -> dg.AssetCheckResult:
+    """The check result of a dbt test that ran."""
+    key = check_key(graph, test)
+    warned = result.status == "warn" or not test.blocking
+    return dg.AssetCheckResult(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=result.status == "pass",
+        severity=_SEVERITY["warn" if warned else "error"],
+        description=result.message or None,
+        metadata={
+            "status": result.status,
+            "seconds": round(result.seconds, 3),
+            **({"failures": result.failures} if result.failures is not None else {}),
+        },
+    )
+
+
+def row_count_results(
+    table: Table, counts: Counts, history: History, *, now: datetime, zone: tzinfo, accepted: bool
+) -> list[dg.AssetCheckResult]:
+    """The row-count check of one table, and its drift check where the contract asks for one.
+
+    Args:
+        table: What was counted.
+        counts: What was seen.
+        history: Earlier evaluations.
+        now, zone: The time of this count, and the zone that decides its weekday.
+        accepted: Somebody said that this count is the new normal: `max_drop` and drift start from it.
+    """
+    rules = table.contract.rows or UNSAID
+    key = dg.AssetCheckKey(asset_key(table), ROW_COUNT)
+    last_passed = None
+    if rules.max_drop is not None and not accepted:
+        last_passed = next((past.rows for past in history(key) if past.passed), None)
+    broken = broken_rules(rules, counts.rows, last_passed)
+    notes = [f"{counts.rows} rows"]
+    if rules.max_drop is not None and last_passed is None:
+        notes.append("max_drop not judged: accepted by hand" if accepted else "max_drop not judged: no earlier count")
+    results = [
+        dg.AssetCheckResult(
+            asset_key=key.asset_key,
+            check_name=ROW_COUNT,
+            passed=not broken,
+            severity=_SEVERITY[rules.severity],
+            description="; ".join(broken or notes),
+            metadata={ROWS: counts.rows, **({"last_passed_rows": last_passed} if last_passed is not None else {})},
+        )
+    ]
+    if rules.drift:
+        results.append(_drift_result(table, rules.drift, counts, history, now=now, zone=zone, accepted=accepted))
+    return results
+
+
+def _drift_result(
+    table: Table, rules: Drift, counts: Counts, history: History, *, now: datetime, zone: tzinfo, accepted: bool
+) -> dg.AssetCheckResult:
+    key = dg.AssetCheckKey(asset_key(table), DRIFT)
+    past = [(p.when, p.rows) for p in history(key)]
+    verdict = judge_drift(rules, counts.rows, past, now, zone)
+    passed = verdict.passed or accepted
+    note = " (accepted by hand)" if accepted and not verdict.passed else ""
+    return dg.AssetCheckResult(
+        asset_key=key.asset_key,
+        check_name=DRIFT,
+        passed=passed,
+        severity=_SEVERITY[rules.severity],
+        description=verdict.explanation + note,
+        metadata={
+            ROWS: counts.rows,
+            "judged": verdict.judged,
+            "earlier_counts": len(past),
+            **({"median": verdict.median, "allowed": verdict.allowed} if verdict.judged else {}),
+        },
+    )

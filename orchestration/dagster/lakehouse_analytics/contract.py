@@ -1,0 +1,214 @@
+"""`meta.lakehouse`: what an analytics engineer says of a model, typed and validated.
+
+No Dagster in here. Unknown keys and wrong types raise `ContractError`, which names the file,
+the model and the key, and offers the nearest valid key. The JSON Schema for editors is made from
+these classes (`lakehouse schema`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from lakehouse_analytics.cron import is_cron
+
+#: Medallion layers in build order; the groups of the asset graph.
+LAYERS = ("bronze", "silver", "gold", "metrics")
+
+Layer = Literal["bronze", "silver", "gold", "metrics"]
+Severity = Literal["error", "warn"]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+class ContractError(ValueError):
+    """`meta.lakehouse` of some models is wrong. One line a mistake."""
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value
+    match = re.fullmatch(r"(\d+)\s*([smhdw])", value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError("expected a duration such as 30m, 26h or 7d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _cron(value: str) -> str:
+    if not is_cron(value):
+        raise ValueError("expected a cron expression such as '0 6 * * *'")
+    return value
+
+
+def _owner(value: str) -> str:
+    # Dagster's rule for owners: an e-mail address or `team:name`.
+    if not re.fullmatch(r"team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+\.[^@\s]+", value):
+        raise ValueError("expected an e-mail address or team:<name>")
+    return value
+
+
+Duration = Annotated[
+    timedelta, BeforeValidator(_duration, json_schema_input_type=Annotated[str, Field(pattern=r"^\d+\s*[smhdw]$")])
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Drift(_Section):
+    """Row count against the check's own history: median and median absolute deviation (MAD)."""
+
+    mads: float = Field(6.0, gt=0, description="Allowed distance from the median, in scaled MADs.")
+    min_history: int = Field(7, ge=3, description="Earlier counts needed before anything is judged.")
+    severity: Severity = Field("warn", description="`error` stops what lies downstream; `warn` does not.")
+
+
+class Rows(_Section):
+    """Row-count rules of one table. All that are set must hold."""
+
+    not_empty: bool = Field(True, description="At least one row.")
+    min: int | None = Field(None, ge=0, description="At least so many rows.")
+    max: int | None = Field(None, ge=0, description="At most so many rows.")
+    max_drop: float | None = Field(
+        None, ge=0, le=1, strict=False, description="Largest allowed loss since the last passed check, as a fraction."
+    )
+    severity: Severity = Field("error", description="`error` stops what lies downstream; `warn` does not.")
+    drift: Drift | None = Field(None, description="Compare with the table's own history, in a check of its own.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Rows:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class Freshness(_Section):
+    """How late a table may be. Becomes Dagster's freshness policy."""
+
+    within: Duration = Field(description="Largest age of the last build, such as 26h.")
+    cron: Annotated[str, BeforeValidator(_cron)] | None = Field(
+        None, description="Deadline; `within` then says how long before it the build may lie."
+    )
+    column: str | None = Field(None, description="Time column of the data; default: the model's `event_time`.")
+
+    @model_validator(mode="after")
+    def _at_least_a_minute(self) -> Freshness:
+        if self.within < timedelta(minutes=1):
+            raise ValueError("within: Dagster evaluates freshness by the minute, use at least 1m")
+        return self
+
+
+class Airbyte(_Section):
+    """The Airbyte connection that fills a source."""
+
+    connection: str = Field(min_length=1, description="Connection id (preferred) or exact name.")
+
+
+_LATER = "Validated; has no effect in this version."
+
+
+class Kubernetes(_Section):
+    """Resources asked of Kubernetes, in its own quantities."""
+
+    cpu: Annotated[str, Field(pattern=r"^\d+(\.\d+)?m?$")] | None = None
+    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGT]i?)?$")] | None = None
+
+
+class Maintenance(_Section):
+    """Upkeep policy of an Iceberg table."""
+
+    optimize: bool = True
+    retain: Duration | None = None
+
+
+class ModelContract(_Section):
+    """`meta.lakehouse` of a model, a seed or a snapshot."""
+
+    layer: Layer | None = Field(None, description="Default: the first folder under models/ that is a layer.")
+    rows: Rows | None = Field(None, description="Row-count checks; without it an empty table is a warning.")
+    distinct: tuple[str, ...] = Field(
+        (), strict=False, description="Columns whose distinct values are counted, reported as unique_<column>."
+    )
+    freshness: Freshness | None = None
+    owner: Annotated[str, BeforeValidator(_owner)] | None = Field(None, description="E-mail address or team:<name>.")
+    automation: Literal["schedule", "eager"] = Field(
+        "schedule", description="`eager`: rebuilt as soon as anything upstream is."
+    )
+
+    partition: Literal["hourly", "daily", "weekly", "monthly"] | None = Field(None, description=f"Time grain. {_LATER}")
+    pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
+        None, description=f"Concurrency pool. {_LATER}"
+    )
+    kubernetes: Kubernetes | None = Field(None, description=f"Resources of the run's pod. {_LATER}")
+    maintenance: Maintenance | None = Field(None, description=f"Upkeep of the Iceberg table. {_LATER}")
+
+    def without_effect(self) -> list[str]:
+        """Keys that are set, valid, and not acted upon by this version: the caller warns of them."""
+        return [key for key in ("partition", "pool", "kubernetes", "maintenance") if getattr(self, key) is not None]
+
+
+class SourceContract(_Section):
+    """`meta.lakehouse` of a dbt source or of one of its tables."""
+
+    airbyte: Airbyte | None = None
+
+
+C = TypeVar("C", ModelContract, SourceContract)
+
+
+def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two nested mappings; `over` wins, key by key."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = deep_merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
+    """Validate the raw `meta.lakehouse` of one resource.
+
+    Args:
+        kind: `ModelContract` or `SourceContract`.
+        raw: The value as dbt's manifest has it; None means nothing was said.
+        resource: For messages, such as `model stg_orders`.
+        files: Where the value may have been written, most likely first.
+
+    Raises:
+        ContractError: one line for each mistake.
+    """
+    if raw is None:
+        return kind()
+    where = f"{' or '.join(dict.fromkeys(files))}: {resource}"
+    if not isinstance(raw, Mapping):
+        raise ContractError(f"{where}: meta.lakehouse must be a mapping, not {type(raw).__name__}")
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{where}: {_explain(kind, dict(item))}" for item in error.errors(include_url=False)]
+        raise ContractError("\n".join(lines)) from None
+
+
+def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
+    path = ".".join(["meta.lakehouse", *map(str, item["loc"])])
+    if item["type"] == "extra_forbidden":
+        valid = sorted(_fields_at(kind, item["loc"][:-1]))
+        near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"valid keys: {', '.join(valid)}"
+        return f"unknown key {path}; {hint}"
+    message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
+    return f"{path} is {item['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> Iterable[str]:
+    for part in path:
+        annotation = kind.model_fields[part].annotation
+        choices = getattr(annotation, "__args__", (annotation,))
+        kind = next(c for c in choices if isinstance(c, type) and issubclass(c, BaseModel))
+    return kind.model_fields

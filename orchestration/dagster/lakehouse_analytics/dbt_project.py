@@ -1,0 +1,108 @@
+"""The dbt project on disk: where its manifest is, whether it is fresh, how it is made.
+
+Loading a manifest reads files and nothing else: no network, no subprocess, no dbt import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lakehouse_analytics.settings import Settings
+
+STAMP = "lakehouse_fingerprint.json"
+#: What dbt reads when it parses. `.md` holds doc blocks, `.py` Python models.
+_PARSED = frozenset({".sql", ".yml", ".yaml", ".csv", ".md", ".py"})
+_NOT_SOURCES = frozenset({"target", "logs", "dbt_packages", "dbt_modules", "node_modules"})
+#: The command that makes a manifest; every message about one ends with it.
+PREPARE = "lakehouse manifest"
+
+
+class ManifestError(RuntimeError):
+    """The dbt project or its manifest cannot be used. The message has the command that mends it."""
+
+
+@dataclass(frozen=True)
+class DbtProject:
+    """A dbt project and the target it is used with.
+
+    A manifest bakes in the names of one target's database: each target has its own `target_path`.
+    """
+
+    project_dir: Path
+    profiles_dir: Path
+    target: str
+    target_path: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> DbtProject:
+        """The project named by the environment. Paths become absolute."""
+        paths = (settings.dbt_project_dir, settings.profiles_dir, settings.target_path)
+        project_dir, profiles_dir, target_path = (path.expanduser().absolute() for path in paths)
+        return cls(project_dir, profiles_dir, settings.target, target_path)
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where dbt writes this target's manifest."""
+        return self.target_path / "manifest.json"
+
+    def configuration(self) -> Mapping[str, Any]:
+        """`dbt_project.yml` as written, unrendered.
+
+        Raises:
+            ManifestError: there is no such file.
+        """
+        path = self.project_dir / "dbt_project.yml"
+        if not path.is_file():
+            raise ManifestError(f"{path} does not exist: set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project.")
+        loaded = yaml.safe_load(path.read_text())
+        return loaded if isinstance(loaded, Mapping) else {}
+
+    def sources(self) -> Iterator[Path]:
+        """Every file that dbt may parse, in a stable order."""
+        for folder, folders, files in os.walk(self.project_dir):
+            folders[:] = sorted(f for f in folders if f not in _NOT_SOURCES and not f.startswith("."))
+            here = Path(folder)
+            yield from (here / name for name in sorted(files) if Path(name).suffix in _PARSED)
+
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of every source file by relative path. Content, because images and checkouts reset times."""
+        digests = {
+            path.relative_to(self.project_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in self.sources()
+        }
+        return {**digests, "target": self.target}
+
+    def changes(self) -> list[str] | None:
+        """Files that differ from what the manifest was made of; None when there is no manifest."""
+        stamp = self.target_path / STAMP
+        if not self.manifest_path.is_file() or not stamp.is_file():
+            return None
+        then, now = json.loads(stamp.read_text()), self.fingerprint()
+        return sorted(path for path in then.keys() | now.keys() if then.get(path) != now.get(path))
+
+    def manifest(self) -> dict[str, Any]:
+        """Read the manifest.
+
+        Raises:
+            ManifestError: missing or older than the project's files.
+        """
+        self.configuration()
+        changed = self.changes()
+        if changed is None:
+            raise ManifestError(f"There is no manifest at {self.manifest_path}. Make it: {PREPARE}")
+        if changed:
+            some = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+            raise ManifestError(
+                f"The manifest at {self.manifest_path} is stale: changed since it was made: {some}. "
+                f"Make it again: {PREPARE}"
+            )
+        loaded: dict[str, Any] = json.loads(self.manifest_path.read_bytes())
+        return loaded

@@ -1,0 +1,54 @@
+"""Which resources a target needs, from the adapter its manifest was made with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lakehouse_analytics.dbt_project import DbtProject
+from lakehouse_analytics.graph import Graph
+from lakehouse_analytics.resources.dbt import DbtRunner
+from lakehouse_analytics.resources.duckdb import DuckDBResource
+from lakehouse_analytics.settings import Settings, SettingsError
+
+#: One writer at a time, across dbt and checks: DuckDB allows no other.
+DUCKDB_POOL = "duckdb"
+
+
+def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
+    """dbt for this target. It and the row counts must open the same database file."""
+    return DbtRunner(
+        project_dir=str(project.project_dir),
+        profiles_dir=str(project.profiles_dir),
+        target=project.target,
+        target_path=str(project.target_path),
+        environment={"LAKEHOUSE_DUCKDB_PATH": str(_duckdb_path(settings))},
+    )
+
+
+def engine(settings: Settings, graph: Graph) -> DuckDBResource:
+    """Where row counts are asked.
+
+    Raises:
+        SettingsError: the adapter is not supported, or LAKEHOUSE_DUCKDB_PATH is not the file of the profile.
+    """
+    if graph.adapter != "duckdb":
+        raise SettingsError(
+            f"dbt's adapter is {graph.adapter}; this version runs on duckdb (LAKEHOUSE_DBT_TARGET=local)."
+        )
+    path = _duckdb_path(settings)
+    databases = {str(table.node["database"]) for table in graph.tables.values()}
+    if databases - {path.stem}:
+        raise SettingsError(
+            f"LAKEHOUSE_DUCKDB_PATH is {path}, but dbt's profile uses the database "
+            f"{', '.join(sorted(databases))}: set it to the file of the profile."
+        )
+    return DuckDBResource(path=str(path), lock_timeout=settings.duckdb_lock_timeout)
+
+
+def pool(graph: Graph) -> str | None:
+    """The concurrency pool of everything that writes."""
+    return DUCKDB_POOL if graph.adapter == "duckdb" else None
+
+
+def _duckdb_path(settings: Settings) -> Path:
+    return settings.duckdb_path.expanduser().absolute()

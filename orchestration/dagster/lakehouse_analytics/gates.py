@@ -1,0 +1,142 @@
+"""Which tables a run may still build, and why not the others.
+
+Pure: no Dagster, no dbt. A `Run` is told what dbt and the row counts said, stage by stage, and
+answers what is left to build. A failed gate blocks exactly the descendants of its table.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from lakehouse_analytics.graph import Graph, Table, Test
+from lakehouse_analytics.run_results import NodeResult
+
+BUILT_STATUS = frozenset({"success"})
+EVALUATED_STATUS = frozenset({"pass", "warn", "fail", "error"})
+FAILED_STATUS = frozenset({"fail", "error"})
+
+
+@dataclass
+class Run:
+    """The state of one build.
+
+    Attributes:
+        selected: Unique ids of the tables to build.
+        checked: Unique ids of tests that are wanted although their table is not built.
+        failed: Tables that dbt could not build, with dbt's message.
+        gates: Tables and sources whose gate failed, with the reasons.
+        built: Tables built by this run.
+    """
+
+    graph: Graph
+    selected: frozenset[str]
+    checked: frozenset[str] = frozenset()
+    failed: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    built: set[str] = field(default_factory=set)
+    unevaluated: set[str] = field(default_factory=set)
+
+    def stages(self) -> list[tuple[list[Table], list[Test]]]:
+        """Tables and tests of each dbt invocation, in order."""
+        tests: dict[int, list[Test]] = defaultdict(list)
+        for test in self.tests():
+            tests[self._rank(test)].append(test)
+        tables = {self.graph.ranks[stage[0].unique_id]: stage for stage in self.graph.stages(self.selected)}
+        return [(tables.get(rank, []), tests[rank]) for rank in sorted(tables.keys() | tests.keys())]
+
+    def tests(self) -> list[Test]:
+        """Every test this run must evaluate: those of what it builds, of the sources that feeds, and those asked for.
+
+        Whether somebody deselected a check does not matter: it gates all the same.
+        """
+        feeding = {parent for table in self.selected for parent in self.graph.tables[table].parents}
+        wanted = self.selected | {source for source in feeding if source in self.graph.sources}
+        return [t for t in self.graph.tests.values() if t.attached in wanted or t.unique_id in self.checked]
+
+    def _rank(self, test: Test) -> int:
+        def rank(unique_id: str) -> int | None:
+            if unique_id in self.selected:
+                return self.graph.ranks[unique_id]
+            if unique_id == test.attached and unique_id in self.graph.sources:
+                # A source's test gates its children: it runs with the first of them.
+                below = (self.graph.ranks[c] for c in self.graph.children.get(unique_id, ()) if c in self.selected)
+                return min(below, default=None)
+            return None
+
+        return max((r for parent in test.parents if (r := rank(parent)) is not None), default=0)
+
+    @property
+    def blocked(self) -> dict[str, list[str]]:
+        """Selected tables that must not be built, each with the culprits upstream of it."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for culprit in sorted({*self.failed, *(table for table, reasons in self.gates.items() if reasons)}):
+            for below in self.graph.descendants([culprit]) & self.selected:
+                found[below].append(culprit)
+        return dict(found)
+
+    def buildable(self, tables: Iterable[Table]) -> list[Table]:
+        """Those of a stage's tables that nothing blocks."""
+        blocked = self.blocked
+        return [table for table in tables if table.unique_id not in blocked]
+
+    def testable(self, tests: Iterable[Test]) -> list[Test]:
+        """Those of a stage's tests whose tables are, or are about to be, what this run builds."""
+        out = {*self.blocked, *self.failed}
+        return [test for test in tests if not out.intersection(test.parents)]
+
+    def record(self, tables: Collection[Table], tests: Collection[Test], results: Mapping[str, NodeResult]) -> None:
+        """Take in what dbt reported of a stage. What it should have reported and did not is a failure."""
+        for table in tables:
+            result = results.get(table.unique_id)
+            if result and result.status in BUILT_STATUS:
+                self.built.add(table.unique_id)
+            elif result and result.status == "skipped":
+                continue  # judged below, when every failure of the stage is known
+            else:
+                said = result.message or f"dbt reported status {result.status}" if result else "dbt did not build it"
+                self.failed[table.unique_id] = said
+        for test in tests:
+            result = results.get(test.unique_id)
+            if test.blocking and result and result.status in FAILED_STATUS:
+                self.fail_gate(test.attached, f"{test.name}: {result.message or result.status}")
+        blocked = self.blocked
+        for table in tables:
+            result = results.get(table.unique_id)
+            if result and result.status == "skipped" and table.unique_id not in blocked:
+                self.failed[table.unique_id] = f"dbt skipped it: {result.message or 'no reason given'}"
+        out = {*self.blocked, *self.failed}
+        for test in tests:
+            result = results.get(test.unique_id)
+            if (result is None or result.status not in EVALUATED_STATUS) and not out.intersection(test.parents):
+                self.unevaluated.add(test.unique_id)
+                self.fail_gate(test.attached, f"{test.name}: planned, but dbt did not evaluate it")
+
+    def fail_gate(self, unique_id: str, reason: str) -> None:
+        """A gate of a table or source does not hold: nothing below it is built any more."""
+        self.gates[unique_id].append(reason)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether everything selected was built and no gate failed."""
+        return not self.failed and not any(self.gates.values()) and self.built == self.selected
+
+    def summary(self) -> str:
+        """What failed, what was blocked by what, and what was built; for a person."""
+        lines = [f"✘ {self._name(table)} was not built: {reason}" for table, reason in sorted(self.failed.items())]
+        lines += [
+            f"✘ {self._name(table)} failed its gate: {reason}"
+            for table, reasons in sorted(self.gates.items())
+            for reason in reasons
+        ]
+        lines += [
+            f"– {self._name(table)} was blocked by {', '.join(map(self._name, culprits))}"
+            for table, culprits in sorted(self.blocked.items())
+            if table not in self.built and table not in self.failed
+        ]
+        return "\n".join([*lines, f"{len(self.built)} of {len(self.selected)} tables were built."])
+
+    def _name(self, unique_id: str) -> str:
+        known = self.graph.tables.get(unique_id) or self.graph.sources[unique_id]
+        return "/".join(known.key)

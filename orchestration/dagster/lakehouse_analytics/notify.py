@@ -1,0 +1,124 @@
+"""Who hears of a failed run. A notifier is anything with `send(alert)`."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.message import EmailMessage
+from typing import Protocol
+
+from lakehouse_analytics.settings import Settings
+
+#: Seconds for each try at a webhook or mail server; a sensor tick has 60.
+TIMEOUT = 10.0
+#: Slack cuts a section's text at 3,000 characters (Block Kit reference).
+SLACK_TEXT = 2900
+
+
+class NotifyError(RuntimeError):
+    """A notifier could not deliver. The message holds no URL and no password."""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A failed run that will not be retried."""
+
+    job: str
+    run_id: str
+    attempts: int
+    url: str
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """One line."""
+        tries = f" after {self.attempts} attempts" if self.attempts > 1 else ""
+        return f"Run of {self.job} failed{tries}"
+
+
+class Notifier(Protocol):
+    """Delivers alerts."""
+
+    def send(self, alert: Alert) -> None:
+        """Deliver one alert, or raise `NotifyError`."""
+
+
+@dataclass(frozen=True)
+class LogNotifier:
+    """Writes to the daemon's log."""
+
+    def send(self, alert: Alert) -> None:
+        """Deliver to the logger `lakehouse_analytics`, level error."""
+        logging.getLogger("lakehouse_analytics").error("%s: %s\n%s", alert.title, alert.url, alert.reason)
+
+
+@dataclass(frozen=True)
+class SlackNotifier:
+    """Posts to an incoming webhook (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks)."""
+
+    webhook_url: str
+
+    def send(self, alert: Alert) -> None:
+        """Deliver to Slack."""
+        import requests
+
+        text = f"*<{alert.url}|{alert.title}>*\n```{alert.reason[:SLACK_TEXT]}```"
+        try:
+            response = requests.post(self.webhook_url, json={"text": text}, timeout=TIMEOUT)
+        except requests.RequestException as error:
+            # The exception's text has the URL, which is a secret.
+            raise NotifyError(f"Slack: {type(error).__name__}; check LAKEHOUSE_SLACK_WEBHOOK_URL") from None
+        if not response.ok:
+            raise NotifyError(f"Slack: HTTP {response.status_code}; check LAKEHOUSE_SLACK_WEBHOOK_URL")
+
+
+@dataclass(frozen=True)
+class SmtpNotifier:
+    """Sends a mail."""
+
+    host: str
+    port: int
+    sender: str
+    receivers: tuple[str, ...]
+    starttls: bool = True
+    user: str | None = None
+    password: str | None = None
+
+    def send(self, alert: Alert) -> None:
+        """Deliver by mail."""
+        message = EmailMessage()
+        message["Subject"], message["From"], message["To"] = alert.title, self.sender, ", ".join(self.receivers)
+        message.set_content(f"{alert.title}\n{alert.url}\n\n{alert.reason}\n")
+        try:
+            with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT) as server:
+                if self.starttls:
+                    server.starttls()
+                if self.user:
+                    server.login(self.user, self.password or "")
+                server.send_message(message)
+        except (OSError, smtplib.SMTPException) as error:
+            raise NotifyError(f"SMTP {self.host}:{self.port}: {type(error).__name__}; check LAKEHOUSE_SMTP_*") from None
+
+
+def notifiers(settings: Settings) -> list[Notifier]:
+    """The notifiers that LAKEHOUSE_NOTIFY names. `Settings.load` has checked that theirs is all set."""
+    make: dict[str, Callable[[], Notifier]] = {
+        "log": LogNotifier,
+        "slack": lambda: SlackNotifier(_secret(settings.slack_webhook_url)),
+        "smtp": lambda: SmtpNotifier(
+            host=settings.smtp_host or "",
+            port=settings.smtp_port,
+            sender=settings.smtp_from or "",
+            receivers=settings.smtp_to,
+            starttls=settings.smtp_starttls,
+            user=settings.smtp_user,
+            password=_secret(settings.smtp_password) or None,
+        ),
+    }
+    return [make[name]() for name in settings.notify]
+
+
+def _secret(value: object) -> str:
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else ""

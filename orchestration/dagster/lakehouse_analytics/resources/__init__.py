@@ -1,0 +1,1 @@
+"""Connections, nothing else."""

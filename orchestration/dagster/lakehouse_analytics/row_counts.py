@@ -1,0 +1,154 @@
+"""Row counts: one statement for many tables, and the rules that judge them.
+
+Pure: no Dagster, no connection.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+from lakehouse_analytics.contract import Drift, Rows
+
+#: Makes the MAD of a normal distribution equal to its standard deviation
+#: (Rousseeuw & Croux, "Alternatives to the Median Absolute Deviation", 1993).
+MAD_SCALE = 1.4826
+#: Counts that never change have a MAD of zero; this share of the median stands in for it.
+MAD_FLOOR = 0.01
+#: Counts of the same weekday needed before only those are compared.
+SAME_WEEKDAY = 4
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is asked of one table. `relation` is quoted already, as dbt's manifest has it."""
+
+    relation: str
+    distinct: tuple[str, ...] = ()
+    event_time: str | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one table answered. `newest` is the largest event time; naive times are taken as UTC."""
+
+    rows: int
+    distinct: Mapping[str, int] = field(default_factory=dict)
+    newest: datetime | None = None
+
+
+def quote(identifier: str) -> str:
+    """Quote a column name as SQL's standard has it."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def count_sql(tables: Sequence[Counted]) -> str:
+    """One statement that counts every table: `place, newest, rows, distinct…`, padded with nulls."""
+    width = max((len(table.distinct) for table in tables), default=0)
+    selects = []
+    for place, table in enumerate(tables):
+        newest = f"cast(max({quote(table.event_time)}) as varchar)" if table.event_time else "cast(null as varchar)"
+        distinct = [f"count(distinct {quote(column)})" for column in table.distinct]
+        columns = [str(place), newest, "count(*)", *distinct, *["cast(null as bigint)"] * (width - len(distinct))]
+        # Names come from the manifest and the contract, and are quoted.
+        selects.append(f"select {', '.join(columns)} from {table.relation}")  # noqa: S608
+    return "\nunion all\n".join(selects)
+
+
+def read_counts(tables: Sequence[Counted], answer: Sequence[Sequence[Any]]) -> list[Counts]:
+    """Match the answer of `count_sql` to its tables, whatever order the rows came in.
+
+    Raises:
+        ValueError: a table has no row or more than one.
+    """
+    by_place = {int(row[0]): row for row in answer}
+    if len(answer) != len(tables) or by_place.keys() != set(range(len(tables))):
+        raise ValueError(f"expected one row for each of {len(tables)} tables, got {len(answer)} rows")
+    return [
+        Counts(
+            rows=int(by_place[place][2]),
+            distinct=dict(zip(table.distinct, map(int, by_place[place][3 : 3 + len(table.distinct)]), strict=True)),
+            newest=_time(by_place[place][1]),
+        )
+        for place, table in enumerate(tables)
+    ]
+
+
+def _time(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    # Trino ends with a zone's name, DuckDB with an offset, dates have neither.
+    try:
+        parsed = datetime.fromisoformat(text.removesuffix(" UTC"))
+    except ValueError:
+        return None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def broken_rules(rules: Rows, rows: int, last_passed: int | None) -> list[str]:
+    """The row rules that do not hold, each as a sentence with what was seen and expected.
+
+    Args:
+        rules: The contract.
+        rows: Rows now.
+        last_passed: Rows when this check last passed, if it ever did. Not the last count: a drop that
+            failed once must not become the new normal by being looked at twice.
+    """
+    broken = []
+    if rules.not_empty and rows == 0:
+        broken.append("the table is empty")
+    if rules.min is not None and rows < rules.min:
+        broken.append(f"{rows} rows, expected at least {rules.min} (min)")
+    if rules.max is not None and rows > rules.max:
+        broken.append(f"{rows} rows, expected at most {rules.max} (max)")
+    if rules.max_drop is not None and last_passed and rows < last_passed * (1 - rules.max_drop):
+        lost = (last_passed - rows) / last_passed
+        broken.append(
+            f"{rows} rows, {lost:.0%} fewer than the {last_passed} of the last passed check "
+            f"(max_drop {rules.max_drop:.0%})"
+        )
+    return broken
+
+
+@dataclass(frozen=True)
+class DriftVerdict:
+    """How a row count compares with its own history.
+
+    `judged` is False while there is too little history; `explanation` then says how much is there.
+    """
+
+    judged: bool
+    passed: bool
+    explanation: str
+    median: float | None = None
+    allowed: float | None = None
+
+
+def judge_drift(
+    rules: Drift, rows: int, history: Sequence[tuple[datetime, int]], now: datetime, zone: tzinfo
+) -> DriftVerdict:
+    """Compare a row count with the check's earlier ones.
+
+    Args:
+        rules: The contract.
+        rows: Rows now.
+        history: Earlier counts with the aware time of each, in any order.
+        now: The time of this count, aware.
+        zone: Decides what a weekday is. With `SAME_WEEKDAY` counts of this weekday only those are used.
+    """
+    if len(history) < rules.min_history:
+        return DriftVerdict(False, True, f"not judged: {len(history)} earlier counts, {rules.min_history} are needed")
+    weekday = now.astimezone(zone).weekday()
+    same = [count for when, count in history if when.astimezone(zone).weekday() == weekday]
+    weekly = len(same) >= SAME_WEEKDAY
+    counts = same if weekly else [count for _, count in history]
+    median = statistics.median(counts)
+    mad = statistics.median(abs(count - median) for count in counts)
+    allowed = rules.mads * max(mad * MAD_SCALE, abs(median) * MAD_FLOOR, 1.0)
+    basis = f"{len(counts)} earlier counts" + (f" on {now.astimezone(zone):%A}s" if weekly else "")
+    passed = abs(rows - median) <= allowed
+    explanation = f"{rows} rows, {median:g} ± {allowed:.0f} expected from {basis}"
+    return DriftVerdict(True, passed, explanation, median, allowed)

@@ -1,0 +1,61 @@
+"""What a finished dbt command says of its nodes. Pure: reads dbt's `run_results.json`.
+
+Format: https://docs.getdbt.com/reference/artifacts/run-results-json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+#: dbt's exit codes 0 and 1 mean that it ran and wrote its results; anything else is a crash.
+RAN = (0, 1)
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What `run_results.json` says of one node.
+
+    `status` is dbt's own: success, error, skipped, pass, fail, warn. `seconds` is dbt's execution time.
+    """
+
+    unique_id: str
+    status: str
+    message: str
+    seconds: float
+    failures: int | None
+    compiled_path: str | None
+
+
+@dataclass(frozen=True)
+class DbtResult:
+    """One finished dbt command."""
+
+    exit_code: int
+    nodes: Mapping[str, NodeResult]
+    errors: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether dbt ended without having run its nodes."""
+        return self.exit_code not in RAN or (self.exit_code != 0 and not self.nodes)
+
+
+def read_results(path: Path) -> dict[str, NodeResult]:
+    """Node results by unique id; none where dbt wrote no file."""
+    if not path.is_file():
+        return {}
+    results = json.loads(path.read_bytes())["results"]
+    return {
+        item["unique_id"]: NodeResult(
+            unique_id=item["unique_id"],
+            status=str(item["status"]),
+            message=str(item.get("message") or ""),
+            seconds=float(item.get("execution_time") or 0.0),
+            failures=item.get("failures"),
+            compiled_path=item.get("compiled_path"),
+        )
+        for item in results
+    }

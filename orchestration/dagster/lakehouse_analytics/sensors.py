@@ -1,0 +1,106 @@
+"""Sensors: gold follows silver, and somebody hears of failed runs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import dagster as dg
+
+from lakehouse_analytics.graph import Graph, Table
+from lakehouse_analytics.notify import Alert, Notifier, NotifyError
+from lakehouse_analytics.translator import asset_key
+
+WILL_RETRY = "dagster/will_retry"
+
+
+def gold_on_silver(graph: Graph) -> dg.SensorDefinition | None:
+    """Builds gold tables whose silver tables were built since; None where a project has not both.
+
+    Keeps no cursor: what is stale is read from the instance, so a missed tick loses nothing.
+    """
+    above = _silver_above_gold(graph)
+    if not above:
+        return None
+
+    @dg.sensor(
+        name="gold_on_silver",
+        target=dg.AssetSelection.assets(*(table.key for table in above)),
+        minimum_interval_seconds=60,
+        description="Builds gold tables whose silver tables were built since.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        keys = {asset_key(table) for gold, silver in above.items() for table in (gold, *silver)}
+        records = {r.asset_entry.asset_key: r.asset_entry for r in context.instance.get_asset_records(list(keys))}
+        built = {key: entry.last_materialization_storage_id or 0 for key, entry in records.items()}
+        newest = {
+            asset_key(gold): max((built.get(asset_key(table), 0) for table in silver), default=0)
+            for gold, silver in above.items()
+        }
+        stale = [key for key, silver in newest.items() if silver > built.get(key, 0)]
+        if not stale:
+            return dg.SkipReason("No silver table is newer than its gold tables.")
+        planned = {records[key].last_planned_materialization_run_id for key in stale if key in records}
+        running = [r for r in planned if r and (run := context.instance.get_run_by_id(r)) and not run.is_finished]
+        if running:
+            return dg.SkipReason(f"Run {', '.join(sorted(running))} is about to build them.")
+        # Named by the silver event that asks for it: asked once, whatever becomes of the run.
+        run_key = f"silver-{max(newest[key] for key in stale)}"
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=run_key, asset_selection=stale)])
+
+    return sensor
+
+
+def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> dg.SensorDefinition:
+    """Tells every notifier of a failed run: once, when no retry follows."""
+
+    @dg.run_failure_sensor(
+        name="run_failure_notifier",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells of failed runs that will not be retried.",
+    )
+    def sensor(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+        run = context.dagster_run
+        if run.tags.get(WILL_RETRY) == "true":
+            return dg.SkipReason(f"Run {run.run_id} will be retried.")
+        alert = Alert(
+            job=run.job_name,
+            run_id=run.run_id,
+            attempts=int(run.tags.get("dagster/retry_number", "0")) + 1,
+            url=f"{webserver_url.rstrip('/')}/runs/{run.run_id}",
+            reason=_reason(context),
+        )
+        problems = list(_tell(notifiers, alert, context))
+        if problems:
+            raise NotifyError("; ".join(problems))
+        return None
+
+    return sensor
+
+
+def _tell(notifiers: Sequence[Notifier], alert: Alert, context: dg.RunFailureSensorContext) -> Iterator[str]:
+    for notifier in notifiers:
+        try:
+            notifier.send(alert)
+        except NotifyError as error:
+            # The others must still hear of it.
+            context.log.error(str(error))  # noqa: TRY400  # its traceback may hold a secret
+            yield str(error)
+
+
+def _reason(context: dg.RunFailureSensorContext) -> str:
+    for event in context.get_step_failure_events():
+        error = event.step_failure_data.error
+        if error:
+            # A Failure raised by an op carries its words in the user's metadata, not in the cause.
+            failure = event.step_failure_data.user_failure_data
+            return (failure.description if failure and failure.description else error.message).strip()
+    return (context.failure_event.message or "no reason given").strip()
+
+
+def _silver_above_gold(graph: Graph) -> Mapping[Table, Sequence[Table]]:
+    silver = [table for table in graph.tables.values() if table.layer == "silver"]
+    below = {table.unique_id: graph.descendants([table.unique_id]) for table in silver}
+    found = {
+        gold: [table for table in silver if gold.unique_id in below[table.unique_id]]
+        for gold in graph.tables.values()
+        if gold.layer == "gold"
+    }
+    return {gold: tables for gold, tables in found.items() if tables}

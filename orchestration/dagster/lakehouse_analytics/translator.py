@@ -1,0 +1,184 @@
+"""Graph → Dagster specs: key, group, owner, kinds, tags, freshness, lineage, checks.
+
+One helper an attribute. What it produces is held against dagster-dbt's own translator by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from lakehouse_analytics.graph import Graph, Source, Table, Test, exposure_parents
+
+ROW_COUNT = "row_count"
+DRIFT = "row_count_drift"
+
+
+def asset_key(owner: Table | Source) -> dg.AssetKey:
+    """`[layer, model]` or `[source, table]`."""
+    return dg.AssetKey(owner.key)
+
+
+def table_spec(graph: Graph, table: Table, project_dir: Path, timezone: str) -> dg.AssetSpec:
+    """The asset of a model, seed or snapshot."""
+    return dg.AssetSpec(
+        key=asset_key(table),
+        deps=[asset_key(_known(graph, parent)) for parent in table.parents],
+        description=_description(table.node),
+        group_name=table.layer,
+        owners=_owners(table),
+        kinds={"dbt", graph.adapter},
+        tags=_tags(table.node),
+        metadata=_metadata(graph, table.node, project_dir),
+        code_version=(table.node.get("checksum") or {}).get("checksum"),
+        freshness_policy=_freshness(table, timezone),
+        automation_condition=_automation(table),
+        skippable=True,  # a blocked table is not an error of its own
+    )
+
+
+def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
+    """The external asset of a dbt source."""
+    airbyte = source.contract.airbyte
+    return dg.AssetSpec(
+        key=asset_key(source),
+        description=_description(source.node),
+        group_name="sources",
+        kinds={"airbyte", graph.adapter},
+        tags=_tags(source.node),
+        metadata={
+            **_table_metadata(graph, source.node),
+            **({"airbyte/connection": airbyte.connection} if airbyte else {}),
+        },
+    )
+
+
+def exposure_spec(graph: Graph, exposure: Mapping[str, Any], nodes: Mapping[str, Any]) -> dg.AssetSpec:
+    """The external asset of a dbt exposure: whoever reads the lakehouse."""
+    owner = exposure.get("owner") or {}
+    emails = owner.get("email") or []
+    return dg.AssetSpec(
+        key=dg.AssetKey(["exposures", exposure["name"]]),
+        deps=[asset_key(_known(graph, parent)) for parent in exposure_parents(exposure, nodes)],
+        description=exposure.get("description") or exposure.get("label") or None,
+        group_name="exposures",
+        owners=[emails] if isinstance(emails, str) else list(emails),
+        kinds={str(exposure["type"])},
+        tags=_tags(exposure),
+        metadata={
+            **({"url": dg.MetadataValue.url(exposure["url"])} if exposure.get("url") else {}),
+            **({"owner": owner["name"]} if owner.get("name") else {}),
+            **({"maturity": exposure["maturity"]} if exposure.get("maturity") else {}),
+        },
+    )
+
+
+def check_specs(graph: Graph) -> Iterator[dg.AssetCheckSpec]:
+    """Every check of every table and source: its dbt tests, its row count, its drift.
+
+    `blocking` follows the severity, because Dagster's retry from the failed asset reads it.
+    """
+    for test in graph.tests.values():
+        yield _test_spec(graph, test)
+    for table in graph.tables.values():
+        rows = table.contract.rows
+        yield dg.AssetCheckSpec(
+            ROW_COUNT,
+            asset=asset_key(table),
+            description="Rows against meta.lakehouse.rows: not_empty, min, max, max_drop.",
+            blocking=rows is not None and rows.severity == "error",
+        )
+        if rows and rows.drift:
+            yield dg.AssetCheckSpec(
+                DRIFT,
+                asset=asset_key(table),
+                description="Rows against this check's own history: median and MAD, weekday-aware.",
+                blocking=rows.drift.severity == "error",
+            )
+
+
+def check_key(graph: Graph, test: Test) -> dg.AssetCheckKey:
+    """The check of a dbt test."""
+    return dg.AssetCheckKey(asset_key(_known(graph, test.attached)), test.name)
+
+
+def _test_spec(graph: Graph, test: Test) -> dg.AssetCheckSpec:
+    others = (asset_key(_known(graph, parent)) for parent in test.parents if parent != test.attached)
+    return dg.AssetCheckSpec(
+        test.name,
+        asset=asset_key(_known(graph, test.attached)),
+        description=test.node.get("description") or (test.node.get("config", {}).get("meta") or {}).get("description"),
+        additional_deps=list(others),
+        metadata={"dagster_dbt/unique_id": test.unique_id},
+        blocking=test.blocking,
+    )
+
+
+def _known(graph: Graph, unique_id: str) -> Table | Source:
+    return graph.tables.get(unique_id) or graph.sources[unique_id]
+
+
+def _description(node: Mapping[str, Any]) -> str:
+    sql = node.get("raw_code") if node.get("language") == "sql" else None
+    text = node.get("description") or f"dbt {node['resource_type']} {node['name']}"
+    return f"{text}\n\n#### Raw SQL:\n```sql\n{sql}\n```" if sql else text
+
+
+def _owners(table: Table) -> list[str]:
+    if table.contract.owner:
+        return [table.contract.owner]
+    declared = ((table.node["config"].get("meta") or {}).get("dagster") or {}).get("owners")
+    return list(declared or [])
+
+
+def _tags(node: Mapping[str, Any]) -> dict[str, str]:
+    return {tag: "" for tag in node.get("tags", []) if _is_tag(tag)}
+
+
+def _is_tag(tag: str) -> bool:
+    from dagster._utils.tags import is_valid_tag_key
+
+    return is_valid_tag_key(tag)
+
+
+def _metadata(graph: Graph, node: Mapping[str, Any], project_dir: Path) -> dict[str, Any]:
+    path = (project_dir / node["original_file_path"]).absolute()
+    reference = dg.LocalFileCodeReference(file_path=str(path))
+    return {
+        "dagster_dbt/unique_id": node["unique_id"],
+        **({"dagster_dbt/materialization_type": m} if (m := node["config"].get("materialized")) else {}),
+        **_table_metadata(graph, node),
+        "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference]),
+    }
+
+
+def _table_metadata(graph: Graph, node: Mapping[str, Any]) -> dict[str, Any]:
+    name = node.get("identifier") or node.get("alias") or node["name"]
+    parts = (node.get("database"), node["schema"], name)
+    columns = [
+        dg.TableColumn(name=column["name"], type=column.get("data_type") or "?", description=column.get("description"))
+        for column in node.get("columns", {}).values()
+    ]
+    return {
+        "dagster/table_name": ".".join(part for part in parts if part),
+        "dagster/storage_kind": graph.adapter,
+        **({"dagster/column_schema": dg.TableSchema(columns=columns)} if columns else {}),
+    }
+
+
+def _freshness(table: Table, timezone: str) -> dg.FreshnessPolicy | None:
+    wanted = table.contract.freshness
+    if wanted is None:
+        return None
+    if wanted.cron:
+        zone = ZoneInfo(timezone).key
+        return dg.FreshnessPolicy.cron(deadline_cron=wanted.cron, lower_bound_delta=wanted.within, timezone=zone)
+    return dg.FreshnessPolicy.time_window(fail_window=wanted.within)
+
+
+def _automation(table: Table) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
+    return dg.AutomationCondition.eager() if table.contract.automation == "eager" else None
