@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 
 import dagster as dg
 
@@ -22,6 +23,9 @@ from lakehouse_analytics.prepare import prepare
 from lakehouse_analytics.schedules import daily_refresh
 from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
+
+# Code references are marked beta; they are metadata, and a warning a model drowns our own.
+warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`")
 
 
 @dg.definitions

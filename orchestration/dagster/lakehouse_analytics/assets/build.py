@@ -5,6 +5,7 @@ would abandon all of silver. Inside one op each stage is a dbt invocation of its
 gates, and what lies below a failed one is left out of the next stage.
 """
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -113,6 +114,7 @@ class Build:
             return
         layers = ", ".join(dict.fromkeys(table.layer for table in tables)) or "checks"
         self.context.log.info(f"{layers}: {len(tables)} tables, {len(tests)} tests")
+        _say(f"== {layers}: {len(tables)} tables, {len(tests)} tests")
         self.engine.wait_until_free()
         # Unit tests guard the code, not the data: they run in CI.
         command = [
@@ -229,11 +231,15 @@ class Build:
         return explained | {dg.AssetCheckKey(key, name) for key in keys for name in (ROW_COUNT, DRIFT)}
 
     def _log(self, level: str, message: str) -> None:
-        if level == "debug":
+        if level == "debug" and not os.getenv("DEBUG"):
             return
-        print(message, flush=True)  # noqa: T201  # the run's stdout: dbt's own words, as they come
+        _say(message)
         if level in ("warn", "error") and message.strip():
             self.context.log.warning(message.strip())
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)  # noqa: T201  # the run's stdout: dbt's own words, as they come
 
 
 def _asked(table: Table) -> Counted:

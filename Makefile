@@ -1,0 +1,112 @@
+# `make help` lists what a person runs. Every target does its own set-up.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON  ?= python3
+CODE    := orchestration/dagster
+VENV    := $(CURDIR)/.venv
+TOOLS   := $(CURDIR)/.tools
+BIN     := $(VENV)/bin
+HASHES  := --require-hashes
+PORT    ?= 3000
+
+export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
+export PATH := $(BIN):$(TOOLS)/bin:$(PATH)
+export DO_NOT_TRACK := 1
+export VIRTUAL_ENV := $(VENV)
+
+RUNTIME := $(VENV)/.runtime
+DEV     := $(VENV)/.dev
+
+##@ Use it
+.PHONY: demo
+demo: $(RUNTIME) ## Ingest real connector data, build bronze → silver → gold → metrics, print what happened
+	@lakehouse demo $(ARGS)
+
+.PHONY: dev
+dev: $(RUNTIME) ## The UI and the daemon on localhost:3000 (PORT=…); DEBUG=1 for dbt's debug log
+	@lakehouse init
+	@cd $(CODE) && dagster dev --host 127.0.0.1 --port $(PORT)
+
+.PHONY: manifest
+manifest: $(RUNTIME) ## Parse the dbt project after a change
+	@lakehouse manifest
+
+##@ Guard it
+.PHONY: test
+test: $(DEV) ## Everything that guards it: unit, definitions, dbt unit tests, integration
+	@$(CODE)/tests/run
+
+.PHONY: test-fast
+test-fast: $(DEV) ## Unit and definitions tests only
+	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions $(ARGS)
+
+.PHONY: lint
+lint: $(DEV) ## Format, lint, types, SQL, YAML; changes nothing
+	ruff format --check .
+	ruff check .
+	cd $(CODE) && mypy
+	yamllint --strict .
+	sqlfluff lint dbt
+
+.PHONY: format
+format: $(DEV) ## Format Python and SQL
+	ruff format .
+	ruff check --fix .
+	sqlfluff fix dbt
+
+.PHONY: golden
+golden: $(DEV) ## Rewrite the golden file of the asset graph; review the diff
+	@pytest -q $(CODE)/tests/definitions --update-golden
+
+.PHONY: schema
+schema: $(RUNTIME) ## Rewrite the JSON Schema of meta.lakehouse for editors
+	@lakehouse schema --out dbt/lakehouse.schema.json
+
+.PHONY: bench
+bench: $(DEV) ## Load time against stock dagster-dbt, side by side in one run
+	@python benchmarks/load.py
+
+##@ Keep it
+.PHONY: lock
+lock: $(DEV) ## Lock the dependencies anew: hashes, no registry address
+	cd $(CODE) && uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
+	cd $(CODE) && uv pip compile pyproject.toml --group dev $(LOCK_OPTIONS) -c requirements.lock -o requirements-dev.lock
+	cd connectors && uv pip compile faker.in $(LOCK_OPTIONS) -o faker.lock
+
+LOCK_OPTIONS := --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links --quiet
+
+.PHONY: clean
+clean: ## Remove environments, data, runs and caches
+	rm -rf .venv .tools .connectors .data .dagster_home dbt/target dbt/logs dbt/dbt_packages
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis $(CODE)/.mypy_cache $(CODE)/*.egg-info
+	find $(CODE) benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help: ## This text
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# uv goes into the project, so that a machine needs Python and make only.
+$(TOOLS)/bin/uv: $(CODE)/requirements-uv.lock
+	@echo "Installing uv into .tools (once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …" or 0)'
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check $(HASHES) -r $<
+	@touch $@
+
+# Stamps are written last: an interrupted install is done again.
+$(RUNTIME): $(CODE)/requirements.lock $(CODE)/pyproject.toml | $(TOOLS)/bin/uv
+	@echo "Installing the runtime into .venv (once)"
+	@test -x $(BIN)/python || $(TOOLS)/bin/uv venv --quiet --python $(PYTHON) $(VENV)
+	@$(TOOLS)/bin/uv pip install --quiet $(HASHES) -r $(CODE)/requirements.lock
+	@$(TOOLS)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable $(CODE)
+	@touch $@
+
+$(DEV): $(CODE)/requirements-dev.lock $(RUNTIME)
+	@echo "Installing the development tools into .venv (once)"
+	@$(TOOLS)/bin/uv pip install --quiet $(HASHES) -r $<
+	@touch $@

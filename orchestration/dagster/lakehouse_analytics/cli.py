@@ -1,0 +1,88 @@
+"""`lakehouse`: what a person runs by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from lakehouse_analytics.ingest.command import ingest
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Bring a dbt project, get a lakehouse."""
+
+
+main.add_command(ingest)
+
+
+@main.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="As in `lakehouse ingest`.")
+@click.option("--count", type=click.IntRange(min=1), help="As in `lakehouse ingest`.")
+@click.option("--seed", type=int, help="As in `lakehouse ingest`.")
+@click.option("--job", default="full_refresh", show_default=True, help="The Dagster job that builds.")
+def demo(config_path: Path | None, count: int | None, seed: int | None, job: str) -> None:
+    """Ingest, build every layer through Dagster, print what happened."""
+    from lakehouse_analytics import demo as demonstration
+
+    with _plain_errors():
+        if not demonstration.run(config_path=config_path, count=count, seed=seed, job=job):
+            sys.exit(1)
+
+
+@main.command()
+def manifest() -> None:
+    """Parse the dbt project: run it after each change outside `dg dev`, and in the image's build."""
+    from lakehouse_analytics.dbt_project import DbtProject
+    from lakehouse_analytics.engines import dbt_runner
+    from lakehouse_analytics.prepare import prepare
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        settings = Settings.load()
+        project = DbtProject.of(settings)
+        click.echo(prepare(project, dbt_runner(settings, project), click.echo))
+
+
+@main.command()
+def init() -> None:
+    """Prepare DAGSTER_HOME: its dagster.yaml and its pool limits."""
+    from lakehouse_analytics.home import open_home
+
+    with _plain_errors():
+        click.echo(open_home().root_directory)
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Write here instead of printing.")
+def schema(out: Path | None) -> None:
+    """The JSON Schema of dbt's YAML files with `meta.lakehouse`, for editors."""
+    from lakehouse_analytics.editor_schema import editor_schema
+
+    text = json.dumps(editor_schema(), indent=2) + "\n"
+    if out:
+        out.write_text(text)
+    else:
+        click.echo(text, nl=False)
+
+
+class _plain_errors:  # noqa: N801  # used as a statement
+    """Turns our own errors into one message without a traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        from lakehouse_analytics.contract import ContractError
+        from lakehouse_analytics.dbt_project import ManifestError
+        from lakehouse_analytics.home import HomeError
+        from lakehouse_analytics.ingest import IngestError
+        from lakehouse_analytics.resources.duckdb import DatabaseError
+        from lakehouse_analytics.settings import SettingsError
+
+        ours = (ContractError, ManifestError, HomeError, IngestError, DatabaseError, SettingsError)
+        if isinstance(error, ours):
+            raise click.ClickException(str(error)) from None

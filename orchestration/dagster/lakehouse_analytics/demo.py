@@ -1,0 +1,114 @@
+"""`lakehouse demo`: the main job once, from a real connector to the last metric."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+import time
+from pathlib import Path
+
+import click
+import dagster as dg
+from rich.console import Console
+
+from lakehouse_analytics import run_report, syncs
+from lakehouse_analytics.dbt_project import DbtProject
+from lakehouse_analytics.engines import dbt_runner
+from lakehouse_analytics.home import open_home
+from lakehouse_analytics.ingest import IngestReport, run_ingest
+from lakehouse_analytics.prepare import prepare
+from lakehouse_analytics.settings import Settings
+
+
+def run(*, config_path: Path | None, count: int | None, seed: int | None, job: str) -> bool:
+    """Ingest, build and report.
+
+    Returns:
+        Whether every asset was built and every gate passed.
+    """
+    began = time.monotonic()
+    settings = Settings.load()
+    instance = open_home()
+
+    _title("Ingest: a real Airbyte connector → raw tables")
+    report = run_ingest(settings, config_path=config_path, count=count, seed=seed, progress=click.echo)
+    syncs.record(instance, report)
+    click.echo(report.table())
+    click.echo(_what_came(report))
+
+    project = DbtProject.of(settings)
+    if project.changes() != []:
+        _title("Manifest: dbt parse")
+        prepare(project, dbt_runner(settings, project), click.echo)
+
+    _title(f"Build: Dagster job {job}, bronze → silver → gold → metrics")
+    # Imported late: loading the code location needs the manifest.
+    from lakehouse_analytics.definitions import defs
+
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    with contextlib.redirect_stdout(_Progress(sys.stdout)):
+        definition = defs().resolve_job_def(job)
+        result = definition.execute_in_process(instance=instance, run_config=quiet, raise_on_error=False)
+
+    keys = sorted(definition.asset_layer.executable_asset_keys, key=_by_layer)
+    lines = run_report.lines_of(instance, result.run_id, keys)
+    _title("What happened")
+    Console().print(run_report.render(lines))
+    total = run_report.total(lines)
+    click.echo(
+        f"\n{total['built']} of {len(lines)} assets built, {total['passed']} checks passed, {total['warned']} warned, "
+        f"{total['failed']} failed, {time.monotonic() - began:.0f} s in all.\n"
+        f"The database: {settings.duckdb_path}\nSee it in the UI:  make dev   (then open http://localhost:3000)"
+    )
+    if not result.success:
+        click.secho(f"\n{_why(instance, result.run_id)}", fg="red")
+    return result.success
+
+
+def _by_layer(key: dg.AssetKey) -> tuple[int, str]:
+    from lakehouse_analytics.contract import LAYERS
+
+    layer = key.path[0]
+    return (LAYERS.index(layer) if layer in LAYERS else len(LAYERS), key.to_user_string())
+
+
+def _what_came(report: IngestReport) -> str:
+    if all(stream.mode == "incremental" for stream in report.streams):
+        new = sum(stream.rows_read for stream in report.streams)
+        return (
+            f"Incremental: {new:,} new rows since the last sync."
+            if new
+            else "Incremental: nothing new since the last sync."
+        )
+    return f"{sum(stream.rows_read for stream in report.streams):,} rows read."
+
+
+def _why(instance: dg.DagsterInstance, run_id: str) -> str:
+    for record in instance.all_logs(run_id):
+        event = record.dagster_event
+        if event and event.is_step_failure:
+            failure = event.step_failure_data.user_failure_data
+            error = event.step_failure_data.error
+            return (failure.description if failure else None) or (error.message if error else "") or "no reason given"
+    return f"Run {run_id} failed outside its op; see it in the UI."
+
+
+def _title(text: str) -> None:
+    click.secho(f"\n{text}", bold=True)
+
+
+class _Progress(io.TextIOBase):
+    """Passes on of dbt's words what shows progress: finished tables, and whatever is not well."""
+
+    def __init__(self, out: io.TextIOBase | object) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            finished = " of " in line and " START " not in line and " PASS " not in line
+            if finished or line.startswith("== ") or "rror" in line:
+                print(f"  {line.strip()}", file=self._out, flush=True)  # type: ignore[arg-type]
+        return len(text)

@@ -1,0 +1,47 @@
+"""DAGSTER_HOME on one machine: its folder, its `dagster.yaml`, its pool limits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lakehouse_analytics.engines import DUCKDB_POOL
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+TEMPLATE = Path(__file__).parents[1] / "dagster.yaml"
+
+
+class HomeError(RuntimeError):
+    """DAGSTER_HOME is not usable."""
+
+
+def open_home() -> DagsterInstance:
+    """Prepare DAGSTER_HOME and open its instance. An existing `dagster.yaml` is left alone.
+
+    Raises:
+        HomeError: DAGSTER_HOME is not set or not writable.
+    """
+    named = os.getenv("DAGSTER_HOME")
+    if not named:
+        raise HomeError("DAGSTER_HOME is not set: it is where Dagster keeps its runs; `make` uses .dagster_home.")
+    home = Path(named).expanduser().absolute()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not (home / "dagster.yaml").exists():
+            shutil.copy(TEMPLATE, home / "dagster.yaml")
+    except OSError as error:
+        raise HomeError(
+            f"DAGSTER_HOME {home} is not writable ({error.strerror}): set it to a folder that is."
+        ) from None
+    os.environ["DAGSTER_HOME"] = str(home)
+
+    from dagster import DagsterInstance
+
+    instance = DagsterInstance.get()
+    # Explicitly: `pools.default_limit` lets several runs start at once the first time a pool is used.
+    instance.event_log_storage.set_concurrency_slots(DUCKDB_POOL, 1)
+    return instance

@@ -1,0 +1,82 @@
+"""What a run did, as a table for a person."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+
+@dataclass
+class Line:
+    """One asset of the run."""
+
+    layer: str
+    name: str
+    built: bool = False
+    rows: int | None = None
+    seconds: float | None = None
+    passed: int = 0
+    failed: int = 0
+    warned: int = 0
+
+
+def lines_of(instance: dg.DagsterInstance, run_id: str, keys: Sequence[dg.AssetKey]) -> list[Line]:
+    """One line for each asset, in the given order, from the run's own events."""
+    lines = {key: Line(layer=key.path[0], name=key.path[-1]) for key in keys}
+    for record in instance.all_logs(run_id):
+        event = record.dagster_event
+        if event and event.is_step_materialization and (key := event.asset_key) in lines:
+            metadata = event.step_materialization_data.materialization.metadata
+            lines[key].built = True
+            lines[key].rows = _value(metadata, "dagster/row_count")
+            lines[key].seconds = _value(metadata, "runtime_seconds")
+        evaluation = record.asset_check_evaluation
+        if evaluation and evaluation.asset_key in lines:
+            line = lines[evaluation.asset_key]
+            if evaluation.passed:
+                line.passed += 1
+            elif evaluation.severity == dg.AssetCheckSeverity.WARN:
+                line.warned += 1
+            else:
+                line.failed += 1
+    return list(lines.values())
+
+
+def _value(metadata: Any, key: str) -> Any:
+    return metadata[key].value if key in metadata else None
+
+
+def render(lines: Sequence[Line]) -> RichTable:
+    """The table `make demo` ends with."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer")
+    table.add_column("asset")
+    for heading in ("rows", "seconds", "checks passed", "warned", "failed"):
+        table.add_column(heading, justify="right")
+    for line in lines:
+        rows = f"{line.rows:,}" if line.rows is not None else "–"
+        seconds = f"{line.seconds:.2f}" if line.seconds is not None else "–"
+        name = line.name if line.built else f"{line.name} (not built)"
+        failed = f"[red]{line.failed}[/red]" if line.failed else "0"
+        table.add_row(line.layer, name, rows, seconds, str(line.passed), str(line.warned), failed)
+    return table
+
+
+def total(lines: Sequence[Line]) -> dict[str, int]:
+    """Sums over all lines."""
+    found: dict[str, int] = defaultdict(int)
+    for line in lines:
+        found["built"] += line.built
+        found["passed"] += line.passed
+        found["warned"] += line.warned
+        found["failed"] += line.failed
+    return found
