@@ -1,0 +1,147 @@
+"""From a stream's JSON schema to columns, and from a record to typed values, in SQL.
+
+Types are those of Airbyte destinations (Airbyte docs: "Data Types in Records"): a value that does not fit becomes
+null and is listed in `_airbyte_meta.changes`; objects, arrays and unions become JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+CHANGES = "STRUCT(field VARCHAR, change VARCHAR, reason VARCHAR)[]"
+META = {
+    "_airbyte_raw_id": "VARCHAR",
+    "_airbyte_extracted_at": "TIMESTAMP WITH TIME ZONE",
+    "_airbyte_generation_id": "BIGINT",
+    "_airbyte_meta": f"STRUCT(sync_id BIGINT, changes {CHANGES})",
+}
+_JSON = "JSON"  # stored as VARCHAR
+_SCALARS = {"integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN"}
+_FORMATS = {"date": "DATE", "date-time": "TIMESTAMP WITH TIME ZONE", "time": "TIME"}
+_AIRBYTE_TYPES = {
+    "integer": "BIGINT",
+    "timestamp_with_timezone": "TIMESTAMP WITH TIME ZONE",
+    "timestamp_without_timezone": "TIMESTAMP",
+    "time_without_timezone": "TIME",
+    "time_with_timezone": "VARCHAR",
+}
+_DAY = r"\d{4}-\d{2}-\d{2}"
+#: What is stricter than DuckDB's own casts: those round 12.7 to 13 and take 'infinity' for a timestamp.
+_CASTS = {
+    "BIGINT": r"CASE WHEN regexp_full_match({v}, '[+-]?\d+(\.0*)?') THEN TRY_CAST({v} AS BIGINT) END",
+    "DOUBLE": r"CASE WHEN regexp_full_match({v}, '[+-]?\d+(\.\d*)?([eE][+-]?\d+)?') "
+    r"AND isfinite(TRY_CAST({v} AS DOUBLE)) THEN TRY_CAST({v} AS DOUBLE) END",
+    "BOOLEAN": "CASE lower({v}) WHEN 'true' THEN true WHEN 'false' THEN false END",
+    "DATE": rf"CASE WHEN regexp_full_match({{v}}, '{_DAY}') THEN TRY_CAST({{v}} AS DATE) END",
+    "TIMESTAMP": rf"CASE WHEN regexp_matches({{v}}, '^{_DAY}') THEN TRY_CAST({{v}} AS TIMESTAMP) END",
+    "TIMESTAMP WITH TIME ZONE": rf"CASE WHEN regexp_matches({{v}}, '^{_DAY}') THEN TRY_CAST({{v}} AS TIMESTAMPTZ) END",
+    "TIME": "TRY_CAST({v} AS TIME)",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """`field` is the record's key, `name` the column, `kind` a DuckDB type or JSON."""
+
+    field: str
+    name: str
+    kind: str
+
+    @property
+    def type(self) -> str:
+        """The column's type in DuckDB."""
+        return "VARCHAR" if self.kind == _JSON else self.kind
+
+
+def identifier(name: str) -> str:
+    """Quoted for SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Quoted for SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def columns(json_schema: dict[str, Any]) -> tuple[Column, ...]:
+    """The columns of a stream, in the schema's order. Names equal but for case get a number: DuckDB ignores case."""
+    taken = {name.lower() for name in META}
+    result = []
+    for field, schema in (json_schema.get("properties") or {}).items():
+        name, number = field, 0
+        while name.lower() in taken:
+            number += 1
+            name = f"{field}_{number}"
+        taken.add(name.lower())
+        result.append(Column(field, name, _kind(schema if isinstance(schema, dict) else {})))
+    return tuple(result)
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    branches = [b for word in ("oneOf", "anyOf") for b in schema.get(word) or [] if isinstance(b, dict)]
+    if branches and "type" not in schema:
+        kinds = {_kind(branch) for branch in branches if branch.get("type") not in ("null", ["null"])}
+        return kinds.pop() if len(kinds) == 1 else _JSON
+    declared = schema.get("type")
+    types = {t for t in (declared if isinstance(declared, list) else [declared]) if t not in ("null", None)}
+    if types == {"integer", "number"}:
+        types = {"number"}
+    if len(types) != 1:
+        return _JSON
+    kind = types.pop()
+    airbyte_type = schema.get("airbyte_type")
+    if airbyte_type in _AIRBYTE_TYPES and kind in ("string", "number", "integer"):
+        return _AIRBYTE_TYPES[airbyte_type]
+    if kind == "string":
+        return _FORMATS.get(str(schema.get("format")), "VARCHAR")
+    return _SCALARS.get(kind, _JSON)
+
+
+def select(source: str, table_columns: tuple[Column, ...], *, generation_id: int, sync_id: int) -> str:
+    """A query that turns staged RECORD messages into rows.
+
+    Args:
+        source: SQL that yields `record`, a struct of data (JSON), emitted_at (milliseconds) and meta.changes.
+    """
+    raw, typed, out, changes = [], [], [], []
+    for index, column in enumerate(table_columns):
+        pointer = literal("/" + column.field.replace("~", "~0").replace("/", "~1"))
+        value = f"r{index}"
+        if column.kind == _JSON:
+            # JSON text of the value; the JSON null is no value.
+            raw.append(f"nullif(CAST(record.data->{pointer} AS VARCHAR), 'null') AS {value}")
+        else:
+            raw.append(f"record.data->>{pointer} AS {value}")
+        cast = _CASTS.get(column.kind)
+        typed.append((cast.replace("{v}", value) if cast else value) + f" AS v{index}")
+        out.append(f"v{index} AS {identifier(column.name)}")
+        if cast:
+            changes.append(
+                f"CASE WHEN r{index} IS NOT NULL AND v{index} IS NULL THEN {{'field': {literal(column.name)}, "
+                "'change': 'NULLED', 'reason': 'DESTINATION_TYPECAST_ERROR'} END"
+            )
+    nulled = f"list_filter([{', '.join(changes)}], lambda c: c IS NOT NULL)" if changes else "[]"
+    return f"""
+        SELECT CAST(uuidv7() AS VARCHAR) AS _airbyte_raw_id,
+            coalesce(epoch_ms(CAST(emitted_at AS BIGINT)) AT TIME ZONE 'UTC', now()) AS _airbyte_extracted_at,
+            CAST({generation_id} AS BIGINT) AS _airbyte_generation_id,
+            {{'sync_id': CAST({sync_id} AS BIGINT),
+              'changes': CAST(list_concat(coalesce(source_changes, []), {nulled}) AS {CHANGES})}} AS _airbyte_meta
+            {"".join(", " + item for item in out)}
+        FROM (SELECT *{"".join(", " + item for item in typed)}
+            FROM (SELECT record.emitted_at AS emitted_at, record.meta.changes AS source_changes
+                {"".join(", " + item for item in raw)} FROM {source}))
+    """  # noqa: S608  # names and literals are quoted
+
+
+def table_definition(table_columns: tuple[Column, ...]) -> str:
+    """The column list of CREATE TABLE."""
+    pairs = [*META.items(), *((column.name, column.type) for column in table_columns)]
+    return ", ".join(f"{identifier(name)} {kind}" for name, kind in pairs)
+
+
+def fingerprint(value: object) -> str:
+    """Canonical JSON, to tell whether anything changed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)

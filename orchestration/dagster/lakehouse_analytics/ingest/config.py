@@ -1,0 +1,164 @@
+"""A connection's YAML file: which connector, how it is configured, which streams, where they go."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lakehouse_analytics.ingest.errors import IngestError
+
+#: Names as in the Airbyte API (`ConnectionSyncModeEnum`).
+SyncMode = Literal["full_refresh_overwrite", "incremental_append", "incremental_deduped_history"]
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_NAME = r"^[A-Za-z_][A-Za-z0-9_-]*$"
+_IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ConnectorConfig(_Strict):
+    """The published package. `lock` is relative to the YAML file; `python` is a version or range for uv."""
+
+    package: str
+    version: str
+    lock: Path
+    executable: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    python: str | None = None
+
+
+class StreamConfig(_Strict):
+    """One stream. Without `sync_mode`: incremental_append when the connector can, else full_refresh_overwrite."""
+
+    name: str
+    namespace: str | None = None
+    table: str | None = Field(None, pattern=_IDENTIFIER)
+    sync_mode: SyncMode | None = None
+    primary_key: tuple[str, ...] = ()
+
+    @property
+    def table_name(self) -> str:
+        """The table in DuckDB."""
+        return self.table or self.name
+
+
+class Connection(_Strict):
+    """One source and its destination. `config` is handed to the connector as it is."""
+
+    path: Path
+    name: str = Field(pattern=_NAME)
+    schema_name: str = Field("raw", alias="schema", pattern=_IDENTIFIER)
+    connector: ConnectorConfig
+    config: dict[str, Any] = Field(default_factory=dict)
+    streams: tuple[StreamConfig, ...] = Field(min_length=1)
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock file, absolute."""
+        return (self.path.parent / self.connector.lock).resolve()
+
+
+_MODELS: dict[str, type[_Strict]] = {"": Connection, "connector": ConnectorConfig, "streams": StreamConfig}
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint for an unknown name: the closest known one, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def load(path: Path, environ: Mapping[str, str] | None = None) -> Connection:
+    """Read and check a connection's file; `${NAME}` in connector config values is read from `environ`.
+
+    Raises:
+        IngestError: naming the file, the key, what was expected and the nearest valid key.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        others = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        hint = f"; {nearest(path.name, others)}" if others else ""
+        raise IngestError(f"{path}: no such file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise IngestError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise IngestError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', 'syntax error')}") from None
+    if not isinstance(raw, dict):
+        raise IngestError(f"{path}: expected a mapping with the keys {', '.join(_keys(Connection))}")
+    if "path" in raw:
+        raise IngestError(f"{path}: unknown key 'path'; {nearest('path', _keys(Connection))}")
+    raw["config"] = _substitute(raw.get("config") or {}, path, "config", os.environ if environ is None else environ)
+    try:
+        connection = Connection.model_validate({**raw, "path": path.resolve()})
+    except ValidationError as error:
+        raise IngestError(f"{path}: {_explain(error)}") from None
+    _check_lock(connection)
+    _check_tables(connection)
+    return connection
+
+
+def _keys(model: type[_Strict]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items() if name != "path"]
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        parent = str(first["loc"][0]) if len(first["loc"]) > 1 else ""
+        return f"unknown key {key!r}; {nearest(str(first['loc'][-1]), _keys(_MODELS[parent]))}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing"
+    return f"key {key!r}: {first['msg']}"
+
+
+def _substitute(value: Any, path: Path, key: str, environ: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {name: _substitute(item, path, f"{key}.{name}", environ) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_substitute(item, path, f"{key}.{index}", environ) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def read(match: re.Match[str]) -> str:
+        if match[1] not in environ:
+            raise IngestError(f"{path}: key {key!r} reads the environment variable {match[1]}, which is not set")
+        return environ[match[1]]
+
+    return _VARIABLE.sub(read, value)
+
+
+def _check_lock(connection: Connection) -> None:
+    wanted = f"{connection.connector.package}=={connection.connector.version}"
+    try:
+        text = connection.lock_path.read_text(encoding="utf-8")
+    except OSError:
+        raise IngestError(
+            f"{connection.path}: key 'connector.lock': cannot read {connection.lock_path}; docs/ingest.md says how "
+            "to make it"
+        ) from None
+    if not re.search(rf"^{re.escape(wanted)}(\s|$)", text, re.MULTILINE):
+        raise IngestError(
+            f"{connection.path}: key 'connector.version': {connection.lock_path.name} does not pin {wanted}; "
+            "compile it again (docs/ingest.md)"
+        )
+
+
+def _check_tables(connection: Connection) -> None:
+    seen: set[str] = set()
+    for stream in connection.streams:
+        if stream.table_name.lower() in seen:
+            raise IngestError(
+                f"{connection.path}: key 'streams': two streams go to table {stream.table_name!r}; give one a 'table'"
+            )
+        seen.add(stream.table_name.lower())

@@ -1,0 +1,173 @@
+"""One run of a connector as a subprocess: messages in, a clear reason when it fails, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+from pydantic import ValidationError
+
+from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.protocol import Catalog, TraceError
+
+Message = dict[str, Any]
+#: Each message with the line it came in.
+Messages = Generator[tuple[Message, bytes], None, None]
+#: All a connector sees of our environment: none of our own settings, and no PYTHON* variable.
+_PASSED_ON = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+_PASSED_ON |= {"REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
+_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+
+
+class Connector:
+    """A connector's commands (Airbyte protocol: `spec`, `discover`, `read`).
+
+    Args:
+        name: for messages.
+        command: how to start it, without arguments.
+        directory: private to this sync; config, catalog and state are written here.
+        progress: takes one line at a time.
+    """
+
+    def __init__(self, name: str, command: list[str], directory: Path, progress: Callable[[str], None]) -> None:
+        self.name = name
+        self.redact: Callable[[str], str] = lambda text: text
+        self._command = command
+        self._directory = directory
+        self._progress = progress
+
+    def spec(self) -> dict[str, Any]:
+        """The JSON schema of the connector's config."""
+        return dict(self._answer("spec", "SPEC")["spec"]["connectionSpecification"])
+
+    def discover(self, config: dict[str, Any]) -> Catalog:
+        """The streams the connector offers with this config."""
+        answer = self._answer("discover", "CATALOG", config=config)
+        try:
+            return Catalog.model_validate(answer["catalog"])
+        except (KeyError, ValidationError):
+            raise IngestError(f"{self.name}: `discover` answered with a broken catalog") from None
+
+    def read(self, config: dict[str, Any], catalog: dict[str, Any], state: list[Message]) -> Messages:
+        """Each message with its line. Raises IngestError at the end when the connector failed: keep nothing then."""
+        files: dict[str, Any] = {"config": config, "catalog": catalog}
+        return self._messages("read", **(files | {"state": state} if state else files))
+
+    def _answer(self, verb: str, kind: str, **files: Any) -> Message:
+        with closing(self._messages(verb, **files)) as messages:
+            answers = [message for message, _ in messages if message["type"] == kind]
+        if not answers:
+            raise IngestError(f"{self.name}: `{verb}` answered without a {kind} message")
+        return answers[0]
+
+    def _messages(self, verb: str, **files: Any) -> Messages:
+        arguments = [verb]
+        for option, content in files.items():
+            path = self._directory / f"{option}.json"
+            path.touch(mode=0o600)
+            path.write_bytes(orjson.dumps(content))
+            arguments += [f"--{option}", str(path)]
+        # A session of its own: Ctrl-C reaches us alone, and workers it starts can be ended with it.
+        process = subprocess.Popen(
+            [*self._command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd=self._directory,
+            env={k: v for k, v in os.environ.items() if k in _PASSED_ON or k.startswith("LC_")} | {"DO_NOT_TRACK": "1"},
+        )
+        try:
+            yield from self._follow(process, verb)
+        finally:
+            _end(process)
+            (self._directory / "config.json").unlink(missing_ok=True)
+
+    def _follow(self, process: subprocess.Popen[bytes], verb: str) -> Messages:
+        assert process.stdout is not None  # noqa: S101  # it was asked for
+        assert process.stderr is not None  # noqa: S101
+        last_words: deque[str] = deque(maxlen=20)
+        reader = threading.Thread(target=_drain, args=(process.stderr, last_words), daemon=True)
+        reader.start()
+        errors: list[str] = []
+        logged: list[str] = []
+        broken = ""
+        with closing(process.stdout) as lines:
+            for line in lines:
+                try:
+                    message = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    if line.lstrip().startswith(b"{"):
+                        # Half a message may be half a record: never pass over it.
+                        start = self.redact(line.decode(errors="replace"))[:60].strip()
+                        broken = f"{self.name}: `{verb}` printed a broken message: {start}"
+                        if line.endswith(b"\n"):
+                            raise IngestError(broken) from None
+                        continue  # cut off by the connector's end: its exit says more
+                    message = None
+                if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+                    text = line.decode(errors="replace").strip()
+                    if text:
+                        self._progress(f"{self.name} printed: {self.redact(text)[:200]}")
+                    continue
+                if (error := _error(message)) is not None:
+                    errors.append(error)
+                elif message["type"] == "LOG" and message.get("log", {}).get("level") in ("FATAL", "ERROR"):
+                    logged.append(str(message["log"].get("message", "")))
+                elif message["type"] == "CONTROL":
+                    self._progress(f"{self.name} changed its own config (a rotated token?): that is not stored")
+                yield message, line
+        code = process.wait()
+        reader.join(timeout=1)
+        if errors:
+            raise IngestError(f"{self.name} failed: {self.redact(errors[0])[:600]}")
+        if code:
+            ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            reason = " ".join((logged[-1:] or [*last_words][-1:] or [""])[0].split())
+            raise IngestError(f"{self.name}: `{verb}` {ended}" + (f": {self.redact(reason)[:500]}" if reason else ""))
+        if broken:
+            raise IngestError(broken)
+
+
+def _error(message: Message) -> str | None:
+    trace = message.get("trace")
+    if message["type"] != "TRACE" or not isinstance(trace, dict) or trace.get("type") != "ERROR":
+        return None
+    try:
+        error = TraceError.model_validate(trace.get("error") or {})
+    except ValidationError:
+        return "an error that cannot be read"
+    where = f"stream {error.stream_descriptor.name}: " if error.stream_descriptor else ""
+    return where + error.text()
+
+
+def _drain(stream: IO[bytes], words: deque[str]) -> None:
+    for line in stream:
+        if text := line.decode(errors="replace").strip():
+            words.append(text)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the connector and every process it started. Safe to call twice."""
+    if process.returncode is not None:
+        return
+    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            continue
+        if number == signal.SIGTERM:
+            # The leader is gone; workers that ignored the signal are not.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        return

@@ -1,0 +1,80 @@
+"""Which values of a connector's config are secret, and how they stay out of every text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+_MASK = "****"
+
+
+def split(spec: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The config without its secret fields, and the secret values.
+
+    A field is secret when the connector's spec marks it `airbyte_secret` (Airbyte: "Connector specification
+    reference"). Branches (`oneOf`, `anyOf`, `allOf`) all count: better one value too many than one too few.
+    """
+    secrets: list[str] = []
+
+    def walk(value: Any, schemas: list[dict[str, Any]]) -> Any:
+        schemas = list(_expand(schemas))
+        if any(schema.get("airbyte_secret") for schema in schemas):
+            secrets.extend(_leaves(value))
+            return None
+        if isinstance(value, dict):
+            walked = {
+                key: walk(item, [s["properties"][key] for s in schemas if key in (s.get("properties") or {})])
+                for key, item in value.items()
+            }
+            return {key: item for key, item in walked.items() if item is not None}
+        if isinstance(value, list):
+            return [walk(item, [s["items"] for s in schemas if isinstance(s.get("items"), dict)]) for item in value]
+        return value
+
+    public = walk(config, [spec])
+    return (public or {}), secrets
+
+
+def _expand(schemas: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for schema in schemas:
+        yield schema
+        for word in ("oneOf", "anyOf", "allOf"):
+            yield from _expand([branch for branch in schema.get(word) or [] if isinstance(branch, dict)])
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from _leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+class Redactor:
+    """Masks secret values: as they are, escaped in JSON or a URL, and each long line of a multi-line one."""
+
+    def __init__(self, secrets: list[str]) -> None:
+        forms: set[str] = set()
+        for secret in secrets:
+            lines = [line.strip() for line in secret.splitlines() if len(line.strip()) >= 8]
+            for text in (secret, secret.strip(), *lines):
+                forms |= {
+                    text,
+                    json.dumps(text)[1:-1],
+                    json.dumps(text, ensure_ascii=False)[1:-1],
+                    quote(text, safe=""),
+                }
+                forms.add(repr(text)[1:-1])
+        # Longest first: a secret that holds another one must go as a whole.
+        self._forms = sorted((form for form in forms if form), key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        """The text with every secret masked."""
+        for form in self._forms:
+            text = text.replace(form, _MASK)
+        return text

@@ -1,0 +1,195 @@
+"""What a connector sends, kept beside the database until it is whole: NDJSON per stream, then Parquet.
+
+So the database is open, and locked, only for the load; and a sync of any size needs little memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from lakehouse_analytics.ingest import columns as sql
+from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.process import Message, Messages
+from lakehouse_analytics.ingest.protocol import StreamKey, StreamStatus, state_key
+
+_SAY_EVERY = 2.0  # seconds
+_MEMORY = "1GB"
+
+
+@contextmanager
+def stage(database: Path, source: str) -> Iterator[Path]:
+    """A private folder beside the database, gone afterwards. One sync of a source at a time.
+
+    Left-overs of a sync that was killed are removed here, by the next one.
+
+    Raises:
+        IngestError: the folder cannot be written, or another process syncs this source.
+    """
+    parent = database.parent
+    try:
+        if not parent.exists():
+            # One level only: a missing disk must not be mistaken for an empty one.
+            parent.mkdir()
+        if database.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if database.exists() and not os.access(database, os.W_OK):
+            raise PermissionError(errno.EACCES, "the file is read-only")
+        base = parent / f".ingest-{source}"
+        base.mkdir(mode=0o700, exist_ok=True)
+        lock = (base / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise IngestError(f"LAKEHOUSE_DUCKDB_PATH={database}: cannot write in {parent}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise IngestError(f"another sync of {source} into {database} is running (PID {holder})") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        work = base / "work"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(mode=0o700)
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@dataclass
+class Staged:
+    """What came for one stream. `size` and `longest` (line) in bytes; `seconds` from its first message to its last."""
+
+    index: int
+    rows: int = 0
+    size: int = 0
+    longest: int = 0
+    status: str | None = None
+    state: Message | None = None
+    started: float | None = None
+    ended: float = 0.0
+    parquet: Path | None = None
+    file: IO[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """How long the stream took to read."""
+        return self.ended - self.started if self.started is not None else 0.0
+
+    def seen(self) -> None:
+        """Notes the time of a message."""
+        self.ended = time.monotonic()
+        self.started = self.ended if self.started is None else self.started
+
+
+class Staging:
+    """Sorts a connector's messages: records to files, states and statuses to memory."""
+
+    def __init__(self, directory: Path, keys: list[StreamKey], progress: Callable[[str], None]) -> None:
+        self.streams = {key: Staged(index) for index, key in enumerate(keys)}
+        self.shared_state: Message | None = None
+        self._directory = directory
+        self._progress = progress
+        self._said: float | None = None
+        self._strangers: set[str] = set()
+
+    def consume(self, messages: Messages) -> None:
+        """Takes every message; afterwards each stream is known to be whole.
+
+        Raises:
+            IngestError: the connector failed, or ended without completing a stream, or the disk is full.
+        """
+        try:
+            for message, line in messages:
+                self._take(message, line)
+        except (ValidationError, KeyError, TypeError):
+            raise IngestError("the connector sent a message that is not of the Airbyte protocol") from None
+        except OSError as error:
+            raise IngestError(f"cannot keep the connector's records in {self._directory}: {error.strerror}") from None
+        finally:
+            for staged in self.streams.values():
+                if staged.file:
+                    staged.file.close()
+        # Old connectors send no statuses at all; then the exit code alone speaks.
+        statuses = {key: staged.status for key, staged in self.streams.items()}
+        if any(statuses.values()) and (missing := [key[1] for key, status in statuses.items() if status != "COMPLETE"]):
+            raise IngestError(f"the connector ended without completing: {', '.join(sorted(missing))}")
+
+    def _take(self, message: Message, line: bytes) -> None:
+        match message["type"]:
+            case "RECORD":
+                record = message["record"]
+                key = (record.get("namespace") or None, record["stream"])
+                if (staged := self.streams.get(key)) is None:
+                    self._stranger(key[1])
+                    return
+                if not isinstance(record["data"], dict):
+                    raise TypeError
+                self._keep(staged, line)
+            case "STATE":
+                state = message["state"]
+                if (state_of := state_key(state)) is None:
+                    self.shared_state = state
+                elif state_of in self.streams:
+                    self.streams[state_of].state = state
+                    self.streams[state_of].seen()
+            case "TRACE" if message["trace"].get("type") == "STREAM_STATUS":
+                status = StreamStatus.model_validate(message["trace"]["stream_status"])
+                if status.stream_descriptor.key in self.streams:
+                    staged = self.streams[status.stream_descriptor.key]
+                    staged.status = status.status
+                    staged.seen()
+                    if status.status == "COMPLETE":
+                        self._progress(f"{status.stream_descriptor.name}: {staged.rows:,} rows read")
+
+    def _keep(self, staged: Staged, line: bytes) -> None:
+        if staged.file is None:
+            staged.file = (self._directory / f"{staged.index}.ndjson").open("wb", buffering=1 << 20)
+        staged.file.write(line if line.endswith(b"\n") else line + b"\n")
+        staged.rows += 1
+        staged.size += len(line)
+        staged.longest = max(staged.longest, len(line))
+        staged.seen()
+        if self._said is None:
+            self._said = staged.ended
+        elif staged.ended - self._said >= _SAY_EVERY:
+            self._said = staged.ended
+            self._progress("Reading: " + ", ".join(f"{key[1]} {s.rows:,}" for key, s in self.streams.items() if s.rows))
+
+    def _stranger(self, name: str) -> None:
+        if name not in self._strangers:
+            self._strangers.add(name)
+            self._progress(f"Passing over stream {name}, which was not asked for")
+
+
+def to_parquet(directory: Path, staged: Staged, query_of: Callable[[str], str]) -> None:
+    """Types a stream's records, outside the lakehouse file. `query_of` turns a source into a query."""
+    import duckdb
+
+    if not staged.rows:
+        return
+    ndjson, parquet = directory / f"{staged.index}.ndjson", directory / f"{staged.index}.parquet"
+    shape = {"record": "STRUCT(data JSON, emitted_at DOUBLE, meta STRUCT(changes " + sql.CHANGES + "))"}
+    options: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": str(directory / "spill")}
+    with duckdb.connect(config=options) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        source = (
+            f"read_json({sql.literal(str(ndjson))}, format = 'newline_delimited', columns = {shape}, "
+            f"maximum_object_size = {max(staged.longest + 1, 1 << 24)})"
+        )
+        connection.execute(f"COPY ({query_of(source)}) TO {sql.literal(str(parquet))} (FORMAT parquet)")
+    ndjson.unlink()
+    staged.parquet = parquet

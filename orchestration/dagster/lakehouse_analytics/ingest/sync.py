@@ -1,0 +1,167 @@
+"""One sync from end to end: install, discover, plan, read aside, load at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from lakehouse_analytics.ingest import columns as sql
+from lakehouse_analytics.ingest import environment, plan, secrets, state
+from lakehouse_analytics.ingest.config import Connection, load, nearest
+from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.load import load as load_staged
+from lakehouse_analytics.ingest.process import Connector
+from lakehouse_analytics.ingest.report import IngestReport, StreamReport
+from lakehouse_analytics.ingest.staging import Staging, stage, to_parquet
+
+if TYPE_CHECKING:
+    from lakehouse_analytics.settings import Settings
+
+Progress = Callable[[str], None]
+DEFAULT = Path("connectors") / "faker.yaml"
+
+
+def sync(settings: Settings, config_path: Path | None, overrides: dict[str, int], progress: Progress) -> IngestReport:
+    """See `run_ingest`."""
+    import duckdb
+
+    from lakehouse_analytics.database import DatabaseError
+    from lakehouse_analytics.settings import repository_root
+
+    connection = load(config_path or repository_root() / DEFAULT)
+    database = settings.duckdb_path.absolute()
+    with _ended_by_signal():
+        try:
+            with stage(database, connection.name) as directory:
+                installed = environment.ensure(connection, settings.connectors_dir, progress)
+                connector = Connector(connection.connector.executable, installed.command, directory, progress)
+                spec = _spec(connector, installed.directory)
+                return _sync(
+                    connection=connection,
+                    connector=connector,
+                    spec=spec,
+                    overrides=overrides,
+                    directory=directory,
+                    database=database,
+                    settings=settings,
+                    progress=progress,
+                )
+        except DatabaseError as error:
+            raise IngestError(str(error)) from None
+        except duckdb.Error as error:
+            first = str(error).strip().splitlines()[0]
+            raise IngestError(f"{database}: nothing was changed: {first}") from error
+
+
+def _sync(
+    *,
+    connection: Connection,
+    connector: Connector,
+    spec: dict[str, Any],
+    overrides: dict[str, int],
+    directory: Path,
+    database: Path,
+    settings: Settings,
+    progress: Progress,
+) -> IngestReport:
+    config = _configured(connection, spec, overrides)
+    public, hidden = secrets.split(spec, config)
+    connector.redact = secrets.Redactor(hidden)
+    timeout = settings.duckdb_lock_timeout
+    known = state.read(database, timeout, connection.schema_name, connection.name)
+    planned = plan.make(connection, connector.discover(config), known, public)
+    for stream in planned.streams.values():
+        progress(f"{stream.stream.name}: {stream.mode}" + (f", because {stream.reason}" if stream.reason else ""))
+
+    staging = Staging(directory, list(planned.streams), progress)
+    with closing(connector.read(config, planned.catalog(), planned.state)) as messages:
+        staging.consume(messages)
+    for key, stream in planned.streams.items():
+        started = time.monotonic()
+        to_parquet(
+            directory,
+            staging.streams[key],
+            partial(_query, columns=stream.columns, generation_id=stream.generation_id, sync_id=planned.sync_id),
+        )
+        staging.streams[key].ended += time.monotonic() - started
+    totals = load_staged(database, timeout, connection=connection, plan=planned, staging=staging, known=known)
+    return IngestReport(
+        connector=connection.connector.package,
+        version=connection.connector.version,
+        source=connection.name,
+        schema=connection.schema_name,
+        streams=tuple(
+            StreamReport(
+                stream=stream.stream.name,
+                table=stream.table,
+                mode=stream.mode,
+                rows_read=staging.streams[key].rows,
+                bytes_read=staging.streams[key].size,
+                rows_total=totals[key],
+                seconds=staging.streams[key].seconds,
+                generation_id=stream.generation_id,
+            )
+            for key, stream in planned.streams.items()
+        ),
+    )
+
+
+def _query(source: str, *, columns: tuple[sql.Column, ...], generation_id: int, sync_id: int) -> str:
+    return sql.select(source, columns, generation_id=generation_id, sync_id=sync_id)
+
+
+def _spec(connector: Connector, environment_directory: Path) -> dict[str, Any]:
+    """The connector's spec, kept in its environment: it changes only with it, and asking costs a start."""
+    kept = environment_directory / "spec.json"
+    try:
+        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        spec = connector.spec()
+        with suppress(OSError):  # a read-only image: ask again next time
+            kept.write_text(json.dumps(spec), encoding="utf-8")
+        return spec
+
+
+def _configured(connection: Connection, spec: dict[str, Any], overrides: dict[str, int]) -> dict[str, Any]:
+    known = list(spec.get("properties") or {})
+    for key in overrides:
+        if key not in known:
+            raise IngestError(
+                f"--{key}: {connection.connector.package} has no config key {key!r}; {nearest(key, known)}"
+            )
+    branches = any(word in spec for word in ("oneOf", "anyOf", "allOf"))
+    for key in connection.config:
+        # `__` keys are the CDK's own and in no spec.
+        if known and not branches and key not in known and not key.startswith("__"):
+            raise IngestError(f"{connection.path}: unknown key 'config.{key}'; {nearest(key, known)}")
+    return connection.config | overrides
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind like Ctrl-C, so that the connector is ended and the staged files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Whoever runs us may have a handler of their own, or have asked to ignore it (nohup).
+        if signal.getsignal(number) == signal.SIG_DFL:
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

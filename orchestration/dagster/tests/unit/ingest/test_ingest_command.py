@@ -1,0 +1,90 @@
+"""`lakehouse ingest` and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from lakehouse_analytics.ingest import IngestReport, StreamReport
+from lakehouse_analytics.ingest.command import ingest
+from lakehouse_analytics.ingest.secrets import Redactor, split
+
+from .conftest import ID, Lake
+
+
+@pytest.fixture
+def runner(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    monkeypatch.setenv("LAKEHOUSE_DUCKDB_PATH", str(lake.database))
+    monkeypatch.setenv("LAKEHOUSE_CONNECTORS_DIR", str(lake.settings.connectors_dir))
+    lake.write()
+    return CliRunner()
+
+
+def test_it_ends_with_a_table(lake: Lake, runner: CliRunner) -> None:
+    lake.scenario(schemas={"users": ID}, steps=[{"record": ["users", {"id": 1}]}, {"status": ["users", "COMPLETE"]}])
+    first = runner.invoke(ingest, ["--config", str(lake.config_path)])
+    assert first.exit_code == 0
+    assert first.stdout.splitlines()[0].split() == ["stream", "mode", "rows", "read", "rows", "now", "seconds"]
+    assert first.stdout.splitlines()[1].split()[:4] == ["users", "first", "1", "1"]
+    assert "users: 1 rows read" in first.stderr
+    lake.scenario(schemas={"users": ID}, steps=[{"status": ["users", "COMPLETE"]}])
+    second = runner.invoke(ingest, ["--config", str(lake.config_path)])
+    assert second.stdout.splitlines()[1].split()[:4] == ["users", "incremental", "0", "1"]
+    assert second.stdout.splitlines()[-1] == "Nothing new since the last sync."
+
+
+def test_an_error_is_one_line_and_exit_code_1(lake: Lake, runner: CliRunner) -> None:
+    lake.scenario(schemas={"users": ID}, steps=[{"stderr": "no memory"}, {"crash": "exit"}])
+    result = runner.invoke(ingest, ["--config", str(lake.config_path), "--count", "3"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == "Error: source-fake: `read` ended with exit code 3: no memory"
+    assert result.stdout == ""
+
+
+def test_a_wrong_variable_is_an_error_too(runner: CliRunner) -> None:
+    result = runner.invoke(ingest, [], env={"LAKEHOUSE_DUCKDB_LOCK_TIMEOUT": "soon"})
+    assert result.exit_code == 1
+    assert "LAKEHOUSE_DUCKDB_LOCK_TIMEOUT" in result.stderr
+
+
+def test_importing_it_loads_neither_dagster_nor_duckdb() -> None:
+    program = "import sys, lakehouse_analytics.ingest.command; print({'dagster', 'duckdb', 'dbt'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "set()\n"
+    )
+
+
+def test_the_table_lines_up() -> None:
+    streams = tuple(
+        StreamReport(name, name, "first", rows, 1, rows, 1.25, 1) for name, rows in (("a", 1), ("longer", 1_234_567))
+    )
+    assert IngestReport("p", "1", "s", "raw", streams).table().splitlines() == [
+        "stream  mode   rows read   rows now  seconds",
+        "a       first          1          1      1.2",
+        "longer  first  1,234,567  1,234,567      1.2",
+    ]
+
+
+def test_secrets_are_found_in_branches_lists_and_numbers() -> None:
+    secret = {"airbyte_secret": True}
+    spec = {
+        "properties": {
+            "auth": {"oneOf": [{"properties": {"token": secret}}, {"properties": {"keys": secret, "user": {}}}]},
+            "hosts": {"items": {"properties": {"pin": secret}}},
+        }
+    }
+    config = {"auth": {"token": "t0k", "keys": ["k1", "k2"], "user": "u"}, "hosts": [{"pin": 1234, "name": "h"}]}
+    public, secrets = split(spec, config)
+    assert public == {"auth": {"user": "u"}, "hosts": [{"name": "h"}]}
+    assert sorted(secrets) == ["1234", "k1", "k2", "t0k"]
+
+
+@pytest.mark.parametrize("shown", ['a"b/c', 'a\\"b/c', "a%22b%2Fc"])
+def test_every_spelling_of_a_secret_is_masked(shown: str) -> None:
+    assert Redactor(['a"b/c'])(f"<{shown}>") == "<****>"
+
+
+def test_each_line_of_a_key_is_masked() -> None:
+    assert Redactor(["-----BEGIN-----\nabcdefghij\n"])("saw abcdefghij") == "saw ****"
