@@ -17,6 +17,8 @@ from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_ke
 #: Earlier evaluations of one check that are looked at: two months of a daily run.
 HISTORY = 60
 ROWS = "rows"
+BASELINE = "last_passed_rows"
+ACCEPTED = "accepted_by_hand"
 
 #: A table that says nothing of rows: empty is worth a warning, never a stop.
 UNSAID = Rows(severity="warn")
@@ -31,6 +33,8 @@ class Past:
     when: datetime
     rows: int
     passed: bool
+    baseline: int | None = None  # rows of the last passed check, as this one saw it
+    accepted: bool = False
 
 
 #: Earlier evaluations of a check, newest first.
@@ -53,7 +57,14 @@ def _past(records: Iterable[object]) -> Iterable[Past]:
         evaluation = event.asset_check_evaluation if event else None
         value = evaluation.metadata.get(ROWS) if evaluation else None
         if event and evaluation and isinstance(value, dg.IntMetadataValue) and value.value is not None:
-            yield Past(datetime.fromtimestamp(event.timestamp, UTC), value.value, evaluation.passed)
+            baseline = evaluation.metadata.get(BASELINE)
+            yield Past(
+                datetime.fromtimestamp(event.timestamp, UTC),
+                value.value,
+                evaluation.passed,
+                baseline.value if isinstance(baseline, dg.IntMetadataValue) else None,
+                ACCEPTED in evaluation.metadata,
+            )
 
 
 def test_result(graph: Graph, test: Test, result: NodeResult) -> dg.AssetCheckResult:
@@ -90,7 +101,9 @@ def row_count_results(
     key = dg.AssetCheckKey(asset_key(table), ROW_COUNT)
     last_passed = None
     if rules.max_drop is not None and not accepted:
-        last_passed = next((past.rows for past in history(key) if past.passed), None)
+        # A failed check carries the baseline on: it must not fall out of the history that is looked at.
+        known = (past.rows if past.passed else past.baseline for past in history(key))
+        last_passed = next((rows for rows in known if rows is not None), None)
     broken = broken_rules(rules, counts.rows, last_passed)
     notes = [f"{counts.rows} rows"]
     if rules.max_drop is not None and last_passed is None:
@@ -102,7 +115,7 @@ def row_count_results(
             passed=not broken,
             severity=_SEVERITY[rules.severity],
             description="; ".join(broken or notes),
-            metadata={ROWS: counts.rows, **({"last_passed_rows": last_passed} if last_passed is not None else {})},
+            metadata={ROWS: counts.rows, **({BASELINE: last_passed} if last_passed is not None else {})},
         )
     ]
     if rules.drift:
@@ -110,11 +123,18 @@ def row_count_results(
     return results
 
 
+def _since_accepted(history: Iterable[Past]) -> Iterable[Past]:
+    for past in history:
+        yield past
+        if past.accepted:
+            return
+
+
 def _drift_result(
     table: Table, rules: Drift, counts: Counts, history: History, *, now: datetime, zone: tzinfo, accepted: bool
 ) -> dg.AssetCheckResult:
     key = dg.AssetCheckKey(asset_key(table), DRIFT)
-    past = [(p.when, p.rows) for p in history(key)]
+    past = [(p.when, p.rows) for p in _since_accepted(history(key))]
     verdict = judge_drift(rules, counts.rows, past, now, zone)
     passed = verdict.passed or accepted
     note = " (accepted by hand)" if accepted and not verdict.passed else ""
@@ -128,6 +148,7 @@ def _drift_result(
             ROWS: counts.rows,
             "judged": verdict.judged,
             "earlier_counts": len(past),
+            **({ACCEPTED: True} if accepted else {}),
             **({"median": verdict.median, "allowed": verdict.allowed} if verdict.judged else {}),
         },
     )

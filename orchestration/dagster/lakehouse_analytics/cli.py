@@ -77,10 +77,10 @@ class _plain_errors:  # noqa: N801  # used as a statement
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         from lakehouse_analytics.contract import ContractError
+        from lakehouse_analytics.database import DatabaseError
         from lakehouse_analytics.dbt_project import ManifestError
         from lakehouse_analytics.home import HomeError
         from lakehouse_analytics.ingest import IngestError
-        from lakehouse_analytics.resources.duckdb import DatabaseError
         from lakehouse_analytics.settings import SettingsError
 
         ours = (ContractError, ManifestError, HomeError, IngestError, DatabaseError, SettingsError)

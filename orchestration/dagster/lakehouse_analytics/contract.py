@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lakehouse_analytics.cron import is_cron
+from lakehouse_analytics.cron import is_cron, smallest_interval
+from lakehouse_analytics.names import unique_metadata_key
 
 #: Medallion layers in build order; the groups of the asset graph.
 LAYERS = ("bronze", "silver", "gold", "metrics")
@@ -33,27 +34,35 @@ class ContractError(ValueError):
 def _duration(value: object) -> object:
     if isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"(\d+)\s*([smhdw])", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"([0-9]+)\s*([smhdw])", value) if isinstance(value, str) else None
     if not match:
         raise ValueError("expected a duration such as 30m, 26h or 7d")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    try:
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    except OverflowError:
+        raise ValueError("expected a shorter duration") from None
 
 
-def _cron(value: str) -> str:
-    if not is_cron(value):
+def _cron(value: object) -> object:
+    if not isinstance(value, str) or not is_cron(value):
         raise ValueError("expected a cron expression such as '0 6 * * *'")
     return value
 
 
-def _owner(value: str) -> str:
-    # Dagster's rule for owners: an e-mail address or `team:name`.
-    if not re.fullmatch(r"team:[A-Za-z0-9_-]+|[^@\s]+@[^@\s]+\.[^@\s]+", value):
+def is_owner(value: object) -> bool:
+    """Whether Dagster takes the value for an owner: an e-mail address or `team:name`."""
+    rule = r"team:\S+|\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}\b"
+    return isinstance(value, str) and re.fullmatch(rule, value) is not None
+
+
+def _owner(value: object) -> object:
+    if not is_owner(value):
         raise ValueError("expected an e-mail address or team:<name>")
     return value
 
 
 Duration = Annotated[
-    timedelta, BeforeValidator(_duration, json_schema_input_type=Annotated[str, Field(pattern=r"^\d+\s*[smhdw]$")])
+    timedelta, BeforeValidator(_duration, json_schema_input_type=Annotated[str, Field(pattern=r"^[0-9]+\s*[smhdw]$")])
 ]
 
 
@@ -64,7 +73,7 @@ class _Section(BaseModel):
 class Drift(_Section):
     """Row count against the check's own history: median and median absolute deviation (MAD)."""
 
-    mads: float = Field(6.0, gt=0, description="Allowed distance from the median, in scaled MADs.")
+    mads: float = Field(6.0, gt=0, allow_inf_nan=False, description="Allowed distance from the median, in scaled MADs.")
     min_history: int = Field(7, ge=3, description="Earlier counts needed before anything is judged.")
     severity: Severity = Field("warn", description="`error` stops what lies downstream; `warn` does not.")
 
@@ -76,7 +85,7 @@ class Rows(_Section):
     min: int | None = Field(None, ge=0, description="At least so many rows.")
     max: int | None = Field(None, ge=0, description="At most so many rows.")
     max_drop: float | None = Field(
-        None, ge=0, le=1, strict=False, description="Largest allowed loss since the last passed check, as a fraction."
+        None, ge=0, le=1, description="Largest allowed loss since the last passed check, as a fraction."
     )
     severity: Severity = Field("error", description="`error` stops what lies downstream; `warn` does not.")
     drift: Drift | None = Field(None, description="Compare with the table's own history, in a check of its own.")
@@ -101,6 +110,8 @@ class Freshness(_Section):
     def _at_least_a_minute(self) -> Freshness:
         if self.within < timedelta(minutes=1):
             raise ValueError("within: Dagster evaluates freshness by the minute, use at least 1m")
+        if self.cron and self.within > (interval := smallest_interval(self.cron)):
+            raise ValueError(f"within: longer than the {interval} between two deadlines of cron {self.cron!r}")
         return self
 
 
@@ -132,7 +143,7 @@ class ModelContract(_Section):
 
     layer: Layer | None = Field(None, description="Default: the first folder under models/ that is a layer.")
     rows: Rows | None = Field(None, description="Row-count checks; without it an empty table is a warning.")
-    distinct: tuple[str, ...] = Field(
+    distinct: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), strict=False, description="Columns whose distinct values are counted, reported as unique_<column>."
     )
     freshness: Freshness | None = None
@@ -147,6 +158,17 @@ class ModelContract(_Section):
     )
     kubernetes: Kubernetes | None = Field(None, description=f"Resources of the run's pod. {_LATER}")
     maintenance: Maintenance | None = Field(None, description=f"Upkeep of the Iceberg table. {_LATER}")
+
+    @field_validator("distinct")
+    @classmethod
+    def _reported_apart(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        reported: dict[str, str] = {}
+        for column in value:
+            name = unique_metadata_key(column)
+            if name in reported:
+                raise ValueError(f"{reported[name]} and {column} would both be reported as {name}")
+            reported[name] = column
+        return value
 
     def without_effect(self) -> list[str]:
         """Keys that are set, valid, and not acted upon by this version: the caller warns of them."""
@@ -203,6 +225,8 @@ def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
         hint = f"did you mean `{near[0]}`?" if near else f"valid keys: {', '.join(valid)}"
         return f"unknown key {path}; {hint}"
     message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
+    if item["type"] == "missing":
+        return f"{path} is missing"
     return f"{path} is {item['input']!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 
 def is_cron(text: str) -> bool:
     """Whether Dagster accepts the text as a cron expression, names such as `@daily` included."""
     from dagster._utils.schedules import is_valid_cron_string
 
     return is_valid_cron_string(text)
+
+
+def smallest_interval(text: str) -> timedelta:
+    """The shortest time between two ticks of a valid cron expression."""
+    from dagster._utils.schedules import get_smallest_cron_interval
+
+    return get_smallest_cron_interval(text)

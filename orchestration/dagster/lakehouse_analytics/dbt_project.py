@@ -20,7 +20,9 @@ from lakehouse_analytics.settings import Settings
 STAMP = "lakehouse_fingerprint.json"
 #: What dbt reads when it parses. `.md` holds doc blocks, `.py` Python models.
 _PARSED = frozenset({".sql", ".yml", ".yaml", ".csv", ".md", ".py"})
-_NOT_SOURCES = frozenset({"target", "logs", "dbt_packages", "dbt_modules", "node_modules"})
+#: Folders at the top of a project that dbt writes; `models/logs` is somebody's models.
+_WRITTEN = frozenset({"target", "logs", "dbt_packages", "dbt_modules", "node_modules"})
+_WRITTEN_SETTINGS = ("target-path", "log-path", "packages-install-path")
 #: The command that makes a manifest; every message about one ends with it.
 PREPARE = "lakehouse manifest"
 
@@ -62,14 +64,19 @@ class DbtProject:
         path = self.project_dir / "dbt_project.yml"
         if not path.is_file():
             raise ManifestError(f"{path} does not exist: set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project.")
-        loaded = yaml.safe_load(path.read_text())
+        try:
+            loaded = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{path} is not valid YAML: {error}") from None
         return loaded if isinstance(loaded, Mapping) else {}
 
     def sources(self) -> Iterator[Path]:
         """Every file that dbt may parse, in a stable order."""
+        configured = (self.configuration().get(setting) for setting in _WRITTEN_SETTINGS)
+        written = {self.project_dir / str(name) for name in (*_WRITTEN, *configured) if name}
         for folder, folders, files in os.walk(self.project_dir):
-            folders[:] = sorted(f for f in folders if f not in _NOT_SOURCES and not f.startswith("."))
             here = Path(folder)
+            folders[:] = sorted(f for f in folders if here / f not in written and not f.startswith("."))
             yield from (here / name for name in sorted(files) if Path(name).suffix in _PARSED)
 
     def fingerprint(self) -> dict[str, str]:
@@ -85,7 +92,11 @@ class DbtProject:
         stamp = self.target_path / STAMP
         if not self.manifest_path.is_file() or not stamp.is_file():
             return None
-        then, now = json.loads(stamp.read_text()), self.fingerprint()
+        try:
+            then = json.loads(stamp.read_text())
+        except ValueError:
+            return None
+        now = self.fingerprint()
         return sorted(path for path in then.keys() | now.keys() if then.get(path) != now.get(path))
 
     def manifest(self) -> dict[str, Any]:

@@ -101,10 +101,9 @@ class Run:
             result = results.get(test.unique_id)
             if test.blocking and result and result.status in FAILED_STATUS:
                 self.fail_gate(test.attached, f"{test.name}: {result.message or result.status}")
-        blocked = self.blocked
-        for table in tables:
+        for table in sorted(tables, key=lambda table: self.graph.order[table.unique_id]):
             result = results.get(table.unique_id)
-            if result and result.status == "skipped" and table.unique_id not in blocked:
+            if result and result.status == "skipped" and table.unique_id not in self.blocked:
                 self.failed[table.unique_id] = f"dbt skipped it: {result.message or 'no reason given'}"
         out = {*self.blocked, *self.failed}
         for test in tests:

@@ -6,12 +6,13 @@ Pure: no Dagster, no dbt. Ephemeral models are inlined by dbt, so edges go throu
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 from lakehouse_analytics.contract import LAYERS, ContractError, ModelContract, SourceContract, deep_merge, parse
+from lakehouse_analytics.names import DRIFT, ROW_COUNT, check_name, key_part
 
 #: Group of models that no folder and no contract puts into a layer.
 DEFAULT_LAYER = "default"
@@ -164,7 +165,7 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
 
     nodes = manifest["nodes"]
     sources = {
-        unique_id: Source(unique_id, (node["source_name"], node["name"]), contract, node)
+        unique_id: Source(unique_id, (key_part(node["source_name"]), key_part(node["name"])), contract, node)
         for unique_id, node in manifest["sources"].items()
         if (contract := checked(partial(_source_contract, node, configuration))) is not None
     }
@@ -175,7 +176,7 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
         contract = checked(partial(_model_contract, node, configuration))
         if contract is None:
             continue
-        layer = contract.layer or next((part for part in node["fqn"][1:-1] if part in LAYERS), None)
+        layer = contract.layer or next((part for part in _folders(node) if part in LAYERS), None)
         if layer is None:
             warnings.append(
                 f"{node['original_file_path']}: {node['name']} is in no layer and lands in group `{DEFAULT_LAYER}`; "
@@ -185,6 +186,7 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
             warnings.append(f"{node['original_file_path']}: meta.lakehouse.{key} has no effect in this version")
         key = (layer or DEFAULT_LAYER, _name(node))
         tables[unique_id] = Table(unique_id, key, key[0], contract, node, _parents(node, nodes))
+    problems += _twice([*tables.values(), *sources.values()])
     if problems:
         raise ContractError("\n".join(problems))
     graph = Graph(
@@ -197,7 +199,7 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
         warnings=tuple(warnings),
     )
     tests = [test for node in nodes.values() if node["resource_type"] == "test" and (test := _test(node, nodes, graph))]
-    return replace(graph, tests={test.unique_id: test for test in tests})
+    return replace(graph, tests={test.unique_id: test for test in _named_apart(tests)})
 
 
 def exposure_parents(exposure: Mapping[str, Any], manifest_nodes: Mapping[str, Any]) -> tuple[str, ...]:
@@ -207,7 +209,34 @@ def exposure_parents(exposure: Mapping[str, Any], manifest_nodes: Mapping[str, A
 
 def _name(node: Mapping[str, Any]) -> str:
     version = node.get("version")
-    return f"{node['name']}_v{version}" if version is not None else str(node["name"])
+    return key_part(f"{node['name']}_v{version}" if version is not None else str(node["name"]))
+
+
+def _folders(node: Mapping[str, Any]) -> list[str]:
+    # `fqn` is package, folders, name and, of versioned models, the version.
+    return list(node["fqn"][1 : -1 if node.get("version") is None else -2])
+
+
+def _twice(owners: Iterable[Table | Source]) -> list[str]:
+    by_key: dict[Key, list[str]] = defaultdict(list)
+    for owner in owners:
+        by_key[owner.key].append(f"{owner.unique_id} ({owner.node['original_file_path']})")
+    return [
+        f"asset key {'/'.join(key)} is claimed by {' and by '.join(claims)}: rename one, or put it into another layer"
+        for key, claims in by_key.items()
+        if len(claims) > 1
+    ]
+
+
+def _named_apart(tests: Iterable[Test]) -> Iterator[Test]:
+    # dbt tells tests of one name apart by a hash in their unique id; Dagster by nothing.
+    taken: set[tuple[str, str]] = set()
+    for test in tests:
+        name = test.name
+        if name in (ROW_COUNT, DRIFT) or (test.attached, name) in taken:
+            name = f"{name}_{check_name(test.unique_id.rsplit('.', 1)[-1])}"
+        taken.add((test.attached, name))
+        yield replace(test, name=name)
 
 
 def _model_contract(node: Mapping[str, Any], configuration: Mapping[str, Any]) -> ModelContract:
@@ -275,9 +304,9 @@ def _test(node: Mapping[str, Any], nodes: Mapping[str, Any], graph: Graph) -> Te
     attached = node.get("attached_node")
     if attached not in parents:
         # A singular test: the table built last, since only then can it be judged.
-        attached = max(parents, key=lambda parent: (graph.ranks.get(parent, -1), parent))
+        attached = max(parents, key=lambda parent: (graph.ranks.get(parent, -1), graph.order.get(parent, -1), parent))
     severity = str(node["config"].get("severity") or "error").lower()
-    return Test(node["unique_id"], node["name"], attached, parents, severity == "error", node)
+    return Test(node["unique_id"], check_name(node["name"]), attached, parents, severity == "error", node)
 
 
 def _topological(tables: Mapping[str, Table]) -> list[str]:

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_LINE = re.compile(r"^LINE (\d+): (?P<text>.+)$", re.MULTILINE)
+#: The line that DuckDB quotes under its error.
+_LINE = re.compile(r"^LINE \d+: (?P<text>.+)$", re.MULTILINE)
+#: The name an engine complains of: DuckDB's "x" or `with name x`, Trino's 'x'.
+_NAME = re.compile(r"""["'](?P<quoted>[A-Za-z_]\w*)["']|\bwith name (?P<named>[A-Za-z_]\w*)""")
 
 
 def with_source_line(message: str, node: Mapping[str, Any], project_dir: Path) -> str:
     """Put `models/…/name.sql:LINE` in front of an engine's error.
 
-    Engines count lines of the compiled statement, which dbt wraps; the line they quote is looked up in
-    the model's file. Without exactly one such line only the file is named.
+    Engines count lines of the compiled statement, which dbt wraps. So the text or the name that the error
+    quotes is looked up in the model's file; unless exactly one line has it, only the file is named.
     """
     path = str(node["original_file_path"])
-    quoted = _LINE.search(message)
     file = project_dir / path
-    if quoted and file.is_file():
-        wanted = " ".join(quoted["text"].removeprefix("...").removesuffix("...").split())
-        lines = [
-            n for n, line in enumerate(file.read_text().splitlines(), 1) if wanted and wanted in " ".join(line.split())
-        ]
-        if len(lines) == 1:
-            path = f"{path}:{lines[0]}"
+    if file.is_file():
+        lines = file.read_text(errors="replace").splitlines()
+        found = next((n for pattern in _patterns(message) if (n := _only(pattern, lines))), None)
+        path = f"{path}:{found}" if found else path
     return f"{path}: {message.strip()}"
+
+
+def _patterns(message: str) -> Iterator[re.Pattern[str]]:
+    for quoted in _LINE.finditer(message):
+        words = quoted["text"].strip().removeprefix("...").removesuffix("...").rstrip(" )").split()
+        if words:
+            yield re.compile(r"\s+".join(map(re.escape, words)))
+    # The first name is what is wrong; later ones are the engine's suggestions.
+    for name in list(_NAME.finditer(message))[:1]:
+        yield re.compile(rf"\b{re.escape(name['quoted'] or name['named'])}\b", re.IGNORECASE)
+
+
+def _only(pattern: re.Pattern[str], lines: list[str]) -> int | None:
+    hits = [number for number, line in enumerate(lines, 1) if pattern.search(line)]
+    return hits[0] if len(hits) == 1 else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import smtplib
+import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from lakehouse_analytics.settings import Settings
 TIMEOUT = 10.0
 #: Slack cuts a section's text at 3,000 characters (Block Kit reference).
 SLACK_TEXT = 2900
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 class NotifyError(RuntimeError):
@@ -58,19 +60,24 @@ class LogNotifier:
 class SlackNotifier:
     """Posts to an incoming webhook (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks)."""
 
-    webhook_url: str
+    webhook_url: str = field(repr=False)
 
     def send(self, alert: Alert) -> None:
         """Deliver to Slack."""
         import requests
 
-        text = f"*<{alert.url}|{alert.title}>*\n```{alert.reason[:SLACK_TEXT]}```"
+        # Backticks would end the block early, and `<!channel>` and the like would be obeyed.
+        title, reason = (
+            text[:SLACK_TEXT].replace("```", "'" * 3).translate(_ESCAPES) for text in (alert.title, alert.reason)
+        )
+        text = f"*<{alert.url}|{title}>*\n```{reason}```"
         try:
-            response = requests.post(self.webhook_url, json={"text": text}, timeout=TIMEOUT)
+            # A redirected POST becomes a GET: the alert would be lost.
+            response = requests.post(self.webhook_url, json={"text": text}, timeout=TIMEOUT, allow_redirects=False)
         except requests.RequestException as error:
             # The exception's text has the URL, which is a secret.
             raise NotifyError(f"Slack: {type(error).__name__}; check LAKEHOUSE_SLACK_WEBHOOK_URL") from None
-        if not response.ok:
+        if not 200 <= response.status_code < 300:
             raise NotifyError(f"Slack: HTTP {response.status_code}; check LAKEHOUSE_SLACK_WEBHOOK_URL")
 
 
@@ -84,7 +91,7 @@ class SmtpNotifier:
     receivers: tuple[str, ...]
     starttls: bool = True
     user: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
 
     def send(self, alert: Alert) -> None:
         """Deliver by mail."""
@@ -94,12 +101,14 @@ class SmtpNotifier:
         try:
             with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT) as server:
                 if self.starttls:
-                    server.starttls()
+                    server.starttls(context=ssl.create_default_context())  # without one nobody checks who answers
                 if self.user:
                     server.login(self.user, self.password or "")
-                server.send_message(message)
-        except (OSError, smtplib.SMTPException) as error:
+                refused = server.send_message(message)
+        except (OSError, smtplib.SMTPException, ValueError) as error:  # ValueError: a password beyond ASCII
             raise NotifyError(f"SMTP {self.host}:{self.port}: {type(error).__name__}; check LAKEHOUSE_SMTP_*") from None
+        if refused:
+            raise NotifyError(f"SMTP {self.host}:{self.port} refused {', '.join(refused)}; check LAKEHOUSE_SMTP_TO")
 
 
 def notifiers(settings: Settings) -> list[Notifier]:

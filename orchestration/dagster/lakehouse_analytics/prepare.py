@@ -49,9 +49,10 @@ def _packages_are_missing(project: DbtProject, folder: str) -> bool:
 
 def _run(project: DbtProject, dbt: DbtRunner, args: list[str], folder: Path) -> None:
     lines: list[str] = []
-    result = dbt.run(
-        args, lambda level, message: lines.append(message) if level != "debug" else None, target_path=folder
-    )
+    with dbt.session() as session:
+        result = session.run(
+            args, lambda level, message: lines.append(message) if level != "debug" else None, target_path=folder
+        )
     if result.exit_code != 0:
         said = "\n".join(result.errors or lines)
         raise ManifestError(f"`dbt {args[0]}` failed in {project.project_dir} (target {project.target}):\n{said}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from lakehouse_analytics.contract import Drift, Rows
 
@@ -81,9 +82,12 @@ def _time(text: str | None) -> datetime | None:
     if not text:
         return None
     # Trino ends with a zone's name, DuckDB with an offset, dates have neither.
+    when, _, zone = text.rpartition(" ")
     try:
-        parsed = datetime.fromisoformat(text.removesuffix(" UTC"))
-    except ValueError:
+        if zone[:1].isalpha():
+            return datetime.fromisoformat(when).replace(tzinfo=ZoneInfo(zone))
+        parsed = datetime.fromisoformat(when + zone if zone[:1] in ("+", "-") else text)
+    except (ValueError, ZoneInfoNotFoundError):
         return None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
@@ -104,8 +108,7 @@ def broken_rules(rules: Rows, rows: int, last_passed: int | None) -> list[str]:
         broken.append(f"{rows} rows, expected at least {rules.min} (min)")
     if rules.max is not None and rows > rules.max:
         broken.append(f"{rows} rows, expected at most {rules.max} (max)")
-    if rules.max_drop is not None and last_passed and rows < last_passed * (1 - rules.max_drop):
-        lost = (last_passed - rows) / last_passed
+    if rules.max_drop is not None and last_passed and (lost := (last_passed - rows) / last_passed) > rules.max_drop:
         broken.append(
             f"{rows} rows, {lost:.0%} fewer than the {last_passed} of the last passed check "
             f"(max_drop {rules.max_drop:.0%})"

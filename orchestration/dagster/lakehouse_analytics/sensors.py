@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecord,
+    AssetCheckExecutionRecordStatus,
+)
 
 from lakehouse_analytics.graph import Graph, Table
 from lakehouse_analytics.notify import Alert, Notifier, NotifyError
-from lakehouse_analytics.translator import asset_key
+from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key
 
 WILL_RETRY = "dagster/will_retry"
 
@@ -14,9 +18,11 @@ WILL_RETRY = "dagster/will_retry"
 def gold_on_silver(graph: Graph) -> dg.SensorDefinition | None:
     """Builds gold tables whose silver tables were built since; None where a project has not both.
 
-    Keeps no cursor: what is stale is read from the instance, so a missed tick loses nothing.
+    Keeps no cursor: what is stale is read from the instance, so a missed tick loses nothing. The gates hold here
+    as inside a build: gold waits while a gate above it is failed, or planned and not evaluated.
     """
     above = _silver_above_gold(graph)
+    by_key = {asset_key(gold): gold for gold in above}
     if not above:
         return None
 
@@ -41,6 +47,11 @@ def gold_on_silver(graph: Graph) -> dg.SensorDefinition | None:
         running = [r for r in planned if r and (run := context.instance.get_run_by_id(r)) and not run.is_finished]
         if running:
             return dg.SkipReason(f"Run {', '.join(sorted(running))} is about to build them.")
+        held = {key: _held(context.instance, graph, by_key[key]) for key in stale}
+        stale = [key for key in stale if not held[key]]
+        if not stale:
+            names = sorted({name for found in held.values() for name in found})
+            return dg.SkipReason(f"Gates above gold are failed or not evaluated: {', '.join(names)}.")
         # Named by the silver event that asks for it: asked once, whatever becomes of the run.
         run_key = f"silver-{max(newest[key] for key in stale)}"
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=run_key, asset_selection=stale)])
@@ -93,6 +104,34 @@ def _reason(context: dg.RunFailureSensorContext) -> str:
             failure = event.step_failure_data.user_failure_data
             return (failure.description if failure and failure.description else error.message).strip()
     return (context.failure_event.message or "no reason given").strip()
+
+
+def _held(instance: dg.DagsterInstance, graph: Graph, gold: Table) -> list[str]:
+    """The checks above a gold table that do not let it through, by name."""
+    above = _ancestors(graph, gold)
+    tables = [graph.tables[unique_id] for unique_id in above if unique_id in graph.tables]
+    keys = [check_key(graph, test) for unique_id in above for test in graph.tests_of.get(unique_id, ())]
+    keys += [dg.AssetCheckKey(asset_key(table), name) for table in tables for name in (ROW_COUNT, DRIFT)]
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    return sorted(key.to_user_string() for key, record in latest.items() if not _lets_through(record))
+
+
+def _ancestors(graph: Graph, table: Table) -> set[str]:
+    found: set[str] = set()
+    stack = [*table.parents]
+    while stack:
+        unique_id = stack.pop()
+        if unique_id not in found:
+            found.add(unique_id)
+            stack.extend(graph.tables[unique_id].parents if unique_id in graph.tables else ())
+    return found
+
+
+def _lets_through(record: AssetCheckExecutionRecord) -> bool:
+    if record.status == AssetCheckExecutionRecordStatus.FAILED:
+        return record.evaluation is not None and record.evaluation.severity == dg.AssetCheckSeverity.WARN
+    # Planned: its run is still at it, or ended without having judged it.
+    return record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
 
 
 def _silver_above_gold(graph: Graph) -> Mapping[Table, Sequence[Table]]:

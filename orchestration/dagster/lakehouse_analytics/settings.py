@@ -46,7 +46,9 @@ class Settings(BaseSettings):
         SettingsError: from `load()`, naming every variable that is missing or wrong.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
+    )
 
     env: Environment = Field("local", description="`local` (embedded DuckDB) or `prod` (Trino).")
     timezone: str = Field("UTC", description="IANA zone of schedules and partitions.")
@@ -129,18 +131,20 @@ class Settings(BaseSettings):
             SettingsError: naming every variable that is missing, wrong or unknown, at once.
         """
         problems = [problem for name in sorted(os.environ) if (problem := _misspelt(name))]
-        settings = None
         try:
             settings = cls()
         except ValidationError as error:
+            wrong = {str(item["loc"][0]) for item in error.errors()}
+            # With defaults in their place, what is missing can be told in the same breath.
+            defaults = {name: cls.model_fields[name].get_default(call_default_factory=True) for name in wrong}
+            settings = cls(**defaults)
             for item in error.errors(include_url=False, include_input=False):
                 # By hand for the one variable that decides what the rest must be.
                 expected = f"expected one of: {', '.join(ENVIRONMENTS)}" if item["loc"][0] == "env" else ""
                 message = expected or item["msg"].removeprefix("Value error, ")
                 problems.append(f"{PREFIX}{str(item['loc'][0]).upper()}: {message}")
-        if settings is not None:
-            problems += settings._missing()
-        if problems or settings is None:
+        problems += settings._missing()
+        if problems:
             raise SettingsError("The environment is not usable:\n" + "\n".join(f"  {p}" for p in problems))
         return settings
 
@@ -150,11 +154,14 @@ class Settings(BaseSettings):
             wanted["slack_webhook_url"] = "LAKEHOUSE_NOTIFY has slack"
         if "smtp" in self.notify:
             wanted |= dict.fromkeys(("smtp_host", "smtp_from", "smtp_to"), "LAKEHOUSE_NOTIFY has smtp")
-        return [
+        missing = [
             f"{PREFIX}{name.upper()}: not set, needed because {why} ({type(self).model_fields[name].description})"
             for name, why in wanted.items()
             if name not in self.model_fields_set or not getattr(self, name)
         ]
+        if self.trino_password and self.trino_http_scheme == "http":
+            missing.append("LAKEHOUSE_TRINO_HTTP_SCHEME: must be https, because LAKEHOUSE_TRINO_PASSWORD is set")
+        return missing
 
     @cached_property
     def target(self) -> str:

@@ -12,10 +12,12 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from lakehouse_analytics import names
+from lakehouse_analytics.contract import is_owner
 from lakehouse_analytics.graph import Graph, Source, Table, Test, exposure_parents
 
-ROW_COUNT = "row_count"
-DRIFT = "row_count_drift"
+ROW_COUNT = names.ROW_COUNT
+DRIFT = names.DRIFT
 
 
 def asset_key(owner: Table | Source) -> dg.AssetKey:
@@ -60,13 +62,12 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
 def exposure_spec(graph: Graph, exposure: Mapping[str, Any], nodes: Mapping[str, Any]) -> dg.AssetSpec:
     """The external asset of a dbt exposure: whoever reads the lakehouse."""
     owner = exposure.get("owner") or {}
-    emails = owner.get("email") or []
     return dg.AssetSpec(
         key=dg.AssetKey(["exposures", exposure["name"]]),
         deps=[asset_key(_known(graph, parent)) for parent in exposure_parents(exposure, nodes)],
         description=exposure.get("description") or exposure.get("label") or None,
         group_name="exposures",
-        owners=[emails] if isinstance(emails, str) else list(emails),
+        owners=[email for email in _listed(owner.get("email")) if is_owner(email)],
         kinds={str(exposure["type"])},
         tags=_tags(exposure),
         metadata={
@@ -132,7 +133,11 @@ def _owners(table: Table) -> list[str]:
     if table.contract.owner:
         return [table.contract.owner]
     declared = ((table.node["config"].get("meta") or {}).get("dagster") or {}).get("owners")
-    return list(declared or [])
+    return _listed(declared)
+
+
+def _listed(value: object) -> list[str]:
+    return [value] if isinstance(value, str) else [str(item) for item in value] if isinstance(value, list) else []
 
 
 def _tags(node: Mapping[str, Any]) -> dict[str, str]:
@@ -160,7 +165,12 @@ def _table_metadata(graph: Graph, node: Mapping[str, Any]) -> dict[str, Any]:
     name = node.get("identifier") or node.get("alias") or node["name"]
     parts = (node.get("database"), node["schema"], name)
     columns = [
-        dg.TableColumn(name=column["name"], type=column.get("data_type") or "?", description=column.get("description"))
+        dg.TableColumn(
+            name=column["name"],
+            type=column.get("data_type") or "?",
+            description=column.get("description"),
+            tags=dict.fromkeys(column.get("tags") or [], ""),
+        )
         for column in node.get("columns", {}).values()
     ]
     return {

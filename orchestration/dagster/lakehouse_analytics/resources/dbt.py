@@ -1,8 +1,8 @@
-"""dbt as a child process: one command, its log as it happens, its results as data.
+"""dbt as child processes: commands, their log as it happens, their results as data.
 
 dagster-dbt's `DbtCliResource` does the same and more; it costs an import of dbt (2.2 CPU seconds and
-88 MB) in every process that loads the code location, and a `dbt --version` (3 to 4 CPU seconds) in
-every run. `benchmarks/` measures it.
+88 MB) in every process that loads the code location, a `dbt --version` (3 to 4 CPU seconds) in every
+run and dbt's own start-up in every command. `benchmarks/` measures it.
 """
 
 import json
@@ -12,18 +12,88 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
+from lakehouse_analytics.dbt_server import EXIT, STARTED
 from lakehouse_analytics.run_results import DbtResult, read_results
 
 #: Seconds between SIGINT, on which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
 TERMINATION_SECONDS = 25.0
 
 Log = Callable[[str, str], None]
+
+
+class DbtSession:
+    """Runs dbt commands one after the other, with dbt imported once. See `dbt_server`."""
+
+    def __init__(self, runner: "DbtRunner", server: subprocess.Popen[str]) -> None:
+        self._runner, self._server = runner, server
+
+    def run(self, args: Sequence[str], log: Log, *, target_path: Path | None = None) -> DbtResult:
+        """Run one dbt command to its end.
+
+        Args:
+            args: The command and its options, such as `["build", "--select", "fqn:a.b"]`.
+            log: Called with dbt's level (debug, info, warn, error) and message, as they come.
+            target_path: For artifacts; default: a temporary folder, so that commands do not share one.
+
+        Returns:
+            Exit code and node results. A dbt that crashed is a result too: see `DbtResult.crashed`.
+        """
+        if target_path:
+            return self._run(args, log, target_path)
+        with tempfile.TemporaryDirectory(prefix="dbt-") as folder:
+            partial_parse = Path(self._runner.target_path) / "partial_parse.msgpack"
+            if partial_parse.is_file():
+                shutil.copy(partial_parse, folder)
+            return self._run(args, log, Path(folder))
+
+    def _run(self, args: Sequence[str], log: Log, target_path: Path) -> DbtResult:
+        command = {
+            "args": [*args, "--target", self._runner.target],
+            "cwd": self._runner.project_dir,
+            "env": {**os.environ, **self._runner.environment, **self._runner.flags(target_path)},
+        }
+        errors: list[str] = []
+        running: list[int] = []
+        try:
+            print(json.dumps(command), file=self._server.stdin, flush=True)
+            exit_code = self._follow(log, errors, running)
+        except BaseException:
+            self._interrupt(running)
+            raise
+        return DbtResult(exit_code, read_results(target_path / "run_results.json"), tuple(errors))
+
+    def _follow(self, log: Log, errors: list[str], running: list[int]) -> int:
+        for line in self._server.stdout or ():
+            level, message = _event(line.rstrip())
+            if level == STARTED:
+                running.append(int(message))
+            elif level == EXIT:
+                running.clear()
+                return int(message)
+            elif message:
+                if level == "error":
+                    errors.append(message)
+                log(level, message)
+        # The server is gone, killed with its command: nothing said how it ended.
+        return self._server.wait() or -1
+
+    def _interrupt(self, running: list[int]) -> None:
+        for pid in running:
+            _signal(pid, signal.SIGINT)
+            kill = threading.Timer(TERMINATION_SECONDS, _signal, (pid, signal.SIGKILL))
+            kill.start()
+            try:
+                self._follow(lambda _level, _message: None, [], [])
+            finally:
+                kill.cancel()
 
 
 class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -41,47 +111,24 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
     target_path: str
     environment: dict[str, str] = Field(default_factory=dict)
 
-    def run(self, args: Sequence[str], log: Log, *, target_path: Path | None = None) -> DbtResult:
-        """Run one dbt command to its end.
-
-        Args:
-            args: The command and its options, such as `["build", "--select", "fqn:a.b"]`.
-            log: Called with dbt's level (debug, info, warn, error) and message, as they come.
-            target_path: For artifacts; default: a temporary folder, so that commands do not share one.
-
-        Returns:
-            Exit code and node results. A dbt that crashed is a result too: see `DbtResult.crashed`.
-        """
-        if target_path:
-            return self._run(args, log, target_path)
-        with tempfile.TemporaryDirectory(prefix="dbt-") as folder:
-            partial_parse = Path(self.target_path) / "partial_parse.msgpack"
-            if partial_parse.is_file():
-                shutil.copy(partial_parse, folder)
-            return self._run(args, log, Path(folder))
-
-    def _run(self, args: Sequence[str], log: Log, target_path: Path) -> DbtResult:
-        errors: list[str] = []
-        process = subprocess.Popen(
-            [_executable(), *args, "--target", self.target],
-            cwd=self.project_dir,
-            env={**os.environ, **self.environment, **self._flags(target_path)},
+    @contextmanager
+    def session(self, adapter: str = "") -> Iterator[DbtSession]:
+        """Start importing dbt, and the adapter's module where it is known, in a child process."""
+        server = subprocess.Popen(
+            [sys.executable, "-m", "lakehouse_analytics.dbt_server", adapter],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
         )
         try:
-            for level, message in _events(process.stdout or ()):
-                if level == "error":
-                    errors.append(message)
-                log(level, message)
-            exit_code = process.wait()
+            yield DbtSession(self, server)
         finally:
-            _stop(process)
-        return DbtResult(exit_code, read_results(target_path / "run_results.json"), tuple(errors))
+            server.communicate()  # closes its input, on which it ends
 
-    def _flags(self, target_path: Path) -> dict[str, str]:
+    def flags(self, target_path: Path) -> dict[str, str]:
+        """dbt's global options, as its environment variables."""
         return {
             "DBT_PROJECT_DIR": self.project_dir,
             "DBT_PROFILES_DIR": self.profiles_dir,
@@ -94,30 +141,18 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
         }
 
 
-def _executable() -> str:
-    # Beside this interpreter first: PATH may hold another environment's dbt.
-    beside = Path(sys.executable).parent / "dbt"
-    return str(beside) if beside.is_file() else "dbt"
-
-
-def _events(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for line in lines:
-        text = line.rstrip()
-        try:
-            info = json.loads(text)["info"]
-            yield str(info["level"]), str(info["msg"])
-        except (ValueError, KeyError, TypeError):
-            # Not dbt's JSON: a warning of Python or of an adapter's library.
-            if text:
-                yield "info", text
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGINT)
+def _event(line: str) -> tuple[str, str]:
     try:
-        process.wait(TERMINATION_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        event = json.loads(line)
+        for ours in (STARTED, EXIT):
+            if ours in event:
+                return ours, str(event[ours])
+        return str(event["info"]["level"]), str(event["info"]["msg"])
+    except (ValueError, KeyError, TypeError):
+        # Not dbt's JSON: a warning of Python or of an adapter's library.
+        return "info", line
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it ended by itself
+        os.kill(pid, number)

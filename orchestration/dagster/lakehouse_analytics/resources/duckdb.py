@@ -1,82 +1,11 @@
-"""The embedded engine: short-lived connections to one DuckDB file.
+"""The embedded engine: one DuckDB file, opened for as long as a question takes."""
 
-One writer excludes everyone else, readers included, so nobody may keep a connection.
-"""
-
-import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-if TYPE_CHECKING:
-    import duckdb
-
-_HOLDER = re.compile(r"Conflicting lock is held in (?P<who>.*?\(PID \d+\)[^.]*)")
-VARIABLE = "LAKEHOUSE_DUCKDB_PATH"
-
-
-class DatabaseError(RuntimeError):
-    """The database file cannot be used. The message names the file, the reason and the mend."""
-
-
-@contextmanager
-def connect(path: Path, *, read_only: bool = True, timeout: float = 60.0) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """Open the database file, waiting while another process holds it.
-
-    Args:
-        path: The DuckDB file; created, with its folder, unless `read_only`.
-        read_only: Readers exclude writers but not each other.
-        timeout: Seconds to wait for the lock.
-
-    Raises:
-        DatabaseError: locked for longer than `timeout` (by whom, where DuckDB can tell), missing,
-            not writable, or not a DuckDB file.
-    """
-    import duckdb
-
-    if read_only and not path.is_file():
-        raise DatabaseError(f"{path} does not exist: run `lakehouse ingest` first, or set {VARIABLE}.")
-    if not read_only:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DatabaseError(f"{path.parent} cannot be created ({error.strerror}): set {VARIABLE}.") from None
-    deadline = time.monotonic() + timeout
-    delay = 0.05
-    while True:
-        try:
-            connection = duckdb.connect(str(path), read_only=read_only)
-            break
-        except duckdb.IOException as error:
-            if "lock" not in str(error).lower():
-                raise DatabaseError(f"{path} cannot be opened: {_first_line(error)}. Check {VARIABLE}.") from None
-            if time.monotonic() >= deadline:
-                raise DatabaseError(_locked(path, error, timeout)) from None
-        except duckdb.Error as error:
-            raise DatabaseError(f"{path} cannot be opened: {_first_line(error)}. Check {VARIABLE}.") from None
-        time.sleep(delay)
-        delay = min(delay * 2, 1.0)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def _locked(path: Path, error: Exception, timeout: float) -> str:
-    holder = _HOLDER.search(str(error))
-    by = holder["who"].strip() if holder else "a process DuckDB cannot name"
-    return (
-        f"{path} is locked by {by}; waited {timeout:g} s. Close that program (a DuckDB shell, a BI tool, "
-        "another run), or set LAKEHOUSE_DUCKDB_LOCK_TIMEOUT higher."
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+from lakehouse_analytics.database import connect
 
 
 class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -1,0 +1,191 @@
+"""A small dbt project of two independent lines, on real DuckDB, real dbt and a real Dagster instance.
+
+raw.a → bronze a → silver sa → gold ga ┐
+                                       ├ metrics m
+raw.b → bronze b → silver sb → gold gb ┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+
+FILES = {
+    "dbt_project.yml": """
+        name: small
+        version: "1.0"
+        profile: small
+        models:
+          small:
+            +materialized: table
+            bronze: {+schema: bronze}
+            silver: {+schema: silver}
+            gold: {+schema: gold}
+            metrics: {+schema: metrics}
+        """,
+    "profiles.yml": """
+        small:
+          target: local
+          outputs:
+            local: {type: duckdb, path: "{{ env_var('LAKEHOUSE_DUCKDB_PATH') }}", schema: main, threads: 2}
+        """,
+    "macros/generate_schema_name.sql": """
+        {% macro generate_schema_name(name, node) %}{{ name or target.schema }}{% endmacro %}
+        """,
+    "models/sources.yml": """
+        sources:
+          - name: raw
+            schema: raw
+            tables: [{name: a}, {name: b}]
+        """,
+    "models/bronze/a.sql": "select id, n from {{ source('raw', 'a') }}",
+    "models/bronze/b.sql": "select id, n from {{ source('raw', 'b') }}",
+    "models/bronze/bronze.yml": """
+        models:
+          - name: a
+            config: {meta: {lakehouse: {rows: {min: 1, max_drop: 0.5}, distinct: [id]}}}
+            columns: [{name: id, data_tests: [unique]}]
+          - name: b
+            columns: [{name: id, data_tests: [unique]}, {name: n, data_tests: [{not_null: {config: {severity: warn}}}]}]
+        """,
+    "models/silver/sa.sql": "select id, n + 1 as n from {{ ref('a') }}",
+    "models/silver/sb.sql": "select id, n + 1 as n from {{ ref('b') }}",
+    "models/gold/ga.sql": "select sum(n) as n from {{ ref('sa') }}",
+    "models/gold/gb.sql": "select sum(n) as n from {{ ref('sb') }}",
+    "models/metrics/m.sql": "select ga.n as a, gb.n as b from {{ ref('ga') }} as ga cross join {{ ref('gb') }} as gb",
+}
+
+EVERYTHING = {"bronze/a", "bronze/b", "silver/sa", "silver/sb", "gold/ga", "gold/gb", "metrics/m"}
+BELOW_A = {"silver/sa", "gold/ga", "metrics/m"}
+
+
+@dataclass
+class Outcome:
+    """What Dagster stored of a run."""
+
+    run_id: str
+    success: bool
+    built: set[str]
+    checks: dict[str, bool]
+    descriptions: dict[str, str]
+    metadata: dict[str, Mapping[str, Any]]
+    failure: str
+
+
+@dataclass
+class Lakehouse:
+    """The small project, its database and its instance."""
+
+    root: Path
+    instance: dg.DagsterInstance
+    monkeypatch: pytest.MonkeyPatch
+    files: dict[str, str] = field(default_factory=lambda: dict(FILES))
+
+    @property
+    def project(self) -> Path:
+        return self.root / "dbt"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "small.duckdb"
+
+    def write(self, **_: str) -> None:
+        for name, text in self.files.items():
+            path = self.project / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(dedent(text).lstrip())
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(self.database)) as connection:
+            return connection.execute(statement).fetchall()
+
+    def definitions(self) -> dg.Definitions:
+        """Load the location as a code server does, parsing first where the project changed."""
+        from lakehouse_analytics.dbt_project import DbtProject
+        from lakehouse_analytics.definitions import defs
+        from lakehouse_analytics.engines import dbt_runner
+        from lakehouse_analytics.prepare import prepare
+        from lakehouse_analytics.settings import Settings
+
+        settings = Settings.load()
+        project = DbtProject.of(settings)
+        if project.changes() != []:
+            prepare(project, dbt_runner(settings, project), lambda _: None)
+        return defs()
+
+    def run(
+        self,
+        job: str = "full_refresh",
+        assets: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        checks: dg.AssetSelection | None = None,
+    ) -> Outcome:
+        """Build; `assets` are a subset as the UI selects one, `checks` a selection of checks instead of the default."""
+        definitions = self.definitions()
+        if checks is not None:
+            repository = dg.Definitions(
+                assets=definitions.assets,
+                resources=definitions.resources,
+                executor=definitions.executor,
+                jobs=[dg.define_asset_job("chosen", checks)],
+            )
+            definition = repository.resolve_job_def("chosen")
+        else:
+            definition = definitions.resolve_job_def(job)
+        result = definition.execute_in_process(
+            instance=self.instance,
+            raise_on_error=False,
+            asset_selection=[dg.AssetKey(key.split("/")) for key in assets] if assets else None,
+            run_config={"ops": {"build": {"config": dict(config)}}} if config else None,
+        )
+        return self.outcome(result.run_id, result.success)
+
+    def outcome(self, run_id: str, success: bool) -> Outcome:
+        logs = self.instance.all_logs(run_id)
+        events = [record.dagster_event for record in logs if record.dagster_event]
+        materialized = [
+            event.step_materialization_data.materialization for event in events if event.is_step_materialization
+        ]
+        evaluations = [record.asset_check_evaluation for record in logs if record.asset_check_evaluation]
+        failures = [event.step_failure_data for event in events if event.is_step_failure]
+        names = {id(e): f"{e.asset_key.to_user_string()}:{e.check_name}" for e in evaluations}
+        words = [(f.user_failure_data.description if f.user_failure_data else f.error.to_string()) for f in failures]
+        return Outcome(
+            run_id=run_id,
+            success=success,
+            built={m.asset_key.to_user_string() for m in materialized},
+            checks={names[id(e)]: e.passed for e in evaluations},
+            descriptions={names[id(e)]: e.description or "" for e in evaluations},
+            metadata={m.asset_key.to_user_string(): {k: v.value for k, v in m.metadata.items()} for m in materialized},
+            failure="\n".join(word or "" for word in words),
+        )
+
+    def to_retry(self, run_id: str) -> set[str]:
+        """The assets of a retry from the asset failure, as Dagster's daemon and UI compute them."""
+        run = self.instance.get_run_by_id(run_id)
+        assert run
+        assert run.execution_plan_snapshot_id
+        snapshot = self.instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+        assets, _ = self.instance.run_domain.get_keys_to_reexecute(run_id, snapshot)
+        return {key.to_user_string() for key in assets}
+
+
+@pytest.fixture
+def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lakehouse]:
+    monkeypatch.setenv("LAKEHOUSE_DBT_PROJECT_DIR", str(tmp_path / "dbt"))
+    monkeypatch.setenv("LAKEHOUSE_DUCKDB_PATH", str(tmp_path / "small.duckdb"))
+    monkeypatch.setenv("LAKEHOUSE_DUCKDB_LOCK_TIMEOUT", "3")
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        made = Lakehouse(tmp_path, instance, monkeypatch)
+        made.write()
+        made.sql("create schema raw")
+        for table in ("a", "b"):
+            made.sql(f"create table raw.{table} as select i as id, i * 10 as n from range(1, 101) as r(i)")
+        yield made

@@ -1,0 +1,234 @@
+"""Gates between layers, per asset, on real dbt and DuckDB."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from .conftest import BELOW_A, EVERYTHING, Lakehouse
+
+
+def test_everything_is_built_layer_by_layer_with_its_metadata(lakehouse: Lakehouse) -> None:
+    outcome = lakehouse.run()
+
+    assert outcome.success, outcome.failure
+    assert outcome.built == EVERYTHING
+    assert outcome.metadata["bronze/a"]["dagster/row_count"] == 100
+    assert outcome.metadata["bronze/a"]["unique_ids"] == 100
+    assert outcome.metadata["metrics/m"]["dagster/row_count"] == 1
+    assert all(seconds["runtime_seconds"] > 0 for seconds in outcome.metadata.values())
+    assert outcome.checks.keys() >= {"bronze/a:unique_a_id", "bronze/a:row_count", "gold/gb:row_count"}
+    assert all(outcome.checks.values())
+
+
+def test_a_failed_test_blocks_exactly_its_descendants_and_a_retry_builds_only_those(lakehouse: Lakehouse) -> None:
+    lakehouse.sql("insert into raw.a values (1, 0)")  # twice the id 1
+    outcome = lakehouse.run()
+
+    assert not outcome.success
+    assert outcome.built == EVERYTHING - BELOW_A
+    assert outcome.checks["bronze/a:unique_a_id"] is False
+    assert outcome.checks["gold/gb:row_count"] is True
+    assert "bronze/a failed its gate: unique_a_id" in outcome.failure
+    assert "gold/ga was blocked by bronze/a" in outcome.failure
+    assert "sb" not in outcome.failure
+    assert lakehouse.to_retry(outcome.run_id) == BELOW_A | {"bronze/a"}
+
+    lakehouse.sql("delete from raw.a where n = 0")
+    retry = lakehouse.run(assets=sorted(lakehouse.to_retry(outcome.run_id)))
+    assert retry.success, retry.failure
+    assert retry.built == BELOW_A | {"bronze/a"}
+
+
+def test_a_gate_holds_when_its_check_is_deselected(lakehouse: Lakehouse) -> None:
+    lakehouse.sql("insert into raw.a values (1, 0)")
+    tables = dg.AssetSelection.assets(*(key.split("/") for key in sorted(EVERYTHING))).without_checks()
+    outcome = lakehouse.run(checks=tables)
+
+    assert not outcome.success
+    assert outcome.built == EVERYTHING - BELOW_A
+    assert outcome.checks == {}
+
+
+def test_an_empty_source_is_stopped_by_its_row_count(lakehouse: Lakehouse) -> None:
+    lakehouse.sql("delete from raw.a")
+    outcome = lakehouse.run()
+
+    assert outcome.built == EVERYTHING - BELOW_A
+    assert outcome.checks["bronze/a:row_count"] is False
+    assert "the table is empty" in outcome.descriptions["bronze/a:row_count"]
+    assert "silver/sa was blocked by bronze/a" in outcome.failure
+
+
+def test_an_empty_table_that_says_nothing_of_rows_is_a_warning(lakehouse: Lakehouse) -> None:
+    lakehouse.sql("delete from raw.b")
+    outcome = lakehouse.run()
+
+    assert outcome.success, outcome.failure
+    assert outcome.checks["bronze/b:row_count"] is False
+    assert outcome.built == EVERYTHING
+
+
+def test_a_drop_is_judged_against_the_last_passed_count_until_somebody_accepts_it(lakehouse: Lakehouse) -> None:
+    first = lakehouse.run(assets=["bronze/a"])
+    assert "no earlier count" in first.descriptions["bronze/a:row_count"]
+
+    lakehouse.sql("delete from raw.a where id > 40")
+    for _ in range(2):  # a failed count must not become the new normal
+        again = lakehouse.run(assets=["bronze/a"])
+        assert "60% fewer than the 100 of the last passed check" in again.descriptions["bronze/a:row_count"]
+
+    accepted = lakehouse.run(assets=["bronze/a"], config={"accept_row_counts": ["a"]})
+    assert accepted.success, accepted.failure
+    assert lakehouse.run(assets=["bronze/a"]).success
+
+
+def test_a_model_error_names_its_file_and_line_and_skips_only_what_is_below(lakehouse: Lakehouse) -> None:
+    lakehouse.files["models/silver/sa.sql"] = "select\n    id,\n    no_such_column + 1 as n\nfrom {{ ref('a') }}\n"
+    lakehouse.write()
+    outcome = lakehouse.run()
+
+    assert outcome.built == EVERYTHING - BELOW_A
+    assert "silver/sa was not built: models/silver/sa.sql:3: " in outcome.failure
+    assert "no_such_column" in outcome.failure
+    assert "metrics/m was blocked by silver/sa" in outcome.failure
+
+
+def test_a_dbt_that_crashes_before_any_node_fails_the_run(lakehouse: Lakehouse) -> None:
+    definitions = lakehouse.definitions()
+    # After the manifest was made, so that only dbt at run time sees it.
+    (lakehouse.project / "models/silver/sa.sql").write_text("select {% if %}")
+    result = definitions.resolve_job_def("full_refresh").execute_in_process(
+        instance=lakehouse.instance, raise_on_error=False
+    )
+    outcome = lakehouse.outcome(result.run_id, result.success)
+
+    assert not outcome.success
+    assert outcome.built == set()
+    assert "dbt crashed (exit code 2) while building bronze" in outcome.failure
+    assert "models/silver/sa.sql" in outcome.failure
+
+
+def test_a_planned_check_that_dbt_does_not_evaluate_fails_the_gate(
+    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lakehouse.files["models/bronze/bronze.yml"] = """
+        models:
+          - name: a
+            columns:
+              - name: id
+                data_tests: [{unique: {config: {enabled: "{{ env_var('CHECKED', 'yes') == 'yes' }}"}}}]
+        """
+    lakehouse.write()
+    definitions = lakehouse.definitions()
+    monkeypatch.setenv("CHECKED", "no")  # the manifest plans the test, dbt at run time does not know it
+    result = definitions.resolve_job_def("full_refresh").execute_in_process(
+        instance=lakehouse.instance, raise_on_error=False
+    )
+    outcome = lakehouse.outcome(result.run_id, result.success)
+
+    assert not outcome.success
+    assert outcome.built == EVERYTHING - BELOW_A
+    assert "bronze/a failed its gate: unique_a_id: planned, but dbt did not evaluate it" in outcome.failure
+
+
+def test_a_warning_does_not_block(lakehouse: Lakehouse) -> None:
+    lakehouse.sql("insert into raw.b values (101, null)")
+    outcome = lakehouse.run()
+
+    assert outcome.success, outcome.failure
+    assert outcome.checks["bronze/b:not_null_b_n"] is False
+    assert outcome.built == EVERYTHING
+
+
+def test_a_failed_source_test_blocks_what_reads_the_source(lakehouse: Lakehouse) -> None:
+    lakehouse.files["models/sources.yml"] = """
+        sources:
+          - name: raw
+            schema: raw
+            tables: [{name: a, columns: [{name: n, data_tests: [not_null]}]}, {name: b}]
+        """
+    lakehouse.write()
+    lakehouse.sql("insert into raw.a values (101, null)")
+    outcome = lakehouse.run()
+
+    assert outcome.built == EVERYTHING - BELOW_A - {"bronze/a"}
+    assert outcome.checks["raw/a:source_not_null_raw_a_n"] is False
+    assert "bronze/a was blocked by raw/a" in outcome.failure
+
+
+def test_checks_alone_are_evaluated_without_building(lakehouse: Lakehouse) -> None:
+    assert lakehouse.run().success
+    lakehouse.sql("insert into bronze.a values (1, 0)")
+    outcome = lakehouse.run(checks=dg.AssetSelection.checks_for_assets(["bronze", "a"]))
+
+    assert outcome.built == set()
+    assert outcome.checks == {"bronze/a:unique_a_id": False, "bronze/a:row_count": True}
+    assert not outcome.success
+
+
+def test_a_subset_is_gated_like_the_whole(lakehouse: Lakehouse) -> None:
+    assert lakehouse.run().success
+    lakehouse.sql("insert into raw.a values (1, 0)")
+    outcome = lakehouse.run(assets=["bronze/a", "silver/sa", "silver/sb"])
+
+    assert outcome.built == {"bronze/a", "silver/sb"}
+    assert not outcome.success
+
+
+def test_a_dropped_table_is_healed_by_the_next_run(lakehouse: Lakehouse) -> None:
+    assert lakehouse.run().success
+    before = lakehouse.sql("select * from metrics.m")
+    lakehouse.sql("drop table silver.sa")
+    assert lakehouse.run().success
+    assert lakehouse.sql("select * from metrics.m") == before
+    assert lakehouse.sql("select count(*) from silver.sa") == [(100,)]
+
+
+def test_a_column_that_is_not_there_fails_the_row_count_of_its_table_only(lakehouse: Lakehouse) -> None:
+    lakehouse.files["models/bronze/bronze.yml"] = """
+        models:
+          - {name: a, config: {meta: {lakehouse: {distinct: [ids]}}}}
+        """
+    lakehouse.write()
+    outcome = lakehouse.run()
+
+    assert outcome.built == EVERYTHING - BELOW_A
+    assert outcome.metadata["bronze/b"]["dagster/row_count"] == 100
+    assert "bronze/a failed its gate: row_count: cannot be counted" in outcome.failure
+    assert '"ids"' in outcome.failure
+
+
+@pytest.fixture
+def holder(lakehouse: Lakehouse) -> subprocess.Popen[str]:
+    """Another process that has the database open for writing."""
+    lakehouse.definitions()
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.readline()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(lakehouse.database)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "open\n"
+    return process
+
+
+def test_a_database_held_by_another_process_is_waited_for_then_named(
+    lakehouse: Lakehouse, holder: subprocess.Popen[str]
+) -> None:
+    try:
+        outcome = lakehouse.run()
+    finally:
+        holder.communicate("\n")
+
+    assert outcome.built == set()
+    assert "small.duckdb is locked by" in outcome.failure
+    assert f"PID {holder.pid}" in outcome.failure
+    assert "LAKEHOUSE_DUCKDB_LOCK_TIMEOUT" in outcome.failure
+
+    assert lakehouse.run().success
