@@ -1,6 +1,8 @@
 # `make help` lists what a person runs. Every target does its own set-up.
 SHELL       := /bin/bash
-.SHELLFLAGS := -eu -o pipefail -c
+# `.env`, where there is one, is read by every recipe; `-a` exports what it sets.
+.SHELLFLAGS := -aeu -o pipefail -c
+export BASH_ENV := $(wildcard $(CURDIR)/.env)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -28,7 +30,7 @@ demo: $(RUNTIME) ## Ingest real connector data, build bronze → silver → gold
 .PHONY: dev
 dev: $(RUNTIME) ## The UI and the daemon on localhost:3000 (PORT=…); DEBUG=1 for dbt's debug log
 	@lakehouse init
-	@cd $(CODE) && dagster dev --host 127.0.0.1 --port $(PORT)
+	@dagster dev --workspace $(CODE)/dagster_workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 .PHONY: manifest
 manifest: $(RUNTIME) ## Parse the dbt project after a change
