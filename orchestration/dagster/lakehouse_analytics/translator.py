@@ -155,7 +155,7 @@ def _metadata(graph: Graph, node: Mapping[str, Any], project_dir: Path) -> dict[
     reference = dg.LocalFileCodeReference(file_path=str(path))
     return {
         "dagster_dbt/unique_id": node["unique_id"],
-        **({"dagster_dbt/materialization_type": m} if (m := node["config"].get("materialized")) else {}),
+        **({"dagster-dbt/materialization_type": m} if (m := node["config"].get("materialized")) else {}),
         **_table_metadata(graph, node),
         "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference]),
     }

@@ -1,0 +1,52 @@
+"""What every test of the code location shares: an environment of its own, and golden files."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Two shared cores are no place for deadlines; the same examples in every run are.
+settings.register_profile(
+    "lakehouse", deadline=None, derandomize=True, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("lakehouse")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="Write golden files instead of comparing them.")
+
+
+class Golden:
+    """A text that people review, beside the test that produces it."""
+
+    def __init__(self, folder: Path, *, update: bool) -> None:
+        self.folder, self.update = folder, update
+
+    def check(self, name: str, text: str) -> None:
+        """Fail with a diff unless the file `name` holds `text`; with --update-golden, write it."""
+        path = self.folder / name
+        if self.update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        before = path.read_text() if path.is_file() else ""
+        if before != text:
+            diff = difflib.unified_diff(before.splitlines(), text.splitlines(), f"{name} (golden)", "now", lineterm="")
+            pytest.fail("\n".join([*diff, "", "Right as it is now? pytest --update-golden"]), pytrace=False)
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Golden files in the folder `golden` beside the test."""
+    return Golden(request.path.parent / "golden", update=request.config.getoption("--update-golden"))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the developer's shell has set, tests start from the defaults."""
+    for name in [*os.environ]:
+        if name.upper().startswith("LAKEHOUSE_") or name.startswith("DAGSTER_"):
+            monkeypatch.delenv(name)

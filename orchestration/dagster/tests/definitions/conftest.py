@@ -1,0 +1,77 @@
+"""The repository's dbt project, parsed once for each target, and code locations loaded from projects."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import dagster as dg
+import pytest
+from lakehouse_analytics.dbt_project import DbtProject
+from lakehouse_analytics.engines import dbt_runner
+from lakehouse_analytics.graph import Graph, read
+from lakehouse_analytics.prepare import prepare
+from lakehouse_analytics.settings import Settings
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker("definitions")
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Only these of our and of Dagster's variables."""
+    others = {k: v for k, v in os.environ.items() if not k.startswith(("LAKEHOUSE_", "DAGSTER_", "DBT_"))}
+    with patch.dict(os.environ, {**others, **variables}, clear=True):
+        yield
+
+
+class Location:
+    """A dbt project, prepared, and the environment that makes this code location load it."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.variables = dict(variables)
+        with environment(self.variables):
+            self.settings = Settings.load()
+        self.project = DbtProject.of(self.settings)
+
+    def prepare(self) -> Location:
+        prepare(self.project, dbt_runner(self.settings, self.project), say=lambda _: None)
+        return self
+
+    @property
+    def graph(self) -> Graph:
+        return read(self.project.manifest(), self.project.configuration())
+
+    def load(self) -> dg.Definitions:
+        """As Dagster loads the module, anew."""
+        module = importlib.import_module("lakehouse_analytics.definitions")
+        with environment(self.variables):
+            loaded: Any = module.defs
+            definitions: dg.Definitions = loaded()
+            return definitions
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Location:
+    """The repository's project on DuckDB."""
+    return Location({"LAKEHOUSE_DBT_TARGET_PATH": str(tmp_path_factory.mktemp("local"))}).prepare()
+
+
+@pytest.fixture(scope="session")
+def trino(tmp_path_factory: pytest.TempPathFactory) -> Location:
+    """The repository's project on Trino: parsed, never connected to."""
+    folder = str(tmp_path_factory.mktemp("trino"))
+    return Location({"LAKEHOUSE_DBT_TARGET_PATH": folder, "LAKEHOUSE_DBT_TARGET": "trino"}).prepare()
+
+
+@pytest.fixture(scope="session")
+def definitions(local: Location) -> dg.Definitions:
+    return local.load()

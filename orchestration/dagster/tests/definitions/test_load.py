@@ -1,0 +1,124 @@
+"""How the code location loads: quietly, cheaply, or with one clear error."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from lakehouse_analytics.contract import LAYERS
+from lakehouse_analytics.settings import SettingsError
+
+PROBE = """
+import json, sys
+import dagster  # its own import may do as it likes; what comes after is ours
+before = {name.partition(".")[0] for name in sys.modules}
+seen = []
+processes = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.fork", "os.exec")
+watched = (*processes, "socket.connect", "socket.getaddrinfo")
+sys.addaudithook(lambda event, args: seen.append(event) if event in watched else None)
+from lakehouse_analytics.definitions import defs
+keys = sorted(key.to_user_string() for key in defs().resolve_asset_graph().get_all_asset_keys())
+after = {name.partition(".")[0] for name in sys.modules}
+print(json.dumps({"seen": seen, "modules": sorted(after), "keys": keys}))
+"""
+
+#: Each costs every process that loads the location; they belong to runs.
+HEAVY = {
+    *("agate", "alembic", "dagster_dbt", "dagster_webserver", "dbt", "duckdb", "grpc", "jinja2", "numpy", "pandas"),
+    *("pyarrow", "requests", "sqlalchemy", "sqlglot", "trino"),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(local: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a fresh interpreter, somewhere else, saw while it loaded the location."""
+    bare = {k: v for k, v in os.environ.items() if not k.startswith(("LAKEHOUSE_", "DAGSTER_", "PYTHON"))}
+    child = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        env={**bare, **local.variables},
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def test_a_fresh_interpreter_loads_the_location(loaded: Any, definitions: dg.Definitions) -> None:
+    keys = sorted(key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys())
+    assert loaded["keys"] == keys
+    assert {key.split("/")[0] for key in keys} >= set(LAYERS)
+
+
+def test_loading_imports_nothing_heavy(loaded: Any) -> None:
+    assert "lakehouse_analytics" in loaded["modules"]
+    assert HEAVY & set(loaded["modules"]) == set()
+
+
+def test_loading_starts_no_process_and_opens_no_connection(loaded: Any) -> None:
+    assert loaded["seen"] == []
+
+
+def test_the_location_loads_as_dagster_validates_it(definitions: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(definitions)
+
+
+def test_every_job_has_assets(definitions: dg.Definitions) -> None:
+    jobs = {job.name: job for job in definitions.resolve_all_job_defs()}
+    assert {"bronze_refresh", "full_refresh", "customer_pipeline"} <= set(jobs)
+    for job in jobs.values():
+        assert job.asset_layer.selected_asset_keys
+    full = jobs["full_refresh"].asset_layer.selected_asset_keys
+    assert full == definitions.resolve_asset_graph().materializable_asset_keys
+
+
+def test_the_daily_schedule_follows_the_environment(local: Any) -> None:
+    changed = type(local)(
+        {**local.variables, "LAKEHOUSE_TIMEZONE": "Asia/Tokyo", "LAKEHOUSE_DAILY_REFRESH_CRON": "30 4 * * *"}
+    )
+    [schedule] = changed.load().schedules or []
+    assert isinstance(schedule, dg.ScheduleDefinition)
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 4 * * *", "Asia/Tokyo")
+
+
+def test_a_wrong_environment_is_one_error(local: Any) -> None:
+    local_variables = {**local.variables}
+    broken = type(local)(local_variables)
+    broken.variables["LAKEHOUSE_TIMEZONE"] = "Mars/Olympus"
+    with pytest.raises(SettingsError, match="LAKEHOUSE_TIMEZONE"):
+        broken.load()
+
+
+def test_a_database_other_than_the_profiles_is_an_error(local: Any) -> None:
+    elsewhere = type(local)({**local.variables, "LAKEHOUSE_DUCKDB_PATH": "/data/other.duckdb"})
+    with pytest.raises(SettingsError, match=r"LAKEHOUSE_DUCKDB_PATH is /data/other\.duckdb"):
+        elsewhere.load()
+
+
+def test_the_trino_target_has_the_same_assets(local: Any, trino: Any) -> None:
+    ours, theirs = local.graph, trino.graph
+    assert theirs.adapter == "trino"
+    assert {t.key for t in theirs.tables.values()} == {t.key for t in ours.tables.values()}
+    assert {s.key for s in theirs.sources.values()} == {s.key for s in ours.sources.values()}
+    assert {(t.name, t.attached) for t in theirs.tests.values()} == {(t.name, t.attached) for t in ours.tests.values()}
+    assert [[t.key for t in stage] for stage in theirs.stages(theirs.tables)] == [
+        [t.key for t in stage] for stage in ours.stages(ours.tables)
+    ]
+
+
+def test_every_layer_has_a_schema_of_its_name_on_every_target(local: Any, trino: Any) -> None:
+    for location in (local, trino):
+        assert {(t.layer, t.node["schema"]) for t in location.graph.tables.values()} == {(x, x) for x in LAYERS}
+
+
+def test_the_code_references_point_at_files(definitions: dg.Definitions) -> None:
+    for spec in definitions.resolve_all_asset_specs():
+        if references := spec.metadata.get("dagster/code_references"):
+            assert all(Path(r.file_path).is_file() for r in references.code_references)

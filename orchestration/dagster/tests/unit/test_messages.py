@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lakehouse_analytics.messages import with_source_line
+
+NODE = {"original_file_path": "models/silver/dim.sql"}
+SQL = """with base as (
+    select * from {{ ref('stg') }}
+)
+select
+    id,
+    nmae,   -- a typo
+    id as again
+from base
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    file = tmp_path / NODE["original_file_path"]
+    file.parent.mkdir(parents=True)
+    file.write_text(SQL)
+    return tmp_path
+
+
+def message(quoted: str) -> str:
+    return f"Runtime Error\n  Binder Error: no such column\n\nLINE 14: {quoted}\n             ^\n"
+
+
+@pytest.mark.parametrize(
+    ("quoted", "line"),
+    [
+        ("    nmae,   -- a typo", 6),
+        ("...  nmae, -- a typo...", 6),
+        ("nmae,", 6),
+        ("select * from {{ ref('stg') }}", 2),
+    ],
+)
+def test_the_line_of_the_models_own_file_is_found(project: Path, quoted: str, line: int) -> None:
+    told = with_source_line(message(quoted), NODE, project)
+    assert told.splitlines()[0] == f"models/silver/dim.sql:{line}: Runtime Error"
+    assert f"LINE 14: {quoted}" in told
+
+
+@pytest.mark.parametrize("quoted", ["id", "select", 'from "lake"."bronze"."stg"', "...", "......"])
+def test_without_exactly_one_such_line_only_the_file_is_named(project: Path, quoted: str) -> None:
+    assert with_source_line(message(quoted), NODE, project).startswith("models/silver/dim.sql: Runtime Error")
+
+
+def test_a_message_without_a_line_names_the_file(project: Path) -> None:
+    assert with_source_line("  dbt skipped it \n", NODE, project) == "models/silver/dim.sql: dbt skipped it"
+
+
+def test_a_file_that_is_gone_or_not_utf8_is_still_named(project: Path) -> None:
+    file = project / NODE["original_file_path"]
+    file.write_bytes(b"select 'caf\xe9' as drink,\nnmae from base\n")
+    assert with_source_line(message("nmae from base"), NODE, project).startswith("models/silver/dim.sql:2: ")
+    file.unlink()
+    assert with_source_line(message("nmae from base"), NODE, project).startswith("models/silver/dim.sql: ")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'Binder Error: Referenced column "nmae" not found in FROM clause!\nCandidate bindings: "id", "again"',
+        "TrinoUserError(type=USER_ERROR, name=COLUMN_NOT_FOUND): line 14:5: Column 'nmae' cannot be resolved",
+        'Catalog Error: Scalar Function with name NMAE does not exist!\nDid you mean "id"?',
+    ],
+)
+def test_without_a_quoted_line_the_name_complained_of_is_looked_up(project: Path, said: str) -> None:
+    assert with_source_line(said, NODE, project) == f"models/silver/dim.sql:6: {said}"
+
+
+def test_a_name_that_stands_in_several_lines_or_none_points_nowhere(project: Path) -> None:
+    for name in ("id", "nowhere"):
+        said = f'Binder Error: Referenced column "{name}" not found'
+        assert with_source_line(said, NODE, project) == f"models/silver/dim.sql: {said}"

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from lakehouse_analytics.settings import PREFIX, REQUIRED_IN_PROD, Settings, SettingsError, repository_root
+
+PROD = {
+    "LAKEHOUSE_ENV": "prod",
+    "LAKEHOUSE_TRINO_HOST": "trino.internal",
+    "LAKEHOUSE_TRINO_USER": "dagster",
+    "LAKEHOUSE_TRINO_CATALOG": "iceberg",
+    "LAKEHOUSE_TIMEZONE": "Europe/Berlin",
+}
+SECRETS = {
+    "LAKEHOUSE_TRINO_PASSWORD": "tr1no-s3cret",
+    "LAKEHOUSE_SLACK_WEBHOOK_URL": "https://hooks.slack.example/T0/s3cret-hook",
+    "LAKEHOUSE_SMTP_PASSWORD": "sm7p-s3cret",
+}
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return Settings.load()
+
+
+def mistakes(monkeypatch: pytest.MonkeyPatch, **variables: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(monkeypatch, **variables)
+    head, *lines = str(caught.value).splitlines()
+    assert head == "The environment is not usable:"
+    return [line.strip() for line in lines]
+
+
+def test_nothing_set_is_one_machine_with_duckdb(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch)
+    assert (settings.env, settings.target, settings.timezone) == ("local", "local", "UTC")
+    assert settings.daily_refresh_cron == "0 2 * * *"
+    assert settings.notify == ("log",)
+    assert settings.dbt_project_dir == repository_root() / "dbt"
+    assert settings.profiles_dir == settings.dbt_project_dir
+    assert settings.target_path == settings.dbt_project_dir / "target" / "local"
+
+
+def test_the_target_folder_follows_project_and_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, LAKEHOUSE_DBT_PROJECT_DIR="/p", LAKEHOUSE_DBT_TARGET="trino")
+    assert settings.target_path == Path("/p/target/trino")
+    assert load(monkeypatch, LAKEHOUSE_DBT_TARGET_PATH="/t").target_path == Path("/t")
+
+
+def test_prod_with_all_it_needs_runs_on_trino(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, **PROD)
+    assert settings.target == "trino"
+    assert load(monkeypatch, LAKEHOUSE_DBT_TARGET="local").target == "local"
+
+
+@pytest.mark.parametrize("value", ["production", "Prod", "dev", "local "])
+def test_an_unknown_environment_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    assert mistakes(monkeypatch, LAKEHOUSE_ENV=value) == ["LAKEHOUSE_ENV: expected one of: local, prod"]
+
+
+def test_prod_lists_everything_missing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = mistakes(monkeypatch, LAKEHOUSE_ENV="prod")
+    assert {line.split(":")[0] for line in lines} == {PREFIX + name.upper() for name in REQUIRED_IN_PROD}
+    assert all("not set, needed because LAKEHOUSE_ENV=prod" in line for line in lines)
+
+
+def test_missing_wrong_and_misspelt_variables_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = mistakes(
+        monkeypatch,
+        LAKEHOUSE_ENV="prod",
+        LAKEHOUSE_TRINO_PORT="https",
+        LAKEHOUSE_TIMEZON="UTC",
+        LAKEHOUSE_NOTIFY="slack",
+    )
+    assert {line.split(":")[0] for line in lines} == {
+        "LAKEHOUSE_TIMEZON",
+        "LAKEHOUSE_TRINO_PORT",
+        "LAKEHOUSE_TRINO_HOST",
+        "LAKEHOUSE_TRINO_USER",
+        "LAKEHOUSE_TRINO_CATALOG",
+        "LAKEHOUSE_TIMEZONE",
+        "LAKEHOUSE_SLACK_WEBHOOK_URL",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(PROD.keys() - {"LAKEHOUSE_ENV"}))
+def test_an_empty_variable_is_a_missing_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    [line] = mistakes(monkeypatch, **{**PROD, name: ""})
+    assert line.startswith(f"{name}: not set")
+
+
+def test_empty_variables_leave_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = load(monkeypatch)
+    assert load(monkeypatch, **{PREFIX + name.upper(): "" for name in Settings.model_fields}) == defaults
+
+
+def test_slack_asks_for_its_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
+    [line] = mistakes(monkeypatch, LAKEHOUSE_NOTIFY="log,slack")
+    assert line.startswith("LAKEHOUSE_SLACK_WEBHOOK_URL: not set, needed because LAKEHOUSE_NOTIFY has slack")
+    hook = SECRETS["LAKEHOUSE_SLACK_WEBHOOK_URL"]
+    assert load(monkeypatch, LAKEHOUSE_SLACK_WEBHOOK_URL=hook).notify == ("log", "slack")
+
+
+def test_smtp_asks_for_server_sender_and_receivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = mistakes(monkeypatch, LAKEHOUSE_NOTIFY="smtp", LAKEHOUSE_SMTP_TO=" , ")
+    assert [line.split(":")[0] for line in lines] == [f"LAKEHOUSE_SMTP_{name}" for name in ("HOST", "FROM", "TO")]
+    settings = load(
+        monkeypatch,
+        LAKEHOUSE_SMTP_HOST="mail",
+        LAKEHOUSE_SMTP_FROM="lake@example.com",
+        LAKEHOUSE_SMTP_TO="a@example.com, b@example.com,",
+    )
+    assert settings.smtp_to == ("a@example.com", "b@example.com")
+
+
+def test_an_unknown_notifier_is_an_error_that_lists_the_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    [line] = mistakes(monkeypatch, LAKEHOUSE_NOTIFY="log,pager")
+    assert line.startswith("LAKEHOUSE_NOTIFY: ")
+    assert all(known in line for known in ("log", "slack", "smtp"))
+
+
+def test_a_wrong_zone_is_an_error_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
+    [line] = mistakes(monkeypatch, LAKEHOUSE_TIMEZONE="Europe/Berlinn")
+    assert "LAKEHOUSE_TIMEZONE: 'Europe/Berlinn' is not an IANA time zone" in line
+    assert "did you mean Europe/Berlin?" in line
+
+
+@pytest.mark.parametrize("zone", ["CEST", "+02:00", "../etc/passwd", "utc "])
+def test_only_iana_zones_are_zones(monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    [line] = mistakes(monkeypatch, LAKEHOUSE_TIMEZONE=zone)
+    assert line.startswith("LAKEHOUSE_TIMEZONE: ")
+
+
+@pytest.mark.parametrize("cron", ["2am", "0 2 * *", "61 2 * * *", "* * * * * *"])
+def test_a_wrong_cron_is_an_error(monkeypatch: pytest.MonkeyPatch, cron: str) -> None:
+    [line] = mistakes(monkeypatch, LAKEHOUSE_DAILY_REFRESH_CRON=cron)
+    assert f"LAKEHOUSE_DAILY_REFRESH_CRON: '{cron}' is not a cron expression" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TRINO_PORT", "0"),
+        ("TRINO_PORT", "65536"),
+        ("SMTP_PORT", "smtp"),
+        ("SMTP_STARTTLS", "perhaps"),
+        ("DUCKDB_LOCK_TIMEOUT", "-1"),
+        ("TRINO_HTTP_SCHEME", "ftp"),
+    ],
+)
+def test_wrong_values_name_their_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    [line] = mistakes(monkeypatch, **{PREFIX + name: value})
+    assert line.startswith(f"{PREFIX}{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("LAKEHOUSE_TIMEZON", "LAKEHOUSE_TIMEZONE"),
+        ("LAKEHOUSE_TIME_ZONE", "LAKEHOUSE_TIMEZONE"),
+        ("LAKEHOUSE_DUCKDB_PAHT", "LAKEHOUSE_DUCKDB_PATH"),
+        ("LAKEHOUSE_TRINO_CATALOGUE", "LAKEHOUSE_TRINO_CATALOG"),
+        ("LAKEHOUSE_SLACK_WEBHOOK", "LAKEHOUSE_SLACK_WEBHOOK_URL"),
+        ("LAKEHOUSE_DBT_PROJECTS_DIR", "LAKEHOUSE_DBT_PROJECT_DIR"),
+        ("LAKEHOUSE_NOTIFIER", "LAKEHOUSE_NOTIFY"),
+    ],
+)
+def test_a_near_miss_is_an_error_with_the_right_name(monkeypatch: pytest.MonkeyPatch, wrong: str, right: str) -> None:
+    assert mistakes(monkeypatch, **{wrong: "x"}) == [f"{wrong}: no such setting; did you mean {right}?"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Kubernetes sets these in every pod beside a service `lakehouse` or `lakehouse-trino`.
+        "LAKEHOUSE_PORT",
+        "LAKEHOUSE_PORT_8080_TCP",
+        "LAKEHOUSE_PORT_8080_TCP_ADDR",
+        "LAKEHOUSE_SERVICE_HOST",
+        "LAKEHOUSE_SERVICE_PORT",
+        "LAKEHOUSE_SERVICE_PORT_HTTP",
+        "LAKEHOUSE_TRINO_SERVICE_HOST",
+        "LAKEHOUSE_TRINO_SERVICE_PORT",
+        "LAKEHOUSE_TRINO_PORT_8080_TCP",
+        "LAKEHOUSE_TRINO_PORT_8080_TCP_PORT",
+        # A dbt project's own `env_var()`s.
+        "LAKEHOUSE_FOO",
+        "LAKEHOUSE_START_DATE",
+    ],
+)
+def test_other_programs_variables_are_none_of_our_business(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert load(monkeypatch, **{name: "tcp://10.0.0.1:8080"}).env == "local"
+
+
+def test_a_password_is_never_sent_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    [line] = mistakes(monkeypatch, LAKEHOUSE_TRINO_PASSWORD="tr1no-s3cret")
+    assert line == "LAKEHOUSE_TRINO_HTTP_SCHEME: must be https, because LAKEHOUSE_TRINO_PASSWORD is set"
+
+
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, LAKEHOUSE_TRINO_HTTP_SCHEME="https", **SECRETS)
+    shown = f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    assert settings.trino_password is not None
+    assert settings.trino_password.get_secret_value() == SECRETS["LAKEHOUSE_TRINO_PASSWORD"]
+    assert [value for value in SECRETS.values() if value in shown] == []
+
+
+def test_secrets_are_not_in_errors_nor_in_what_caused_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load(monkeypatch, LAKEHOUSE_ENV="prod", LAKEHOUSE_TRINO_PORT="s3cret-port", LAKEHOUSE_NOTIFY="slack,s3cret")
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "s3cret" not in f"{error} {error!r}"
+        error = error.__cause__ or error.__context__
+
+
+def example() -> dict[str, str]:
+    """`.env.example`: each variable, commented out, with its default."""
+    lines = (repository_root() / ".env.example").read_text().splitlines()
+    found = [re.fullmatch(r'#([A-Z][A-Z0-9_]*)=("?)(.*)\2', line) for line in lines]
+    pairs = [(match[1], match[3]) for match in found if match]
+    assert len(pairs) == len(dict(pairs)), "a variable is documented twice"
+    return dict(pairs)
+
+
+def test_the_example_documents_exactly_the_settings() -> None:
+    assert set(example()) == {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def test_the_example_shows_the_defaults() -> None:
+    root = repository_root()
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, Path):
+            default = default.relative_to(root)
+        elif isinstance(default, tuple):
+            default = ",".join(default)
+        elif isinstance(default, bool):
+            default = str(default).lower()
+        shown = example()[PREFIX + name.upper()]
+        assert shown == ("" if default is None else f"{default:g}" if isinstance(default, float) else str(default)), (
+            name
+        )
+
+
+def test_the_example_describes_every_variable_in_the_words_of_the_settings() -> None:
+    text = (repository_root() / ".env.example").read_text()
+    for name, field in Settings.model_fields.items():
+        assert f"# {field.description}\n#{PREFIX}{name.upper()}=" in text
+
+
+def test_the_example_used_as_it_stands_sets_nothing() -> None:
+    lines = (repository_root() / ".env.example").read_text().splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == []
+
+
+def test_the_example_uncommented_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = load(monkeypatch)
+    monkeypatch.chdir(repository_root())
+    settings = load(monkeypatch, **example())
+    for name in Settings.model_fields:
+        value, default = getattr(settings, name), getattr(defaults, name)
+        assert (value.absolute() if isinstance(value, Path) else value) == default
