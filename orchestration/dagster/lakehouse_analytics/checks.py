@@ -9,7 +9,7 @@ from datetime import UTC, datetime, tzinfo
 import dagster as dg
 
 from lakehouse_analytics.contract import Drift, Rows
-from lakehouse_analytics.graph import Graph, Table, Test
+from lakehouse_analytics.graph import DbtTest, Graph, Table
 from lakehouse_analytics.row_counts import Counts, broken_rules, judge_drift
 from lakehouse_analytics.run_results import NodeResult
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key
@@ -67,7 +67,7 @@ def _past(records: Iterable[object]) -> Iterable[Past]:
             )
 
 
-def test_result(graph: Graph, test: Test, result: NodeResult) -> dg.AssetCheckResult:
+def dbt_test_result(graph: Graph, test: DbtTest, result: NodeResult) -> dg.AssetCheckResult:
     """The check result of a dbt test that ran."""
     key = check_key(graph, test)
     warned = result.status == "warn" or not test.blocking

@@ -77,7 +77,9 @@ class DbtProject:
         for folder, folders, files in os.walk(self.project_dir):
             here = Path(folder)
             folders[:] = sorted(f for f in folders if here / f not in written and not f.startswith("."))
-            yield from (here / name for name in sorted(files) if Path(name).suffix in _PARSED)
+            # A README is nobody's doc block: dbt reads `.md` in its resource folders only.
+            kinds = _PARSED - {".md"} if here == self.project_dir else _PARSED
+            yield from (here / name for name in sorted(files) if Path(name).suffix in kinds)
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of every source file by relative path. Content, because images and checkouts reset times."""
@@ -85,6 +87,9 @@ class DbtProject:
             path.relative_to(self.project_dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in self.sources()
         }
+        profiles = self.profiles_dir / "profiles.yml"
+        if profiles.is_file() and not profiles.is_relative_to(self.project_dir):
+            digests["profiles.yml"] = hashlib.sha256(profiles.read_bytes()).hexdigest()
         return {**digests, "target": self.target}
 
     def changes(self) -> list[str] | None:

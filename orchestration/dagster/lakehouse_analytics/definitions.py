@@ -16,8 +16,8 @@ from lakehouse_analytics.assets.build import build_assets
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.engines import dbt_runner, engine, pool
-from lakehouse_analytics.graph import read
 from lakehouse_analytics.jobs import build_jobs
+from lakehouse_analytics.manifest import read
 from lakehouse_analytics.notify import notifiers
 from lakehouse_analytics.prepare import prepare
 from lakehouse_analytics.schedules import daily_refresh

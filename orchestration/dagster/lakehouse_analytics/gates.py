@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from lakehouse_analytics.graph import Graph, Table, Test
+from lakehouse_analytics.graph import DbtTest, Graph, Table
 from lakehouse_analytics.run_results import NodeResult
 
 BUILT_STATUS = frozenset({"success"})
@@ -38,15 +38,15 @@ class Run:
     built: set[str] = field(default_factory=set)
     unevaluated: set[str] = field(default_factory=set)
 
-    def stages(self) -> list[tuple[list[Table], list[Test]]]:
+    def stages(self) -> list[tuple[list[Table], list[DbtTest]]]:
         """Tables and tests of each dbt invocation, in order."""
-        tests: dict[int, list[Test]] = defaultdict(list)
+        tests: dict[int, list[DbtTest]] = defaultdict(list)
         for test in self.tests():
             tests[self._rank(test)].append(test)
         tables = {self.graph.ranks[stage[0].unique_id]: stage for stage in self.graph.stages(self.selected)}
         return [(tables.get(rank, []), tests[rank]) for rank in sorted(tables.keys() | tests.keys())]
 
-    def tests(self) -> list[Test]:
+    def tests(self) -> list[DbtTest]:
         """Every test this run must evaluate: those of what it builds, of the sources that feeds, and those asked for.
 
         Whether somebody deselected a check does not matter: it gates all the same.
@@ -55,7 +55,7 @@ class Run:
         wanted = self.selected | {source for source in feeding if source in self.graph.sources}
         return [t for t in self.graph.tests.values() if t.attached in wanted or t.unique_id in self.checked]
 
-    def _rank(self, test: Test) -> int:
+    def _rank(self, test: DbtTest) -> int:
         def rank(unique_id: str) -> int | None:
             if unique_id in self.selected:
                 return self.graph.ranks[unique_id]
@@ -81,12 +81,12 @@ class Run:
         blocked = self.blocked
         return [table for table in tables if table.unique_id not in blocked]
 
-    def testable(self, tests: Iterable[Test]) -> list[Test]:
+    def testable(self, tests: Iterable[DbtTest]) -> list[DbtTest]:
         """Those of a stage's tests whose tables are, or are about to be, what this run builds."""
         out = {*self.blocked, *self.failed}
         return [test for test in tests if not out.intersection(test.parents)]
 
-    def record(self, tables: Collection[Table], tests: Collection[Test], results: Mapping[str, NodeResult]) -> None:
+    def record(self, tables: Collection[Table], tests: Collection[DbtTest], results: Mapping[str, NodeResult]) -> None:
         """Take in what dbt reported of a stage. What it should have reported and did not is a failure."""
         for table in tables:
             result = results.get(table.unique_id)

@@ -43,8 +43,7 @@ def gold_on_silver(graph: Graph) -> dg.SensorDefinition | None:
         stale = [key for key, silver in newest.items() if silver > built.get(key, 0)]
         if not stale:
             return dg.SkipReason("No silver table is newer than its gold tables.")
-        planned = {records[key].last_planned_materialization_run_id for key in stale if key in records}
-        running = [r for r in planned if r and (run := context.instance.get_run_by_id(r)) and not run.is_finished]
+        running = _unfinished_runs_of(context.instance, stale)
         if running:
             return dg.SkipReason(f"Run {', '.join(sorted(running))} is about to build them.")
         held = {key: _held(context.instance, graph, by_key[key]) for key in stale}
@@ -104,6 +103,13 @@ def _reason(context: dg.RunFailureSensorContext) -> str:
             failure = event.step_failure_data.user_failure_data
             return (failure.description if failure and failure.description else error.message).strip()
     return (context.failure_event.message or "no reason given").strip()
+
+
+def _unfinished_runs_of(instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey]) -> set[str]:
+    # Not `AssetEntry.last_planned_materialization_run_id`: SQL storages leave it empty.
+    planned = (instance.event_log_storage.get_latest_planned_materialization_info(key) for key in keys)
+    runs = (instance.get_run_by_id(run_id) for run_id in {info.run_id for info in planned if info})
+    return {run.run_id for run in runs if run and not run.is_finished}
 
 
 def _held(instance: dg.DagsterInstance, graph: Graph, gold: Table) -> list[str]:

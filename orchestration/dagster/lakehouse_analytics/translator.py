@@ -14,7 +14,8 @@ import dagster as dg
 
 from lakehouse_analytics import names
 from lakehouse_analytics.contract import is_owner
-from lakehouse_analytics.graph import Graph, Source, Table, Test, exposure_parents
+from lakehouse_analytics.graph import DbtTest, Graph, Source, Table
+from lakehouse_analytics.manifest import exposure_parents
 
 ROW_COUNT = names.ROW_COUNT
 DRIFT = names.DRIFT
@@ -32,7 +33,7 @@ def table_spec(graph: Graph, table: Table, project_dir: Path, timezone: str) -> 
         deps=[asset_key(_known(graph, parent)) for parent in table.parents],
         description=_description(table.node),
         group_name=table.layer,
-        owners=_owners(table),
+        owners=_owners(graph, table),
         kinds={"dbt", graph.adapter},
         tags=_tags(table.node),
         metadata=_metadata(graph, table.node, project_dir),
@@ -102,12 +103,12 @@ def check_specs(graph: Graph) -> Iterator[dg.AssetCheckSpec]:
             )
 
 
-def check_key(graph: Graph, test: Test) -> dg.AssetCheckKey:
+def check_key(graph: Graph, test: DbtTest) -> dg.AssetCheckKey:
     """The check of a dbt test."""
     return dg.AssetCheckKey(asset_key(_known(graph, test.attached)), test.name)
 
 
-def _test_spec(graph: Graph, test: Test) -> dg.AssetCheckSpec:
+def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
     others = (asset_key(_known(graph, parent)) for parent in test.parents if parent != test.attached)
     return dg.AssetCheckSpec(
         test.name,
@@ -129,11 +130,12 @@ def _description(node: Mapping[str, Any]) -> str:
     return f"{text}\n\n#### Raw SQL:\n```sql\n{sql}\n```" if sql else text
 
 
-def _owners(table: Table) -> list[str]:
+def _owners(graph: Graph, table: Table) -> list[str]:
     if table.contract.owner:
         return [table.contract.owner]
     declared = ((table.node["config"].get("meta") or {}).get("dagster") or {}).get("owners")
-    return _listed(declared)
+    of_group = graph.group_owners.get(table.node.get("group") or "")
+    return _listed(declared) or [email for email in _listed(of_group) if is_owner(email)]
 
 
 def _listed(value: object) -> list[str]:

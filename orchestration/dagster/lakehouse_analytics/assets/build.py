@@ -14,10 +14,10 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field
 
-from lakehouse_analytics.checks import history_of, row_count_results, test_result
+from lakehouse_analytics.checks import dbt_test_result, history_of, row_count_results
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.gates import Run
-from lakehouse_analytics.graph import Graph, Table, Test
+from lakehouse_analytics.graph import DbtTest, Graph, Table
 from lakehouse_analytics.messages import with_source_line
 from lakehouse_analytics.names import unique_metadata_key
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
@@ -111,7 +111,7 @@ class Build:
         yield from self._counts_of_unbuilt()
         self._close()
 
-    def _stage(self, dbt: DbtSession, tables: list[Table], tests: list[Test]) -> Iterator[Event]:
+    def _stage(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> Iterator[Event]:
         if not tables and not tests:
             return
         layers = ", ".join(dict.fromkeys(table.layer for table in tables)) or "checks"
@@ -150,7 +150,7 @@ class Build:
         for test in tests:
             outcome = result.nodes.get(test.unique_id)
             if outcome and outcome.status != "skipped":
-                yield from self._report(test_result(self.graph, test, outcome))
+                yield from self._report(dbt_test_result(self.graph, test, outcome))
         yield from self._judge(built, counted)
 
     def _judge(self, tables: list[Table], counted: dict[str, Counts]) -> Iterator[Event]:

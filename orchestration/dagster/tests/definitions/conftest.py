@@ -14,7 +14,8 @@ import dagster as dg
 import pytest
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.engines import dbt_runner
-from lakehouse_analytics.graph import Graph, read
+from lakehouse_analytics.graph import Graph
+from lakehouse_analytics.manifest import read
 from lakehouse_analytics.prepare import prepare
 from lakehouse_analytics.settings import Settings
 

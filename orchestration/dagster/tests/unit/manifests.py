@@ -7,7 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 from lakehouse_analytics.contract import LAYERS
-from lakehouse_analytics.graph import Graph, read
+from lakehouse_analytics.graph import Graph
+from lakehouse_analytics.manifest import read
 
 PROJECT = "shop"
 
@@ -73,7 +74,13 @@ class Manifest:
         return unique_id
 
     def test(
-        self, name: str, *parents: str, attached: str | None = None, severity: str = "ERROR", hashed: str = "0a1b2c"
+        self,
+        name: str,
+        *parents: str,
+        attached: str | None = None,
+        severity: str = "ERROR",
+        hashed: str = "0a1b2c",
+        meta: Mapping[str, Any] | None = None,
     ) -> str:
         unique_id = f"test.{PROJECT}.{name}" + (f".{hashed}" if attached else "")
         self.nodes[unique_id] = {
@@ -82,7 +89,7 @@ class Manifest:
             "name": name,
             "fqn": [PROJECT, name],
             "original_file_path": f"tests/{name}.sql",
-            "config": {"severity": severity},
+            "config": {"severity": severity, "meta": dict(meta or {})},
             "depends_on": {"nodes": list(parents)},
             "attached_node": attached,
         }

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from lakehouse_analytics.checks import Past, history_of, row_count_results
-from lakehouse_analytics.checks import test_result as result_of_test
+from lakehouse_analytics.checks import dbt_test_result as result_of_test
 from lakehouse_analytics.graph import Graph
 from lakehouse_analytics.row_counts import Counts
 from lakehouse_analytics.run_results import NodeResult

@@ -158,3 +158,20 @@ def test_paths_of_the_environment_become_absolute(monkeypatch: pytest.MonkeyPatc
     assert (project.project_dir, project.profiles_dir) == (tmp_path / "p", tmp_path / "p")
     assert project.manifest_path == tmp_path / "home" / "t" / "manifest.json"
     assert project.target == "x"
+
+
+def test_a_readme_of_the_project_is_nobodys_doc_block(project: DbtProject) -> None:
+    write(project, "README.md", "# How to")
+    assert project.changes() == []
+
+
+def test_profiles_outside_the_project_count(project: DbtProject, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "profiles"
+    elsewhere.mkdir()
+    (elsewhere / "profiles.yml").write_text("shop: {}\n")
+    project = DbtProject(project.project_dir, elsewhere, "local", project.target_path)
+    make(project)
+    assert project.changes() == []
+
+    (elsewhere / "profiles.yml").write_text("shop: {target: other}\n")
+    assert project.changes() == ["profiles.yml"]

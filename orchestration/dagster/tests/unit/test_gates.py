@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.gates import Run
-from lakehouse_analytics.graph import Graph, Table
-from lakehouse_analytics.graph import Test as DbtTest
+from lakehouse_analytics.graph import DbtTest, Graph, Table
 from lakehouse_analytics.run_results import NodeResult
 from manifests import PROJECT, Manifest, manifests, medallion
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.contract import LAYERS, ContractError
-from lakehouse_analytics.graph import Graph, exposure_parents
+from lakehouse_analytics.graph import Graph
+from lakehouse_analytics.manifest import exposure_parents
 from manifests import PROJECT, Manifest, manifests, medallion
 
 
@@ -405,3 +406,15 @@ def test_checks_of_one_table_have_names_of_their_own_that_dagster_takes() -> Non
     m.test("row_count", table, attached=table, hashed="ccc")
     names = [test.name for test in m.graph().tests.values()]
     assert names == ["order_has_a_customer", "order_has_a_customer_bbb", "row_count_ccc"]
+
+
+def test_a_singular_test_is_a_check_of_the_table_its_meta_names() -> None:
+    manifest = Manifest()
+    orders = manifest.model("orders", folder="bronze")
+    revenue = manifest.model("revenue", orders, folder="gold")
+    named = manifest.test("reconciles", orders, revenue, meta={"dagster": {"ref": {"name": "orders"}}})
+    unnamed = manifest.test("adds_up", orders, revenue)
+    tests = manifest.graph().tests
+
+    assert tests[named].attached == orders
+    assert tests[unnamed].attached == revenue
