@@ -1,0 +1,139 @@
+"""The demo's incremental models after many syncs: equal to a full rebuild, on real data that changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lakehouse_analytics.database import connect
+from lakehouse_analytics.dbt_project import DbtProject
+from lakehouse_analytics.engines import dbt_runner
+from lakehouse_analytics.prepare import prepare
+from lakehouse_analytics.resources.dbt import DbtSession
+from lakehouse_analytics.settings import Settings
+
+EQUAL = "dim_customer_equals_full_rebuild"
+SELECTION = ["--select", "stg_customers", "dim_customer", "dim_customer_history"]
+
+
+class Customers:
+    """Raw users that change, and what dbt makes of them."""
+
+    def __init__(self, database: Path, dbt: DbtSession) -> None:
+        self.database, self.dbt = database, dbt
+
+    def sql(self, statement: str) -> list[tuple[object, ...]]:
+        with connect(self.database, read_only=False) as connection:
+            return connection.execute(statement).fetchall()
+
+    def build(self, *options: str) -> dict[str, str]:
+        """Build the customers' tables; the status of each node and test, by name."""
+        result = self.dbt.run(["build", *SELECTION, *options], lambda _level, _message: None)
+        assert not result.crashed, result.errors
+        return {unique_id.split(".")[2]: node.status for unique_id, node in result.nodes.items()}
+
+    def count(self, relation: str, where: str = "true") -> object:
+        return self.sql(f"select count(*) from {relation} where {where}")[0][0]
+
+    def dimension(self) -> list[tuple[object, ...]]:
+        return self.sql("select * from silver.dim_customer order by customer_id")
+
+
+@pytest.fixture(scope="module")
+def customers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Customers]:
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LAKEHOUSE_DUCKDB_PATH", str(folder / "lakehouse.duckdb"))
+        environment.setenv("LAKEHOUSE_DBT_TARGET_PATH", str(folder / "target"))
+        command = [Path(sys.executable).parent / "lakehouse", "ingest", "--count", "200"]
+        subprocess.run(command, check=True)
+        settings = Settings.load()
+        project = DbtProject.of(settings)
+        runner = dbt_runner(settings, project)
+        prepare(project, runner, lambda _: None)
+        with runner.session("duckdb") as session:
+            yield Customers(settings.duckdb_path, session)
+
+
+def _all_well(statuses: dict[str, str]) -> None:
+    assert statuses[EQUAL] == "pass"
+    assert not {name for name, status in statuses.items() if status in ("fail", "error", "skipped")}
+
+
+def test_a_first_build_has_every_customer_and_a_second_changes_nothing(customers: Customers) -> None:
+    _all_well(customers.build())
+    first = customers.dimension()
+    assert len(first) == 200
+
+    _all_well(customers.build())
+    assert customers.dimension() == first
+    assert customers.count("silver.dim_customer_history") == 200
+
+
+def test_a_changed_customer_gets_a_new_version(customers: Customers) -> None:
+    customers.sql("""
+        insert into raw.users by name
+        select * replace (
+            'changed@example.com' as email, updated_at + interval 1 hour as updated_at,
+            'changed' as _airbyte_raw_id, _airbyte_extracted_at + interval 1 hour as _airbyte_extracted_at
+        ) from raw.users where id = 1
+    """)
+    _all_well(customers.build())
+
+    assert customers.sql("select email from silver.dim_customer where customer_id = 1") == [("changed@example.com",)]
+    assert customers.count("silver.dim_customer_history", "customer_id = 1") == 2
+    assert customers.count("silver.dim_customer_history", "customer_id = 1 and dbt_valid_to is null") == 1
+
+
+def test_a_late_row_is_not_missed(customers: Customers) -> None:
+    customers.sql("""
+        insert into raw.users by name
+        select * replace (
+            9001 as id, 'late@example.com' as email, 'late' as _airbyte_raw_id,
+            _airbyte_extracted_at - interval 2 day as _airbyte_extracted_at
+        ) from raw.users where id = 2
+    """)
+    _all_well(customers.build())
+    assert customers.count("silver.dim_customer", "customer_id = 9001") == 1
+
+
+def test_a_cdc_delete_leaves_bronze_and_silver(customers: Customers) -> None:
+    customers.sql("alter table raw.users add column _ab_cdc_deleted_at varchar")
+    customers.sql("""
+        insert into raw.users by name
+        select * replace (
+            'deleted' as _airbyte_raw_id, _airbyte_extracted_at + interval 2 hour as _airbyte_extracted_at,
+            '2026-01-01T00:00:00Z' as _ab_cdc_deleted_at
+        ) from raw.users where id = 3
+    """)
+    _all_well(customers.build())
+
+    assert customers.count("bronze.stg_customers", "customer_id = 3") == 0
+    assert customers.count("silver.dim_customer", "customer_id = 3") == 0
+    assert customers.count("silver.dim_customer_history", "customer_id = 3 and dbt_valid_to is null") == 0
+
+
+def test_a_new_generation_replaces_the_old_one_whole(customers: Customers) -> None:
+    customers.sql("""
+        insert into raw.users by name
+        select * replace (
+            _airbyte_raw_id || '-2' as _airbyte_raw_id, _airbyte_generation_id + 1 as _airbyte_generation_id,
+            _airbyte_extracted_at + interval 3 hour as _airbyte_extracted_at
+        ) from raw.users where id between 11 and 160
+    """)
+    _all_well(customers.build())
+    assert customers.count("silver.dim_customer") == 150
+
+    incremental = customers.dimension()
+    _all_well(customers.build("--full-refresh", "--exclude", "dim_customer_history"))
+    assert customers.dimension() == incremental
+
+
+def test_the_comparison_with_the_full_rebuild_can_fail(customers: Customers) -> None:
+    customers.sql("update silver.dim_customer set city = 'Nowhere' where customer_id = 20")
+    # Older than the overlap: the incremental build has no reason to look at it again.
+    customers.sql("update raw.users set _airbyte_extracted_at = _airbyte_extracted_at - interval 30 day where id = 20")
+    assert customers.build()[EQUAL] == "fail"
