@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,15 +17,17 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import dagster as dg
 from pydantic import Field
 
-from lakehouse_analytics.dbt_server import EXIT, STARTED
 from lakehouse_analytics.run_results import DbtResult, read_results
 
 #: Seconds between SIGINT, on which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
 TERMINATION_SECONDS = 25.0
+
+NOT_STARTED = "dbt could not be started: what it said stands in this process's error output"
 
 Log = Callable[[str, str], None]
 
@@ -32,8 +35,9 @@ Log = Callable[[str, str], None]
 class DbtSession:
     """Runs dbt commands one after the other, with dbt imported once. See `dbt_server`."""
 
-    def __init__(self, runner: "DbtRunner", server: subprocess.Popen[str]) -> None:
-        self._runner, self._server = runner, server
+    def __init__(self, runner: "DbtRunner", control: socket.socket) -> None:
+        self._runner, self._control = runner, control
+        self._answers = control.makefile("r")
 
     def run(self, args: Sequence[str], log: Log, *, target_path: Path | None = None) -> DbtResult:
         """Run one dbt command to its end.
@@ -61,39 +65,61 @@ class DbtSession:
             "env": {**os.environ, **self._runner.environment, **self._runner.flags(target_path)},
         }
         errors: list[str] = []
-        running: list[int] = []
         try:
-            print(json.dumps(command), file=self._server.stdin, flush=True)
-            exit_code = self._follow(log, errors, running)
-        except BaseException:
-            self._interrupt(running)
-            raise
-        return DbtResult(exit_code, read_results(target_path / "run_results.json"), tuple(errors))
-
-    def _follow(self, log: Log, errors: list[str], running: list[int]) -> int:
-        for line in self._server.stdout or ():
-            level, message = _event(line.rstrip())
-            if level == STARTED:
-                running.append(int(message))
-            elif level == EXIT:
-                running.clear()
-                return int(message)
-            elif message:
-                if level == "error":
-                    errors.append(message)
-                log(level, message)
-        # The server is gone, killed with its command: nothing said how it ended.
-        return self._server.wait() or -1
-
-    def _interrupt(self, running: list[int]) -> None:
-        for pid in running:
-            _signal(pid, signal.SIGINT)
-            kill = threading.Timer(TERMINATION_SECONDS, _signal, (pid, signal.SIGKILL))
-            kill.start()
+            lines = self._send(command)
+        except OSError:  # the server is gone before it took the command
+            return DbtResult(-1, {}, (NOT_STARTED,))
+        pid: int | None = None
+        with lines:
             try:
-                self._follow(lambda _level, _message: None, [], [])
-            finally:
-                kill.cancel()
+                pid = self._answer()
+                for line in lines:
+                    level, message = _event(line.rstrip())
+                    if level == "error":
+                        errors.append(message)
+                    if message:
+                        log(level, message)
+                exit_code = self._answer()
+            except BaseException:
+                self._interrupt(pid, lines)
+                raise
+        if pid is None:
+            errors.append(NOT_STARTED)
+        return DbtResult(-1 if exit_code is None else exit_code, read_results(target_path / "run_results.json"), errors)
+
+    def _send(self, command: object) -> TextIO:
+        reader, writer = os.pipe()
+        try:
+            socket.send_fds(self._control, [b"!"], [writer])
+            self._control.sendall(json.dumps(command).encode() + b"\n")
+        except OSError:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        return os.fdopen(reader, errors="replace")
+
+    def _answer(self) -> int | None:
+        with suppress(ConnectionError):
+            line = self._answers.readline()
+            return int(line) if line else None
+        return None
+
+    def _interrupt(self, pid: int | None, lines: TextIO) -> None:
+        # Not started yet: it will start, because the server has the command, and must not be left alone.
+        pid = pid or self._answer()
+        if pid is None:
+            return
+        _signal(pid, signal.SIGINT)
+        kill = threading.Timer(TERMINATION_SECONDS, _signal, (pid, signal.SIGKILL))
+        kill.start()
+        try:
+            # To the end: a dbt that nobody reads stands still.
+            while lines.readline():
+                pass
+            self._answer()
+        finally:
+            kill.cancel()
 
 
 class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -114,18 +140,20 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
     @contextmanager
     def session(self, adapter: str = "") -> Iterator[DbtSession]:
         """Start importing dbt, and the adapter's module where it is known, in a child process."""
-        server = subprocess.Popen(
-            [sys.executable, "-m", "lakehouse_analytics.dbt_server", adapter],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        try:
-            yield DbtSession(self, server)
-        finally:
-            server.communicate()  # closes its input, on which it ends
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                server = subprocess.Popen(
+                    [sys.executable, "-m", "lakehouse_analytics.dbt_server", str(theirs.fileno()), adapter],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            try:
+                yield DbtSession(self, ours)
+            finally:
+                with suppress(OSError):  # the server may be gone already
+                    ours.shutdown(socket.SHUT_RDWR)
+                server.wait()
 
     def flags(self, target_path: Path) -> dict[str, str]:
         """dbt's global options, as its environment variables."""
@@ -143,11 +171,8 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 def _event(line: str) -> tuple[str, str]:
     try:
-        event = json.loads(line)
-        for ours in (STARTED, EXIT):
-            if ours in event:
-                return ours, str(event[ours])
-        return str(event["info"]["level"]), str(event["info"]["msg"])
+        info = json.loads(line)["info"]
+        return str(info["level"]), str(info["msg"])
     except (ValueError, KeyError, TypeError):
         # Not dbt's JSON: a warning of Python or of an adapter's library.
         return "info", line
