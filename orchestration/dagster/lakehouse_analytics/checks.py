@@ -70,7 +70,8 @@ def _past(records: Iterable[object]) -> Iterable[Past]:
 def dbt_test_result(graph: Graph, test: DbtTest, result: NodeResult) -> dg.AssetCheckResult:
     """The check result of a dbt test that ran."""
     key = check_key(graph, test)
-    warned = result.status == "warn" or not test.blocking
+    # One that could not run says nothing of the data: an error, whatever its severity.
+    warned = result.status != "error" and (result.status == "warn" or not test.blocking)
     return dg.AssetCheckResult(
         asset_key=key.asset_key,
         check_name=key.name,
@@ -121,6 +122,22 @@ def row_count_results(
     if rules.drift:
         results.append(_drift_result(table, rules.drift, counts, history, now=now, zone=zone, accepted=accepted))
     return results
+
+
+def uncounted_results(table: Table, reason: str) -> list[dg.AssetCheckResult]:
+    """The same checks where the table could not be counted: failed, so that a retry looks at the table again."""
+    rules = table.contract.rows or UNSAID
+    severities = {ROW_COUNT: rules.severity} | ({DRIFT: rules.drift.severity} if rules.drift else {})
+    return [
+        dg.AssetCheckResult(
+            asset_key=asset_key(table),
+            check_name=name,
+            passed=False,
+            severity=_SEVERITY[severity],
+            description=f"cannot be counted: {reason}",
+        )
+        for name, severity in severities.items()
+    ]
 
 
 def _since_accepted(history: Iterable[Past]) -> Iterable[Past]:

@@ -23,13 +23,12 @@ main.add_command(ingest)
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="As in `lakehouse ingest`.")
 @click.option("--count", type=click.IntRange(min=1), help="As in `lakehouse ingest`.")
 @click.option("--seed", type=int, help="As in `lakehouse ingest`.")
-@click.option("--job", default="full_refresh", show_default=True, help="The Dagster job that builds.")
-def demo(config_path: Path | None, count: int | None, seed: int | None, job: str) -> None:
+def demo(config_path: Path | None, count: int | None, seed: int | None) -> None:
     """Ingest, build every layer through Dagster, print what happened."""
     from lakehouse_analytics import demo as demonstration
 
     with _plain_errors():
-        if not demonstration.run(config_path=config_path, count=count, seed=seed, job=job):
+        if not demonstration.run(config_path=config_path, count=count, seed=seed):
             sys.exit(1)
 
 
@@ -64,7 +63,10 @@ def schema(out: Path | None) -> None:
 
     text = json.dumps(editor_schema(), indent=2) + "\n"
     if out:
-        out.write_text(text)
+        try:
+            out.write_text(text)
+        except OSError as error:
+            raise click.ClickException(f"{out} cannot be written: {error.strerror}") from None
     else:
         click.echo(text, nl=False)
 

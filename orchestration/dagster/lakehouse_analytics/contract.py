@@ -170,6 +170,12 @@ class ModelContract(_Section):
             reported[name] = column
         return value
 
+    @property
+    def gates_by_rows(self) -> bool:
+        """Whether a row count, or its drift, stops what lies downstream."""
+        rows = self.rows
+        return bool(rows and "error" in (rows.severity, rows.drift and rows.drift.severity))
+
     def without_effect(self) -> list[str]:
         """Keys that are set, valid, and not acted upon by this version: the caller warns of them."""
         return [key for key in ("partition", "pool", "kubernetes", "maintenance") if getattr(self, key) is not None]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,19 @@ import yaml
 from lakehouse_analytics.settings import Settings
 
 STAMP = "lakehouse_fingerprint.json"
-#: What dbt reads when it parses. `.md` holds doc blocks, `.py` Python models.
+#: Folders that dbt reads when it parses, by their setting in dbt_project.yml, with dbt's defaults
+#: (https://docs.getdbt.com/reference/dbt_project.yml).
+_PATHS = {
+    "model-paths": ["models"],
+    "seed-paths": ["seeds"],
+    "test-paths": ["tests"],
+    "analysis-paths": ["analyses"],
+    "macro-paths": ["macros"],
+    "snapshot-paths": ["snapshots"],
+    "function-paths": ["functions"],
+    "docs-paths": [],
+}
 _PARSED = frozenset({".sql", ".yml", ".yaml", ".csv", ".md", ".py"})
-#: Folders at the top of a project that dbt writes; `models/logs` is somebody's models.
-_WRITTEN = frozenset({"target", "logs", "dbt_packages", "dbt_modules", "node_modules"})
-_WRITTEN_SETTINGS = ("target-path", "log-path", "packages-install-path")
 #: The command that makes a manifest; every message about one ends with it.
 PREPARE = "lakehouse manifest"
 
@@ -35,20 +42,26 @@ class ManifestError(RuntimeError):
 class DbtProject:
     """A dbt project and the target it is used with.
 
-    A manifest bakes in the names of one target's database: each target has its own `target_path`.
+    A manifest bakes in the name of one target's database (DuckDB's: the file's name without its ending), so that
+    each target has its own `target_path`, and another `database` makes it stale.
     """
 
     project_dir: Path
     profiles_dir: Path
     target: str
     target_path: Path
+    database: str = ""
 
     @classmethod
     def of(cls, settings: Settings) -> DbtProject:
-        """The project named by the environment. Paths become absolute."""
-        paths = (settings.dbt_project_dir, settings.profiles_dir, settings.target_path)
-        project_dir, profiles_dir, target_path = (path.expanduser().absolute() for path in paths)
-        return cls(project_dir, profiles_dir, settings.target, target_path)
+        """The project named by the environment."""
+        return cls(
+            settings.dbt_project_dir,
+            settings.profiles_dir,
+            settings.target,
+            settings.target_path,
+            settings.duckdb_path.stem,
+        )
 
     @property
     def manifest_path(self) -> Path:
@@ -72,14 +85,12 @@ class DbtProject:
 
     def sources(self) -> Iterator[Path]:
         """Every file that dbt may parse, in a stable order."""
-        configured = (self.configuration().get(setting) for setting in _WRITTEN_SETTINGS)
-        written = {self.project_dir / str(name) for name in (*_WRITTEN, *configured) if name}
-        for folder, folders, files in os.walk(self.project_dir):
-            here = Path(folder)
-            folders[:] = sorted(f for f in folders if here / f not in written and not f.startswith("."))
-            # A README is nobody's doc block: dbt reads `.md` in its resource folders only.
-            kinds = _PARSED - {".md"} if here == self.project_dir else _PARSED
-            yield from (here / name for name in sorted(files) if Path(name).suffix in kinds)
+        configuration = self.configuration()
+        folders = {name for setting, default in _PATHS.items() for name in configuration.get(setting) or default}
+        # Beside them the YAML files on top: the project, packages, selectors, profiles.
+        yield from sorted(path for path in self.project_dir.iterdir() if path.suffix in (".yml", ".yaml"))
+        found = {path for folder in folders for path in (self.project_dir / folder).rglob("*")}
+        yield from sorted(path for path in found if path.suffix in _PARSED and path.is_file())
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of every source file by relative path. Content, because images and checkouts reset times."""
@@ -90,7 +101,7 @@ class DbtProject:
         profiles = self.profiles_dir / "profiles.yml"
         if profiles.is_file() and not profiles.is_relative_to(self.project_dir):
             digests["profiles.yml"] = hashlib.sha256(profiles.read_bytes()).hexdigest()
-        return {**digests, "target": self.target}
+        return {**digests, "target": self.target, "LAKEHOUSE_DUCKDB_PATH": self.database}
 
     def changes(self) -> list[str] | None:
         """Files that differ from what the manifest was made of; None when there is no manifest."""
@@ -120,5 +131,8 @@ class DbtProject:
                 f"The manifest at {self.manifest_path} is stale: changed since it was made: {some}. "
                 f"Make it again: {PREPARE}"
             )
-        loaded: dict[str, Any] = json.loads(self.manifest_path.read_bytes())
+        try:
+            loaded: dict[str, Any] = json.loads(self.manifest_path.read_bytes())
+        except ValueError:
+            raise ManifestError(f"{self.manifest_path} cannot be read as JSON. Make it again: {PREPARE}") from None
         return loaded

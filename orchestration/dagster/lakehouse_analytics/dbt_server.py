@@ -13,10 +13,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
+import time
 from typing import Any
+
+#: Seconds between SIGINT, on which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
+TERMINATION_SECONDS = 25.0
+POLL_SECONDS = 0.05
 
 
 def main() -> None:
@@ -34,8 +40,25 @@ def main() -> None:
             if child == 0:
                 _become_dbt(command, output, control)
             os.close(output)
-            _, status = os.waitpid(child, 0)
-            control.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            control.sendall(f"{_wait(child, control)}\n".encode())
+
+
+def _wait(child: int, control: socket.socket) -> int:
+    """Wait for the command; stop it when whoever sent it is gone, so that it does not hold the database."""
+    stopping: float | None = None
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        # Readable while a command runs: the other end is closed.
+        gone = bool(select.select([control], [], [], POLL_SECONDS)[0])
+        if gone and stopping is None:
+            stopping = time.monotonic()
+            os.kill(child, signal.SIGINT)
+        elif stopping is not None:
+            time.sleep(POLL_SECONDS)
+            if time.monotonic() - stopping > TERMINATION_SECONDS:
+                os.kill(child, signal.SIGKILL)
 
 
 def _become_dbt(command: dict[str, Any], output: int, control: socket.socket) -> None:

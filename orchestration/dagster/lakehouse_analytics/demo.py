@@ -21,8 +21,10 @@ from lakehouse_analytics.ingest import IngestReport, run_ingest
 from lakehouse_analytics.prepare import prepare
 from lakehouse_analytics.settings import Settings
 
+JOB = "full_refresh"
 
-def run(*, config_path: Path | None, count: int | None, seed: int | None, job: str) -> bool:
+
+def run(*, config_path: Path | None, count: int | None, seed: int | None) -> bool:
     """Ingest, build and report.
 
     Returns:
@@ -43,14 +45,14 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None, job: s
         _title("Manifest: dbt parse")
         prepare(project, dbt_runner(settings, project), click.echo)
 
-    _title(f"Build: Dagster job {job}, bronze → silver → gold → metrics")
+    _title(f"Build: Dagster job {JOB}, bronze → silver → gold → metrics")
     # Imported late: loading the code location needs the manifest.
     from lakehouse_analytics.definitions import defs
 
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with contextlib.redirect_stdout(_Progress(sys.stdout)):
-        definition = defs().resolve_job_def(job)
+        definition = defs().resolve_job_def(JOB)
         result = definition.execute_in_process(instance=instance, run_config=quiet, raise_on_error=False)
 
     keys = sorted(definition.asset_layer.executable_asset_keys, key=_by_layer)

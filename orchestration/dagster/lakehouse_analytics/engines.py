@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.graph import Graph
 from lakehouse_analytics.resources.dbt import DbtRunner
@@ -21,7 +19,7 @@ def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
         profiles_dir=str(project.profiles_dir),
         target=project.target,
         target_path=str(project.target_path),
-        environment={"LAKEHOUSE_DUCKDB_PATH": str(_duckdb_path(settings))},
+        environment={"LAKEHOUSE_DUCKDB_PATH": str(settings.duckdb_path)},
     )
 
 
@@ -29,13 +27,14 @@ def engine(settings: Settings, graph: Graph) -> DuckDBResource:
     """Where row counts are asked.
 
     Raises:
-        SettingsError: the adapter is not supported, or LAKEHOUSE_DUCKDB_PATH is not the file of the profile.
+        SettingsError: the adapter is not supported, or LAKEHOUSE_DUCKDB_PATH has another name than the profile's
+            database.
     """
     if graph.adapter != "duckdb":
         raise SettingsError(
             f"dbt's adapter is {graph.adapter}; this version runs on duckdb (LAKEHOUSE_DBT_TARGET=local)."
         )
-    path = _duckdb_path(settings)
+    path = settings.duckdb_path
     databases = {str(table.node["database"]) for table in graph.tables.values()}
     if databases - {path.stem}:
         raise SettingsError(
@@ -48,7 +47,3 @@ def engine(settings: Settings, graph: Graph) -> DuckDBResource:
 def pool(graph: Graph) -> str | None:
     """The concurrency pool of everything that writes."""
     return DUCKDB_POOL if graph.adapter == "duckdb" else None
-
-
-def _duckdb_path(settings: Settings) -> Path:
-    return settings.duckdb_path.expanduser().absolute()

@@ -7,15 +7,16 @@ answers what is left to build. A failed gate blocks exactly the descendants of i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from lakehouse_analytics.graph import DbtTest, Graph, Table
-from lakehouse_analytics.run_results import NodeResult
+from lakehouse_analytics.run_results import DbtResult
 
 BUILT_STATUS = frozenset({"success"})
 EVALUATED_STATUS = frozenset({"pass", "warn", "fail", "error"})
 FAILED_STATUS = frozenset({"fail", "error"})
+FINE_STATUS = frozenset({"success", "pass", "warn"})
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Run:
         failed: Tables that dbt could not build, with dbt's message.
         gates: Tables and sources whose gate failed, with the reasons.
         built: Tables built by this run.
+        unevaluated: Tests that dbt should have evaluated and did not.
+        problems: What else went wrong, of no table in particular.
     """
 
     graph: Graph
@@ -37,6 +40,7 @@ class Run:
     gates: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     built: set[str] = field(default_factory=set)
     unevaluated: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
 
     def stages(self) -> list[tuple[list[Table], list[DbtTest]]]:
         """Tables and tests of each dbt invocation, in order."""
@@ -86,8 +90,17 @@ class Run:
         out = {*self.blocked, *self.failed}
         return [test for test in tests if not out.intersection(test.parents)]
 
-    def record(self, tables: Collection[Table], tests: Collection[DbtTest], results: Mapping[str, NodeResult]) -> None:
+    def record(self, tables: Collection[Table], tests: Collection[DbtTest], dbt: DbtResult) -> None:
         """Take in what dbt reported of a stage. What it should have reported and did not is a failure."""
+        results = dbt.nodes
+        bad = [unique_id for unique_id, node in results.items() if node.status not in FINE_STATUS]
+        if dbt.exit_code != 0 and all(unique_id.startswith("operation.") for unique_id in bad):
+            # A hook, or something that no node explains.
+            self.problems.append(f"dbt ended with exit code {dbt.exit_code}: {dbt.reason}")
+        asked = {table.unique_id for table in tables}
+        for unique_id in sorted(results.keys() & self.graph.tables.keys() - asked):
+            # dbt names tables by prefixes: what it built besides was neither planned nor gated.
+            self.failed[unique_id] = "dbt built it, and nobody asked it to: its name is that of a folder of models"
         for table in tables:
             result = results.get(table.unique_id)
             if result and result.status in BUILT_STATUS:
@@ -99,7 +112,8 @@ class Run:
                 self.failed[table.unique_id] = said
         for test in tests:
             result = results.get(test.unique_id)
-            if test.blocking and result and result.status in FAILED_STATUS:
+            # A test that could not run gates whatever its severity: nobody knows what it would have said.
+            if result and (result.status == "error" or (test.blocking and result.status in FAILED_STATUS)):
                 self.fail_gate(test.attached, f"{test.name}: {result.message or result.status}")
         for table in sorted(tables, key=lambda table: self.graph.order[table.unique_id]):
             result = results.get(table.unique_id)
@@ -119,7 +133,7 @@ class Run:
     @property
     def succeeded(self) -> bool:
         """Whether everything selected was built and no gate failed."""
-        return not self.failed and not any(self.gates.values()) and self.built == self.selected
+        return not (self.failed or any(self.gates.values()) or self.problems) and self.built == self.selected
 
     def summary(self) -> str:
         """What failed, what was blocked by what, and what was built; for a person."""
@@ -134,6 +148,7 @@ class Run:
             for table, culprits in sorted(self.blocked.items())
             if table not in self.built and table not in self.failed
         ]
+        lines += [f"✘ {problem}" for problem in self.problems]
         return "\n".join([*lines, f"{len(self.built)} of {len(self.selected)} tables were built."])
 
     def _name(self, unique_id: str) -> str:

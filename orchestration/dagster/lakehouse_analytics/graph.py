@@ -14,6 +14,12 @@ from typing import Any
 from lakehouse_analytics.contract import LAYERS, ModelContract, SourceContract
 
 Key = tuple[str, ...]
+Fqn = tuple[str, ...]
+
+
+def fqn_of(node: Mapping[str, Any]) -> Fqn:
+    """A node's fully qualified name, in the parts that dbt's selectors compare: a dot separates."""
+    return tuple(part for name in node["fqn"] for part in name.split("."))
 
 
 @dataclass(frozen=True)
@@ -28,9 +34,9 @@ class Table:
     parents: tuple[str, ...] = field(compare=False)  # tables and sources, through ephemeral models
 
     @property
-    def selector(self) -> str:
-        """How dbt's `--select` names it."""
-        return "fqn:" + ".".join(self.node["fqn"])
+    def fqn(self) -> Fqn:
+        """dbt's fully qualified name."""
+        return fqn_of(self.node)
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,9 @@ class DbtTest:
     node: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
-    def selector(self) -> str:
-        """How dbt's `--select` names it."""
-        return "fqn:" + ".".join(self.node["fqn"])
+    def fqn(self) -> Fqn:
+        """dbt's fully qualified name."""
+        return fqn_of(self.node)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Graph:
     adapter: str
     project_name: str
     warnings: tuple[str, ...] = ()
+    #: Names of every node that dbt's `--select` could mean.
+    selectable: tuple[Fqn, ...] = ()
     #: dbt groups and the e-mail address, or addresses, of who owns them.
     group_owners: Mapping[str, Any] = field(default_factory=dict)
 
@@ -105,15 +113,16 @@ class Graph:
     def ranks(self) -> Mapping[str, int]:
         """The stage each table belongs to.
 
-        A table's rank is its layer's place, or later when a parent of another layer ranks as high:
-        an edge between layers always crosses a stage, whatever the project's shape.
+        A table's rank is its layer's place, or later: an edge between layers always crosses a stage, whatever
+        the project's shape, and so does an edge from a table whose row count is a gate, because dbt knows
+        nothing of that one.
         """
         ranks: dict[str, int] = {}
         for unique_id in self.order:
             table = self.tables[unique_id]
             own = LAYERS.index(table.layer) if table.layer in LAYERS else 0
             above = (
-                ranks[parent] + (self.tables[parent].layer != table.layer)
+                ranks[parent] + (self.tables[parent].layer != table.layer or self.tables[parent].contract.gates_by_rows)
                 for parent in table.parents
                 if parent in self.tables
             )

@@ -12,8 +12,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lakehouse_analytics.contract import LAYERS, ContractError, ModelContract, SourceContract, deep_merge, parse
-from lakehouse_analytics.graph import DbtTest, Graph, Key, Source, Table
+from lakehouse_analytics.contract import (
+    LAYERS,
+    ContractError,
+    ModelContract,
+    SourceContract,
+    deep_merge,
+    is_owner,
+    parse,
+)
+from lakehouse_analytics.graph import DbtTest, Graph, Key, Source, Table, fqn_of
 from lakehouse_analytics.names import DRIFT, ROW_COUNT, check_name, key_part
 
 #: Group of models that no folder and no contract puts into a layer.
@@ -62,6 +70,12 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
                 f"{node['original_file_path']}: {node['name']} is in no layer and lands in group `{DEFAULT_LAYER}`; "
                 f"set meta.lakehouse.layer on it or on its folder in dbt_project.yml ({', '.join(LAYERS)})"
             )
+        wrong = [owner for owner in _listed(_dagster_meta(node).get("owners")) if not is_owner(owner)]
+        problems += [
+            f"{' or '.join(_files(node))}: {node['resource_type']} {node['name']}: meta.dagster.owners has {owner!r}: "
+            "expected an e-mail address or team:<name>"
+            for owner in wrong
+        ]
         for key in contract.without_effect():
             warnings.append(f"{node['original_file_path']}: meta.lakehouse.{key} has no effect in this version")
         key = (layer or DEFAULT_LAYER, _name(node))
@@ -77,6 +91,7 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
         adapter=manifest["metadata"].get("adapter_type") or "dbt",
         project_name=manifest["metadata"].get("project_name") or "",
         warnings=tuple(warnings),
+        selectable=tuple(fqn_of(node) for node in nodes.values() if node["resource_type"] in {*BUILT, "test"}),
         group_owners={
             group["name"]: (group.get("owner") or {}).get("email") for group in manifest.get("groups", {}).values()
         },
@@ -176,6 +191,14 @@ def _parents(node: Mapping[str, Any], nodes: Mapping[str, Any]) -> tuple[str, ..
     return tuple(u for u in found if u != node["unique_id"])
 
 
+def _dagster_meta(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (node["config"].get("meta") or {}).get("dagster") or {}
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value] if value is not None else []
+
+
 def _depends_on(node: Mapping[str, Any]) -> list[str]:
     return (node.get("depends_on") or {}).get("nodes") or []  # seeds have no `nodes`
 
@@ -185,7 +208,7 @@ def _test(node: Mapping[str, Any], nodes: Mapping[str, Any], graph: Graph) -> Db
     if not parents:
         return None
     # dagster-dbt's way to say whose check a singular test is: `meta: {dagster: {ref: {name: …}}}`.
-    said = ((node["config"].get("meta") or {}).get("dagster") or {}).get("ref") or {}
+    said = _dagster_meta(node).get("ref") or {}
     named = [
         parent
         for parent in parents

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import smtplib
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -12,8 +13,9 @@ from typing import Protocol
 
 from lakehouse_analytics.settings import Settings
 
-#: Seconds for each try at a webhook or mail server; a sensor tick has 60.
-TIMEOUT = 10.0
+#: Seconds for each try at a webhook or mail server: two notifiers with all their tries fit a sensor tick's 60.
+TIMEOUT = 5.0
+TRIES = 3
 #: Slack cuts a section's text at 3,000 characters (Block Kit reference).
 SLACK_TEXT = 2900
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
@@ -109,6 +111,23 @@ class SmtpNotifier:
             raise NotifyError(f"SMTP {self.host}:{self.port}: {type(error).__name__}; check LAKEHOUSE_SMTP_*") from None
         if refused:
             raise NotifyError(f"SMTP {self.host}:{self.port} refused {', '.join(refused)}; check LAKEHOUSE_SMTP_TO")
+
+
+def deliver(notifier: Notifier, alert: Alert) -> None:
+    """Send an alert, trying again after one and two seconds: the sensor passes each failure once.
+
+    Raises:
+        NotifyError: of the last try.
+    """
+    for attempt in range(1, TRIES + 1):
+        try:
+            notifier.send(alert)
+        except NotifyError:
+            if attempt == TRIES:
+                raise
+            time.sleep(attempt)
+        else:
+            return
 
 
 def notifiers(settings: Settings) -> list[Notifier]:

@@ -24,19 +24,25 @@ def prepare(project: DbtProject, dbt: DbtRunner, say: Callable[[str], None] = pr
     configuration = project.configuration()
     if not project.profiles_dir.joinpath("profiles.yml").is_file():
         raise ManifestError(f"There is no profiles.yml in {project.profiles_dir}: set LAKEHOUSE_DBT_PROFILES_DIR.")
-    fingerprint = project.fingerprint()
-    project.target_path.mkdir(parents=True, exist_ok=True)
+    try:
+        project.target_path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ManifestError(
+            f"{project.target_path} cannot be created ({error.strerror}): set LAKEHOUSE_DBT_TARGET_PATH."
+        ) from None
     with tempfile.TemporaryDirectory(prefix=".parse-", dir=project.target_path) as folder:
         fresh = Path(folder)
         if _packages_are_missing(project, str(configuration.get("packages-install-path", "dbt_packages"))):
             say("dbt deps")
             _run(project, dbt, ["deps"], fresh)
+        fingerprint = project.fingerprint()  # after `dbt deps`, which may write package-lock.yml
         say(f"dbt parse --target {project.target}")
         _run(project, dbt, ["parse", "--no-partial-parse"], fresh)
+        # The stamp goes first and comes last: without it the manifest counts as missing.
+        (project.target_path / STAMP).unlink(missing_ok=True)
         for name in ("partial_parse.msgpack", "manifest.json"):
             if (fresh / name).is_file():
                 os.replace(fresh / name, project.target_path / name)
-        # Last: without it the manifest counts as missing.
         (fresh / STAMP).write_text(json.dumps(fingerprint, indent=0, sort_keys=True))
         os.replace(fresh / STAMP, project.target_path / STAMP)
     return project.manifest_path

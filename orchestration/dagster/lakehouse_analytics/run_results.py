@@ -36,6 +36,13 @@ class DbtResult:
     exit_code: int
     nodes: Mapping[str, NodeResult]
     errors: Sequence[str] = field(default_factory=tuple)
+    #: The last lines that were not dbt's own: what Python or a library said before the end.
+    stray: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def reason(self) -> str:
+        """What dbt said of its end, or what was said last."""
+        return "\n".join(self.errors or self.stray) or "it said nothing; see the run's stdout"
 
     @property
     def crashed(self) -> bool:

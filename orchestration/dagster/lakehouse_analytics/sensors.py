@@ -1,5 +1,6 @@
 """Sensors: gold follows silver, and somebody hears of failed runs."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
@@ -9,7 +10,8 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 
 from lakehouse_analytics.graph import Graph, Table
-from lakehouse_analytics.notify import Alert, Notifier, NotifyError
+from lakehouse_analytics.jobs import TAGS
+from lakehouse_analytics.notify import Alert, Notifier, NotifyError, deliver
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key
 
 WILL_RETRY = "dagster/will_retry"
@@ -51,9 +53,9 @@ def gold_on_silver(graph: Graph) -> dg.SensorDefinition | None:
         if not stale:
             names = sorted({name for found in held.values() for name in found})
             return dg.SkipReason(f"Gates above gold are failed or not evaluated: {', '.join(names)}.")
-        # Named by the silver event that asks for it: asked once, whatever becomes of the run.
-        run_key = f"silver-{max(newest[key] for key in stale)}"
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=run_key, asset_selection=stale)])
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest(run_key=_run_key(stale, newest), asset_selection=stale, tags=TAGS)]
+        )
 
     return sensor
 
@@ -85,10 +87,17 @@ def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> d
     return sensor
 
 
+def _run_key(stale: Sequence[dg.AssetKey], newest: Mapping[dg.AssetKey, int]) -> str:
+    # What is asked for, and by which silver events: asked once, whatever becomes of the run. A smaller question
+    # after a run that built a part is another question.
+    asked = sorted(f"{key.to_user_string()}@{newest[key]}" for key in stale)
+    return "silver-" + hashlib.sha256(" ".join(asked).encode()).hexdigest()[:16]
+
+
 def _tell(notifiers: Sequence[Notifier], alert: Alert, context: dg.RunFailureSensorContext) -> Iterator[str]:
     for notifier in notifiers:
         try:
-            notifier.send(alert)
+            deliver(notifier, alert)
         except NotifyError as error:
             # The others must still hear of it.
             context.log.error(str(error))  # noqa: TRY400  # its traceback may hold a secret

@@ -107,6 +107,12 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("dbt_project_dir", "dbt_profiles_dir", "dbt_target_path", "duckdb_path", "connectors_dir")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        # One meaning in every process, whatever folder it was started in.
+        return value and repository_root() / value.expanduser()
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:

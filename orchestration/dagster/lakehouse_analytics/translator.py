@@ -193,4 +193,7 @@ def _freshness(table: Table, timezone: str) -> dg.FreshnessPolicy | None:
 
 
 def _automation(table: Table) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
-    return dg.AutomationCondition.eager() if table.contract.automation == "eager" else None
+    if table.contract.automation != "eager":
+        return None
+    # Gates hold here too: a run that does not select the failed table would not look at its gate.
+    return dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()

@@ -5,37 +5,29 @@ would abandon all of silver. Inside one op each stage is a dbt invocation of its
 gates, and what lies below a failed one is left out of the next stage.
 """
 
+import difflib
 import os
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 from pydantic import Field
 
-from lakehouse_analytics.checks import dbt_test_result, history_of, row_count_results
+from lakehouse_analytics.assets.counting import Answer, Counter, Engine
+from lakehouse_analytics.checks import dbt_test_result, history_of
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.gates import Run
 from lakehouse_analytics.graph import DbtTest, Graph, Table
 from lakehouse_analytics.messages import with_source_line
 from lakehouse_analytics.names import unique_metadata_key
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
-from lakehouse_analytics.row_counts import Counted, Counts, count_sql, read_counts
+from lakehouse_analytics.row_counts import Counts
+from lakehouse_analytics.selectors import select_args
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key, check_specs, table_spec
 
 Event = dg.MaterializeResult[Any] | dg.AssetCheckResult
 OP_NAME = "build"
-
-
-class Engine(Protocol):
-    """Where the tables are: asked for row counts, and whether dbt may write."""
-
-    def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        """Every row of one statement."""
-
-    def wait_until_free(self) -> None:
-        """Return when dbt may start, or raise with the reason why it cannot."""
 
 
 class BuildConfig(dg.Config):
@@ -89,15 +81,14 @@ class Build:
         self.graph, self.project, self.context = graph, project, context
         self.config, self.dbt, self.engine = config, dbt, engine
         self.zone = ZoneInfo(timezone)
-        self.history = history_of(context.instance)
         self.checks = context.selected_asset_check_keys
         selected = {
             table.unique_id for table in graph.tables.values() if asset_key(table) in context.selected_asset_keys
         }
         checked = {test.unique_id for test in graph.tests.values() if check_key(graph, test) in self.checks}
         self.run = Run(graph, frozenset(selected), frozenset(checked))
+        self.counter = Counter(engine, history_of(context.instance), accepted=self._accepted(), zone=ZoneInfo(timezone))
         self.evaluated: set[dg.AssetCheckKey] = set()
-        self.uncounted: set[str] = set()
 
     def events(self) -> Iterator[Event]:
         """Build stage by stage.
@@ -105,95 +96,76 @@ class Build:
         Raises:
             dg.Failure: something was not built, a gate failed, or a planned check was not evaluated.
         """
-        with self.dbt.session(self.graph.adapter) as dbt:
-            for tables, tests in self.run.stages():
-                yield from self._stage(dbt, self.run.buildable(tables), self.run.testable(tests))
+        # Checks asked for without their tables come first: a retry may select what lies below them.
         yield from self._counts_of_unbuilt()
+        stages = self.run.stages()
+        if stages:
+            with self.dbt.session(self.graph.adapter) as dbt:
+                for tables, tests in stages:
+                    yield from self._stage(dbt, self.run.buildable(tables), self.run.testable(tests))
         self._close()
 
     def _stage(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> Iterator[Event]:
         if not tables and not tests:
             return
-        layers = ", ".join(dict.fromkeys(table.layer for table in tables)) or "checks"
-        self.context.log.info(f"{layers}: {len(tables)} tables, {len(tests)} tests")
-        _say(f"== {layers}: {len(tables)} tables, {len(tests)} tests")
+        what = (
+            f"{', '.join(dict.fromkeys(t.layer for t in tables)) or 'checks'}: {len(tables)} tables, {len(tests)} tests"
+        )
+        self.context.log.info(what)
+        _say(f"== {what}")
         self.engine.wait_until_free()
-        # Unit tests guard the code, not the data: they run in CI.
-        command = [
-            "build" if tables else "test",
-            "--indirect-selection",
-            "empty",
-            "--exclude-resource-type",
-            "unit_test",
-        ]
-        if tables and self.config.full_refresh:
-            command.append("--full-refresh")
-        selection = ["--select", *(t.selector for t in tables), *(t.selector for t in tests)]
-        result = dbt.run([*command, *selection], self._log)
+        result = dbt.run(self._command(tables, tests), self._log)
         if result.crashed:
-            said = "\n".join(result.errors) or "it said nothing; see the run's stdout"
             raise dg.Failure(
-                f"dbt crashed (exit code {result.exit_code}) while building {layers}:\n{said}\n{self.run.summary()}",
+                f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
+                f"{result.reason}\n{self.run.summary()}",
                 allow_retries=False,
             )
-        self.run.record(tables, tests, result.nodes)
+        self.run.record(tables, tests, result)
         for unique_id in {table.unique_id for table in tables} & self.run.failed.keys():
             node = self.graph.tables[unique_id].node
             self.run.failed[unique_id] = with_source_line(self.run.failed[unique_id], node, self.project.project_dir)
         built = [table for table in tables if table.unique_id in self.run.built]
-        counted = self._count(built)
+        answers = self.counter.count(built)
         for table in built:
             seconds = result.nodes[table.unique_id].seconds
-            yield dg.MaterializeResult(
-                asset_key=asset_key(table), metadata=self._metadata(table, counted.get(table.unique_id), seconds)
-            )
+            metadata = _metadata(table, answers[table.unique_id], seconds)
+            yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
         for test in tests:
             outcome = result.nodes.get(test.unique_id)
             if outcome and outcome.status != "skipped":
                 yield from self._report(dbt_test_result(self.graph, test, outcome))
-        yield from self._judge(built, counted)
+        yield from self._judge(built, answers)
 
-    def _judge(self, tables: list[Table], counted: dict[str, Counts]) -> Iterator[Event]:
+    def _command(self, tables: list[Table], tests: list[DbtTest]) -> list[str]:
+        # Unit tests guard the code, not the data: they run in CI.
+        command = ["build" if tables else "test", "--exclude-resource-type", "unit_test"]
+        if tables and self.config.full_refresh:
+            command.append("--full-refresh")
+        wanted = [*(table.fqn for table in tables), *(test.fqn for test in tests)]
+        return [*command, "--indirect-selection", "empty", *select_args(wanted, self.graph.selectable)]
+
+    def _judge(self, tables: list[Table], answers: Mapping[str, Answer]) -> Iterator[Event]:
         for table in tables:
-            if table.unique_id not in counted:
-                continue  # the reason stands in the gate already
-            for verdict in row_count_results(
-                table,
-                counted[table.unique_id],
-                self.history,
-                now=datetime.now(UTC),
-                zone=self.zone,
-                accepted=table.node["name"] in self.config.accept_row_counts,
-            ):
+            for verdict in self.counter.judge(table, answers[table.unique_id]):
                 if not verdict.passed and verdict.severity == dg.AssetCheckSeverity.ERROR:
                     self.run.fail_gate(table.unique_id, f"{verdict.check_name}: {verdict.description}")
                 yield from self._report(verdict)
 
-    def _count(self, tables: list[Table]) -> dict[str, Counts]:
-        if not tables:
-            return {}
-        asked = [_asked(table) for table in tables]
-        try:
-            answers = read_counts(asked, self.engine.fetch_all(count_sql(asked)))
-            return dict(zip((table.unique_id for table in tables), answers, strict=True))
-        except Exception as error:
-            if len(tables) == 1:
-                [table] = tables
-                self.uncounted.add(table.unique_id)
-                self.run.fail_gate(table.unique_id, f"{ROW_COUNT}: cannot be counted: {str(error).strip()}")
-                return {}
-        # One statement for all; only where it fails, one a table to find out which it was.
-        return {unique_id: counts for table in tables for unique_id, counts in self._count([table]).items()}
-
     def _counts_of_unbuilt(self) -> Iterator[Event]:
-        # A check asked for alone, without its table.
-        wanted = [
-            table
-            for table in self.graph.tables.values()
-            if table.unique_id not in self.run.selected
-            and any(key.asset_key == asset_key(table) and key.name.startswith(ROW_COUNT) for key in self.checks)
-        ]
-        yield from self._judge(wanted, self._count(wanted))
+        counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)}
+        tables = self.graph.tables.values()
+        wanted = [t for t in tables if t.unique_id not in self.run.selected and asset_key(t) in counted]
+        yield from self._judge(wanted, self.counter.count(wanted))
+
+    def _accepted(self) -> list[str]:
+        known = {table.node["name"] for table in self.graph.tables.values()}
+        for name in self.config.accept_row_counts:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise dg.Failure(f"accept_row_counts: there is no model {name!r}{hint}", allow_retries=False)
+        return self.config.accept_row_counts
 
     def _report(self, result: dg.AssetCheckResult) -> Iterator[Event]:
         key = dg.AssetCheckKey(dg.AssetKey.from_coercible(result.asset_key or ""), result.check_name or "")
@@ -201,15 +173,6 @@ class Build:
         if key in self.checks:
             self.evaluated.add(key)
             yield result
-
-    def _metadata(self, table: Table, counts: Counts | None, seconds: float) -> dict[str, Any]:
-        metadata: dict[str, Any] = {"runtime_seconds": round(seconds, 3), "relation": table.node["relation_name"]}
-        if counts:
-            metadata["dagster/row_count"] = counts.rows
-            metadata |= {unique_metadata_key(column): n for column, n in counts.distinct.items()}
-            if counts.newest:
-                metadata["newest_event_time"] = dg.MetadataValue.timestamp(counts.newest)
-        return metadata
 
     def _close(self) -> None:
         summary = self.run.summary()
@@ -227,9 +190,8 @@ class Build:
         explained = {
             check_key(self.graph, t) for t in tests if t.unique_id in self.run.unevaluated or out & {*t.parents}
         }
-        # A table that was not built, or could not be counted, has no row count to judge.
-        tables = {*out, *self.uncounted} & self.graph.tables.keys()
-        keys = (asset_key(self.graph.tables[table]) for table in tables)
+        # A table that was not built has no row count to judge.
+        keys = (asset_key(self.graph.tables[table]) for table in out & self.graph.tables.keys())
         return explained | {dg.AssetCheckKey(key, name) for key in keys for name in (ROW_COUNT, DRIFT)}
 
     def _log(self, level: str, message: str) -> None:
@@ -244,7 +206,11 @@ def _say(message: str) -> None:
     print(message, flush=True)  # noqa: T201  # the run's stdout: dbt's own words, as they come
 
 
-def _asked(table: Table) -> Counted:
-    freshness = table.contract.freshness
-    event_time = (freshness and freshness.column) or table.node["config"].get("event_time")
-    return Counted(table.node["relation_name"], table.contract.distinct, event_time)
+def _metadata(table: Table, answer: Answer, seconds: float) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"runtime_seconds": round(seconds, 3), "relation": table.node["relation_name"]}
+    if isinstance(answer, Counts):
+        metadata["dagster/row_count"] = answer.rows
+        metadata |= {unique_metadata_key(column): n for column, n in answer.distinct.items()}
+        if answer.newest:
+            metadata["newest_event_time"] = dg.MetadataValue.timestamp(answer.newest)
+    return metadata

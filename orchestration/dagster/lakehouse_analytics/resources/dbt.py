@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,11 +23,11 @@ from typing import TextIO
 import dagster as dg
 from pydantic import Field
 
+from lakehouse_analytics.dbt_server import TERMINATION_SECONDS
 from lakehouse_analytics.run_results import DbtResult, read_results
 
-#: Seconds between SIGINT, on which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
-TERMINATION_SECONDS = 25.0
-
+#: The level of lines that are not dbt's own.
+STRAY = "stray"
 NOT_STARTED = "dbt could not be started: what it said stands in this process's error output"
 
 Log = Callable[[str, str], None]
@@ -44,7 +45,7 @@ class DbtSession:
 
         Args:
             args: The command and its options, such as `["build", "--select", "fqn:a.b"]`.
-            log: Called with dbt's level (debug, info, warn, error) and message, as they come.
+            log: Called with dbt's level (debug, info, warn, error, or stray for what is not dbt's) and message.
             target_path: For artifacts; default: a temporary folder, so that commands do not share one.
 
         Returns:
@@ -65,6 +66,7 @@ class DbtSession:
             "env": {**os.environ, **self._runner.environment, **self._runner.flags(target_path)},
         }
         errors: list[str] = []
+        stray: deque[str] = deque(maxlen=20)
         try:
             lines = self._send(command)
         except OSError:  # the server is gone before it took the command
@@ -77,6 +79,8 @@ class DbtSession:
                     level, message = _event(line.rstrip())
                     if level == "error":
                         errors.append(message)
+                    elif level == STRAY:
+                        stray.append(message)
                     if message:
                         log(level, message)
                 exit_code = self._answer()
@@ -85,7 +89,8 @@ class DbtSession:
                 raise
         if pid is None:
             errors.append(NOT_STARTED)
-        return DbtResult(-1 if exit_code is None else exit_code, read_results(target_path / "run_results.json"), errors)
+        nodes = read_results(target_path / "run_results.json")
+        return DbtResult(-1 if exit_code is None else exit_code, nodes, tuple(errors), tuple(stray))
 
     def _send(self, command: object) -> TextIO:
         reader, writer = os.pipe()
@@ -147,6 +152,7 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
                     [sys.executable, "-m", "lakehouse_analytics.dbt_server", str(theirs.fileno()), adapter],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # Ctrl-C reaches dbt once, from us
                 )
             try:
                 yield DbtSession(self, ours)
@@ -165,7 +171,7 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
             "DBT_LOG_FORMAT": "json",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
             "DBT_USE_COLORS": "false",
-            "PYTHONUNBUFFERED": "1",
+            **({"DBT_LOG_LEVEL": "debug"} if os.getenv("DEBUG") else {}),
         }
 
 
@@ -175,7 +181,7 @@ def _event(line: str) -> tuple[str, str]:
         return str(info["level"]), str(info["msg"])
     except (ValueError, KeyError, TypeError):
         # Not dbt's JSON: a warning of Python or of an adapter's library.
-        return "info", line
+        return STRAY, line
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

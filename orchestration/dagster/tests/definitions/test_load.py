@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,7 +13,10 @@ from typing import Any
 import dagster as dg
 import pytest
 from lakehouse_analytics.contract import LAYERS
-from lakehouse_analytics.settings import SettingsError
+from lakehouse_analytics.dbt_project import ManifestError
+from lakehouse_analytics.engines import engine
+from lakehouse_analytics.settings import Settings, SettingsError
+from manifests import medallion
 
 PROBE = """
 import json, sys
@@ -96,10 +100,17 @@ def test_a_wrong_environment_is_one_error(local: Any) -> None:
         broken.load()
 
 
-def test_a_database_other_than_the_profiles_is_an_error(local: Any) -> None:
+def test_another_database_makes_the_manifest_stale(local: Any) -> None:
     elsewhere = type(local)({**local.variables, "LAKEHOUSE_DUCKDB_PATH": "/data/other.duckdb"})
-    with pytest.raises(SettingsError, match=r"LAKEHOUSE_DUCKDB_PATH is /data/other\.duckdb"):
+    with pytest.raises(ManifestError, match=r"is stale: changed since it was made: LAKEHOUSE_DUCKDB_PATH"):
         elsewhere.load()
+
+
+def test_a_database_other_than_the_profiles_is_an_error(local: Any) -> None:
+    # As of a profile that does not read the variable.
+    graph = dataclasses.replace(medallion().graph(), adapter="duckdb")
+    with pytest.raises(SettingsError, match=r"LAKEHOUSE_DUCKDB_PATH is /data/other\.duckdb"):
+        engine(Settings(duckdb_path=Path("/data/other.duckdb")), graph)
 
 
 def test_the_trino_target_has_the_same_assets(local: Any, trino: Any) -> None:

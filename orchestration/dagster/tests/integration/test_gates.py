@@ -191,7 +191,7 @@ def test_a_dropped_table_is_healed_by_the_next_run(lakehouse: Lakehouse) -> None
 def test_a_column_that_is_not_there_fails_the_row_count_of_its_table_only(lakehouse: Lakehouse) -> None:
     lakehouse.files["models/bronze/bronze.yml"] = """
         models:
-          - {name: a, config: {meta: {lakehouse: {distinct: [ids]}}}}
+          - {name: a, config: {meta: {lakehouse: {rows: {min: 1}, distinct: [ids]}}}}
         """
     lakehouse.write()
     outcome = lakehouse.run()
@@ -200,6 +200,8 @@ def test_a_column_that_is_not_there_fails_the_row_count_of_its_table_only(lakeho
     assert outcome.metadata["bronze/b"]["dagster/row_count"] == 100
     assert "bronze/a failed its gate: row_count: cannot be counted" in outcome.failure
     assert '"ids"' in outcome.failure
+    assert outcome.checks["bronze/a:row_count"] is False
+    assert lakehouse.to_retry(outcome.run_id) == BELOW_A | {"bronze/a"}
 
 
 @pytest.fixture
@@ -232,3 +234,54 @@ def test_a_database_held_by_another_process_is_waited_for_then_named(
     assert "LAKEHOUSE_DUCKDB_LOCK_TIMEOUT" in outcome.failure
 
     assert lakehouse.run().success
+
+
+def test_a_failing_hook_fails_the_run(lakehouse: Lakehouse) -> None:
+    project = lakehouse.files["dbt_project.yml"].rstrip()
+    lakehouse.files["dbt_project.yml"] = project + '\n        on-run-end: "select * from no_such_table"\n'
+    lakehouse.write()
+    outcome = lakehouse.run(assets=["bronze/b"])
+
+    assert outcome.built == {"bronze/b"}
+    assert not outcome.success
+    assert "dbt ended with exit code 1" in outcome.failure
+    assert "no_such_table" in outcome.failure
+
+
+def test_a_row_count_gates_inside_a_layer_too(lakehouse: Lakehouse) -> None:
+    lakehouse.files["models/bronze/a2.sql"] = "select * from {{ ref('a') }}"
+    lakehouse.write()
+    lakehouse.sql("delete from raw.a")
+    outcome = lakehouse.run(assets=["bronze/a", "bronze/a2"])
+
+    assert outcome.built == {"bronze/a"}
+    assert "bronze/a2 was blocked by bronze/a" in outcome.failure
+
+
+def test_a_check_asked_for_without_its_table_gates_what_is_built_below_it(lakehouse: Lakehouse) -> None:
+    assert lakehouse.run().success
+    lakehouse.sql("delete from bronze.a")
+    checks = dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(["bronze", "a"]), "row_count"))
+    outcome = lakehouse.run(checks=checks | dg.AssetSelection.assets(["silver", "sa"]))
+
+    assert outcome.built == set()
+    assert outcome.checks["bronze/a:row_count"] is False
+    assert "silver/sa was blocked by bronze/a" in outcome.failure
+
+
+def test_a_model_named_like_a_folder_is_built_without_the_folder(lakehouse: Lakehouse) -> None:
+    lakehouse.files["models/bronze/a/extra.sql"] = "select 1 as x"
+    lakehouse.write()
+    outcome = lakehouse.run(assets=["bronze/a"])
+
+    assert outcome.success, outcome.failure
+    assert lakehouse.sql("select count(*) from information_schema.tables where table_name = 'extra'") == [(0,)]
+
+
+def test_a_misspelt_acceptance_names_the_nearest_model(lakehouse: Lakehouse) -> None:
+    lakehouse.files["models/bronze/orders.sql"] = "select 1 as x"
+    lakehouse.write()
+    outcome = lakehouse.run(assets=["bronze/orders"], config={"accept_row_counts": ["order"]})
+
+    assert outcome.built == set()
+    assert "there is no model 'order'; did you mean orders?" in outcome.failure

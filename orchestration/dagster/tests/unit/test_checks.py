@@ -55,7 +55,7 @@ def node(status: str, message: str = "", failures: int | None = None) -> NodeRes
         ("pass", "WARN", True, WARN),
         ("warn", "WARN", False, WARN),
         ("fail", "WARN", False, WARN),
-        ("error", "WARN", False, WARN),
+        ("error", "WARN", False, ERROR),
     ],
 )
 def test_a_dbt_test_becomes_a_check_result(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lakehouse_analytics.dbt_project import STAMP, DbtProject, ManifestError
-from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.settings import Settings, repository_root
 
 MANIFEST = {"metadata": {}, "nodes": {}}
 
@@ -155,7 +155,8 @@ def test_paths_of_the_environment_become_absolute(monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     project = DbtProject.of(Settings(dbt_project_dir=Path("p"), dbt_target_path=Path("~/t"), dbt_target="x"))
-    assert (project.project_dir, project.profiles_dir) == (tmp_path / "p", tmp_path / "p")
+    # Of the repository's root, not of the folder a process happens to be started in.
+    assert (project.project_dir, project.profiles_dir) == (repository_root() / "p", repository_root() / "p")
     assert project.manifest_path == tmp_path / "home" / "t" / "manifest.json"
     assert project.target == "x"
 
@@ -175,3 +176,14 @@ def test_profiles_outside_the_project_count(project: DbtProject, tmp_path: Path)
 
     (elsewhere / "profiles.yml").write_text("shop: {target: other}\n")
     assert project.changes() == ["profiles.yml"]
+
+
+def test_files_beside_the_dbt_folders_do_not_count(project: DbtProject) -> None:
+    write(project, "venv/lib/some.py", "x = 1")
+    write(project, "data/export.csv", "a,b")
+    assert project.changes() == []
+
+
+def test_another_database_is_stale(project: DbtProject) -> None:
+    other = DbtProject(project.project_dir, project.profiles_dir, "local", project.target_path, "other")
+    assert other.changes() == ["LAKEHOUSE_DUCKDB_PATH"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.gates import Run
 from lakehouse_analytics.graph import DbtTest, Graph, Table
-from lakehouse_analytics.run_results import NodeResult
+from lakehouse_analytics.run_results import DbtResult, NodeResult
 from manifests import PROJECT, Manifest, manifests, medallion
 
 
@@ -17,6 +17,11 @@ def model(name: str) -> str:
 
 def said(unique_id: str, status: str, message: str = "") -> NodeResult:
     return NodeResult(unique_id, status, message, 0.1, None, None)
+
+
+def dbt(nodes: dict[str, NodeResult]) -> DbtResult:
+    fine = all(node.status in ("success", "pass", "warn") for node in nodes.values())
+    return DbtResult(0 if fine else 1, nodes)
 
 
 def dbt_build(
@@ -40,7 +45,8 @@ def dbt_build(
                 status[test.unique_id] = "skipped"
             else:
                 status[test.unique_id] = outcome.get(test.unique_id, "pass")
-                if test.blocking and status[test.unique_id] in ("fail", "error"):
+                failed = status[test.unique_id]
+                if failed == "error" or (test.blocking and failed == "fail"):
                     failing.append(test)
 
     failing: list[DbtTest] = []
@@ -90,7 +96,7 @@ class Played:
         for planned_tables, planned_tests in self.run.stages():
             tables, tests = self.run.buildable(planned_tables), self.run.testable(planned_tests)
             self.handed.append(({t.unique_id for t in tables}, {t.unique_id for t in tests}))
-            self.run.record(tables, tests, dbt_build(graph, tables, tests, outcome or {}))
+            self.run.record(tables, tests, dbt(dbt_build(graph, tables, tests, outcome or {})))
             for table in tables:
                 if table.unique_id in self.run.built and table.unique_id in broken_counts:
                     self.run.fail_gate(table.unique_id, "row_count: the table is empty")
@@ -232,7 +238,7 @@ def test_a_dbt_that_reports_nothing_at_all_builds_nothing() -> None:
     graph = m.graph()
     run = Run(graph, frozenset(graph.tables))
     for tables, tests in run.stages():
-        run.record(run.buildable(tables), run.testable(tests), {})
+        run.record(run.buildable(tables), run.testable(tests), dbt({}))
     assert not run.succeeded
     assert set(run.failed) == {model("stg_a"), model("stg_b")}
     assert set(run.blocked) == set(graph.tables) - set(run.failed)
@@ -246,7 +252,7 @@ def test_a_skip_without_a_reason_is_a_failure_and_only_the_topmost_is_blamed() -
     graph = m.graph()
     run = Run(graph, frozenset(graph.tables))
     [(tables, tests)] = run.stages()
-    run.record(tables[::-1], tests, {u: said(u, "skipped") for u in graph.tables})
+    run.record(tables[::-1], tests, dbt({u: said(u, "skipped") for u in graph.tables}))
     assert set(run.failed) == {a}
     assert "dbt skipped it: no reason given" in run.failed[a]
     assert run.blocked == {model("b"): [a], model("c"): [a]}
@@ -341,7 +347,7 @@ def test_results_of_nodes_nobody_asked_for_change_nothing() -> None:
     graph = m.graph()
     run = Run(graph, frozenset({model("dim_b")}))
     [(tables, tests)] = run.stages()
-    run.record(tables, tests, {model("dim_b"): said(model("dim_b"), "success"), test: said(test, "fail")})
+    run.record(tables, tests, dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "fail")}))
     assert run.succeeded
 
 
@@ -459,6 +465,35 @@ def test_the_run_does_not_depend_on_the_order_in_which_dbt_reports(played: Playe
         for tables, tests in run.stages():
             given_tables, given_tests = run.buildable(tables), run.testable(tests)
             results = dbt_build(graph, given_tables, given_tests, dict.fromkeys(played.run.failed, "error"))
-            run.record(given_tables[::turn], given_tests[::turn], dict([*results.items()][::turn]))
+            run.record(given_tables[::turn], given_tests[::turn], dbt(dict([*results.items()][::turn])))
     assert forwards.blocked == backwards.blocked
     assert forwards.failed == backwards.failed
+
+
+def test_a_test_that_cannot_run_gates_whatever_its_severity() -> None:
+    m = medallion()
+    test = m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity="warn")
+    run = Played(m.graph(), {test: "error"}).run
+    assert model("stg_a") in run.gates
+    assert not run.succeeded
+
+
+def test_an_exit_code_that_no_node_explains_fails_the_run() -> None:
+    graph = medallion().graph()
+    run = Run(graph, frozenset({model("stg_a")}))
+    [(tables, tests)] = run.stages()
+    nodes = {model("stg_a"): said(model("stg_a"), "success")}
+    hook = "operation.shop.shop-on-run-end-0"
+    run.record(tables, tests, DbtResult(1, {**nodes, hook: said(hook, "error")}, errors=("permission denied",)))
+    assert run.built == {model("stg_a")}
+    assert not run.succeeded
+    assert "exit code 1: permission denied" in run.summary()
+
+
+def test_a_table_that_nobody_asked_for_is_a_failure() -> None:
+    graph = medallion().graph()
+    run = Run(graph, frozenset({model("stg_a")}))
+    [(tables, tests)] = run.stages()
+    run.record(tables, tests, dbt({u: said(u, "success") for u in (model("stg_a"), model("stg_b"))}))
+    assert not run.succeeded
+    assert "nobody asked" in run.summary()
