@@ -95,7 +95,7 @@ help: ## This text
 # uv goes into the project, so that a machine needs Python and make only.
 $(TOOLS)/bin/uv: $(CODE)/requirements-uv.lock
 	@echo "Installing uv into .tools (once)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …" or 0)'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
 	@$(PYTHON) -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check $(HASHES) -r $<
 	@touch $@

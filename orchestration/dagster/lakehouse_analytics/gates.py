@@ -16,7 +16,7 @@ from lakehouse_analytics.run_results import DbtResult
 BUILT_STATUS = frozenset({"success"})
 EVALUATED_STATUS = frozenset({"pass", "warn", "fail", "error"})
 FAILED_STATUS = frozenset({"fail", "error"})
-FINE_STATUS = frozenset({"success", "pass", "warn"})
+FINE_STATUS = frozenset({"success", "pass", "warn", "no-op"})
 
 
 @dataclass

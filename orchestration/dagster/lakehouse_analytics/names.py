@@ -31,3 +31,8 @@ def key_part(name: str) -> str:
 def check_name(name: str) -> str:
     """The name of an asset check."""
     return re.sub(r"[^A-Za-z0-9_.]", "_", name)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 table`, `2 tables`."""
+    return f"{number} {noun if number == 1 else plural(noun)}"

@@ -20,7 +20,7 @@ from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.gates import Run
 from lakehouse_analytics.graph import DbtTest, Graph, Table
 from lakehouse_analytics.messages import with_source_line
-from lakehouse_analytics.names import unique_metadata_key
+from lakehouse_analytics.names import counted, unique_metadata_key
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
 from lakehouse_analytics.row_counts import Counts
 from lakehouse_analytics.selectors import select_args
@@ -108,9 +108,8 @@ class Build:
     def _stage(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> Iterator[Event]:
         if not tables and not tests:
             return
-        what = (
-            f"{', '.join(dict.fromkeys(t.layer for t in tables)) or 'checks'}: {len(tables)} tables, {len(tests)} tests"
-        )
+        layers = ", ".join(dict.fromkeys(table.layer for table in tables)) or "checks"
+        what = f"{layers}: {counted(len(tables), 'table')}, {counted(len(tests), 'test')}"
         self.context.log.info(what)
         _say(f"== {what}")
         self.engine.wait_until_free()

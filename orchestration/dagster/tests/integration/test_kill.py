@@ -1,0 +1,131 @@
+"""A run that is killed half-way, or a table that is lost: the next run leaves what an undisturbed one leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+
+import duckdb
+import pytest
+
+from .daemon import Child, Lake, alive, dbt_below, new_lake, poll
+
+#: A run in a process of its own, as launchers start it; and as a person does, who may press Ctrl-C.
+RUN = ("dagster", "job", "execute", "-m", "lakehouse_analytics.definitions", "-j", "full_refresh")
+IN_SILVER = "START sql incremental model silver.dim_customer"
+LOST = {"gold/fct_orders", "silver/dim_customer"}
+
+
+class Scene:
+    """One lake whose database is reset to the raw tables, and what an undisturbed run makes of them."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+        self.raw = lake.root / "raw.duckdb"
+        shutil.copy(lake.database, self.raw)
+        self.children: list[Child] = []
+        assert self.run().wait() == 0, self.children[-1].tail()
+        self.undisturbed = lake.contents()
+
+    def reset(self) -> None:
+        lake = self.lake
+        lake.database.with_suffix(".duckdb.wal").unlink(missing_ok=True)
+        shutil.copy(self.raw, lake.database)
+
+    def run(self) -> Child:
+        child = Child(self.lake, self.lake.root / f"run-{len(self.children)}.log", *RUN)
+        self.children.append(child)
+        return child
+
+    def compare(self, child: Child) -> None:
+        """The run ends well, and the contents equal the undisturbed ones."""
+        assert child.wait() == 0, child.tail()
+        contents = self.lake.contents()
+        assert contents.keys() == self.undisturbed.keys()
+        different = [table for table, rows in self.undisturbed.items() if contents[table] != rows]
+        assert different == [], child.tail()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    root = tmp_path_factory.mktemp("kill")
+    leftovers = tmp_path_factory.mktemp("leftovers")  # of those killed, who cannot tidy up
+    made = Scene(new_lake(root, {"TMPDIR": str(leftovers)}))
+    yield made
+    for child in made.children:
+        child.stop()
+
+
+def test_an_undisturbed_run_fills_every_table(scene: Scene) -> None:
+    assert len(scene.undisturbed) == 11
+    assert {table: len(rows) - 1 for table, rows in scene.undisturbed.items() if len(rows) < 2} == {}
+
+
+def test_a_run_killed_with_its_dbt_in_silver_is_made_good_by_the_next(scene: Scene) -> None:
+    scene.reset()
+    child = scene.run()
+    child.wait_for(IN_SILVER)
+    dbt = dbt_below(child.process.pid)
+    assert dbt
+    child.kill_group()
+    assert child.wait() == -signal.SIGKILL
+    poll(lambda: not alive(dbt), seconds=10, what="dbt's end", because=child.tail)
+    assert "gold/fct_orders" not in scene.lake.contents()
+
+    scene.compare(scene.run())
+
+
+def test_a_run_killed_without_its_dbt_is_made_good_by_one_that_waits_for_the_orphan(scene: Scene) -> None:
+    scene.reset()
+    child = scene.run()
+    child.wait_for(IN_SILVER)
+    dbt = dbt_below(child.process.pid)
+    assert dbt
+    for process in dbt:
+        process.suspend()  # the orphan holds the database until it is let go
+    os.kill(child.process.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    with pytest.raises(duckdb.IOException, match="lock"):
+        duckdb.connect(str(scene.lake.database))
+
+    second = scene.run()
+    second.wait_for("bronze: 3 tables")  # from here on it needs the database
+    said = second.said
+    for process in alive(dbt):
+        process.resume()
+    scene.compare(second)
+    assert "START sql" not in said
+    assert alive(dbt) == []
+
+
+def test_lost_tables_are_missing_until_the_next_run(scene: Scene) -> None:
+    """A gold table, and an incremental silver one; the tests below interrupt that run, and then let it be."""
+    for table in LOST:
+        scene.lake.sql(f"drop table {table.replace('/', '.')}", write=True)
+    assert scene.undisturbed.keys() - scene.lake.contents().keys() == LOST
+
+
+@pytest.mark.parametrize(
+    "interrupt",
+    [
+        pytest.param(lambda child: child.kill_group(signal.SIGINT), id="ctrl-c"),
+        pytest.param(lambda child: child.process.terminate(), id="sigterm"),
+    ],
+)
+def test_an_interrupted_run_takes_its_dbt_along(scene: Scene, interrupt: Callable[[Child], None]) -> None:
+    child = scene.run()
+    child.wait_for("START sql table model bronze.")
+    dbt = dbt_below(child.process.pid)
+    assert dbt
+    interrupt(child)
+    assert child.wait(seconds=60) != 0
+    assert alive(dbt) == []
+    with duckdb.connect(str(scene.lake.database)):
+        pass  # nobody holds it
+
+
+def test_the_run_after_lost_tables_and_interruptions_leaves_what_an_undisturbed_one_leaves(scene: Scene) -> None:
+    assert scene.undisturbed.keys() - scene.lake.contents().keys() == LOST
+    scene.compare(scene.run())
