@@ -69,7 +69,7 @@ schema: $(RUNTIME) ## Rewrite the JSON Schema of meta.lakehouse for editors
 
 .PHONY: bench
 bench: $(DEV) ## Load time against stock dagster-dbt, side by side in one run
-	@python benchmarks/load.py
+	@python benchmarks/load.py $(ARGS)
 
 ##@ Keep it
 .PHONY: lock
