@@ -75,7 +75,6 @@ class Graph:
     tests: Mapping[str, DbtTest]
     exposures: Mapping[str, Mapping[str, Any]]
     adapter: str
-    project_name: str
     warnings: tuple[str, ...] = ()
     #: Names of every node that dbt's `--select` could mean.
     selectable: tuple[Fqn, ...] = ()

@@ -89,7 +89,6 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
         tests={},
         exposures=manifest["exposures"],
         adapter=manifest["metadata"].get("adapter_type") or "dbt",
-        project_name=manifest["metadata"].get("project_name") or "",
         warnings=tuple(warnings),
         selectable=tuple(fqn_of(node) for node in nodes.values() if node["resource_type"] in {*BUILT, "test"}),
         group_owners={
