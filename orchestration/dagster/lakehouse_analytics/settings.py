@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,12 +20,20 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from lakehouse_analytics.cron import is_cron
 
 PREFIX = "LAKEHOUSE_"
-ENVIRONMENTS = ("local", "prod")
+ENVIRONMENTS = ("local", "trino", "prod")
 #: Without a default that is right in production: each must be set when LAKEHOUSE_ENV=prod.
 REQUIRED_IN_PROD = ("trino_host", "trino_user", "trino_catalog", "timezone")
 
-Environment = Literal["local", "prod"]
-Target = Literal["local", "trino"]
+Environment = Literal["local", "trino", "prod"]
+AuthMethod = Literal["none", "password", "jwt", "certificate"]
+
+
+#: Ways to log in to Trino, by the setting that asks for one.
+LOG_INS: Mapping[str, AuthMethod] = {
+    "trino_password": "password",
+    "trino_jwt": "jwt",
+    "trino_client_certificate": "certificate",
+}
 
 
 class SettingsError(ValueError):
@@ -50,7 +60,10 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
     )
 
-    env: Environment = Field("local", description="`local` (embedded DuckDB) or `prod` (Trino).")
+    env: Environment = Field(
+        "local",
+        description="`local` (embedded DuckDB), `trino` (the local stack, by default) or `prod` (Trino, all named).",
+    )
     timezone: str = Field("UTC", description="IANA zone of schedules and partitions.")
     daily_refresh_cron: str = Field("0 2 * * *", description="Cron of the `daily_refresh` schedule.")
 
@@ -59,7 +72,7 @@ class Settings(BaseSettings):
     )
     dbt_profiles_dir: Path | None = Field(None, description="Folder of `profiles.yml`; default: the dbt project.")
     dbt_target: str | None = Field(
-        None, description="Target in `profiles.yml`; default: `local`, or `trino` when LAKEHOUSE_ENV=prod."
+        None, description="Target in `profiles.yml`; default: `local`, or `trino` when LAKEHOUSE_ENV is trino or prod."
     )
     dbt_target_path: Path | None = Field(
         None, description="Folder of the manifest; default: `target/<target>` in the dbt project."
@@ -78,12 +91,34 @@ class Settings(BaseSettings):
         description="Where `lakehouse ingest` keeps the isolated environments of Airbyte connectors.",
     )
 
-    trino_host: str | None = Field(None, description="Trino coordinator.")
+    trino_host: str = Field("localhost", description="Trino coordinator.")
     trino_port: int = Field(8080, ge=1, le=65535, description="Trino port.")
-    trino_user: str | None = Field(None, description="Trino user.")
-    trino_password: SecretStr | None = Field(None, description="Trino password; HTTPS only.")
-    trino_catalog: str | None = Field(None, description="Iceberg catalog in Trino.")
-    trino_http_scheme: Literal["http", "https"] = Field("http", description="`https` as soon as a password is set.")
+    trino_http_scheme: Literal["http", "https"] = Field("http", description="`https` for every kind of log-in.")
+    trino_user: str = Field("lakehouse", description="Trino user.")
+    trino_catalog: str = Field("lakehouse", description="Iceberg catalog in Trino.")
+    trino_password: SecretStr | None = Field(None, description="Trino password (password file or LDAP).")
+    trino_jwt: SecretStr | None = Field(None, description="JSON Web Token, instead of a password.")
+    trino_client_certificate: Path | None = Field(
+        None, description="Client certificate (PEM), instead of a password; with LAKEHOUSE_TRINO_CLIENT_KEY."
+    )
+    trino_client_key: Path | None = Field(None, description="Private key (PEM) of the client certificate.")
+    trino_ca_bundle: Path | None = Field(
+        None, description="Certificates (PEM) of a private CA; default: the machine's own."
+    )
+    trino_session_properties: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict, description="Session properties of every query, as a JSON object of strings."
+    )
+    trino_request_timeout: float = Field(30.0, gt=0, description="Seconds to wait for one HTTP answer of Trino.")
+    trino_start_timeout: float = Field(
+        120.0, ge=0, description="Seconds to wait for a Trino that is down or still starting."
+    )
+    trino_ui_url: str | None = Field(
+        None, description="Base of the links to queries; default: where Trino itself is asked."
+    )
+    iceberg_catalog: str | None = Field(
+        None, description="pyiceberg's name of the same catalog (PYICEBERG_CATALOG__<NAME>__*): faster row counts."
+    )
+    max_runtime: int = Field(21_600, ge=60, description="Seconds after which a run is ended; tokens must last longer.")
 
     notify: Annotated[tuple[Literal["log", "slack", "smtp"], ...], NoDecode] = Field(
         ("log",), description="Who hears of a failed run: comma-separated `log`, `slack`, `smtp`."
@@ -107,7 +142,18 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("dbt_project_dir", "dbt_profiles_dir", "dbt_target_path", "duckdb_path", "connectors_dir")
+    @field_validator("trino_session_properties", mode="before")
+    @classmethod
+    def _json(cls, value: object) -> object:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError('expected a JSON object such as {"query_max_run_time": "1h"}') from None
+
+    @field_validator(
+        "dbt_project_dir", "dbt_profiles_dir", "dbt_target_path", "duckdb_path", "connectors_dir",
+        "trino_client_certificate", "trino_client_key", "trino_ca_bundle",
+    )  # fmt: skip
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # One meaning in every process, whatever folder it was started in.
@@ -165,14 +211,39 @@ class Settings(BaseSettings):
             for name, why in wanted.items()
             if name not in self.model_fields_set or not getattr(self, name)
         ]
-        if self.trino_password and self.trino_http_scheme == "http":
-            missing.append("LAKEHOUSE_TRINO_HTTP_SCHEME: must be https, because LAKEHOUSE_TRINO_PASSWORD is set")
-        return missing
+        return missing + self._wrong_log_in()
+
+    def _wrong_log_in(self) -> list[str]:
+        problems = []
+        log_ins = [name for name in LOG_INS if getattr(self, name)]
+        if len(log_ins) > 1:
+            named = ", ".join(f"{PREFIX}{name.upper()}" for name in log_ins)
+            problems.append(f"{named}: one way to log in to Trino is enough; unset the others")
+        if log_ins and self.trino_http_scheme == "http":
+            problems.append(f"LAKEHOUSE_TRINO_HTTP_SCHEME: must be https, because {PREFIX}{log_ins[0].upper()} is set")
+        if bool(self.trino_client_certificate) != bool(self.trino_client_key):
+            lacking = "trino_client_key" if self.trino_client_certificate else "trino_client_certificate"
+            problems.append(f"{PREFIX}{lacking.upper()}: not set; a certificate and its key belong together")
+        for name in ("trino_ca_bundle", "trino_client_certificate", "trino_client_key"):
+            path = getattr(self, name)
+            if path and not os.access(path, os.R_OK):
+                problems.append(f"{PREFIX}{name.upper()}: {path} does not exist or cannot be read")
+        return problems
+
+    @cached_property
+    def trino_auth(self) -> AuthMethod:
+        """How Trino is told who we are."""
+        return next((method for name, method in LOG_INS.items() if getattr(self, name)), "none")
+
+    @cached_property
+    def on_trino(self) -> bool:
+        """Whether this environment's engine is Trino."""
+        return self.env != "local"
 
     @cached_property
     def target(self) -> str:
         """The dbt target in force."""
-        return self.dbt_target or ("trino" if self.env == "prod" else "local")
+        return self.dbt_target or ("trino" if self.on_trino else "local")
 
     @cached_property
     def profiles_dir(self) -> Path:

@@ -112,7 +112,7 @@ def test_a_demo_that_fails_says_why_and_exits_with_one(home: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("LAKEHOUSE_ENV", "prd", "LAKEHOUSE_ENV: expected one of: local, prod"),
+        ("LAKEHOUSE_ENV", "prd", "LAKEHOUSE_ENV: expected one of: local, trino, prod"),
         ("LAKEHOUSE_TIMEZONE", "Europe/Berln", "did you mean Europe/Berlin?"),
         ("LAKEHOUSE_DBT_PROJECT_DIR", "/nowhere", "/nowhere/dbt_project.yml does not exist"),
         ("DAGSTER_HOME", "/dev/null/home", "DAGSTER_HOME /dev/null/home is not writable"),

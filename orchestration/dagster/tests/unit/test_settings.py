@@ -58,7 +58,7 @@ def test_prod_with_all_it_needs_runs_on_trino(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("value", ["production", "Prod", "dev", "local "])
 def test_an_unknown_environment_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    assert mistakes(monkeypatch, LAKEHOUSE_ENV=value) == ["LAKEHOUSE_ENV: expected one of: local, prod"]
+    assert mistakes(monkeypatch, LAKEHOUSE_ENV=value) == ["LAKEHOUSE_ENV: expected one of: local, trino, prod"]
 
 
 def test_prod_lists_everything_missing_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +198,49 @@ def test_other_programs_variables_are_none_of_our_business(monkeypatch: pytest.M
 def test_a_password_is_never_sent_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
     [line] = mistakes(monkeypatch, LAKEHOUSE_TRINO_PASSWORD="tr1no-s3cret")
     assert line == "LAKEHOUSE_TRINO_HTTP_SCHEME: must be https, because LAKEHOUSE_TRINO_PASSWORD is set"
+
+
+def test_trino_by_default_is_the_local_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, LAKEHOUSE_ENV="trino")
+    assert (settings.target, settings.on_trino, settings.trino_auth) == ("trino", True, "none")
+    assert (settings.trino_host, settings.trino_catalog) == ("localhost", "lakehouse")
+
+
+@pytest.mark.parametrize(("name", "method"), [("PASSWORD", "password"), ("JWT", "jwt")])
+def test_what_is_set_says_how_to_log_in(monkeypatch: pytest.MonkeyPatch, name: str, method: str) -> None:
+    variables = {f"LAKEHOUSE_TRINO_{name}": "x", "LAKEHOUSE_TRINO_HTTP_SCHEME": "https"}
+    assert load(monkeypatch, **variables).trino_auth == method
+
+
+def test_a_client_certificate_needs_its_key_and_both_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
+    certificate.touch()
+    https = {"LAKEHOUSE_TRINO_HTTP_SCHEME": "https", "LAKEHOUSE_TRINO_CLIENT_CERTIFICATE": str(certificate)}
+    [line] = mistakes(monkeypatch, **https)
+    assert line.startswith("LAKEHOUSE_TRINO_CLIENT_KEY: not set")
+    [line] = mistakes(monkeypatch, LAKEHOUSE_TRINO_CLIENT_KEY=str(key))
+    assert line == f"LAKEHOUSE_TRINO_CLIENT_KEY: {key} does not exist or cannot be read"
+    key.touch()
+    assert load(monkeypatch).trino_auth == "certificate"
+
+
+def test_two_ways_to_log_in_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    [line] = mistakes(
+        monkeypatch,
+        LAKEHOUSE_TRINO_PASSWORD="s3cret",
+        LAKEHOUSE_TRINO_JWT="s3cret",
+        LAKEHOUSE_TRINO_HTTP_SCHEME="https",
+    )
+    assert line.startswith("LAKEHOUSE_TRINO_PASSWORD, LAKEHOUSE_TRINO_JWT: one way to log in")
+    assert "s3cret" not in line
+
+
+def test_session_properties_are_a_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "LAKEHOUSE_TRINO_SESSION_PROPERTIES"
+    assert load(monkeypatch, **{name: '{"a": "1"}'}).trino_session_properties == {"a": "1"}
+    for wrong in ("a=1", "[1]", '{"a": {}}'):
+        [line] = mistakes(monkeypatch, **{name: wrong})
+        assert line.startswith(name)
 
 
 def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
