@@ -1,8 +1,8 @@
 # `make help` lists what a person runs. Every target does its own set-up.
 SHELL       := /bin/bash
-# `.env`, where there is one, is read by every recipe; `-a` exports what it sets.
+# Read by every recipe; `-a` exports what it sets.
 .SHELLFLAGS := -aeu -o pipefail -c
-export BASH_ENV := $(wildcard $(CURDIR)/.env)
+export BASH_ENV := $(CURDIR)/infrastructure/local/env.sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -14,7 +14,6 @@ BIN     := $(VENV)/bin
 HASHES  := --require-hashes
 PORT    ?= 3000
 
-export DAGSTER_HOME ?= $(CURDIR)/.dagster_home
 export PATH := $(BIN):$(TOOLS)/bin:$(PATH)
 export DO_NOT_TRACK := 1
 export VIRTUAL_ENV := $(VENV)
@@ -35,6 +34,19 @@ dev: $(RUNTIME) ## The UI and the daemon on localhost:3000 (PORT=…); DEBUG=1 f
 .PHONY: manifest
 manifest: $(RUNTIME) ## Parse the dbt project after a change
 	@lakehouse manifest
+
+##@ Run the real engine
+.PHONY: stack-up
+stack-up: $(TOOLS)/bin/uv ## Trino, S3 and PostgreSQL on this machine, without Docker; then LAKEHOUSE_ENV=trino make demo
+	@PYTHON=$(PYTHON) infrastructure/local/stack.sh up
+
+.PHONY: stack-down
+stack-down: $(TOOLS)/bin/uv ## Stop them; their data stays
+	@PYTHON=$(PYTHON) infrastructure/local/stack.sh down
+
+.PHONY: stack-status
+stack-status: $(TOOLS)/bin/uv ## What runs, on which ports
+	@PYTHON=$(PYTHON) infrastructure/local/stack.sh status
 
 ##@ Guard it
 .PHONY: test
@@ -77,15 +89,18 @@ lock: $(DEV) ## Lock the dependencies anew: hashes, no registry address
 	cd $(CODE) && uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
 	cd $(CODE) && uv pip compile pyproject.toml --group dev $(LOCK_OPTIONS) -c requirements.lock -o requirements-dev.lock
 	cd connectors && uv pip compile faker.in $(LOCK_OPTIONS) -o faker.lock
+	cd infrastructure/local && uv pip compile requirements.in $(LOCK_OPTIONS) -o requirements.lock
 
 LOCK_OPTIONS := --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links --quiet
 
 .PHONY: clean
-clean: ## Remove environments, data, runs and caches
+clean: ## Remove environments, data, runs and caches; downloads outside the tree stay
+	@if [ -d .stack/run ] && [ -n "$$(ls .stack/run)" ]; then LAKEHOUSE_STACK_DIR=.stack infrastructure/local/stack.sh down; fi
+	rm -rf .stack
 	rm -rf .venv .tools .connectors .data .dagster_home dbt/target dbt/logs dbt/dbt_packages
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis $(CODE)/.mypy_cache $(CODE)/*.egg-info
-	find $(CODE) benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find $(CODE) benchmarks infrastructure -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help
 help: ## This text
