@@ -136,10 +136,14 @@ def select(source: str, table_columns: tuple[Column, ...], *, generation_id: int
     """  # noqa: S608  # names and literals are quoted
 
 
+def column_types(table_columns: tuple[Column, ...]) -> dict[str, str]:
+    """A table's columns with their types."""
+    return META | {column.name: column.type for column in table_columns}
+
+
 def table_definition(table_columns: tuple[Column, ...]) -> str:
     """The column list of CREATE TABLE."""
-    pairs = [*META.items(), *((column.name, column.type) for column in table_columns)]
-    return ", ".join(f"{identifier(name)} {kind}" for name, kind in pairs)
+    return ", ".join(f"{identifier(name)} {kind}" for name, kind in column_types(table_columns).items())
 
 
 def fingerprint(value: object) -> str:

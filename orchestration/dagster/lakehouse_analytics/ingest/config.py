@@ -46,7 +46,7 @@ class StreamConfig(_Strict):
 
     @property
     def table_name(self) -> str:
-        """The table in DuckDB."""
+        """The table."""
         return self.table or self.name
 
 

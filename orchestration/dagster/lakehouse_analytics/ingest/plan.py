@@ -10,12 +10,16 @@ from lakehouse_analytics.ingest.config import Connection, StreamConfig, SyncMode
 from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.protocol import Catalog, Stream, StreamKey, without_streams
 from lakehouse_analytics.ingest.report import Mode
-from lakehouse_analytics.ingest.state import Known
+from lakehouse_analytics.ingest.state import Known, Table
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """One stream. `key_columns` are set when rows are deduplicated; `settings` is compared by the next sync."""
+    """One stream. `key_columns` are set when rows are deduplicated; `settings` is compared by the next sync.
+
+    `unfinished_after` is set when the table holds rows of a sync that never ended: those of a greater sync_id are read
+    again now, and go.
+    """
 
     stream: Stream
     table: str
@@ -26,6 +30,7 @@ class StreamPlan:
     generation_id: int
     key_columns: tuple[str, ...]
     settings: dict[str, Any]
+    unfinished_after: int | None = None
 
     @property
     def replaces(self) -> bool:
@@ -46,11 +51,12 @@ class Plan:
         return {"streams": [_configured(plan, self.sync_id) for plan in self.streams.values()]}
 
 
-def make(connection: Connection, catalog: Catalog, known: Known, config: dict[str, Any]) -> Plan:
+def make(connection: Connection, catalog: Catalog, known: Known, config: dict[str, Any], *, anew: bool = False) -> Plan:
     """Decide for each configured stream.
 
     Args:
         config: the connector's config without secrets: when it changed, streams are read anew.
+        anew: all are, whatever is stored.
 
     Raises:
         IngestError: a stream the connector does not have, a missing primary key, a table that is not ours.
@@ -59,14 +65,14 @@ def make(connection: Connection, catalog: Catalog, known: Known, config: dict[st
     plans: dict[StreamKey, StreamPlan] = {}
     for wanted in connection.streams:
         stream = _find(connection, wanted, catalog)
-        plans[stream.key] = _plan(connection, wanted, stream, known, config)
-    anew = {key for key, plan in plans.items() if plan.replaces}
-    if known.shared and known.shared.get("type") != "GLOBAL" and anew and len(anew) < len(plans):
+        plans[stream.key] = _plan(connection, wanted, stream, known, config, anew=anew)
+    lost = {key for key, plan in plans.items() if plan.replaces}
+    if known.shared and known.shared.get("type") != "GLOBAL" and lost and len(lost) < len(plans):
         # A LEGACY state cannot be cut: what one stream loses, all lose.
-        return make(connection, catalog, Known(known.sync_id, {}, None, known.tables), config)
-    state = [stored.state for key, stored in known.streams.items() if key in plans and key not in anew and stored.state]
-    if known.shared and len(anew) < len(plans):
-        state.append(without_streams(known.shared, anew))
+        return make(connection, catalog, known, config, anew=True)
+    state = [stored.state for key, stored in known.streams.items() if key in plans and key not in lost and stored.state]
+    if known.shared and len(lost) < len(plans):
+        state.append(without_streams(known.shared, lost))
     return Plan(sync_id, plans, state)
 
 
@@ -84,7 +90,7 @@ def _find(connection: Connection, wanted: StreamConfig, catalog: Catalog) -> Str
 
 
 def _plan(
-    connection: Connection, wanted: StreamConfig, stream: Stream, known: Known, config: dict[str, Any]
+    connection: Connection, wanted: StreamConfig, stream: Stream, known: Known, config: dict[str, Any], *, anew: bool
 ) -> StreamPlan:
     columns = sql.columns(stream.json_schema)
     sync_mode: SyncMode = wanted.sync_mode or "incremental_append"
@@ -94,7 +100,7 @@ def _plan(
     settings = {"config": config, "sync_mode": sync_mode, "key": list(keys), "table": wanted.table_name}
     stored = known.streams.get(stream.key)
     table = known.tables.get(wanted.table_name.lower())
-    if table is not None and (stored is None or not set(sql.META) <= set(table)):
+    if table is not None and not _is_ours(table, connection.name, has_state=stored is not None):
         raise IngestError(
             f"{connection.schema_name}.{wanted.table_name} exists and was not written by source {connection.name}: it "
             f"would be replaced. Drop or rename it, or give stream {wanted.name!r} another 'table' in {connection.path}"
@@ -109,12 +115,29 @@ def _plan(
         reason = "full refresh" if stream.can_increment else "the connector cannot sync it incrementally"
     elif changed := _changes(stored.settings, settings):
         reason = f"{changed} changed"
-    elif retyped := [c.name for c in columns if c.name in table and table[c.name] != c.type]:
+    elif retyped := [c.name for c in columns if table.columns.get(c.name, c.type) != c.type]:
         reason = f"type of {', '.join(retyped)} changed"
+    elif table.generation_id > stored.generation_id:
+        # Its rows were replaced by a sync that did not live to store its state: the stored one is of rows now gone.
+        reason = "the last refresh did not end"
+    elif anew:
+        reason = "its state is one with that of another stream"
     else:
         mode = "incremental"
     generation = (stored.generation_id if stored else 0) + (mode != "incremental")
-    return StreamPlan(stream, wanted.table_name, columns, sync_mode, mode, reason, generation, keys, settings)
+    unfinished_after = None
+    if mode == "incremental" and stored and table and table.sync_id > stored.sync_id and not keys:
+        # Deduplicated rows need no care: the same records come again and replace themselves.
+        unfinished_after = stored.sync_id
+    return StreamPlan(
+        stream, wanted.table_name, columns, sync_mode, mode, reason, generation, keys, settings, unfinished_after
+    )
+
+
+def _is_ours(table: Table, source: str, *, has_state: bool) -> bool:
+    if not set(sql.META) <= set(table.columns):
+        return False
+    return table.source == source if table.source else has_state
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ class StreamReport:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """One sync. `connector` is the package, `source` the dbt source, `schema` the DuckDB schema."""
+    """One sync. `connector` is the package, `source` the dbt source, `schema` that of its tables."""
 
     connector: str
     version: str

@@ -1,11 +1,10 @@
-"""What a connector sends, kept beside the database until it is whole: NDJSON per stream, then Parquet.
+"""What a connector sends, kept on disk until it is whole: NDJSON per stream, then Parquet.
 
-So the database is open, and locked, only for the load; and a sync of any size needs little memory.
+So a destination is touched, and a DuckDB file locked, only for the load; and a sync of any size needs little memory.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -23,40 +22,41 @@ from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.process import Message, Messages
 from lakehouse_analytics.ingest.protocol import StreamKey, StreamStatus, state_key
 
+if TYPE_CHECKING:
+    import duckdb
+
 _SAY_EVERY = 2.0  # seconds
 _MEMORY = "1GB"
 
 
 @contextmanager
-def stage(database: Path, source: str) -> Iterator[Path]:
-    """A private folder beside the database, gone afterwards. One sync of a source at a time.
+def private_folder(parent: Path, source: str, *, where: str, into: str) -> Iterator[Path]:
+    """A private folder in `parent`, gone afterwards. One sync of a source at a time.
 
     Left-overs of a sync that was killed are removed here, by the next one.
+
+    Args:
+        parent: exists.
+        source: names the folder, and the lock.
+        where: the variable that decides on the folder, with its value.
+        into: what the source is synced into.
 
     Raises:
         IngestError: the folder cannot be written, or another process syncs this source.
     """
-    parent = database.parent
+    base = parent / f".ingest-{source}"
     try:
-        if not parent.exists():
-            # One level only: a missing disk must not be mistaken for an empty one.
-            parent.mkdir()
-        if database.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if database.exists() and not os.access(database, os.W_OK):
-            raise PermissionError(errno.EACCES, "the file is read-only")
-        base = parent / f".ingest-{source}"
         base.mkdir(mode=0o700, exist_ok=True)
         lock = (base / "lock").open("a+", encoding="utf-8")
     except OSError as error:
-        raise IngestError(f"LAKEHOUSE_DUCKDB_PATH={database}: cannot write in {parent}: {error.strerror}") from None
+        raise refuse(where, parent, error) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
-            raise IngestError(f"another sync of {source} into {database} is running (PID {holder})") from None
+            raise IngestError(f"another sync of {source} into {into} is running (PID {holder})") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -67,6 +67,11 @@ def stage(database: Path, source: str) -> Iterator[Path]:
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def refuse(where: str, parent: Path, error: OSError) -> IngestError:
+    """The error of a folder that cannot be written."""
+    return IngestError(f"{where}: cannot write in {parent}: {error.strerror}")
 
 
 @dataclass
@@ -96,12 +101,12 @@ class Staged:
 
 
 class Staging:
-    """Sorts a connector's messages: records to files, states and statuses to memory."""
+    """Sorts a connector's messages: records to files in `directory`, states and statuses to memory."""
 
     def __init__(self, directory: Path, keys: list[StreamKey], progress: Callable[[str], None]) -> None:
         self.streams = {key: Staged(index) for index, key in enumerate(keys)}
         self.shared_state: Message | None = None
-        self._directory = directory
+        self.directory = directory
         self._progress = progress
         self._said: float | None = None
         self._strangers: set[str] = set()
@@ -118,7 +123,7 @@ class Staging:
         except (ValidationError, KeyError, TypeError):
             raise IngestError("the connector sent a message that is not of the Airbyte protocol") from None
         except OSError as error:
-            raise IngestError(f"cannot keep the connector's records in {self._directory}: {error.strerror}") from None
+            raise IngestError(f"cannot keep the connector's records in {self.directory}: {error.strerror}") from None
         finally:
             for staged in self.streams.values():
                 if staged.file:
@@ -157,7 +162,7 @@ class Staging:
 
     def _keep(self, staged: Staged, line: bytes) -> None:
         if staged.file is None:
-            staged.file = (self._directory / f"{staged.index}.ndjson").open("wb", buffering=1 << 20)
+            staged.file = (self.directory / f"{staged.index}.ndjson").open("wb", buffering=1 << 20)
         staged.file.write(line if line.endswith(b"\n") else line + b"\n")
         staged.rows += 1
         staged.size += len(line)
@@ -176,20 +181,36 @@ class Staging:
 
 
 def to_parquet(directory: Path, staged: Staged, query_of: Callable[[str], str]) -> None:
-    """Types a stream's records, outside the lakehouse file. `query_of` turns a source into a query."""
+    """Types a stream's records, outside the destination. `query_of` turns a source into a query.
+
+    Raises:
+        IngestError: DuckDB gave up, for memory or disk.
+    """
     import duckdb
 
     if not staged.rows:
         return
     ndjson, parquet = directory / f"{staged.index}.ndjson", directory / f"{staged.index}.parquet"
     shape = {"record": "STRUCT(data JSON, emitted_at DOUBLE, meta STRUCT(changes " + sql.CHANGES + "))"}
-    options: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": str(directory / "spill")}
-    with duckdb.connect(config=options) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with scratch(directory) as connection:
         source = (
             f"read_json({sql.literal(str(ndjson))}, format = 'newline_delimited', columns = {shape}, "
             f"maximum_object_size = {max(staged.longest + 1, 1 << 24)})"
         )
-        connection.execute(f"COPY ({query_of(source)}) TO {sql.literal(str(parquet))} (FORMAT parquet)")
+        try:
+            connection.execute(f"COPY ({query_of(source)}) TO {sql.literal(str(parquet))} (FORMAT parquet)")
+        except duckdb.Error as error:
+            words = str(error).strip().splitlines()[0]
+            raise IngestError(f"the records cannot be typed, nothing was changed: {words}") from error
     ndjson.unlink()
     staged.parquet = parquet
+
+
+def scratch(directory: Path) -> duckdb.DuckDBPyConnection:
+    """DuckDB as a tool, without a database: in UTC, its memory bounded, spilling into the private folder."""
+    import duckdb
+
+    options: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": str(directory / "spill")}
+    connection = duckdb.connect(config=options)
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection

@@ -1,26 +1,21 @@
 """What the lakehouse knows of a source: the connector's state, generations, and the tables as they stand.
 
-Kept in `<schema>._airbyte_state`, in the same file as the data and written in the same transaction.
+Kept in `<schema>._airbyte_state`, beside the data.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lakehouse_analytics.ingest.columns import identifier
 from lakehouse_analytics.ingest.protocol import StreamKey
 
 if TYPE_CHECKING:
-    import duckdb
+    from lakehouse_analytics.ingest.plan import Plan
+    from lakehouse_analytics.ingest.staging import Staging
 
 TABLE = "_airbyte_state"
-_DEFINITION = (
-    "source VARCHAR NOT NULL, namespace VARCHAR, stream VARCHAR, generation_id BIGINT, sync_id BIGINT NOT NULL, "
-    "settings VARCHAR, state VARCHAR, updated_at TIMESTAMP WITH TIME ZONE NOT NULL"
-)
 
 
 @dataclass(frozen=True)
@@ -30,79 +25,72 @@ class StreamState:
     generation_id: int
     settings: dict[str, Any]
     state: dict[str, Any] | None
+    sync_id: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it stands.
+
+    Args:
+        columns: name to type, as DuckDB names types, in the table's order.
+        source: who wrote it last, where the table itself says so; else only the stored state tells.
+        sync_id, generation_id: of that load. Beyond those of the stored state, the sync that wrote them never ended.
+    """
+
+    columns: dict[str, str]
+    source: str | None = None
+    sync_id: int = 0
+    generation_id: int = 0
 
 
 @dataclass
 class Known:
-    """All that is stored of a source. `tables`: name in lower case to its columns and their types."""
+    """All that is stored of a source. `sync_id` is the last of any source; `tables` go by name in lower case."""
 
     sync_id: int = 0
     streams: dict[StreamKey, StreamState] = field(default_factory=dict)
     shared: dict[str, Any] | None = None
-    tables: dict[str, dict[str, str]] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
 
 
-def read(database: Path, timeout: float, schema: str, source: str) -> Known:
-    """What is stored; empty for a new file. Raises `DatabaseError` as `connect` does."""
-    from lakehouse_analytics.database import connect
+@dataclass(frozen=True)
+class Row:
+    """A row of the state table. Without `stream` it holds the state of the whole source."""
 
-    known = Known()
-    if not database.is_file():
-        return known
-    with connect(database, read_only=True, timeout=timeout) as connection:
-        for table, column, kind in connection.execute(
-            "SELECT table_name, column_name, data_type FROM duckdb_columns() "
-            "WHERE lower(schema_name) = lower(?) AND database_name = current_database() ORDER BY column_index",
-            [schema],
-        ).fetchall():
-            known.tables.setdefault(table.lower(), {})[column] = kind
-        if TABLE not in known.tables:
-            return known
-        name = f"{identifier(schema)}.{TABLE}"
-        row = connection.execute(f"SELECT max(sync_id) FROM {name}").fetchone()  # noqa: S608
-        known.sync_id = (row[0] if row else None) or 0
-        for namespace, stream, generation, settings, state in connection.execute(
-            f"SELECT namespace, stream, generation_id, settings, state FROM {name} WHERE source = ?",  # noqa: S608
-            [source],
-        ).fetchall():
-            content = json.loads(state) if state else None
-            if stream is None:
-                known.shared = content
-            else:
-                known.streams[(namespace, stream)] = StreamState(generation, json.loads(settings), content)
-    return known
+    namespace: str | None
+    stream: str | None
+    generation_id: int | None
+    sync_id: int
+    settings: str | None
+    state: str | None
 
 
-def write(
-    connection: duckdb.DuckDBPyConnection,
-    schema: str,
-    source: str,
-    *,
-    sync_id: int,
-    streams: dict[StreamKey, StreamState],
-    shared: dict[str, Any] | None,
-) -> None:
-    """Replace what is stored of these streams, inside the caller's transaction."""
-    name = f"{identifier(schema)}.{TABLE}"
-    connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({_DEFINITION})")
-    rows: list[list[Any]] = [
-        [
-            source,
-            key[0],
-            key[1],
-            s.generation_id,
-            sync_id,
-            json.dumps(s.settings),
-            json.dumps(s.state) if s.state else None,
-        ]
-        for key, s in streams.items()
-    ]
-    for key in streams:
-        connection.execute(
-            f"DELETE FROM {name} WHERE source = ? AND namespace IS NOT DISTINCT FROM ? AND stream = ?",  # noqa: S608
-            [source, *key],
-        )
-    connection.execute(f"DELETE FROM {name} WHERE source = ? AND stream IS NULL", [source])  # noqa: S608
-    if shared:
-        rows.append([source, None, None, None, sync_id, None, json.dumps(shared)])
-    connection.executemany(f"INSERT INTO {name} VALUES (?, ?, ?, ?, ?, ?, ?, now())", rows)  # noqa: S608
+def take(known: Known, rows: list[Row]) -> None:
+    """Notes a source's stored rows in `known`."""
+    for row in rows:
+        content = json.loads(row.state) if row.state else None
+        if row.stream is None:
+            known.shared = content
+        else:
+            settings = json.loads(row.settings or "{}")
+            known.streams[(row.namespace, row.stream)] = StreamState(
+                row.generation_id or 0, settings, content, row.sync_id
+            )
+
+
+def following(plan: Plan, staging: Staging, known: Known) -> list[Row]:
+    """The rows that a finished sync leaves: one for each of its streams, and the shared state where there is one."""
+    rows = []
+    for key, stream in plan.streams.items():
+        state = staging.streams[key].state
+        if stream.sync_mode == "full_refresh_overwrite":
+            state = None
+        elif state is None and not stream.replaces:
+            # Nothing new was said: the connector's word still holds.
+            state = known.streams[key].state
+        settings, text = json.dumps(stream.settings), json.dumps(state) if state else None
+        rows.append(Row(key[0], key[1], stream.generation_id, plan.sync_id, settings, text))
+    if shared := staging.shared_state or known.shared:
+        rows.append(Row(None, None, None, plan.sync_id, None, json.dumps(shared)))
+    return rows

@@ -14,13 +14,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.ingest import columns as sql
-from lakehouse_analytics.ingest import environment, plan, secrets, state
+from lakehouse_analytics.ingest import destination as destinations
+from lakehouse_analytics.ingest import environment, plan, secrets
 from lakehouse_analytics.ingest.config import Connection, load, nearest
+from lakehouse_analytics.ingest.destination import Destination
 from lakehouse_analytics.ingest.errors import IngestError
-from lakehouse_analytics.ingest.load import load as load_staged
 from lakehouse_analytics.ingest.process import Connector
 from lakehouse_analytics.ingest.report import IngestReport, StreamReport
-from lakehouse_analytics.ingest.staging import Staging, stage, to_parquet
+from lakehouse_analytics.ingest.staging import Staging, to_parquet
 
 if TYPE_CHECKING:
     from lakehouse_analytics.settings import Settings
@@ -31,34 +32,23 @@ DEFAULT = Path("connectors") / "faker.yaml"
 
 def sync(settings: Settings, config_path: Path | None, overrides: dict[str, int], progress: Progress) -> IngestReport:
     """See `run_ingest`."""
-    import duckdb
-
-    from lakehouse_analytics.database import DatabaseError
     from lakehouse_analytics.settings import repository_root
 
     connection = load(config_path or repository_root() / DEFAULT)
-    database = settings.duckdb_path.absolute()
-    with _ended_by_signal():
-        try:
-            with stage(database, connection.name) as directory:
-                installed = environment.ensure(connection, settings.connectors_dir, progress)
-                connector = Connector(connection.connector.executable, installed.command, directory, progress)
-                spec = _spec(connector, installed.directory)
-                return _sync(
-                    connection=connection,
-                    connector=connector,
-                    spec=spec,
-                    overrides=overrides,
-                    directory=directory,
-                    database=database,
-                    settings=settings,
-                    progress=progress,
-                )
-        except DatabaseError as error:
-            raise IngestError(str(error)) from None
-        except duckdb.Error as error:
-            first = str(error).strip().splitlines()[0]
-            raise IngestError(f"{database}: nothing was changed: {first}") from error
+    destination = destinations.of(settings)
+    with _ended_by_signal(), destination.stage(connection) as directory:
+        installed = environment.ensure(connection, settings.connectors_dir, progress)
+        connector = Connector(connection.connector.executable, installed.command, directory, progress)
+        spec = _spec(connector, installed.directory)
+        return _sync(
+            connection=connection,
+            connector=connector,
+            spec=spec,
+            overrides=overrides,
+            directory=directory,
+            destination=destination,
+            progress=progress,
+        )
 
 
 def _sync(
@@ -68,15 +58,13 @@ def _sync(
     spec: dict[str, Any],
     overrides: dict[str, int],
     directory: Path,
-    database: Path,
-    settings: Settings,
+    destination: Destination,
     progress: Progress,
 ) -> IngestReport:
     config = _configured(connection, spec, overrides)
     public, hidden = secrets.split(spec, config)
     connector.redact = secrets.Redactor(hidden)
-    timeout = settings.duckdb_lock_timeout
-    known = state.read(database, timeout, connection.schema_name, connection.name)
+    known = destination.read(connection)
     planned = plan.make(connection, connector.discover(config), known, public)
     for stream in planned.streams.values():
         progress(f"{stream.stream.name}: {stream.mode}" + (f", because {stream.reason}" if stream.reason else ""))
@@ -92,7 +80,7 @@ def _sync(
             partial(_query, columns=stream.columns, generation_id=stream.generation_id, sync_id=planned.sync_id),
         )
         staging.streams[key].ended += time.monotonic() - started
-    totals = load_staged(database, timeout, connection=connection, plan=planned, staging=staging, known=known)
+    totals = destination.load(connection, planned, staging, known)
     return IngestReport(
         connector=connection.connector.package,
         version=connection.connector.version,

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lakehouse_analytics.ingest import IngestError, state
+from lakehouse_analytics.ingest import IngestError, duckdb_file
 
-from .conftest import ID, Lake
+from .conftest import ID, KINDS, Lake
+
+LAKES = KINDS
 
 COMPLETE = {"status": ["users", "COMPLETE"]}
 GOOD = [{"record": ["users", {"id": 1}]}, {"state": ["users", 1]}, COMPLETE]
@@ -52,7 +54,7 @@ def test_a_connector_that_fails_leaves_the_last_good_data(
         lake.run()
     assert "\n" not in str(caught.value)
     assert (lake.query("FROM raw.users"), lake.query("FROM raw._airbyte_state")) == before
-    assert not (lake.database.parent / ".ingest-fake" / "work").exists()
+    assert not lake.work.exists()
 
 
 def test_lines_that_are_no_messages_are_passed_on(lake: Lake) -> None:
@@ -63,22 +65,22 @@ def test_lines_that_are_no_messages_are_passed_on(lake: Lake) -> None:
     assert "Passing over stream strangers, which was not asked for" in lake.lines
 
 
-def test_a_load_that_fails_is_rolled_back(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_that_fails_is_rolled_back(duckdb_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     import duckdb
 
-    lake.scenario(schemas={"users": ID}, steps=GOOD)
-    lake.run()
+    duckdb_lake.scenario(schemas={"users": ID}, steps=GOOD)
+    duckdb_lake.run()
 
     def fail(*_: object, **__: object) -> None:
         raise duckdb.IOException("disk full")
 
-    lake.scenario(schemas={"users": ID}, steps=[*MORE, COMPLETE])
+    duckdb_lake.scenario(schemas={"users": ID}, steps=[*MORE, COMPLETE])
     with monkeypatch.context() as patch:
-        patch.setattr(state, "write", fail)
+        patch.setattr(duckdb_file, "_write_state", fail)
         with pytest.raises(IngestError, match="nothing was changed: disk full"):
-            lake.run()
-    assert lake.column("SELECT id FROM raw.users") == [1]
-    assert lake.run().streams[0].rows_total == 2
+            duckdb_lake.run()
+    assert duckdb_lake.column("SELECT id FROM raw.users") == [1]
+    assert duckdb_lake.run().streams[0].rows_total == 2
 
 
 def test_values_of_the_wrong_type_become_null_and_are_listed(lake: Lake) -> None:
@@ -117,40 +119,42 @@ def test_a_secret_cut_off_with_its_line_is_masked(lake: Lake) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_a_locked_database_is_named_with_its_holder(lake: Lake) -> None:
-    lake.scenario(schemas={"users": ID}, steps=GOOD)
-    lake.run()
-    program = f"import duckdb,time; c=duckdb.connect({str(lake.database)!r}); print(1, flush=True); time.sleep(60)"
+def test_a_locked_database_is_named_with_its_holder(duckdb_lake: Lake) -> None:
+    duckdb_lake.scenario(schemas={"users": ID}, steps=GOOD)
+    duckdb_lake.run()
+    program = (
+        f"import duckdb,time; c=duckdb.connect({str(duckdb_lake.database)!r}); print(1, flush=True); time.sleep(60)"
+    )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
         try:
-            with pytest.raises(IngestError, match=re.escape(str(lake.database))) as caught:
-                lake.run()
+            with pytest.raises(IngestError, match=re.escape(str(duckdb_lake.database))) as caught:
+                duckdb_lake.run()
         finally:
             holder.kill()
     assert f"PID {holder.pid}" in str(caught.value)
 
 
 def test_a_second_sync_at_the_same_time_is_refused(lake: Lake) -> None:
-    from lakehouse_analytics.ingest.staging import stage
+    from lakehouse_analytics.ingest import config, destination
 
-    lake.database.parent.mkdir()
+    lake.write()
     with (
-        stage(lake.database, "fake"),
+        destination.of(lake.settings).stage(config.load(lake.config_path)),
         pytest.raises(IngestError, match=rf"another sync of fake .*PID {os.getpid()}"),
     ):
         lake.run()
 
 
 @pytest.mark.parametrize("place", ["file/lakehouse.duckdb", "absent/folder/lakehouse.duckdb", "folder"])
-def test_a_path_that_cannot_be_written_names_its_variable(lake: Lake, place: str) -> None:
-    (lake.root / "file").touch()
-    (lake.root / "folder").mkdir()
-    lake.settings = lake.settings.model_copy(update={"duckdb_path": lake.root / place})
+def test_a_path_that_cannot_be_written_names_its_variable(duckdb_lake: Lake, place: str) -> None:
+    (duckdb_lake.root / "file").touch()
+    (duckdb_lake.root / "folder").mkdir()
+    duckdb_lake.settings = duckdb_lake.settings.model_copy(update={"duckdb_path": duckdb_lake.root / place})
     with pytest.raises(IngestError, match=r"LAKEHOUSE_DUCKDB_PATH=.*: cannot write in"):
-        lake.run()
-    assert not (lake.root / "absent").exists()
+        duckdb_lake.run()
+    assert not (duckdb_lake.root / "absent").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -163,10 +167,10 @@ def test_a_signal_leaves_no_half_sync_and_no_connector(lake: Lake, number: signa
     program = (
         "import sys; from pathlib import Path; from lakehouse_analytics.ingest import run_ingest; "
         "from lakehouse_analytics.settings import Settings; "
-        "run_ingest(Settings(duckdb_path=sys.argv[1], connectors_dir=sys.argv[2]), config_path=Path(sys.argv[3]))"
+        "run_ingest(Settings.load(), config_path=Path(sys.argv[1]))"
     )
-    arguments = [str(lake.database), str(lake.settings.connectors_dir), str(lake.config_path)]
-    with subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.DEVNULL) as process:
+    command = [sys.executable, "-c", program, str(lake.config_path)]
+    with subprocess.Popen(command, env=lake.environ(), stderr=subprocess.DEVNULL) as process:
         connector, worker = _wait_for(pids)
         process.send_signal(number)
         assert process.wait(30) != 0
@@ -177,7 +181,7 @@ def test_a_signal_leaves_no_half_sync_and_no_connector(lake: Lake, number: signa
     else:
         _wait_until_gone(connector)
         _wait_until_gone(worker)
-        assert not (lake.database.parent / ".ingest-fake" / "work").exists()
+        assert not lake.work.exists()
     assert lake.column("SELECT id FROM raw.users") == [1]
     lake.scenario(schemas={"users": ID}, steps=[*MORE, COMPLETE])
     assert lake.run().streams[0].rows_total == 2

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.ingest import IngestError
 
-from .conftest import ID, Lake
+from .conftest import ID, KINDS, Lake
 
 STREAMS = ("a", "b")
 # Small letters: a RECORD of that stream; capitals: its STATE.
@@ -28,15 +28,19 @@ def ids(lake: Lake, stream: str) -> list[int]:
     return lake.column(f"SELECT id FROM raw.{stream} ORDER BY id")
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @given(runs=st.lists(RUN, min_size=1, max_size=3), totals=st.tuples(st.integers(0, 6), st.integers(0, 6)))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_data_and_state_agree(
-    bin_directory: Path, runs: list[tuple[list[str], int | None, str]], totals: tuple[int, int]
+    bin_directory: Path,
+    temporary: Path,
+    kind: str,
+    runs: list[tuple[list[str], int | None, str]],
+    totals: tuple[int, int],
 ) -> None:
     root = bin_directory.parent
     with TemporaryDirectory(dir=root) as data:
-        lake = Lake(root)
-        lake.settings = lake.settings.model_copy(update={"duckdb_path": Path(data) / "lakehouse.duckdb"})
+        lake = KINDS[kind](root, Path(data))
         lake.config["streams"] = [{"name": name, "sync_mode": "incremental_append"} for name in STREAMS]
         scenario = {"schemas": dict.fromkeys(STREAMS, ID), "total": dict(zip(STREAMS, totals, strict=True))}
         succeeded = False

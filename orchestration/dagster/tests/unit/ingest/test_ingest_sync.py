@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from lakehouse_analytics.ingest import IngestError
 
-from .conftest import ID, Lake
+from .conftest import ID, KINDS, Lake
+
+LAKES = KINDS
 
 COMPLETE = {"status": ["users", "COMPLETE"]}
 
@@ -20,15 +22,18 @@ def rows(*ids: int, cursor: int) -> list[dict]:
 def test_the_layout_is_that_of_an_airbyte_destination(lake: Lake) -> None:
     lake.scenario(schemas={"users": ID | {"name": {"type": ["null", "string"]}}}, steps=rows(1, cursor=1))
     lake.run()
-    assert lake.query("SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'users'") == [
-        ("_airbyte_raw_id", "VARCHAR"),
-        ("_airbyte_extracted_at", "TIMESTAMP WITH TIME ZONE"),
-        ("_airbyte_generation_id", "BIGINT"),
-        ("_airbyte_meta", "STRUCT(sync_id BIGINT, changes STRUCT(field VARCHAR, change VARCHAR, reason VARCHAR)[])"),
-        ("id", "BIGINT"),
-        ("name", "VARCHAR"),
-    ]
-    [(raw_id, extracted_at, generation, meta, *values)] = lake.query("FROM raw.users")
+    columns = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'users'"
+    assert dict(lake.query(columns)) == {
+        "_airbyte_raw_id": "VARCHAR",
+        "_airbyte_extracted_at": "TIMESTAMP WITH TIME ZONE",
+        "_airbyte_generation_id": "BIGINT",
+        "_airbyte_meta": "STRUCT(sync_id BIGINT, changes STRUCT(field VARCHAR, change VARCHAR, reason VARCHAR)[])",
+        "id": "BIGINT",
+        "name": "VARCHAR",
+    }
+    assert lake.column(columns)[-2:] == ["id", "name"]
+    meta = "_airbyte_raw_id, _airbyte_extracted_at, _airbyte_generation_id, _airbyte_meta"
+    [(raw_id, extracted_at, generation, meta, *values)] = lake.query(f"SELECT {meta}, id, name FROM raw.users")
     assert len(raw_id) == 36
     assert extracted_at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
     assert (generation, meta, values) == (1, {"sync_id": 1, "changes": []}, [1, None])
@@ -135,23 +140,15 @@ def test_a_changed_type_is_a_refresh(lake: Lake) -> None:
 
 
 def test_a_dropped_table_is_read_anew(lake: Lake) -> None:
-    import duckdb
-
     lake.scenario(schemas={"users": ID}, steps=rows(1, cursor=1))
     lake.run()
-    with duckdb.connect(str(lake.database)) as connection:
-        connection.execute("DROP TABLE raw.users")
+    lake.drop("users")
     assert lake.run().streams[0].generation_id == 2
     assert lake.column("SELECT id FROM raw.users") == [1]
 
 
 def test_a_table_of_someone_else_is_left_alone(lake: Lake) -> None:
-    import duckdb
-
-    lake.database.parent.mkdir()
-    with duckdb.connect(str(lake.database)) as connection:
-        connection.execute("CREATE SCHEMA raw")
-        connection.execute("CREATE TABLE raw.users AS SELECT 'mine' AS x")
+    lake.make("users")
     lake.scenario(schemas={"users": ID}, steps=rows(1, cursor=1))
     with pytest.raises(IngestError, match=r"raw\.users exists and was not written by source fake"):
         lake.run()
@@ -188,8 +185,21 @@ def test_the_connector_sees_nothing_of_our_environment(lake: Lake, monkeypatch: 
     assert not {"LAKEHOUSE_SLACK_WEBHOOK_URL", "PYTHONPATH"} & set(environ)
 
 
-def test_nothing_is_left_beside_the_database(lake: Lake) -> None:
-    lake.scenario(schemas={"users": ID}, steps=rows(1, cursor=1))
-    lake.run()
-    left = sorted(p.relative_to(lake.root).as_posix() for p in lake.database.parent.rglob("*") if p.is_file())
+def test_nothing_is_left_beside_the_database(duckdb_lake: Lake) -> None:
+    duckdb_lake.scenario(schemas={"users": ID}, steps=rows(1, cursor=1))
+    duckdb_lake.run()
+    left = sorted(p.relative_to(duckdb_lake.root).as_posix() for p in duckdb_lake.data.rglob("*") if p.is_file())
     assert left == ["data/.ingest-fake/lock", "data/lakehouse.duckdb"]
+
+
+def test_a_legacy_state_that_one_stream_loses_is_lost_by_all(lake: Lake) -> None:
+    state = {"type": "LEGACY", "data": {"a": 1, "b": 1}}
+    lake.config["streams"] = [{"name": "a"}, {"name": "b"}]
+    sent = [{"record": [name, {"id": 1}]} for name in "ab"] + [{"type": "STATE", "state": state}]
+    sent += [{"status": [name, "COMPLETE"]} for name in "ab"]
+    lake.scenario(schemas={"a": ID, "b": ID}, steps=sent)
+    lake.run()
+    lake.scenario(schemas={"a": {"id": {"type": "string"}}, "b": ID}, steps=sent)
+    assert [stream.mode for stream in lake.run().streams] == ["refresh", "refresh"]
+    assert "b: refresh, because its state is one with that of another stream" in lake.lines
+    assert lake.query("SELECT count(*) FROM raw.b") == [(1,)]

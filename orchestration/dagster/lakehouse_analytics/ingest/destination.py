@@ -1,0 +1,57 @@
+"""Where a sync writes: the DuckDB file of this machine, or an Iceberg catalog."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from lakehouse_analytics.ingest.config import Connection
+from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.plan import Plan
+from lakehouse_analytics.ingest.protocol import StreamKey
+from lakehouse_analytics.ingest.staging import Staging
+from lakehouse_analytics.ingest.state import Known
+
+if TYPE_CHECKING:
+    from lakehouse_analytics.settings import Settings
+
+
+class Destination(Protocol):
+    """Raw tables and the state that belongs to them. Every method raises IngestError, and no error of a library."""
+
+    def stage(self, connection: Connection) -> AbstractContextManager[Path]:
+        """A private folder for what the connector sends, gone afterwards. One sync of a source at a time.
+
+        Refused where it cannot be written, or another process of this machine syncs the source.
+        """
+
+    def read(self, connection: Connection) -> Known:
+        """What is stored of the source; empty before its first sync."""
+
+    def load(self, connection: Connection, plan: Plan, staging: Staging, known: Known) -> dict[StreamKey, int]:
+        """Write all that came, then the state.
+
+        Returns:
+            Rows now in each stream's table.
+        """
+
+
+def of(settings: Settings) -> Destination:
+    """The destination of this environment.
+
+    Raises:
+        IngestError: Trino's tables are wanted and LAKEHOUSE_ICEBERG_CATALOG is not set.
+    """
+    if not settings.on_trino:
+        from lakehouse_analytics.ingest.duckdb_file import DuckDBFile
+
+        return DuckDBFile(settings.duckdb_path.absolute(), settings.duckdb_lock_timeout)
+    if not settings.iceberg_catalog:
+        raise IngestError(
+            f"LAKEHOUSE_ICEBERG_CATALOG is not set, and LAKEHOUSE_ENV={settings.env} lands raw data in Iceberg tables: "
+            "name the pyiceberg catalog that holds Trino's tables (PYICEBERG_CATALOG__<NAME>__*); docs/ingest.md"
+        )
+    from lakehouse_analytics.ingest.iceberg_catalog import IcebergCatalog
+
+    return IcebergCatalog(settings.iceberg_catalog)

@@ -1,0 +1,142 @@
+"""The embedded lakehouse as destination: one file, one transaction for all rows and the state."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lakehouse_analytics.ingest import columns as sql
+from lakehouse_analytics.ingest import rows, state
+from lakehouse_analytics.ingest.config import Connection
+from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.plan import Plan, StreamPlan
+from lakehouse_analytics.ingest.protocol import StreamKey
+from lakehouse_analytics.ingest.staging import Staging, private_folder, refuse
+from lakehouse_analytics.ingest.state import Known, Row, Table
+
+if TYPE_CHECKING:
+    import duckdb
+
+_STATE = (
+    "source VARCHAR NOT NULL, namespace VARCHAR, stream VARCHAR, generation_id BIGINT, sync_id BIGINT NOT NULL, "
+    "settings VARCHAR, state VARCHAR, updated_at TIMESTAMP WITH TIME ZONE NOT NULL"
+)
+
+
+@dataclass(frozen=True)
+class DuckDBFile:
+    """A DuckDB file. It is opened for two moments, to read the state and to load; `timeout` in seconds for each."""
+
+    path: Path
+    timeout: float
+
+    @contextmanager
+    def stage(self, connection: Connection) -> Iterator[Path]:
+        """Beside the file, so on the disk that has room for its content."""
+        parent, where = self.path.parent, f"LAKEHOUSE_DUCKDB_PATH={self.path}"
+        try:
+            if not parent.exists():
+                # One level only: a missing disk must not be mistaken for an empty one.
+                parent.mkdir()
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            if self.path.exists() and not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, "the file is read-only")
+        except OSError as error:
+            raise refuse(where, parent, error) from None
+        with private_folder(parent, connection.name, where=where, into=str(self.path)) as folder:
+            yield folder
+
+    def read(self, connection: Connection) -> Known:
+        """What is stored; empty for a new file."""
+        known = Known()
+        if not self.path.is_file():
+            return known
+        schema = connection.schema_name
+        with self._connect(read_only=True) as db:
+            for table, column, kind in db.execute(
+                "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+                "WHERE lower(schema_name) = lower(?) AND database_name = current_database() ORDER BY column_index",
+                [schema],
+            ).fetchall():
+                known.tables.setdefault(table.lower(), Table({})).columns[column] = kind
+            if state.TABLE not in known.tables:
+                return known
+            name = f"{sql.identifier(schema)}.{state.TABLE}"
+            row = db.execute(f"SELECT max(sync_id) FROM {name}").fetchone()  # noqa: S608
+            known.sync_id = (row[0] if row else None) or 0
+            columns = "namespace, stream, generation_id, sync_id, settings, state"
+            stored = db.execute(f"SELECT {columns} FROM {name} WHERE source = ?", [connection.name])  # noqa: S608
+            state.take(known, [Row(*row) for row in stored.fetchall()])
+        return known
+
+    def load(self, connection: Connection, plan: Plan, staging: Staging, known: Known) -> dict[StreamKey, int]:
+        """Everything or nothing."""
+        schema = connection.schema_name
+        totals: dict[StreamKey, int] = {}
+        with self._connect(read_only=False) as db:
+            db.execute("BEGIN")
+            try:
+                db.execute(f"CREATE SCHEMA IF NOT EXISTS {sql.identifier(schema)}")
+                for key, stream in plan.streams.items():
+                    totals[key] = _load_stream(db, schema, stream, staging.streams[key].parquet, known)
+                _write_state(db, schema, connection.name, state.following(plan, staging, known))
+                db.execute("COMMIT")
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+        return totals
+
+    @contextmanager
+    def _connect(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        import duckdb
+
+        from lakehouse_analytics.database import DatabaseError, connect
+
+        try:
+            with connect(self.path, read_only=read_only, timeout=self.timeout) as db:
+                yield db
+        except DatabaseError as error:
+            raise IngestError(str(error)) from None
+        except duckdb.Error as error:
+            words = str(error).strip().splitlines()[0]
+            raise IngestError(f"{self.path}: nothing was changed: {words}") from error
+
+
+def _load_stream(
+    db: duckdb.DuckDBPyConnection, schema: str, stream: StreamPlan, parquet: Path | None, known: Known
+) -> int:
+    table = f"{sql.identifier(schema)}.{sql.identifier(stream.table)}"
+    if stream.replaces:
+        db.execute(f"CREATE OR REPLACE TABLE {table} ({sql.table_definition(stream.columns)})")
+    else:
+        have = {name.lower() for name in known.tables[stream.table.lower()].columns}
+        for column in stream.columns:
+            if column.name.lower() not in have:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {sql.identifier(column.name)} {column.type}")
+    if parquet is not None:
+        if stream.key_columns:
+            same = rows.same_key(stream, "old", "new")
+            db.execute(f"DELETE FROM {table} AS old USING {rows.staged(parquet)} AS new WHERE {same}")  # noqa: S608
+        db.execute(f"INSERT INTO {table} BY NAME {rows.incoming(stream, parquet)}")
+    row = db.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+    return int(row[0]) if row else 0
+
+
+def _write_state(db: duckdb.DuckDBPyConnection, schema: str, source: str, following: list[Row]) -> None:
+    """Replaces the rows of these streams, and that of the whole source."""
+    name = f"{sql.identifier(schema)}.{state.TABLE}"
+    db.execute(f"CREATE TABLE IF NOT EXISTS {name} ({_STATE})")
+    db.execute(f"DELETE FROM {name} WHERE source = ? AND stream IS NULL", [source])  # noqa: S608
+    for row in following:
+        db.execute(
+            f"DELETE FROM {name} WHERE source = ? AND namespace IS NOT DISTINCT FROM ? AND stream = ?",  # noqa: S608
+            [source, row.namespace, row.stream],
+        )
+    values = [[source, *astuple(row)] for row in following]
+    db.executemany(f"INSERT INTO {name} VALUES (?, ?, ?, ?, ?, ?, ?, now())", values)  # noqa: S608
