@@ -131,11 +131,35 @@ class Kubernetes(_Section):
     memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGT]i?)?$")] | None = None
 
 
-class Maintenance(_Section):
-    """Upkeep policy of an Iceberg table."""
+Size = Annotated[str, Field(pattern=r"^[1-9][0-9]*(kB|MB|GB)$")]
 
-    optimize: bool = True
-    retain: Duration | None = None
+
+class Maintenance(_Section):
+    """Upkeep of an Iceberg table: what is done, from which point on, and how long old states are kept."""
+
+    enabled: bool = Field(True, description="`false`: upkeep leaves the table alone.")
+    optimize: bool = Field(True, description="Merge small files and apply delete files.")
+    small_file: Size = Field("64MB", description="Data files below this size are small.")
+    small_files: int = Field(
+        20, ge=1, description="Merge when it makes so many files fewer, or so many delete files have gathered."
+    )
+    deleted: float = Field(0.1, gt=0, le=1, description="Merge when delete files mark this fraction of the rows.")
+    optimize_manifests: bool = Field(True, description="Merge small manifests.")
+    small_manifests: int = Field(20, ge=1, description="Merge manifests when it makes so many fewer.")
+    expire_snapshots: bool = Field(True, description="Forget old states, and delete files that only they had.")
+    retain: Duration | None = Field(
+        None, description="Every state of this past time can still be read. Default 7d; never below the floor."
+    )
+    remove_orphan_files: bool = Field(True, description="Delete files that no state ever had, left by failed writes.")
+    orphans: Duration | None = Field(
+        None, description="Age from which a file can be an orphan, and time between two searches. Default 7d."
+    )
+    analyze: bool | None = Field(
+        None,
+        description="Collect column statistics. Default: of incremental models, snapshots and raw tables; Trino "
+        "collects those of a table that it builds anew as it writes.",
+    )
+    changed: float = Field(0.1, gt=0, le=1, description="Analyze when this fraction of the rows changed since.")
 
 
 class ModelContract(_Section):
@@ -157,7 +181,9 @@ class ModelContract(_Section):
         None, description=f"Concurrency pool. {_LATER}"
     )
     kubernetes: Kubernetes | None = Field(None, description=f"Resources of the run's pod. {_LATER}")
-    maintenance: Maintenance | None = Field(None, description=f"Upkeep of the Iceberg table. {_LATER}")
+    maintenance: Maintenance | None = Field(
+        None, description="Upkeep of the Iceberg table; good defaults without it. No effect on DuckDB."
+    )
 
     @field_validator("distinct")
     @classmethod
@@ -178,13 +204,16 @@ class ModelContract(_Section):
 
     def without_effect(self) -> list[str]:
         """Keys that are set, valid, and not acted upon by this version: the caller warns of them."""
-        return [key for key in ("partition", "pool", "kubernetes", "maintenance") if getattr(self, key) is not None]
+        return [key for key in ("partition", "pool", "kubernetes") if getattr(self, key) is not None]
 
 
 class SourceContract(_Section):
     """`meta.lakehouse` of a dbt source or of one of its tables."""
 
     airbyte: Airbyte | None = None
+    maintenance: Maintenance | None = Field(
+        None, description="Upkeep of the raw Iceberg table. Default: of tables that Airbyte fills, and of no others."
+    )
 
 
 C = TypeVar("C", ModelContract, SourceContract)

@@ -42,26 +42,26 @@ class ManifestError(RuntimeError):
 class DbtProject:
     """A dbt project and the target it is used with.
 
-    A manifest bakes in the name of one target's database (DuckDB's: the file's name without its ending), so that
-    each target has its own `target_path`, and another `database` makes it stale.
+    A manifest bakes in the name of one target's database (DuckDB's: the file's name without its ending; Trino's: the
+    catalog), so that each target has its own `target_path`, and another `database` makes it stale.
     """
 
     project_dir: Path
     profiles_dir: Path
     target: str
     target_path: Path
-    database: str = ""
+    #: The variable that names the database, and the name.
+    database: tuple[str, str] = ("LAKEHOUSE_DUCKDB_PATH", "")
 
     @classmethod
     def of(cls, settings: Settings) -> DbtProject:
         """The project named by the environment."""
-        return cls(
-            settings.dbt_project_dir,
-            settings.profiles_dir,
-            settings.target,
-            settings.target_path,
-            settings.duckdb_path.stem,
+        database = (
+            ("LAKEHOUSE_TRINO_CATALOG", settings.trino_catalog)
+            if settings.on_trino
+            else ("LAKEHOUSE_DUCKDB_PATH", settings.duckdb_path.stem)
         )
+        return cls(settings.dbt_project_dir, settings.profiles_dir, settings.target, settings.target_path, database)
 
     @property
     def manifest_path(self) -> Path:
@@ -101,7 +101,7 @@ class DbtProject:
         profiles = self.profiles_dir / "profiles.yml"
         if profiles.is_file() and not profiles.is_relative_to(self.project_dir):
             digests["profiles.yml"] = hashlib.sha256(profiles.read_bytes()).hexdigest()
-        return {**digests, "target": self.target, "LAKEHOUSE_DUCKDB_PATH": self.database}
+        return {**digests, "target": self.target, **dict([self.database])}
 
     def changes(self) -> list[str] | None:
         """Files that differ from what the manifest was made of; None when there is no manifest."""

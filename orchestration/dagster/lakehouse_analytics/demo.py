@@ -63,11 +63,22 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     click.echo(
         f"\n{total['built']} of {len(lines)} assets built, {total['passed']} checks passed, {total['warned']} warned, "
         f"{total['failed']} failed, {time.monotonic() - began:.0f} s in all.\n"
-        f"The database: {settings.duckdb_path}\nSee it in the UI:  make dev   (then open http://localhost:3000)"
+        f"{_where(settings)}   (then open http://localhost:3000)"
     )
     if not result.success:
         click.secho(f"\n{_why(instance, result.run_id)}", fg="red")
     return result.success
+
+
+def _where(settings: Settings) -> str:
+    if settings.on_trino:
+        server = f"{settings.trino_http_scheme}://{settings.trino_host}:{settings.trino_port}"
+        look = f"  (queries: {settings.trino_ui_url}/ui/)" if settings.trino_ui_url else ""
+        return (
+            f"The catalog: {settings.trino_catalog} on {server}{look}\n"
+            f"See it in the UI:  LAKEHOUSE_ENV={settings.env} make dev"
+        )
+    return f"The database: {settings.duckdb_path}\nSee it in the UI:  make dev"
 
 
 def _by_layer(key: dg.AssetKey) -> tuple[int, str]:

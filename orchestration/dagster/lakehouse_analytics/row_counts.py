@@ -6,7 +6,7 @@ Pure: no Dagster, no connection.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -57,6 +57,23 @@ def count_sql(tables: Sequence[Counted]) -> str:
         # Names come from the manifest and the contract, and are quoted.
         selects.append(f"select {', '.join(columns)} from {table.relation}")  # noqa: S608
     return "\nunion all\n".join(selects)
+
+
+def chunks(tables: Sequence[Counted], stages: int | None) -> Iterator[Sequence[Counted]]:
+    """Cut tables into statements of at most so many stages; None is one statement, however many tables.
+
+    Trino 476 plans a stage for each `select` of `count_sql`, and, where it has to mark them, one more for each distinct
+    column. What a view costs besides is not known here. A table that is over the limit by itself is a chunk of its own.
+    """
+    begin = weight = 0
+    for place, table in enumerate(tables):
+        own = 1 + len(table.distinct)
+        if stages is not None and place > begin and weight + own > stages:
+            yield tables[begin:place]
+            begin, weight = place, 0
+        weight += own
+    if tables:
+        yield tables[begin:]
 
 
 def read_counts(tables: Sequence[Counted], answer: Sequence[Sequence[Any]]) -> list[Counts]:

@@ -18,7 +18,8 @@ RAN = (0, 1)
 class NodeResult:
     """What `run_results.json` says of one node.
 
-    `status` is dbt's own: success, error, skipped, pass, fail, warn. `seconds` is dbt's execution time.
+    `status` is dbt's own: success, error, skipped, pass, fail, warn. `seconds` is dbt's execution time. `query_id` is
+    the engine's name of the query that did the work, where it has one.
     """
 
     unique_id: str
@@ -27,6 +28,7 @@ class NodeResult:
     seconds: float
     failures: int | None
     compiled_path: str | None
+    query_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def read_results(path: Path) -> dict[str, NodeResult]:
             seconds=float(item.get("execution_time") or 0.0),
             failures=item.get("failures"),
             compiled_path=item.get("compiled_path"),
+            query_id=(item.get("adapter_response") or {}).get("query_id") or None,
         )
         for item in results
     }

@@ -7,6 +7,7 @@ gates, and what lies below a failed one is left out of the next stage.
 
 import difflib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,8 +22,11 @@ from lakehouse_analytics.gates import Run
 from lakehouse_analytics.graph import DbtTest, Graph, Table
 from lakehouse_analytics.messages import with_source_line
 from lakehouse_analytics.names import counted, unique_metadata_key
+from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
+from lakehouse_analytics.retries import BACKOFF, merge, worth_another_try
 from lakehouse_analytics.row_counts import Counts
+from lakehouse_analytics.run_results import DbtResult, NodeResult
 from lakehouse_analytics.selectors import select_args
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key, check_specs, table_spec
 
@@ -100,7 +104,8 @@ class Build:
         yield from self._counts_of_unbuilt()
         stages = self.run.stages()
         if stages:
-            with self.dbt.session(self.graph.adapter) as dbt:
+            environment = {**self.dbt.database_environment, **self._provenance().environment()}
+            with self.dbt.session(self.graph.adapter, environment) as dbt:
                 for tables, tests in stages:
                     yield from self._stage(dbt, self.run.buildable(tables), self.run.testable(tests))
         self._close()
@@ -112,8 +117,7 @@ class Build:
         what = f"{layers}: {counted(len(tables), 'table')}, {counted(len(tests), 'test')}"
         self.context.log.info(what)
         _say(f"== {what}")
-        self.engine.wait_until_free()
-        result = dbt.run(self._command(tables, tests), self._log)
+        result = self._ask(dbt, tables, tests)
         if result.crashed:
             raise dg.Failure(
                 f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
@@ -127,14 +131,31 @@ class Build:
         built = [table for table in tables if table.unique_id in self.run.built]
         answers = self.counter.count(built)
         for table in built:
-            seconds = result.nodes[table.unique_id].seconds
-            metadata = _metadata(table, answers[table.unique_id], seconds)
+            metadata = self._metadata(table, answers[table.unique_id], result.nodes[table.unique_id])
             yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
         for test in tests:
             outcome = result.nodes.get(test.unique_id)
             if outcome and outcome.status != "skipped":
                 yield from self._report(dbt_test_result(self.graph, test, outcome))
         yield from self._judge(built, answers)
+
+    def _ask(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> DbtResult:
+        """One dbt command, and again for what failed of it for a reason that passes."""
+        self.engine.wait_until_free()
+        result = dbt.run(self._command(tables, tests), self._log)
+        for seconds in BACKOFF:
+            if result.crashed:
+                again = (tables, tests) if self.engine.judge(result.reason).transient else ([], [])
+            else:
+                again = worth_another_try(self.graph, tables, tests, result, self.engine.judge)
+            if not any(again):
+                break
+            names = ", ".join(thing.fqn[-1] for things in again for thing in things)
+            self.context.log.warning(f"In {seconds:g} s once more, because the reason may have passed: {names}")
+            time.sleep(seconds)
+            self.engine.wait_until_free()
+            result = merge(result, dbt.run(self._command(*again), self._log))
+        return result
 
     def _command(self, tables: list[Table], tests: list[DbtTest]) -> list[str]:
         # Unit tests guard the code, not the data: they run in CI.
@@ -193,6 +214,21 @@ class Build:
         keys = (asset_key(self.graph.tables[table]) for table in out & self.graph.tables.keys())
         return explained | {dg.AssetCheckKey(key, name) for key in keys for name in (ROW_COUNT, DRIFT)}
 
+    def _provenance(self) -> Provenance:
+        context = self.context
+        return Provenance(context.run_id, context.job_name, context.partition_key if context.has_partition_key else "")
+
+    def _metadata(self, table: Table, answer: Answer, node: NodeResult) -> dict[str, Any]:
+        metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": table.node["relation_name"]}
+        if isinstance(answer, Counts):
+            metadata["dagster/row_count"] = answer.rows
+            metadata |= {unique_metadata_key(column): n for column, n in answer.distinct.items()}
+            if answer.newest:
+                metadata["newest_event_time"] = dg.MetadataValue.timestamp(answer.newest)
+        if url := node.query_id and self.engine.query_url(node.query_id):
+            metadata["query"] = dg.MetadataValue.url(url)
+        return metadata
+
     def _log(self, level: str, message: str) -> None:
         if level == "debug" and not os.getenv("DEBUG"):
             return
@@ -203,13 +239,3 @@ class Build:
 
 def _say(message: str) -> None:
     print(message, flush=True)  # noqa: T201  # the run's stdout: dbt's own words, as they come
-
-
-def _metadata(table: Table, answer: Answer, seconds: float) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"runtime_seconds": round(seconds, 3), "relation": table.node["relation_name"]}
-    if isinstance(answer, Counts):
-        metadata["dagster/row_count"] = answer.rows
-        metadata |= {unique_metadata_key(column): n for column, n in answer.distinct.items()}
-        if answer.newest:
-            metadata["newest_event_time"] = dg.MetadataValue.timestamp(answer.newest)
-    return metadata

@@ -1,30 +1,60 @@
-"""Row counts of what a stage built: asked in one statement, judged by each table's contract."""
+"""Row counts of what a stage built: asked in as few statements as can be, judged by each table's contract."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
 
 from lakehouse_analytics.checks import History, row_count_results, uncounted_results
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.graph import Table
-from lakehouse_analytics.row_counts import Counted, Counts, count_sql, read_counts
+from lakehouse_analytics.iceberg.policies import Relation, relation_of
+from lakehouse_analytics.retries import Reason
+from lakehouse_analytics.row_counts import Counted, Counts, chunks, count_sql, read_counts
 
 #: What was counted, or why it could not be.
 Answer = Counts | str
+#: Statements that may fail before the rest is left alone. One table at fault among 50 costs 12.
+MOST_FAILURES = 64
 
 
 class Engine(Protocol):
     """Where the tables are: asked for row counts, and whether dbt may write."""
 
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        """Every row of one statement."""
+        """Every row of one statement.
+
+        Raises:
+            DatabaseError: no statement can be answered, whatever it asks.
+            Exception: this one failed.
+        """
 
     def wait_until_free(self) -> None:
         """Return when dbt may start, or raise with the reason why it cannot."""
+
+    def judge(self, message: str) -> Reason:
+        """Whether what failed with this message may pass by itself."""
+
+    def query_url(self, query_id: str) -> str | None:
+        """The page of a query, where the engine has one."""
+
+
+@runtime_checkable
+class Distributed(Protocol):
+    """An engine that limits what one statement may ask, and has a catalog that may know row counts already."""
+
+    #: Stages of one statement.
+    max_stages: int
+
+    def known_counts(self, relations: Collection[Relation]) -> Mapping[Relation, int]:
+        """Exact row counts of those relations of which they are known without a query; any may be left out.
+
+        Raises:
+            Exception: with what a person has to mend. The counts can be asked for all the same.
+        """
 
 
 class Counter:
@@ -40,20 +70,23 @@ class Counter:
         self._accepted, self._zone = accepted, zone
 
     def count(self, tables: Sequence[Table]) -> dict[str, Answer]:
-        """Count every table in one statement, by unique id."""
-        if not tables:
+        """Count every table, by unique id: from metadata where that tells exactly, else in a few statements."""
+        answers: dict[str, Answer] = dict(self._known(tables))
+        rest = [table for table in tables if table.unique_id not in answers]
+        found = Questions(self._engine).ask([_asked(table) for table in rest])
+        return answers | dict(zip((table.unique_id for table in rest), found, strict=True))
+
+    def _known(self, tables: Sequence[Table]) -> dict[str, Counts]:
+        plain = {relation_of(table.node): table.unique_id for table in tables if _only_rows(_asked(table))}
+        if not plain or not isinstance(self._engine, Distributed):
             return {}
-        asked = [_asked(table) for table in tables]
         try:
-            answers = read_counts(asked, self._engine.fetch_all(count_sql(asked)))
-            return dict(zip((table.unique_id for table in tables), answers, strict=True))
-        except DatabaseError as error:
-            return dict.fromkeys((table.unique_id for table in tables), str(error))
+            known = self._engine.known_counts(plain)
         except Exception as error:
-            if len(tables) == 1:
-                return {tables[0].unique_id: str(error).strip()}
-        # One statement for all; only where it fails, one a table to find out which it was.
-        return {unique_id: answer for table in tables for unique_id, answer in self.count([table]).items()}
+            # What is wrong with Trino itself, the statements will tell.
+            dg.get_dagster_logger().warning(f"Rows are counted by queries, because metadata could not be read. {error}")
+            return {}
+        return {plain[relation]: Counts(rows) for relation, rows in known.items()}
 
     def judge(self, table: Table, answer: Answer) -> list[dg.AssetCheckResult]:
         """The row-count checks of one table."""
@@ -67,6 +100,47 @@ class Counter:
             zone=self._zone,
             accepted=table.node["name"] in self._accepted,
         )
+
+
+class Questions:
+    """Statements that count tables, as few as the engine allows.
+
+    Where one fails, its halves are asked, down to the tables at fault; and no more when too many have failed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._stages = engine.max_stages if isinstance(engine, Distributed) else None
+        self._failed = 0
+        self._stopped = ""
+
+    def ask(self, tables: Sequence[Counted]) -> list[Answer]:
+        """The answer for each table, in order."""
+        return [answer for chunk in chunks(tables, self._stages) for answer in self._ask(chunk)]
+
+    def _ask(self, tables: Sequence[Counted]) -> list[Answer]:
+        if self._stopped:
+            return [self._stopped] * len(tables)
+        try:
+            return [*read_counts(tables, self._engine.fetch_all(count_sql(tables)))]
+        except DatabaseError as error:
+            self._stopped = str(error)
+            return [self._stopped] * len(tables)
+        except Exception as error:
+            reason = str(error).strip()
+            self._failed += 1
+            if self._failed >= MOST_FAILURES:
+                self._stopped = (
+                    f"not counted: {self._failed} statements that count rows have failed, the last: {reason}"
+                )
+            if len(tables) == 1:
+                return [reason]
+        half = len(tables) // 2
+        return [*self._ask(tables[:half]), *self._ask(tables[half:])]
+
+
+def _only_rows(table: Counted) -> bool:
+    return not table.distinct and not table.event_time
 
 
 def _asked(table: Table) -> Counted:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -36,8 +36,8 @@ Log = Callable[[str, str], None]
 class DbtSession:
     """Runs dbt commands one after the other, with dbt imported once. See `dbt_server`."""
 
-    def __init__(self, runner: "DbtRunner", control: socket.socket) -> None:
-        self._runner, self._control = runner, control
+    def __init__(self, runner: "DbtRunner", control: socket.socket, environment: Mapping[str, str]) -> None:
+        self._runner, self._control, self._environment = runner, control, environment
         self._answers = control.makefile("r")
 
     def run(self, args: Sequence[str], log: Log, *, target_path: Path | None = None) -> DbtResult:
@@ -63,7 +63,7 @@ class DbtSession:
         command = {
             "args": [*args, "--target", self._runner.target],
             "cwd": self._runner.project_dir,
-            "env": {**os.environ, **self._runner.environment, **self._runner.flags(target_path)},
+            "env": {**os.environ, **self._runner.environment, **self._environment, **self._runner.flags(target_path)},
         }
         errors: list[str] = []
         stray: deque[str] = deque(maxlen=20)
@@ -134,6 +134,7 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
         project_dir, profiles_dir, target: As dbt's options of those names.
         target_path: Where the manifest and dbt's partial parse lie; never written by a build.
         environment: Variables for dbt beside this process's own.
+        database_environment: Variables for commands that talk to the database; not for `dbt deps`.
     """
 
     project_dir: str
@@ -141,10 +142,16 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
     target: str
     target_path: str
     environment: dict[str, str] = Field(default_factory=dict)
+    database_environment: dict[str, str] = Field(default_factory=dict)
 
     @contextmanager
-    def session(self, adapter: str = "") -> Iterator[DbtSession]:
-        """Start importing dbt, and the adapter's module where it is known, in a child process."""
+    def session(self, adapter: str = "", environment: Mapping[str, str] | None = None) -> Iterator[DbtSession]:
+        """Start importing dbt, and the adapter's module where it is known, in a child process.
+
+        Args:
+            adapter: The adapter's name, as `duckdb`.
+            environment: Variables of this session's commands beside the runner's own.
+        """
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -155,7 +162,7 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
                     start_new_session=True,  # Ctrl-C reaches dbt once, from us
                 )
             try:
-                yield DbtSession(self, ours)
+                yield DbtSession(self, ours, environment or {})
             finally:
                 with suppress(OSError):  # the server may be gone already
                     ours.shutdown(socket.SHUT_RDWR)

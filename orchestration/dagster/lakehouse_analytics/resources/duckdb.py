@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from lakehouse_analytics.database import connect
+from lakehouse_analytics.retries import FOR_GOOD, Reason
 
 
 class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -37,3 +38,11 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         with connect(Path(self.path), read_only=False, timeout=self.lock_timeout):
             pass
+
+    def judge(self, message: str) -> Reason:  # noqa: ARG002
+        """No error of an embedded database passes by itself."""
+        return FOR_GOOD
+
+    def query_url(self, query_id: str) -> str | None:  # noqa: ARG002
+        """DuckDB keeps no page of a query."""
+        return None

@@ -1,4 +1,4 @@
-"""A small dbt project of two independent lines, on real DuckDB, real dbt and a real Dagster instance.
+"""A small dbt project of two independent lines, on a real engine, real dbt and a real Dagster instance.
 
 raw.a → bronze a → silver sa → gold ga ┐
                                        ├ metrics m
@@ -14,27 +14,24 @@ from textwrap import dedent
 from typing import Any
 
 import dagster as dg
-import duckdb
 import pytest
+from lakehouse_analytics.settings import repository_root
+
+from .databases import Database, new_database
 
 FILES = {
     "dbt_project.yml": """
         name: small
         version: "1.0"
-        profile: small
+        profile: lakehouse
         models:
           small:
             +materialized: table
+            +on_table_exists: replace
             bronze: {+schema: bronze}
             silver: {+schema: silver}
             gold: {+schema: gold}
             metrics: {+schema: metrics}
-        """,
-    "profiles.yml": """
-        small:
-          target: local
-          outputs:
-            local: {type: duckdb, path: "{{ env_var('LAKEHOUSE_DUCKDB_PATH') }}", schema: main, threads: 2}
         """,
     "macros/generate_schema_name.sql": """
         {% macro generate_schema_name(name, node) %}{{ name or target.schema }}{% endmacro %}
@@ -66,6 +63,29 @@ EVERYTHING = {"bronze/a", "bronze/b", "silver/sa", "silver/sb", "gold/ga", "gold
 BELOW_A = {"silver/sa", "gold/ga", "metrics/m"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--engine", choices=["duckdb", "trino"], default="duckdb", help="where the lakehouse is")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is of the other engine: tests marked for one, and with Trino those that use no lakehouse."""
+    engine = config.getoption("--engine")
+    kept, left = [], []
+    for item in items:
+        marked = item.get_closest_marker("engine")
+        default = "trino" if item.get_closest_marker("trino") else "duckdb"
+        of = marked.args if marked else (default,)
+        (kept if engine in of else left).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
+
+
+@pytest.fixture(scope="session")
+def engine(pytestconfig: pytest.Config) -> str:
+    """`duckdb` or `trino`."""
+    return str(pytestconfig.getoption("--engine"))
+
+
 @dataclass
 class Outcome:
     """What Dagster stored of a run."""
@@ -84,17 +104,13 @@ class Lakehouse:
     """The small project, its database and its instance."""
 
     root: Path
+    database: Database
     instance: dg.DagsterInstance
-    monkeypatch: pytest.MonkeyPatch
     files: dict[str, str] = field(default_factory=lambda: dict(FILES))
 
     @property
     def project(self) -> Path:
         return self.root / "dbt"
-
-    @property
-    def database(self) -> Path:
-        return self.root / "small.duckdb"
 
     def write(self, **_: str) -> None:
         for name, text in self.files.items():
@@ -103,8 +119,7 @@ class Lakehouse:
             path.write_text(dedent(text).lstrip())
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        with duckdb.connect(str(self.database)) as connection:
-            return connection.execute(statement).fetchall()
+        return self.database.sql(statement)
 
     def definitions(self) -> dg.Definitions:
         """Load the location as a code server does, parsing first where the project changed."""
@@ -178,14 +193,22 @@ class Lakehouse:
 
 
 @pytest.fixture
-def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lakehouse]:
-    monkeypatch.setenv("LAKEHOUSE_DBT_PROJECT_DIR", str(tmp_path / "dbt"))
-    monkeypatch.setenv("LAKEHOUSE_DUCKDB_PATH", str(tmp_path / "small.duckdb"))
-    monkeypatch.setenv("LAKEHOUSE_DUCKDB_LOCK_TIMEOUT", "3")
+def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> Iterator[Lakehouse]:
+    database = new_database(engine, tmp_path / "small.duckdb")
+    variables = {
+        "LAKEHOUSE_DUCKDB_LOCK_TIMEOUT": "3",
+        **database.environment,
+        "LAKEHOUSE_DBT_PROJECT_DIR": str(tmp_path / "dbt"),
+        "LAKEHOUSE_DBT_PROFILES_DIR": str(repository_root() / "dbt"),
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        made = Lakehouse(tmp_path, instance, monkeypatch)
+        made = Lakehouse(tmp_path, database, instance)
         made.write()
         made.sql("create schema raw")
         for table in ("a", "b"):
-            made.sql(f"create table raw.{table} as select i as id, i * 10 as n from range(1, 101) as r(i)")
+            made.sql(
+                f"create table raw.{table} as select i as id, i * 10 as n from unnest(generate_series(1, 100)) as r(i)"
+            )
         yield made

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-from lakehouse_analytics.contract import LAYERS
-from lakehouse_analytics.database import connect
 from lakehouse_analytics.settings import repository_root
+
+from .databases import Database, DuckDB, Row, new_database, raw_rows_of
 
 CODE = Path(__file__).parents[2]
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "lakehouse_analytics"}
@@ -48,11 +48,8 @@ class Lake:
     """Everything one instance needs, in one folder; nothing of the checkout but its code and its connectors."""
 
     root: Path
+    database: Database
     variables: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def database(self) -> Path:
-        return self.root / "lakehouse.duckdb"
 
     @property
     def home(self) -> Path:
@@ -67,11 +64,11 @@ class Lake:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LAKEHOUSE_", "DAGSTER_", "DBT_"))}
         return {
             **inherited,
+            **self.database.environment,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "DAGSTER_HOME": str(self.home),
             "LAKEHOUSE_DBT_PROJECT_DIR": str(self.project),
             "LAKEHOUSE_DBT_TARGET_PATH": str(self.root / "target"),
-            "LAKEHOUSE_DUCKDB_PATH": str(self.database),
             "LAKEHOUSE_CONNECTORS_DIR": str(repository_root() / ".connectors"),
             **self.variables,
         }
@@ -90,40 +87,33 @@ class Lake:
         assert done.returncode == 0, f"{' '.join(args)} ended with {done.returncode}:\n{done.stdout[-4000:]}"
         return done.stdout
 
-    def sql(self, statement: str, *, write: bool = False) -> list[tuple[Any, ...]]:
-        with connect(self.database, read_only=not write) as connection:
-            return connection.execute(statement).fetchall()
+    def sql(self, statement: str) -> list[Row]:
+        return self.database.sql(statement)
 
-    def contents(self) -> dict[str, list[tuple[Any, ...]]]:
-        """Every table of every layer: its column names and types, then its rows in a stable order."""
-        with connect(self.database) as connection:
-            tables = connection.execute(
-                "select table_schema, table_name from information_schema.tables "
-                "where table_schema in (select unnest(?)) order by all",
-                [list(LAYERS)],
-            ).fetchall()
-            found: dict[str, list[tuple[Any, ...]]] = {}
-            for schema, table in tables:
-                answer = connection.execute(f'select * from "{schema}"."{table}" order by all')
-                columns = tuple(f"{name} {kind}" for name, kind, *_ in answer.description or ())
-                found[f"{schema}/{table}"] = [columns, *answer.fetchall()]
-            return found
+    def contents(self) -> dict[str, list[Row]]:
+        return self.database.contents()
+
+
+RAW = "lakehouse.duckdb"
 
 
 @cache
-def _raw_data_and_project() -> Path:
-    """Real connector data, ingested once a session, and the dbt project."""
-    lake = Lake(Path(tempfile.mkdtemp(prefix="lakehouse-tests-")))
-    atexit.register(shutil.rmtree, lake.root, ignore_errors=True)
+def raw_data_and_project() -> Path:
+    """Real connector data in a DuckDB file, ingested once a session, and the dbt project."""
+    root = Path(tempfile.mkdtemp(prefix="lakehouse-tests-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    lake = Lake(root, DuckDB(root / RAW))
     shutil.copytree(repository_root() / "dbt", lake.project, ignore=shutil.ignore_patterns("target", "logs"))
     lake.command("lakehouse", "ingest", "--count", str(COUNT))
-    return lake.root
+    return root
 
 
-def new_lake(root: Path, variables: Mapping[str, str] | None = None) -> Lake:
-    """A lake with raw data, a manifest and a DAGSTER_HOME, and nothing built."""
-    shutil.copytree(_raw_data_and_project(), root, dirs_exist_ok=True)
-    lake = Lake(root, variables or {})
+def new_lake(root: Path, engine: str, variables: Mapping[str, str] | None = None) -> Lake:
+    """A lake with raw data, a manifest and a DAGSTER_HOME, and nothing built. The same raw rows on every engine."""
+    shutil.copytree(raw_data_and_project(), root, dirs_exist_ok=True)
+    lake = Lake(root, new_database(engine, root / RAW), variables or {})
+    if engine != "duckdb":
+        raw_rows_of(root / RAW, lake.database)
     # Made here and not copied: dbt parses anew in every stage when its profile names another file.
     lake.command("lakehouse", "manifest")
     lake.command("lakehouse", "init")

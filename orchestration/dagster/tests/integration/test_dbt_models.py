@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from lakehouse_analytics.database import connect
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.engines import dbt_runner
-from lakehouse_analytics.prepare import prepare
 from lakehouse_analytics.resources.dbt import DbtSession
 from lakehouse_analytics.settings import Settings
+
+from .daemon import new_lake
+from .databases import Database, Row
+
+pytestmark = pytest.mark.engine("duckdb", "trino")
 
 EQUAL = "dim_customer_equals_full_rebuild"
 SELECTION = ["--select", "stg_customers", "dim_customer", "dim_customer_history"]
@@ -22,12 +22,11 @@ SELECTION = ["--select", "stg_customers", "dim_customer", "dim_customer_history"
 class Customers:
     """Raw users that change, and what dbt makes of them."""
 
-    def __init__(self, database: Path, dbt: DbtSession) -> None:
+    def __init__(self, database: Database, dbt: DbtSession) -> None:
         self.database, self.dbt = database, dbt
 
-    def sql(self, statement: str) -> list[tuple[object, ...]]:
-        with connect(self.database, read_only=False) as connection:
-            return connection.execute(statement).fetchall()
+    def sql(self, statement: str) -> list[Row]:
+        return self.database.sql(statement)
 
     def build(self, *options: str) -> dict[str, str]:
         """Build the customers' tables; the status of each node and test, by name."""
@@ -38,24 +37,21 @@ class Customers:
     def count(self, relation: str, where: str = "true") -> object:
         return self.sql(f"select count(*) from {relation} where {where}")[0][0]
 
-    def dimension(self) -> list[tuple[object, ...]]:
+    def dimension(self) -> list[Row]:
         return self.sql("select * from silver.dim_customer order by customer_id")
 
 
 @pytest.fixture(scope="module")
-def customers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Customers]:
-    folder = tmp_path_factory.mktemp("models")
+def customers(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Customers]:
+    lake = new_lake(tmp_path_factory.mktemp("models"), engine)
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("LAKEHOUSE_DUCKDB_PATH", str(folder / "lakehouse.duckdb"))
-        environment.setenv("LAKEHOUSE_DBT_TARGET_PATH", str(folder / "target"))
-        command = [Path(sys.executable).parent / "lakehouse", "ingest", "--count", "200"]
-        subprocess.run(command, check=True)
+        for name, value in lake.environment.items():
+            environment.setenv(name, value)
         settings = Settings.load()
         project = DbtProject.of(settings)
         runner = dbt_runner(settings, project)
-        prepare(project, runner, lambda _: None)
-        with runner.session("duckdb") as session:
-            yield Customers(settings.duckdb_path, session)
+        with runner.session(engine, runner.database_environment) as session:
+            yield Customers(lake.database, session)
 
 
 def _all_well(statuses: dict[str, str]) -> None:
@@ -74,13 +70,14 @@ def test_a_first_build_has_every_customer_and_a_second_changes_nothing(customers
 
 
 def test_a_changed_customer_gets_a_new_version(customers: Customers) -> None:
-    customers.sql("""
-        insert into raw.users by name
-        select * replace (
-            'changed@example.com' as email, updated_at + interval 1 hour as updated_at,
-            'changed' as _airbyte_raw_id, _airbyte_extracted_at + interval 1 hour as _airbyte_extracted_at
-        ) from raw.users where id = 1
-    """)
+    customers.database.insert_changed(
+        "raw.users",
+        "id = 1",
+        email="'changed@example.com'",
+        updated_at="updated_at + interval 1 hour",
+        _airbyte_raw_id="'changed'",
+        _airbyte_extracted_at="_airbyte_extracted_at + interval 1 hour",
+    )
     _all_well(customers.build())
 
     assert customers.sql("select email from silver.dim_customer where customer_id = 1") == [("changed@example.com",)]
@@ -89,26 +86,27 @@ def test_a_changed_customer_gets_a_new_version(customers: Customers) -> None:
 
 
 def test_a_late_row_is_not_missed(customers: Customers) -> None:
-    customers.sql("""
-        insert into raw.users by name
-        select * replace (
-            9001 as id, 'late@example.com' as email, 'late' as _airbyte_raw_id,
-            _airbyte_extracted_at - interval 2 day as _airbyte_extracted_at
-        ) from raw.users where id = 2
-    """)
+    customers.database.insert_changed(
+        "raw.users",
+        "id = 2",
+        id="9001",
+        email="'late@example.com'",
+        _airbyte_raw_id="'late'",
+        _airbyte_extracted_at="_airbyte_extracted_at - interval 2 day",
+    )
     _all_well(customers.build())
     assert customers.count("silver.dim_customer", "customer_id = 9001") == 1
 
 
 def test_a_cdc_delete_leaves_bronze_and_silver(customers: Customers) -> None:
     customers.sql("alter table raw.users add column _ab_cdc_deleted_at varchar")
-    customers.sql("""
-        insert into raw.users by name
-        select * replace (
-            'deleted' as _airbyte_raw_id, _airbyte_extracted_at + interval 2 hour as _airbyte_extracted_at,
-            '2026-01-01T00:00:00Z' as _ab_cdc_deleted_at
-        ) from raw.users where id = 3
-    """)
+    customers.database.insert_changed(
+        "raw.users",
+        "id = 3",
+        _airbyte_raw_id="'deleted'",
+        _airbyte_extracted_at="_airbyte_extracted_at + interval 2 hour",
+        _ab_cdc_deleted_at="'2026-01-01T00:00:00Z'",
+    )
     _all_well(customers.build())
 
     assert customers.count("bronze.stg_customers", "customer_id = 3") == 0
@@ -117,13 +115,13 @@ def test_a_cdc_delete_leaves_bronze_and_silver(customers: Customers) -> None:
 
 
 def test_a_new_generation_replaces_the_old_one_whole(customers: Customers) -> None:
-    customers.sql("""
-        insert into raw.users by name
-        select * replace (
-            _airbyte_raw_id || '-2' as _airbyte_raw_id, _airbyte_generation_id + 1 as _airbyte_generation_id,
-            _airbyte_extracted_at + interval 3 hour as _airbyte_extracted_at
-        ) from raw.users where id between 11 and 160
-    """)
+    customers.database.insert_changed(
+        "raw.users",
+        "id between 11 and 160",
+        _airbyte_raw_id="_airbyte_raw_id || '-2'",
+        _airbyte_generation_id="_airbyte_generation_id + 1",
+        _airbyte_extracted_at="_airbyte_extracted_at + interval 3 hour",
+    )
     _all_well(customers.build())
     assert customers.count("silver.dim_customer") == 150
 

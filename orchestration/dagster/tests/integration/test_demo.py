@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 
 import dagster as dg
-import duckdb
 import pytest
 
+from .databases import Database, new_database
+
+pytestmark = pytest.mark.engine("duckdb", "trino")
+
 LAKEHOUSE = Path(sys.executable).parent / "lakehouse"
+TARGETS = {"duckdb": "local", "trino": "trino"}
 
 
 @pytest.fixture(scope="module")
@@ -19,30 +23,27 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("demo")
 
 
-def _environment(home: Path) -> dict[str, str]:
-    ours = {
-        "DAGSTER_HOME": str(home / "dagster"),
-        "LAKEHOUSE_DUCKDB_PATH": str(home / "lakehouse.duckdb"),
-        "LAKEHOUSE_DBT_TARGET_PATH": str(home / "target"),
-    }
-    return {**{k: v for k, v in os.environ.items() if not k.startswith("LAKEHOUSE_")}, **ours}
+@pytest.fixture(scope="module")
+def database(home: Path, engine: str) -> Database:
+    return new_database(engine, home / "lakehouse.duckdb")
 
 
-def _demo(home: Path, *args: str) -> str:
-    done = subprocess.run(
-        [LAKEHOUSE, "demo", *args], env=_environment(home), text=True, capture_output=True, check=False
-    )
+@pytest.fixture(scope="module")
+def environment(home: Path, database: Database) -> dict[str, str]:
+    ours = {"DAGSTER_HOME": str(home / "dagster"), "LAKEHOUSE_DBT_TARGET_PATH": str(home / "target")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("LAKEHOUSE_")}
+    return {**inherited, **database.environment, **ours}
+
+
+def _demo(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [LAKEHOUSE, "demo", "--count", "300"]
+    return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+
+
+def test_a_first_demo_builds_every_layer_and_reports_it(environment: dict[str, str], database: Database) -> None:
+    done = _demo(environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def _rows(home: Path, relation: str) -> list[tuple[object, ...]]:
-    with duckdb.connect(str(home / "lakehouse.duckdb"), read_only=True) as connection:
-        return connection.execute(f"select * from {relation} order by all").fetchall()
-
-
-def test_a_first_demo_builds_every_layer_and_reports_it(home: Path) -> None:
-    said = _demo(home, "--count", "300")
+    said = done.stdout
 
     for asset in ("stg_customers", "dim_customer_history", "fct_orders", "daily_revenue"):
         [line] = [line for line in said.splitlines() if f" {asset} " in line and "of" not in line.split()]
@@ -50,7 +51,7 @@ def test_a_first_demo_builds_every_layer_and_reports_it(home: Path) -> None:
     assert "11 of 11 assets built" in said
     assert " 0 failed" in said
     assert "make dev" in said
-    assert len(_rows(home, "silver.dim_customer")) == 300
+    assert database.sql("select count(*) from silver.dim_customer") == [(300,)]
 
 
 def test_the_syncs_and_the_run_are_in_dagsters_history(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,24 +66,27 @@ def test_the_syncs_and_the_run_are_in_dagsters_history(home: Path, monkeypatch: 
         assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS]
 
 
-def test_a_second_demo_is_incremental_and_heals_a_dropped_table(home: Path) -> None:
-    before = {relation: _rows(home, relation) for relation in ("silver.dim_customer", "gold.fct_orders")}
-    with duckdb.connect(str(home / "lakehouse.duckdb")) as connection:
-        connection.execute("drop table silver.dim_customer")
-        connection.execute("drop table gold.fct_orders")
+def test_a_second_demo_is_incremental_and_heals_a_dropped_table(
+    environment: dict[str, str], database: Database
+) -> None:
+    relations = ("silver.dim_customer", "gold.customer_lifetime_value")
+    before = {relation: database.sql(f"select * from {relation} order by customer_id") for relation in relations}
+    for relation in relations:
+        database.sql(f"drop table {relation}")
 
-    said = _demo(home, "--count", "300")
+    done = _demo(environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Incremental: nothing new since the last sync." in done.stdout
+    assert {r: database.sql(f"select * from {r} order by customer_id") for r in relations} == before
 
-    assert "Incremental: nothing new since the last sync." in said
-    assert {relation: _rows(home, relation) for relation in before} == before
 
-
-def test_dbts_unit_tests_pass(home: Path) -> None:
+def test_dbts_unit_tests_pass(home: Path, environment: dict[str, str], engine: str) -> None:
     done = subprocess.run(
-        [LAKEHOUSE.parent / "dbt", "test", "--select", "test_type:unit"],
+        [LAKEHOUSE.parent / "dbt", "test", "--select", "test_type:unit", "--target", TARGETS[engine]],
         cwd=Path(__file__).parents[4] / "dbt",
         env={
-            **_environment(home),
+            **environment,
+            "REQUESTS_CA_BUNDLE": environment.get("LAKEHOUSE_TRINO_CA_BUNDLE", ""),
             "DBT_TARGET_PATH": str(home / "unit"),
             "DBT_LOG_PATH": str(home / "unit"),
             "DBT_USE_COLORS": "false",
@@ -96,12 +100,9 @@ def test_dbts_unit_tests_pass(home: Path) -> None:
     assert passed, done.stdout
 
 
-def test_a_demo_that_fails_says_why_and_exits_with_one(home: Path) -> None:
-    with duckdb.connect(str(home / "lakehouse.duckdb")) as connection:
-        connection.execute("update raw.products set id = null where id = 1")
-    done = subprocess.run(
-        [LAKEHOUSE, "demo", "--count", "300"], env=_environment(home), text=True, capture_output=True, check=False
-    )
+def test_a_demo_that_fails_says_why_and_exits_with_one(environment: dict[str, str], database: Database) -> None:
+    database.sql("update raw.products set id = null where id = 1")
+    done = _demo(environment)
 
     assert done.returncode == 1
     assert "bronze/stg_products failed its gate" in done.stdout
@@ -118,10 +119,12 @@ def test_a_demo_that_fails_says_why_and_exits_with_one(home: Path) -> None:
         ("DAGSTER_HOME", "/dev/null/home", "DAGSTER_HOME /dev/null/home is not writable"),
     ],
 )
-def test_bad_input_is_one_error_without_a_traceback(home: Path, variable: str, value: str, said: str) -> None:
+def test_bad_input_is_one_error_without_a_traceback(
+    environment: dict[str, str], variable: str, value: str, said: str
+) -> None:
     command = "init" if variable == "DAGSTER_HOME" else "manifest"
     done = subprocess.run(
-        [LAKEHOUSE, command], env={**_environment(home), variable: value}, text=True, capture_output=True, check=False
+        [LAKEHOUSE, command], env={**environment, variable: value}, text=True, capture_output=True, check=False
     )
     assert done.returncode == 1
     assert said in done.stderr

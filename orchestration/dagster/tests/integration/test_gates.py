@@ -1,4 +1,4 @@
-"""Gates between layers, per asset, on real dbt and DuckDB."""
+"""Gates between layers, per asset, on real dbt and a real engine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import dagster as dg
 import pytest
 
 from .conftest import BELOW_A, EVERYTHING, Lakehouse
+from .databases import DuckDB
+
+pytestmark = pytest.mark.engine("duckdb", "trino")
 
 
 def test_everything_is_built_layer_by_layer_with_its_metadata(lakehouse: Lakehouse) -> None:
@@ -208,9 +211,10 @@ def test_a_column_that_is_not_there_fails_the_row_count_of_its_table_only(lakeho
 def holder(lakehouse: Lakehouse) -> subprocess.Popen[str]:
     """Another process that has the database open for writing."""
     lakehouse.definitions()
+    assert isinstance(lakehouse.database, DuckDB)
     code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.readline()"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(lakehouse.database)],
+        [sys.executable, "-c", code, str(lakehouse.database.path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -220,6 +224,7 @@ def holder(lakehouse: Lakehouse) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.engine("duckdb")
 def test_a_database_held_by_another_process_is_waited_for_then_named(
     lakehouse: Lakehouse, holder: subprocess.Popen[str]
 ) -> None:

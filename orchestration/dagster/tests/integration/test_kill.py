@@ -11,6 +11,9 @@ import duckdb
 import pytest
 
 from .daemon import Child, Lake, alive, dbt_below, new_lake, poll
+from .databases import DuckDB, Trino
+
+pytestmark = pytest.mark.engine("duckdb", "trino")
 
 #: A run in a process of its own, as launchers start it; and as a person does, who may press Ctrl-C.
 RUN = ("dagster", "job", "execute", "-m", "lakehouse_analytics.definitions", "-j", "full_refresh")
@@ -24,15 +27,28 @@ class Scene:
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
         self.raw = lake.root / "raw.duckdb"
-        shutil.copy(lake.database, self.raw)
+        if isinstance(lake.database, DuckDB):
+            shutil.copy(lake.database.path, self.raw)
         self.children: list[Child] = []
         assert self.run().wait() == 0, self.children[-1].tail()
         self.undisturbed = lake.contents()
 
     def reset(self) -> None:
-        lake = self.lake
-        lake.database.with_suffix(".duckdb.wal").unlink(missing_ok=True)
-        shutil.copy(self.raw, lake.database)
+        database = self.lake.database
+        if isinstance(database, DuckDB):
+            database.path.with_suffix(".duckdb.wal").unlink(missing_ok=True)
+            shutil.copy(self.raw, database.path)
+        elif isinstance(database, Trino):
+            database.wipe(keep=["raw"])
+
+    def nobody_holds_it(self) -> None:
+        """No connection to the file; no query of a run in Trino."""
+        database = self.lake.database
+        if isinstance(database, DuckDB):
+            duckdb.connect(str(database.path)).close()
+        elif isinstance(database, Trino):
+            running = "select query from system.runtime.queries where state = 'RUNNING' and source like 'dbt%'"
+            poll(lambda: database.ask(running) == [], seconds=20, what="the end of dbt's queries")
 
     def run(self) -> Child:
         child = Child(self.lake, self.lake.root / f"run-{len(self.children)}.log", *RUN)
@@ -49,10 +65,10 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scene(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Scene]:
     root = tmp_path_factory.mktemp("kill")
     leftovers = tmp_path_factory.mktemp("leftovers")  # of those killed, who cannot tidy up
-    made = Scene(new_lake(root, {"TMPDIR": str(leftovers)}))
+    made = Scene(new_lake(root, engine, {"TMPDIR": str(leftovers)}))
     yield made
     for child in made.children:
         child.stop()
@@ -77,6 +93,7 @@ def test_a_run_killed_with_its_dbt_in_silver_is_made_good_by_the_next(scene: Sce
     scene.compare(scene.run())
 
 
+@pytest.mark.engine("duckdb")
 def test_a_run_killed_without_its_dbt_is_made_good_by_one_that_waits_for_the_orphan(scene: Scene) -> None:
     scene.reset()
     child = scene.run()
@@ -87,8 +104,9 @@ def test_a_run_killed_without_its_dbt_is_made_good_by_one_that_waits_for_the_orp
         process.suspend()  # the orphan holds the database until it is let go
     os.kill(child.process.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
+    assert isinstance(scene.lake.database, DuckDB)
     with pytest.raises(duckdb.IOException, match="lock"):
-        duckdb.connect(str(scene.lake.database))
+        duckdb.connect(str(scene.lake.database.path))
 
     second = scene.run()
     second.wait_for("bronze: 3 tables")  # from here on it needs the database
@@ -103,7 +121,7 @@ def test_a_run_killed_without_its_dbt_is_made_good_by_one_that_waits_for_the_orp
 def test_lost_tables_are_missing_until_the_next_run(scene: Scene) -> None:
     """A gold table, and an incremental silver one; the tests below interrupt that run, and then let it be."""
     for table in LOST:
-        scene.lake.sql(f"drop table {table.replace('/', '.')}", write=True)
+        scene.lake.sql(f"drop table {table.replace('/', '.')}")
     assert scene.undisturbed.keys() - scene.lake.contents().keys() == LOST
 
 
@@ -122,8 +140,7 @@ def test_an_interrupted_run_takes_its_dbt_along(scene: Scene, interrupt: Callabl
     interrupt(child)
     assert child.wait(seconds=60) != 0
     assert alive(dbt) == []
-    with duckdb.connect(str(scene.lake.database)):
-        pass  # nobody holds it
+    scene.nobody_holds_it()
 
 
 def test_the_run_after_lost_tables_and_interruptions_leaves_what_an_undisturbed_one_leaves(scene: Scene) -> None:

@@ -60,7 +60,7 @@ def test_a_full_contract_is_taken_as_written() -> None:
     assert found.freshness.within == timedelta(hours=6)
     assert found.maintenance is not None
     assert found.maintenance.retain == timedelta(days=7)
-    assert found.without_effect() == ["partition", "pool", "kubernetes", "maintenance"]
+    assert found.without_effect() == ["partition", "pool", "kubernetes"]
 
 
 @pytest.mark.parametrize("raw", [None, {}])
@@ -116,6 +116,18 @@ def test_anything_but_a_mapping_is_refused(raw: Any) -> None:
         ({"kubernetes": {"memory": "4 GB"}}, "kubernetes.memory is '4 GB'"),
         ({"maintenance": {"optimize": "on"}}, "maintenance.optimize is 'on'"),
         ({"maintenance": {"retain": 7}}, "maintenance.retain is 7"),
+        ({"maintenance": {"orphans": "week"}}, "maintenance.orphans is 'week'"),
+        ({"maintenance": {"small_file": "64 MB"}}, "maintenance.small_file is '64 MB'"),
+        ({"maintenance": {"small_file": "64MiB"}}, "maintenance.small_file is '64MiB'"),
+        ({"maintenance": {"small_file": "0MB"}}, "maintenance.small_file is '0MB'"),
+        ({"maintenance": {"small_file": 64}}, "maintenance.small_file is 64"),
+        ({"maintenance": {"small_files": 0}}, "maintenance.small_files is 0"),
+        ({"maintenance": {"small_manifests": 0}}, "maintenance.small_manifests is 0"),
+        ({"maintenance": {"deleted": 0}}, "maintenance.deleted is 0"),
+        ({"maintenance": {"deleted": 10}}, "maintenance.deleted is 10"),
+        ({"maintenance": {"changed": 1.5}}, "maintenance.changed is 1.5"),
+        ({"maintenance": {"analyze": "yes"}}, "maintenance.analyze is 'yes'"),
+        ({"maintenance": False}, "maintenance is False"),
         ({1: 2}, "1 is 1"),
     ],
 )
@@ -136,7 +148,12 @@ def test_a_wrong_type_or_value_names_file_model_key_and_value(raw: Any, path: st
         ({"rows": {"drift": {"mad": 1}}}, "meta.lakehouse.rows.drift.mad", "did you mean `mads`?"),
         ({"kubernetes": {"mem": "1Gi"}}, "meta.lakehouse.kubernetes.mem", "did you mean `memory`?"),
         ({"freshness": {"within": "1h", "corn": ""}}, "meta.lakehouse.freshness.corn", "did you mean `cron`?"),
-        ({"maintenance": {"zzz": 1}}, "meta.lakehouse.maintenance.zzz", "valid keys: optimize, retain"),
+        (
+            {"maintenance": {"zzz": 1}},
+            "meta.lakehouse.maintenance.zzz",
+            "valid keys: analyze, changed, ",
+        ),
+        ({"maintenance": {"retian": "7d"}}, "meta.lakehouse.maintenance.retian", "did you mean `retain`?"),
         # Keys of another level are unknown here.
         ({"min": 3}, "meta.lakehouse.min", "valid keys: "),
     ],
@@ -146,12 +163,16 @@ def test_an_unknown_key_is_named_with_the_nearest_valid_one(raw: Any, path: str,
 
 
 def test_sources_have_keys_of_their_own() -> None:
-    assert "unknown key meta.lakehouse.layer; valid keys: airbyte" in mistake({"layer": "bronze"}, SourceContract)
+    assert "unknown key meta.lakehouse.layer; valid keys: airbyte, maintenance" in mistake(
+        {"layer": "bronze"}, SourceContract
+    )
     assert "meta.lakehouse.airbyte.connection is ''" in mistake({"airbyte": {"connection": ""}}, SourceContract)
     assert "meta.lakehouse.airbyte.connection is missing" in mistake({"airbyte": {}}, SourceContract)
     found = parse(SourceContract, {"airbyte": {"connection": "prod"}}, resource="source a.b", files=FILES)
     assert found.airbyte is not None
     assert found.airbyte.connection == "prod"
+    assert found.maintenance is None
+    assert "meta.lakehouse.maintenance.retain is 7" in mistake({"maintenance": {"retain": 7}}, SourceContract)
 
 
 def test_all_mistakes_are_reported_together_one_a_line() -> None:
@@ -245,7 +266,7 @@ def test_two_columns_that_would_be_reported_as_one_are_refused() -> None:
     assert "would both be reported as" in mistake({"distinct": ["order_id", "order_id"]})
 
 
-@pytest.mark.parametrize("key", ["layer", "rows", "freshness", "owner", "partition", "pool"])
+@pytest.mark.parametrize("key", ["layer", "rows", "freshness", "owner", "partition", "pool", "maintenance"])
 def test_null_takes_back_what_a_folder_said(key: str) -> None:
     assert model({key: None}) == ModelContract()
 

@@ -185,5 +185,7 @@ def test_files_beside_the_dbt_folders_do_not_count(project: DbtProject) -> None:
 
 
 def test_another_database_is_stale(project: DbtProject) -> None:
-    other = DbtProject(project.project_dir, project.profiles_dir, "local", project.target_path, "other")
+    other = DbtProject(
+        project.project_dir, project.profiles_dir, "local", project.target_path, ("LAKEHOUSE_DUCKDB_PATH", "other")
+    )
     assert other.changes() == ["LAKEHOUSE_DUCKDB_PATH"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import duckdb
@@ -15,6 +16,7 @@ from lakehouse_analytics.row_counts import (
     Counted,
     Counts,
     broken_rules,
+    chunks,
     count_sql,
     judge_drift,
     quote,
@@ -345,3 +347,20 @@ def test_times_of_any_zone_are_the_same_moment() -> None:
     history = daily([100, 110, 90, 105, 95, 100, 102, 99])
     elsewhere = [(when.astimezone(timezone(timedelta(hours=9))), rows) for when, rows in history]
     assert judge_drift(Drift(), 100, history, NOW, UTC) == judge_drift(Drift(), 100, elsewhere, NOW, UTC)
+
+
+WIDTHS = st.lists(st.integers(0, 5), max_size=40)
+
+
+@given(WIDTHS, st.none() | st.integers(1, 12))
+def test_chunks_hold_every_table_once_in_order_and_as_many_as_fit(widths: list[int], stages: int | None) -> None:
+    tables = [Counted(f"t{place}", tuple("abcde"[:width])) for place, width in enumerate(widths)]
+    found = [*chunks(tables, stages)]
+    assert [table for chunk in found for table in chunk] == tables
+    weights = [[1 + len(table.distinct) for table in chunk] for chunk in found]
+    if stages is None:
+        assert len(found) <= 1
+        return
+    assert all(sum(weight) <= stages or len(weight) == 1 for weight in weights)
+    # Nothing would have fitted into the chunk before.
+    assert all(sum(before) + after[0] > stages for before, after in pairwise(weights))

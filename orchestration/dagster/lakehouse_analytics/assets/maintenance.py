@@ -1,0 +1,268 @@
+"""Upkeep of the Iceberg tables as assets: one op looks after all of them, one table at a time.
+
+A table is measured, and left alone if nothing is due. What is due is done while no build and no sync writes the table,
+and measured again after each step.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import dagster as dg
+from pydantic import Field
+
+from lakehouse_analytics.assets.upkeep_report import Memory, listed, memories_of, numbers
+from lakehouse_analytics.assets.writers import TablesBusyError, Writers, slot_of
+from lakehouse_analytics.graph import Graph, Key
+from lakehouse_analytics.iceberg.measure import existing, left_behind, measure, partitions_sql
+from lakehouse_analytics.iceberg.policies import Relation, Upkept, upkept
+from lakehouse_analytics.iceberg.upkeep import ORDER, PARTITIONS, State, Step, due, optimize_statements, plan
+from lakehouse_analytics.names import counted
+
+OP_NAME = "upkeep"
+GROUP = "maintenance"
+#: Trino's name for a commit that came second: nothing was changed.
+CONFLICT = "ICEBERG_COMMIT_ERROR"
+
+
+class UpkeepConfig(dg.Config):
+    """What a person may ask of one run."""
+
+    dry_run: bool = Field(default=False, description="Change nothing; report what would be done, and why.")
+
+
+class Executed(Protocol):
+    """A finished statement."""
+
+    @property
+    def query_id(self) -> str:
+        """Trino's name for it."""
+
+
+class Trino(Protocol):
+    """Where the tables are."""
+
+    def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
+        """Every row of one statement."""
+
+    def execute(self, sql: str) -> Executed:
+        """Run one statement to its end."""
+
+    def query_url(self, query_id: str) -> str | None:
+        """The query's page."""
+
+
+class SyncGuard(Protocol):
+    """Whether a sync may be writing a raw table."""
+
+    def running(self, connection: str) -> str | None:
+        """Why a table of this Airbyte connection must be left alone now, or None."""
+
+
+class NobodyAnswers:
+    """Until something asks Airbyte: a sync could be running at any time."""
+
+    def running(self, connection: str) -> str | None:
+        """Always a reason."""
+        return f"whether Airbyte's connection {connection} is syncing is not known in this version"
+
+
+def upkeep_key(key: Key) -> dg.AssetKey:
+    """`[maintenance, layer, model]` or `[maintenance, source, table]`."""
+    return dg.AssetKey([GROUP, *key])
+
+
+def maintenance_assets(
+    graph: Graph, *, floor: timedelta, longest_write: timedelta, guard: SyncGuard | None = None
+) -> list[dg.AssetsDefinition]:
+    """One asset for each table that upkeep looks after; none on an engine without Iceberg.
+
+    Args:
+        graph: The manifest's.
+        floor: No contract may forget states younger than this.
+        longest_write: After this time a run is ended; so old, a file or a temporary relation is nobody's.
+        guard: Knows of running syncs.
+
+    Raises:
+        ContractError: a contract's retention is below the floor.
+    """
+    tables = upkept(graph, floor=floor, longest_write=longest_write) if graph.adapter == "trino" else []
+    if not tables:
+        return []
+    asked = guard or NobodyAnswers()
+
+    @dg.multi_asset(name=OP_NAME, specs=[_spec(table) for table in tables], can_subset=True)
+    def upkeep(
+        context: dg.AssetExecutionContext, config: UpkeepConfig, engine: dg.ResourceParam[Trino]
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        selected = [table for table in tables if upkeep_key(table.key) in context.selected_asset_keys]
+        yield from Upkeep(context, engine, asked, longest_write, dry_run=config.dry_run).events(selected)
+
+    return [upkeep]
+
+
+def _spec(table: Upkept) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key=upkeep_key(table.key),
+        deps=[dg.AssetKey(table.key)],
+        description=f"Upkeep of {table.relation}: small files, manifests, old snapshots, orphan files, statistics.",
+        group_name=GROUP,
+        kinds={"iceberg", "trino"},
+        skippable=True,  # a dry run, and a table in use, materialize nothing
+    )
+
+
+class Upkeep:
+    """One execution of the op."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        engine: Trino,
+        guard: SyncGuard,
+        longest_write: timedelta,
+        *,
+        dry_run: bool,
+    ) -> None:
+        self.context, self.engine, self.guard = context, engine, guard
+        self.longest_write, self.dry_run = longest_write, dry_run
+        self.writers = Writers(context.instance, context.run_id, OP_NAME)
+        self.relations: Mapping[Relation, str] = {}
+        self.failed: dict[str, str] = {}
+
+    def events(self, tables: Sequence[Upkept]) -> Iterator[dg.MaterializeResult[Any]]:
+        """Look after each table.
+
+        Raises:
+            dg.Failure: naming every table that failed, after all the others were looked after.
+        """
+        self.relations = existing(tables, self.engine.fetch_all)
+        there = [table for table in tables if self._may_be_read(table)]
+        memories = memories_of(self.context.instance, {table.unique_id: upkeep_key(table.key) for table in there})
+        measured = measure(there, self.engine.fetch_all)
+        for table in there:
+            name = "/".join(table.key)
+            if error := measured.errors.get(table.unique_id):
+                self._fail(name, error)
+                continue
+            state = self._complete(table, measured.states[table.unique_id], memories[table.unique_id])
+            try:
+                yield from self._table(table, state)
+            except Exception as error:
+                self._fail(name, str(error).strip() or type(error).__name__)
+        if self.failed:
+            lines = "\n".join(f"✘ {name}: {reason}" for name, reason in self.failed.items())
+            what = f"{counted(len(self.failed), 'table')} of {len(tables)}"
+            raise dg.Failure(f"Upkeep of {what} failed; the others are done.\n{lines}", allow_retries=False)
+
+    def _may_be_read(self, table: Upkept) -> bool:
+        if self.relations.get(table.relation) == "table":
+            return True
+        self._skip(table, "not built yet" if table.relation not in self.relations else "a view")
+        return False
+
+    def _table(self, table: Upkept, state: State) -> Iterator[dg.MaterializeResult[Any]]:
+        steps = plan(table.relation, table.policy, state)
+        if reason := self._syncing(table):
+            return self._skip(table, reason, steps)
+        if self.dry_run:
+            words = "; ".join(f"would {_words(step)}" for step in steps) or "nothing to do"
+            self._observe(table, words, {"dry_run": True, **numbers(state, state), **listed(steps)})
+            return None
+        if not steps:
+            self.context.log.info(f"{table.relation}: nothing to do")
+            yield self._result(table, state, state, [])
+            return None
+        try:
+            with self.writers.writing([slot_of(table.relation)]):
+                # Between measuring and holding the table somebody may have built it, or begun to sync.
+                if reason := self._syncing(table):
+                    return self._skip(table, reason, steps)
+                yield self._look_after(table, self._again(table, state))
+        except TablesBusyError as error:
+            return self._skip(table, f"being written: {error}", steps)
+        except Exception as error:
+            if CONFLICT not in str(error):
+                raise
+            return self._skip(table, "written by somebody meanwhile; next time", steps)
+
+    def _look_after(self, table: Upkept, before: State) -> dg.MaterializeResult[Any]:
+        state, done = before, list[tuple[Step, list[str]]]()
+        for kind in ORDER:
+            step = due(kind, table.relation, table.policy, state)
+            if step is None:
+                continue
+            self.context.log.info(f"{table.relation}: {_words(step)}")
+            queries = [self.engine.execute(sql).query_id for sql in self._statements(table, step, state)]
+            done.append((step, queries))
+            state = self._again(table, _after(step, state))
+        return self._result(table, before, state, done)
+
+    def _statements(self, table: Upkept, step: Step, state: State) -> tuple[str, ...]:
+        if step.kind != "optimize" or state.ragged <= PARTITIONS:
+            return step.statements
+        names = [str(name) for (name,) in self.engine.fetch_all(partitions_sql(table.relation))]
+        return optimize_statements(table.relation, table.policy, names)
+
+    def _again(self, table: Upkept, known: State) -> State:
+        """Measure one table anew; what upkeep remembers of it stays."""
+        found = measure([table], self.engine.fetch_all)
+        if error := found.errors.get(table.unique_id):
+            raise RuntimeError(error)
+        state = found.states[table.unique_id]
+        return replace(state, analyzed=known.analyzed, searched=known.searched, temporaries=known.temporaries)
+
+    def _complete(self, table: Upkept, state: State, memory: Memory) -> State:
+        stale = left_behind(table, self.relations, now=datetime.now(UTC), older_than=self.longest_write)
+        return replace(state, temporaries=stale, analyzed=memory.analyzed, searched=memory.searched)
+
+    def _syncing(self, table: Upkept) -> str | None:
+        return self.guard.running(table.connection) if table.connection else None
+
+    def _result(
+        self, table: Upkept, before: State, after: State, done: Sequence[tuple[Step, Sequence[str]]]
+    ) -> dg.MaterializeResult[Any]:
+        links = {step.kind: self._links(queries) for step, queries in done}
+        return dg.MaterializeResult(
+            asset_key=upkeep_key(table.key),
+            metadata={
+                "dry_run": False,
+                **numbers(before, after),
+                **listed([step for step, _ in done], links),
+                **Memory(after.analyzed, after.searched).metadata(),
+            },
+        )
+
+    def _links(self, queries: Sequence[str]) -> str:
+        urls = ((query, self.engine.query_url(query)) for query in queries)
+        return ", ".join(f"[{query}]({url})" if url else query for query, url in urls)
+
+    def _skip(self, table: Upkept, reason: str, steps: Sequence[Step] = ()) -> None:
+        metadata = {"dry_run": self.dry_run, "skipped": reason, **listed(steps)}
+        self._observe(table, f"left alone: {reason}", metadata)
+
+    def _observe(self, table: Upkept, words: str, metadata: Mapping[str, Any]) -> None:
+        self.context.log.info(f"{table.relation}: {words}")
+        key = upkeep_key(table.key)
+        self.context.log_event(dg.AssetObservation(asset_key=key, description=words, metadata=metadata))
+
+    def _fail(self, name: str, reason: str) -> None:
+        self.failed[name] = reason
+        self.context.log.error(f"{name}: {reason}")
+
+
+def _after(step: Step, state: State) -> State:
+    match step.kind:
+        case "analyze":
+            return replace(state, analyzed=state.now)
+        case "remove_orphan_files":
+            return replace(state, searched=state.now)
+        case "temporaries":
+            return replace(state, temporaries=())
+        case _:
+            return state
+
+
+def _words(step: Step) -> str:
+    return f"{step.kind} ({step.reason})"

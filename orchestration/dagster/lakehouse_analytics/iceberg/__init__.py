@@ -1,0 +1,1 @@
+"""Iceberg's own metadata and upkeep. No Dagster in here."""

@@ -1,0 +1,143 @@
+"""The Iceberg catalog, opened by its name in pyiceberg's own configuration.
+
+That is `PYICEBERG_CATALOG__<NAME>__*` in the environment, or `.pyiceberg.yaml`; it is read anew at every opening.
+Importing this module is cheap; opening the first catalog imports pyiceberg, for about 2 CPU seconds and 100 MB.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, unquote_plus
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+
+VARIABLE = "LAKEHOUSE_ICEBERG_CATALOG"
+#: Properties of pyiceberg that are secret, by a word in their name; address-like values hide a log-in besides.
+_SECRET = re.compile(r"secret|password|token|credential|key|auth|assertion", re.IGNORECASE)
+_LOG_IN = re.compile(r"://(?P<log_in>.*)@", re.DOTALL)
+_PARAMETER = re.compile(r"[?&][^=&]*(?:secret|password|token|key)[^=&]*=(?P<value>[^&]*)", re.IGNORECASE)
+#: Shorter pieces are too common to be hidden wherever they occur.
+_SHORTEST = 3
+_DEFAULTS = {
+    "init_catalog_tables": "false",  # a wrong address is an error, not a place for a new catalog
+    "pool_pre_ping": "true",  # minutes pass between two uses, and databases restart
+}
+
+
+class CatalogError(RuntimeError):
+    """The catalog cannot be used. The message names the variable, the reason and the mend; it has no secrets."""
+
+
+def open_catalog(name: str) -> Catalog:
+    """Open a catalog; one object a process for each configuration, for use by many threads.
+
+    Args:
+        name: Of the catalog in pyiceberg's configuration. A SQL catalog's rows are stored under this name: it must be
+            the catalog name of Trino's connector, too.
+
+    Raises:
+        CatalogError: there is no such catalog, a library is missing, or the catalog refused.
+    """
+    try:
+        return _open(name, tuple(sorted(_configured(name).items())))
+    except CatalogError:
+        raise
+    except ModuleNotFoundError as error:
+        raise CatalogError(_lacking(name, str(error.name))) from None
+    except Exception as error:
+        if type(error).__name__ == "NotInstalledError":
+            raise CatalogError(_lacking(name, redact(name, str(error)))) from None
+        raise CatalogError(
+            f"{VARIABLE} is {name}, and that Iceberg catalog cannot be opened: {reason(name, error)}. "
+            f"Check {_prefix(name)}*, or unset {VARIABLE}."
+        ) from None
+
+
+def reason(name: str, error: BaseException) -> str:
+    """An error's kind and first line, without the catalog's secrets."""
+    # SQLAlchemy wraps the driver's error in lines about itself.
+    line = next(iter(str(getattr(error, "orig", None) or error).strip().splitlines()), "").rstrip(".")
+    return redact(name, f"{type(error).__name__}: {line}" if line else type(error).__name__)
+
+
+def redact(name: str, text: str) -> str:
+    """A text without what the catalog's configuration keeps secret."""
+    try:
+        secrets = set(_secrets(_configured(name)))
+    except (CatalogError, ModuleNotFoundError):
+        return text  # nothing was read that could have leaked
+    # Longest first: one may be part of another.
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+@lru_cache(maxsize=4)
+def _open(name: str, properties: tuple[tuple[str, Any], ...]) -> Catalog:
+    from pyiceberg.catalog import load_catalog
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # one of them quotes the address, with its log-in
+        catalog = load_catalog(name, **{**_DEFAULTS, **dict(properties)})
+    if type(catalog).__name__ == "SqlCatalog":
+        catalog.list_namespaces()  # pyiceberg opens a database that it cannot reach or read as an empty one
+    return catalog
+
+
+def _configured(name: str) -> dict[str, Any]:
+    from pyiceberg.utils.config import Config
+
+    try:
+        config = Config()
+        properties = config.get_catalog_config(name)
+        known = config.get_known_catalogs()
+    except ValueError:
+        # Its message may quote a value.
+        raise CatalogError(
+            f"pyiceberg's configuration is malformed: check .pyiceberg.yaml and PYICEBERG_*, or unset {VARIABLE}."
+        ) from None
+    if properties:
+        return dict(properties)
+    has = f" (it knows {', '.join(sorted(known))})" if known else ""
+    hyphen = (
+        " Write - for _ in the name: that is how pyiceberg reads variables."
+        if name.lower().replace("_", "-") in known
+        else ""
+    )
+    raise CatalogError(
+        f"{VARIABLE} is {name}, but pyiceberg has no catalog of that name{has}.{hyphen} Set {_prefix(name)}TYPE, "
+        f"{_prefix(name)}URI and what else it needs, or unset {VARIABLE}."
+    )
+
+
+def _lacking(name: str, what: str) -> str:
+    return (
+        f"{VARIABLE} is {name}, and a library for that kind of catalog is missing ({what}): "
+        f"install pyiceberg with its extra (pyiceberg[hive], pyiceberg[glue], …), or unset {VARIABLE}."
+    )
+
+
+def _prefix(name: str) -> str:
+    return f"PYICEBERG_CATALOG__{name.upper().replace('-', '_')}__"
+
+
+def _secrets(properties: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in properties.items():
+        if _SECRET.search(key):
+            yield from _pieces(str(value), whole=True)
+        for found in _LOG_IN.finditer(str(value)):
+            yield from _pieces(found["log_in"].partition(":")[2], whole=False)
+        for found in _PARAMETER.finditer(str(value)):
+            yield from _pieces(found["value"], whole=True)
+
+
+def _pieces(secret: str, *, whole: bool) -> Iterator[str]:
+    # A password with @ or / in it is cut by whoever parses the address, so its parts are hidden, too.
+    parts = [secret] if whole else [secret, *re.split(r"[/@:]", secret)]
+    for part in parts:
+        yield from (form for form in {part, unquote(part), unquote_plus(part)} if len(form) >= _SHORTEST)

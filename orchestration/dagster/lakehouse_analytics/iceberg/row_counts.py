@@ -1,0 +1,137 @@
+"""Row counts from the metadata of Iceberg tables, without reading data and without a query a table.
+
+The summary of a snapshot may say what the snapshot holds (Iceberg table specification, appendix F, "Optional Snapshot
+Summary Fields"): `total-records` counts the rows of its data files, those too that delete files take away.
+Delete files say how many deletes they hold, never how many rows these remove: a position may be deleted
+twice, and an equality delete removes any number of rows. So a count is taken only where there is no delete file at
+all; of every other table Trino is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lakehouse_analytics.iceberg.catalog import VARIABLE, CatalogError, open_catalog, reason
+from lakehouse_analytics.iceberg.policies import Relation
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+
+    FetchAll = Callable[[str], Sequence[Sequence[Any]]]
+
+#: Each waits for one answer of the catalog and one file; more do not help.
+THREADS = 16
+#: Fewer tables are cheaper to ask in one statement than pyiceberg is to import.
+WORTH_IT = 20
+#: All must be there and be zero. Files, too: a writer that appends whole manifests may leave the two counts of deletes
+#: as they were (Iceberg's `SnapshotSummary` calls them untrusted then).
+_NO_DELETES = ("total-delete-files", "total-position-deletes", "total-equality-deletes")
+
+
+@dataclass(frozen=True)
+class Current:
+    """A table's current snapshot (None: it has never had one) and its rows (None: the metadata cannot tell)."""
+
+    snapshot: int | None
+    rows: int | None
+
+
+def row_counts(
+    catalog: str, relations: Collection[Relation], *, database: str, fetch_all: FetchAll, at_least: int = WORTH_IT
+) -> dict[Relation, int]:
+    """Count the rows of the tables whose metadata tells exactly.
+
+    Args:
+        catalog: Its name in pyiceberg's configuration.
+        relations: Tables and views, as Trino names them.
+        database: The name of the same catalog in Trino; relations elsewhere are left out.
+        fetch_all: Asks Trino; it is asked once, whether both names mean the same catalog.
+        at_least: With fewer relations than this nothing is looked up.
+
+    Returns:
+        Rows by relation. Whatever is not in it, the caller must count: views, tables with delete files, tables that
+        the catalog does not know.
+
+    Raises:
+        CatalogError: the catalog cannot be read, or is not the one that Trino reads.
+    """
+    here = [relation for relation in relations if relation.catalog.lower() == database.lower()]
+    if not here or len(here) < at_least:
+        return {}
+    opened = open_catalog(catalog)
+    try:
+        found = _look_up(catalog, opened, here)
+    finally:
+        opened.close()  # idle connections; the catalog opens new ones when it is used again
+    if not _same_catalog(catalog, found, fetch_all):
+        return {}
+    return {relation: current.rows for relation, current in found.items() if current.rows is not None}
+
+
+def exact_rows(summary: Mapping[str, Any] | None) -> int | None:
+    """The rows of a snapshot, from its summary; None where that cannot tell exactly."""
+    if summary is None or any(summary.get(key) != "0" for key in _NO_DELETES):
+        return None
+    total = str(summary.get("total-records", ""))
+    return int(total) if total.isascii() and total.isdecimal() else None
+
+
+def _look_up(name: str, catalog: Catalog, relations: Sequence[Relation]) -> dict[Relation, Current]:
+    """What each table's metadata says; tables that cannot be read are left out, unless all of them fail."""
+    found: dict[Relation, Current] = {}
+    failures: list[Exception] = []
+    # Hive's client has one connection, which threads cannot share.
+    threads = 1 if type(catalog).__name__ == "HiveCatalog" else THREADS
+    with ThreadPoolExecutor(threads, thread_name_prefix="iceberg-metadata") as pool:
+        for relation, current in zip(relations, pool.map(lambda one: _current(catalog, one), relations), strict=True):
+            if isinstance(current, Exception):
+                failures.append(current)
+            elif current:
+                found[relation] = current
+    if failures and not found:
+        raise CatalogError(
+            f"{VARIABLE} is {name}, and none of {len(relations)} tables could be read from that Iceberg catalog: "
+            f"{reason(name, failures[0])}. Check its address, its log-in and its storage, or unset {VARIABLE}."
+        )
+    return found
+
+
+def _current(catalog: Catalog, relation: Relation) -> Current | Exception | None:
+    from pyiceberg.exceptions import NoSuchTableError
+
+    try:
+        # Trino keeps names in lower case.
+        table = catalog.load_table((relation.schema.lower(), relation.name.lower()))
+    except NoSuchTableError:
+        return None  # a view, or another catalog's
+    except Exception as error:
+        return error
+    snapshot = table.metadata.current_snapshot_id
+    if snapshot is None:
+        # No snapshot is no data file: a table as it was created (Iceberg table specification, `current-snapshot-id`).
+        return Current(None, 0)
+    summaries = (one.summary for one in table.metadata.snapshots if one.snapshot_id == snapshot)
+    return Current(snapshot, exact_rows(next(summaries, None)))
+
+
+def _same_catalog(name: str, found: Mapping[Relation, Current], fetch_all: FetchAll) -> bool:
+    """Whether Trino has the same current snapshot of one of the tables; False where none has a snapshot.
+
+    Raises:
+        CatalogError: it has another. Snapshots have random numbers, so the catalogs are not the same one, or
+            one of them lags behind.
+    """
+    for relation, current in found.items():
+        if current.snapshot is not None:
+            refs = relation.metadata("refs")
+            [*answer] = fetch_all(f"select snapshot_id from {refs} where name = 'main'")  # noqa: S608  # quoted
+            if [tuple(row) for row in answer] == [(current.snapshot,)]:
+                return True
+            raise CatalogError(
+                f"{VARIABLE} is {name}, but that is not the catalog that Trino calls {relation.catalog}: the current "
+                f"snapshot of {relation} is another one there. Point both at the same catalog, or unset {VARIABLE}."
+            )
+    return False

@@ -1,0 +1,139 @@
+"""Trino: asked over a connection of its own for as long as a question takes."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field, PrivateAttr, SecretStr
+
+from lakehouse_analytics.provenance import Provenance
+from lakehouse_analytics.settings import AuthMethod, Settings
+from lakehouse_analytics.trino_client import QueryResult, execute, wait_until_ready
+from lakehouse_analytics.trino_errors import Failure, classify_dbt
+from lakehouse_analytics.trino_session import TrinoServer
+
+
+class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """A Trino coordinator. `settings.py` documents the fields.
+
+    What a resource is made of is shown in Dagster's UI; so the password and the token are no fields of it. They are
+    read from the environment of the process that connects.
+    """
+
+    host: str
+    port: int = 8080
+    http_scheme: str = "http"
+    user: str
+    catalog: str
+    auth: str = "none"
+    ca_bundle: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    session_properties: dict[str, str] = Field(default_factory=dict)
+    request_timeout: float = 30.0
+    start_timeout: float = 120.0
+    ui_url: str | None = None
+    max_runtime: int = 21_600
+
+    _token_needed_until: datetime | None = PrivateAttr(default=None)
+    _client_tags: tuple[str, ...] = PrivateAttr(default=())
+
+    @classmethod
+    def of(cls, settings: Settings) -> "TrinoResource":
+        """The resource of an environment."""
+        return cls(
+            host=settings.trino_host,
+            port=settings.trino_port,
+            http_scheme=settings.trino_http_scheme,
+            user=settings.trino_user,
+            catalog=settings.trino_catalog,
+            auth=settings.trino_auth,
+            ca_bundle=_text(settings.trino_ca_bundle),
+            client_certificate=_text(settings.trino_client_certificate),
+            client_key=_text(settings.trino_client_key),
+            session_properties=settings.trino_session_properties,
+            request_timeout=settings.trino_request_timeout,
+            start_timeout=settings.trino_start_timeout,
+            ui_url=settings.trino_ui_url,
+            max_runtime=settings.max_runtime,
+        )
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Learn which run asks: its queries carry its tags, and its token must last for the whole of it."""
+        if context.run is None:
+            return
+        self._client_tags = Provenance(context.run.run_id, context.run.job_name).client_tags
+        record = context.instance and context.instance.get_run_record_by_id(context.run.run_id)
+        # From the run's start: a step that is tried again late must not ask for more than the run may last.
+        began = datetime.fromtimestamp(record.start_time, UTC) if record and record.start_time else datetime.now(UTC)
+        self._token_needed_until = began + timedelta(seconds=self.max_runtime)
+
+    def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
+        """Every row of one statement.
+
+        Raises:
+            TrinoError: as `execute`.
+        """
+        return self.execute(sql).rows
+
+    def execute(self, sql: str, client_tags: Sequence[str] = ()) -> QueryResult:
+        """Run one statement; it carries the run's tags and those given.
+
+        Raises:
+            TrinoError: with the query's id; `TrinoUnavailableError` where no other statement would fare better.
+        """
+        return execute(self.server(), sql, (*self._client_tags, *client_tags))
+
+    def wait_until_free(self) -> None:
+        """Return once Trino has started and answers a query on the catalog.
+
+        Raises:
+            TrinoUnavailableError: not within `start_timeout` seconds, or at once where waiting cannot help.
+        """
+        wait_until_ready(self.server())
+
+    def judge(self, message: str) -> Failure:
+        """What dbt's message of a failed node means."""
+        return classify_dbt(message)
+
+    def query_url(self, query_id: str) -> str:
+        """The page of a query in Trino's UI."""
+        base = self.ui_url or f"{self.http_scheme}://{self.host}:{self.port}"
+        return f"{base.rstrip('/')}/ui/query.html?{query_id}"
+
+    def server(self) -> TrinoServer:
+        """What the client needs, with the secret of this process's environment."""
+        auth: AuthMethod = self.auth  # type: ignore[assignment]  # Dagster's config knows no Literal
+        return TrinoServer(
+            host=self.host,
+            port=self.port,
+            http_scheme=self.http_scheme,
+            user=self.user,
+            catalog=self.catalog,
+            auth=auth,
+            secret=_secret(auth),
+            ca_bundle=_path(self.ca_bundle),
+            client_certificate=_path(self.client_certificate),
+            client_key=_path(self.client_key),
+            session_properties=self.session_properties,
+            request_timeout=self.request_timeout,
+            start_timeout=self.start_timeout,
+            token_needed_until=self._token_needed_until,
+        )
+
+
+def _secret(auth: AuthMethod) -> SecretStr | None:
+    if auth not in ("password", "jwt"):
+        return None
+    settings = Settings.load()
+    return settings.trino_password if auth == "password" else settings.trino_jwt
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path else None
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

@@ -1,0 +1,277 @@
+"""What a failure of Trino means: whether it may pass, whether anything was written, and what to do.
+
+Two sources, one answer: `classify` takes an exception of the client, `classify_dbt` the text that dbt reports of it.
+Pure: neither Dagster nor the client is imported. Names are Trino's own (`StandardErrorCode`, `IcebergErrorCode`);
+where no query failed, the name says what happened to the request.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Kind(StrEnum):
+    """Whether trying again can help."""
+
+    TRANSIENT = "transient"
+    PERMANENT = "permanent"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failure of Trino, judged.
+
+    Attributes:
+        kind: `transient` where the same statement may succeed later, unchanged.
+        certainly_not_applied: Nothing of the failed statement was written. False means that nobody knows. It speaks
+            of one statement: what a model's earlier statements wrote stays.
+        name: Trino's name of the error, such as DIVISION_BY_ZERO, or what happened to the request.
+        query_id: Trino's id of the query; None where there was none.
+        message: What Trino or the client said.
+        advice: What a person does about it.
+        of_server: The server or its catalog, not the statement, is at fault: any other would fail as well.
+    """
+
+    kind: Kind
+    certainly_not_applied: bool
+    name: str
+    query_id: str | None
+    message: str
+    advice: str
+    of_server: bool = False
+
+    @property
+    def transient(self) -> bool:
+        """Whether trying again can help."""
+        return self.kind is Kind.TRANSIENT
+
+    def __str__(self) -> str:  # noqa: D105
+        query = f" (query {self.query_id})" if self.query_id else ""
+        return f"{self.name}: {self.message}{query}. {self.advice}"
+
+
+class _Rule(NamedTuple):
+    kind: Kind
+    advice: str
+    certainly_not_applied: bool = False
+    of_server: bool = False
+
+
+class _Said(NamedTuple):
+    """What a query's error says of itself."""
+
+    type: str
+    name: str
+    message: str
+    query_id: str | None
+
+
+_T, _P = Kind.TRANSIENT, Kind.PERMANENT
+
+_AGAIN = "It may pass by itself: try again."
+_WORKERS = "A worker was lost or cut off: try again; if it comes back, look into the workers' logs."
+_MEMORY = (
+    "The statement needs more memory than one query may have; trying again does not help. Build the model in smaller "
+    "windows, select fewer columns before joining, or have query.max-memory and query.max-memory-per-node raised."
+)
+_LONG = (
+    "The statement exceeds a limit of the cluster or of LAKEHOUSE_TRINO_SESSION_PROPERTIES; trying again does not "
+    "help. Build the model in smaller windows, or have the limit raised."
+)
+_FULL = "The cluster is busy: try again; if it comes back, run fewer models at once or have the cluster enlarged."
+_CATALOG = "The Iceberg catalog's database does not answer: see that it runs and that Trino reaches it; then try again."
+_STORAGE = "Files of the table cannot be read or written: see that the object storage answers; then try again."
+_STATEMENT = "Mend the SQL of the model; trying again does not help."
+_TABLE = "The table's files are damaged: restore it from an older snapshot or rebuild it (dbt --full-refresh)."
+_RIGHTS = "The user (LAKEHOUSE_TRINO_USER) lacks the right: have it granted, or log in as that user."
+_LOG_IN = (
+    "Trino refuses the log-in: check LAKEHOUSE_TRINO_USER with LAKEHOUSE_TRINO_PASSWORD, LAKEHOUSE_TRINO_JWT or "
+    "LAKEHOUSE_TRINO_CLIENT_CERTIFICATE; they may be wrong or have expired."
+)
+_REACH = "Trino is down, still starting or cannot be reached: check LAKEHOUSE_TRINO_HOST and LAKEHOUSE_TRINO_PORT."
+_LOST = "The connection was lost while the query ran; it may have done its work. See its page in Trino's UI."
+_CERTIFICATE = (
+    "Trino's certificate is not trusted: set LAKEHOUSE_TRINO_CA_BUNDLE to the certificates (PEM) of its authority, "
+    "and LAKEHOUSE_TRINO_HOST to a name that the certificate bears."
+)
+_CLIENT_CERTIFICATE = (
+    "Trino refuses the encrypted connection: check LAKEHOUSE_TRINO_CLIENT_CERTIFICATE and LAKEHOUSE_TRINO_CLIENT_KEY."
+)
+_SCHEME = (
+    "One side speaks HTTPS and the other does not: LAKEHOUSE_TRINO_HTTP_SCHEME and LAKEHOUSE_TRINO_PORT do not "
+    "belong together."
+)
+_PEM = (
+    "A file of certificates or keys (PEM) cannot be used: check LAKEHOUSE_TRINO_CA_BUNDLE, "
+    "LAKEHOUSE_TRINO_CLIENT_CERTIFICATE and LAKEHOUSE_TRINO_CLIENT_KEY."
+)
+
+#: By Trino's name of the error. What is not here is judged by its type (`_BY_TYPE`).
+_BY_NAME = {
+    # Refused before anything ran.
+    "SERVER_STARTING_UP": _Rule(_T, "Trino is starting: try again.", certainly_not_applied=True, of_server=True),
+    "QUERY_QUEUE_FULL": _Rule(_T, _FULL, certainly_not_applied=True),
+    # The cluster's weather.
+    "SERVER_SHUTTING_DOWN": _Rule(_T, "Trino is shutting down: try again when it is back.", of_server=True),
+    "NO_NODES_AVAILABLE": _Rule(_T, "No worker is there: see that workers run; then try again.", of_server=True),
+    "REMOTE_TASK_ERROR": _Rule(_T, _WORKERS),
+    "REMOTE_TASK_MISMATCH": _Rule(_T, _WORKERS),
+    "REMOTE_HOST_GONE": _Rule(_T, _WORKERS),
+    "REMOTE_BUFFER_CLOSE_FAILED": _Rule(_T, _WORKERS),
+    "TOO_MANY_REQUESTS_FAILED": _Rule(_T, _WORKERS),
+    "PAGE_TRANSPORT_ERROR": _Rule(_T, _WORKERS),
+    "PAGE_TRANSPORT_TIMEOUT": _Rule(_T, _WORKERS),
+    "ABANDONED_TASK": _Rule(_T, _WORKERS),
+    "ABANDONED_QUERY": _Rule(_T, "Nobody fetched the query's result, so Trino ended it: try again."),
+    "OPTIMIZER_TIMEOUT": _Rule(_T, _FULL),
+    "OUT_OF_SPILL_SPACE": _Rule(_T, _FULL),
+    "CLUSTER_OUT_OF_MEMORY": _Rule(_T, _FULL),
+    "ADMINISTRATIVELY_PREEMPTED": _Rule(_T, _FULL),
+    "GENERIC_INSUFFICIENT_RESOURCES": _Rule(_T, _FULL),
+    "TRANSACTION_CONFLICT": _Rule(_T, "Another writer was at the same table: try again."),
+    "ICEBERG_CATALOG_ERROR": _Rule(_T, _CATALOG, of_server=True),
+    # Trying again meets the same.
+    "EXCEEDED_GLOBAL_MEMORY_LIMIT": _Rule(_P, _MEMORY),
+    "EXCEEDED_LOCAL_MEMORY_LIMIT": _Rule(_P, _MEMORY),
+    "EXCEEDED_TIME_LIMIT": _Rule(_P, _LONG),
+    "EXCEEDED_CPU_LIMIT": _Rule(_P, _LONG),
+    "EXCEEDED_SCAN_LIMIT": _Rule(_P, _LONG),
+    "EXCEEDED_SPILL_LIMIT": _Rule(_P, _LONG),
+    "QUERY_HAS_TOO_MANY_STAGES": _Rule(_P, "The statement is too large: split the model into several."),
+    "ICEBERG_TOO_MANY_OPEN_PARTITIONS": _Rule(_P, "Build in windows of fewer partitions, or partition more coarsely."),
+    "ICEBERG_BAD_DATA": _Rule(_P, _TABLE),
+    "ICEBERG_INVALID_METADATA": _Rule(_P, _TABLE),
+    "ICEBERG_MISSING_METADATA": _Rule(_P, _TABLE),
+    "ICEBERG_INVALID_PARTITION_VALUE": _Rule(_P, _TABLE),
+    "ADMINISTRATIVELY_KILLED": _Rule(_P, "A person or a rule of the cluster ended the query: ask why first."),
+    "USER_CANCELED": _Rule(_P, "The query was cancelled."),
+    "PERMISSION_DENIED": _Rule(_P, _RIGHTS, certainly_not_applied=True),
+    "INVALID_SESSION_PROPERTY": _Rule(
+        _P, "Mend LAKEHOUSE_TRINO_SESSION_PROPERTIES, or the model's own `set session`.", certainly_not_applied=True
+    ),
+    "CATALOG_NOT_FOUND": _Rule(
+        _P, "Check LAKEHOUSE_TRINO_CATALOG, and the catalogs that the model names.", certainly_not_applied=True
+    ),
+}  # fmt: skip
+
+_BY_TYPE = {
+    "USER_ERROR": _Rule(_P, _STATEMENT),
+    "INTERNAL_ERROR": _Rule(_P, "An error inside Trino: look up the query in Trino's UI and the server's log."),
+    "INSUFFICIENT_RESOURCES": _Rule(_T, _FULL),
+    "EXTERNAL": _Rule(_T, _STORAGE),
+}
+
+#: What a name alone does not tell: name, what the message must hold, rule. The first that fits wins over `_BY_NAME`.
+_BY_MESSAGE = (
+    # Iceberg found another writer's commit. Its other commit errors may come after the catalog took the commit.
+    ("ICEBERG_COMMIT_ERROR", r"conflict|concurrent|Cannot commit: ref hash",
+     _Rule(_T, "Another writer committed to the table first: try again.", certainly_not_applied=True)),
+    ("ICEBERG_COMMIT_ERROR", "",
+     _Rule(_T, "Nobody knows whether the commit took place: look at the table's $snapshots before trying again.")),
+    ("ICEBERG_INVALID_METADATA", "Error accessing metadata file", _Rule(_T, _STORAGE)),
+    # Trino 476 has no name for a catalog database that is gone, nor for the first queries after it is back.
+    ("GENERIC_INTERNAL_ERROR",
+     r"Cannot check and eventually update SQL schema|PSQLException|java\.sql\.SQL|\biceberg_(tables|namespace)",
+     _Rule(_T, _CATALOG, of_server=True)),
+    ("GENERIC_INTERNAL_ERROR", r"Connection (refused|reset)|shutting down|shut down", _Rule(_T, _WORKERS)),
+)  # fmt: skip
+
+#: Failures without a query: what the text must hold, the name, the rule. The first that fits wins.
+_BY_TEXT = tuple((re.compile(pattern, re.DOTALL), name, rule) for pattern, name, rule in (
+    (r"suitable TLS CA certificate bundle|find the TLS (certificate|key) file|\[SSL\] PEM lib|NO_CERTIFICATE_OR_CRL",
+     "TLS_FILE", _Rule(_P, _PEM, certainly_not_applied=True, of_server=True)),
+    (r"CERTIFICATE_VERIFY_FAILED", "CERTIFICATE_NOT_TRUSTED",
+     _Rule(_P, _CERTIFICATE, certainly_not_applied=True, of_server=True)),
+    (r"WRONG_VERSION_NUMBER|BadStatusLine\('\\x15|record layer failure", "WRONG_SCHEME",
+     _Rule(_P, _SCHEME, certainly_not_applied=True, of_server=True)),
+    (r"(SSLV3|TLSV1|TLSV13)_ALERT|KEY_VALUES_MISMATCH", "TLS_REFUSED",
+     _Rule(_P, _CLIENT_CERTIFICATE, certainly_not_applied=True, of_server=True)),
+    (r"TLS/SSL is required for authentication", "WRONG_SCHEME",
+     _Rule(_P, "A log-in needs LAKEHOUSE_TRINO_HTTP_SCHEME=https.", certainly_not_applied=True, of_server=True)),
+    (r"error 401\b", "UNAUTHORIZED", _Rule(_P, _LOG_IN, certainly_not_applied=True, of_server=True)),
+    (r"error 403\b", "FORBIDDEN", _Rule(_P, _RIGHTS, certainly_not_applied=True, of_server=True)),
+    (r"error (404|410)\b", "QUERY_NOT_FOUND",
+     _Rule(_T, "Trino was restarted and forgot the query; it may have done its work: try again.")),
+    (r"error (429|502|503|504)\b|empty response from server", "SERVER_UNAVAILABLE", _Rule(_T, _REACH, of_server=True)),
+    (r"failed to execute.*(Failed to resolve|Name or service not known)", "UNKNOWN_HOST",
+     _Rule(_T, _REACH, certainly_not_applied=True, of_server=True)),
+    # Trino runs a statement when its first page is asked for, not when it is sent: see `classify`.
+    (r"failed to execute.*(Failed to establish a new connection|Max retries exceeded|timed out|Connection aborted"
+     r"|Connection reset|RemoteDisconnected|UNEXPECTED_EOF)", "CONNECTION_REFUSED",
+     _Rule(_T, _REACH, certainly_not_applied=True, of_server=True)),
+    (r"Failed to resolve|Name or service not known|Failed to establish a new connection|Max retries exceeded|timed out"
+     r"|Connection (aborted|reset|refused|broken)|RemoteDisconnected|UNEXPECTED_EOF|failed to fetch",
+     "CONNECTION_LOST", _Rule(_T, _LOST, of_server=True)),
+))  # fmt: skip
+
+_UNKNOWN = _Rule(_P, "An error that nobody foresaw: read the whole of it in the run's log.")
+
+#: As `str()` of the client's errors has it; dbt passes it on (dbt/adapters/trino/connections.py).
+_QUERY_ERROR = re.compile(
+    r"Trino\w*Error\(type=(?P<type>\w+), name=(?P<name>\w+), message=\"(?P<message>.*?)\", query_id=(?P<id>\w+)\)",
+    re.DOTALL,
+)
+_LONGEST_MESSAGE = 1000
+
+
+def starting() -> Failure:
+    """What a server means that says of itself that it is starting."""
+    return _of_query(_Said("INTERNAL_ERROR", "SERVER_STARTING_UP", "Trino server is still initializing", None))
+
+
+def classify(error: BaseException, query_id: str | None = None) -> Failure:
+    """Judge an exception of the `trino` client or of what lies below it.
+
+    Args:
+        error: What was raised.
+        query_id: The id that Trino gave the statement; None where it gave none. Then certainly nothing was done:
+            Trino starts a statement when the client asks for its first page, which needs the answer with the id
+            (`QueuedStatementResource.submitIfNeeded` of Trino 476; a test sends a statement and asks for nothing).
+    """
+    name = getattr(error, "error_name", None)
+    if name is not None:
+        kind, message = str(getattr(error, "error_type", "")), str(getattr(error, "message", ""))
+        return _of_query(_Said(kind, str(name), message, getattr(error, "query_id", None) or query_id))
+    return _of_text(str(error) or type(error).__name__, query_id, unsent=query_id is None)
+
+
+def classify_dbt(message: str) -> Failure:
+    """Judge what dbt reports of a node of dbt-trino: `message` in run_results.json, or the text of dbt's own end.
+
+    Any text is judged; one that holds no failure of Trino (a compilation error, a failed test) is permanent under
+    the name UNKNOWN. `certainly_not_applied` speaks of the statement that failed: a model whose earlier statements
+    were done (a temporary view, a `pre_hook`) starts from the first again when it is built again.
+
+    Args:
+        message: The text, whole: with dbt's "Database Error in model …" before and "compiled code at …" after.
+    """
+    found = _QUERY_ERROR.search(message)
+    if found:
+        return _of_query(_Said(found["type"], found["name"], found["message"], found["id"]))
+    # The client's own retries lie between a refusal and this text, so only what it says of itself counts.
+    return _of_text(message, None, unsent=False)
+
+
+def _of_query(said: _Said) -> Failure:
+    rule = next(
+        (rule for name, words, rule in _BY_MESSAGE if name == said.name and re.search(words, said.message)),
+        _BY_NAME.get(said.name) or _BY_TYPE.get(said.type, _UNKNOWN),
+    )
+    query_id = said.query_id if said.query_id != "None" else None
+    return _failure(rule, said.name, query_id, said.message, rule.certainly_not_applied)
+
+
+def _of_text(text: str, query_id: str | None, *, unsent: bool) -> Failure:
+    name, rule = next(((name, rule) for words, name, rule in _BY_TEXT if words.search(text)), ("UNKNOWN", _UNKNOWN))
+    unapplied = unsent or (rule.certainly_not_applied and query_id is None)
+    return _failure(rule, name, query_id, text, unapplied)
+
+
+def _failure(rule: _Rule, name: str, query_id: str | None, message: str, unapplied: bool) -> Failure:
+    short = " ".join(message.split())
+    if len(short) > _LONGEST_MESSAGE:
+        short = short[:_LONGEST_MESSAGE] + "…"
+    return Failure(rule.kind, unapplied, name, query_id, short.rstrip("."), rule.advice, rule.of_server)

@@ -1,0 +1,170 @@
+"""On pyiceberg's own SQL catalog, in a file; integration/test_iceberg_row_counts.py is the same against Trino."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
+from lakehouse_analytics.iceberg.policies import Relation
+from lakehouse_analytics.iceberg.row_counts import WORTH_IT, exact_rows, row_counts
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.sql import SqlCatalog
+
+ROWS = pa.table({"id": pa.array([1, 2, 3], pa.int64())})
+CLEAN = {
+    "total-records": "7",
+    "total-delete-files": "0",
+    "total-position-deletes": "0",
+    "total-equality-deletes": "0",
+}
+
+
+@pytest.fixture
+def catalog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Catalog]:
+    address = f"sqlite:///{tmp_path}/catalog.db"
+    SqlCatalog("unit", uri=address).close()  # makes its tables
+    monkeypatch.setenv("PYICEBERG_CATALOG__UNIT__TYPE", "sql")
+    monkeypatch.setenv("PYICEBERG_CATALOG__UNIT__URI", address)
+    monkeypatch.setenv("PYICEBERG_CATALOG__UNIT__WAREHOUSE", f"file://{tmp_path}")
+    opened = open_catalog("unit")
+    opened.create_namespace("s")
+    yield opened
+    opened.close()
+
+
+def table(name: str, *, schema: str = "s", catalog: str = "lake") -> Relation:
+    return Relation(catalog, schema, name)
+
+
+class Trino:
+    """Answers what the current snapshot is, from the catalog itself."""
+
+    def __init__(self, catalog: Catalog, behind: int = 0) -> None:
+        self.catalog, self.behind, self.asked = catalog, behind, []
+
+    def __call__(self, sql: str) -> list[tuple[Any, ...]]:
+        self.asked.append(sql)
+        name = sql.split('"')[5].removesuffix("$refs").lower()
+        return [(self.catalog.load_table(("s", name)).metadata.current_snapshot_id - self.behind,)]
+
+
+def count(catalog: Catalog, *relations: Relation, trino: Trino | None = None, at_least: int = 1) -> dict[str, int]:
+    ask = trino or Trino(catalog)
+    found = row_counts("unit", relations, database="lake", fetch_all=ask, at_least=at_least)
+    return {relation.name: rows for relation, rows in found.items()}
+
+
+def test_appends_overwrites_and_deletes_of_whole_files_are_counted(catalog: Catalog) -> None:
+    made = catalog.create_table("s.t", ROWS.schema)
+    made.append(ROWS)
+    made.append(ROWS)
+    assert count(catalog, table("t")) == {"t": 6}
+    made.delete("id = 2")  # pyiceberg rewrites the files
+    assert count(catalog, table("t")) == {"t": 4}
+    made.overwrite(ROWS.slice(0, 1))
+    assert count(catalog, table("t")) == {"t": 1}
+    made.delete()
+    assert count(catalog, table("t")) == {"t": 0}
+
+
+def test_a_table_without_snapshot_is_empty(catalog: Catalog) -> None:
+    catalog.create_table("s.t", ROWS.schema).append(ROWS)
+    catalog.create_table("s.new", ROWS.schema)
+    assert count(catalog, table("new"), table("t")) == {"new": 0, "t": 3}
+
+
+def test_nothing_is_told_where_no_snapshot_can_be_compared(catalog: Catalog) -> None:
+    catalog.create_table("s.new", ROWS.schema)
+    trino = Trino(catalog)
+    assert count(catalog, table("new"), trino=trino) == {}
+    assert trino.asked == []
+
+
+def test_what_the_catalog_does_not_know_is_left_out(catalog: Catalog) -> None:
+    catalog.create_table("s.t", ROWS.schema).append(ROWS)
+    unknown = [table("u"), table("t", schema="elsewhere"), table("t.x"), table("s.t", schema="s")]
+    assert count(catalog, *unknown, table("t", catalog="other"), table("t")) == {"t": 3}
+
+
+def test_names_are_asked_in_lower_case_and_with_their_dots(catalog: Catalog) -> None:
+    catalog.create_table(("s", "orders.daily"), ROWS.schema).append(ROWS)
+    trino = Trino(catalog)
+    assert count(catalog, table("Orders.Daily", schema="S", catalog="LAKE"), trino=trino) == {"Orders.Daily": 3}
+    assert '"LAKE"."S"."Orders.Daily$refs"' in trino.asked[0]
+
+
+def test_few_tables_are_not_looked_up(catalog: Catalog) -> None:
+    for n in range(WORTH_IT):
+        catalog.create_table(f"s.t{n}", ROWS.schema).append(ROWS)
+    relations = [table(f"t{n}") for n in range(WORTH_IT)]
+    assert count(catalog, *relations[1:], table("t0", catalog="other"), at_least=WORTH_IT) == {}
+    assert count(catalog, *relations, at_least=WORTH_IT) == {f"t{n}": 3 for n in range(WORTH_IT)}
+
+
+def test_trino_is_asked_once_whether_it_is_the_same_catalog(catalog: Catalog) -> None:
+    for name in ("a", "b", "c"):
+        catalog.create_table(f"s.{name}", ROWS.schema).append(ROWS)
+    trino = Trino(catalog)
+    count(catalog, table("a"), table("b"), table("c"), trino=trino)
+    assert trino.asked == ["""select snapshot_id from "lake"."s"."a$refs" where name = 'main'"""]
+
+
+def test_another_catalog_under_the_same_names_is_refused(catalog: Catalog) -> None:
+    catalog.create_table("s.t", ROWS.schema).append(ROWS)
+    with pytest.raises(CatalogError, match="is not the catalog that Trino calls lake: the current snapshot of"):
+        count(catalog, table("t"), trino=Trino(catalog, behind=1))
+
+
+def test_one_table_that_cannot_be_read_is_left_out_and_all_of_them_are_an_error(catalog: Catalog) -> None:
+    made = catalog.create_table("s.broken", ROWS.schema)
+    made.append(ROWS)
+    Path(made.metadata_location.removeprefix("file://")).unlink()
+    catalog.create_table("s.t", ROWS.schema).append(ROWS)
+    assert count(catalog, table("broken"), table("t")) == {"t": 3}
+    with pytest.raises(CatalogError, match=r"none of 1 tables could be read .* FileNotFoundError"):
+        count(catalog, table("broken"))
+
+
+@pytest.mark.parametrize(
+    ("summary", "rows"),
+    [
+        (CLEAN, 7),
+        (CLEAN | {"total-records": "0"}, 0),
+        # Trino 476 after an INSERT, and after a DELETE of some rows.
+        (CLEAN | {"total-data-files": "1", "engine-version": "476", "added-records": "3"}, 7),
+        (CLEAN | {"total-delete-files": "1", "total-position-deletes": "1"}, None),
+        # An equality delete file; and one whose counts the writer does not trust.
+        (CLEAN | {"total-delete-files": "1", "total-equality-deletes": "5"}, None),
+        (CLEAN | {"total-delete-files": "1"}, None),
+        # After such a one went, Iceberg leaves totals out rather than go below zero.
+        ({key: value for key, value in CLEAN.items() if key != "total-delete-files"}, None),
+        (CLEAN | {"total-records": "-1"}, None),
+        (CLEAN | {"total-records": "²"}, None),
+        (CLEAN | {"total-records": ""}, None),
+        (CLEAN | {"total-position-deletes": "00"}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_rows_are_exact_or_not_told(summary: dict[str, str] | None, rows: int | None) -> None:
+    assert exact_rows(summary) == rows
+
+
+VALUES = st.none() | st.sampled_from(["0", "1", "-1", ""]) | st.text(max_size=3)
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(CLEAN, VALUES)))
+def test_a_count_is_told_only_where_every_total_is_there_and_no_delete_is(values: dict[str, str | None]) -> None:
+    rows = exact_rows({key: value for key, value in values.items() if value is not None})
+    told = rows is not None
+    assert told == (
+        all(values[key] == "0" for key in CLEAN if key != "total-records")
+        and bool(values["total-records"])
+        and set(values["total-records"] or "") <= set("0123456789")
+    )

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+from lakehouse_analytics.graph import Graph
+from lakehouse_analytics.retries import Reason, merge, worth_another_try
+from lakehouse_analytics.run_results import DbtResult, NodeResult
+from manifests import Manifest, manifests, medallion
+
+
+@dataclass(frozen=True)
+class Why:
+    transient: bool
+    certainly_not_applied: bool = False
+
+
+def judge(message: str) -> Reason:
+    return Why("passes" in message, "refused" in message)
+
+
+def dbt(**statuses: str) -> DbtResult:
+    """`name="error passes"`: a status and words of its message, of a model, or of a test called `test_…`."""
+    nodes = {}
+    for name, said in statuses.items():
+        unique_id = f"test.shop.{name}" if name.startswith("test_") else f"model.shop.{name}"
+        nodes[unique_id] = NodeResult(unique_id, said.split()[0], said, 0.1, None, None)
+    return DbtResult(0 if all(said in ("success", "pass") for said in statuses.values()) else 1, nodes)
+
+
+def again(graph: Graph, result: DbtResult) -> set[str]:
+    tables, tests = worth_another_try(graph, list(graph.tables.values()), list(graph.tests.values()), result, judge)
+    return {thing.unique_id.rpartition(".")[2] for things in (tables, tests) for thing in things}
+
+
+def test_what_failed_for_a_passing_reason_is_asked_for_again_with_what_waited_for_it() -> None:
+    graph = medallion().graph()
+    result = dbt(
+        stg_a="error passes", stg_b="success", dim_a="skipped", dim_b="success", fct="skipped", only_a="skipped"
+    )
+    assert again(graph, result) == {"stg_a", "dim_a", "fct", "only_a"}
+
+
+def test_nothing_below_a_permanent_failure_is_asked_for() -> None:
+    graph = medallion().graph()
+    result = dbt(stg_a="error passes", stg_b="error syntax", dim_a="skipped", dim_b="skipped", fct="skipped")
+    assert again(graph, result) == {"stg_a", "dim_a", "only_a"}
+
+
+def test_an_append_is_repeated_only_when_nothing_of_it_was_written() -> None:
+    m = Manifest()
+    m.model("a", materialized="incremental")
+    m.model("b", materialized="incremental", incremental_strategy="merge")
+    graph = m.graph()
+    assert again(graph, dbt(a="error passes", b="error passes")) == {"b"}
+    assert again(graph, dbt(a="error passes refused", b="success")) == {"a"}
+
+
+def test_a_test_that_could_not_run_is_run_again_and_lets_through_what_it_held_up() -> None:
+    m = medallion()
+    m.test("test_a", "model.shop.stg_a")
+    m.test("test_b", "model.shop.stg_b")
+    graph = m.graph()
+    result = dbt(
+        stg_a="success", stg_b="success", test_a="error passes", test_b="fail", dim_a="skipped", dim_b="skipped",
+        fct="skipped", only_a="skipped", only_b="skipped",
+    )  # fmt: skip
+    assert again(graph, result) == {"test_a", "dim_a", "only_a"}
+
+
+def test_two_tries_are_one_result_of_what_was_seen_last() -> None:
+    first, second = dbt(stg_a="error passes", stg_b="success"), dbt(stg_a="success")
+    merged = merge(first, second)
+    assert {unique_id: node.status for unique_id, node in merged.nodes.items()} == {
+        "model.shop.stg_a": "success",
+        "model.shop.stg_b": "success",
+    }
+    assert merged.exit_code == 0
+    assert merge(dbt(stg_a="error passes", stg_b="error syntax"), second).exit_code == 1
+
+
+@given(st.data())
+def test_only_what_may_pass_or_waits_for_it_is_asked_for(data: st.DataObject) -> None:
+    graph = data.draw(manifests(tests=True)).graph()
+    words = st.sampled_from(["success", "error passes", "error syntax", "skipped"])
+    verdicts = st.sampled_from(["pass", "fail", "warn", "error passes", "skipped"])
+    said = {u: data.draw(words) for u in graph.tables} | {u: data.draw(verdicts) for u in graph.tests}
+    nodes = {u: NodeResult(u, text.split()[0], text, 0.1, None, None) for u, text in said.items()}
+    result = DbtResult(1, nodes)
+    tables, tests = worth_another_try(graph, list(graph.tables.values()), list(graph.tests.values()), result, judge)
+
+    for_good = {u for u in graph.tables if said[u] == "error syntax"}
+    assert not {t.unique_id for t in tables} & (for_good | graph.descendants(for_good))
+    assert all(
+        said[thing.unique_id].split()[0] not in ("success", "pass", "fail", "warn") for thing in (*tables, *tests)
+    )
+    # Asked again after a success, it stands still: no further try.
+    fine = {thing.unique_id: NodeResult(thing.unique_id, "success", "", 0.1, None, None) for thing in (*tables, *tests)}
+    settled = merge(result, DbtResult(0, fine))
+    assert not {t.unique_id for t in tables} & {
+        t.unique_id
+        for t in worth_another_try(graph, list(graph.tables.values()), list(graph.tests.values()), settled, judge)[0]
+    }
