@@ -55,7 +55,7 @@ def is_read_only(sql: str) -> bool:
     """Whether a statement certainly writes nothing; in doubt, no."""
     bare = _COMMENT.sub(" ", sql).lstrip(" \t\r\n(")
     word = re.match(r"[a-z]+", bare, re.IGNORECASE)
-    return bool(word and word[0].lower() in _READS and not _MAY_WRITE.search(bare))
+    return bool(word and word[0].lower() in _READS and not _MAY_WRITE.search(sql))
 
 
 def backoff() -> tenacity.wait.wait_base:

@@ -19,6 +19,7 @@ from lakehouse_analytics.iceberg.measure import existing, left_behind, measure, 
 from lakehouse_analytics.iceberg.policies import Relation, Upkept, upkept
 from lakehouse_analytics.iceberg.upkeep import ORDER, PARTITIONS, State, Step, due, optimize_statements, plan
 from lakehouse_analytics.names import counted
+from lakehouse_analytics.trino_session import TrinoError, TrinoUnavailableError
 
 OP_NAME = "upkeep"
 GROUP = "maintenance"
@@ -135,6 +136,7 @@ class Upkeep:
         """Look after each table.
 
         Raises:
+            TrinoUnavailableError: nothing can be done to any table.
             dg.Failure: naming every table that failed, after all the others were looked after.
         """
         self.relations = existing(tables, self.engine.fetch_all)
@@ -149,6 +151,8 @@ class Upkeep:
             state = self._complete(table, measured.states[table.unique_id], memories[table.unique_id])
             try:
                 yield from self._table(table, state)
+            except TrinoUnavailableError:
+                raise  # the other tables would fare no better
             except Exception as error:
                 self._fail(name, str(error).strip() or type(error).__name__)
         if self.failed:
@@ -179,13 +183,14 @@ class Upkeep:
                 # Between measuring and holding the table somebody may have built it, or begun to sync.
                 if reason := self._syncing(table):
                     return self._skip(table, reason, steps)
-                yield self._look_after(table, self._again(table, state))
+                result = self._look_after(table, self._again(table, state))
         except TablesBusyError as error:
             return self._skip(table, f"being written: {error}", steps)
-        except Exception as error:
-            if CONFLICT not in str(error):
+        except TrinoError as error:
+            if error.failure.name != CONFLICT:
                 raise
             return self._skip(table, "written by somebody meanwhile; next time", steps)
+        yield result
 
     def _look_after(self, table: Upkept, before: State) -> dg.MaterializeResult[Any]:
         state, done = before, list[tuple[Step, list[str]]]()

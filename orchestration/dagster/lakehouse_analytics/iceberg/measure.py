@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.iceberg.policies import Relation, Upkept
 from lakehouse_analytics.iceberg.upkeep import Snapshot, State
 from lakehouse_analytics.temporaries import stale_temporaries
@@ -39,6 +40,9 @@ def measure(tables: Sequence[Upkept], fetch: Fetch) -> Measured:
     Args:
         tables: Those to measure.
         fetch: Runs one statement; called from several threads.
+
+    Raises:
+        DatabaseError: the engine cannot be used, whatever is asked.
     """
     chunks = [tables[start : start + CHUNK] for start in range(0, len(tables), CHUNK)]
     with ThreadPoolExecutor(THREADS) as threads:
@@ -81,6 +85,8 @@ def _measured(tables: Sequence[Upkept], fetch: Fetch) -> Measured:
         partitioned = {unique_id for unique_id, history in histories.items() if history.partitioned}
         files = dict(_files(tables, fetch(_files_sql(tables, partitioned))))
         return Measured({t.unique_id: replace(histories[t.unique_id].state, **files[t.unique_id]) for t in tables})
+    except DatabaseError:
+        raise
     except Exception as error:
         if len(tables) == 1:
             return Measured(errors={tables[0].unique_id: str(error).strip()})

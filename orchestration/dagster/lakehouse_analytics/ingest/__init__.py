@@ -1,6 +1,7 @@
-"""`lakehouse ingest`: an Airbyte connector from PyPI, read over the Airbyte protocol into raw DuckDB tables.
+"""`lakehouse ingest`: an Airbyte connector from PyPI, read over the Airbyte protocol into raw tables.
 
-Light to import: neither Dagster nor DuckDB is loaded before a sync runs.
+They are in the DuckDB file, or in Iceberg where the engine is Trino. Light to import: neither Dagster nor DuckDB nor
+pyiceberg is loaded before a sync runs.
 """
 
 from __future__ import annotations
@@ -28,15 +29,20 @@ def run_ingest(
 ) -> IngestReport:
     """Sync one connection: every stream of its file, all or nothing.
 
+    In DuckDB that is one transaction. In Iceberg each table changes in one commit; a sync that dies between two of them
+    keeps its old state, and the next one does them again without doubling a row.
+
     Args:
-        settings: reads `duckdb_path`, `duckdb_lock_timeout` (seconds) and `connectors_dir`.
+        settings: reads `env`, `connectors_dir`, and `duckdb_path` with `duckdb_lock_timeout` (seconds) or
+            `iceberg_catalog`.
         config_path: the connection's YAML file; default `connectors/faker.yaml` of the checkout.
         count: replaces `count` in the connector's config; only for a connector that has the key.
         seed: likewise.
         progress: takes one line at a time, without secrets.
 
     Raises:
-        IngestError: the sync did not happen and the tables are as they were. One line, fit to show.
+        IngestError: the sync did not happen; its state is as it was, and what it says of the tables holds. One line,
+            fit to show.
     """
     from lakehouse_analytics.ingest.sync import sync
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def ingest(config_path: Path | None, count: int | None, seed: int | None) -> None:
     """Sync an Airbyte source into the raw tables.
 
-    Run again, it reads on from where it stopped. All streams are written in one transaction, or none.
+    Run again, it reads on from where it stopped. A sync that fails is done again by the next, without doubled rows.
     """
     from lakehouse_analytics.ingest import IngestError, run_ingest
     from lakehouse_analytics.settings import Settings, SettingsError

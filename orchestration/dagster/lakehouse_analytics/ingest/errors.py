@@ -2,4 +2,4 @@
 
 
 class IngestError(Exception):
-    """A sync did not happen; data and state are as before. The message is one line, without secrets."""
+    """A sync did not happen; what it would have been read on from is as before. One line, without secrets."""

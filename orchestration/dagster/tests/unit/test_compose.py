@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,3 +231,28 @@ def test_the_image_has_no_root_no_secret_and_no_unlocked_package() -> None:
     assert len(installs) == 3
     assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
     assert not [rest for word, rest in instructions if word in ("ARG", "ENV") and SECRET.search(rest)]
+
+
+def test_a_shell_of_this_machine_gets_the_same_settings_as_the_code_server(tmp_path: Path) -> None:
+    compose = tmp_path / "compose"
+    compose.mkdir()
+    script = shutil.copy(LOCAL / "compose" / "host-env.sh", compose)
+    command = [script]
+    missing = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert missing.returncode == 1
+    assert "credentials.sh first" in missing.stderr
+
+    made = _credentials(tmp_path / ".env")
+    environment = {"PATH": os.environ["PATH"], "LOCAL_TRINO_PORT": "18080"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    here = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    # What the code server knows besides is Dagster's own, and where links lead.
+    theirs = {
+        variable: REFERENCE.sub(lambda match: made.get(match[1], ""), value).strip()
+        for variable, value in SERVICES["code-server"]["environment"].items()
+        if not variable.startswith("DAGSTER_") and not variable.endswith("_URL")
+    }
+    moved = {"LAKEHOUSE_TRINO_HOST": "localhost", "LAKEHOUSE_TRINO_PORT": "18080"}
+    theirs = {k: v.replace("garage:3900", "localhost:3900") for k, v in (theirs | moved).items()}
+    theirs = {k: v.replace("postgres:5432", "localhost:5432") for k, v in theirs.items()}
+    assert {k: v for k, v in here.items() if k != "LAKEHOUSE_TRINO_HTTP_SCHEME"} == theirs

@@ -255,7 +255,9 @@ def test_reading_statements(sql: str) -> None:
     "sql",
     ["", "-- select 1", "insert into t select 1", "/* select */ merge into t using s", "create table t as select 1",
      "delete from t", "call system.runtime.kill_query('x')", "explain analyze insert into t values 1",
-     "alter table t execute optimize", "select * from table(pg.system.query(query => 'delete from t'))",
+     "alter table t execute optimize",
+     "select '/*', x.* from table(pg.system.query(query => 'delete from t')) x where '*/' > ''",
+     "select * from table(pg.system.query(query => 'delete from t'))",
      "selectx", "execute immediate 'delete from t'", "/* a */ /* b */ drop table t", "refresh materialized view v"],
 )  # fmt: skip
 def test_everything_else_counts_as_writing(sql: str) -> None:
