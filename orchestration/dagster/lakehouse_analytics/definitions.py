@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
 
 import dagster as dg
 
 from lakehouse_analytics.assets.build import build_assets
 from lakehouse_analytics.assets.external import external_assets
+from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.engines import dbt_runner, engine, pool
 from lakehouse_analytics.jobs import build_jobs
 from lakehouse_analytics.manifest import read
 from lakehouse_analytics.notify import notifiers
 from lakehouse_analytics.prepare import prepare
-from lakehouse_analytics.schedules import daily_refresh
+from lakehouse_analytics.schedules import build_schedules
 from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
-
-# Code references are marked beta; they are metadata, and a warning a model drowns our own.
-warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`")
 
 
 @dg.definitions
@@ -41,14 +38,20 @@ def defs() -> dg.Definitions:
     for warning in graph.warnings:
         logging.getLogger(__name__).warning(warning)
 
-    sensors = [run_failure_notifier(notifiers(settings), settings.webserver_url), gold_on_silver(graph)]
+    limit = settings.max_runtime
+    upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit)
+    sensors = [
+        run_failure_notifier(notifiers(settings), settings.webserver_url),
+        gold_on_silver(graph, max_runtime=limit),
+    ]
     return dg.Definitions(
         assets=[
-            build_assets(graph, project, timezone=settings.timezone, pool=pool(graph)),
+            build_assets(graph, project, timezone=settings.timezone, pool=pool(graph), max_runtime=limit),
             *external_assets(graph, manifest),
+            *upkeep,
         ],
-        jobs=build_jobs(graph),
-        schedules=[daily_refresh(settings.daily_refresh_cron, settings.timezone)],
+        jobs=build_jobs(graph, max_runtime=limit, upkeep=bool(upkeep)),
+        schedules=build_schedules(settings, upkeep=bool(upkeep)),
         sensors=[sensor for sensor in sensors if sensor],
         resources={"dbt": dbt, "engine": engine(settings, graph)},
         # One op a run: a process for each step would cost 3 CPU seconds and isolate nothing.

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from lakehouse_analytics import atomic
 from lakehouse_analytics.contract import (
     LAYERS,
     ContractError,
@@ -39,7 +40,8 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
             model's `meta.lakehouse` replace its folder's as a whole, and a gate would be lost that way.
 
     Raises:
-        ContractError: one line for every mistake in every `meta.lakehouse`.
+        ContractError: one line for every mistake in every `meta.lakehouse`, and for every model whose settings would
+            show a half-written table to readers on Trino.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -81,6 +83,9 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
         key = (layer or DEFAULT_LAYER, _name(node))
         tables[unique_id] = Table(unique_id, key, key[0], contract, node, _parents(node, nodes))
     problems += _twice([*tables.values(), *sources.values()])
+    atomicity = atomic.lint(manifest)
+    problems += atomicity.errors
+    warnings += atomicity.warnings
     if problems:
         raise ContractError("\n".join(problems))
     graph = Graph(

@@ -10,14 +10,14 @@ from dagster._core.storage.asset_check_execution_record import (
 )
 
 from lakehouse_analytics.graph import Graph, Table
-from lakehouse_analytics.jobs import TAGS
+from lakehouse_analytics.jobs import build_tags
 from lakehouse_analytics.notify import Alert, Notifier, NotifyError, deliver
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key
 
 WILL_RETRY = "dagster/will_retry"
 
 
-def gold_on_silver(graph: Graph) -> dg.SensorDefinition | None:
+def gold_on_silver(graph: Graph, *, max_runtime: int) -> dg.SensorDefinition | None:
     """Builds gold tables whose silver tables were built since; None where a project has not both.
 
     Keeps no cursor: what is stale is read from the instance, so a missed tick loses nothing. The gates hold here
@@ -54,7 +54,9 @@ def gold_on_silver(graph: Graph) -> dg.SensorDefinition | None:
             names = sorted({name for found in held.values() for name in found})
             return dg.SkipReason(f"Gates above gold are failed or not evaluated: {', '.join(names)}.")
         return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=_run_key(stale, newest), asset_selection=stale, tags=TAGS)]
+            run_requests=[
+                dg.RunRequest(run_key=_run_key(stale, newest), asset_selection=stale, tags=build_tags(max_runtime))
+            ]
         )
 
     return sensor

@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +18,7 @@ from zoneinfo import available_timezones
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from lakehouse_analytics.contract import Duration
 from lakehouse_analytics.cron import is_cron
 
 PREFIX = "LAKEHOUSE_"
@@ -119,6 +121,12 @@ class Settings(BaseSettings):
         None, description="pyiceberg's name of the same catalog (PYICEBERG_CATALOG__<NAME>__*): faster row counts."
     )
     max_runtime: int = Field(21_600, ge=60, description="Seconds after which a run is ended; tokens must last longer.")
+    maintenance_cron: str = Field(
+        "30 4 * * *", description="Cron of the `iceberg_maintenance` schedule, which looks after the Iceberg tables."
+    )
+    maintenance_floor: Duration = Field(
+        timedelta(days=1), description="No table may forget states younger than this (30m, 26h, 7d), whatever it says."
+    )
 
     notify: Annotated[tuple[Literal["log", "slack", "smtp"], ...], NoDecode] = Field(
         ("log",), description="Who hears of a failed run: comma-separated `log`, `slack`, `smtp`."
@@ -168,7 +176,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is not an IANA time zone (for example Europe/Berlin){hint}")
         return value
 
-    @field_validator("daily_refresh_cron")
+    @field_validator("daily_refresh_cron", "maintenance_cron")
     @classmethod
     def _valid_cron(cls, value: str) -> str:
         if not is_cron(value):

@@ -5,6 +5,7 @@ One helper an attribute. What it produces is held against dagster-dbt's own tran
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from lakehouse_analytics import names
 from lakehouse_analytics.contract import is_owner
 from lakehouse_analytics.graph import DbtTest, Graph, Source, Table
 from lakehouse_analytics.manifest import exposure_parents
+
+# Code references are marked beta; they are metadata, and a warning a model drowns our own.
+warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`")
 
 ROW_COUNT = names.ROW_COUNT
 DRIFT = names.DRIFT

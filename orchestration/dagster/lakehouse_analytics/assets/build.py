@@ -9,6 +9,7 @@ import difflib
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,10 +17,12 @@ import dagster as dg
 from pydantic import Field
 
 from lakehouse_analytics.assets.counting import Answer, Counter, Engine
+from lakehouse_analytics.assets.writers import Writers, slot_of
 from lakehouse_analytics.checks import dbt_test_result, history_of
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.gates import Run
 from lakehouse_analytics.graph import DbtTest, Graph, Table
+from lakehouse_analytics.iceberg.policies import relation_of
 from lakehouse_analytics.messages import with_source_line
 from lakehouse_analytics.names import counted, unique_metadata_key
 from lakehouse_analytics.provenance import Provenance
@@ -45,8 +48,13 @@ class BuildConfig(dg.Config):
     )
 
 
-def build_assets(graph: Graph, project: DbtProject, *, timezone: str, pool: str | None) -> dg.AssetsDefinition:
-    """The assets and checks of a whole dbt project, built by one subsettable op."""
+def build_assets(
+    graph: Graph, project: DbtProject, *, timezone: str, pool: str | None, max_runtime: float
+) -> dg.AssetsDefinition:
+    """The assets and checks of a whole dbt project, built by one subsettable op.
+
+    `max_runtime` is in seconds: for no longer a run waits for tables that another one writes.
+    """
 
     @dg.multi_asset(
         name=OP_NAME,
@@ -63,7 +71,9 @@ def build_assets(graph: Graph, project: DbtProject, *, timezone: str, pool: str 
         dbt: dg.ResourceParam[DbtRunner],
         engine: dg.ResourceParam[Engine],
     ) -> Iterator[Event]:
-        yield from Build(graph, project, context, config, dbt=dbt, engine=engine, timezone=timezone).events()
+        zone = ZoneInfo(timezone)
+        run = Build(graph, project, context, config, dbt=dbt, engine=engine, zone=zone, max_runtime=max_runtime)
+        yield from run.events()
 
     return build
 
@@ -80,18 +90,19 @@ class Build:
         *,
         dbt: DbtRunner,
         engine: Engine,
-        timezone: str,
+        zone: ZoneInfo,
+        max_runtime: float,
     ) -> None:
         self.graph, self.project, self.context = graph, project, context
         self.config, self.dbt, self.engine = config, dbt, engine
-        self.zone = ZoneInfo(timezone)
+        self.max_runtime = max_runtime
         self.checks = context.selected_asset_check_keys
         selected = {
             table.unique_id for table in graph.tables.values() if asset_key(table) in context.selected_asset_keys
         }
         checked = {test.unique_id for test in graph.tests.values() if check_key(graph, test) in self.checks}
         self.run = Run(graph, frozenset(selected), frozenset(checked))
-        self.counter = Counter(engine, history_of(context.instance), accepted=self._accepted(), zone=ZoneInfo(timezone))
+        self.counter = Counter(engine, history_of(context.instance), accepted=self._accepted(), zone=zone)
         self.evaluated: set[dg.AssetCheckKey] = set()
 
     def events(self) -> Iterator[Event]:
@@ -117,7 +128,8 @@ class Build:
         what = f"{layers}: {counted(len(tables), 'table')}, {counted(len(tests), 'test')}"
         self.context.log.info(what)
         _say(f"== {what}")
-        result = self._ask(dbt, tables, tests)
+        with self._writing(tables):
+            result = self._ask(dbt, tables, tests)
         if result.crashed:
             raise dg.Failure(
                 f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
@@ -138,6 +150,14 @@ class Build:
             if outcome and outcome.status != "skipped":
                 yield from self._report(dbt_test_result(self.graph, test, outcome))
         yield from self._judge(built, answers)
+
+    def _writing(self, tables: list[Table]) -> AbstractContextManager[None]:
+        """Hold the tables against other runs and upkeep. DuckDB needs none of it: its pool holds whole runs."""
+        if self.graph.adapter != "trino" or not tables:
+            return nullcontext()
+        writers = Writers(self.context.instance, self.context.run_id, OP_NAME)
+        slots = [slot_of(relation_of(table.node)) for table in tables]
+        return writers.writing(slots, wait=self.max_runtime, say=self.context.log.warning)
 
     def _ask(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> DbtResult:
         """One dbt command, and again for what failed of it for a reason that passes."""

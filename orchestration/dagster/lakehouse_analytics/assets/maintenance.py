@@ -75,19 +75,20 @@ def upkeep_key(key: Key) -> dg.AssetKey:
 
 
 def maintenance_assets(
-    graph: Graph, *, floor: timedelta, longest_write: timedelta, guard: SyncGuard | None = None
+    graph: Graph, *, floor: timedelta, max_runtime: float, guard: SyncGuard | None = None
 ) -> list[dg.AssetsDefinition]:
     """One asset for each table that upkeep looks after; none on an engine without Iceberg.
 
     Args:
         graph: The manifest's.
         floor: No contract may forget states younger than this.
-        longest_write: After this time a run is ended; so old, a file or a temporary relation is nobody's.
+        max_runtime: Seconds after which a run is ended; so old, a file or a temporary relation is nobody's.
         guard: Knows of running syncs.
 
     Raises:
         ContractError: a contract's retention is below the floor.
     """
+    longest_write = timedelta(seconds=max_runtime)
     tables = upkept(graph, floor=floor, longest_write=longest_write) if graph.adapter == "trino" else []
     if not tables:
         return []

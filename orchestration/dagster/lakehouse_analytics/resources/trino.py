@@ -1,6 +1,6 @@
 """Trino: asked over a connection of its own for as long as a question takes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,16 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, PrivateAttr, SecretStr
 
+from lakehouse_analytics.iceberg.policies import Relation
+from lakehouse_analytics.iceberg.row_counts import row_counts
 from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.settings import AuthMethod, Settings
 from lakehouse_analytics.trino_client import QueryResult, execute, wait_until_ready
 from lakehouse_analytics.trino_errors import Failure, classify_dbt
 from lakehouse_analytics.trino_session import TrinoServer
+
+#: `query.max-stage-count`, Trino's default. The session property of that name changes it for us.
+MAX_STAGES = 150
 
 
 class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -36,6 +41,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     start_timeout: float = 120.0
     ui_url: str | None = None
     max_runtime: int = 21_600
+    iceberg_catalog: str | None = None
 
     _token_needed_until: datetime | None = PrivateAttr(default=None)
     _client_tags: tuple[str, ...] = PrivateAttr(default=())
@@ -58,6 +64,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             start_timeout=settings.trino_start_timeout,
             ui_url=settings.trino_ui_url,
             max_runtime=settings.max_runtime,
+            iceberg_catalog=settings.iceberg_catalog,
         )
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
@@ -85,6 +92,21 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             TrinoError: with the query's id; `TrinoUnavailableError` where no other statement would fare better.
         """
         return execute(self.server(), sql, (*self._client_tags, *client_tags))
+
+    @property
+    def max_stages(self) -> int:
+        """Stages Trino allows one statement."""
+        return int(self.session_properties.get("query_max_stage_count", MAX_STAGES)) - 1  # one puts them together
+
+    def known_counts(self, relations: Collection[Relation]) -> Mapping[Relation, int]:
+        """Exact row counts from the metadata of Iceberg tables, where pyiceberg's catalog is configured.
+
+        Raises:
+            CatalogError: the catalog cannot be read, or is not the one that Trino reads.
+        """
+        if not self.iceberg_catalog:
+            return {}
+        return row_counts(self.iceberg_catalog, relations, database=self.catalog, fetch_all=self.fetch_all)
 
     def wait_until_free(self) -> None:
         """Return once Trino has started and answers a query on the catalog.

@@ -92,6 +92,35 @@ def test_the_daily_schedule_follows_the_environment(local: Any) -> None:
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 4 * * *", "Asia/Tokyo")
 
 
+def test_every_job_ends_a_run_after_the_longest_time(local: Any) -> None:
+    changed = type(local)({**local.variables, "LAKEHOUSE_MAX_RUNTIME": "7200"})
+    jobs = changed.load().resolve_all_job_defs()
+    assert {job.tags.get("dagster/max_runtime") for job in jobs if not job.name.startswith("__")} == {"7200"}
+
+
+def test_upkeep_is_a_job_and_a_schedule_where_there_is_iceberg(local: Any, trino: Any) -> None:
+    changed = type(trino)({**trino.variables, "LAKEHOUSE_MAINTENANCE_CRON": "15 5 * * *"})
+    definitions = changed.load()
+    job = definitions.resolve_job_def("iceberg_maintenance")
+    assert {key.path[0] for key in job.asset_layer.selected_asset_keys} == {"maintenance"}
+    looked_after = {tuple(key.path[1:]) for key in job.asset_layer.selected_asset_keys}
+    synced = {source.key for source in trino.graph.sources.values() if source.contract.airbyte}
+    assert looked_after == synced | {table.key for table in trino.graph.tables.values()}
+    schedules = {schedule.name: schedule for schedule in definitions.schedules or []}
+    assert schedules["iceberg_maintenance"].cron_schedule == "15 5 * * *"
+    full = definitions.resolve_job_def("full_refresh").asset_layer.selected_asset_keys
+    assert not {key for key in full if key.path[0] == "maintenance"}
+
+    assert not [job for job in local.load().resolve_all_job_defs() if job.name == "iceberg_maintenance"]
+
+
+def test_the_floor_of_retention_is_a_duration(trino: Any) -> None:
+    changed = type(trino)({**trino.variables, "LAKEHOUSE_MAINTENANCE_FLOOR": "8d"})
+    assert changed.load()  # the default retention gives way
+    with pytest.raises(SettingsError, match=r"LAKEHOUSE_MAINTENANCE_FLOOR: expected a duration such as 30m, 26h or 7d"):
+        type(trino)({**trino.variables, "LAKEHOUSE_MAINTENANCE_FLOOR": "a week"})
+
+
 def test_a_wrong_environment_is_one_error(local: Any) -> None:
     local_variables = {**local.variables}
     broken = type(local)(local_variables)

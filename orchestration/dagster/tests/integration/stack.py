@@ -8,10 +8,13 @@ import shlex
 import pytest
 from lakehouse_analytics.settings import repository_root
 
+#: Read at once: tests run without the LAKEHOUSE_* of their surroundings.
+STACK = repository_root() / os.environ.get("LAKEHOUSE_STACK_DIR", ".stack")
+
 
 def stack_environment() -> dict[str, str]:
     """What `make stack-up` wrote. A missing stack is a failure: nothing here is skipped for want of an engine."""
-    path = repository_root() / os.environ.get("LAKEHOUSE_STACK_DIR", ".stack") / "env"
+    path = STACK / "env"
     if not path.is_file():
         pytest.fail(f"{path} does not exist: make stack-up first")
     words = shlex.split(path.read_text(), comments=True)

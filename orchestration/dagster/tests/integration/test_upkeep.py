@@ -91,7 +91,7 @@ class Lake:
         self, *, dry_run: bool = False, engine: TrinoResource | None = None, guard: SyncGuard | None = None
     ) -> Outcome:
         graph = Graph(tables=self.tables, sources=self.sources, tests={}, exposures={}, adapter="trino")
-        assets = maintenance_assets(graph, floor=timedelta(), longest_write=timedelta(), guard=guard)
+        assets = maintenance_assets(graph, floor=timedelta(), max_runtime=0, guard=guard)
         result = dg.materialize(
             assets,
             instance=self.instance,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.contract import LAYERS, ContractError
 from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.manifest import exposure_parents
+from lakehouse_analytics.manifest import exposure_parents, read
 from manifests import PROJECT, Manifest, manifests, medallion
 
 
@@ -305,6 +305,26 @@ def test_mistakes_of_all_models_and_sources_are_reported_together() -> None:
     assert "model one: unknown key meta.lakehouse.layr" in message
     assert "model two: meta.lakehouse must be a mapping, not list" in message
     assert "source raw.a: meta.lakehouse.airbyte.connection is 7" in message
+
+
+def test_on_trino_a_model_that_readers_see_half_written_is_refused_with_the_other_mistakes() -> None:
+    manifest = Manifest()
+    manifest.model("a", folder="bronze", lakehouse={"layer": "brass"})
+    manifest.model("b", folder="silver", on_table_exists="drop")
+    manifest.model("c", folder="silver")
+    built = manifest.build()
+    with pytest.raises(ContractError) as mistakes:
+        read({**built, "metadata": {**built["metadata"], "adapter_type": "trino"}}, {})
+    layer, drop = str(mistakes.value).splitlines()
+    assert "models/bronze/a.sql" in layer
+    assert "models/silver/b.sql" in drop
+    assert "set on_table_exists: replace" in drop
+
+    del manifest.nodes["model.shop.a"], manifest.nodes["model.shop.b"]
+    built = manifest.build()
+    graph = read({**built, "metadata": {**built["metadata"], "adapter_type": "trino"}}, {})
+    assert [w for w in graph.warnings if "on_table_exists is rename" in w]
+    assert not read(built, {}).warnings
 
 
 def test_a_source_table_completes_what_its_source_says() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -285,6 +286,8 @@ def test_the_example_shows_the_defaults() -> None:
             default = ",".join(default)
         elif isinstance(default, bool):
             default = str(default).lower()
+        elif isinstance(default, timedelta):
+            default = f"{default.days}d"
         shown = example()[PREFIX + name.upper()]
         assert shown == ("" if default is None else f"{default:g}" if isinstance(default, float) else str(default)), (
             name
