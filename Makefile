@@ -53,6 +53,10 @@ stack-status: $(TOOLS)/bin/uv ## What runs, on which ports
 test: $(DEV) ## Everything that guards it: unit, definitions, dbt unit tests, integration
 	@$(CODE)/tests/run
 
+.PHONY: test-trino
+test-trino: $(DEV) stack-up ## The integration tests on the real engine
+	@$(CODE)/tests/run trino
+
 .PHONY: test-fast
 test-fast: $(DEV) ## Unit and definitions tests only
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions $(ARGS)
@@ -80,8 +84,15 @@ schema: $(RUNTIME) ## Rewrite the JSON Schema of meta.lakehouse for editors
 	@lakehouse schema --out dbt/lakehouse.schema.json
 
 .PHONY: bench
-bench: $(DEV) ## Load time against stock dagster-dbt, side by side in one run
+bench: bench-load bench-row-counts ## Both benchmarks against stock dagster-dbt, side by side in one run
+
+.PHONY: bench-load
+bench-load: $(DEV) ## Load time
 	@python benchmarks/load.py $(ARGS)
+
+.PHONY: bench-row-counts
+bench-row-counts: $(DEV) stack-up ## Row counts of 200 tables on the real engine
+	@python benchmarks/row_counts.py $(ARGS)
 
 ##@ Keep it
 .PHONY: lock
@@ -105,7 +116,7 @@ clean: ## Remove environments, data, runs and caches; downloads outside the tree
 .PHONY: help
 help: ## This text
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # uv goes into the project, so that a machine needs Python and make only.
 $(TOOLS)/bin/uv: $(CODE)/requirements-uv.lock

@@ -131,7 +131,10 @@ class Change:
     def discard(self) -> None:
         """Remove what was written. Not after `commit` began: it may have succeeded."""
         if self._transaction is not None:
-            for path in self._paths:
+            # When pyarrow deletes the last file of a folder it leaves an object `data/`. The stack's S3 server takes
+            # that for a file, and nothing can be written there any more. So one of a table's first files stays.
+            empty = self.table is None or self.table.current_snapshot() is None
+            for path in self._paths[1:] if empty else self._paths:
                 with suppress(Exception):  # upkeep removes what stays
                     self._io.delete(path)
 

@@ -89,13 +89,15 @@ FILES = {
         """,
     "models/contracted.sql": f"""
         {{{{ config(materialized='table', properties={{'partitioning': "ARRAY['month(happened_at)']"}}) }}}}
-        select amount, happened_at, 'it' as word, id from {{{{ target.database }}}}.{SCHEMA}.raw
+        select cast(amount as decimal(12, 2)) as amount, happened_at, 'it' as word, id
+        from {{{{ target.database }}}}.{SCHEMA}.raw
         """,
     "models/contracted_increment.sql": f"""
         {{{{ config(
             materialized='incremental', incremental_strategy='merge', unique_key='happened_at', on_schema_change='fail'
         ) }}}}
-        select amount, happened_at, 'it' as word, id from {{{{ target.database }}}}.{SCHEMA}.raw
+        select cast(amount as decimal(12, 2)) as amount, happened_at, 'it' as word, id
+        from {{{{ target.database }}}}.{SCHEMA}.raw
         """,
     "models/models.yml": """
         models:
@@ -137,7 +139,8 @@ class Lake:
         return "" if node.status == "success" else node.message
 
     def built(self, model: str, window: Sequence[int] | None = None, *options: str) -> None:
-        assert self.run(model, window, *options) == ""
+        said = self.run(model, window, *options)
+        assert not said, said
 
     def rows(self, model: str) -> list[Row]:
         return self.ask(f"select * from {SCHEMA}.{model} order by 1, 2")

@@ -227,3 +227,19 @@ def test_rows_of_a_killed_sync_go_even_when_trino_has_compacted_them(trino: Trin
         assert trino.ask(f"select count(*), count(distinct _airbyte_raw_id) from landed.{stream.table}") == [
             (expected, expected)
         ]
+
+
+def test_a_first_sync_that_fails_leaves_room_for_the_next(trino: Trino) -> None:
+    query = "SELECT range AS n FROM range(5)"
+    catalog = open_catalog(trino.catalog)
+    catalog.create_namespace_if_not_exists("landed")
+
+    def failing(rows: Any) -> Any:
+        yield from rows
+        raise ConnectionError("the source went away")
+
+    with duckdb.connect() as db, pytest.raises(ConnectionError):
+        replace(catalog, ("landed", "late"), {"n": "BIGINT"}, failing(db.sql(query).to_arrow_reader()))
+    assert not catalog.table_exists(("landed", "late"))
+    load(trino, "late", query)
+    assert trino.ask("select count(*) from landed.late") == [(5,)]
