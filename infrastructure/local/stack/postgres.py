@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import psycopg2
 from psycopg2 import sql
 
@@ -63,7 +64,19 @@ def start(layout: Layout, settings: Settings) -> None:
     command = [str(programs(data) / "postgres"), "-D", str(data)]
     for name, value in options.items():
         command += ["-c", f"{name}={value}"]
+    forget_dead(data)
     server(layout).start(as_user(data.stat().st_uid) + command, _environment(), data)
+
+
+def forget_dead(data: Path) -> None:
+    """Remove the lock of a server that was killed and that the system has not buried: PostgreSQL takes it for alive."""
+    lock = data / "postmaster.pid"
+    try:
+        dead = psutil.Process(int(lock.read_text().split()[0])).status() == psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, ValueError, IndexError, psutil.NoSuchProcess):
+        return  # no lock, or one that PostgreSQL itself can judge
+    if dead:
+        lock.unlink()
 
 
 def ready(settings: Settings) -> bool:

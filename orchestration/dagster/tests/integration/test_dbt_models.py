@@ -50,7 +50,8 @@ def customers(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator
         settings = Settings.load()
         project = DbtProject.of(settings)
         runner = dbt_runner(settings, project)
-        with runner.session(engine, runner.database_environment) as session:
+        # The password too: a test's own fixture takes it out of the environment again.
+        with runner.session(engine, {**lake.environment, **runner.database_environment}) as session:
             yield Customers(lake.database, session)
 
 

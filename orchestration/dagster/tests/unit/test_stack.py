@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[4]
 sys.path.insert(0, str(ROOT / "infrastructure" / "local"))
 
-from stack import client_env, download, settings, trino_config  # noqa: E402
+from stack import client_env, download, postgres, settings, trino_config  # noqa: E402
 from stack.errors import StackError  # noqa: E402
 from stack.files import locked, write_private  # noqa: E402
 from stack.layout import Layout  # noqa: E402
@@ -333,3 +333,23 @@ def test_files_that_plugins_share_survive_the_plugins_that_go(machine: Path, mon
     assert {path.read_bytes() for path in home.glob("plugin/*/shared.jar")} == {b"shared"}
     assert {path.name for path in (machine / "cache").iterdir()} == {home.name, "trino.lock"}
     assert download.trino(machine / "cache") == home
+
+
+def test_the_lock_of_a_killed_postgresql_that_nobody_buried_is_removed_and_no_other(tmp_path: Path) -> None:
+    lock = tmp_path / "postmaster.pid"
+    postgres.forget_dead(tmp_path)  # none
+
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    lock.write_text(f"{process.pid}\n{tmp_path}\n")
+    postgres.forget_dead(tmp_path)
+    assert lock.exists()
+    process.kill()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    postgres.forget_dead(tmp_path)
+    assert not lock.exists()
+    process.wait()
+
+    lock.write_text("nonsense\n")
+    postgres.forget_dead(tmp_path)
+    assert lock.exists()
