@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -105,8 +106,14 @@ class Stack:
 def own_stack(state: Path) -> Iterator[Stack]:
     """A stack for as long as the block, whatever is done to it there."""
     stack = Stack(state)
+    # Away from where other stacks look for free ports: they would take that of a part that is stopped for a while.
+    first = random.randrange(20_000, 30_000)
+    names = ("POSTGRES", "S3", "TRINO_HTTP", "TRINO_HTTPS")
+    ports = {f"LAKEHOUSE_STACK_{name}_PORT": str(first + number) for number, name in enumerate(names)}
     try:
-        told = stack.do("up")
+        started = stack.run("up", **ports)
+        told = started.stdout
+        assert started.returncode == 0, told + started.stderr
         assert "a table was written, read and dropped" in told
         assert not [name for name, secret in stack.secrets.items() if secret in told]
         yield stack

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import signal
 import subprocess
 import time
 import uuid
@@ -21,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import jwt
+import psutil
 import pytest
 from lakehouse_analytics.settings import repository_root
 from lakehouse_analytics.temporaries import stale_temporaries
@@ -48,13 +48,12 @@ SILVER = ("silver/sa", "silver/sb")
 
 
 @pytest.fixture
-def database(stack: Stack) -> Iterator[Trino]:
-    yield Trino("test1", stack.env)
-    # For the next test, whatever became of this one.
-    os.kill(stack.pids()["trino"], signal.SIGCONT)
+def database(stack: Stack) -> Trino:
+    """Empty, and the stack whole, whatever the test before did to it."""
     for part in PARTS:
         stack.do("start", part)
-    kill_queries(stack, "%")
+    kill_queries(stack, "mark")
+    return Trino("test1", stack.env)
 
 
 # --- What happens meanwhile
@@ -224,9 +223,10 @@ def test_a_trino_that_stands_still_is_waited_for(
     lake.definitions()
 
     def stand_still() -> None:
-        os.kill(stack.pids()["trino"], signal.SIGSTOP)
+        trino = psutil.Process(stack.pids()["trino"])
+        trino.suspend()
         time.sleep(20)  # the failure itself
-        os.kill(stack.pids()["trino"], signal.SIGCONT)
+        trino.resume()
 
     def disturb() -> None:
         stand_still()
