@@ -28,6 +28,10 @@ class Reason(Protocol):
     def certainly_not_applied(self) -> bool:
         """Nothing of it was written, so that doing it again cannot write it twice."""
 
+    @property
+    def advice(self) -> str:
+        """What a person does about it; empty where the message says all."""
+
 
 Judge = Callable[[str], Reason]
 
@@ -36,6 +40,7 @@ Judge = Callable[[str], Reason]
 class _Permanent:
     transient: bool = False
     certainly_not_applied: bool = False
+    advice: str = ""
 
 
 #: Nothing to wait for.

@@ -133,13 +133,14 @@ class Build:
         if result.crashed:
             raise dg.Failure(
                 f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
-                f"{result.reason}\n{self.run.summary()}",
+                f"{self._with_advice(result.reason)}\n{self.run.summary()}",
                 allow_retries=False,
             )
         self.run.record(tables, tests, result)
         for unique_id in {table.unique_id for table in tables} & self.run.failed.keys():
             node = self.graph.tables[unique_id].node
-            self.run.failed[unique_id] = with_source_line(self.run.failed[unique_id], node, self.project.project_dir)
+            message = self._with_advice(self.run.failed[unique_id])
+            self.run.failed[unique_id] = with_source_line(message, node, self.project.project_dir)
         built = [table for table in tables if table.unique_id in self.run.built]
         answers = self.counter.count(built)
         for table in built:
@@ -161,7 +162,10 @@ class Build:
 
     def _ask(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> DbtResult:
         """One dbt command, and again for what failed of it for a reason that passes."""
-        self.engine.wait_until_free()
+        try:
+            self.engine.wait_until_free()
+        except RuntimeError as error:
+            raise dg.Failure(f"{error}\n{self.run.summary()}", allow_retries=False) from error
         result = dbt.run(self._command(tables, tests), self._log)
         for seconds in BACKOFF:
             if result.crashed:
@@ -173,9 +177,17 @@ class Build:
             names = ", ".join(thing.fqn[-1] for things in again for thing in things)
             self.context.log.warning(f"In {seconds:g} s once more, because the reason may have passed: {names}")
             time.sleep(seconds)
-            self.engine.wait_until_free()
+            try:
+                self.engine.wait_until_free()
+            except RuntimeError as error:
+                self.run.problems.append(str(error))  # what was built meanwhile is reported all the same
+                break
             result = merge(result, dbt.run(self._command(*again), self._log))
         return result
+
+    def _with_advice(self, message: str) -> str:
+        advice = self.engine.judge(message).advice
+        return f"{message.rstrip()}\n  {advice}" if advice else message
 
     def _command(self, tables: list[Table], tests: list[DbtTest]) -> list[str]:
         # Unit tests guard the code, not the data: they run in CI.

@@ -1,6 +1,7 @@
 """Trino: asked over a connection of its own for as long as a question takes."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,9 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def judge(self, message: str) -> Failure:
         """What dbt's message of a failed node means."""
-        return classify_dbt(message)
+        failure = classify_dbt(message)
+        # What is no failure of Trino, dbt explains itself.
+        return replace(failure, advice="") if failure.name == "UNKNOWN" else failure
 
     def query_url(self, query_id: str) -> str:
         """The page of a query in Trino's UI."""

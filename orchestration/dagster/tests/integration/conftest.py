@@ -193,8 +193,13 @@ class Lakehouse:
 
 
 @pytest.fixture
-def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> Iterator[Lakehouse]:
-    database = new_database(engine, tmp_path / "small.duckdb")
+def database(tmp_path: Path, engine: str) -> Database:
+    """The empty database of `lakehouse`; a module may have another."""
+    return new_database(engine, tmp_path / "small.duckdb")
+
+
+@pytest.fixture
+def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) -> Iterator[Lakehouse]:
     variables = {
         "LAKEHOUSE_DUCKDB_LOCK_TIMEOUT": "3",
         **database.environment,

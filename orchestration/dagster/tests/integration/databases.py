@@ -87,9 +87,9 @@ class Trino(Database):
 
     engine = "trino"
 
-    def __init__(self, catalog: str) -> None:
+    def __init__(self, catalog: str, stack: Mapping[str, str] | None = None) -> None:
         self.catalog = catalog
-        stack = stack_environment()
+        stack = stack or stack_environment()
         pyiceberg = {
             key.replace("__LAKEHOUSE__", f"__{catalog.upper()}__"): value
             for key, value in stack.items()

@@ -1,11 +1,22 @@
-"""The local stack's settings, for tests that need it."""
+"""The local stack: the one that is up, and others that a test starts for itself."""
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import re
 import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import requests
 from lakehouse_analytics.settings import repository_root
 
 #: Read at once: tests run without the LAKEHOUSE_* of their surroundings.
@@ -19,3 +30,93 @@ def stack_environment() -> dict[str, str]:
         pytest.fail(f"{path} does not exist: make stack-up first")
     words = shlex.split(path.read_text(), comments=True)
     return dict(word.split("=", 1) for word in words)
+
+
+PARTS = ("postgres", "s3", "trino")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One of a test's own, in a folder."""
+
+    state: Path
+
+    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the tool as `make` does, unaware of any other stack that the environment names."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
+        clean |= {"LAKEHOUSE_STACK_DIR": str(self.state), "LAKEHOUSE_STACK_TRINO_HEAP": "1G", **environment}
+        tool = repository_root() / "infrastructure" / "local" / "stack.sh"
+        return subprocess.run([tool, *words], env=clean, capture_output=True, text=True, check=False)
+
+    def do(self, *words: str) -> str:
+        done = self.run(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def refused(self, *words: str, **environment: str) -> str:
+        done = self.run(*words, **environment)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    @property
+    def env(self) -> dict[str, str]:
+        return dict(shlex.split(line)[0].split("=", 1) for line in (self.state / "env").read_text().splitlines())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(json.loads((self.state / "settings.json").read_text()))
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        return {name: value for name, value in self.settings.items() if re.search("password|secret", name)}
+
+    def pids(self) -> dict[str, int]:
+        return {part: int((self.state / "run" / f"{part}.pid").read_text()) for part in PARTS}
+
+    def sql(self, statement: str, *, scheme: str = "https", **login: Any) -> list[list[Any]]:
+        """Ask Trino: with the password, unless another log-in is given."""
+        from trino.auth import BasicAuthentication
+        from trino.dbapi import connect
+
+        with requests.Session() as session:
+            session.trust_env = False  # REQUESTS_CA_BUNDLE would win over `verify`
+            session.verify = self.env["LAKEHOUSE_TRINO_CA_BUNDLE"]
+            session.cert = login.pop("cert", None)
+            user, password = self.env["LAKEHOUSE_TRINO_USER"], self.env["LAKEHOUSE_TRINO_PASSWORD"]
+            port = self.settings[f"trino_{scheme}_port"]
+            login = login or {"auth": BasicAuthentication(user, password)}
+            connection = connect(host="localhost", port=port, http_scheme=scheme, http_session=session, **login)
+            cursor = connection.cursor()
+            cursor.execute(statement)
+            return [list(row) for row in cursor.fetchall()]
+
+    def arrow(self, table: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """A table's rows through pyiceberg, told by nothing but the file `env`."""
+        from pyiceberg.catalog import load_catalog
+        from pyiceberg.utils.config import Config
+
+        for name, value in self.env.items():
+            monkeypatch.setenv(name, value)
+        catalog = load_catalog("lakehouse", **Config().get_catalog_config("lakehouse"))
+        return catalog.load_table(table).scan().to_arrow()
+
+
+@contextmanager
+def own_stack(state: Path) -> Iterator[Stack]:
+    """A stack for as long as the block, whatever is done to it there."""
+    stack = Stack(state)
+    # Away from where other stacks look for free ports: they would take that of a part that is stopped for a while.
+    first = random.randrange(20_000, 30_000)
+    names = ("POSTGRES", "S3", "TRINO_HTTP", "TRINO_HTTPS")
+    ports = {f"LAKEHOUSE_STACK_{name}_PORT": str(first + number) for number, name in enumerate(names)}
+    try:
+        started = stack.run("up", **ports)
+        told = started.stdout
+        assert started.returncode == 0, told + started.stderr
+        assert "a table was written, read and dropped" in told
+        assert not [name for name, secret in stack.secrets.items() if secret in told]
+        yield stack
+    finally:
+        stack.run("down")
+    assert not [process.info for process in psutil.process_iter(["cmdline"]) if str(state) in str(process.info)]

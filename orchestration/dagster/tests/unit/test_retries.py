@@ -14,6 +14,7 @@ from manifests import Manifest, manifests, medallion
 class Why:
     transient: bool
     certainly_not_applied: bool = False
+    advice: str = ""
 
 
 def judge(message: str) -> Reason:
