@@ -19,6 +19,7 @@ from pydantic import Field
 from lakehouse_analytics.assets.counting import Answer, Counter, Engine
 from lakehouse_analytics.assets.writers import Writers, slot_of
 from lakehouse_analytics.checks import dbt_test_result, history_of
+from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.gates import Run
 from lakehouse_analytics.graph import DbtTest, Graph, Table
@@ -164,7 +165,7 @@ class Build:
         """One dbt command, and again for what failed of it for a reason that passes."""
         try:
             self.engine.wait_until_free()
-        except RuntimeError as error:
+        except DatabaseError as error:
             raise dg.Failure(f"{error}\n{self.run.summary()}", allow_retries=False) from error
         result = dbt.run(self._command(tables, tests), self._log)
         for seconds in BACKOFF:
@@ -179,7 +180,7 @@ class Build:
             time.sleep(seconds)
             try:
                 self.engine.wait_until_free()
-            except RuntimeError as error:
+            except DatabaseError as error:
                 self.run.problems.append(str(error))  # what was built meanwhile is reported all the same
                 break
             result = merge(result, dbt.run(self._command(*again), self._log))
