@@ -25,10 +25,6 @@ class Reason(Protocol):
         """It may pass by itself."""
 
     @property
-    def certainly_not_applied(self) -> bool:
-        """Nothing of it was written, so that doing it again cannot write it twice."""
-
-    @property
     def advice(self) -> str:
         """What a person does about it; empty where the message says all."""
 
@@ -39,7 +35,6 @@ Judge = Callable[[str], Reason]
 @dataclass(frozen=True)
 class _Permanent:
     transient: bool = False
-    certainly_not_applied: bool = False
     advice: str = ""
 
 
@@ -71,9 +66,9 @@ def worth_another_try(
         node = result.nodes.get(unique_id)
         if node is None:
             return False
-        reason = judge(node.message)
         table = graph.tables.get(unique_id)
-        return reason.transient and (reason.certainly_not_applied or table is None or _repeatable(table))
+        # What failed is one statement of several: that it did nothing says nothing of those before it.
+        return judge(node.message).transient and (table is None or _repeatable(table))
 
     failed = {t.unique_id for t in tables if status(t.unique_id) not in (*FINE_STATUS, "skipped", None)}
     shaken = {test.unique_id for test in tests if status(test.unique_id) == "error" and passes(test.unique_id)}
@@ -100,11 +95,18 @@ def worth_another_try(
     )
 
 
+def worth_a_second_start(tables: Sequence[Table], result: DbtResult, judge: Judge) -> bool:
+    """Whether a dbt that crashed is asked for the same again: it does not tell which of the tables it had built."""
+    return judge(result.reason).transient and all(_repeatable(table) for table in tables)
+
+
 def merge(first: DbtResult, second: DbtResult) -> DbtResult:
     """One result of two tries: each node as it was seen last."""
     nodes = {**first.nodes, **second.nodes}
     fine = all(node.status in (*FINE_STATUS, "skipped") for node in nodes.values())
-    return DbtResult(second.exit_code or (0 if fine else 1), nodes, second.errors or first.errors, second.stray)
+    # A second dbt that crashed takes nothing away from what the first one built.
+    exit_code = 1 if second.crashed and first.nodes else second.exit_code or (0 if fine else 1)
+    return DbtResult(exit_code, nodes, second.errors or first.errors, second.stray)
 
 
 def _unanswered(status: str | None) -> bool:
@@ -112,6 +114,10 @@ def _unanswered(status: str | None) -> bool:
 
 
 def _repeatable(table: Table) -> bool:
-    # An append that was perhaps applied must not be applied again. dbt-trino's default strategy is append.
+    """Whether building it twice leaves what building it once does. An append does not, whatever it is called."""
     config = table.node["config"]
-    return config.get("materialized") != "incremental" or config.get("incremental_strategy") not in (None, "append")
+    if config.get("materialized") != "incremental":
+        return True
+    # dbt-trino's default strategy is append, and its merge without a key is one, too.
+    strategy = config.get("incremental_strategy") or "default"
+    return strategy not in ("append", "default") and (strategy != "merge" or bool(config.get("unique_key")))

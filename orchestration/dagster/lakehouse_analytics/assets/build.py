@@ -28,7 +28,7 @@ from lakehouse_analytics.messages import with_source_line
 from lakehouse_analytics.names import counted, unique_metadata_key
 from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
-from lakehouse_analytics.retries import BACKOFF, merge, worth_another_try
+from lakehouse_analytics.retries import BACKOFF, merge, worth_a_second_start, worth_another_try
 from lakehouse_analytics.row_counts import Counts
 from lakehouse_analytics.run_results import DbtResult, NodeResult
 from lakehouse_analytics.selectors import select_args
@@ -129,21 +129,25 @@ class Build:
         what = f"{layers}: {counted(len(tables), 'table')}, {counted(len(tests), 'test')}"
         self.context.log.info(what)
         _say(f"== {what}")
+        try:
+            self.engine.wait_until_free()
+        except DatabaseError as error:
+            raise dg.Failure(f"{error}\n{self.run.summary()}", allow_retries=False) from error
         with self._writing(tables):
             result = self._ask(dbt, tables, tests)
-        if result.crashed:
-            raise dg.Failure(
-                f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
-                f"{self._with_advice(result.reason)}\n{self.run.summary()}",
-                allow_retries=False,
-            )
-        self.run.record(tables, tests, result)
+            if result.crashed:
+                raise dg.Failure(
+                    f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
+                    f"{self._with_advice(result.reason)}\n{self.run.summary()}",
+                    allow_retries=False,
+                )
+            self.run.record(tables, tests, result)
+            built = [table for table in tables if table.unique_id in self.run.built]
+            answers = self.counter.count(built)  # before somebody else writes them
         for unique_id in {table.unique_id for table in tables} & self.run.failed.keys():
             node = self.graph.tables[unique_id].node
             message = self._with_advice(self.run.failed[unique_id])
             self.run.failed[unique_id] = with_source_line(message, node, self.project.project_dir)
-        built = [table for table in tables if table.unique_id in self.run.built]
-        answers = self.counter.count(built)
         for table in built:
             metadata = self._metadata(table, answers[table.unique_id], result.nodes[table.unique_id])
             yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
@@ -159,31 +163,35 @@ class Build:
             return nullcontext()
         writers = Writers(self.context.instance, self.context.run_id, OP_NAME)
         slots = [slot_of(relation_of(table.node)) for table in tables]
-        return writers.writing(slots, wait=self.max_runtime, say=self.context.log.warning)
+        return writers.writing(slots, wait=self.max_runtime, say=self._warn, bury=self.engine.end_queries_of)
 
     def _ask(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> DbtResult:
         """One dbt command, and again for what failed of it for a reason that passes."""
-        try:
-            self.engine.wait_until_free()
-        except DatabaseError as error:
-            raise dg.Failure(f"{error}\n{self.run.summary()}", allow_retries=False) from error
-        result = dbt.run(self._command(tables, tests), self._log)
+        asked = tables, tests
+        result = last = self._dbt(dbt, *asked)
         for seconds in BACKOFF:
-            if result.crashed:
-                again = (tables, tests) if self.engine.judge(result.reason).transient else ([], [])
-            else:
-                again = worth_another_try(self.graph, tables, tests, result, self.engine.judge)
-            if not any(again):
+            if not last.crashed:
+                asked = worth_another_try(self.graph, tables, tests, result, self.engine.judge)
+            elif not worth_a_second_start(asked[0], last, self.engine.judge):
                 break
-            names = ", ".join(thing.fqn[-1] for things in again for thing in things)
-            self.context.log.warning(f"In {seconds:g} s once more, because the reason may have passed: {names}")
+            if not any(asked):
+                break
+            names = ", ".join(thing.fqn[-1] for things in asked for thing in things)
+            self._warn(f"In {seconds:g} s once more, because the reason may have passed: {names}")
             time.sleep(seconds)
             try:
                 self.engine.wait_until_free()
             except DatabaseError as error:
                 self.run.problems.append(str(error))  # what was built meanwhile is reported all the same
                 break
-            result = merge(result, dbt.run(self._command(*again), self._log))
+            last = self._dbt(dbt, *asked)
+            result = merge(result, last)
+        return result
+
+    def _dbt(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> DbtResult:
+        result = dbt.run(self._command(tables, tests), self._log)
+        if result.crashed:
+            self.engine.end_queries_of(self.context.run_id)
         return result
 
     def _with_advice(self, message: str) -> str:
@@ -261,6 +269,10 @@ class Build:
         if url := node.query_id and self.engine.query_url(node.query_id):
             metadata["query"] = dg.MetadataValue.url(url)
         return metadata
+
+    def _warn(self, message: str) -> None:
+        _say(message)
+        self.context.log.warning(message)
 
     def _log(self, level: str, message: str) -> None:
         if level == "debug" and not os.getenv("DEBUG"):

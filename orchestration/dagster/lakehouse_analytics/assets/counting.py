@@ -41,6 +41,9 @@ class Engine(Protocol):
     def query_url(self, query_id: str) -> str | None:
         """The page of a query, where the engine has one."""
 
+    def end_queries_of(self, run_id: str) -> None:
+        """End what a dbt that died has left running; never raises."""
+
 
 @runtime_checkable
 class Distributed(Protocol):

@@ -1,16 +1,20 @@
 """One writer a table: slots on the Dagster instance that dbt's builds and upkeep share.
 
 Dagster's pools belong to ops, and one op writes many tables; so slots are taken from inside the run, in the tables
-that pools use: they stand under Deployment → Concurrency, and run monitoring gives back those of a run that died.
+that pools use: they stand under Deployment → Concurrency. A slot is a lease that its run renews: who was killed loses
+it after a minute, whether or not a daemon runs that notices.
 Not through `claim_concurrency_slot`, which reads and then writes in two transactions: on SQLite 42 of 60 slots of
 limit 1 went to several of 4 processes that asked at once, and it asks ten times a table.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -19,13 +23,17 @@ from lakehouse_analytics.iceberg.policies import Relation
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
+    from sqlalchemy.sql import ColumnElement
 
 PREFIX = "iceberg/"
-#: Seconds a finished run keeps its slots: a query of it that nobody cancelled may still be ending.
-GRACE = 60.0
+#: A run that has not renewed its slots, or its place in line, for so long is dead.
+LEASE = timedelta(seconds=60)
+#: Seconds between two renewals.
+BEAT = 10.0
 #: Holder of a slot whose limit a person has set to 0: nobody may write.
 CLOSED = ""
 _SOON, _LATER = 0.5, 5.0
+_LOGGER = logging.getLogger(__name__)
 
 
 class TablesBusyError(RuntimeError):
@@ -61,10 +69,16 @@ class Writers:
             )
         self._storage = storage
         self.instance, self.run_id, self.step_key = instance, run_id, step_key
+        self._dead: set[str] = set()
 
     @contextmanager
     def writing(
-        self, slots: Collection[str], *, wait: float = 0.0, say: Callable[[str], None] = lambda _: None
+        self,
+        slots: Collection[str],
+        *,
+        wait: float = 0.0,
+        say: Callable[[str], None] = lambda _: None,
+        bury: Callable[[str], None] = lambda _: None,
     ) -> Iterator[None]:
         """Hold all the slots, or none.
 
@@ -75,6 +89,7 @@ class Writers:
             slots: Of the tables to write, see `slot_of`.
             wait: Seconds to wait for those that are taken.
             say: Told once who holds them, and again when that changes.
+            bury: Called with the id of each dead run whose slots were taken over: its last query may still be running.
 
         Raises:
             TablesBusyError: some are taken still after `wait` seconds.
@@ -82,7 +97,7 @@ class Writers:
         wanted = sorted(set(slots))
         deadline, delay, told = time.monotonic() + wait, _SOON, {}  # type: float, float, Mapping[str, str]
         try:
-            while taken := self._claim(wanted, queue=wait > 0):
+            while taken := self._exchange(wanted, queue=wait > 0):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TablesBusyError(self._explain(taken, f"waited {wait:g} s" if wait else ""), taken)
@@ -91,21 +106,15 @@ class Writers:
                     told = taken
                 time.sleep(min(delay, left))
                 delay = min(delay * 2, _LATER)
-            yield
+            with self._renewed(wanted):
+                for run_id in self._dead:
+                    bury(run_id)
+                yield
         finally:
             self._release(wanted)
 
-    def _claim(self, slots: list[str], *, queue: bool) -> Mapping[str, str]:
-        """Take all slots in one transaction, or none: then say who has them."""
-        taken = self._exchange(slots, queue=queue)
-        gone = self._gone(set(taken.values()))
-        if gone:
-            for run_id in gone:
-                self._storage.free_concurrency_slots_for_run(run_id)
-            taken = self._exchange(slots, queue=queue)
-        return taken
-
     def _exchange(self, slots: list[str], *, queue: bool) -> Mapping[str, str]:
+        """Take all slots in one transaction, or none: then say who has them."""
         from sqlalchemy.exc import IntegrityError
 
         for _ in range(3):
@@ -135,15 +144,24 @@ class Writers:
         ).fetchall()
         known = connection.execute(select(limits.concurrency_key).where(limits.concurrency_key.in_(wanted))).scalars()
         there = {row[0] for row in rows}
-        taken = {str(row[0]): str(row[2]) for row in rows if row[2] and tuple(row[2:4]) != self._me}
+        now = _now()
+        others = connection.execute(
+            select(pending.concurrency_key, pending.run_id, pending.step_key, pending.assigned_timestamp).where(
+                pending.concurrency_key.in_(wanted),
+                func.coalesce(pending.assigned_timestamp, pending.create_timestamp) > now - LEASE,
+            )
+        ).fetchall()
+        alive = {tuple(row[:3]) for row in others if row[3]}
+        holders = {str(row[0]): tuple(row[2:4]) for row in rows if row[2] and tuple(row[2:4]) != self._me}
+        taken = {key: str(holder[0]) for key, holder in holders.items() if (key, *holder) in alive}
         taken |= dict.fromkeys({*known} - there, CLOSED)
         if not queue:
-            waiting = connection.execute(
-                select(pending.concurrency_key, pending.run_id).where(pending.concurrency_key.in_(wanted))
-            ).fetchall()
-            taken = {str(row[0]): str(row[1]) for row in waiting if row[1] != self.run_id} | taken
+            taken = {str(row[0]): str(row[1]) for row in others if row[1] != self.run_id} | taken
         mine = {"run_id": self.run_id, "step_key": self.step_key}
         if not taken:
+            self._dead |= {str(run_id) for run_id, _ in holders.values()} - {self.run_id}
+            for key, (run_id, step_key) in holders.items():
+                connection.execute(PendingStepsTable.delete().where(_places([key], run_id, step_key)))
             ids = {row[0]: row[1] for row in rows}
             connection.execute(ConcurrencySlotsTable.update().where(slots.id.in_([*ids.values()])).values(**mine))
             if new := [key for key in wanted if key not in ids]:
@@ -156,8 +174,8 @@ class Writers:
                 )
         if wanted and (queue or not taken):
             # Run monitoring finds the slots of dead runs by these rows; unassigned ones are who waits.
-            since = None if taken else func.now()
-            entries = [{"concurrency_key": key, "priority": 0, **mine} for key in wanted]
+            since = None if taken else now
+            entries = [{"concurrency_key": key, "priority": 0, "create_timestamp": now, **mine} for key in wanted]
             connection.execute(PendingStepsTable.insert().values(assigned_timestamp=since), entries)
         return taken
 
@@ -168,12 +186,7 @@ class Writers:
     def _leave_queue(self, connection: Connection, wanted: list[str]) -> None:
         from dagster._core.storage.event_log.schema import PendingStepsTable
 
-        pending = PendingStepsTable.c
-        connection.execute(
-            PendingStepsTable.delete().where(
-                pending.concurrency_key.in_(wanted), pending.run_id == self.run_id, pending.step_key == self.step_key
-            )
-        )
+        connection.execute(PendingStepsTable.delete().where(_places(wanted, *self._me)))
 
     def _release(self, wanted: list[str]) -> None:
         from dagster._core.storage.event_log.schema import ConcurrencySlotsTable
@@ -187,19 +200,35 @@ class Writers:
                 .values(run_id=None, step_key=None)
             )
 
-    def _gone(self, run_ids: set[str]) -> set[str]:
-        """Runs that ended a while ago, or are not known any more, and yet hold slots: nobody freed them."""
-        others = run_ids - {self.run_id, CLOSED}
-        if not others:
-            return set()
-        records = self.instance.get_run_records(dg.RunsFilter(run_ids=[*others]))
-        before = time.time() - GRACE
-        alive = {
-            record.dagster_run.run_id
-            for record in records
-            if not record.dagster_run.is_finished or (record.end_time or before) > before
-        }
-        return others - alive
+    @contextmanager
+    def _renewed(self, wanted: list[str]) -> Iterator[None]:
+        """Say every few seconds that this run lives. Of an instance in memory nobody else knows."""
+        if self.instance.is_ephemeral:
+            yield
+            return
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(BEAT):
+                try:
+                    self._renew(wanted)
+                except Exception as error:  # the next one may succeed
+                    _LOGGER.warning("The slots of run %s could not be renewed: %s", self.run_id, error)
+
+        thread = threading.Thread(target=beat, name="writer-slots", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _renew(self, wanted: list[str]) -> None:
+        from dagster._core.storage.event_log.schema import PendingStepsTable
+
+        with self._storage.index_transaction() as connection:
+            mine = _places(wanted, *self._me)
+            connection.execute(PendingStepsTable.update().where(mine).values(assigned_timestamp=_now()))
 
     def _explain(self, taken: Mapping[str, str], more: str) -> str:
         by_run: dict[str, list[str]] = {}
@@ -213,3 +242,17 @@ class Writers:
             why = f"in use by {who}" if run_id else "closed (limit 0 under Deployment → Concurrency)"
             parts.append(f"{named}: {why}")
         return "; ".join(parts) + (f" ({more})" if more else "")
+
+
+def _now() -> datetime:
+    """As these tables keep times: in UTC, without saying so."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _places(slots: Collection[str], run_id: object, step_key: object) -> ColumnElement[bool]:
+    """A step's rows in Dagster's table of who stands in line, holders included."""
+    from dagster._core.storage.event_log.schema import PendingStepsTable
+    from sqlalchemy import and_
+
+    pending = PendingStepsTable.c
+    return and_(pending.concurrency_key.in_(slots), pending.run_id == run_id, pending.step_key == step_key)

@@ -29,8 +29,9 @@ ORDER: tuple[Kind, ...] = (
 MANIFEST_BYTES = 8 * 2**20
 #: Partitions merged by one statement: a writer of Trino's holds 100 open at most, and fails beyond.
 PARTITIONS = 90
-#: Between measuring and expiring time goes by; so much more is kept.
-MARGIN = timedelta(minutes=1)
+#: Between measuring and expiring time goes by: the statement counts back from when it runs, which is minutes later when
+#: it is tried again. So much more is kept.
+MARGIN = timedelta(hours=1)
 
 
 @dataclass(frozen=True)

@@ -46,3 +46,6 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def query_url(self, query_id: str) -> str | None:  # noqa: ARG002
         """DuckDB keeps no page of a query."""
         return None
+
+    def end_queries_of(self, run_id: str) -> None:
+        """Queries of a process end with it."""

@@ -1,10 +1,12 @@
 """Trino: asked over a connection of its own for as long as a question takes."""
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import dagster as dg
 from pydantic import Field, PrivateAttr, SecretStr
@@ -19,6 +21,7 @@ from lakehouse_analytics.trino_session import TrinoServer
 
 #: `query.max-stage-count`, Trino's default. The session property of that name changes it for us.
 MAX_STAGES = 150
+_LOGGER = logging.getLogger(__name__)
 
 
 class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -122,6 +125,21 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         failure = classify_dbt(message)
         # What is no failure of Trino, dbt explains itself.
         return replace(failure, advice="") if failure.name == "UNKNOWN" else failure
+
+    def end_queries_of(self, run_id: str) -> None:
+        """End the queries that a dead dbt of a run has left in Trino, where they would run on for minutes and commit.
+
+        They are known by the comment that dbt puts before each. What cannot be ended is logged.
+        """
+        of_run = f"source like 'dbt%' and query like '%{UUID(run_id)}%'"
+        try:
+            for (query_id,) in self.fetch_all(
+                f"select query_id from system.runtime.queries where {of_run} and state not in ('FINISHED', 'FAILED')"  # noqa: S608  # a UUID
+            ):
+                _LOGGER.warning("Query %s of run %s is ended: its dbt is dead", query_id, run_id)
+                self.execute(f"call system.runtime.kill_query('{query_id}', 'its dbt is dead')")
+        except Exception as error:
+            _LOGGER.warning("Queries of run %s may run on: %s", run_id, error)
 
     def query_url(self, query_id: str) -> str:
         """The page of a query in Trino's UI."""

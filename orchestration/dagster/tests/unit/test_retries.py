@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.retries import Reason, merge, worth_another_try
+from lakehouse_analytics.retries import Reason, merge, worth_a_second_start, worth_another_try
 from lakehouse_analytics.run_results import DbtResult, NodeResult
 from manifests import Manifest, manifests, medallion
 
@@ -13,12 +13,11 @@ from manifests import Manifest, manifests, medallion
 @dataclass(frozen=True)
 class Why:
     transient: bool
-    certainly_not_applied: bool = False
     advice: str = ""
 
 
 def judge(message: str) -> Reason:
-    return Why("passes" in message, "refused" in message)
+    return Why("passes" in message)
 
 
 def dbt(**statuses: str) -> DbtResult:
@@ -49,13 +48,35 @@ def test_nothing_below_a_permanent_failure_is_asked_for() -> None:
     assert again(graph, result) == {"stg_a", "dim_a", "only_a"}
 
 
-def test_an_append_is_repeated_only_when_nothing_of_it_was_written() -> None:
+def test_an_append_is_never_repeated_whatever_it_is_called() -> None:
+    # It may have been done before the statement that failed: a temporary view is dropped after it, a hook runs.
     m = Manifest()
     m.model("a", materialized="incremental")
-    m.model("b", materialized="incremental", incremental_strategy="merge")
+    m.model("b", materialized="incremental", incremental_strategy="append", unique_key="id")
+    m.model("c", materialized="incremental", incremental_strategy="default", unique_key="id")
+    m.model("d", materialized="incremental", incremental_strategy="merge")
+    m.model("e", materialized="incremental", incremental_strategy="merge", unique_key="id")
+    m.model("f", materialized="incremental", incremental_strategy="replace_window")
+    m.model("g")
     graph = m.graph()
-    assert again(graph, dbt(a="error passes", b="error passes")) == {"b"}
-    assert again(graph, dbt(a="error passes refused", b="success")) == {"a"}
+    assert again(graph, dbt(**dict.fromkeys("abcdefg", "error passes"))) == {"e", "f", "g"}
+
+    crashed = DbtResult(2, {}, ("passes",))
+    tables = list(graph.tables.values())
+    assert not worth_a_second_start(tables, crashed, judge)
+    assert worth_a_second_start([t for t in tables if t.unique_id[-1] in "efg"], crashed, judge)
+    assert not worth_a_second_start([], DbtResult(2, {}, ("syntax",)), judge)
+
+
+def test_a_second_try_that_crashes_takes_nothing_from_the_first() -> None:
+    first, crash = dbt(stg_a="error passes", stg_b="success"), DbtResult(2, {}, ("Trino is down",))
+    merged = merge(first, crash)
+    assert not merged.crashed
+    assert merged.exit_code == 1
+    assert merged.nodes == first.nodes
+    assert merged.errors == ("Trino is down",)
+    assert merge(crash, crash).crashed
+    assert merge(crash, dbt(stg_a="success")).exit_code == 0
 
 
 def test_a_test_that_could_not_run_is_run_again_and_lets_through_what_it_held_up() -> None:

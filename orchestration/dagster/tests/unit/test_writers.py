@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 
 import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.assets.writers import GRACE, TablesBusyError, Writers, slot_of
+from lakehouse_analytics.assets import writers as writers_module
+from lakehouse_analytics.assets.writers import LEASE, TablesBusyError, Writers, slot_of
 from lakehouse_analytics.iceberg.policies import Relation
 
 A, B, C = (f"iceberg/lake.silver.{name}" for name in "abc")
@@ -205,30 +207,56 @@ def failed(instance: dg.DagsterInstance, run_id: str) -> None:
     instance.report_run_failed(run)
 
 
-def test_a_killed_runs_table_is_taken_over_after_a_while(
+@contextmanager
+def later(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setattr("lakehouse_analytics.assets.writers._now", lambda now=writers_module._now: now() + by)
+        yield
+
+
+def test_a_killed_runs_table_is_taken_over_after_a_while_and_its_queries_are_ended(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No daemon says that it died: it is STARTED for ever."""
     dead, alive = writers(instance).run_id, writers(instance)
     with process_of(instance, dead) as process:
         tell(process, A)
         assert said(process) == "won"
         process.kill()
     assert held(instance) == {A: {dead}}
-    failed(instance, dead)
     with pytest.raises(TablesBusyError), alive.writing([A]):
-        pytest.fail("its last query may still be ending")
-    monkeypatch.setattr(time, "time", lambda now=time.time: now() + GRACE + 1)
-    with alive.writing([A]):
+        pytest.fail("it may be alive")
+    buried: list[str] = []
+    with later(monkeypatch, LEASE), alive.writing([A], bury=buried.append):
         assert held(instance) == {A: {alive.run_id}}
+    assert buried == [dead]
     assert dead not in instance.event_log_storage.get_concurrency_run_ids()
 
 
-def test_a_deleted_runs_table_is_taken_over(instance: dg.DagsterInstance) -> None:
-    dead, alive = writers(instance), writers(instance)
-    with dead.writing([A]):
-        instance.delete_run(dead.run_id)
-        with alive.writing([A]):
-            assert held(instance) == {A: {alive.run_id}}
+def test_a_run_that_lives_keeps_its_table_as_long_as_it_takes(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writers_module, "BEAT", 0.05)
+    one, two = writers(instance), writers(instance)
+    with one.writing([A]), later(monkeypatch, LEASE):
+        renewed = threading.Event()
+        renew = one._renew
+        monkeypatch.setattr(one, "_renew", lambda slots: (renew(slots), renewed.set()))
+        assert renewed.wait(30)
+        with pytest.raises(TablesBusyError), two.writing([A]):
+            pytest.fail("two writers")
+
+
+def test_nobody_lets_a_dead_run_pass_that_stood_in_line(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, dead, upkeep = writers(instance), writers(instance), writers(instance, "upkeep")
+    with one.writing([A]):
+        assert dead._exchange([A, B], queue=True) == {A: one.run_id}
+    with pytest.raises(TablesBusyError), upkeep.writing([B]):
+        pytest.fail("a build waits for it")
+    with later(monkeypatch, LEASE), upkeep.writing([B]):
+        assert held(instance) == {B: {upkeep.run_id}}
 
 
 def test_run_monitoring_finds_and_frees_what_a_dead_run_held(instance: dg.DagsterInstance) -> None:
