@@ -477,7 +477,8 @@ def test_no_secret_is_in_anything_that_a_build_leaves(
         folder.mkdir()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     # dbt's artifacts and its log lie in folders that a run removes: here it keeps them.
-    (kept / "sitecustomize.py").write_text("import tempfile; tempfile.TemporaryDirectory.cleanup = lambda self: None")
+    keep = "import tempfile as t; t.TemporaryDirectory.cleanup = t.TemporaryDirectory._cleanup = lambda *_, **__: None"
+    (kept / "sitecustomize.py").write_text(keep)
     for name, value in {"DEBUG": "1", "DAGSTER_HOME": str(home), "TMPDIR": str(kept)}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", f"{kept}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
