@@ -483,7 +483,7 @@ def test_no_secret_is_in_anything_that_a_build_leaves(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", f"{kept}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     said = ""
-    for column in ("n", "no_such_column"):
+    for column in ("n", f"no_{mark}"):
         change(lake, f"select id, {column} + 1 as n, '{mark}' as mark from {{{{ ref('a') }}}}")
         lake.definitions()
         done = subprocess.run(BUILD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
