@@ -477,12 +477,13 @@ def test_no_secret_is_in_anything_that_a_build_leaves(
         folder.mkdir()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     # dbt's artifacts and its log lie in folders that a run removes: here it keeps them.
-    (kept / "sitecustomize.py").write_text("import tempfile; tempfile.TemporaryDirectory.cleanup = lambda self: None")
+    keep = "import tempfile as t; t.TemporaryDirectory.cleanup = t.TemporaryDirectory._cleanup = lambda *_, **__: None"
+    (kept / "sitecustomize.py").write_text(keep)
     for name, value in {"DEBUG": "1", "DAGSTER_HOME": str(home), "TMPDIR": str(kept)}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", f"{kept}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     said = ""
-    for column in ("n", "no_such_column"):
+    for column in ("n", f"no_{mark}"):
         change(lake, f"select id, {column} + 1 as n, '{mark}' as mark from {{{{ ref('a') }}}}")
         lake.definitions()
         done = subprocess.run(BUILD, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
