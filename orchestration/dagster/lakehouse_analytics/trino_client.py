@@ -79,7 +79,7 @@ def execute(server: TrinoServer, sql: str, client_tags: Sequence[str] = ()) -> Q
     repeatable = is_read_only(sql)
 
     def again(error: BaseException) -> bool:
-        return isinstance(error, TrinoError) and worth_another_try(error.failure, repeatable=repeatable)
+        return isinstance(error, TrinoError) and may_be_repeated(error.failure, repeatable=repeatable)
 
     def before(state: tenacity.RetryCallState) -> None:
         error = state.outcome and state.outcome.exception()
@@ -97,7 +97,7 @@ def execute(server: TrinoServer, sql: str, client_tags: Sequence[str] = ()) -> Q
     return tries(_once, server, sql, client_tags)
 
 
-def worth_another_try(failure: Failure, *, repeatable: bool) -> bool:
+def may_be_repeated(failure: Failure, *, repeatable: bool) -> bool:
     """Whether a failed statement is run again; `repeatable` where running it twice does no harm."""
     return failure.transient and (repeatable or failure.certainly_not_applied)
 
@@ -137,7 +137,8 @@ def _ask(server: TrinoServer, deadline: float) -> None:
     with closing(http_session(server)) as session:
         _refuse_starting(server, session, min(server.request_timeout, left))
     # On the catalog, because its database may be gone while Trino is there; on a worker, because one may be missing.
-    _once(server, f"show schemas from {quote(server.catalog)}", ())
+    in_time = replace(server, request_timeout=min(server.request_timeout, left))
+    _once(in_time, f"show schemas from {quote(server.catalog)}", ())
 
 
 def _refuse_starting(server: TrinoServer, session: requests.Session, timeout: float) -> None:

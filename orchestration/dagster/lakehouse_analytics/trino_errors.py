@@ -167,7 +167,8 @@ _BY_TYPE = {
 #: What a name alone does not tell: name, what the message must hold, rule. The first that fits wins over `_BY_NAME`.
 _BY_MESSAGE = (
     # Iceberg found another writer's commit. Its other commit errors may come after the catalog took the commit.
-    ("ICEBERG_COMMIT_ERROR", r"(?s)^(?!.*Cannot determine whether).*([Cc]onflicting|concurrent|Cannot commit: ref hash)",
+    ("ICEBERG_COMMIT_ERROR",
+     r"(?s)^(?!.*Cannot determine whether).*([Cc]onflicting|concurrent|Cannot commit: ref hash)",
      _Rule(_T, "Another writer committed to the table first: try again.", certainly_not_applied=True)),
     ("ICEBERG_COMMIT_ERROR", "",
      _Rule(_T, "Nobody knows whether the commit took place: look at the table's $snapshots before trying again.")),

@@ -200,7 +200,13 @@ class Upkeep:
             if step is None:
                 continue
             self.context.log.info(f"{table.relation}: {_words(step)}")
-            queries = [self.engine.execute(sql).query_id for sql in self._statements(table, step, state)]
+            try:
+                queries = [self.engine.execute(sql).query_id for sql in self._statements(table, step, state)]
+            except TrinoError as error:
+                if not done or error.failure.name != CONFLICT:
+                    raise
+                self.context.log.info(f"{table.relation}: written by somebody meanwhile; the rest next time")
+                break
             done.append((step, queries))
             state = self._again(table, _after(step, state))
         return self._result(table, before, state, done)

@@ -6,6 +6,7 @@ Importing this module is cheap; opening the first catalog imports pyiceberg, for
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -44,7 +45,7 @@ def open_catalog(name: str) -> Catalog:
         CatalogError: there is no such catalog, a library is missing, or the catalog refused.
     """
     try:
-        return _open(name, tuple(sorted(_configured(name).items())))
+        return _open(name, json.dumps(_configured(name), sort_keys=True))
     except CatalogError:
         raise
     except ModuleNotFoundError as error:
@@ -78,12 +79,12 @@ def redact(name: str, text: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _open(name: str, properties: tuple[tuple[str, Any], ...]) -> Catalog:
+def _open(name: str, properties: str) -> Catalog:
     from pyiceberg.catalog import load_catalog
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # one of them quotes the address, with its log-in
-        catalog = load_catalog(name, **{**_DEFAULTS, **dict(properties)})
+        catalog = load_catalog(name, **{**_DEFAULTS, **json.loads(properties)})
     if type(catalog).__name__ == "SqlCatalog":
         catalog.list_namespaces()  # pyiceberg opens a database that it cannot reach or read as an empty one
     return catalog
@@ -128,6 +129,9 @@ def _prefix(name: str) -> str:
 
 def _secrets(properties: Mapping[str, Any]) -> Iterator[str]:
     for key, value in properties.items():
+        if isinstance(value, Mapping):  # `auth:` of a REST catalog has sections
+            yield from _secrets({f"{key}.{name}": part for name, part in value.items()})
+            continue
         if _SECRET.search(key):
             yield from _pieces(str(value), whole=True)
         for found in _LOG_IN.finditer(str(value)):

@@ -58,6 +58,13 @@ def batches(table: Table) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(arrow, _aligned(rows, arrow))
 
 
+_PROPERTIES = {
+    "format-version": "2",
+    # Else pyiceberg lands an append after somebody else's commit, and two syncs that met would double their rows.
+    "commit.retry.num-retries": "0",
+}
+
+
 def replace(catalog: Catalog, name: Name, columns: dict[str, str], rows: Batches) -> int:
     """Make a table exactly these rows, in one commit, whatever it was before.
 
@@ -152,7 +159,7 @@ class Change:
         if self.table is None:
             # The table is created by the commit that gives it its rows.
             return self.catalog.create_table_transaction(
-                self.name, wanted, properties={"format-version": "2", **self.properties}
+                self.name, wanted, properties={**_PROPERTIES, **self.properties}
             )
         transaction = self.table.transaction()
         have = {column.name.lower() for column in self.table.schema().fields}

@@ -16,8 +16,9 @@ import pytest
 import yaml
 from lakehouse_analytics.iceberg.catalog import open_catalog
 from lakehouse_analytics.ingest import IngestReport, run_ingest
-from lakehouse_analytics.ingest.iceberg_table import replace
+from lakehouse_analytics.ingest.iceberg_table import Change, replace
 from lakehouse_analytics.settings import Settings, repository_root
+from pyiceberg.exceptions import CommitFailedException
 
 from .databases import Trino, new_database
 
@@ -243,3 +244,16 @@ def test_a_first_sync_that_fails_leaves_room_for_the_next(trino: Trino) -> None:
     assert not catalog.table_exists(("landed", "late"))
     load(trino, "late", query)
     assert trino.ask("select count(*) from landed.late") == [(5,)]
+
+
+def test_of_two_syncs_that_write_at_once_the_second_is_refused(trino: Trino) -> None:
+    load(trino, "met", "SELECT range AS n FROM range(5)")
+    catalog, name = open_catalog(trino.catalog), ("landed", "met")
+    changes = [Change(catalog, name, catalog.load_table(name), {"n": "BIGINT"}, {}) for _ in range(2)]
+    with duckdb.connect() as db:
+        for change in changes:
+            change.write(db.sql("SELECT range AS n FROM range(5, 10)").to_arrow_reader())
+    changes[0].commit()
+    with pytest.raises(CommitFailedException):
+        changes[1].commit()
+    assert trino.ask("select count(*), count(distinct n) from landed.met") == [(10, 10)]

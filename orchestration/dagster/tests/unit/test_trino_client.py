@@ -26,8 +26,8 @@ from lakehouse_analytics.trino_client import (
     backoff,
     execute,
     is_read_only,
+    may_be_repeated,
     wait_until_ready,
-    worth_another_try,
 )
 from lakehouse_analytics.trino_errors import classify_dbt
 from lakehouse_analytics.trino_session import (
@@ -236,7 +236,7 @@ def test_waits_grow_and_are_bounded(attempt: int) -> None:
 def test_a_statement_that_writes_is_repeated_only_when_it_was_certainly_not_done(repeatable: bool, name: str) -> None:
     kind = "USER_ERROR" if name == "SYNTAX_ERROR" else "INTERNAL_ERROR"
     failure = classify_dbt(f'TrinoQueryError(type={kind}, name={name}, message="…", query_id={QUERY_ID})')
-    again = worth_another_try(failure, repeatable=repeatable)
+    again = may_be_repeated(failure, repeatable=repeatable)
     assert again == (failure.transient and (repeatable or failure.certainly_not_applied))
     assert not (again and name == "SYNTAX_ERROR")
 

@@ -102,6 +102,8 @@ def test_an_unclear_commit_is_not_taken_for_a_conflict() -> None:
     failure = classify_dbt(query_error("EXTERNAL", "ICEBERG_COMMIT_ERROR", unclear))
     assert failure.transient
     assert not failure.certainly_not_applied
+    named = f"Failed to commit during write to gold.conflicting_orders: {unclear}"
+    assert not classify_dbt(query_error("EXTERNAL", "ICEBERG_COMMIT_ERROR", named)).certainly_not_applied
 
 
 def test_words_inside_a_message_do_not_decide() -> None:

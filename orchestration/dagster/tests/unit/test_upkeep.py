@@ -94,7 +94,7 @@ def test_every_state_of_the_retained_time_stays_readable() -> None:
     assert [s.id for s in snapshots] == [0, 1]
     assert keep_from == NOW - 9 * DAY
     assert steps(Policy(), state) == {"expire_snapshots": "2 of 5 snapshots older than 7 days"}
-    assert sql(Policy(), state)[0].endswith(f"(retention_threshold => '{9 * 86_400 + 60}s')")
+    assert sql(Policy(), state)[0].endswith(f"(retention_threshold => '{9 * 86_400 + 3_600}s')")
 
 
 def test_a_state_that_was_replaced_a_moment_ago_stays_however_old_it_is() -> None:

@@ -241,7 +241,7 @@ def test_what_others_commit_meanwhile_is_not_lost(iceberg_lake: IcebergLake, mon
     with monkeypatch.context() as patch:
         patch.setattr(Change, "write", disturbed)
         with pytest.raises(
-            IngestError, match=r"Iceberg catalog lake: ValidationException: .*\. The stored state is as"
+            IngestError, match=r"Iceberg catalog lake: CommitFailedException: .*\. The stored state is as"
         ):
             iceberg_lake.run()
     assert [ids(iceberg_lake, name) for name in STREAMS] == [[1, 1, 2], [1, 2]]
