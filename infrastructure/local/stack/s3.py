@@ -32,7 +32,9 @@ def start(layout: Layout, settings: Settings) -> None:
     private_folder(layout.s3 / BUCKET)
     command = [
         str(Path(sys.executable).parent / "rclone"), "serve", "s3", "--addr", f"{HOST}:{settings.s3_port}",
-        "--force-path-style", "--no-cleanup", "--log-level", "NOTICE", str(layout.s3),
+        "--force-path-style", "--no-cleanup", "--log-level", "NOTICE",
+        # When pyarrow deletes a file it puts an object `folder/`. rclone then hides the whole folder while it caches it.
+        "--dir-cache-time", "1s", str(layout.s3),
     ]  # fmt: skip
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),

@@ -49,6 +49,8 @@ class Database(ABC):
         """Every table: its column names and types, then its rows in a stable order."""
         found = {}
         for schema, table in self.tables(schemas):
+            if "__dbt_tmp_" in table:
+                continue  # a killed run's; upkeep drops it
             columns = self.columns(schema, table)
             rows = self.sql(f'select * from "{schema}"."{table}"')
             heading = tuple(f"{name} {kind}" for name, kind in columns)
