@@ -55,7 +55,7 @@ test: $(DEV) ## Everything that guards it: unit, definitions, dbt unit tests, in
 
 .PHONY: test-trino
 test-trino: $(DEV) stack-up ## The integration tests on the real engine
-	@$(CODE)/tests/run trino
+	@$(CODE)/tests/run trino $(ARGS)
 
 .PHONY: test-fast
 test-fast: $(DEV) ## Unit and definitions tests only
