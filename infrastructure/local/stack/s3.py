@@ -33,7 +33,7 @@ def start(layout: Layout, settings: Settings) -> None:
     command = [
         str(Path(sys.executable).parent / "rclone"), "serve", "s3", "--addr", f"{HOST}:{settings.s3_port}",
         "--force-path-style", "--no-cleanup", "--log-level", "NOTICE",
-        # When pyarrow deletes a file it puts an object `folder/`. rclone then hides the whole folder while it caches it.
+        # When pyarrow deletes a file it puts an object `folder/`, and rclone hides the folder as long as it caches it.
         "--dir-cache-time", "1s", str(layout.s3),
     ]  # fmt: skip
     environment = {
