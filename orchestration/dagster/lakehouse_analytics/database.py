@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,13 +24,16 @@ class DatabaseError(RuntimeError):
 
 
 @contextmanager
-def connect(path: Path, *, read_only: bool = True, timeout: float = 60.0) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(
+    path: Path, *, read_only: bool = True, timeout: float = 60.0, say: Callable[[str], None] | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the database file, waiting while another process holds it.
 
     Args:
         path: The DuckDB file; created, with its folder, unless `read_only`.
         read_only: Readers exclude writers but not each other.
         timeout: Seconds to wait for the lock.
+        say: Told once, with the holder, when the file is locked.
 
     Raises:
         DatabaseError: locked for longer than `timeout` (by whom, where DuckDB can tell), missing,
@@ -47,6 +50,7 @@ def connect(path: Path, *, read_only: bool = True, timeout: float = 60.0) -> Ite
             raise DatabaseError(f"{path.parent} cannot be created ({error.strerror}): set {VARIABLE}.") from None
     deadline = time.monotonic() + timeout
     delay = 0.05
+    waits = False
     while True:
         try:
             connection = duckdb.connect(str(path), read_only=read_only)
@@ -56,6 +60,9 @@ def connect(path: Path, *, read_only: bool = True, timeout: float = 60.0) -> Ite
                 raise DatabaseError(f"{path} cannot be opened: {_first_line(error)}. Check {VARIABLE}.") from None
             if time.monotonic() >= deadline:
                 raise DatabaseError(_locked(path, error, timeout)) from None
+            if say and not waits:
+                say(f"{path} is locked by {_holder(error)}; waiting for up to {timeout:g} s")
+            waits = True
         except duckdb.Error as error:
             raise DatabaseError(f"{path} cannot be opened: {_first_line(error)}. Check {VARIABLE}.") from None
         time.sleep(delay)
@@ -67,12 +74,15 @@ def connect(path: Path, *, read_only: bool = True, timeout: float = 60.0) -> Ite
 
 
 def _locked(path: Path, error: Exception, timeout: float) -> str:
-    holder = _HOLDER.search(str(error))
-    by = holder["who"].strip() if holder else "a process DuckDB cannot name"
     return (
-        f"{path} is locked by {by}; waited {timeout:g} s. Close that program (a DuckDB shell, a BI tool, "
+        f"{path} is locked by {_holder(error)}; waited {timeout:g} s. Close that program (a DuckDB shell, a BI tool, "
         "another run), or set LAKEHOUSE_DUCKDB_LOCK_TIMEOUT higher."
     )
+
+
+def _holder(error: Exception) -> str:
+    holder = _HOLDER.search(str(error))
+    return holder["who"].strip() if holder else "a process DuckDB cannot name"
 
 
 def _first_line(error: Exception) -> str:

@@ -35,4 +35,6 @@ class Provenance:
             "LAKEHOUSE_PARTITION": self.partition,
             f"{_TAG}RUN_TAG": f"run:{self.run_id}",
             f"{_TAG}JOB_TAG": f"job:{self.job}",
+            # A tag cannot be left out of dbt's profile.
+            f"{_TAG}PARTITION_TAG": f"partition:{self.partition}" if self.partition else "unpartitioned",
         }

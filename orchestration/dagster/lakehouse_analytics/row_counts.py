@@ -13,6 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from lakehouse_analytics.contract import Drift, Rows
+from lakehouse_analytics.sql import identifier
 
 #: Makes the MAD of a normal distribution equal to its standard deviation
 #: (Rousseeuw & Croux, "Alternatives to the Median Absolute Deviation", 1993).
@@ -41,18 +42,15 @@ class Counts:
     newest: datetime | None = None
 
 
-def quote(identifier: str) -> str:
-    """Quote a column name as SQL's standard has it."""
-    return '"' + identifier.replace('"', '""') + '"'
-
-
 def count_sql(tables: Sequence[Counted]) -> str:
     """One statement that counts every table: `place, newest, rows, distinct…`, padded with nulls."""
     width = max((len(table.distinct) for table in tables), default=0)
     selects = []
     for place, table in enumerate(tables):
-        newest = f"cast(max({quote(table.event_time)}) as varchar)" if table.event_time else "cast(null as varchar)"
-        distinct = [f"count(distinct {quote(column)})" for column in table.distinct]
+        newest = (
+            f"cast(max({identifier(table.event_time)}) as varchar)" if table.event_time else "cast(null as varchar)"
+        )
+        distinct = [f"count(distinct {identifier(column)})" for column in table.distinct]
         columns = [str(place), newest, "count(*)", *distinct, *["cast(null as bigint)"] * (width - len(distinct))]
         # Names come from the manifest and the contract, and are quoted.
         selects.append(f"select {', '.join(columns)} from {table.relation}")  # noqa: S608

@@ -6,6 +6,7 @@ Format: https://docs.getdbt.com/reference/artifacts/run-results-json
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,14 @@ class DbtResult:
     @property
     def reason(self) -> str:
         """What dbt said of its end, or what was said last."""
-        return "\n".join(self.errors or self.stray) or "it said nothing; see the run's stdout"
+        said = "\n".join(self.errors or self.stray)
+        if self.exit_code == -signal.SIGKILL:
+            # It cannot say so itself.
+            said += (
+                "\nIt was killed, most often because memory ran out: give runs more, "
+                "or dbt fewer threads (dbt/profiles.yml)"
+            )
+        return said.strip() or "it said nothing; see the run's stdout"
 
     @property
     def crashed(self) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lakehouse_analytics.row_counts import quote
-from lakehouse_analytics.trino_errors import Failure, classify, starting
+from lakehouse_analytics.sql import identifier
+from lakehouse_analytics.trino_errors import FULL, Failure, Kind, classify, starting
 from lakehouse_analytics.trino_session import (
     SOURCE,
     TrinoError,
@@ -102,8 +102,12 @@ def may_be_repeated(failure: Failure, *, repeatable: bool) -> bool:
     return failure.transient and (repeatable or failure.certainly_not_applied)
 
 
-def wait_until_ready(server: TrinoServer) -> None:
+def wait_until_ready(server: TrinoServer, say: Callable[[str], None] = _LOGGER.warning) -> None:
     """Return once the coordinator has started and a query on the catalog works.
+
+    Args:
+        server: Where to ask.
+        say: Told once, with the reason, when it is not ready at once.
 
     Raises:
         TrinoUnavailableError: not within `start_timeout` seconds, with the last answer; at once where waiting cannot
@@ -113,10 +117,17 @@ def wait_until_ready(server: TrinoServer) -> None:
     import tenacity
 
     deadline = time.monotonic() + server.start_timeout
+
+    def before(state: tenacity.RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        if state.attempt_number == 1:
+            say(f"Trino at {server.address} is not ready; it is asked for {server.start_timeout:g} s: {error}")
+
     tries = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, TrinoError) and error.failure.transient),
         stop=tenacity.stop_before_delay(server.start_timeout),
         wait=backoff(),
+        before_sleep=before,
         reraise=True,
     )
     try:
@@ -137,8 +148,18 @@ def _ask(server: TrinoServer, deadline: float) -> None:
     with closing(http_session(server)) as session:
         _refuse_starting(server, session, min(server.request_timeout, left))
     # On the catalog, because its database may be gone while Trino is there; on a worker, because one may be missing.
-    in_time = replace(server, request_timeout=min(server.request_timeout, left))
-    _once(in_time, f"show schemas from {quote(server.catalog)}", ())
+    in_time = replace(
+        server,
+        request_timeout=min(server.request_timeout, left),
+        # Time in Trino's queue counts too.
+        session_properties={**server.session_properties, "query_max_run_time": f"{left:.0f}s"},
+    )
+    try:
+        _once(in_time, f"show schemas from {identifier(server.catalog)}", ())
+    except TrinoError as error:
+        if error.failure.name != "EXCEEDED_TIME_LIMIT":
+            raise
+        raise failed(replace(error.failure, kind=Kind.TRANSIENT, advice=FULL, of_server=True)) from None
 
 
 def _refuse_starting(server: TrinoServer, session: requests.Session, timeout: float) -> None:

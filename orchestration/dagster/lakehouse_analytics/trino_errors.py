@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+#: A commit that came second, or of which nobody knows whether it took place.
+COMMIT_ERROR = "ICEBERG_COMMIT_ERROR"
+
 
 class Kind(StrEnum):
     """Whether trying again can help."""
@@ -81,7 +84,7 @@ _LONG = (
     "The statement exceeds a limit of the cluster or of LAKEHOUSE_TRINO_SESSION_PROPERTIES; trying again does not "
     "help. Build the model in smaller windows, or have the limit raised."
 )
-_FULL = "The cluster is busy: try again; if it comes back, run fewer models at once or have the cluster enlarged."
+FULL = "The cluster is busy: try again; if it comes back, run fewer models at once or have the cluster enlarged."
 _CATALOG = "The Iceberg catalog's database does not answer: see that it runs and that Trino reaches it; then try again."
 _STORAGE = "Files of the table cannot be read or written: see that the object storage answers; then try again."
 _STATEMENT = "Mend the SQL of the model; trying again does not help."
@@ -113,7 +116,7 @@ _PEM = (
 _BY_NAME = {
     # Refused before anything ran.
     "SERVER_STARTING_UP": _Rule(_T, "Trino is starting: try again.", certainly_not_applied=True, of_server=True),
-    "QUERY_QUEUE_FULL": _Rule(_T, _FULL, certainly_not_applied=True),
+    "QUERY_QUEUE_FULL": _Rule(_T, FULL, certainly_not_applied=True),
     # The cluster's weather.
     "SERVER_SHUTTING_DOWN": _Rule(_T, "Trino is shutting down: try again when it is back.", of_server=True),
     "NO_NODES_AVAILABLE": _Rule(_T, "No worker is there: see that workers run; then try again.", of_server=True),
@@ -126,11 +129,11 @@ _BY_NAME = {
     "PAGE_TRANSPORT_TIMEOUT": _Rule(_T, _WORKERS),
     "ABANDONED_TASK": _Rule(_T, _WORKERS),
     "ABANDONED_QUERY": _Rule(_T, "Nobody fetched the query's result, so Trino ended it: try again."),
-    "OPTIMIZER_TIMEOUT": _Rule(_T, _FULL),
-    "OUT_OF_SPILL_SPACE": _Rule(_T, _FULL),
-    "CLUSTER_OUT_OF_MEMORY": _Rule(_T, _FULL),
-    "ADMINISTRATIVELY_PREEMPTED": _Rule(_T, _FULL),
-    "GENERIC_INSUFFICIENT_RESOURCES": _Rule(_T, _FULL),
+    "OPTIMIZER_TIMEOUT": _Rule(_T, FULL),
+    "OUT_OF_SPILL_SPACE": _Rule(_T, FULL),
+    "CLUSTER_OUT_OF_MEMORY": _Rule(_T, FULL),
+    "ADMINISTRATIVELY_PREEMPTED": _Rule(_T, FULL),
+    "GENERIC_INSUFFICIENT_RESOURCES": _Rule(_T, FULL),
     "TRANSACTION_CONFLICT": _Rule(_T, "Another writer was at the same table: try again."),
     "ICEBERG_CATALOG_ERROR": _Rule(_T, _CATALOG, of_server=True),
     # Trying again meets the same.
@@ -160,17 +163,17 @@ _BY_NAME = {
 _BY_TYPE = {
     "USER_ERROR": _Rule(_P, _STATEMENT),
     "INTERNAL_ERROR": _Rule(_P, "An error inside Trino: look up the query in Trino's UI and the server's log."),
-    "INSUFFICIENT_RESOURCES": _Rule(_T, _FULL),
+    "INSUFFICIENT_RESOURCES": _Rule(_T, FULL),
     "EXTERNAL": _Rule(_T, _STORAGE),
 }
 
 #: What a name alone does not tell: name, what the message must hold, rule. The first that fits wins over `_BY_NAME`.
 _BY_MESSAGE = (
     # Iceberg found another writer's commit. Its other commit errors may come after the catalog took the commit.
-    ("ICEBERG_COMMIT_ERROR",
+    (COMMIT_ERROR,
      r"(?s)^(?!.*Cannot determine whether).*([Cc]onflicting|concurrent|Cannot commit: ref hash)",
      _Rule(_T, "Another writer committed to the table first: try again.", certainly_not_applied=True)),
-    ("ICEBERG_COMMIT_ERROR", "",
+    (COMMIT_ERROR, "",
      _Rule(_T, "Nobody knows whether the commit took place: look at the table's $snapshots before trying again.")),
     ("ICEBERG_INVALID_METADATA", "Error accessing metadata file", _Rule(_T, _STORAGE)),
     # Trino 476 has no name for a catalog database that is gone, nor for the first queries after it is back.

@@ -130,7 +130,7 @@ class Build:
         self.context.log.info(what)
         _say(f"== {what}")
         try:
-            self.engine.wait_until_free()
+            self.engine.wait_until_free(self._warn)
         except DatabaseError as error:
             raise dg.Failure(f"{error}\n{self.run.summary()}", allow_retries=False) from error
         with self._writing(tables):
@@ -180,7 +180,7 @@ class Build:
             self._warn(f"In {seconds:g} s once more, because the reason may have passed: {names}")
             time.sleep(seconds)
             try:
-                self.engine.wait_until_free()
+                self.engine.wait_until_free(self._warn)
             except DatabaseError as error:
                 self.run.problems.append(str(error))  # what was built meanwhile is reported all the same
                 break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,8 +32,8 @@ class Engine(Protocol):
             Exception: this one failed.
         """
 
-    def wait_until_free(self) -> None:
-        """Return when dbt may start, or raise with the reason why it cannot."""
+    def wait_until_free(self, say: Callable[[str], None]) -> None:
+        """Return when dbt may start, or raise with the reason why it cannot; `say` is told what is waited for."""
 
     def judge(self, message: str) -> Reason:
         """Whether what failed with this message may pass by itself."""

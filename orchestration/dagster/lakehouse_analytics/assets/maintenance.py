@@ -19,12 +19,11 @@ from lakehouse_analytics.iceberg.measure import existing, left_behind, measure, 
 from lakehouse_analytics.iceberg.policies import Relation, Upkept, upkept
 from lakehouse_analytics.iceberg.upkeep import ORDER, PARTITIONS, State, Step, due, optimize_statements, plan
 from lakehouse_analytics.names import counted
+from lakehouse_analytics.trino_errors import COMMIT_ERROR
 from lakehouse_analytics.trino_session import TrinoError, TrinoUnavailableError
 
 OP_NAME = "upkeep"
 GROUP = "maintenance"
-#: Trino's name for a commit that came second: nothing was changed.
-CONFLICT = "ICEBERG_COMMIT_ERROR"
 
 
 class UpkeepConfig(dg.Config):
@@ -188,7 +187,7 @@ class Upkeep:
         except TablesBusyError as error:
             return self._skip(table, f"being written: {error}", steps)
         except TrinoError as error:
-            if error.failure.name != CONFLICT:
+            if error.failure.name != COMMIT_ERROR:
                 raise
             return self._skip(table, "written by somebody meanwhile; next time", steps)
         yield result
@@ -203,7 +202,7 @@ class Upkeep:
             try:
                 queries = [self.engine.execute(sql).query_id for sql in self._statements(table, step, state)]
             except TrinoError as error:
-                if not done or error.failure.name != CONFLICT:
+                if not done or error.failure.name != COMMIT_ERROR:
                     raise
                 self.context.log.info(f"{table.relation}: written by somebody meanwhile; the rest next time")
                 break

@@ -15,6 +15,7 @@ from typing import Any
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.iceberg.policies import Relation, Upkept
 from lakehouse_analytics.iceberg.upkeep import Snapshot, State
+from lakehouse_analytics.sql import literal
 from lakehouse_analytics.temporaries import stale_temporaries
 
 Fetch = Callable[[str], list[tuple[Any, ...]]]
@@ -109,7 +110,7 @@ class _History:
 
 
 def _listing_sql(catalog: str, schemas: Iterable[str]) -> str:
-    names = ", ".join("'" + schema.replace("'", "''") + "'" for schema in sorted(schemas))
+    names = ", ".join(map(literal, sorted(schemas)))
     tables = Relation(catalog, "information_schema", "tables")
     return f"SELECT table_schema, table_name, table_type FROM {tables} WHERE table_schema IN ({names})"  # noqa: S608
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lakehouse_analytics.contract import ContractError, Maintenance
 from lakehouse_analytics.graph import Graph, Key
-from lakehouse_analytics.row_counts import quote
+from lakehouse_analytics.sql import identifier
 
 #: How dbt materializes what is a table of its own in the catalog.
 MATERIALIZED = frozenset({"table", "incremental", "seed", "snapshot"})
@@ -53,7 +53,7 @@ class Relation:
 
     def __str__(self) -> str:
         """Quoted for Trino."""
-        return ".".join(map(quote, (self.catalog, self.schema, self.name)))
+        return ".".join(map(identifier, (self.catalog, self.schema, self.name)))
 
     def metadata(self, table: str) -> str:
         """One of Iceberg's metadata tables, quoted: `files`, `snapshots`, `manifests`, `refs`."""

@@ -14,6 +14,7 @@ from typing import Literal
 
 from lakehouse_analytics.iceberg.policies import Policy, Relation
 from lakehouse_analytics.names import counted
+from lakehouse_analytics.sql import literal
 
 Kind = Literal["temporaries", "optimize", "optimize_manifests", "expire_snapshots", "remove_orphan_files", "analyze"]
 #: Merging first: what it replaces is there to be expired later, and its result to be analyzed.
@@ -208,4 +209,4 @@ def _ago(time: timedelta) -> str:
 
 
 def _literals(texts: Collection[str]) -> str:
-    return ", ".join("'" + text.replace("'", "''") + "'" for text in texts)
+    return ", ".join(map(literal, texts))

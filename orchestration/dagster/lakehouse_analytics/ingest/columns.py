@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from lakehouse_analytics.sql import identifier, literal
+
 CHANGES = "STRUCT(field VARCHAR, change VARCHAR, reason VARCHAR)[]"
 META = {
     "_airbyte_raw_id": "VARCHAR",
@@ -53,16 +55,6 @@ class Column:
     def type(self) -> str:
         """The column's type in DuckDB."""
         return "VARCHAR" if self.kind == _JSON else self.kind
-
-
-def identifier(name: str) -> str:
-    """Quoted for SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Quoted for SQL."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def columns(json_schema: dict[str, Any]) -> tuple[Column, ...]:

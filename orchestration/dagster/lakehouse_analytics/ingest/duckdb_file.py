@@ -18,6 +18,7 @@ from lakehouse_analytics.ingest.plan import Plan, StreamPlan
 from lakehouse_analytics.ingest.protocol import StreamKey
 from lakehouse_analytics.ingest.staging import Staging, private_folder, refuse
 from lakehouse_analytics.ingest.state import Known, Row, Table
+from lakehouse_analytics.sql import identifier
 
 if TYPE_CHECKING:
     import duckdb
@@ -67,7 +68,7 @@ class DuckDBFile:
                 known.tables.setdefault(table.lower(), Table({})).columns[column] = kind
             if state.TABLE not in known.tables:
                 return known
-            name = f"{sql.identifier(schema)}.{state.TABLE}"
+            name = f"{identifier(schema)}.{state.TABLE}"
             row = db.execute(f"SELECT max(sync_id) FROM {name}").fetchone()  # noqa: S608
             known.sync_id = (row[0] if row else None) or 0
             columns = "namespace, stream, generation_id, sync_id, settings, state"
@@ -82,7 +83,7 @@ class DuckDBFile:
         with self._connect(read_only=False) as db:
             db.execute("BEGIN")
             try:
-                db.execute(f"CREATE SCHEMA IF NOT EXISTS {sql.identifier(schema)}")
+                db.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}")
                 for key, stream in plan.streams.items():
                     totals[key] = _load_stream(db, schema, stream, staging.streams[key].parquet, known)
                 _write_state(db, schema, connection.name, state.following(plan, staging, known))
@@ -111,14 +112,14 @@ class DuckDBFile:
 def _load_stream(
     db: duckdb.DuckDBPyConnection, schema: str, stream: StreamPlan, parquet: Path | None, known: Known
 ) -> int:
-    table = f"{sql.identifier(schema)}.{sql.identifier(stream.table)}"
+    table = f"{identifier(schema)}.{identifier(stream.table)}"
     if stream.replaces:
         db.execute(f"CREATE OR REPLACE TABLE {table} ({sql.table_definition(stream.columns)})")
     else:
         have = {name.lower() for name in known.tables[stream.table.lower()].columns}
         for column in stream.columns:
             if column.name.lower() not in have:
-                db.execute(f"ALTER TABLE {table} ADD COLUMN {sql.identifier(column.name)} {column.type}")
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {identifier(column.name)} {column.type}")
     if parquet is not None:
         if stream.key_columns:
             same = rows.same_key(stream, "old", "new")
@@ -130,7 +131,7 @@ def _load_stream(
 
 def _write_state(db: duckdb.DuckDBPyConnection, schema: str, source: str, following: list[Row]) -> None:
     """Replaces the rows of these streams, and that of the whole source."""
-    name = f"{sql.identifier(schema)}.{state.TABLE}"
+    name = f"{identifier(schema)}.{state.TABLE}"
     db.execute(f"CREATE TABLE IF NOT EXISTS {name} ({_STATE})")
     db.execute(f"DELETE FROM {name} WHERE source = ? AND stream IS NULL", [source])  # noqa: S608
     for row in following:

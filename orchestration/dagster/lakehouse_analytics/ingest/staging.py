@@ -21,6 +21,7 @@ from lakehouse_analytics.ingest import columns as sql
 from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.process import Message, Messages
 from lakehouse_analytics.ingest.protocol import StreamKey, StreamStatus, state_key
+from lakehouse_analytics.sql import literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -194,11 +195,11 @@ def to_parquet(directory: Path, staged: Staged, query_of: Callable[[str], str]) 
     shape = {"record": "STRUCT(data JSON, emitted_at DOUBLE, meta STRUCT(changes " + sql.CHANGES + "))"}
     with scratch(directory) as connection:
         source = (
-            f"read_json({sql.literal(str(ndjson))}, format = 'newline_delimited', columns = {shape}, "
+            f"read_json({literal(str(ndjson))}, format = 'newline_delimited', columns = {shape}, "
             f"maximum_object_size = {max(staged.longest + 1, 1 << 24)})"
         )
         try:
-            connection.execute(f"COPY ({query_of(source)}) TO {sql.literal(str(parquet))} (FORMAT parquet)")
+            connection.execute(f"COPY ({query_of(source)}) TO {literal(str(parquet))} (FORMAT parquet)")
         except duckdb.Error as error:
             words = str(error).strip().splitlines()[0]
             raise IngestError(f"the records cannot be typed, nothing was changed: {words}") from error

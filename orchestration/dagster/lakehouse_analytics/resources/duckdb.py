@@ -1,5 +1,6 @@
 """The embedded engine: one DuckDB file, opened for as long as a question takes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,15 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         with connect(Path(self.path), timeout=self.lock_timeout) as connection:
             return connection.execute(sql).fetchall()
 
-    def wait_until_free(self) -> None:
+    def wait_until_free(self, say: Callable[[str], None]) -> None:
         """Return once a writer could open the file, so that dbt does not start against a lock.
+
+        `say` is told what is waited for.
 
         Raises:
             DatabaseError: still locked after `lock_timeout`, or not writable.
         """
-        with connect(Path(self.path), read_only=False, timeout=self.lock_timeout):
+        with connect(Path(self.path), read_only=False, timeout=self.lock_timeout, say=say):
             pass
 
     def judge(self, message: str) -> Reason:  # noqa: ARG002

@@ -1,7 +1,7 @@
 """Trino: asked over a connection of its own for as long as a question takes."""
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -112,13 +112,13 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             return {}
         return row_counts(self.iceberg_catalog, relations, database=self.catalog, fetch_all=self.fetch_all)
 
-    def wait_until_free(self) -> None:
-        """Return once Trino has started and answers a query on the catalog.
+    def wait_until_free(self, say: Callable[[str], None] = _LOGGER.warning) -> None:
+        """Return once Trino has started and answers a query on the catalog; `say` is told what is waited for.
 
         Raises:
             TrinoUnavailableError: not within `start_timeout` seconds, or at once where waiting cannot help.
         """
-        wait_until_ready(self.server())
+        wait_until_ready(self.server(), say)
 
     def judge(self, message: str) -> Failure:
         """What dbt's message of a failed node means."""

@@ -84,6 +84,7 @@ def test_a_command_that_is_killed_is_a_crash_and_the_next_one_runs(session: DbtS
     killed = session.run(["build", "--select", "suicidal"], _ignore)
     assert killed.crashed
     assert killed.exit_code == -signal.SIGKILL
+    assert "It was killed, most often because memory ran out: give runs more" in killed.reason
 
     assert session.run(["build", "--select", "quick"], _ignore).exit_code == 0
 

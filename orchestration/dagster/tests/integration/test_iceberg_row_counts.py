@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -324,8 +324,8 @@ class Limited:
     def known_counts(self, relations: object) -> dict[Relation, int]:
         return {}
 
-    def wait_until_free(self) -> None:
-        self.trino.wait_until_free()
+    def wait_until_free(self, say: Callable[[str], None]) -> None:
+        self.trino.wait_until_free(say)
 
     def judge(self, message: str) -> Any:
         return self.trino.judge(message)

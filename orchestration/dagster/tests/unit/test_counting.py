@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC
 from math import ceil, log2
 from typing import Any
@@ -36,7 +36,7 @@ class Lake:
             raise self.broken
         return self.connection.execute(sql).fetchall()
 
-    def wait_until_free(self) -> None:
+    def wait_until_free(self, say: Callable[[str], None]) -> None:
         pass
 
     def judge(self, message: str) -> Reason:

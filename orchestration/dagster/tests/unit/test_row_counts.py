@@ -19,9 +19,9 @@ from lakehouse_analytics.row_counts import (
     chunks,
     count_sql,
     judge_drift,
-    quote,
     read_counts,
 )
+from lakehouse_analytics.sql import identifier
 
 NOW = datetime(2024, 3, 13, 12, tzinfo=UTC)  # a Wednesday
 
@@ -53,10 +53,10 @@ ODD_NAMES = [
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_odd_names_of_tables_and_columns_are_counted(database: duckdb.DuckDBPyConnection, name: str) -> None:
-    relation = f'"memory"."main".{quote(name)}'
+    relation = f'"memory"."main".{identifier(name)}'
     database.execute(
         f"create table {relation} as "
-        f"select 1 as {quote(name)}, timestamp '2024-01-02 03:04:05' as {quote(name + ' at')}"
+        f"select 1 as {identifier(name)}, timestamp '2024-01-02 03:04:05' as {identifier(name + ' at')}"
     )
     database.execute(f"insert into {relation} values (2, null), (2, null)")
     [found] = count(database, Counted(relation, (name,), name + " at"))

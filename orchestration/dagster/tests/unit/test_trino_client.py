@@ -7,6 +7,7 @@ tests/integration/test_trino_resource.py asks a real one.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,6 +57,7 @@ class Coordinator(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[Answer] = []
         self.seen: list[str] = []
+        self.session = ""
 
     @property
     def statements(self) -> int:
@@ -78,6 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path if self.path in ("/v1/info", "/v1/statement") else "/next"
         self.server.seen.append(f"{self.command} {path}")
+        self.server.session = self.headers.get("X-Trino-Session") or self.server.session
         answer = self.server.answers.pop(0) if self.server.answers else self._fine(path)
         if answer == "drop":
             self.close_connection = True
@@ -190,9 +193,28 @@ def test_tries_are_bounded(coordinator: Coordinator) -> None:
 
 def test_a_starting_server_is_waited_for(coordinator: Coordinator) -> None:
     coordinator.answers = [{"starting": True}, 503, "drop", {"starting": True}]
-    wait_until_ready(server_at(coordinator.server_port))
+    said: list[str] = []
+    wait_until_ready(server_at(coordinator.server_port), said.append)
     assert coordinator.seen[:5] == ["GET /v1/info"] * 5
     assert coordinator.statements == 1
+    assert len(said) == 1
+    assert re.search(r"is not ready; it is asked for 5 s: SERVER_STARTING_UP", said[0])
+
+
+def test_a_server_that_is_ready_is_not_spoken_of(coordinator: Coordinator) -> None:
+    said: list[str] = []
+    wait_until_ready(server_at(coordinator.server_port), said.append)
+    assert said == []
+
+
+def test_a_query_that_stays_in_the_queue_does_not_outlast_the_wait(coordinator: Coordinator) -> None:
+    late = coordinator.error("INSUFFICIENT_RESOURCES", "EXCEEDED_TIME_LIMIT")
+    coordinator.answers = [{"starting": False}, late] * 999
+    properties = {"query_max_run_time": "1h", "join_distribution_type": "broadcast"}
+    with pytest.raises(TrinoUnavailableError, match=r"was not ready within .*EXCEEDED_TIME_LIMIT.*The cluster is busy"):
+        wait_until_ready(server_at(coordinator.server_port, start_timeout=1.4, session_properties=properties))
+    assert coordinator.statements > 1
+    assert coordinator.session == "query_max_run_time=1s,join_distribution_type=broadcast"
 
 
 @pytest.mark.parametrize("answer", [404, 405, {"gateway": "hello"}, {}])
