@@ -105,6 +105,8 @@ def _why(instance: dg.DagsterInstance, run_id: str) -> str:
         if event and event.is_step_failure:
             failure = event.step_failure_data.user_failure_data
             error = event.step_failure_data.error
+            while error and error.cause:
+                error = error.cause
             return (failure.description if failure else None) or (error.message if error else "") or "no reason given"
     return f"Run {run_id} failed outside its op; see it in the UI."
 

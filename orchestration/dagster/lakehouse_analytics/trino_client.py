@@ -112,7 +112,6 @@ def wait_until_ready(server: TrinoServer, say: Callable[[str], None] = _LOGGER.w
     Raises:
         TrinoUnavailableError: not within `start_timeout` seconds, with the last answer; at once where waiting cannot
             help, as with a wrong log-in.
-        TrinoError: the query on the catalog failed for good.
     """
     import tenacity
 
@@ -134,7 +133,8 @@ def wait_until_ready(server: TrinoServer, say: Callable[[str], None] = _LOGGER.w
         tries(_ask, server, deadline)
     except TrinoError as error:
         if not error.failure.transient:
-            raise
+            # Of a query that asks nothing but whether the catalog is there: no other would fare better.
+            raise TrinoUnavailableError(error.failure, str(error)) from None
         count = tries.statistics["attempt_number"]
         raise TrinoUnavailableError(
             error.failure,

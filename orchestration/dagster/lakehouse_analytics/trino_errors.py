@@ -178,7 +178,8 @@ _BY_MESSAGE = (
     ("ICEBERG_INVALID_METADATA", "Error accessing metadata file", _Rule(_T, _STORAGE)),
     # Trino 476 has no name for a catalog database that is gone, nor for the first queries after it is back.
     ("GENERIC_INTERNAL_ERROR",
-     r"Cannot check and eventually update SQL schema|PSQLException|java\.sql\.SQL|\biceberg_(tables|namespace)",
+     r"Cannot check and eventually update SQL schema|Failed to connect: jdbc:"
+     r"|PSQLException|java\.sql\.SQL|\biceberg_(tables|namespace)",
      _Rule(_T, _CATALOG, of_server=True)),
     ("GENERIC_INTERNAL_ERROR", r"Connection (refused|reset)|shutting down|shut down", _Rule(_T, _WORKERS)),
 )  # fmt: skip

@@ -201,6 +201,15 @@ def test_a_starting_server_is_waited_for(coordinator: Coordinator) -> None:
     assert re.search(r"is not ready; it is asked for 5 s: SERVER_STARTING_UP", said[0])
 
 
+def test_a_catalog_that_will_never_answer_is_told_at_once_as_the_database_being_unusable(
+    coordinator: Coordinator,
+) -> None:
+    coordinator.answers = [{"starting": False}, coordinator.error("USER_ERROR", "CATALOG_NOT_FOUND")]
+    with pytest.raises(TrinoUnavailableError, match="LAKEHOUSE_TRINO_CATALOG"):
+        wait_until_ready(server_at(coordinator.server_port))
+    assert coordinator.statements == 1
+
+
 def test_a_server_that_is_ready_is_not_spoken_of(coordinator: Coordinator) -> None:
     said: list[str] = []
     wait_until_ready(server_at(coordinator.server_port), said.append)

@@ -33,6 +33,8 @@ QUERIES = [
     ("INTERNAL_ERROR", "SERVER_STARTING_UP", "Trino server is still initializing", T, True, "starting"),
     # The catalog's database: stopped, killed under a query, and just back.
     ("INTERNAL_ERROR", "GENERIC_INTERNAL_ERROR", "Cannot check and eventually update SQL schema", T, False, "database"),
+    ("INTERNAL_ERROR", "GENERIC_INTERNAL_ERROR", "Failed to connect: jdbc:postgresql://postgres:5432/iceberg",
+     T, False, "database"),
     ("INTERNAL_ERROR", "GENERIC_INTERNAL_ERROR",
      "Cannot cast org.postgresql.util.PSQLException to java.sql.SQLTransientException", T, False, "database"),
     ("INTERNAL_ERROR", "GENERIC_INTERNAL_ERROR", "org.postgresql.util.PSQLException: Connection to 127.0.0.1:25432 "
