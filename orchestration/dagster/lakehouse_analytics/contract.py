@@ -119,6 +119,15 @@ class Airbyte(_Section):
     """The Airbyte connection that fills a source."""
 
     connection: str = Field(min_length=1, description="Connection id (preferred) or exact name.")
+    stream: str | None = Field(
+        None, min_length=1, description="Name of the stream that fills this table; checked against the connection."
+    )
+    allow_empty: bool = Field(
+        False, description="A sync that moves no rows is usual: it passes, and what reads the table is built."
+    )
+    stalled_after: Duration | None = Field(
+        None, description="A sync that runs longer is stalled, such as 6h. Default: three times the usual length."
+    )
 
 
 _LATER = "Validated; has no effect in this version."

@@ -17,12 +17,14 @@ from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.engines import dbt_runner, engine, pool
 from lakehouse_analytics.jobs import build_jobs
+from lakehouse_analytics.listening import listening_of
 from lakehouse_analytics.manifest import read
 from lakehouse_analytics.notify import notifiers
 from lakehouse_analytics.prepare import prepare
 from lakehouse_analytics.schedules import build_schedules
 from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.sync_definitions import sync_definitions
 
 
 @dg.definitions
@@ -39,12 +41,10 @@ def defs() -> dg.Definitions:
         logging.getLogger(__name__).warning(warning)
 
     limit = settings.max_runtime
-    upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit)
-    sensors = [
-        run_failure_notifier(notifiers(settings), settings.webserver_url),
-        gold_on_silver(graph, max_runtime=limit),
-    ]
-    return dg.Definitions(
+    listening = listening_of(settings, graph)
+    upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit, guard=listening)
+    notifier = run_failure_notifier(notifiers(settings), settings.webserver_url)
+    built = dg.Definitions(
         assets=[
             build_assets(graph, project, timezone=settings.timezone, pool=pool(graph), max_runtime=limit),
             *external_assets(graph, manifest),
@@ -52,8 +52,9 @@ def defs() -> dg.Definitions:
         ],
         jobs=build_jobs(graph, max_runtime=limit, upkeep=bool(upkeep)),
         schedules=build_schedules(settings, upkeep=bool(upkeep)),
-        sensors=[sensor for sensor in sensors if sensor],
+        sensors=[notifier, *gold_on_silver(graph, max_runtime=limit)],
         resources={"dbt": dbt, "engine": engine(settings, graph)},
         # One op a run: a process for each step would cost 3 CPU seconds and isolate nothing.
         executor=dg.in_process_executor,
     )
+    return dg.Definitions.merge(built, sync_definitions(listening))

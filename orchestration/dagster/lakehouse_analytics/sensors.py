@@ -17,8 +17,8 @@ from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_ke
 WILL_RETRY = "dagster/will_retry"
 
 
-def gold_on_silver(graph: Graph, *, max_runtime: int) -> dg.SensorDefinition | None:
-    """Builds gold tables whose silver tables were built since; None where a project has not both.
+def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinition]:
+    """Builds gold tables whose silver tables were built since; no sensor where a project has not both.
 
     Keeps no cursor: what is stale is read from the instance, so a missed tick loses nothing. The gates hold here
     as inside a build: gold waits while a gate above it is failed, or planned and not evaluated.
@@ -26,7 +26,7 @@ def gold_on_silver(graph: Graph, *, max_runtime: int) -> dg.SensorDefinition | N
     above = _silver_above_gold(graph)
     by_key = {asset_key(gold): gold for gold in above}
     if not above:
-        return None
+        return []
 
     @dg.sensor(
         name="gold_on_silver",
@@ -59,7 +59,7 @@ def gold_on_silver(graph: Graph, *, max_runtime: int) -> dg.SensorDefinition | N
             ]
         )
 
-    return sensor
+    return [sensor]
 
 
 def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> dg.SensorDefinition:

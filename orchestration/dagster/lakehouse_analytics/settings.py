@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -28,6 +29,7 @@ REQUIRED_IN_PROD = ("trino_host", "trino_user", "trino_catalog", "timezone")
 
 Environment = Literal["local", "trino", "prod"]
 AuthMethod = Literal["none", "password", "jwt", "certificate"]
+AirbyteAuth = Literal["none", "client_credentials", "bearer", "basic"]
 
 
 #: Ways to log in to Trino, by the setting that asks for one.
@@ -128,6 +130,36 @@ class Settings(BaseSettings):
         timedelta(days=1), description="No table may forget states younger than this (30m, 26h, 7d), whatever it says."
     )
 
+    airbyte_url: str | None = Field(
+        None,
+        description="Base of Airbyte's public API, such as https://api.airbyte.com/v1 or "
+        "https://airbyte.example.com/api/public/v1; unset: nothing listens to Airbyte.",
+    )
+    airbyte_client_id: str | None = Field(None, description="Id of an Airbyte application; with its secret.")
+    airbyte_client_secret: SecretStr | None = Field(None, description="Secret of the Airbyte application.")
+    airbyte_token: SecretStr | None = Field(None, description="A token that lasts, instead of an application.")
+    airbyte_user: str | None = Field(None, description="User of an Airbyte with basic authentication.")
+    airbyte_password: SecretStr | None = Field(None, description="Its password.")
+    airbyte_workspaces: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Ids of the workspaces to listen to, comma-separated; default: all that the log-in may see."
+    )
+    airbyte_include: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Connections to listen to, comma-separated: ids, exact names or tag:<name>; default: all."
+    )
+    airbyte_exclude: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Connections not to listen to, in the same words; wins over LAKEHOUSE_AIRBYTE_INCLUDE."
+    )
+    airbyte_lookback: Duration = Field(
+        timedelta(0), description="How long before the sensor's first tick a sync may have ended (30m, 26h, 7d)."
+    )
+    airbyte_overlap: Duration = Field(
+        timedelta(minutes=5), description="How late Airbyte may show that a sync has ended; asked for again so long."
+    )
+    airbyte_timeout: float = Field(10.0, gt=0, description="Seconds to wait for one answer of Airbyte.")
+    airbyte_ui_url: str | None = Field(
+        None, description="Base of the links to syncs; default: https://cloud.airbyte.com, or the host of the API."
+    )
+
     notify: Annotated[tuple[Literal["log", "slack", "smtp"], ...], NoDecode] = Field(
         ("log",), description="Who hears of a failed run: comma-separated `log`, `slack`, `smtp`."
     )
@@ -143,7 +175,7 @@ class Settings(BaseSettings):
     )
     webserver_url: str = Field("http://localhost:3000", description="Base of the links in notifications.")
 
-    @field_validator("notify", "smtp_to", mode="before")
+    @field_validator("notify", "smtp_to", "airbyte_workspaces", "airbyte_include", "airbyte_exclude", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -183,6 +215,18 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is not a cron expression (for example '0 2 * * *')")
         return value
 
+    @field_validator("airbyte_url")
+    @classmethod
+    def _base_of_api(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if value is None:
+            return None
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("expected a URL such as https://api.airbyte.com/v1")
+        if parts.username or parts.password:
+            raise ValueError("a log-in does not belong into the URL: set LAKEHOUSE_AIRBYTE_USER and _PASSWORD")
+        return value.rstrip("/")
+
     @classmethod
     def load(cls) -> Settings:
         """Read the environment.
@@ -219,7 +263,21 @@ class Settings(BaseSettings):
             for name, why in wanted.items()
             if name not in self.model_fields_set or not getattr(self, name)
         ]
-        return missing + self._wrong_log_in()
+        return missing + self._wrong_log_in() + self._wrong_airbyte()
+
+    def _wrong_airbyte(self) -> list[str]:
+        problems = []
+        for one, other in (("airbyte_client_id", "airbyte_client_secret"), ("airbyte_user", "airbyte_password")):
+            if bool(getattr(self, one)) != bool(getattr(self, other)):
+                lacking = other if getattr(self, one) else one
+                problems.append(f"{PREFIX}{lacking.upper()}: not set; {one} and {other} belong together")
+        ways = [name for name in ("airbyte_client_id", "airbyte_token", "airbyte_user") if getattr(self, name)]
+        if len(ways) > 1:
+            named = ", ".join(f"{PREFIX}{name.upper()}" for name in ways)
+            problems.append(f"{named}: one way to log in to Airbyte is enough; unset the others")
+        if ways and not self.airbyte_url:
+            problems.append(f"{PREFIX}AIRBYTE_URL: not set, although {PREFIX}{ways[0].upper()} is")
+        return problems
 
     def _wrong_log_in(self) -> list[str]:
         problems = []
@@ -242,6 +300,13 @@ class Settings(BaseSettings):
     def trino_auth(self) -> AuthMethod:
         """How Trino is told who we are."""
         return next((method for name, method in LOG_INS.items() if getattr(self, name)), "none")
+
+    @cached_property
+    def airbyte_auth(self) -> AirbyteAuth:
+        """How Airbyte is told who we are."""
+        if self.airbyte_client_id:
+            return "client_credentials"
+        return "bearer" if self.airbyte_token else "basic" if self.airbyte_user else "none"
 
     @cached_property
     def on_trino(self) -> bool:

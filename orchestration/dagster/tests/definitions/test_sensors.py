@@ -17,8 +17,7 @@ def _sensor() -> dg.SensorDefinition:
     silver = manifest.model("s", folder="silver")
     fact = manifest.model("fct", silver, folder="gold")
     manifest.model("clv", silver, fact, folder="gold")
-    sensor = gold_on_silver(manifest.graph(), max_runtime=60)
-    assert sensor
+    [sensor] = gold_on_silver(manifest.graph(), max_runtime=60)
     return sensor
 
 

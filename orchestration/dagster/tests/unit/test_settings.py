@@ -287,7 +287,7 @@ def test_the_example_shows_the_defaults() -> None:
         elif isinstance(default, bool):
             default = str(default).lower()
         elif isinstance(default, timedelta):
-            default = f"{default.days}d"
+            default = f"{default.days}d" if default.days else f"{default.seconds // 60}m"
         shown = example()[PREFIX + name.upper()]
         assert shown == ("" if default is None else f"{default:g}" if isinstance(default, float) else str(default)), (
             name

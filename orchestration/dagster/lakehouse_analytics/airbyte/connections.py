@@ -1,0 +1,175 @@
+"""Connections of Airbyte, and which source tables each of them fills. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One connection.
+
+    Attributes:
+        streams: Namespace and name of each stream that it syncs; None where Airbyte does not list them.
+        schema: The schema its destination writes to, where the connection fixes one; a stream's own namespace where
+            it follows the source, and then None.
+    """
+
+    id: str
+    name: str
+    workspace: str = ""
+    status: str = "active"
+    tags: tuple[str, ...] = ()
+    prefix: str = ""
+    namespace: str = "destination"
+    namespace_format: str = ""
+    streams: tuple[tuple[str, str], ...] | None = None
+
+    def table_of(self, stream: tuple[str, str]) -> tuple[str | None, str]:
+        """Schema, None where only the destination knows it, and table of a stream."""
+        namespace, name = stream
+        table = f"{self.prefix}{name}"
+        if self.namespace == "source":
+            return namespace or None, table
+        if self.namespace == "custom_format":
+            return self.namespace_format.replace("${SOURCE_NAMESPACE}", namespace) or None, table
+        return None, table
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """A table of a dbt source, and what its contract says of Airbyte.
+
+    Attributes:
+        wanted: Id or exact name of the connection; None where nothing is said.
+        stream: The stream's name, where it is said.
+    """
+
+    key: Key
+    schema: str
+    table: str
+    wanted: str | None = None
+    stream: str | None = None
+
+
+@dataclass(frozen=True)
+class Fills:
+    """Which connection fills which tables.
+
+    Attributes:
+        tables: By the connection's id.
+        problems: What contracts ask for and is not there, in words.
+        unmapped: Connections that fill no table of a dbt source.
+    """
+
+    tables: Mapping[str, Sequence[SourceTable]]
+    problems: Sequence[str] = ()
+    unmapped: Sequence[Connection] = field(default_factory=tuple)
+
+
+def connection_of(row: object) -> Connection | None:
+    """Read one element of `data`; None of what has no id."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("connectionId"), str):
+        return None
+    configured = (row.get("configurations") or {}).get("streams")
+    streams = (
+        [s for s in configured if isinstance(s, Mapping) and s.get("name")] if isinstance(configured, list) else None
+    )
+    return Connection(
+        id=row["connectionId"].lower(),
+        name=str(row.get("name") or ""),
+        workspace=str(row.get("workspaceId") or ""),
+        status=str(row.get("status") or "").lower(),
+        tags=tuple(str(tag["name"]) for tag in row.get("tags") or [] if isinstance(tag, Mapping) and tag.get("name")),
+        prefix=str(row.get("prefix") or ""),
+        namespace=str(row.get("namespaceDefinition") or "destination").lower(),
+        namespace_format=str(row.get("namespaceFormat") or ""),
+        streams=None if streams is None else tuple((str(s.get("namespace") or ""), str(s["name"])) for s in streams),
+    )
+
+
+def is_wanted(connection: Connection, include: Collection[str], exclude: Collection[str]) -> bool:
+    """Whether a connection is listened to: by id, exact name or `tag:<name>`; `exclude` wins."""
+    known = {connection.id, connection.name, *(f"tag:{tag}" for tag in connection.tags)}
+    return not known & {*exclude} and (not include or bool(known & {*include}))
+
+
+def map_connections(tables: Iterable[SourceTable], connections: Iterable[Connection]) -> Fills:
+    """Find the connection of each table: the one its contract names, else the only one whose streams land there."""
+    connections = list(connections)
+    by_id = {connection.id: connection for connection in connections}
+    by_name: dict[str, list[Connection]] = defaultdict(list)
+    for connection in connections:
+        by_name[connection.name].append(connection)
+    found: dict[str, list[SourceTable]] = defaultdict(list)
+    lost: dict[str, list[SourceTable]] = defaultdict(list)
+    problems: list[str] = []
+    silent: list[SourceTable] = []
+    for table in tables:
+        if table.wanted is None:
+            silent.append(table)
+            continue
+        named = by_name.get(table.wanted, [])
+        meant = by_id.get(table.wanted.lower()) or (named[0] if len(named) == 1 else None)
+        if meant is None:
+            lost[table.wanted].append(table)
+            continue
+        if missing := _missing_stream(table, meant):
+            problems.append(missing)
+        found[meant.id].append(table)
+    problems += [_not_found(wanted, of, by_name) for wanted, of in lost.items()]
+    for table in silent:
+        landing = [c for c in connections if _lands(c, table)]
+        if len(landing) == 1:
+            found[landing[0].id].append(table)
+        elif landing:
+            ids = ", ".join(sorted(c.id for c in landing))
+            problems.append(
+                f"source {_words(table)}: streams of several connections could land there ({ids}); name one in "
+                "meta.lakehouse.airbyte.connection"
+            )
+    unmapped = [connection for connection in connections if connection.id not in found]
+    return Fills(dict(found), problems, unmapped)
+
+
+def _not_found(wanted: str, tables: Sequence[SourceTable], by_name: Mapping[str, Sequence[Connection]]) -> str:
+    names = ", ".join(_words(table) for table in tables)
+    where = f"meta.lakehouse.airbyte.connection is {wanted!r} (source {names})"
+    if named := by_name.get(wanted):
+        ids = ", ".join(sorted(connection.id for connection in named))
+        return f"{where}, the name of several connections: use the id of one of them ({ids})"
+    near = difflib.get_close_matches(wanted, by_name, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{where}, and Airbyte has no connection of that id or name{hint}"
+
+
+def _missing_stream(table: SourceTable, connection: Connection) -> str | None:
+    if table.stream is None or connection.streams is None:
+        return None
+    names = [name for _, name in connection.streams]
+    if table.stream in names:
+        return None
+    near = difflib.get_close_matches(table.stream, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return (
+        f"source {_words(table)}: meta.lakehouse.airbyte.stream is {table.stream!r}, and connection "
+        f"{connection.name!r} does not sync such a stream{hint}"
+    )
+
+
+def _lands(connection: Connection, table: SourceTable) -> bool:
+    for stream in connection.streams or ():
+        schema, name = connection.table_of(stream)
+        # A destination may fold names; where it alone knows the schema, the table's name has to do.
+        if name.lower() == table.table.lower() and (schema is None or schema.lower() == table.schema.lower()):
+            return True
+    return False
+
+
+def _words(table: SourceTable) -> str:
+    return ".".join(table.key)

@@ -1,0 +1,126 @@
+"""Every job that ends, told once: passes over the list of jobs in the order of their last change.
+
+Why it holds. A job that ends moves to the end of that order, where the pass has not been. Each page begins at the
+second in which the one before ended, not at a place in the list, because rows before it move away while it is read;
+only within one second, and among jobs without an end, places are counted, and checked. What becomes visible late, or
+with an earlier time than its neighbours, is met by the next pass, which begins again an overlap before the end that
+was known when this one began. What was told already is known by its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from lakehouse_analytics.airbyte.cursor import Cursor, Place
+from lakehouse_analytics.airbyte.jobs import Job
+
+#: Jobs of one page; the API's largest.
+PAGE = 100
+
+
+@dataclass(frozen=True)
+class Page:
+    """One answer.
+
+    Attributes:
+        jobs: In the order of their last change, the oldest first.
+        size: Rows in the answer, those that are no jobs included.
+        first, last: Ids of the first and the last row; None where that is no job.
+        more: Airbyte says that there are more.
+        problems: Rows that are no jobs, in words.
+    """
+
+    jobs: Sequence[Job]
+    size: int
+    first: int | None = None
+    last: int | None = None
+    more: bool = False
+    problems: Sequence[str] = ()
+
+
+#: Jobs changed at an instant or later, from a place in their order on. Raises what a caller of `poll` gets back.
+Ask = Callable[[datetime, int], Page]
+
+
+@dataclass
+class Poll:
+    """What one tick saw.
+
+    Attributes:
+        jobs: Ended and not told before, in the order in which Airbyte lists them.
+        cursor: For the next tick, if these were taken.
+        finished: The pass came to its end; otherwise the next tick goes on.
+        error: What stopped it; what came before it counts.
+        problems: Rows that are no jobs, in words.
+    """
+
+    cursor: Cursor
+    jobs: list[Job] = field(default_factory=list)
+    requests: int = 0
+    finished: bool = False
+    error: Exception | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def poll(
+    ask: Ask,
+    cursor: Cursor,
+    *,
+    overlap: timedelta,
+    most_requests: int = 20,
+    most_jobs: int = 500,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> Poll:
+    """Go on with the pass over the jobs, or begin one.
+
+    Args:
+        ask: Asks Airbyte.
+        cursor: Of the tick before.
+        overlap: A job may become visible so late, and jobs may be so far out of order.
+        most_requests, most_jobs: After so many, the rest is the next tick's.
+        out_of_time: Asked before each request but the first.
+    """
+    found = Poll(cursor)
+    seen, watermark = dict(cursor.seen), cursor.watermark
+    place = cursor.place or Place(cursor.floor, 0, None, cursor.watermark)
+    while found.requests < most_requests and len(found.jobs) < most_jobs:
+        if found.requests and out_of_time():
+            break
+        try:
+            found.requests += 1
+            page = ask(place.since, place.offset)
+        except Exception as error:
+            found.error = error
+            break
+        if place.anchor is not None and page.first != place.anchor:
+            # Rows before this place have moved away: those that took their places were not read.
+            place = replace(place, offset=max(0, place.offset - PAGE + 1), anchor=None)
+            continue
+        found.problems += page.problems
+        for job in page.jobs:
+            if job.has_ended and job.id not in seen:
+                ended = job.ended or place.since
+                seen[job.id] = ended
+                watermark = max(watermark, ended)
+                found.jobs.append(job)
+        if page.size < PAGE and not page.more:
+            found.finished = True
+            break
+        place = _next(place, page)
+    floor = cursor.floor
+    if found.finished:
+        floor = max(floor, place.began - overlap)
+        seen = {job_id: ended for job_id, ended in seen.items() if ended >= floor}
+    found.cursor = replace(cursor, floor=floor, watermark=watermark, seen=seen, place=None if found.finished else place)
+    return found
+
+
+def _next(place: Place, page: Page) -> Place:
+    ends = [job.ended for job in page.jobs if job.has_ended and job.ended]
+    if ends and ends[-1] > place.since:
+        return replace(place, since=ends[-1], offset=0, anchor=None)
+    if page.size > 1 and page.last is not None:
+        return replace(place, offset=place.offset + page.size - 1, anchor=page.last)
+    return replace(place, offset=place.offset + page.size, anchor=None)

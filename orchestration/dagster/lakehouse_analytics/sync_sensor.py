@@ -1,0 +1,223 @@
+"""`airbyte_sync_sensor`: a sync that ends is followed within one tick by a run of the bronze models that read it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from lakehouse_analytics.airbyte.client import AirbyteError
+from lakehouse_analytics.airbyte.cursor import Cursor, CursorError
+from lakehouse_analytics.airbyte.evidence import judge, judge_running
+from lakehouse_analytics.airbyte.feed import Poll, poll
+from lakehouse_analytics.airbyte.inventory import Known
+from lakehouse_analytics.airbyte.jobs import Job, instant
+from lakehouse_analytics.graph import Key
+from lakehouse_analytics.jobs import build_tags
+from lakehouse_analytics.listening import Listening
+from lakehouse_analytics.names import counted
+from lakehouse_analytics.sync_events import Event, latest_of, not_stored
+
+NAME = "airbyte_sync_sensor"
+#: Seconds of a tick, far below the 60 after which Dagster gives it up.
+BUDGET = 10.0
+#: Seconds between two searches for jobs that run too long; each costs one request, and one a job that is old.
+STALLED_EVERY = 600.0
+MOST_OLD = 5
+
+
+def airbyte_sync_sensor(listening: Listening) -> dg.SensorDefinition:
+    """The sensor; it runs unless somebody stops it."""
+    bronze = [table.key for table in listening.graph.tables.values() if table.layer == "bronze"]
+    target = dg.AssetSelection.assets(*bronze) if bronze else None
+
+    @dg.sensor(
+        name=NAME,
+        target=target,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Builds the bronze models of every Airbyte sync that ends, and records the sync on its sources.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return Tick(context, listening).result()
+
+    return sensor
+
+
+@dataclass
+class Tick:
+    """One evaluation of the sensor."""
+
+    context: dg.SensorEvaluationContext
+    listening: Listening
+    began: float = field(default_factory=time.time)
+    deadline: float = field(default_factory=lambda: time.monotonic() + BUDGET)
+    notes: list[str] = field(default_factory=list)
+
+    def result(self) -> dg.SensorResult:
+        """Whatever happens, in one line; the cursor moves only past what Dagster is given."""
+        try:
+            if replay := self._replay():
+                return replay
+            cursor = self._cursor()
+            found = self._poll(cursor)
+            if found.error and not found.jobs:
+                return self._skip(f"{found.error} The cursor stays where it is.", found.cursor)
+            return self._answer(found)
+        except CursorError as error:
+            return self._skip(f"The cursor of {NAME} cannot be read: {error}. Set it, or reset it to begin now.")
+        except AirbyteError as error:
+            return self._skip(f"{error} The cursor stays where it is.")
+
+    def _cursor(self) -> Cursor:
+        text = (self.context.cursor or "").strip()
+        if not text:
+            now = self.listening.airbyte.now(deadline=self.deadline)
+            return Cursor.starting(now - self.listening.lookback)
+        return Cursor.loads(text)
+
+    def _replay(self) -> dg.SensorResult | None:
+        """Begin again at a time that somebody set as the cursor."""
+        since = instant((self.context.cursor or "").strip().strip('"'))
+        if since is None:
+            return None
+        # Dagster never runs a key twice, so those of a replay differ. Which they are must stand in the cursor before
+        # the first is used.
+        cursor = Cursor.starting(since, epoch=f"replay-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+        return self._skip(f"The next tick begins again with what ended since {since:%Y-%m-%d %H:%M:%S} UTC.", cursor)
+
+    def _poll(self, cursor: Cursor) -> Poll:
+        found = poll(
+            lambda since, offset: self.listening.airbyte.changed_jobs(since, offset, deadline=self.deadline),
+            cursor,
+            overlap=self.listening.overlap,
+            # Half of the time is for what follows.
+            out_of_time=lambda: self.deadline - time.monotonic() < BUDGET / 2,
+        )
+        self.notes += found.problems
+        if found.error and not isinstance(found.error, AirbyteError):
+            raise found.error
+        if found.error and found.jobs:
+            self.notes.append(str(found.error))
+        elif not found.error and not found.finished:
+            self.notes.append("More jobs are waiting; the next tick goes on with them.")
+        return found
+
+    def _answer(self, found: Poll) -> dg.SensorResult:
+        cursor = replace(found.cursor, ticked=self.began)
+        search = self.began - cursor.asked_for_stalled > STALLED_EVERY
+        events: list[Event] = []
+        requests: list[dg.RunRequest] = []
+        if found.jobs:
+            known = self.listening.inventory.known({job.connection for job in found.jobs}, deadline=self.deadline)
+            by_connection: dict[str, list[Job]] = defaultdict(list)
+            for job in found.jobs:
+                by_connection[job.connection].append(job)
+            self._tell_of_others(by_connection, known)
+            for connection, jobs in by_connection.items():
+                if connection in known.fills.tables:
+                    told, request = self._of_connection(connection, jobs, known, cursor.epoch)
+                    events += told
+                    requests += [request] if request else []
+        if search:
+            events += self._stalled({job.id for job in found.jobs})
+            cursor = replace(cursor, asked_for_stalled=self.began)
+        # What a tick that died has stored already, it stored after the tick of this cursor.
+        fresh = not_stored(self.context.instance, events, found.cursor.ticked) if events else []
+        for note in self.notes:
+            self.context.log.warning(note)
+        return dg.SensorResult(
+            asset_events=fresh,
+            run_requests=requests,
+            cursor=cursor.dumps(),
+            skip_reason=None if requests else self._nothing_to_run(found),
+        )
+
+    def _of_connection(
+        self, connection: str, jobs: Sequence[Job], known: Known, epoch: str
+    ) -> tuple[list[Event], dg.RunRequest | None]:
+        tables = [table.key for table in known.fills.tables[connection]]
+        contracts = {key: self.listening.contract(key) for key in tables}
+        events: list[Event] = []
+        filling: list[Job] = []
+        filled: set[Key] = set()
+        for job in jobs:
+            for key in tables:
+                verdict = judge(job, may_be_empty=contracts[key].allow_empty)
+                events += self.listening.events(job, verdict, [key], known)
+                if verdict.filled:
+                    filled.add(key)
+                    if job not in filling:
+                        filling.append(job)
+        bronze = self.listening.bronze_below([*filled])
+        if not filling or not bronze:
+            if filling:
+                self.notes.append(f"No bronze model reads what connection {known.name(connection)!r} fills.")
+            return events, None
+        newest = filling[-1]
+        return events, dg.RunRequest(
+            run_key="_".join(["airbyte", str(newest.id), *([epoch] if epoch else [])]),
+            asset_selection=bronze,
+            tags={
+                **build_tags(self.listening.max_runtime),
+                "source": "airbyte",
+                "airbyte/sync_id": str(newest.id),
+                "airbyte/connection": known.name(connection),
+                **({"airbyte/sync_ids": ",".join(str(job.id) for job in filling)} if len(filling) > 1 else {}),
+            },
+        )
+
+    def _stalled(self, ended: set[int]) -> list[Event]:
+        airbyte, events = self.listening.airbyte, list[Event]()
+        try:
+            known = self.listening.inventory.known(deadline=self.deadline)
+            now = airbyte.now(deadline=self.deadline)
+            old = [
+                job
+                for job in airbyte.running_jobs(deadline=self.deadline)
+                if job.connection in known.fills.tables and job.id not in ended
+            ]
+            for job in old[:MOST_OLD]:
+                events += self._stalled_job(job, now, known)
+        except AirbyteError as error:
+            self.notes.append(f"Jobs that run too long were not looked for: {error}")
+        return events
+
+    def _stalled_job(self, job: Job, now: datetime, known: Known) -> list[Event]:
+        tables = [table.key for table in known.fills.tables[job.connection]]
+        limits = [limit for key in tables if (limit := self.listening.contract(key).stalled_after)]
+        past = self.listening.airbyte.jobs_of(job.connection, deadline=self.deadline)
+        verdict = judge_running(job, now, past, min(limits, default=None))
+        if verdict is None:
+            return []
+        told = latest_of(self.context.instance, map(dg.AssetKey, tables))
+        silent = [key for key in tables if (dg.AssetKey(key), job.id, verdict.status) not in told]
+        return self.listening.events(job, verdict, silent, known)
+
+    def _tell_of_others(self, by_connection: Mapping[str, Sequence[Job]], known: Known) -> None:
+        others = [c for c in by_connection if c not in known.fills.tables and c not in known.ignored]
+        if others:
+            names = ", ".join(sorted(repr(known.name(connection)) for connection in others)[:5])
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            self.notes.append(
+                f"No dbt source names {counted(len(others), 'connection')} whose jobs ended: {names}{more}. "
+                "Set meta.lakehouse.airbyte.connection on their sources, or LAKEHOUSE_AIRBYTE_EXCLUDE."
+            )
+        self.notes += known.fills.problems
+
+    def _nothing_to_run(self, found: Poll) -> str:
+        said = [
+            f"{counted(len(found.jobs), 'job')} of Airbyte ended, and none asks for a run."
+            if found.jobs
+            else "No job of Airbyte has ended."
+        ]
+        return " ".join([*said, *self.notes])
+
+    def _skip(self, reason: str, cursor: Cursor | None = None) -> dg.SensorResult:
+        # A cursor that was begun is kept, so that the next tick begins at the same instant.
+        text = cursor.dumps() if cursor else None
+        return dg.SensorResult(skip_reason=" ".join([reason, *self.notes]), cursor=text)

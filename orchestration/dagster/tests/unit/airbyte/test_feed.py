@@ -1,0 +1,192 @@
+"""The feed against a list of jobs that is as unruly as a busy Airbyte's, for thousands of histories."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from lakehouse_analytics.airbyte import feed
+from lakehouse_analytics.airbyte.cursor import Cursor
+from lakehouse_analytics.airbyte.feed import Page, poll
+from lakehouse_analytics.airbyte.jobs import Job
+
+BEGIN = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
+OVERLAP = timedelta(seconds=30)
+SMALL_PAGE = 4
+
+
+@dataclass
+class Row:
+    """A job in Airbyte's database."""
+
+    id: int
+    status: str
+    updated: datetime
+    visible: datetime
+
+
+class Airbyte:
+    """The list of jobs, and a clock."""
+
+    def __init__(self) -> None:
+        self.now = BEGIN
+        self.rows: dict[int, Row] = {}
+        self.between: list[tuple[int, str]] = []  # what happens between two requests of one tick
+        self.next_id = 100
+
+    def start(self, status: str = "running") -> int:
+        self.next_id += 1
+        self.rows[self.next_id] = Row(self.next_id, status, self.now, self.now)
+        return self.next_id
+
+    def end(self, job_id: int, status: str, early: timedelta = timedelta(0), late: timedelta = timedelta(0)) -> None:
+        """`early`: it is stamped with a time so long past; `late`: it can be seen so much later."""
+        self.rows[job_id] = Row(job_id, status, self.now - early, self.now + late)
+        self.ends_seen_late = late
+
+    def running(self) -> list[int]:
+        return [row.id for row in self.rows.values() if row.status == "running"]
+
+    def ask(self, since: datetime, offset: int) -> Page:
+        if self.between:
+            after, what = self.between.pop(0)
+            self.now += timedelta(seconds=after)
+            if what == "fail":
+                raise ConnectionError("down")
+            running = self.running()
+            if what == "end" and running:
+                for job_id in running[:3]:
+                    self.end(job_id, "succeeded")
+            elif what == "start":
+                self.start()
+        # A row whose change cannot be seen yet is left out: before, it was elsewhere in the order anyway.
+        rows = [row for row in self.rows.values() if row.visible <= self.now and row.updated >= since]
+        rows.sort(key=lambda row: (row.updated, row.id))
+        page = rows[offset : offset + feed.PAGE]
+        jobs = [job_of(row) for row in page]
+        return Page(
+            jobs,
+            len(page),
+            first=page[0].id if page else None,
+            last=page[-1].id if page else None,
+            more=len(page) == feed.PAGE,
+        )
+
+
+def job_of(row: Row) -> Job:
+    ended = row.updated.replace(microsecond=0) if row.status in ("succeeded", "failed", "cancelled") else None
+    return Job(row.id, "c", "sync", row.status, ended=ended)
+
+
+TIMES = st.integers(0, int(OVERLAP.total_seconds() / 2) - 1).map(lambda n: timedelta(seconds=n))
+FINAL = st.sampled_from(["succeeded", "failed", "cancelled"])
+
+
+class Feed(RuleBasedStateMachine):
+    """Jobs start and end while ticks come, fail, are cut short and are lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.airbyte = Airbyte()
+        self.told: Counter[int] = Counter()
+        self.cursor = Cursor.starting(BEGIN).dumps()
+
+    @initialize(before=st.integers(0, 6))
+    def a_history(self, before: int) -> None:
+        for _ in range(before):
+            self.airbyte.end(self.airbyte.start(), "succeeded")
+        self.history = {*self.airbyte.rows}
+        self.airbyte.now += timedelta(seconds=1)
+        self.cursor = Cursor.starting(self.airbyte.now).dumps()
+
+    @rule(seconds=st.sampled_from([0, 1, 2, 7, 31, 86_400]), micros=st.integers(0, 999_999))
+    def time_passes(self, seconds: int, micros: int) -> None:
+        self.airbyte.now += timedelta(seconds=seconds, microseconds=micros)
+
+    @rule(number=st.integers(1, 2 * SMALL_PAGE))
+    def jobs_start(self, number: int) -> None:
+        for _ in range(number):
+            self.airbyte.start()
+
+    @precondition(lambda self: self.airbyte.running())
+    @rule(data=st.data(), status=FINAL, early=TIMES, late=TIMES)
+    def one_ends(self, data: st.DataObject, status: str, early: timedelta, late: timedelta) -> None:
+        job_id = data.draw(st.sampled_from(self.airbyte.running()))
+        began = self.airbyte.rows[job_id].updated
+        early = min(early, self.airbyte.now - max(began, BEGIN))
+        self.airbyte.end(job_id, status, early, late)
+
+    @precondition(lambda self: self.airbyte.running())
+    @rule(late=TIMES)
+    def all_end_in_one_transaction(self, late: timedelta) -> None:
+        for job_id in self.airbyte.running():
+            self.airbyte.end(job_id, "succeeded", late=late)
+
+    @rule(
+        requests=st.integers(1, 6),
+        jobs=st.integers(1, 9),
+        between=st.lists(
+            st.tuples(st.integers(0, 3), st.sampled_from(["nothing", "end", "start", "fail"])), max_size=6
+        ),
+        crashes=st.sampled_from([False, False, False, True]),
+    )
+    def tick(self, requests: int, jobs: int, between: list[tuple[int, str]], crashes: bool) -> None:
+        self.airbyte.between = between
+        found = poll(
+            self.airbyte.ask, Cursor.loads(self.cursor), overlap=OVERLAP, most_requests=requests, most_jobs=jobs
+        )
+        self.airbyte.between = []
+        if not crashes:
+            self.told.update(job.id for job in found.jobs)
+            self.cursor = found.cursor.dumps()
+
+    @invariant()
+    def nothing_is_told_twice_or_before_its_end(self) -> None:
+        assert not [job_id for job_id, times in self.told.items() if times > 1]
+        assert not self.told.keys() & {*self.airbyte.running()}
+        assert not self.told.keys() & self.history if hasattr(self, "history") else True
+
+    def teardown(self) -> None:
+        if not hasattr(self, "history"):
+            return
+        self.airbyte.now += OVERLAP
+        for _ in range(3):  # the pass that was begun, and another
+            finished = False
+            while not finished:
+                found = poll(self.airbyte.ask, Cursor.loads(self.cursor), overlap=OVERLAP)
+                self.told.update(job.id for job in found.jobs)
+                self.cursor, finished = found.cursor.dumps(), found.finished
+        ended = {row.id for row in self.airbyte.rows.values() if row.status != "running"} - self.history
+        assert self.told == dict.fromkeys(ended, 1)
+
+
+def test_rows_that_move_away_within_one_second_take_nothing_with_them() -> None:
+    """And it is long past, so that no overlap would bring the others back."""
+    airbyte = Airbyte()
+    running = [airbyte.start() for _ in range(SMALL_PAGE)]
+    ended = [airbyte.start() for _ in range(SMALL_PAGE)]
+    for job_id in ended:
+        airbyte.end(job_id, "failed")
+    airbyte.now += 10 * OVERLAP
+    airbyte.between = [(0, "nothing"), (0, "end")]
+    found = poll(airbyte.ask, Cursor.starting(BEGIN), overlap=OVERLAP)
+    assert sorted(job.id for job in found.jobs) == sorted([*ended, *running[:3]])
+    assert found.finished
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pages():  # type: ignore[no-untyped-def]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed, "PAGE", SMALL_PAGE)
+        yield
+
+
+class TestFeed(Feed.TestCase):  # type: ignore[name-defined,misc]
+    settings = settings(
+        max_examples=500, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    )
