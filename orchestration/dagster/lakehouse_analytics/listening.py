@@ -31,6 +31,7 @@ class Listening:
         ui: Base of Airbyte's own UI.
         overlap: How late a job may become visible.
         lookback: How long before its first tick a job may have ended.
+        interval: Seconds between two ticks, at least.
     """
 
     graph: Graph
@@ -40,6 +41,7 @@ class Listening:
     max_runtime: int
     overlap: timedelta = timedelta(minutes=5)
     lookback: timedelta = timedelta(0)
+    interval: int = 30
 
     def contract(self, key: Key) -> AirbyteContract:
         """What the contract of a source's table says of Airbyte."""
@@ -87,6 +89,7 @@ def listening_of(settings: Settings, graph: Graph) -> Listening | None:
         max_runtime=settings.max_runtime,
         overlap=settings.airbyte_overlap,
         lookback=settings.airbyte_lookback,
+        interval=settings.airbyte_interval,
     )
 
 

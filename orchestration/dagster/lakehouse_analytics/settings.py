@@ -149,6 +149,7 @@ class Settings(BaseSettings):
     airbyte_exclude: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Connections not to listen to, in the same words; wins over LAKEHOUSE_AIRBYTE_INCLUDE."
     )
+    airbyte_interval: int = Field(30, ge=1, description="Seconds between two looks at Airbyte, at least.")
     airbyte_lookback: Duration = Field(
         timedelta(0), description="How long before the sensor's first tick a sync may have ended (30m, 26h, 7d)."
     )

@@ -38,7 +38,7 @@ def airbyte_sync_sensor(listening: Listening) -> dg.SensorDefinition:
     @dg.sensor(
         name=NAME,
         target=target,
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=listening.interval,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Builds the bronze models of every Airbyte sync that ends, and records the sync on its sources.",
     )

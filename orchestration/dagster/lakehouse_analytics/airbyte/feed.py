@@ -93,6 +93,8 @@ def poll(
             page = ask(place.since, place.offset)
         except Exception as error:
             found.error = error
+            if found.requests == 1:
+                return found
             break
         if place.anchor is not None and page.first != place.anchor:
             # Rows before this place have moved away: those that took their places were not read.

@@ -10,6 +10,7 @@ left out where they are zero, tokens expire. Tests hold every request and answer
 from __future__ import annotations
 
 import base64
+import email.utils
 import json
 import secrets
 import threading
@@ -321,6 +322,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     do_GET = do_POST = do_DELETE = _serve  # noqa: N815
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        now = (
+            cast("Simulator", self.server).store.clock()
+            if timestamp is None
+            else datetime.fromtimestamp(timestamp, UTC)
+        )
+        return email.utils.format_datetime(now, usegmt=True)
 
     def log_message(self, format: str, *args: object) -> None:
         pass

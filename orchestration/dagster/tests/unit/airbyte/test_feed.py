@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,8 @@ from lakehouse_analytics.airbyte.jobs import Job
 BEGIN = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
 OVERLAP = timedelta(seconds=30)
 SMALL_PAGE = 4
+#: Histories of one run; thousands take minutes.
+HISTORIES = int(os.environ.get("LAKEHOUSE_TEST_HISTORIES", "300"))
 
 
 @dataclass
@@ -188,5 +191,5 @@ def small_pages():  # type: ignore[no-untyped-def]
 
 class TestFeed(Feed.TestCase):  # type: ignore[name-defined,misc]
     settings = settings(
-        max_examples=500, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=HISTORIES, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
     )

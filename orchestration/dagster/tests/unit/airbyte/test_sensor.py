@@ -1,0 +1,370 @@
+"""The sensor over a simulated Airbyte and a real instance, tick by tick."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+from lakehouse_analytics.airbyte import client
+from lakehouse_analytics.airbyte.cursor import Cursor
+from lakehouse_analytics.airbyte.simulator import Answer, Request, Simulator, Store
+from lakehouse_analytics.listening import Listening, listening_of
+from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.sync_events import CHECK
+from lakehouse_analytics.sync_sensor import airbyte_sync_sensor
+from manifests import Manifest
+
+SECRET = "the-client-secret"
+SHOP, ADS = "6f1c7f0a-0000-4000-8000-000000000001", "6f1c7f0a-0000-4000-8000-000000000002"
+
+
+def project() -> Manifest:
+    """raw shop.{orders,items} → bronze; raw ads.clicks → bronze clicks → bronze deep → silver; nobody's: files.x."""
+    m = Manifest()
+    orders = m.source("shop", "orders", whole={"airbyte": {"connection": SHOP}})
+    items = m.source("shop", "items", whole={"airbyte": {"connection": SHOP}})
+    clicks = m.source("ads", "clicks", lakehouse={"airbyte": {"connection": "Ads", "allow_empty": True}})
+    m.source("files", "x")
+    m.model("stg_orders", orders, folder="bronze")
+    m.model("stg_items", items, folder="bronze")
+    stg_clicks = m.model("stg_clicks", clicks, folder="bronze")
+    deep = m.model("deep", stg_clicks, folder="bronze")
+    m.model("dim", deep, folder="silver")
+    return m
+
+
+class Clock:
+    """Airbyte's, and nobody else's: ours is an hour behind."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta(hours=1)
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+class World:
+    """Airbyte, Dagster, and the sensor between them."""
+
+    def __init__(self, instance: dg.DagsterInstance, simulator: Simulator, listening: Listening) -> None:
+        self.instance, self.simulator, self.store, self.listening = instance, simulator, simulator.store, listening
+        self.sensor = airbyte_sync_sensor(listening)
+        self.cursor: str | None = None
+        self.log = ""
+
+    def evaluate(self) -> dg.SensorResult:
+        """What the sensor says, and nothing stored."""
+        with dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, sensor_name=self.sensor.name
+        ) as context:
+            result = self.sensor(context)
+        assert isinstance(result, dg.SensorResult)
+        return result
+
+    def tick(self) -> dg.SensorResult:
+        """As the daemon: events one by one, then the cursor."""
+        result = self.evaluate()
+        for event in result.asset_events:
+            self.instance.report_runless_asset_event(event)
+        self.cursor = result.cursor or self.cursor
+        return result
+
+    def sync(self, connection: str, **end: Any) -> int:
+        job = self.store.start(connection)
+        self.store.end(job, **end)
+        return job
+
+    def history(self, key: str, check: str = CHECK) -> list[Mapping[str, Any]]:
+        """Evaluations of a source's check, the oldest first."""
+        records = self.instance.event_log_storage.get_asset_check_execution_history(
+            dg.AssetCheckKey(dg.AssetKey(key.split("/")), check), limit=100
+        )
+        found = [record.evaluation for record in reversed(records) if record.evaluation]
+        return [
+            {"passed": e.passed, "severity": e.severity.value, "said": e.description}
+            | {name: value.value for name, value in e.metadata.items()}
+            for e in found
+        ]
+
+    def syncs(self, key: str) -> list[str]:
+        """Data versions of a source's materialisations, the oldest first."""
+        records = self.instance.fetch_materializations(dg.AssetKey(key.split("/")), limit=100).records
+        found = [record.asset_materialization for record in reversed(records)]
+        return [(one.tags or {})["dagster/data_version"] for one in found if one]
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    store = Store(Clock())
+    store.add_connection("Shop", id=SHOP, streams=["orders", "items"])
+    store.add_connection("Ads", id=ADS, streams=["clicks"])
+    with Simulator(store, client=("the-client-id", SECRET)) as served:
+        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield served
+        served.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def world(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_URL", simulator.url)
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_ID", "the-client-id")
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_SECRET", SECRET)
+    listening = listening_of(Settings.load(), project().graph())
+    assert listening
+    with dg.instance_for_test() as instance:
+        made = World(instance, simulator, listening)
+        made.tick()
+        yield made
+
+
+def keys(result: dg.SensorResult) -> list[list[str]]:
+    return [[key.to_user_string() for key in r.asset_selection or ()] for r in result.run_requests or ()]
+
+
+def skipped(result: dg.SensorResult) -> str:
+    assert not result.run_requests
+    assert result.skip_reason
+    return result.skip_reason.skip_message or ""
+
+
+def test_a_sync_is_recorded_on_its_sources_and_asks_for_a_run_of_the_bronze_below(world: World) -> None:
+    job = world.sync(SHOP, rows=1234, bytes=99_000)
+    result = world.tick()
+    [request] = result.run_requests or ()
+    assert keys(result) == [["bronze/stg_items", "bronze/stg_orders"]]
+    assert request.run_key == f"airbyte_{job}"
+    assert request.tags == {
+        "source": "airbyte",
+        "airbyte/sync_id": str(job),
+        "airbyte/connection": "Shop",
+        "dagster/retry_strategy": "FROM_ASSET_FAILURE",
+        "dagster/max_runtime": "21600",
+    }
+    for key in ("shop/orders", "shop/items"):
+        assert world.syncs(key) == [str(job)]
+        [said] = world.history(key)
+        assert said["passed"]
+        assert said["said"] == f"sync {job} succeeded after 0 s: 1,234 rows"
+        assert (said["airbyte/sync_id"], said["connection_rows"], said["connection_bytes"]) == (job, 1234, 99_000)
+        assert said["airbyte/job"].endswith(
+            f"/workspaces/{world.store.workspace}/connections/{SHOP}/timeline?jobId={job}"
+        )
+    assert world.syncs("ads/clicks") == []
+    assert skipped(world.tick()) == "No job of Airbyte has ended."
+
+
+def test_what_ended_before_the_first_tick_is_let_be_and_what_ran_then_is_not(
+    simulator: Simulator, world: World
+) -> None:
+    world.cursor = None
+    before, running = world.sync(SHOP), world.store.start(SHOP)
+    simulator.store.clock.ahead += timedelta(seconds=2)  # type: ignore[attr-defined]
+    assert skipped(world.tick()) == "No job of Airbyte has ended."
+    world.store.end(running)
+    [request] = world.tick().run_requests or ()
+    assert request.run_key == f"airbyte_{running}"
+    assert str(before) not in world.syncs("shop/orders")
+
+
+def test_a_look_back_takes_in_what_ended_shortly_before_the_first_tick(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_LOOKBACK", "1h")
+    listening = listening_of(Settings.load(), project().graph())
+    assert listening
+    job = world.sync(SHOP)
+    world.cursor = None
+    world.sensor = airbyte_sync_sensor(listening)
+    assert [r.run_key for r in world.tick().run_requests or ()] == [f"airbyte_{job}"]
+
+
+def test_several_syncs_of_a_connection_make_one_run_that_names_them_all(world: World) -> None:
+    first, second, other = world.sync(SHOP), world.sync(SHOP), world.sync(ADS)
+    result = world.tick()
+    assert keys(result) == [["bronze/stg_items", "bronze/stg_orders"], ["bronze/deep", "bronze/stg_clicks"]]
+    shop, ads = result.run_requests or ()
+    assert shop.run_key == f"airbyte_{second}"
+    assert shop.tags["airbyte/sync_ids"] == f"{first},{second}"
+    assert ads.run_key == f"airbyte_{other}"
+    assert "airbyte/sync_ids" not in ads.tags
+    assert world.syncs("shop/orders") == [str(first), str(second)]
+
+
+def test_a_sync_without_rows_is_a_warning_and_builds_nothing(world: World) -> None:
+    job = world.sync(SHOP, rows=0, bytes=0)
+    assert skipped(world.tick()) == "1 job of Airbyte ended, and none asks for a run."
+    [said] = world.history("shop/orders")
+    assert (said["passed"], said["severity"]) == (False, "WARN")
+    assert "moved no rows" in said["said"]
+    assert "meta.lakehouse.airbyte.allow_empty" in said["said"]
+    assert said["airbyte/sync_id"] == job
+    assert world.syncs("shop/orders") == []
+
+
+def test_a_connection_that_may_be_empty_is_built_all_the_same(world: World) -> None:
+    job = world.sync(ADS, rows=0, bytes=0)
+    assert keys(world.tick()) == [["bronze/deep", "bronze/stg_clicks"]]
+    assert world.history("ads/clicks")[0]["passed"]
+    assert world.syncs("ads/clicks") == [str(job)]
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_sync_that_did_not_succeed_is_a_failed_check_until_the_next_one_does(world: World, status: str) -> None:
+    world.sync(SHOP, status=status, rows=12)
+    assert "none asks for a run" in skipped(world.tick())
+    [said] = world.history("shop/items")
+    assert (said["passed"], said["severity"], said["airbyte/status"]) == (False, "ERROR", status)
+    assert status in said["said"]
+    assert "12 rows were written" in said["said"]
+    world.sync(SHOP)
+    assert len(keys(world.tick())) == 1
+    assert [said["passed"] for said in world.history("shop/items")] == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["reset", "clear"])
+def test_a_job_that_empties_the_tables_builds_nothing(world: World, kind: str) -> None:
+    job = world.store.start(SHOP, kind)
+    world.store.end(job)
+    assert "none asks for a run" in skipped(world.tick())
+    assert "emptied the tables" in world.history("shop/orders")[0]["said"]
+    assert world.syncs("shop/orders") == []
+
+
+def test_a_tick_whose_daemon_died_leaves_nothing_twice(world: World) -> None:
+    """It stored some of its events and not its cursor; then another sync ended."""
+    first = world.sync(SHOP)
+    events = world.evaluate().asset_events
+    for stored in range(len(events) + 1):
+        assert [type(e).__name__ for e in world.evaluate().asset_events] == [type(e).__name__ for e in events[stored:]]
+        if stored < len(events):
+            world.instance.report_runless_asset_event(events[stored])
+    second = world.sync(SHOP)
+    world.tick()
+    for key in ("shop/orders", "shop/items"):
+        assert world.syncs(key) == [str(first), str(second)]
+        assert [said["airbyte/sync_id"] for said in world.history(key)] == [first, second]
+
+
+def test_a_cursor_set_to_a_time_replays_what_ended_since_in_runs_of_their_own(world: World) -> None:
+    job = world.sync(SHOP)
+    world.tick()
+    world.cursor = f"{datetime.now(UTC):%Y-%m-%dT00:00Z}"
+    assert "The next tick begins again with what ended since" in skipped(world.tick())
+    [request] = world.tick().run_requests or ()
+    assert request.run_key
+    assert request.run_key.startswith(f"airbyte_{job}_replay-")
+    assert world.syncs("shop/orders") == [str(job)]
+
+
+def test_a_connection_that_no_source_names_is_told_and_one_that_is_left_out_is_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = world.store.add_connection("CRM", streams=["accounts"], tags=[{"name": "sales"}])
+    world.sync(other)
+    assert "No dbt source names 1 connection whose jobs ended: 'CRM'" in skipped(world.tick())
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_EXCLUDE", "tag:sales")
+    listening = listening_of(Settings.load(), project().graph())
+    assert listening
+    world.sensor = airbyte_sync_sensor(listening)
+    world.sync(other)
+    assert skipped(world.tick()) == "1 job of Airbyte ended, and none asks for a run."
+
+
+def test_a_sync_that_runs_beyond_its_usual_time_fails_its_check_once_and_the_next_success_clears_it(
+    world: World,
+) -> None:
+    clock: Clock = world.store.clock  # type: ignore[assignment]
+    for _ in range(3):
+        job = world.store.start(SHOP)
+        clock.ahead += timedelta(minutes=20)
+        world.store.end(job)
+    world.tick()
+    stuck = world.store.start(SHOP)
+    for minutes, stalled in ((59, 0), (2, 1), (10, 1)):
+        clock.ahead += timedelta(minutes=minutes)
+        assert world.cursor
+        world.cursor = world.cursor.replace(f'"asked_for_stalled":{_asked(world.cursor)}', '"asked_for_stalled":0')
+        world.tick()
+        told = [said for said in world.history("shop/orders") if said["airbyte/status"] == "stalled"]
+        assert len(told) == stalled
+    assert told[0]["said"] == f"sync {stuck} has been running for 61 min, usually 20 min"
+    assert (told[0]["passed"], told[0]["severity"]) == (False, "ERROR")
+    world.store.end(stuck)
+    world.tick()
+    assert world.history("shop/orders")[-1]["passed"]
+
+
+def _asked(cursor: str) -> int:
+    return round(Cursor.loads(cursor).asked_for_stalled)
+
+
+def html(_: Request) -> Answer:
+    return Answer(200, "<html>login</html>", kind="text/html")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (html, "answered with text/html where JSON was expected: LAKEHOUSE_AIRBYTE_URL"),
+        (lambda _: Answer(200, {"message": "workspace not found"}), "without a list of jobs: workspace not found"),
+        (lambda _: Answer(200, {"status": "error", "data": None}), "without a list of jobs"),
+        (lambda _: Answer(503, "x", kind="text/plain"), "answered 503"),
+        (lambda _: Answer(401, {"detail": f"bad {SECRET}"}), "refuses the log-in"),
+        (lambda _: Answer(403, {}), "LAKEHOUSE_AIRBYTE_CLIENT_ID"),
+        (lambda _: Answer(200, hang_up=True), "cannot be reached"),
+    ],
+)
+def test_an_airbyte_that_does_not_answer_as_it_should_is_told_in_one_line_and_recovered_from(
+    world: World, fault: Any, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = world.sync(SHOP)
+    before = world.cursor
+    world.simulator.faults.append(fault)
+    said = skipped(world.tick())
+    assert words in said
+    assert said.endswith("The cursor stays where it is.")
+    assert "\n" not in said
+    assert world.cursor == before
+    world.simulator.faults.clear()
+    assert [r.run_key for r in world.tick().run_requests or ()] == [f"airbyte_{job}"]
+    heard = capsys.readouterr()
+    assert SECRET not in said + heard.out + heard.err
+
+
+def test_connections_that_cannot_be_listed_cost_no_job(world: World) -> None:
+    job = world.sync(SHOP)
+    world.listening.inventory._asked = -10_000.0
+    world.simulator.faults.append(lambda r: Answer(500, {}) if r.path.endswith("/connections") else None)
+    assert "connections answered 500" in skipped(world.tick())
+    world.simulator.faults.clear()
+    assert [r.run_key for r in world.tick().run_requests or ()] == [f"airbyte_{job}"]
+
+
+def test_a_cursor_that_cannot_be_read_is_kept_and_told(world: World) -> None:
+    world.cursor = '{"version": 2}'
+    assert "version 2, and this code reads version 1" in skipped(world.tick())
+    assert world.cursor == '{"version": 2}'
+
+
+def test_an_empty_workspace_is_nothing_unusual(world: World) -> None:
+    world.store.connections.clear()
+    world.listening.inventory._asked = -10_000.0
+    assert skipped(world.tick()) == "No job of Airbyte has ended."
+
+
+def test_a_quiet_tick_is_one_request(world: World) -> None:
+    for connection in (SHOP, ADS):
+        world.sync(connection)
+    world.tick()
+    sent = len(world.simulator.requests)
+    for _ in range(3):
+        world.tick()
+    assert [f"{r.method} {r.path[-5:]}" for r in world.simulator.requests[sent:]] == ["GET /jobs"] * 3
