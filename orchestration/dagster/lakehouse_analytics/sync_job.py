@@ -24,7 +24,7 @@ class SyncConfig(dg.Config):
 def sync_job(listening: Listening, *, every: float = EVERY) -> dg.JobDefinition:
     """The job; `every` is in seconds."""
 
-    @dg.op(name=NAME)
+    @dg.op(name="sync")
     def sync(context: dg.OpExecutionContext, config: SyncConfig) -> None:
         try:
             Sync(context, listening, every).run(config.connection)

@@ -39,13 +39,20 @@ HEAVY = {
 }
 
 
-@pytest.fixture(scope="module")
-def loaded(local: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+AIRBYTE = {
+    "LAKEHOUSE_AIRBYTE_URL": "http://127.0.0.1:9/api/public/v1",
+    "LAKEHOUSE_AIRBYTE_CLIENT_ID": "the-id",
+    "LAKEHOUSE_AIRBYTE_CLIENT_SECRET": "the-secret",
+}
+
+
+@pytest.fixture(scope="module", params=[{}, AIRBYTE], ids=["alone", "with Airbyte"])
+def loaded(local: Any, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
     """What a fresh interpreter, somewhere else, saw while it loaded the location."""
     bare = {k: v for k, v in os.environ.items() if not k.startswith(("LAKEHOUSE_", "DAGSTER_", "PYTHON"))}
     child = subprocess.run(
         [sys.executable, "-c", PROBE],
-        env={**bare, **local.variables},
+        env={**bare, **local.variables, **request.param},
         cwd=tmp_path_factory.mktemp("elsewhere"),
         capture_output=True,
         text=True,
@@ -72,6 +79,24 @@ def test_loading_starts_no_process_and_opens_no_connection(loaded: Any) -> None:
 
 def test_the_location_loads_as_dagster_validates_it(definitions: dg.Definitions) -> None:
     dg.Definitions.validate_loadable(definitions)
+
+
+def test_with_airbyte_a_sensor_a_job_and_a_check_of_every_source_are_there(local: Any) -> None:
+    location = type(local)({**local.variables, **AIRBYTE})
+    definitions = location.load()
+    repository = definitions.get_repository_def()
+    repository.load_all_definitions()  # as a code server
+    bronze = {dg.AssetKey(table.key) for table in local.graph.tables.values() if table.layer == "bronze"}
+    sensor = repository.get_sensor_def("airbyte_sync_sensor")
+    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+    assert sensor.targets[0].job_name in repository.job_names
+    assert repository.get_job(sensor.targets[0].job_name).asset_layer.selected_asset_keys == bronze
+    assert repository.has_job("airbyte_sync")
+    checks = {key for key in definitions.resolve_asset_graph().asset_check_keys if key.name == "airbyte_sync"}
+    assert {key.asset_key for key in checks} == {dg.AssetKey(source.key) for source in local.graph.sources.values()}
+    for job in ("full_refresh", "bronze_refresh"):
+        layer = definitions.resolve_job_def(job).asset_layer
+        assert not checks & {*layer.asset_graph.asset_check_keys}
 
 
 def test_every_job_has_assets(definitions: dg.Definitions) -> None:

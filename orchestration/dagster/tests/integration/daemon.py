@@ -430,7 +430,7 @@ def _key(event: Mapping[str, Any]) -> str:
     return "/".join(event["assetKey"]["path"])
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
@@ -439,7 +439,7 @@ def _free_port() -> int:
 @contextmanager
 def dagster_dev(lake: Lake) -> Iterator[Dev]:
     """`dagster dev` for as long as the block; when something fails in it, the tail of its log is printed."""
-    dev = Dev(lake, _free_port())
+    dev = Dev(lake, free_port())
     try:
         dev.wait_until_ready()
         yield dev
