@@ -13,6 +13,7 @@ import base64
 import email.utils
 import json
 import secrets
+import sys
 import threading
 import time
 import uuid
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from lakehouse_analytics.airbyte.jobs import ENDED
 
@@ -34,7 +35,7 @@ _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class SimulatedJob:
-    """A row of Airbyte's table of jobs. `visible`: when others see its last change."""
+    """A row of Airbyte's table of jobs. `visible`: when others see its last change; until then they see `before`."""
 
     id: int
     connection: str
@@ -45,6 +46,11 @@ class SimulatedJob:
     rows: int | None = None
     bytes: int | None = None
     visible: datetime = _ALWAYS
+    before: SimulatedJob | None = None
+
+    def seen(self, now: datetime) -> SimulatedJob:
+        """What others see of it."""
+        return self if self.before is None or self.visible <= now else self.before
 
 
 @dataclass(frozen=True)
@@ -133,10 +139,9 @@ class Store:
         """A job ends: stamped with a time so `early`, and seen so `late`."""
         with self.lock:
             now = self.clock()
-            ended = replace(
-                self.jobs[job], status=status, updated=now - early, visible=now + late, rows=rows, bytes=bytes
-            )
-            self.jobs[job] = ended
+            before = self.jobs[job].seen(now)
+            ended = replace(before, status=status, updated=now - early, rows=rows, bytes=bytes)
+            self.jobs[job] = replace(ended, visible=now + late, before=before)
 
     def listed(self, query: Mapping[str, Sequence[str]]) -> tuple[list[SimulatedJob], int, int]:
         """The jobs that a query asks for, with its limit and offset.
@@ -148,14 +153,15 @@ class Store:
         column, _, direction = _one(query, "orderBy", "createdAt|ASC").partition("|")
         if column not in ("createdAt", "updatedAt") or direction not in ("ASC", "DESC"):
             raise RefusedError(400, f"orderBy: {column}|{direction}")
+        if _one(query, "status", STATUSES[0]) not in STATUSES or _one(query, "jobType", TYPES[0]) not in TYPES:
+            raise RefusedError(400, "no such status or job type")
         now = self.clock()
         workspaces = query.get("workspaceIds")
         with self.lock:
             rows = [
                 job
-                for job in self.jobs.values()
-                if job.visible <= now
-                and _is(query, "connectionId", job.connection)
+                for job in (job.seen(now) for job in self.jobs.values())
+                if _is(query, "connectionId", job.connection)
                 and _is(query, "status", job.status)
                 and _is(query, "jobType", job.kind)
                 and (not workspaces or self.workspace in workspaces)
@@ -236,9 +242,10 @@ class Simulator(ThreadingHTTPServer):
             case "GET", ["jobs", number]:
                 return Answer(200, _told(self._job(number)))
             case "DELETE", ["jobs", number]:
-                job = self._job(number)
-                if job.status not in ENDED:
-                    self.store.end(job.id, "cancelled", rows=job.rows, bytes=job.bytes)
+                with self.store.lock:
+                    job = self._job(number)
+                    if job.status not in ENDED:
+                        self.store.end(job.id, "cancelled", rows=job.rows, bytes=job.bytes)
                 return Answer(200, _told(self._job(number)))
             case "GET", ["connections"]:
                 return self._list_connections(request)
@@ -246,7 +253,7 @@ class Simulator(ThreadingHTTPServer):
 
     def _let_in(self, request: Request) -> None:
         said = request.headers.get("authorization", "")
-        wanted = [f"Bearer {token}" for token, until in self.tokens.items() if time.monotonic() < until]
+        wanted = [f"Bearer {token}" for token, until in [*self.tokens.items()] if time.monotonic() < until]
         if self.bearer:
             wanted.append(f"Bearer {self.bearer}")
         if self.basic:
@@ -255,7 +262,7 @@ class Simulator(ThreadingHTTPServer):
             raise RefusedError(401, "Unauthorized")
 
     def _token(self, request: Request) -> Answer:
-        asked = json.loads(request.body or b"{}")
+        asked = _fields(request)
         if not self.client or (asked.get("client_id"), asked.get("client_secret")) != self.client:
             raise RefusedError(401, "Unauthorized")
         token = secrets.token_urlsafe(24)
@@ -271,9 +278,9 @@ class Simulator(ThreadingHTTPServer):
         return Answer(200, {**links, "data": [_told(job) for job in jobs]})
 
     def _create(self, request: Request) -> Answer:
-        asked = json.loads(request.body or b"{}")
+        asked = _fields(request)
         connection, kind = asked.get("connectionId"), asked.get("jobType")
-        if connection not in self.store.connections or kind not in TYPES:
+        if not isinstance(connection, str) or connection not in self.store.connections or kind not in TYPES:
             raise RefusedError(400, "no such connection or job type")
         with self.store.lock:
             if any(job.connection == connection and job.status not in ENDED for job in self.store.jobs.values()):
@@ -287,15 +294,21 @@ class Simulator(ThreadingHTTPServer):
         found = self.store.jobs.get(int(number)) if number.isdigit() else None
         if found is None:
             raise RefusedError(404, "no such job")
-        return found
+        return found.seen(self.store.clock())
 
     def _list_connections(self, request: Request) -> Answer:
         limit, offset = _number(request.query, "limit", 20, 1, 100), _number(request.query, "offset", 0, 0, 2**31 - 1)
         workspaces = request.query.get("workspaceIds")
-        rows = [c for c in self.store.connections.values() if not workspaces or c["workspaceId"] in workspaces]
+        with self.store.lock:
+            rows = [c for c in self.store.connections.values() if not workspaces or c["workspaceId"] in workspaces]
         page = rows[offset : offset + limit]
         more = f"http://localhost:8001{self.base_path}/connections?limit={limit}&offset={offset + limit}"
         return Answer(200, {"previous": "", "next": more if len(page) == limit else "", "data": page})
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is none of ours; whatever else goes wrong is printed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -362,6 +375,19 @@ def _duration(length: timedelta) -> str:
     seconds = max(0, int(length.total_seconds()))
     parts = [(seconds // 3600, "H"), (seconds // 60 % 60, "M"), (seconds % 60, "S")]
     return "PT" + ("".join(f"{number}{unit}" for number, unit in parts if number) or "0S")
+
+
+def _fields(request: Request) -> Mapping[str, Any]:
+    """Of a body: JSON, or the form that the official SDK sends for its token."""
+    try:
+        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return dict(parse_qsl(request.body.decode()))
+        found = json.loads(request.body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise RefusedError(400, "not a JSON object")
+    return found
 
 
 def _one(query: Mapping[str, Sequence[str]], name: str, default: str) -> str:
