@@ -74,18 +74,20 @@ class Fills:
 
 def connection_of(row: object) -> Connection | None:
     """Read one element of `data`; None of what has no id."""
-    if not isinstance(row, Mapping) or not isinstance(row.get("connectionId"), str):
+    if not isinstance(row, Mapping) or not isinstance(row.get("connectionId"), str) or not row["connectionId"]:
         return None
-    configured = (row.get("configurations") or {}).get("streams")
+    configurations, tags = row.get("configurations"), row.get("tags")
+    configured = configurations.get("streams") if isinstance(configurations, Mapping) else None
     streams = (
         [s for s in configured if isinstance(s, Mapping) and s.get("name")] if isinstance(configured, list) else None
     )
+    named = [tag for tag in tags if isinstance(tag, Mapping) and tag.get("name")] if isinstance(tags, list) else []
     return Connection(
         id=row["connectionId"].lower(),
         name=str(row.get("name") or ""),
         workspace=str(row.get("workspaceId") or ""),
         status=str(row.get("status") or "").lower(),
-        tags=tuple(str(tag["name"]) for tag in row.get("tags") or [] if isinstance(tag, Mapping) and tag.get("name")),
+        tags=tuple(str(tag["name"]) for tag in named),
         prefix=str(row.get("prefix") or ""),
         namespace=str(row.get("namespaceDefinition") or "destination").lower(),
         namespace_format=str(row.get("namespaceFormat") or ""),
@@ -95,12 +97,24 @@ def connection_of(row: object) -> Connection | None:
 
 def is_wanted(connection: Connection, include: Collection[str], exclude: Collection[str]) -> bool:
     """Whether a connection is listened to: by id, exact name or `tag:<name>`; `exclude` wins."""
-    known = {connection.id, connection.name, *(f"tag:{tag}" for tag in connection.tags)}
-    return not known & {*exclude} and (not include or bool(known & {*include}))
+    known = {connection.name, *(f"tag:{tag}" for tag in connection.tags)}
+
+    def meant(words: Collection[str]) -> bool:
+        return bool(known & {*words}) or connection.id in {word.lower() for word in words}
+
+    return not meant(exclude) and (not include or meant(include))
 
 
-def map_connections(tables: Iterable[SourceTable], connections: Iterable[Connection]) -> Fills:
-    """Find the connection of each table: the one its contract names, else the only one whose streams land there."""
+def map_connections(
+    tables: Iterable[SourceTable], connections: Iterable[Connection], ignored: Iterable[Connection] = ()
+) -> Fills:
+    """Find the connection of each table: the one its contract names, else the only one whose streams land there.
+
+    Args:
+        tables: Of the dbt project's sources.
+        connections: Those that are listened to.
+        ignored: The others: they fill nothing, and whoever names one is told so.
+    """
     connections = list(connections)
     by_id = {connection.id: connection for connection in connections}
     by_name: dict[str, list[Connection]] = defaultdict(list)
@@ -122,7 +136,8 @@ def map_connections(tables: Iterable[SourceTable], connections: Iterable[Connect
         if missing := _missing_stream(table, meant):
             problems.append(missing)
         found[meant.id].append(table)
-    problems += [_not_found(wanted, of, by_name) for wanted, of in lost.items()]
+    left_out = {word for connection in ignored for word in (connection.id, connection.name)}
+    problems += [_not_found(wanted, of, by_name, left_out) for wanted, of in lost.items()]
     for table in silent:
         landing = [c for c in connections if _lands(c, table)]
         if len(landing) == 1:
@@ -137,12 +152,19 @@ def map_connections(tables: Iterable[SourceTable], connections: Iterable[Connect
     return Fills(dict(found), problems, unmapped)
 
 
-def _not_found(wanted: str, tables: Sequence[SourceTable], by_name: Mapping[str, Sequence[Connection]]) -> str:
+def _not_found(
+    wanted: str,
+    tables: Sequence[SourceTable],
+    by_name: Mapping[str, Sequence[Connection]],
+    left_out: Collection[str],
+) -> str:
     names = ", ".join(_words(table) for table in tables)
     where = f"meta.lakehouse.airbyte.connection is {wanted!r} (source {names})"
     if named := by_name.get(wanted):
         ids = ", ".join(sorted(connection.id for connection in named))
         return f"{where}, the name of several connections: use the id of one of them ({ids})"
+    if wanted in left_out or wanted.lower() in left_out:
+        return f"{where}, which LAKEHOUSE_AIRBYTE_INCLUDE or LAKEHOUSE_AIRBYTE_EXCLUDE leaves out"
     near = difflib.get_close_matches(wanted, by_name, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{where}, and Airbyte has no connection of that id or name{hint}"

@@ -70,6 +70,7 @@ def judge_running(job: Job, now: datetime, past: Sequence[Job], limit: timedelta
     if job.started is None:
         return None
     age = now - job.started
+    allowed = limit is not None
     usual = [job.seconds for job in past if job.status == "succeeded" and job.seconds and not job.empties]
     if limit is None:
         if not usual:
@@ -77,7 +78,7 @@ def judge_running(job: Job, now: datetime, past: Sequence[Job], limit: timedelta
         limit = max(YOUNG, timedelta(seconds=TIMES * median(usual)))
     if age <= limit:
         return None
-    expected = f"usually {_length(median(usual))}" if usual else f"allowed are {_length(limit.total_seconds())}"
+    expected = f"allowed are {_length(limit.total_seconds())}" if allowed else f"usually {_length(median(usual))}"
     reason = f"{job.kind or 'job'} {job.id} has been running for {_length(age.total_seconds())}, {expected}"
     return Verdict(False, False, False, STALLED, reason)
 

@@ -99,8 +99,9 @@ class Inventory:
     def _ask(self, deadline: float | None) -> Known:
         connections = self._airbyte.connections(deadline=deadline)
         wanted = [c for c in connections if is_wanted(c, self._include, self._exclude)]
+        ignored = [c for c in connections if c not in wanted]
         return Known(
             connections={connection.id: connection for connection in connections},
-            ignored={connection.id for connection in connections} - {connection.id for connection in wanted},
-            fills=map_connections(self._tables, wanted),
+            ignored={connection.id for connection in ignored},
+            fills=map_connections(self._tables, wanted, ignored),
         )

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 #: A job with one of these has ended for good; `incomplete` is between two attempts.
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
@@ -19,6 +18,7 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 EMPTYING = frozenset({"reset", "clear"})
 
 _DURATION = re.compile(r"P(?:(?P<d>[\d.]+)D)?(?:T(?:(?P<h>[\d.]+)H)?(?:(?P<m>[\d.]+)M)?(?:(?P<s>[\d.]+)S)?)?", re.ASCII)
+_DIGITS = 20
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -79,8 +79,8 @@ def job_of(row: object) -> Job:
     return Job(
         id=job_id,
         connection=connection.lower(),
-        kind=str(row.get("jobType", "")).lower(),
-        status=str(row.get("status", "")).lower(),
+        kind=_word(row.get("jobType")),
+        status=_word(row.get("status")),
         started=instant(row.get("startTime")),
         ended=instant(row.get("lastUpdatedAt")),
         seconds=seconds_of(row.get("duration")),
@@ -112,10 +112,16 @@ def seconds_of(text: object) -> float | None:
     return total if math.isfinite(total) else None
 
 
-def _whole(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return int(value)
-    except (ValueError, OverflowError):
-        return None
+def _word(value: object) -> str:
+    return value.lower() if isinstance(value, str) else ""
+
+
+def _whole(value: object) -> int | None:
+    """A number that counts or names something: in 64 bits, as the API has it, and nothing made of a fraction."""
+    if isinstance(value, float):
+        found = int(value) if value.is_integer() else -1
+    elif isinstance(value, str):
+        found = int(value) if value.isascii() and value.isdigit() and len(value) < _DIGITS else -1
+    else:
+        found = value if isinstance(value, int) and not isinstance(value, bool) else -1
+    return found if 0 <= found < 2**63 else None

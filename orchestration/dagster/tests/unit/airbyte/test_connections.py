@@ -1,0 +1,255 @@
+"""Which connection fills which table of a dbt source, and what is said where that is not clear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lakehouse_analytics.airbyte.connections import (
+    Connection,
+    Fills,
+    SourceTable,
+    connection_of,
+    is_wanted,
+    map_connections,
+)
+
+SHOP, CRM, OTHER = "11111111-aaaa", "22222222-bbbb", "33333333-cccc"
+
+LAKE = {"namespace": "custom_format", "namespace_format": "lake_${SOURCE_NAMESPACE}"}
+
+
+def connection(id: str = SHOP, name: str = "Shop", *streams: str, **more: Any) -> Connection:
+    """`streams`: `name`, or `namespace.name`."""
+    pairs = [stream.rpartition(".") for stream in streams]
+    return Connection(id, name, streams=tuple((namespace, stream) for namespace, _, stream in pairs), **more)
+
+
+def table(
+    name: str = "orders", schema: str = "raw", wanted: str | None = None, stream: str | None = None
+) -> SourceTable:
+    return SourceTable(("source", name), schema, name, wanted, stream)
+
+
+def filled(fills: Fills) -> dict[str, list[str]]:
+    return {connection: [table.table for table in tables] for connection, tables in fills.tables.items()}
+
+
+# --- Named in the contract
+
+
+@pytest.mark.parametrize("wanted", [SHOP, SHOP.upper(), "Shop"])
+def test_a_connection_is_named_by_id_or_exact_name(wanted: str) -> None:
+    fills = map_connections([table(wanted=wanted)], [connection(), connection(CRM, "CRM")])
+    assert filled(fills) == {SHOP: ["orders"]}
+    assert not fills.problems
+    assert [c.id for c in fills.unmapped] == [CRM]
+
+
+def test_an_id_wins_over_a_name() -> None:
+    fills = map_connections([table(wanted=CRM)], [connection(SHOP, CRM), connection(CRM, "CRM")])
+    assert filled(fills) == {CRM: ["orders"]}
+
+
+def test_a_name_that_several_have_is_none() -> None:
+    fills = map_connections([table(wanted="Shop")], [connection(CRM), connection(SHOP)])
+    assert not fills.tables
+    assert fills.problems == [
+        "meta.lakehouse.airbyte.connection is 'Shop' (source source.orders), the name of several connections: use the "
+        f"id of one of them ({SHOP}, {CRM})"
+    ]
+
+
+def test_a_name_that_none_has_is_told_once_with_what_is_near() -> None:
+    tables = [table("orders", wanted="Shpo"), table("items", wanted="Shpo"), table("people", wanted="nothing like it")]
+    fills = map_connections(tables, [connection(SHOP, "Shop"), connection(CRM, "CRM")])
+    assert not fills.tables
+    first, second = fills.problems
+    assert "source.orders, source.items" in first
+    assert first.endswith("did you mean 'Shop'?")
+    assert "'nothing like it'" in second
+    assert "did you mean" not in second
+
+
+@pytest.mark.parametrize("wanted", [CRM, CRM.upper(), "CRM"])
+def test_a_connection_that_a_filter_leaves_out_is_not_called_unknown(wanted: str) -> None:
+    fills = map_connections([table(wanted=wanted)], [connection()], [connection(CRM, "CRM")])
+    assert not fills.tables
+    assert "LAKEHOUSE_AIRBYTE_INCLUDE or LAKEHOUSE_AIRBYTE_EXCLUDE leaves out" in fills.problems[0]
+
+
+def test_a_name_of_which_a_filter_leaves_one_is_that_one() -> None:
+    fills = map_connections([table(wanted="Shop")], [connection(SHOP)], [connection(CRM, "Shop")])
+    assert filled(fills) == {SHOP: ["orders"]}
+    assert not fills.problems
+
+
+def test_a_stream_that_is_named_is_looked_for() -> None:
+    shop = connection(SHOP, "Shop", "public.orders", "public.items")
+    fine, wrong = table(wanted="Shop", stream="orders"), table("lines", wanted="Shop", stream="itmes")
+    fills = map_connections([fine, wrong], [shop])
+    assert filled(fills) == {SHOP: ["orders", "lines"]}  # its syncs are listened to all the same
+    assert fills.problems == [
+        "source source.lines: meta.lakehouse.airbyte.stream is 'itmes', and connection 'Shop' does not sync such a "
+        "stream; did you mean 'items'?"
+    ]
+
+
+def test_streams_that_airbyte_does_not_list_are_not_missed() -> None:
+    shop = Connection(SHOP, "Shop", streams=None)
+    assert not map_connections([table(wanted="Shop", stream="orders")], [shop]).problems
+
+
+def test_a_named_connection_needs_no_matching_stream() -> None:
+    assert filled(map_connections([table(wanted="Shop")], [connection(SHOP, "Shop", "x")])) == {SHOP: ["orders"]}
+
+
+# --- Inferred
+
+
+@pytest.mark.parametrize(
+    ("stream", "schema", "name", "more"),
+    [
+        ("public.orders", "public", "orders", {"namespace": "source"}),
+        ("public.orders", "public", "raw_orders", {"namespace": "source", "prefix": "raw_"}),
+        ("public.orders", "lake_public", "orders", LAKE),
+        ("orders", "lake_", "orders", LAKE),
+        ("public.orders", "fixed", "orders", {"namespace": "custom_format", "namespace_format": "fixed"}),
+        ("public.orders", "anything", "orders", {"namespace": "destination"}),
+        ("public.orders", "anything", "s_orders", {"prefix": "s_"}),
+        ("orders", "anything", "orders", {"namespace": "source"}),
+        ("orders", "anything", "orders", {"namespace": "custom_format"}),
+        ("Public.Orders", "public", "orders", {"namespace": "source"}),
+    ],
+)
+def test_a_table_is_filled_by_the_connection_whose_stream_lands_there(
+    stream: str, schema: str, name: str, more: dict[str, str]
+) -> None:
+    fills = map_connections([table(name, schema)], [connection(SHOP, "Shop", stream, **more), connection(CRM, "CRM")])
+    assert filled(fills) == {SHOP: [name]}
+    assert not fills.problems
+
+
+@pytest.mark.parametrize(
+    ("stream", "more"),
+    [
+        ("sales.orders", {"namespace": "source"}),
+        ("raw.orders", {"namespace": "source", "prefix": "raw_"}),
+        ("raw.items", {"namespace": "source"}),
+        ("public.orders", {"namespace": "custom_format", "namespace_format": "other"}),
+        ("orders_archive", {}),
+    ],
+)
+def test_a_stream_that_lands_elsewhere_fills_nothing(stream: str, more: dict[str, str]) -> None:
+    shop = connection(SHOP, "Shop", stream, **more)
+    fills = map_connections([table("orders", "raw")], [shop])
+    assert not fills.tables
+    assert not fills.problems
+    assert fills.unmapped == [shop]
+
+
+def test_several_that_may_land_there_are_told() -> None:
+    fills = map_connections([table()], [connection(CRM, "CRM", "orders"), connection(SHOP, "Shop", "orders")])
+    assert not fills.tables
+    assert fills.problems == [
+        f"source source.orders: streams of several connections could land there ({SHOP}, {CRM}); name one in "
+        "meta.lakehouse.airbyte.connection"
+    ]
+
+
+def test_a_table_whose_connection_is_named_is_not_inferred_for_another() -> None:
+    tables = [table(wanted="Shop"), table("items")]
+    fills = map_connections(tables, [connection(SHOP, "Shop", "items"), connection(CRM, "CRM", "orders")])
+    assert filled(fills) == {SHOP: ["orders", "items"]}
+
+
+def test_streams_that_airbyte_does_not_list_land_nowhere() -> None:
+    assert not map_connections([table()], [Connection(SHOP, "Shop", streams=None)]).tables
+
+
+# --- Filters
+
+TAGGED = connection(SHOP, "Shop", tags=("nightly", "finance"))
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "wanted"),
+    [
+        ((), (), True),
+        ((SHOP,), (), True),
+        ((SHOP.upper(),), (), True),
+        (("Shop",), (), True),
+        (("shop",), (), False),
+        (("tag:finance",), (), True),
+        (("finance",), (), False),
+        (("tag:hourly",), (), False),
+        (("CRM", "tag:nightly"), (), True),
+        ((), (SHOP.upper(),), False),
+        ((), ("Shop",), False),
+        ((), ("tag:nightly",), False),
+        ((), ("CRM",), True),
+        (("Shop",), ("tag:nightly",), False),
+    ],
+)
+def test_which_connections_are_listened_to(include: tuple[str, ...], exclude: tuple[str, ...], wanted: bool) -> None:
+    assert is_wanted(TAGGED, include, exclude) is wanted
+
+
+# --- Rows of the API
+
+
+def test_a_row_as_airbyte_writes_it() -> None:
+    row = {
+        "connectionId": SHOP.upper(),
+        "name": "Shop",
+        "workspaceId": "w",
+        "status": "ACTIVE",
+        "tags": [{"tagId": "t", "name": "nightly", "color": "x", "workspaceId": "w"}],
+        "prefix": "raw_",
+        "namespaceDefinition": "custom_format",
+        "namespaceFormat": "lake_${SOURCE_NAMESPACE}",
+        "configurations": {"streams": [{"name": "orders", "namespace": "public"}, {"name": "items"}]},
+    }
+    assert connection_of(row) == Connection(
+        id=SHOP,
+        name="Shop",
+        workspace="w",
+        status="active",
+        tags=("nightly",),
+        prefix="raw_",
+        namespace="custom_format",
+        namespace_format="lake_${SOURCE_NAMESPACE}",
+        streams=(("public", "orders"), ("", "items")),
+    )
+
+
+def test_a_row_of_nulls_is_a_connection() -> None:
+    nulls = dict.fromkeys(["name", "tags", "prefix", "namespaceDefinition", "namespaceFormat", "configurations"])
+    assert connection_of({"connectionId": "c", **nulls}) == Connection("c", "", status="")
+
+
+@pytest.mark.parametrize(
+    "row", [None, 5, "c", [], {}, {"connectionId": None}, {"connectionId": ""}, {"connectionId": 5}]
+)
+def test_a_row_without_an_id_is_none(row: object) -> None:
+    assert connection_of(row) is None
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+STREAMS = st.fixed_dictionaries({"streams": JSON | st.lists(st.fixed_dictionaries({"name": JSON, "namespace": JSON}))})
+FIELDS = ["name", "workspaceId", "status", "tags", "prefix", "namespaceDefinition", "namespaceFormat"]
+ROWS = st.fixed_dictionaries(
+    {"connectionId": st.text(min_size=1), "configurations": JSON | STREAMS}, optional=dict.fromkeys(FIELDS, JSON)
+)
+
+
+@given(JSON | ROWS)
+def test_any_json_is_a_connection_or_none(row: object) -> None:
+    found = connection_of(row)
+    assert (found is None) or found.id
+    if found:
+        map_connections([table(), table(wanted="Shop", stream="x")], [found])
+        is_wanted(found, ("Shop",), ())
