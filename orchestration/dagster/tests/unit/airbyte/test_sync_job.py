@@ -1,0 +1,220 @@
+"""Starting a sync, asking the checks again, and upkeep's question whether a sync is running."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+from lakehouse_analytics.airbyte import client
+from lakehouse_analytics.airbyte.simulator import Answer, Request, Simulator, Store
+from lakehouse_analytics.assets.sync_checks import sync_checks
+from lakehouse_analytics.listening import Listening, listening_of
+from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.sync_job import sync_job
+from manifests import Manifest
+
+SHOP, ADS = "6f1c7f0a-0000-4000-8000-000000000001", "6f1c7f0a-0000-4000-8000-000000000002"
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    store = Store()
+    store.add_connection("Shop", id=SHOP, streams=["orders"])
+    store.add_connection("Ads", id=ADS, streams=["clicks"])
+    with Simulator(store) as served:
+        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield served
+        served.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def listening(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Listening:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_URL", simulator.url)
+    m = Manifest()
+    m.source("shop", "orders", whole={"airbyte": {"connection": "Shop"}})
+    m.source("files", "x")
+    made = listening_of(Settings.load(), m.graph())
+    assert made
+    return made
+
+
+def run(listening: Listening, connection: str) -> tuple[bool, str]:
+    """Run the job; whether it succeeded, and everything it said."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = sync_job(listening, every=0.02).execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            run_config={"ops": {"sync": {"config": {"connection": connection}}}},
+        )
+        failures = [e.step_failure_data for e in result.all_events if e.is_step_failure]
+        said = [record.user_message for record in instance.all_logs(result.run_id)]
+        said += [f.user_failure_data.description or "" for f in failures if f.user_failure_data]
+        assert all(f.user_failure_data for f in failures), "a traceback instead of words"
+    return result.success, "\n".join(said)
+
+
+def end_when_asked(simulator: Simulator) -> None:
+    """A job ends when somebody asks after it."""
+
+    def end(request: Request) -> None:
+        number = request.path.rpartition("/")[2]
+        if request.method == "GET" and number.isdigit():
+            simulator.store.end(int(number))
+
+    simulator.faults.append(end)
+
+
+def posts(simulator: Simulator) -> int:
+    return sum(request.method == "POST" for request in simulator.requests)
+
+
+def deletes(simulator: Simulator) -> int:
+    return sum(request.method == "DELETE" for request in simulator.requests)
+
+
+@pytest.mark.parametrize("named", [SHOP, "Shop", SHOP.upper()])
+def test_a_sync_is_started_and_waited_for(simulator: Simulator, listening: Listening, named: str) -> None:
+    simulator.run_sync = lambda _, job: simulator.store.end(job, rows=7)
+    success, said = run(listening, named)
+    assert success, said
+    assert posts(simulator) == 1
+    assert "Started job 1 of 'Shop'" in said
+    assert "7 rows" in said
+
+
+def test_a_sync_that_runs_already_is_waited_for_and_none_is_started(simulator: Simulator, listening: Listening) -> None:
+    job = simulator.store.start(SHOP)
+    end_when_asked(simulator)
+    success, said = run(listening, "Shop")
+    assert success, said
+    assert f"Attached to job {job}" in said
+    assert posts(simulator) == 0
+
+
+def test_one_who_was_faster_is_joined(simulator: Simulator, listening: Listening) -> None:
+    """Between the question whether one runs and the start of ours."""
+    asked: list[int] = []
+
+    def someone_else(request: Request) -> Answer | None:
+        if request.method == "POST" and not asked:
+            asked.append(simulator.store.start(SHOP))
+        return None
+
+    simulator.faults.append(someone_else)
+    end_when_asked(simulator)
+    success, said = run(listening, "Shop")
+    assert success, said
+    assert f"Attached to job {asked[0]}" in said
+    assert len(simulator.store.jobs) == 1
+
+
+def test_a_start_whose_answer_is_lost_starts_no_second_sync(simulator: Simulator, listening: Listening) -> None:
+    def lost(request: Request) -> Answer | None:
+        if request.method == "POST" and not simulator.store.jobs:
+            simulator.store.start(SHOP)
+            return Answer(200, hang_up=True)
+        return None
+
+    simulator.faults.append(lost)
+    end_when_asked(simulator)
+    success, said = run(listening, "Shop")
+    assert success, said
+    assert len(simulator.store.jobs) == 1
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_sync_that_does_not_succeed_fails_the_run_in_words(
+    simulator: Simulator, listening: Listening, status: str
+) -> None:
+    simulator.run_sync = lambda _, job: simulator.store.end(job, status)
+    success, said = run(listening, "Shop")
+    assert not success
+    assert f"Airbyte's sync 1 of 'Shop' {status}: see http" in said
+
+
+def test_an_unknown_connection_is_told_with_the_nearest(listening: Listening) -> None:
+    success, said = run(listening, "Shopp")
+    assert not success
+    assert "no connection of the id or name 'Shopp'; did you mean 'Shop'?" in said
+
+
+def test_an_airbyte_that_goes_away_for_a_while_is_waited_for(simulator: Simulator, listening: Listening) -> None:
+    job = simulator.store.start(SHOP)
+    gone = iter([Answer(502, {})] * 10)
+    simulator.faults.append(lambda r: next(gone, None) if r.path.endswith(f"/jobs/{job}") else None)
+    end_when_asked(simulator)
+    success, said = run(listening, "Shop")
+    assert success, said
+    assert "Asked again" in said
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_an_interrupted_run_cancels_what_it_started_and_nothing_else(
+    simulator: Simulator, listening: Listening, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    if not ours:
+        simulator.store.start(SHOP)
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    clock = SimpleNamespace(sleep=interrupted, monotonic=time.monotonic)
+    monkeypatch.setattr("lakehouse_analytics.sync_job.time", clock)
+    config = {"ops": {"sync": {"config": {"connection": "Shop"}}}}
+    result = sync_job(listening).execute_in_process(run_config=config, raise_on_error=False)
+    assert not result.success
+    assert deletes(simulator) == int(ours)
+    assert simulator.store.jobs[1].status == ("cancelled" if ours else "running")
+
+
+# --- The checks, asked again
+
+
+def evaluate(listening: Listening) -> dict[str, dg.AssetCheckEvaluation]:
+    specs = [dg.AssetSpec(dg.AssetKey(source.key)) for source in listening.graph.sources.values()]
+    checks = sync_checks(listening)
+    job = dg.Definitions(
+        assets=specs, asset_checks=checks, jobs=[dg.define_asset_job("ask", dg.AssetSelection.all_asset_checks())]
+    ).resolve_job_def("ask")
+    result = job.execute_in_process()
+    return {e.asset_key.to_user_string(): e for e in result.get_asset_check_evaluations()}
+
+
+def test_a_check_that_is_asked_again_asks_airbyte(simulator: Simulator, listening: Listening) -> None:
+    found = evaluate(listening)
+    assert found["shop/orders"].description == "no job of connection 'Shop' has ended yet"
+    assert "set meta.lakehouse.airbyte.connection" in (found["files/x"].description or "")
+    job = simulator.store.start(SHOP)
+    simulator.store.end(job, rows=3)
+    simulator.store.start(SHOP)
+    found = evaluate(listening)
+    assert found["shop/orders"].passed
+    assert found["shop/orders"].metadata["airbyte/sync_id"].value == job
+
+
+# --- Upkeep's question
+
+
+def test_upkeep_hears_of_a_running_sync_by_id_and_by_name(simulator: Simulator, listening: Listening) -> None:
+    job = simulator.store.start(SHOP)
+    simulator.store.end(job)
+    assert [listening.running(named) for named in (SHOP, "Shop", "Ads")] == [None] * 3
+    for status in ("running", "pending", "queued", "incomplete", "a-status-of-the-future"):
+        job = simulator.store.start(SHOP, status=status)
+        assert listening.running("Shop") == f"Airbyte's sync {job} of Shop is {status}"
+        assert listening.running("Ads") is None
+        simulator.store.end(job)
+
+
+def test_upkeep_stays_away_when_nobody_answers_or_knows(simulator: Simulator, listening: Listening) -> None:
+    assert "no connection of the id or name 'Nobody'" in (listening.running("Nobody") or "")
+    simulator.faults.append(lambda _: Answer(500, {}))
+    assert "is not known" in (listening.running("Shop") or "")
