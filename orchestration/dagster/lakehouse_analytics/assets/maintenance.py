@@ -61,11 +61,11 @@ class SyncGuard(Protocol):
 
 
 class NobodyAnswers:
-    """Until something asks Airbyte: a sync could be running at any time."""
+    """Without an Airbyte to ask, a sync could be running at any time."""
 
     def running(self, connection: str) -> str | None:
         """Always a reason."""
-        return f"whether Airbyte's connection {connection} is syncing is not known in this version"
+        return f"whether Airbyte's connection {connection} is syncing is not known: LAKEHOUSE_AIRBYTE_URL is not set"
 
 
 def upkeep_key(key: Key) -> dg.AssetKey:
