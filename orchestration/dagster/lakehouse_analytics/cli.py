@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from lakehouse_analytics.doctor.probes import NAMES
 from lakehouse_analytics.ingest.command import ingest
 
 
@@ -53,6 +54,18 @@ def init() -> None:
 
     with _plain_errors():
         click.echo(open_home().root_directory)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines: a list of objects.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=15.0, show_default=True,
+              help="Seconds that each probe has.")  # fmt: skip
+@click.option("--skip", multiple=True, type=click.Choice(NAMES), help="Leave a probe out; may be repeated.")
+def doctor(as_json: bool, timeout: float, skip: tuple[str, ...]) -> None:
+    """Find out what is wrong: ask everything that a deployment needs, and say how to mend it."""
+    from lakehouse_analytics.doctor import examine
+
+    sys.exit(examine(as_json=as_json, timeout=timeout, skip=skip))
 
 
 @main.command()

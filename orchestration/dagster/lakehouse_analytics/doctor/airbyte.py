@@ -1,0 +1,53 @@
+"""Does Airbyte answer and let us in, and which of its connections fill dbt's sources?"""
+
+from __future__ import annotations
+
+import time
+
+from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped
+from lakehouse_analytics.names import counted
+
+_SOME = 5
+
+
+def airbyte(known: Known) -> Finding:
+    """As the sensor asks it."""
+    if known.settings.airbyte_url is None:
+        return skipped("LAKEHOUSE_AIRBYTE_URL is not set: nothing listens to Airbyte")
+
+    from lakehouse_analytics.airbyte.client import AirbyteError
+    from lakehouse_analytics.airbyte.inventory import Inventory
+    from lakehouse_analytics.listening import source_tables
+    from lakehouse_analytics.resources.airbyte import airbyte_of
+
+    settings, graph = known.settings, known.graph_if_any
+    client = airbyte_of(settings)
+    assert client  # noqa: S101  # there is a URL
+    tables = source_tables(graph) if graph else []
+    inventory = Inventory(client, tables, settings.airbyte_include, settings.airbyte_exclude)
+    deadline = time.monotonic() + known.patience
+    try:
+        found = inventory.known(deadline=deadline)
+        client.now(deadline=deadline)  # jobs may be another right than connections
+    except AirbyteError as error:
+        message, colon, mend = str(error).rpartition(": ")
+        if not colon or not mend.startswith(("check", "see", "LAKEHOUSE")):
+            message, mend = str(error), "See that Airbyte runs, and ask again."
+        return failed(message, mend[0].upper() + mend[1:])
+
+    listened = len(found.connections) - len(found.ignored)
+    words = [f"{settings.airbyte_url} lets us in; {counted(len(found.connections), 'connection')}"]
+    if found.ignored:
+        words[0] += f", {listened} of them listened to (LAKEHOUSE_AIRBYTE_INCLUDE, _EXCLUDE)"
+    if graph is None:
+        words.append("which of them fill dbt's sources is not known without the manifest")
+        return fine("\n".join(words))
+    filled = sum(map(len, found.fills.tables.values()))
+    words[0] += f", {len(found.fills.tables)} mapped to {filled} of {counted(len(tables), 'source table')}"
+    if unmapped := [connection.name or connection.id for connection in found.fills.unmapped]:
+        more = f" and {len(unmapped) - _SOME} more" if len(unmapped) > _SOME else ""
+        words.append(f"fill no source: {', '.join(sorted(unmapped)[:_SOME])}{more}")
+    if found.fills.problems:
+        mend = "Mend meta.lakehouse.airbyte of these sources, or the connections; then lakehouse manifest"
+        return failed("\n".join([*words, *found.fills.problems]), mend)
+    return fine("\n".join(words))

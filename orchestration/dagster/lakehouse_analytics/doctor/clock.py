@@ -1,0 +1,75 @@
+"""The zone of schedules and partitions, and whether this machine's clock is right."""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine
+
+#: Tokens and windows of time bear a small difference.
+TOLERANCE = timedelta(minutes=1)
+
+
+def clock(known: Known) -> Finding:
+    """Compared with the clocks of Trino and Airbyte, where they are asked."""
+    zone = known.settings.timezone
+    words = [f"LAKEHOUSE_TIMEZONE is {zone}, where it is {datetime.now(ZoneInfo(zone)):%H:%M}"]
+    wrong = False
+    compared = list(_differences(known))
+    for who, ahead in compared:
+        seconds = abs(ahead.total_seconds())
+        if abs(ahead) > TOLERANCE:
+            wrong = True
+            words.append(f"this machine's clock is {seconds:.0f} s {'ahead of' if ahead > ZERO else 'behind'} {who}'s")
+        else:
+            words.append(f"this machine's clock agrees with {who}'s")
+    if not compared and any(_servers(known)):
+        words.append("this machine's clock was compared with nobody's: no server told its time")
+    if wrong:
+        return failed("\n".join(words), "Let both machines keep time by NTP (timedatectl set-ntp true).")
+    return fine("; ".join(words))
+
+
+ZERO = timedelta(0)
+
+
+def _differences(known: Known) -> Iterator[tuple[str, timedelta]]:
+    for who, ask in _servers(known):
+        # A server that cannot be reached is another probe's finding.
+        with suppress(Exception):
+            before = datetime.now(UTC)
+            said = email.utils.parsedate_to_datetime(ask())
+            # In the middle of the time that the answer took; it has whole seconds.
+            ours = before + (datetime.now(UTC) - before) / 2
+            yield who, ours - (said if said.tzinfo else said.replace(tzinfo=UTC))
+
+
+def _servers(known: Known) -> Iterator[tuple[str, Callable[[], str]]]:
+    import requests
+
+    from lakehouse_analytics.doctor.data import on_trino
+
+    # Two of them fit into the time of one probe.
+    timeout = known.patience / 2
+
+    def trino() -> str:
+        from lakehouse_analytics.doctor.coordinator import server_of
+        from lakehouse_analytics.trino_session import http_session
+
+        server = server_of(known)
+        with http_session(server) as session:
+            return session.get(f"{server.address}/v1/info", timeout=timeout).headers["Date"]
+
+    def airbyte() -> str:
+        # Whatever it answers without a log-in, it says when.
+        answer = requests.get(f"{known.settings.airbyte_url}/health", timeout=timeout, allow_redirects=False)
+        return answer.headers["Date"]
+
+    if on_trino(known) and "engine" not in known.left_out:
+        yield "Trino", trino
+    if known.settings.airbyte_url and "airbyte" not in known.left_out:
+        yield "Airbyte", airbyte

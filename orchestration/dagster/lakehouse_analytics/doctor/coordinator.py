@@ -1,0 +1,79 @@
+"""Trino asked once and at once: a doctor tells what is, and waits for nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from lakehouse_analytics.doctor.network import reason
+from lakehouse_analytics.doctor.probe import FailedError, Known
+
+if TYPE_CHECKING:
+    from lakehouse_analytics.trino_session import TrinoServer
+
+
+def server_of(known: Known) -> TrinoServer:
+    """The coordinator, with no more patience than a probe has. A token must last for as long as a run may."""
+    from lakehouse_analytics.resources.trino import TrinoResource
+
+    server = TrinoResource.of(known.settings).server()
+    return replace(
+        server,
+        request_timeout=min(server.request_timeout, known.patience),
+        start_timeout=0.0,
+        # Time in Trino's queue counts too.
+        session_properties={**server.session_properties, "query_max_run_time": f"{max(1, known.patience):.0f}s"},
+        token_needed_until=datetime.now(UTC) + timedelta(seconds=known.settings.max_runtime),
+    )
+
+
+def version_of(server: TrinoServer) -> str:
+    """Its version; needs no log-in.
+
+    Raises:
+        FailedError: it cannot be reached, or is starting.
+    """
+    import requests
+
+    from lakehouse_analytics.trino_errors import classify
+    from lakehouse_analytics.trino_session import TrinoError, http_session
+
+    try:
+        with http_session(server) as session:
+            answer = session.get(f"{server.address}/v1/info", timeout=server.request_timeout)
+            said = answer.json() if answer.ok else {}
+    except TrinoError as error:
+        raise FailedError(f"Trino at {server.address}: {_words(error)}", error.failure.advice) from None
+    except ValueError:  # a gateway may answer in its own words
+        said = {}
+    except requests.RequestException as error:
+        advice = classify(RuntimeError(f"failed to execute: {error}")).advice
+        raise FailedError(f"Trino at {server.address} cannot be reached: {reason(error)}", advice) from None
+    if answer.status_code in (429, 502, 503, 504):
+        raise FailedError(f"{server.address} answers {answer.status_code} ({answer.reason})", "See that Trino runs.")
+    if said.get("starting") is True:
+        raise FailedError(f"Trino at {server.address} is still starting", "Ask again in a minute.")
+    version = said.get("nodeVersion")
+    return str(version.get("version")) if isinstance(version, dict) else "of a version that it does not tell"
+
+
+def ask(server: TrinoServer, sql: str) -> list[tuple[Any, ...]]:
+    """The rows of one statement.
+
+    Raises:
+        FailedError: there are none.
+    """
+    from lakehouse_analytics.trino_client import execute
+    from lakehouse_analytics.trino_errors import FULL
+    from lakehouse_analytics.trino_session import TrinoError
+
+    try:
+        return execute(server, sql).rows
+    except TrinoError as error:
+        advice = FULL if error.failure.name == "EXCEEDED_TIME_LIMIT" else error.failure.advice
+        raise FailedError(f"Trino at {server.address}: {_words(error)}", advice) from None
+
+
+def _words(error: Any) -> str:
+    return f"{error.failure.name}: {' '.join(str(error.failure.message).split())[:300]}"

@@ -1,0 +1,114 @@
+"""Does the engine answer and let us in, and does it have the schemas that dbt reads and writes?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine
+
+if TYPE_CHECKING:
+    from lakehouse_analytics.graph import Graph
+
+Schemas = Mapping[str, set[str]]
+
+
+def engine(known: Known) -> Finding:
+    """DuckDB's file opens, or Trino answers and lets us in."""
+    if on_trino(known):
+        from lakehouse_analytics.doctor import coordinator
+
+        server = coordinator.server_of(known)
+        version = coordinator.version_of(server)
+        coordinator.ask(server, "select 1")
+        return fine(f"Trino {version} at {server.address} lets {server.user} in ({_log_in(server.auth)})")
+    [[duckdb]] = _duckdb(known, "select version()")
+    return fine(f"DuckDB {duckdb} opens {known.settings.duckdb_path}")
+
+
+def catalog(known: Known) -> Finding:
+    """The schemas of the project's sources are there. Those of its layers need not be."""
+    read, written = _sources(known.graph), _layers(known.graph)
+    there = {database: _there(known, database) for database in {*read, *written}}
+    lacking = {database: _missing(schemas, there[database]) for database, schemas in read.items()}
+    words = []
+    for database in sorted(there):
+        found = there[database]
+        if found is None:
+            words.append(f"{database} is another database, which dbt attaches: not looked at")
+            continue
+        here = sorted((read.get(database, set()) | written.get(database, set())) & found)
+        words.append(f"{database} has {', '.join(here) or 'none of the schemas yet'}")
+        if later := _missing(written.get(database, set()) - read.get(database, set()), found):
+            words.append(f"not there yet, and made by dbt's first build: {', '.join(later)}")
+    if any(lacking.values()):
+        of = [f"{database}.{schema}" for database, schemas in sorted(lacking.items()) for schema in schemas]
+        return failed(
+            "\n".join([f"schemas of dbt's sources are missing: {', '.join(of)}", *words]),
+            "Fill them (`lakehouse ingest`, a sync of Airbyte), or mend `schema` and `database` of the sources.",
+        )
+    return fine("\n".join(words) or "the project has neither sources nor tables")
+
+
+def on_trino(known: Known) -> bool:
+    """Whether the engine is Trino: as the manifest says, if there is one."""
+    graph = known.graph_if_any
+    return graph.adapter == "trino" if graph else known.settings.on_trino
+
+
+def _there(known: Known, database: str) -> set[str] | None:
+    """Its schemas; None of a database that only dbt knows how to reach."""
+    from lakehouse_analytics.sql import identifier
+
+    if on_trino(known):
+        from lakehouse_analytics.doctor import coordinator
+
+        rows = coordinator.ask(coordinator.server_of(known), f"show schemas from {identifier(database)}")
+        return {str(name).lower() for (name,) in rows}
+    if database.lower() != known.settings.duckdb_path.stem.lower():
+        return None
+    rows = _duckdb(known, "select schema_name from duckdb_schemas() where database_name = current_database()")
+    return {str(name).lower() for (name,) in rows}
+
+
+def _missing(wanted: Collection[str], found: set[str] | None) -> list[str]:
+    return [] if found is None else sorted({*wanted} - found)
+
+
+def _sources(graph: Graph) -> Schemas:
+    # dbt-duckdb reads the files of an external location instead of a table.
+    return _by_database(
+        source.node for source in graph.sources.values() if "external_location" not in str(source.node.get("meta"))
+    )
+
+
+def _layers(graph: Graph) -> Schemas:
+    return _by_database(table.node for table in graph.tables.values())
+
+
+def _by_database(nodes: Iterator[Mapping[str, object]]) -> Schemas:
+    found: dict[str, set[str]] = defaultdict(set)
+    for node in nodes:
+        found[str(node["database"])].add(str(node["schema"]).lower())
+    return found
+
+
+def _duckdb(known: Known, sql: str) -> list[tuple[object, ...]]:
+    from lakehouse_analytics.database import DatabaseError, connect
+
+    path = known.settings.duckdb_path
+    if not path.exists():
+        raise FailedError(
+            f"{path} does not exist yet", "lakehouse ingest (or make demo) makes it; or set LAKEHOUSE_DUCKDB_PATH."
+        )
+    try:
+        with connect(path, timeout=min(known.settings.duckdb_lock_timeout, known.patience)) as connection:
+            return connection.execute(sql).fetchall()
+    except DatabaseError as error:
+        message, _, mend = str(error).partition(". ")
+        raise FailedError(message, mend or "Set LAKEHOUSE_DUCKDB_PATH to a file of DuckDB.") from None
+
+
+def _log_in(auth: str) -> str:
+    return {"none": "no log-in"}.get(auth, f"log-in by {auth}")

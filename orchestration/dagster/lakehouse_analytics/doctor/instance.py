@@ -1,0 +1,164 @@
+"""Dagster's storage, its daemons, and what of the code location is switched on there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine
+from lakehouse_analytics.names import counted, plural
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.run_request import InstigatorType
+    from dagster._core.scheduler.instigation import InstigatorState
+
+CHECK_STORAGE = "Check `storage` in dagster.yaml, and that the database it names runs: Dagster tries one for a while."
+IMPORTS = ("dagster._daemon.controller", "dagster._core.storage.sqlite_storage", "alembic.command")
+LOCATION = "lakehouse_analytics"
+#: Seconds without a heartbeat after which a daemon is dead; they come every 30. Dagster itself waits half an hour.
+SILENCE = 300.0
+
+
+def storage(known: Known) -> Finding:
+    """The instance of DAGSTER_HOME opens and answers, and its schema is this Dagster's."""
+    from dagster import DagsterInstance
+
+    home = os.getenv("DAGSTER_HOME")
+    if not home:
+        return failed(
+            "DAGSTER_HOME is not set: it is where Dagster keeps its runs", "Set it; `make` uses .dagster_home."
+        )
+    if not (Path(home) / "dagster.yaml").is_file():
+        return failed(f"there is no dagster.yaml in DAGSTER_HOME ({home})", "lakehouse init")
+    try:
+        instance = DagsterInstance.get()
+        runs = instance.get_runs_count()
+        old = _behind(instance)
+    except Exception as error:
+        mend = "Back it up; then: dagster instance migrate" if "Outdated" in type(error).__name__ else CHECK_STORAGE
+        return failed(f"the instance in {home} cannot be used: {_first_cause(error)}", mend)
+    if old:
+        return failed(
+            f"the schema of the instance in {home} is older than Dagster: {', '.join(old)}",
+            "Back it up; then: dagster instance migrate",
+        )
+    known.instance = instance
+    return fine(f"the instance in {home} answers: {counted(runs, 'run')}; its schema is up to date")
+
+
+def daemons(known: Known) -> Finding:
+    """Every daemon that this instance needs has sent a heartbeat lately."""
+    from dagster._daemon.controller import get_daemon_statuses
+
+    instance = known.instance
+    silence = max(SILENCE, 3.0 * instance.run_monitoring_poll_interval_seconds)
+    statuses = get_daemon_statuses(instance, instance.get_required_daemon_types(), heartbeat_tolerance_seconds=silence)
+    ill = [status for status in statuses.values() if not status.healthy]
+    if not ill:
+        oldest = max(
+            (time.time() - s.last_heartbeat.timestamp for s in statuses.values() if s.last_heartbeat), default=0
+        )
+        return fine(
+            f"{', '.join(_short(s.daemon_type) for s in statuses.values())}; last heard {max(oldest, 0):.0f} s ago"
+        )
+    words = []
+    for status in ill:
+        heard = status.last_heartbeat
+        if heard is None:
+            words.append(f"{_short(status.daemon_type)}: never heard of")
+        elif heard.errors:
+            error = heard.errors[0].message.strip().splitlines()
+            words.append(f"{_short(status.daemon_type)}: {error[0] if error else 'an error without words'}")
+        else:
+            words.append(f"{_short(status.daemon_type)}: silent for {_age(time.time() - heard.timestamp)}")
+    mend = "Start the daemon: make dev on one machine, dagster-daemon run elsewhere; its log says more."
+    if len(ill) == len(statuses) and len({word.partition(": ")[2] for word in words}) == 1:
+        words = [f"none runs: {words[0].partition(': ')[2]}"]
+    return failed("\n".join(words), mend)
+
+
+def schedules(known: Known) -> Finding:
+    """Every schedule is switched on: nothing is built at night without."""
+    from dagster._core.definitions.run_request import InstigatorType
+
+    on = _switched_on(known, InstigatorType.SCHEDULE, known.location.schedules)
+    off = [name for name, runs in on.items() if not runs]
+    return _told(known, "schedule", [name for name, runs in on.items() if runs], off, [])
+
+
+def sensors(known: Known) -> Finding:
+    """Every sensor that runs unless somebody stops it does run. Others are as somebody wanted them."""
+    from dagster._core.definitions.run_request import InstigatorType
+
+    declared = known.location.sensors
+    on = _switched_on(known, InstigatorType.SENSOR, declared)
+    off = [name for name, runs in on.items() if not runs]
+    stopped, idle = [name for name in off if declared[name]], [name for name in off if not declared[name]]
+    return _told(known, "sensor", [name for name, runs in on.items() if runs], stopped, idle)
+
+
+def _told(known: Known, what: str, running: list[str], stopped: list[str], idle: list[str]) -> Finding:
+    words = []
+    if stopped:
+        words.append(f"stopped: {', '.join(stopped)}")
+    if running:
+        words.append(f"running: {', '.join(running)}")
+    if idle:
+        words.append(f"off, as declared: {', '.join(idle)}")
+    if not stopped:
+        return fine("; ".join(words) or f"there are no {plural(what)}")
+    page = f"{known.settings.webserver_url.rstrip('/')}/automation"
+    command = f"dagster {what} start {stopped[0]} -w orchestration/dagster/dagster_workspace.yaml"
+    return failed("; ".join(words), f"Switch it on in the UI ({page}), or: {command}")
+
+
+def _switched_on(known: Known, kind: InstigatorType, declared: Mapping[str, bool]) -> dict[str, bool]:
+    from dagster._core.scheduler.instigation import InstigatorStatus
+
+    states = known.instance.all_instigator_state(instigator_type=kind)
+    found = {}
+    for name, by_default in sorted(declared.items()):
+        state = _of_location([state for state in states if state.instigator_name == name])
+        manual = state and state.status in (InstigatorStatus.RUNNING, InstigatorStatus.STOPPED)
+        found[name] = state.status is InstigatorStatus.RUNNING if state and manual else by_default
+    return found
+
+
+def _of_location(states: list[InstigatorState]) -> InstigatorState | None:
+    """Of ours; of another name's where there is none, because a deployment names its locations as it likes."""
+    ours = [state for state in states if state.origin.repository_origin.code_location_origin.location_name == LOCATION]
+    return next(iter([*ours, *states]), None)
+
+
+def _behind(instance: object) -> list[str]:
+    """Storages whose schema is not the newest."""
+    storages = (("runs", "run_storage"), ("events", "event_log_storage"), ("schedules", "schedule_storage"))
+    old = []
+    for name, attribute in storages:
+        storage = getattr(instance, attribute, None)
+        version = storage.alembic_version() if storage else None
+        if version and version[0] != version[1]:
+            old.append(f"{name} at {version[0]}, not {version[1]}")
+    return old
+
+
+def _first_cause(error: BaseException) -> str:
+    # Dagster wraps what the database said into "too many retries".
+    while error.__cause__:
+        error = error.__cause__
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {line}"
+
+
+def _short(daemon: str) -> str:
+    return daemon.removesuffix("_DAEMON").replace("_", " ").lower()
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            return counted(int(seconds // size), unit)
+    return counted(int(seconds), "second")

@@ -1,0 +1,135 @@
+"""What a probe is, what it may find, and what probes tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from lakehouse_analytics.dbt_project import DbtProject
+    from lakehouse_analytics.graph import Graph
+    from lakehouse_analytics.settings import Settings
+
+#: Of a probe's time, what it waits for somebody else: what it says then is better than that it was ended.
+PATIENCE = 0.8
+
+
+class Status(StrEnum):
+    """How it stands. `skipped`: it does not apply here, nobody wanted it, or it could not be asked."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a probe found.
+
+    Attributes:
+        message: What is so. Further lines are further findings.
+        mend: What a person does about it; empty where nothing is to be done.
+    """
+
+    status: Status
+    message: str
+    mend: str = ""
+
+
+def fine(message: str) -> Finding:
+    """All is well."""
+    return Finding(Status.OK, message)
+
+
+def failed(message: str, mend: str) -> Finding:
+    """Something is to be mended."""
+    return Finding(Status.FAILED, message, mend)
+
+
+def skipped(message: str) -> Finding:
+    """Nothing was found out, and why."""
+    return Finding(Status.SKIPPED, message)
+
+
+class FailedError(Exception):
+    """A finding, from deep inside a probe."""
+
+    def __init__(self, message: str, mend: str) -> None:
+        super().__init__(message)
+        self.finding = failed(message, mend)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A probe's finding, and how long it took."""
+
+    name: str
+    status: Status
+    message: str
+    mend: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Location:
+    """What the code location declares. Schedules and sensors by name: whether they run unless somebody stops them."""
+
+    assets: int
+    jobs: int
+    schedules: Mapping[str, bool]
+    sensors: Mapping[str, bool]
+
+
+@dataclass
+class Known:
+    """What probes have found out for those that need them.
+
+    What is not set here is set by the probe of that name, which must be one of the reader's `needs`.
+
+    Attributes:
+        timeout: Seconds that each probe has.
+        left_out: Probes that nobody wants.
+    """
+
+    timeout: float
+    left_out: frozenset[str] = frozenset()
+    settings: Settings = field(init=False)
+    project: DbtProject = field(init=False)
+    graph: Graph = field(init=False)
+    location: Location = field(init=False)
+    instance: DagsterInstance = field(init=False)
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for an answer."""
+        return self.timeout * PATIENCE
+
+    @property
+    def graph_if_any(self) -> Graph | None:
+        """The graph, where there is a manifest."""
+        return getattr(self, "graph", None)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One question.
+
+    Attributes:
+        name: For people and for `--skip`.
+        ask: Finds out; may raise.
+        needs: Probes that must have gone well before.
+        after: Probes that must have ended before, however.
+        if_silent: What to look at where it gives no answer in time.
+        imports: Names the modules of some CPU seconds that it needs; their import is no part of its time.
+    """
+
+    name: str
+    ask: Callable[[Known], Finding]
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    if_silent: str = "See whether what it asks is overloaded, or cut off by a firewall."
+    imports: Callable[[], tuple[str, ...]] = tuple

@@ -1,0 +1,29 @@
+"""Every probe, in the order in which they are told."""
+
+from __future__ import annotations
+
+from lakehouse_analytics.doctor import airbyte, clock, data, instance, project, warehouse
+from lakehouse_analytics.doctor.probe import Probe
+
+PROBES = (
+    Probe("settings", project.settings),
+    Probe("manifest", project.manifest, needs=("settings",)),
+    Probe("location", project.location, needs=("settings", "manifest")),
+    # After the manifest, which says which engine it is.
+    Probe("engine", data.engine, needs=("settings",), after=("manifest",), imports=lambda: ("dagster", "trino.dbapi")),
+    Probe("catalog", data.catalog, needs=("settings", "manifest", "engine")),
+    Probe(
+        "warehouse",
+        warehouse.warehouse,
+        needs=("settings",),
+        if_silent=warehouse.CHECK_ENDPOINT,
+        imports=warehouse.imports,
+    ),
+    Probe("airbyte", airbyte.airbyte, needs=("settings",), after=("manifest",), imports=lambda: ("dagster",)),
+    Probe("storage", instance.storage, if_silent=instance.CHECK_STORAGE, imports=lambda: instance.IMPORTS),
+    Probe("daemons", instance.daemons, needs=("storage",)),
+    Probe("schedules", instance.schedules, needs=("settings", "location", "storage")),
+    Probe("sensors", instance.sensors, needs=("settings", "location", "storage")),
+    Probe("clock", clock.clock, needs=("settings",), after=("engine", "airbyte")),
+)
+NAMES = tuple(probe.name for probe in PROBES)

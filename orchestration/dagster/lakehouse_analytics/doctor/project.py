@@ -1,0 +1,90 @@
+"""Is the environment right, is the manifest fresh, does the code location load?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from lakehouse_analytics.dbt_project import PREPARE, DbtProject, ManifestError
+from lakehouse_analytics.doctor.probe import Finding, Known, Location, failed, fine
+from lakehouse_analytics.names import counted
+from lakehouse_analytics.settings import Settings, SettingsError
+
+_SOME = 5
+
+
+def settings(known: Known) -> Finding:
+    """The variables that `settings.py` knows."""
+    try:
+        known.settings = Settings.load()
+    except SettingsError as error:
+        _, *problems = str(error).splitlines()
+        return failed(
+            "\n".join(problem.strip() for problem in problems), "Set them where this process gets its environment."
+        )
+    engine = "Trino" if known.settings.on_trino else "DuckDB"
+    return fine(f"LAKEHOUSE_ENV is {known.settings.env}, dbt's target {known.settings.target}, on {engine}")
+
+
+def manifest(known: Known) -> Finding:
+    """The manifest is there, as new as the project's files, and its contracts are right."""
+    from lakehouse_analytics.contract import ContractError
+    from lakehouse_analytics.manifest import read
+
+    project = DbtProject.of(known.settings)
+    path = project.manifest_path
+    try:
+        configuration = project.configuration()
+        changed = project.changes()
+    except ManifestError as error:
+        message = str(error).partition(": set ")[0]
+        return failed(message, "Set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project, or mend that file.")
+    if changed is None:
+        return failed(f"there is none at {path}", PREPARE)
+    if changed:
+        some = ", ".join(changed[:_SOME]) + (f" and {len(changed) - _SOME} more" if len(changed) > _SOME else "")
+        return failed(f"{path} is stale: changed since it was made: {some}", PREPARE)
+    try:
+        known.graph = read(project.manifest(), configuration)
+    except ManifestError as error:
+        return failed(str(error), PREPARE)
+    except ContractError as error:
+        return failed(str(error), f"Mend meta.lakehouse in the files named; then {PREPARE}")
+    known.project = project
+    tables, sources = counted(len(known.graph.tables), "table"), counted(len(known.graph.sources), "source table")
+    return fine("\n".join([f"{path} is fresh: {tables}, {sources}", *known.graph.warnings]))
+
+
+def location(known: Known) -> Finding:
+    """`definitions` loads in a fresh interpreter, as it does in a code server."""
+    # Under `dg dev` the location would parse the project, which is another question.
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_IS_DEV_CLI"}
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "lakehouse_analytics.doctor.load"],
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            timeout=known.timeout * 0.95,  # so that it is ended by us, and does not outlive the command
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return failed(
+            f"lakehouse_analytics.definitions did not load within {known.timeout:g} s",
+            "Try a longer --timeout; if that does not help: python -X importtime -m lakehouse_analytics.doctor.load",
+        )
+    seconds = time.monotonic() - began
+    said = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "{}")
+    answer = json.loads(said)
+    if done.returncode != 0 or "error" in answer or not answer:
+        ended = next(reversed(done.stderr.strip().splitlines()), f"ended with exit code {done.returncode}")
+        return failed(
+            f"lakehouse_analytics.definitions does not load: {answer.get('error') or ended}",
+            "See the whole error: python -m lakehouse_analytics.doctor.load --traceback",
+        )
+    known.location = found = Location(**answer)
+    return fine(
+        f"{counted(found.assets, 'asset')}, {counted(found.jobs, 'job')}, {counted(len(found.schedules), 'schedule')}, "
+        f"{counted(len(found.sensors), 'sensor')}; a fresh interpreter loads it in {seconds:.1f} s"
+    )

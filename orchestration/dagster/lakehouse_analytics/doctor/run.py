@@ -1,0 +1,129 @@
+"""Asks the probes: each in a thread of its own, as soon as those it needs have answered, and not for ever.
+
+Threads of probes that hang are left behind; the process that ends takes them with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, Probe, Result, Status, failed, skipped
+
+
+class Run:
+    """One examination.
+
+    Args:
+        probes: In the order of the report; each after those that it needs.
+        known: What they share.
+        mask: Takes secrets out of a text.
+    """
+
+    def __init__(self, probes: Sequence[Probe], known: Known, mask: Callable[[str], str]) -> None:
+        self._probes, self._known, self._mask = probes, known, mask
+        self._answers: queue.SimpleQueue[tuple[str, Finding]] = queue.SimpleQueue()
+        self._began: dict[str, float] = {}
+        self._results: dict[str, Result] = {}
+        #: Why a probe was not asked: probes that failed or were left out.
+        self._causes: dict[str, list[str]] = {}
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a thread was left behind."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def results(self) -> Iterator[Result]:
+        """Every probe's result, in the order of the probes and each as soon as it is there."""
+        for probe in self._probes:
+            while probe.name not in self._results:
+                self._start_what_can()
+                if probe.name not in self._results:
+                    self._wait()
+            yield self._results[probe.name]
+
+    def load(self) -> None:
+        """Import what probes need, before their time begins and never in two threads at once."""
+        for probe in self._probes:
+            for module in probe.imports() if probe.name not in self._known.left_out else ():
+                with suppress(ImportError):  # the probe itself tells of it
+                    importlib.import_module(module)
+
+    def _start_what_can(self) -> None:
+        for probe in self._probes:
+            if probe.name in self._began or probe.name in self._results:
+                continue
+            if probe.name in self._known.left_out:
+                self._end(probe.name, skipped("left out (--skip)"))
+                self._causes[probe.name] = [f"{probe.name} is left out"]
+            elif self._waits_for(probe.needs + probe.after):
+                continue
+            elif lacking := [name for name in probe.needs if self._results[name].status is not Status.OK]:
+                causes = [cause for name in lacking for cause in self._causes.get(name, [f"{name} failed"])]
+                self._causes[probe.name] = list(dict.fromkeys(causes))
+                self._end(probe.name, skipped(f"not asked, because {' and '.join(self._causes[probe.name])}"))
+            else:
+                self._began[probe.name] = time.monotonic()
+                thread = threading.Thread(target=self._ask, args=(probe,), name=f"doctor: {probe.name}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _waits_for(self, names: Collection[str]) -> bool:
+        return any(name not in self._results for name in names)
+
+    def _ask(self, probe: Probe) -> None:
+        try:
+            finding = probe.ask(self._known)
+        except FailedError as error:
+            finding = error.finding
+        except Exception as error:
+            finding = _unforeseen(error)
+        self._answers.put((probe.name, finding))
+
+    def _wait(self) -> None:
+        asked = [name for name in self._began if name not in self._results]
+        end = {name: self._began[name] + self._known.timeout for name in asked}
+        try:
+            name, finding = self._answers.get(timeout=max(0.0, min(end.values()) - time.monotonic()))
+        except queue.Empty:
+            name = min(asked, key=end.__getitem__)
+            finding = failed(
+                f"no answer within {self._known.timeout:g} s",
+                f"{next(probe.if_silent for probe in self._probes if probe.name == name)} --timeout gives it longer.",
+            )
+        if name not in self._results:  # the late answer of one that was given up
+            self._end(name, finding)
+
+    def _end(self, name: str, finding: Finding) -> None:
+        now = time.monotonic()
+        seconds = now - self._began.get(name, now)
+        message, mend = self._mask(finding.message), self._mask(finding.mend)
+        self._results[name] = Result(name, finding.status, message, mend, round(seconds, 2))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What libraries log and warn of has no place in the report."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def _unforeseen(error: Exception) -> Finding:
+    line = next(iter(str(error).strip().splitlines()), "")
+    return failed(
+        f"{type(error).__name__}: {line}" if line else type(error).__name__,
+        "Nobody foresaw this error: see SECURITY.md before you post it, it may tell of your systems.",
+    )

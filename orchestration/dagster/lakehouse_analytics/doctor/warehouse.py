@@ -1,0 +1,94 @@
+"""Can we write to the object storage, as ingest does and as pyiceberg is configured?"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped
+from lakehouse_analytics.iceberg.catalog import VARIABLE
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.io import FileIO
+
+#: A folder of its own below the warehouse's path, and a note that stays in it. When pyarrow deletes an object it puts
+#: an empty one in the place of the folder; rclone, the local stack's S3 server, then hides the folder for a second, and
+#: for good where nothing else is in it.
+FOLDER, NOTE = "lakehouse-doctor", "README.txt"
+CHECK_ENDPOINT = "See that the catalog's database and the object storage answer (PYICEBERG_CATALOG__*)."
+
+
+def imports() -> tuple[str, ...]:
+    """Where there is a catalog."""
+    return ("pyiceberg.catalog.sql", "pyiceberg.io.pyarrow") if os.getenv(VARIABLE) else ()
+
+
+def warehouse(known: Known) -> Finding:
+    """An object is written below the warehouse's path and deleted again."""
+    from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog, reason
+
+    name = known.settings.iceberg_catalog
+    if name is None:
+        return skipped("LAKEHOUSE_ICEBERG_CATALOG is not set")
+    try:
+        catalog = open_catalog(name)
+        place = _place(catalog)
+    except CatalogError as error:
+        message, _, mend = str(error).partition(". ")
+        return failed(message, mend or "Check PYICEBERG_CATALOG__*.")
+    if place is None:
+        return skipped(f"the catalog {name} is there; it does not tell where its warehouse is")
+    folder = f"{place.rstrip('/')}/{FOLDER}"
+    location = f"{folder}/{uuid.uuid4().hex}"
+
+    from pyiceberg.io import load_file_io
+
+    patience = f"{max(1, known.patience / 3):.0f}"
+    waits = {"s3.connect-timeout": patience, "s3.request-timeout": patience}
+    files = load_file_io({**waits, **catalog.properties}, location)
+    try:
+        _write(files, location)
+        if not files.new_input(f"{folder}/{NOTE}").exists():
+            _write(files, f"{folder}/{NOTE}")
+    except Exception as error:
+        with suppress(Exception):  # an answer may be lost although the object is there
+            files.delete(location)
+        return failed(
+            f"nothing can be written below {place}: {_short(reason(name, error))}",
+            f"Check PYICEBERG_CATALOG__{name.upper().replace('-', '_')}__*: endpoint, keys, region and WAREHOUSE.",
+        )
+    try:
+        files.delete(location)
+    except Exception as error:
+        if files.new_input(location).exists():  # it may be the folder that pyarrow could not put
+            return failed(
+                f"{location} was written and cannot be deleted: {_short(reason(name, error))}",
+                "Delete it, and grant the right to delete: upkeep and ingest need it.",
+            )
+    return fine(f"the catalog {name} opens; an object was written below {place} and deleted")
+
+
+def _write(files: FileIO, location: str) -> None:
+    # `overwrite`, because that does not look first whether it is there.
+    with files.new_output(location).create(overwrite=True) as stream:
+        stream.write(b"`lakehouse doctor` writes here to see that it can, and deletes all but this note.\n")
+
+
+def _short(reason: str) -> str:
+    """Without what the SDK was about to do and with which of our names."""
+    _, told, what = reason.partition("AWS Error ")
+    return told + what if told else reason
+
+
+def _place(catalog: Catalog) -> str | None:
+    """Where its tables lie. The warehouse of a REST catalog may be a name; then a namespace may know."""
+    named = str(catalog.properties.get("warehouse") or "")
+    if "://" in named or named.startswith(("/", "file:")):
+        return named
+    for namespace in catalog.list_namespaces()[:3]:
+        if found := catalog.load_namespace_properties(namespace).get("location"):
+            return str(found)
+    return None

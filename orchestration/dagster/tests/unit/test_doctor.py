@@ -1,0 +1,665 @@
+"""`lakehouse doctor`: in which order it asks, what becomes of probes that fail or hang, and that it keeps secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from lakehouse_analytics import doctor
+from lakehouse_analytics.cli import main
+from lakehouse_analytics.doctor import clock, data, instance, project, warehouse
+from lakehouse_analytics.doctor.probe import (
+    FailedError,
+    Finding,
+    Known,
+    Location,
+    Probe,
+    Status,
+    failed,
+    fine,
+    skipped,
+)
+from lakehouse_analytics.doctor.probes import NAMES, PROBES
+from lakehouse_analytics.doctor.run import Run
+from lakehouse_analytics.doctor.secrets import mask
+from lakehouse_analytics.settings import Settings
+
+Ask = Callable[[Known], Finding]
+
+
+@pytest.fixture(autouse=True)
+def _no_end_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that hangs by mistake must not take pytest with it."""
+
+    def end(code: int) -> None:
+        pytest.fail(f"the process would have ended with {code}: a probe hangs")
+
+    monkeypatch.setattr(os, "_exit", end)
+
+
+def well(known: Known) -> Finding:
+    return fine("well")
+
+
+def ill(known: Known) -> Finding:
+    return failed("ill", "rest")
+
+
+def raising(error: Exception) -> Ask:
+    def ask(known: Known) -> Finding:
+        raise error
+
+    return ask
+
+
+def examine(*probes: Probe, timeout: float = 5.0, skip: tuple[str, ...] = ()) -> dict[str, tuple[str, str, str]]:
+    """Status, message and mend by name, in the order told."""
+    run = Run(probes, Known(timeout, frozenset(skip)), mask())
+    return {result.name: (result.status.value, result.message, result.mend) for result in run.results()}
+
+
+@pytest.fixture
+def hanging() -> Iterator[Ask]:
+    """A probe that waits for the end of the test."""
+    end = threading.Event()
+
+    def ask(known: Known) -> Finding:
+        end.wait(60)
+        return fine("too late")
+
+    yield ask
+    end.set()
+
+
+# --- Order
+
+
+def test_every_probe_comes_after_those_it_needs() -> None:
+    for number, probe in enumerate(PROBES):
+        assert {*probe.needs, *probe.after} <= {*NAMES[:number]}, probe.name
+    assert len({*NAMES}) == len(NAMES)
+
+
+def test_they_are_told_in_their_order_whichever_is_ready_first() -> None:
+    second_is_done = threading.Event()
+
+    def first(known: Known) -> Finding:
+        assert second_is_done.wait(5)  # independent ones run at the same time
+        return fine("first")
+
+    def second(known: Known) -> Finding:
+        second_is_done.set()
+        return fine("second")
+
+    assert [*examine(Probe("a", first), Probe("b", second))] == ["a", "b"]
+
+
+def test_a_probe_uses_what_another_found_out() -> None:
+    def find(known: Known) -> Finding:
+        known.location = Location(1, 2, {}, {})
+        return fine("")
+
+    def use(known: Known) -> Finding:
+        return fine(str(known.location.jobs))
+
+    assert examine(Probe("a", find), Probe("b", use, needs=("a",)))["b"][1] == "2"
+
+
+def test_what_needs_a_failed_one_is_not_asked_and_names_the_cause() -> None:
+    found = examine(
+        Probe("a", ill),
+        Probe("b", raising(AssertionError("asked")), needs=("a",)),
+        Probe("c", raising(AssertionError("asked")), needs=("b",)),
+        Probe("d", well, after=("a", "b")),
+        Probe("e", well),
+    )
+    assert found == {
+        "a": ("failed", "ill", "rest"),
+        "b": ("skipped", "not asked, because a failed", ""),
+        "c": ("skipped", "not asked, because a failed", ""),
+        "d": ("ok", "well", ""),
+        "e": ("ok", "well", ""),
+    }
+
+
+def test_what_is_left_out_is_not_asked_nor_what_needs_it() -> None:
+    found = examine(Probe("a", raising(AssertionError("asked"))), Probe("b", ill, needs=("a",)), skip=("a",))
+    assert found == {
+        "a": ("skipped", "left out (--skip)", ""),
+        "b": ("skipped", "not asked, because a is left out", ""),
+    }
+
+
+def test_an_error_that_nobody_foresaw_is_a_line() -> None:
+    found = examine(Probe("a", raising(ZeroDivisionError("by\nzero"))), Probe("b", raising(FailedError("so", "do"))))
+    assert found["a"][:2] == ("failed", "ZeroDivisionError: by")
+    assert found["b"] == ("failed", "so", "do")
+
+
+# --- Time
+
+
+def test_a_probe_that_hangs_is_told_and_keeps_nobody(hanging: Ask) -> None:
+    began = time.monotonic()
+    found = examine(Probe("a", hanging), Probe("b", well), Probe("c", well, needs=("a",)), timeout=0.2)
+    assert time.monotonic() - began < 5
+    assert found["a"][:2] == ("failed", "no answer within 0.2 s")
+    assert "--timeout" in found["a"][2]
+    assert found["b"][0] == "ok"
+    assert found["c"] == ("skipped", "not asked, because a failed", "")
+
+
+def test_the_answer_of_one_that_was_given_up_changes_nothing() -> None:
+    def slow(known: Known) -> Finding:
+        time.sleep(0.3)
+        return fine("late")
+
+    def slower(known: Known) -> Finding:
+        time.sleep(0.4)
+        return fine("b")
+
+    found = examine(Probe("a", slow), Probe("b", slower, after=("a",)), timeout=0.2)
+    assert [found[name][1] for name in "ab"] == ["no answer within 0.2 s"] * 2
+
+
+def test_each_has_its_own_deadline_from_when_it_is_asked() -> None:
+    def half(known: Known) -> Finding:
+        time.sleep(0.6)
+        return fine("done")
+
+    chain = [Probe("a", half), Probe("b", half, needs=("a",)), Probe("c", half, needs=("b",))]
+    assert [status for status, _, _ in examine(*chain, timeout=1.2).values()] == ["ok"] * 3
+
+
+def test_the_process_ends_while_a_probe_hangs() -> None:
+    program = """
+        import sys, time
+        from lakehouse_analytics.doctor import examine
+        from lakehouse_analytics.doctor.probe import Probe, fine
+        hangs = Probe("hangs", lambda known: time.sleep(600))
+        sys.exit(examine(as_json=True, timeout=0.2, probes=[hangs, Probe("well", lambda known: fine("well"))]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert [(one["name"], one["status"]) for one in json.loads(done.stdout)] == [("hangs", "failed"), ("well", "ok")]
+    assert done.stderr == ""
+
+
+# --- The report
+
+
+def printed(capsys: pytest.CaptureFixture[str], *probes: Probe, as_json: bool = False) -> tuple[int, str]:
+    code = doctor.examine(as_json=as_json, timeout=5, probes=probes)
+    return code, capsys.readouterr().out
+
+
+def test_a_line_each_with_the_mend_below(capsys: pytest.CaptureFixture[str]) -> None:
+    two = raising(FailedError("one thing\nanother", "do this\nand that"))
+    nothing = Probe("rest", lambda known: skipped("not wanted"))
+    code, text = printed(capsys, Probe("good", well), Probe("wrong", two), nothing)
+    assert code == 1
+    assert text.splitlines()[:-1] == [
+        "✔ good   well",
+        "✘ wrong  one thing",
+        "         another",
+        "         → do this",
+        "         → and that",
+        "– rest   not wanted",
+        "",
+    ]
+    assert text.splitlines()[-1].startswith("1 probe failed: 1 of 3 are fine, 1 not asked. ")
+
+
+def test_the_exit_code_is_0_where_nothing_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, Probe("a", well), Probe("b", lambda known: skipped("")))[0] == 0
+    assert printed(capsys, Probe("a", well), Probe("b", ill))[0] == 1
+    assert printed(capsys, Probe("a", ill), as_json=True)[0] == 1
+
+
+def test_json_is_a_list_of_objects(capsys: pytest.CaptureFixture[str]) -> None:
+    _, text = printed(capsys, Probe("a", well), Probe("b", ill), Probe("c", well, needs=("b",)), as_json=True)
+    found = json.loads(text)
+    assert all(isinstance(one.pop("seconds"), float) for one in found)
+    assert found == [
+        {"name": "a", "status": "ok", "message": "well", "mend": ""},
+        {"name": "b", "status": "failed", "message": "ill", "mend": "rest"},
+        {"name": "c", "status": "skipped", "message": "not asked, because b failed", "mend": ""},
+    ]
+
+
+def test_a_terminal_without_these_signs_gets_words() -> None:
+    program = """
+        from lakehouse_analytics.doctor import examine
+        from lakehouse_analytics.doctor.probe import Probe, failed
+        examine(probes=[Probe("a", lambda known: failed("a…b", "c"))])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, check=False,
+        env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[:2] == ["FAILED a  a?b", "          -> c"], done.stderr
+
+
+# --- The command
+
+
+def lakehouse_doctor(*words: str) -> Result:
+    return CliRunner().invoke(main, ["doctor", *words])
+
+
+def all_but(*names: str) -> list[str]:
+    return [word for name in NAMES if name not in names for word in ("--skip", name)]
+
+
+def test_the_command_leaves_out_what_it_is_told_to() -> None:
+    result = lakehouse_doctor("--json", *all_but("settings", "airbyte"))
+    assert result.exit_code == 0, result.output
+    asked = {one["name"]: one["status"] for one in json.loads(result.stdout)}
+    assert list(asked) == list(NAMES)
+    assert asked["settings"] == "ok"
+    assert asked["airbyte"] == "skipped"  # no URL is set
+
+
+def test_unknown_names_and_times_are_refused() -> None:
+    assert "is not one of 'settings'" in lakehouse_doctor("--skip", "engines").stderr
+    assert lakehouse_doctor("--timeout", "0").exit_code == 2
+
+
+def test_wrong_settings_are_a_line_each_and_stop_what_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_TIMEZONE", "Europe/Berln")
+    monkeypatch.setenv("LAKEHOUSE_TRINO_PORT", "many")
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    result = lakehouse_doctor("--json")
+    assert (result.exit_code, result.stderr) == (1, "")
+    found = {one["name"]: one for one in json.loads(result.stdout)}
+    assert [line.partition(":")[0] for line in found["settings"]["message"].splitlines()] == [
+        "LAKEHOUSE_TIMEZONE",
+        "LAKEHOUSE_TRINO_PORT",
+    ]
+    assert found["storage"]["message"].startswith("DAGSTER_HOME is not set")  # needs no settings
+    others = [one for name, one in found.items() if name not in ("settings", "storage")]
+    assert {one["status"] for one in others} == {"skipped"}
+    assert {one["message"].partition(" and ")[0] for one in others} == {
+        "not asked, because settings failed", "not asked, because storage failed",
+    }  # fmt: skip
+
+
+# --- Secrets
+
+SECRETS = {
+    "LAKEHOUSE_TRINO_PASSWORD": "tr1no-wr0ng",
+    "LAKEHOUSE_AIRBYTE_CLIENT_SECRET": 'a1rbyte"wr0ng',
+    "LAKEHOUSE_SMTP_PASSWORD": "m@il/wr0ng",
+    "PYICEBERG_CATALOG__LAKE__S3__SECRET_ACCESS_KEY": "s3-wr0ng-key",
+    "PYICEBERG_CATALOG__LAKE__URI": "postgresql://lake:p%40ss-wr0ng@127.0.0.1:1/lake",
+    "WAREHOUSE_OF_SOMEBODY": "redis://:r3dis-wr0ng@host/0",
+    "OUR_DB": "inst4nce-wr0ng",
+}
+
+
+def secrets_in(text: str) -> list[str]:
+    return [secret for secret in (*SECRETS.values(), "p%40ss-wr0ng", "p@ss-wr0ng", "wr0ng") if secret in text]
+
+
+@pytest.fixture
+def _secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    (tmp_path / "dagster.yaml").write_text(
+        "storage: {postgres: {postgres_db: {hostname: 127.0.0.1, port: 1, username: d, db_name: d,"
+        " password: {env: OUR_DB}}}}\n"
+    )
+
+
+@pytest.mark.usefixtures("_secrets")
+@pytest.mark.parametrize("secret", [*SECRETS.values(), "p@ss-wr0ng"])
+def test_what_a_library_quotes_of_a_secret_is_masked(secret: str, capsys: pytest.CaptureFixture[str]) -> None:
+    probes = (Probe("a", raising(ValueError(f"<{secret}>"))), Probe("b", raising(FailedError(f"{secret}", secret))))
+    for as_json in (True, False):
+        doctor.examine(as_json=as_json, probes=probes)
+        said = capsys.readouterr()
+        assert not secrets_in(said.out + said.err)
+        assert "****" in said.out
+
+
+@pytest.mark.usefixtures("_secrets")
+def test_a_password_in_dagsters_own_configuration_is_masked(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: 'postgresql://d:hard-c0ded@h/d'}}\n")
+    assert mask()("postgresql://d:hard-c0ded@h/d") == "postgresql://d:****@h/d"
+
+
+@pytest.mark.usefixtures("_secrets")
+def test_paths_users_and_hosts_are_not_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_TRINO_CLIENT_KEY", "/etc/tls/key.pem")
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_ID", "the-application")
+    assert (
+        mask()("/etc/tls/key.pem the-application lake@127.0.0.1") == "/etc/tls/key.pem the-application lake@127.0.0.1"
+    )
+
+
+@pytest.mark.usefixtures("_secrets")
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_no_output_of_the_command_has_a_secret(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_ENV", "trino")
+    monkeypatch.setenv("LAKEHOUSE_TRINO_HTTP_SCHEME", "https")
+    monkeypatch.setenv("LAKEHOUSE_TRINO_HOST", "127.0.0.1")
+    monkeypatch.setenv("LAKEHOUSE_TRINO_PORT", "1")
+    monkeypatch.setenv("LAKEHOUSE_ICEBERG_CATALOG", "lake")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__TYPE", "sql")
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_URL", "http://127.0.0.1:1/api")
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_ID", "me")
+    # Dagster tries PostgreSQL for 15 seconds: once is enough.
+    result = lakehouse_doctor(*words, "--timeout", "60", "--skip", "manifest" if words else "storage")
+    assert result.exit_code == 1
+    assert not secrets_in(result.output)
+    if words:
+        assert "Connection refused" in json.loads(result.stdout)[NAMES.index("storage")]["message"]
+        found = {one["name"]: one["status"] for one in json.loads(result.stdout)}
+        assert [name for name, status in found.items() if status == "failed"] == [
+            "engine", "warehouse", "airbyte", "storage",
+        ], result.output  # fmt: skip
+
+
+# --- The code location, in an interpreter of its own
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What an interpreter that loads the code location meets in place of Dagster."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path / "dagster.py"
+
+
+def test_a_location_that_does_not_load(library: Path) -> None:
+    library.write_text("raise RuntimeError('no such wheel')\n")
+    found = project.location(Known(30.0))
+    assert found.message == "lakehouse_analytics.definitions does not load: RuntimeError: no such wheel"
+    assert found.mend.endswith("python -m lakehouse_analytics.doctor.load --traceback")
+
+
+def test_a_location_that_dies_while_it_loads(library: Path) -> None:
+    library.write_text("import os; os.abort()\n")
+    found = project.location(Known(30.0))
+    assert found.message.startswith("lakehouse_analytics.definitions does not load: ")
+
+
+def test_a_location_that_loads_for_ever_is_ended(library: Path) -> None:
+    tell = "pathlib.Path(__file__).with_name('pid').write_text(str(os.getpid()))"
+    library.write_text(f"import os, pathlib, time\n{tell}\ntime.sleep(600)\n")
+    found = project.location(Known(3.0))
+    assert found.message == "lakehouse_analytics.definitions did not load within 3 s"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(library.with_name("pid").read_text()), 0)
+
+
+# --- Trino, as much of it as a few lines can be
+
+
+class Trino(ThreadingHTTPServer):
+    """Answers every request alike, but `/v1/info`."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.info: dict[str, Any] = {"nodeVersion": {"version": "476"}, "starting": False}
+        self.status = 401
+        self.date = ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Trino
+
+    def _answer(self) -> None:
+        is_info = self.path == "/v1/info"
+        status = 200 if is_info else self.server.status
+        said = self.headers.get("Authorization", "")
+        body = json.dumps(self.server.info) if is_info else f"Invalid credentials: {said}"
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    do_GET = do_POST = do_DELETE = _answer  # noqa: N815
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return self.server.date or super().date_time_string(timestamp)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(server: ThreadingHTTPServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def trino(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trino]:
+    server = Trino()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("LAKEHOUSE_ENV", "trino")
+    monkeypatch.setenv("LAKEHOUSE_TRINO_HOST", "127.0.0.1")
+    monkeypatch.setenv("LAKEHOUSE_TRINO_PORT", str(server.server_port))
+    with serving(server):
+        yield server
+
+
+def asked(ask: Ask, timeout: float = 10.0) -> Finding:
+    known = Known(timeout)
+    known.settings = Settings.load()
+    try:
+        return ask(known)
+    except FailedError as error:
+        return error.finding
+
+
+def test_trino_that_refuses_the_log_in(trino: Trino) -> None:
+    found = asked(data.engine)
+    assert found.status is Status.FAILED
+    assert found.message.startswith(f"Trino at http://127.0.0.1:{trino.server_port}: UNAUTHORIZED: error 401")
+    assert "LAKEHOUSE_TRINO_PASSWORD" in found.mend
+
+
+def test_trino_that_is_starting(trino: Trino) -> None:
+    trino.info["starting"] = True
+    assert asked(data.engine).message.endswith("is still starting")
+
+
+def test_trino_that_is_not_there(trino: Trino, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_TRINO_PORT", "1")
+    found = asked(data.engine)
+    assert found.message == "Trino at http://127.0.0.1:1 cannot be reached: connection refused"
+    assert "LAKEHOUSE_TRINO_HOST and LAKEHOUSE_TRINO_PORT" in found.mend
+
+
+def test_a_clock_that_agrees_and_one_that_does_not(trino: Trino, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_TIMEZONE", "Europe/Berlin")
+    agrees = asked(clock.clock)
+    assert agrees.status is Status.OK
+    assert agrees.message.startswith("LAKEHOUSE_TIMEZONE is Europe/Berlin, where it is ")
+    assert agrees.message.endswith("this machine's clock agrees with Trino's")
+    trino.date = trino_time = "Sat, 21 Nov 2020 02:00:00 GMT"
+    wrong = asked(clock.clock)
+    assert wrong.status is Status.FAILED
+    assert "s ahead of Trino's" in wrong.message, trino_time
+
+
+def test_a_clock_that_nobody_can_be_asked_for(trino: Trino, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_TRINO_PORT", "1")
+    found = asked(clock.clock)
+    assert found.status is Status.OK
+    assert "no server told its time" in found.message
+
+
+# --- The warehouse, on a disk
+
+
+@pytest.fixture
+def lake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    SqlCatalog("lake", uri=f"sqlite:///{tmp_path}/lake.db").close()
+    monkeypatch.setenv("LAKEHOUSE_ICEBERG_CATALOG", "lake")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__TYPE", "sql")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", f"sqlite:///{tmp_path}/lake.db")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", f"file://{tmp_path}/warehouse")
+    return tmp_path / "warehouse"
+
+
+def test_what_is_written_into_the_warehouse_is_gone_afterwards(lake: Path) -> None:
+    found = asked(warehouse.warehouse)
+    assert found.status is Status.OK, found
+    assert [path.name for path in lake.rglob("*") if path.is_file()] == [warehouse.NOTE]
+
+
+def test_a_warehouse_that_cannot_be_written(lake: Path) -> None:
+    lake.write_text("a file where a folder should be")
+    found = asked(warehouse.warehouse)
+    assert found.status is Status.FAILED
+    assert found.message.startswith(f"nothing can be written below file://{lake}: ")
+    assert "PYICEBERG_CATALOG__LAKE__*" in found.mend
+
+
+def test_a_warehouse_that_keeps_what_it_was_given(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyiceberg.io.pyarrow import PyArrowFileIO
+
+    monkeypatch.setattr(PyArrowFileIO, "delete", lambda *_: raising(OSError("denied"))(Known(1)))
+    found = asked(warehouse.warehouse)
+    assert "was written and cannot be deleted: OSError: denied" in found.message
+    [left] = [path for path in lake.rglob("*") if path.is_file() and path.name != warehouse.NOTE]
+    assert str(left) in found.message  # so that a person can
+
+
+def test_a_catalog_that_is_not_configured_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_ICEBERG_CATALOG", "nowhere")
+    found = asked(warehouse.warehouse)
+    assert "pyiceberg has no catalog of that name" in found.message
+    assert "PYICEBERG_CATALOG__NOWHERE__URI" in found.mend
+
+
+# --- Dagster's instance
+
+
+@pytest.fixture
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Known]:
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\nrun_monitoring: {enabled: true}\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    made = Known(10.0)
+    made.settings = Settings.load()
+    made.location = Location(1, 1, {"daily": False, "nightly": True}, {"always": True, "seldom": False})
+    found = instance.storage(made)
+    assert found.status is Status.OK, found
+    assert "0 runs; its schema is up to date" in found.message
+    yield made
+    made.instance.dispose()
+
+
+def test_an_instance_that_was_never_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    found = instance.storage(Known(10.0))
+    assert found.mend == "lakehouse init"
+    assert [*tmp_path.iterdir()] == []  # nothing is made by looking
+
+
+def beat(known: Known, age: float, *kinds: str, error: str = "") -> None:
+    from dagster._daemon.types import DaemonHeartbeat
+    from dagster._utils.error import SerializableErrorInfo
+
+    for kind in kinds:
+        errors = [SerializableErrorInfo(error, [], None)] if error else []
+        known.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() - age, kind, "id", errors))
+
+
+def test_daemons_that_never_ran(known: Known) -> None:
+    found = instance.daemons(known)
+    assert (found.status, found.message) == (Status.FAILED, "none runs: never heard of")
+    assert "make dev" in found.mend
+
+
+def test_daemons_that_live_one_that_is_silent_and_one_with_an_error(known: Known) -> None:
+    kinds = known.instance.get_required_daemon_types()
+    beat(known, 20, *kinds)
+    well = instance.daemons(known)
+    assert well.status is Status.OK
+    assert "last heard 2" in well.message
+    beat(known, 7200, "SENSOR")
+    beat(known, 1, "SCHEDULER", error="Kaputt\n  at line 1")
+    found = instance.daemons(known)
+    assert found.status is Status.FAILED
+    assert {*found.message.splitlines()} == {"sensor: silent for 2 hours", "scheduler: Kaputt"}
+
+
+def switch(known: Known, kind: str, name: str, status: str, location: str = "lakehouse_analytics") -> None:
+    from dagster._core.definitions.run_request import InstigatorType
+    from dagster._core.definitions.selector import InstigatorSelector
+    from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+    from dagster._core.scheduler.instigation import (
+        InstigatorState,
+        InstigatorStatus,
+        ScheduleInstigatorData,
+        SensorInstigatorData,
+    )
+
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), "__repository__")
+    origin = repository.get_instigator_origin(name)
+    what = ScheduleInstigatorData("0 2 * * *") if kind == "SCHEDULE" else SensorInstigatorData()
+    state = InstigatorState(origin, InstigatorType[kind], InstigatorStatus[status], what)
+    selector = InstigatorSelector(location_name=location, repository_name="__repository__", name=name)
+    if known.instance.get_instigator_state(origin.get_id(), selector.get_id()):
+        known.instance.update_instigator_state(state)
+    else:
+        known.instance.add_instigator_state(state)
+
+
+def test_a_stopped_schedule_is_told_with_how_to_start_it(known: Known) -> None:
+    found = instance.schedules(known)
+    assert (found.status, found.message) == (Status.FAILED, "stopped: daily; running: nightly")
+    assert "http://localhost:3000/automation" in found.mend
+    assert "dagster schedule start daily -w orchestration/dagster/dagster_workspace.yaml" in found.mend
+    switch(known, "SCHEDULE", "daily", "RUNNING")
+    assert instance.schedules(known) == fine("running: daily, nightly")
+    switch(known, "SCHEDULE", "nightly", "STOPPED")
+    assert instance.schedules(known).message == "stopped: nightly; running: daily"
+
+
+def test_a_sensor_that_somebody_stopped_is_a_failure_and_one_that_nobody_started_is_not(known: Known) -> None:
+    assert instance.sensors(known) == fine("running: always; off, as declared: seldom")
+    switch(known, "SENSOR", "always", "STOPPED")
+    found = instance.sensors(known)
+    assert (found.status, found.message) == (Status.FAILED, "stopped: always; off, as declared: seldom")
+    assert "dagster sensor start always" in found.mend
+
+
+def test_of_two_locations_ours_counts_and_another_where_ours_is_not_there(known: Known) -> None:
+    switch(known, "SCHEDULE", "daily", "RUNNING", location="renamed")
+    assert instance.schedules(known).status is Status.OK
+    switch(known, "SCHEDULE", "daily", "STOPPED")
+    assert instance.schedules(known).status is Status.FAILED
+
+
+def test_a_project_without_schedules_is_fine(known: Known) -> None:
+    known.location = Location(1, 1, {}, {})
+    assert instance.schedules(known) == fine("there are no schedules")
