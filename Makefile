@@ -35,6 +35,10 @@ dev: $(RUNTIME) ## The UI and the daemon on localhost:3000 (PORT=…); DEBUG=1 f
 manifest: $(RUNTIME) ## Parse the dbt project after a change
 	@lakehouse manifest
 
+.PHONY: doctor
+doctor: $(RUNTIME) ## Find out what is wrong: every system, the manifest, the daemons; each with its mend
+	@lakehouse doctor $(ARGS)
+
 ##@ Run the real engine
 .PHONY: stack-up
 stack-up: $(TOOLS)/bin/uv ## Trino, S3 and PostgreSQL on this machine, without Docker; then LAKEHOUSE_ENV=trino make demo
