@@ -39,6 +39,10 @@ manifest: $(RUNTIME) ## Parse the dbt project after a change
 doctor: $(RUNTIME) ## Find out what is wrong: every system, the manifest, the daemons; each with its mend
 	@lakehouse doctor $(ARGS)
 
+.PHONY: airbyte-sim
+airbyte-sim: $(RUNTIME) ## An Airbyte for those who have none: real syncs for the sensor to see
+	@lakehouse airbyte-sim $(ARGS)
+
 ##@ Run the real engine
 .PHONY: stack-up
 stack-up: $(TOOLS)/bin/uv ## Trino, S3 and PostgreSQL on this machine, without Docker; then LAKEHOUSE_ENV=trino make demo
@@ -88,7 +92,7 @@ schema: $(RUNTIME) ## Rewrite the JSON Schema of meta.lakehouse for editors
 	@lakehouse schema --out dbt/lakehouse.schema.json
 
 .PHONY: bench
-bench: bench-load bench-row-counts ## Both benchmarks against stock dagster-dbt, side by side in one run
+bench: bench-load bench-row-counts bench-airbyte ## Every benchmark against stock Dagster, side by side in one run
 
 .PHONY: bench-load
 bench-load: $(DEV) ## Load time
@@ -97,6 +101,10 @@ bench-load: $(DEV) ## Load time
 .PHONY: bench-row-counts
 bench-row-counts: $(DEV) stack-up ## Row counts of 200 tables on the real engine
 	@python benchmarks/row_counts.py $(ARGS)
+
+.PHONY: bench-airbyte
+bench-airbyte: $(DEV) ## One tick of the Airbyte sensor with 1,000 connections
+	@python benchmarks/airbyte_sensor.py $(ARGS)
 
 ##@ Keep it
 .PHONY: lock

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from lakehouse_analytics.airbyte_sim import command as airbyte_sim
 from lakehouse_analytics.doctor.probes import NAMES
 from lakehouse_analytics.ingest.command import ingest
 
@@ -18,6 +19,7 @@ def main() -> None:
 
 
 main.add_command(ingest)
+main.add_command(airbyte_sim)
 
 
 @main.command()
