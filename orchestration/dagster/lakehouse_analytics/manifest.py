@@ -86,6 +86,11 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
     atomicity = atomic.lint(manifest)
     problems += atomicity.errors
     warnings += atomicity.warnings
+    if manifest["metadata"].get("adapter_type") == "trino" and not _tells_the_run(configuration):
+        warnings.append(
+            "dbt_project.yml: no query-comment names the run, so that queries in Trino cannot be traced to it, nor ended "
+            "when its dbt dies: see docs/your-project.md"
+        )
     if problems:
         raise ContractError("\n".join(problems))
     graph = Graph(
@@ -139,6 +144,11 @@ def _named_apart(tests: Iterable[DbtTest]) -> Iterator[DbtTest]:
             name = f"{name}_{check_name(test.unique_id.rsplit('.', 1)[-1])}"
         taken.add((test.attached, name))
         yield replace(test, name=name)
+
+
+def _tells_the_run(configuration: Mapping[str, Any]) -> bool:
+    said = str(configuration.get("query-comment", ""))
+    return "query_comment(" in said or "LAKEHOUSE_RUN_ID" in said
 
 
 def _model_contract(node: Mapping[str, Any], configuration: Mapping[str, Any]) -> ModelContract:

@@ -327,6 +327,19 @@ def test_on_trino_a_model_that_readers_see_half_written_is_refused_with_the_othe
     assert not read(built, {}).warnings
 
 
+@pytest.mark.parametrize(
+    ("comment", "warned"),
+    [(None, True), ({"comment": "ours"}, True), ({"comment": "{{ query_comment(node) }}"}, False),
+     ("{{ env_var('LAKEHOUSE_RUN_ID', '') }}", False)],
+)  # fmt: skip
+def test_a_project_on_trino_whose_queries_do_not_tell_their_run_is_warned_of(comment: Any, warned: bool) -> None:
+    built = Manifest().build()
+    configuration = {} if comment is None else {"query-comment": comment}
+    on_trino = {**built, "metadata": {**built["metadata"], "adapter_type": "trino"}}
+    assert bool([w for w in read(on_trino, configuration).warnings if "query-comment" in w]) == warned
+    assert not read(built, configuration).warnings
+
+
 def test_a_source_table_completes_what_its_source_says() -> None:
     m = Manifest()
     whole = m.source("raw", "a", whole={"airbyte": {"connection": "all"}})
