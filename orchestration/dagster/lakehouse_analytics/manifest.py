@@ -88,8 +88,8 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
     warnings += atomicity.warnings
     if manifest["metadata"].get("adapter_type") == "trino" and not _tells_the_run(configuration):
         warnings.append(
-            "dbt_project.yml: no query-comment names the run, so that queries in Trino cannot be traced to it, nor ended "
-            "when its dbt dies: see docs/your-project.md"
+            "dbt_project.yml: no query-comment names the run, so that queries in Trino cannot be traced to it, nor "
+            "ended when its dbt dies: see docs/your-project.md"
         )
     if problems:
         raise ContractError("\n".join(problems))
