@@ -24,6 +24,7 @@ FILES = {
         name: small
         version: "1.0"
         profile: lakehouse
+        query-comment: {comment: "{{ query_comment(node) }}"}
         models:
           small:
             +materialized: table
@@ -36,6 +37,7 @@ FILES = {
     "macros/generate_schema_name.sql": """
         {% macro generate_schema_name(name, node) %}{{ name or target.schema }}{% endmacro %}
         """,
+    "macros/query_comment.sql": (repository_root() / "dbt" / "macros" / "query_comment.sql").read_text(),
     "models/sources.yml": """
         sources:
           - name: raw

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 from lakehouse_analytics.resources.trino import TrinoResource
-from lakehouse_analytics.settings import Settings, repository_root
+from lakehouse_analytics.settings import Settings
 
 from .conftest import Lakehouse
 
@@ -47,13 +46,6 @@ def page(trino: TrinoResource, query_id: str) -> dict[str, Any]:
 
 @pytest.mark.engine("trino")
 def test_every_query_tells_its_run_and_every_materialization_its_query(lakehouse: Lakehouse) -> None:
-    lakehouse.files["dbt_project.yml"] += """
-        query-comment:
-          comment: "{{ query_comment(node) }}"
-        """
-    macro = Path("macros") / "query_comment.sql"
-    lakehouse.files[str(macro)] = (repository_root() / "dbt" / macro).read_text()
-    lakehouse.write()
     outcome = lakehouse.run("full_refresh", assets=["bronze/a", "silver/sa"])
     assert outcome.success, outcome.failure
     trino = TrinoResource.of(Settings.load())
