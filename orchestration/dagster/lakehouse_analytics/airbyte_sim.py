@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from pathlib import Path
 
 import click
@@ -87,6 +88,7 @@ def serve(*, config_path: Path | None, port: int, every: float, count: int, more
     connection = store.add_connection(configured.name, streams=[stream.name for stream in configured.streams])
     syncs = Syncs(settings, store, config_path, count, more)
     with Simulator(store, port=port, run_sync=syncs.run) as simulator:
+        simulator.requests = deque(maxlen=1)  # nobody reads them here
         click.echo(
             f"Airbyte, simulated, with one connection: {configured.name} ({connection})\n"
             f"  listen to it   LAKEHOUSE_AIRBYTE_URL={simulator.url} make dev\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 
 import dagster as dg
 
@@ -45,12 +46,15 @@ class Listening:
 
     def contract(self, key: Key) -> AirbyteContract:
         """What the contract of a source's table says of Airbyte."""
-        source = next(source for source in self.graph.sources.values() if source.key == key)
-        return source.contract.airbyte or UNNAMED
+        return self._sources[key].contract.airbyte or UNNAMED
+
+    @cached_property
+    def _sources(self) -> dict[Key, Source]:
+        return {source.key: source for source in self.graph.sources.values()}
 
     def bronze_below(self, keys: Sequence[Key]) -> list[dg.AssetKey]:
         """The bronze tables that depend on some source tables."""
-        ids = [source.unique_id for source in self.graph.sources.values() if source.key in keys]
+        ids = [self._sources[key].unique_id for key in keys]
         below = (self.graph.tables[unique_id] for unique_id in self.graph.descendants(ids))
         return sorted(dg.AssetKey(table.key) for table in below if table.layer == "bronze")
 

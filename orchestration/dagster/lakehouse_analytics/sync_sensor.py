@@ -23,8 +23,8 @@ from lakehouse_analytics.names import counted
 from lakehouse_analytics.sync_events import Event, latest_of, not_stored
 
 NAME = "airbyte_sync_sensor"
-#: Seconds of a tick, far below the 60 after which Dagster gives it up.
-BUDGET = 10.0
+#: Seconds of a tick, and of one that has to list the connections anew; Dagster gives it up after 60.
+BUDGET, LISTING = 10.0, 40.0
 #: Seconds between two searches for jobs that run too long; each costs one request, and one a job that is old.
 STALLED_EVERY = 600.0
 MOST_OLD = 5
@@ -108,19 +108,22 @@ class Tick:
         return found
 
     def _answer(self, found: Poll) -> dg.SensorResult:
-        cursor = replace(found.cursor, ticked=self.began)
+        # What ends after a replay has the usual keys.
+        epoch = "" if found.finished else found.cursor.epoch
+        cursor = replace(found.cursor, ticked=self.began, epoch=epoch)
         search = self.began - cursor.asked_for_stalled > STALLED_EVERY
         events: list[Event] = []
         requests: list[dg.RunRequest] = []
         if found.jobs:
-            known = self.listening.inventory.known({job.connection for job in found.jobs}, deadline=self.deadline)
+            needed = {job.connection for job in found.jobs}
+            known = self.listening.inventory.known(needed, deadline=self.deadline - BUDGET + LISTING)
             by_connection: dict[str, list[Job]] = defaultdict(list)
             for job in found.jobs:
                 by_connection[job.connection].append(job)
             self._tell_of_others(by_connection, known)
             for connection, jobs in by_connection.items():
                 if connection in known.fills.tables:
-                    told, request = self._of_connection(connection, jobs, known, cursor.epoch)
+                    told, request = self._of_connection(connection, jobs, known, found.cursor.epoch)
                     events += told
                     requests += [request] if request else []
         if search:

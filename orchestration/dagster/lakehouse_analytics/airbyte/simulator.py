@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -205,7 +205,7 @@ class Simulator(ThreadingHTTPServer):
         self.store, self.base_path, self.client, self.bearer, self.basic = store, base_path, client, bearer, basic
         self.token_life, self.run_sync = token_life, run_sync
         self.tokens: dict[str, float] = {}
-        self.requests: list[Request] = []
+        self.requests: MutableSequence[Request] = []
         self.faults: list[Fault] = []
 
     @property

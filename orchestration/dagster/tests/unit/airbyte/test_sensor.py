@@ -262,6 +262,8 @@ def test_a_cursor_set_to_a_time_replays_what_ended_since_in_runs_of_their_own(wo
     assert request.run_key
     assert request.run_key.startswith(f"airbyte_{job}_replay-")
     assert world.syncs("shop/orders") == [str(job)]
+    later = world.sync(SHOP)
+    assert [r.run_key for r in world.tick().run_requests or ()] == [f"airbyte_{later}"]
 
 
 def test_a_connection_that_no_source_names_is_told_and_one_that_is_left_out_is_not(
