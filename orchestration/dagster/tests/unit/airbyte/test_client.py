@@ -22,7 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.airbyte import client as module
-from lakehouse_analytics.airbyte.client import FIRST_WAIT, TRIES, Airbyte, AirbyteError, AirbyteServer
+from lakehouse_analytics.airbyte import http
+from lakehouse_analytics.airbyte.client import Airbyte, AirbyteError, AirbyteServer
 from lakehouse_analytics.airbyte.simulator import Answer, Request
 from pydantic import SecretStr
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
 ANY = "00000000-0000-4000-8000-000000000000"
 SECRET = "s3cr3t-" + "x" * 20
-ALL_PAUSES = [FIRST_WAIT, 2 * FIRST_WAIT, 4 * FIRST_WAIT]
+ALL_PAUSES = [http.FIRST_WAIT, 2 * http.FIRST_WAIT, 4 * http.FIRST_WAIT]
 HTML = Answer(200, "<html>Sign in</html>", kind="text/html; charset=utf-8")
 HANG_UP = Answer(0, hang_up=True)
 
@@ -57,7 +58,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=clock.sleep, monotonic=clock))
+    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=clock.sleep, monotonic=clock))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return clock
 
@@ -268,9 +269,9 @@ def test_a_log_in_that_is_refused_is_not_tried_again(
 
 def test_a_token_that_ends_during_an_outage_is_replaced(airbyte: CheckedSimulator) -> None:
     use(airbyte, "client_credentials")
-    airbyte.faults.append(answers(*[Answer(503)] * (TRIES - 1), Answer(401)))
+    airbyte.faults.append(answers(*[Answer(503)] * (http.TRIES - 1), Answer(401)))
     client_of(airbyte).running_jobs()
-    assert sent(airbyte) == [TOKEN, *[JOBS] * TRIES, TOKEN, JOBS]
+    assert sent(airbyte) == [TOKEN, *[JOBS] * http.TRIES, TOKEN, JOBS]
 
 
 @pytest.mark.parametrize("secret", ["with\nbreak", "€uro"])
@@ -288,13 +289,13 @@ def test_a_token_that_no_header_can_hold_is_told(airbyte: CheckedSimulator, cloc
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 529])
 def test_what_may_pass_is_tried_again_a_few_times(airbyte: CheckedSimulator, clock: Clock, status: int) -> None:
-    airbyte.faults.append(answers(*[Answer(status)] * (TRIES - 1)))
+    airbyte.faults.append(answers(*[Answer(status)] * (http.TRIES - 1)))
     client_of(airbyte).running_jobs()
     assert clock.pauses == ALL_PAUSES
 
     airbyte.faults.append(always(Answer(status, {"detail": "overloaded"})))
     error = failure(client_of(airbyte).running_jobs)
-    assert sent(airbyte) == [JOBS] * 2 * TRIES
+    assert sent(airbyte) == [JOBS] * 2 * http.TRIES
     assert error.status == status
     assert "overloaded" in str(error)
 
@@ -327,12 +328,12 @@ def test_the_server_says_until_when_to_wait(airbyte: CheckedSimulator, clock: Cl
 def test_a_wait_that_cannot_be_read_is_ours_to_choose(airbyte: CheckedSimulator, clock: Clock, said: str) -> None:
     airbyte.faults.append(answers(Answer(429, headers={"Retry-After": said})))
     client_of(airbyte).running_jobs()
-    assert clock.pauses == [FIRST_WAIT]
+    assert clock.pauses == [http.FIRST_WAIT]
 
 
 @given(st.text() | st.datetimes().map(str) | st.integers().map(str))
 def test_any_wait_is_a_length_or_nothing(text: str) -> None:
-    seconds = module._seconds(text)
+    seconds = http._seconds(text)
     assert seconds is None or seconds >= 0
 
 
@@ -347,8 +348,8 @@ def test_who_is_to_wait_too_long_gives_up_at_once(airbyte: CheckedSimulator, clo
 def test_no_try_begins_after_the_deadline(airbyte: CheckedSimulator, clock: Clock) -> None:
     airbyte.faults.append(always(Answer(503)))
     client = client_of(airbyte, clock)
-    failure(lambda: client.running_jobs(deadline=clock.now + 2 * FIRST_WAIT))
-    assert clock.pauses == [FIRST_WAIT]
+    failure(lambda: client.running_jobs(deadline=clock.now + 2 * http.FIRST_WAIT))
+    assert clock.pauses == [http.FIRST_WAIT]
     assert sent(airbyte) == [JOBS] * 2
     for ask in (
         lambda: client.changed_jobs(NOW, 0, deadline=clock.now),
@@ -408,7 +409,7 @@ def test_a_server_that_hangs_up(airbyte: CheckedSimulator, clock: Clock) -> None
     airbyte.faults.append(always(HANG_UP))
     error = failure(client_of(airbyte).running_jobs)
     assert "it hung up" in str(error)
-    assert sent(airbyte) == [JOBS] * TRIES
+    assert sent(airbyte) == [JOBS] * http.TRIES
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.airbyte import client
+from lakehouse_analytics.airbyte import http
 from lakehouse_analytics.airbyte.cursor import Cursor
 from lakehouse_analytics.airbyte.simulator import Answer, Request, Simulator, Store
 from lakehouse_analytics.listening import Listening, listening_of
@@ -113,7 +113,7 @@ def simulator() -> Iterator[Simulator]:
 @pytest.fixture
 def world(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_URL", simulator.url)
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_ID", "the-client-id")
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_SECRET", SECRET)

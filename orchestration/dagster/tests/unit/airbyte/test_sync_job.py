@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.airbyte import client
+from lakehouse_analytics.airbyte import http
 from lakehouse_analytics.airbyte.simulator import Answer, Request, Simulator, Store
 from lakehouse_analytics.assets.sync_checks import sync_checks
 from lakehouse_analytics.listening import Listening, listening_of
@@ -36,7 +36,7 @@ def simulator() -> Iterator[Simulator]:
 @pytest.fixture
 def listening(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Listening:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_URL", simulator.url)
     m = Manifest()
     m.source("shop", "orders", whole={"airbyte": {"connection": "Shop"}})
