@@ -16,8 +16,8 @@ from lakehouse_analytics.airbyte.jobs import Job
 
 CHECK = "airbyte_sync"
 SYNC_ID, STATUS = "airbyte/sync_id", "airbyte/status"
-#: Of each check's and asset's newest events so many are looked at. A tick gives one of them no more than this.
-DEPTH = 100
+#: Events that others may store of a check or an asset after a tick that died: a person who asks the check again.
+OTHERS = 100
 #: Seconds by which the clocks of whoever writes Dagster's events may differ.
 CLOCKS = 900.0
 
@@ -70,7 +70,8 @@ def not_stored(instance: dg.DagsterInstance, events: Sequence[Event], since: flo
     """Those that Dagster has not stored at an instant, in seconds since 1970, or later."""
     since -= CLOCKS
     keys = {event.asset_key for event in events}
-    stored = _stored_syncs(instance, keys, since) | _stored_checks(instance, keys, since)
+    depth = len(events) + OTHERS
+    stored = _stored_syncs(instance, keys, since, depth) | _stored_checks(instance, keys, since, depth)
     return [event for event in events if _identity(event) not in stored]
 
 
@@ -93,27 +94,31 @@ def _job_of(event: dg.AssetCheckEvaluation) -> tuple[dg.AssetKey, int, str]:
     return (event.asset_key, int(job.value) if job else 0, str(status.value) if status else "")  # type: ignore[arg-type]
 
 
-def _stored_syncs(instance: dg.DagsterInstance, keys: set[dg.AssetKey], since: float) -> set[tuple[Any, ...]]:
+def _stored_syncs(
+    instance: dg.DagsterInstance, keys: set[dg.AssetKey], since: float, depth: int
+) -> set[tuple[Any, ...]]:
     found: set[tuple[Any, ...]] = set()
     for record in instance.get_asset_records([*keys]):
         newest = record.asset_entry.last_materialization_record
         if not newest or newest.timestamp < since:
             continue
         rows = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=record.asset_entry.asset_key, after_timestamp=since), limit=DEPTH
+            dg.AssetRecordsFilter(asset_key=record.asset_entry.asset_key, after_timestamp=since), limit=depth
         )
         stored = (row.asset_materialization for row in rows.records)
         found |= {_identity(one) for one in stored if one}
     return found
 
 
-def _stored_checks(instance: dg.DagsterInstance, keys: set[dg.AssetKey], since: float) -> set[tuple[Any, ...]]:
+def _stored_checks(
+    instance: dg.DagsterInstance, keys: set[dg.AssetKey], since: float, depth: int
+) -> set[tuple[Any, ...]]:
     found: set[tuple[Any, ...]] = set()
     storage = instance.event_log_storage
     checks = [dg.AssetCheckKey(key, CHECK) for key in keys]
     for key, latest in storage.get_latest_asset_check_execution_by_key(checks).items():
         if latest.create_timestamp < since:
             continue
-        history = storage.get_asset_check_execution_history(key, limit=DEPTH)
+        history = storage.get_asset_check_execution_history(key, limit=depth)
         found |= {_job_of(record.evaluation) for record in history if record.evaluation}
     return found

@@ -12,7 +12,7 @@ import dagster as dg
 
 from lakehouse_analytics.airbyte.client import AirbyteError
 from lakehouse_analytics.airbyte.cursor import Cursor, CursorError
-from lakehouse_analytics.airbyte.evidence import judge, judge_running
+from lakehouse_analytics.airbyte.evidence import YOUNG, judge, judge_running
 from lakehouse_analytics.airbyte.feed import Poll, poll
 from lakehouse_analytics.airbyte.inventory import Known
 from lakehouse_analytics.airbyte.jobs import Job, instant
@@ -25,9 +25,8 @@ from lakehouse_analytics.sync_events import Event, latest_of, not_stored
 NAME = "airbyte_sync_sensor"
 #: Seconds of a tick, and of one that has to list the connections anew; Dagster gives it up after 60.
 BUDGET, LISTING = 10.0, 40.0
-#: Seconds between two searches for jobs that run too long; each costs one request, and one a job that is old.
+#: Seconds between two searches for jobs that run too long; each costs two requests, and one a job that is old.
 STALLED_EVERY = 600.0
-MOST_OLD = 5
 
 
 def airbyte_sync_sensor(listening: Listening) -> dg.SensorDefinition:
@@ -179,13 +178,9 @@ class Tick:
         try:
             known = self.listening.inventory.known(deadline=self.deadline)
             now = airbyte.now(deadline=self.deadline)
-            old = [
-                job
-                for job in airbyte.running_jobs(deadline=self.deadline)
-                if job.connection in known.fills.tables and job.id not in ended
-            ]
-            for job in old[:MOST_OLD]:
-                events += self._stalled_job(job, now, known)
+            for job in airbyte.running_jobs(deadline=self.deadline):
+                if job.connection in known.fills.tables and job.id not in ended:
+                    events += self._stalled_job(job, now, known)
         except AirbyteError as error:
             self.notes.append(f"Jobs that run too long were not looked for: {error}")
         return events
@@ -193,8 +188,11 @@ class Tick:
     def _stalled_job(self, job: Job, now: datetime, known: Known) -> list[Event]:
         tables = [table.key for table in known.fills.tables[job.connection]]
         limits = [limit for key in tables if (limit := self.listening.contract(key).stalled_after)]
+        limit = min(limits, default=None)
+        if job.started is None or now - job.started <= (limit or YOUNG):
+            return []  # whatever its usual length
         past = self.listening.airbyte.jobs_of(job.connection, deadline=self.deadline)
-        verdict = judge_running(job, now, past, min(limits, default=None))
+        verdict = judge_running(job, now, past, limit)
         if verdict is None:
             return []
         told = latest_of(self.context.instance, map(dg.AssetKey, tables))

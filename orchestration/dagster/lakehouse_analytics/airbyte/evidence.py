@@ -71,7 +71,7 @@ def judge_running(job: Job, now: datetime, past: Sequence[Job], limit: timedelta
         return None
     age = now - job.started
     allowed = limit is not None
-    usual = [job.seconds for job in past if job.status == "succeeded" and job.seconds and not job.empties]
+    usual = [job.seconds for job in past if job.status == "succeeded" and job.seconds is not None and not job.empties]
     if limit is None:
         if not usual:
             return None  # never seen to end: nobody knows how long it takes

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 from lakehouse_analytics.airbyte import http
+from lakehouse_analytics.airbyte.connections import SourceTable
 from lakehouse_analytics.airbyte.cursor import Cursor
+from lakehouse_analytics.airbyte.inventory import Inventory
 from lakehouse_analytics.airbyte.simulator import Answer, Request, Simulator, Store
-from lakehouse_analytics.listening import Listening, listening_of
+from lakehouse_analytics.contract import SourceContract
+from lakehouse_analytics.graph import Source
+from lakehouse_analytics.listening import Listening, listening_of, source_tables
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.sync_events import CHECK
 from lakehouse_analytics.sync_sensor import airbyte_sync_sensor
@@ -253,6 +258,14 @@ def test_a_tick_whose_daemon_died_leaves_nothing_twice(world: World) -> None:
         assert [said["airbyte/sync_id"] for said in world.history(key)] == [first, second]
 
 
+def test_a_burst_of_one_connection_that_was_stored_in_full_leaves_nothing_twice(world: World) -> None:
+    jobs = [world.sync(SHOP) for _ in range(130)]
+    for event in world.evaluate().asset_events:
+        world.instance.report_runless_asset_event(event)
+    assert world.evaluate().asset_events == []
+    assert [r.tags["airbyte/sync_ids"] for r in world.tick().run_requests or ()] == [",".join(map(str, jobs))]
+
+
 def test_a_cursor_set_to_a_time_replays_what_ended_since_in_runs_of_their_own(world: World) -> None:
     job = world.sync(SHOP)
     world.tick()
@@ -302,6 +315,27 @@ def test_a_sync_that_runs_beyond_its_usual_time_fails_its_check_once_and_the_nex
     world.store.end(stuck)
     world.tick()
     assert world.history("shop/orders")[-1]["passed"]
+
+
+def test_a_stalled_sync_is_found_behind_many_that_take_their_usual_time(world: World) -> None:
+    clock: Clock = world.store.clock  # type: ignore[assignment]
+    world.store.end(world.store.start(SHOP))
+    long = [world.store.add_connection(f"long {n}", streams=["x"]) for n in range(8)]
+    usual = [world.store.start(connection) for connection in long]
+    stuck = world.store.start(SHOP)
+    tables = [SourceTable((name, "x"), name, "x", wanted=name) for name in (f"long {n}" for n in range(8))]
+    sources = {f"s{n}": Source(f"s{n}", table.key, SourceContract(), {}) for n, table in enumerate(tables)}
+    graph = replace(world.listening.graph, sources={**world.listening.graph.sources, **sources})
+    inventory = Inventory(world.listening.airbyte, [*source_tables(world.listening.graph), *tables])
+    world.sensor = airbyte_sync_sensor(replace(world.listening, graph=graph, inventory=inventory))
+    clock.ahead += timedelta(hours=2)
+    assert world.cursor
+    world.cursor = world.cursor.replace(f'"asked_for_stalled":{_asked(world.cursor)}', '"asked_for_stalled":0')
+    world.tick()
+    assert [
+        said["airbyte/sync_id"] for said in world.history("shop/orders") if said["airbyte/status"] == "stalled"
+    ] == [stuck]
+    assert len(usual) == 8
 
 
 def _asked(cursor: str) -> int:
