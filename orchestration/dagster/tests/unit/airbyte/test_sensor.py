@@ -20,6 +20,7 @@ from lakehouse_analytics.graph import Source
 from lakehouse_analytics.listening import Listening, listening_of, source_tables
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.sync_events import CHECK
+from lakehouse_analytics.sync_job import sync_job
 from lakehouse_analytics.sync_sensor import airbyte_sync_sensor
 from manifests import Manifest
 
@@ -164,6 +165,16 @@ def test_a_sync_is_recorded_on_its_sources_and_asks_for_a_run_of_the_bronze_belo
         )
     assert world.syncs("ads/clicks") == []
     assert skipped(world.tick()) == "No job of Airbyte has ended."
+
+
+def test_a_sync_that_dagster_started_is_answered_as_any_other_and_once(world: World) -> None:
+    world.simulator.run_sync = lambda _, job: world.store.end(job, rows=5)
+    config = {"ops": {"sync": {"config": {"connection": "Shop"}}}}
+    assert sync_job(world.listening, every=0.02).execute_in_process(instance=world.instance, run_config=config).success
+    assert world.syncs("shop/orders") == []
+    assert [r.run_key for r in world.tick().run_requests or ()] == ["airbyte_1"]
+    assert not world.tick().run_requests
+    assert world.syncs("shop/orders") == ["1"]
 
 
 def test_what_ended_before_the_first_tick_is_let_be_and_what_ran_then_is_not(
