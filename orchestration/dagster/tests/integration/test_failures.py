@@ -401,8 +401,9 @@ def test_what_a_killed_dbt_leaves_is_harmless_and_found_by_upkeep(
     assert stale_temporaries(left, now=now, older_than=timedelta(hours=6)) == []
     assert stale_temporaries(left, now=now + timedelta(hours=7), older_than=timedelta(hours=6)) == left
 
-    # What the killed one asked for still runs in Trino.
-    assert in_state(stack, MERGING, "RUNNING")
+    # What it asked for is ended with it, and does not commit after the next one.
+    *_, (_, state, error) = queries(stack, MERGING)
+    assert (state, error) == ("FAILED", "ADMINISTRATIVELY_KILLED")
     after = half_built.run(assets=SILVER)
     assert after.success, after.failure
     is_right(half_built)
