@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections import Counter
@@ -23,7 +22,8 @@ import dagster as dg
 from dagster_airbyte.resources import AirbyteClient
 from lakehouse_analytics.airbyte.client import Airbyte, AirbyteServer
 from lakehouse_analytics.airbyte.inventory import Inventory
-from lakehouse_analytics.airbyte.simulator import Simulator, Store
+from lakehouse_analytics.airbyte.simulated import Store
+from lakehouse_analytics.airbyte.simulator import Simulator
 from lakehouse_analytics.listening import Listening, source_tables
 from lakehouse_analytics.manifest import read
 from lakehouse_analytics.sync_events import CHECK, SYNC_ID
@@ -59,8 +59,7 @@ def main() -> None:
     for number in range(options.history):
         store.end(store.start(connections[number % len(connections)]), rows=number)
         clock.behind -= step
-    with Simulator(store) as simulator, tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as folder:
-        threading.Thread(target=simulator.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    with Simulator(store).serving() as simulator, tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as folder:
         with dg.DagsterInstance.local_temp(folder) as instance:
             ours = Ours(instance, simulator, connections)
             ours.tick()
@@ -73,7 +72,6 @@ def main() -> None:
             while burst[-1]["jobs"]:
                 burst.append(ours.tick())
         stock = theirs(simulator, store.workspace, connections)
-        simulator.shutdown()
 
     figures = {
         "quiet tick": {"requests": max(t["requests"] for t in quiet), "seconds": median(t["seconds"] for t in quiet)},

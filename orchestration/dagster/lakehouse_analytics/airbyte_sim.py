@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from lakehouse_analytics.airbyte.simulator import Simulator, Store
+from lakehouse_analytics.airbyte.simulated import Store
+from lakehouse_analytics.airbyte.simulator import Simulator
 from lakehouse_analytics.ingest import IngestError, run_ingest
 from lakehouse_analytics.ingest.config import load
 from lakehouse_analytics.ingest.sync import DEFAULT

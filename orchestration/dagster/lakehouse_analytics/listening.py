@@ -10,9 +10,9 @@ from functools import cached_property
 import dagster as dg
 
 from lakehouse_analytics.airbyte.client import Airbyte, AirbyteError
-from lakehouse_analytics.airbyte.connections import SourceTable
+from lakehouse_analytics.airbyte.connections import SourceTable, UnknownConnectionError
 from lakehouse_analytics.airbyte.evidence import Verdict
-from lakehouse_analytics.airbyte.inventory import Inventory, Known, UnknownConnectionError
+from lakehouse_analytics.airbyte.inventory import Inventory, Known
 from lakehouse_analytics.airbyte.jobs import Job
 from lakehouse_analytics.contract import Airbyte as AirbyteContract
 from lakehouse_analytics.graph import Graph, Key, Source

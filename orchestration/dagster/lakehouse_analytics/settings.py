@@ -271,7 +271,8 @@ class Settings(BaseSettings):
         for one, other in (("airbyte_client_id", "airbyte_client_secret"), ("airbyte_user", "airbyte_password")):
             if bool(getattr(self, one)) != bool(getattr(self, other)):
                 lacking = other if getattr(self, one) else one
-                problems.append(f"{PREFIX}{lacking.upper()}: not set; {one} and {other} belong together")
+                both = f"{PREFIX}{one.upper()} and {PREFIX}{other.upper()}"
+                problems.append(f"{PREFIX}{lacking.upper()}: not set; {both} belong together")
         ways = [name for name in ("airbyte_client_id", "airbyte_token", "airbyte_user") if getattr(self, name)]
         if len(ways) > 1:
             named = ", ".join(f"{PREFIX}{name.upper()}" for name in ways)

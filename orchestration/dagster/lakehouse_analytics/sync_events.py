@@ -35,19 +35,19 @@ def events_of(job: Job, verdict: Verdict, keys: Iterable[dg.AssetKey], *, connec
                 metadata=metadata,
                 tags={"dagster/data_version": str(job.id)},
             )
-        yield evaluation(key, verdict, metadata)
+        yield dg.AssetCheckEvaluation(**outcome(key, verdict, metadata))
 
 
-def evaluation(key: dg.AssetKey, verdict: Verdict, metadata: Mapping[str, Any]) -> dg.AssetCheckEvaluation:
-    """The check of one table."""
-    return dg.AssetCheckEvaluation(
-        asset_key=key,
-        check_name=CHECK,
-        passed=verdict.passed,
-        severity=dg.AssetCheckSeverity.WARN if verdict.warn else dg.AssetCheckSeverity.ERROR,
-        description=verdict.reason,
-        metadata=dict(metadata),
-    )
+def outcome(key: dg.AssetKey, verdict: Verdict, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The check of one table, as the fields that an evaluation and a result share."""
+    return {
+        "asset_key": key,
+        "check_name": CHECK,
+        "passed": verdict.passed,
+        "severity": dg.AssetCheckSeverity.WARN if verdict.warn else dg.AssetCheckSeverity.ERROR,
+        "description": verdict.reason,
+        "metadata": dict(metadata),
+    }
 
 
 def metadata_of(job: Job, verdict: Verdict, *, connection: str, url: str) -> dict[str, Any]:

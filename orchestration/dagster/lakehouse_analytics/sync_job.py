@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from lakehouse_analytics.airbyte.client import AirbyteError
-from lakehouse_analytics.airbyte.inventory import UnknownConnectionError
+from lakehouse_analytics.airbyte.connections import UnknownConnectionError
 from lakehouse_analytics.airbyte.jobs import Job
 from lakehouse_analytics.listening import Listening
 

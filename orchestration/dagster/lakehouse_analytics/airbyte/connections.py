@@ -7,7 +7,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-Key = tuple[str, ...]
+from lakehouse_analytics.graph import Key
+
+#: Statuses of connections that sync nothing: often the predecessor of one that does.
+RESTING = ("inactive", "deprecated")
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,7 @@ class Connection:
 
     Attributes:
         streams: Namespace and name of each stream that it syncs; None where Airbyte does not list them.
-        schema: The schema its destination writes to, where the connection fixes one; a stream's own namespace where
-            it follows the source, and then None.
+        namespace, namespace_format: Who decides on the schema: the source, the destination, or this format.
     """
 
     id: str
@@ -105,8 +107,32 @@ def is_wanted(connection: Connection, include: Collection[str], exclude: Collect
     return not meant(exclude) and (not include or meant(include))
 
 
+class UnknownConnectionError(ValueError):
+    """Airbyte has no such connection, or several. The message says which are near."""
+
+
+def meant(wanted: str, connections: Collection[Connection]) -> Connection:
+    """The connection of an id or an exact name.
+
+    Raises:
+        UnknownConnectionError: there is none, or there are several of that name.
+    """
+    by_id = [connection for connection in connections if connection.id == wanted.lower()]
+    named = by_id or [connection for connection in connections if connection.name == wanted]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        ids = ", ".join(sorted(connection.id for connection in named))
+        raise UnknownConnectionError(
+            f"{wanted!r} is the name of several connections: use the id of one of them ({ids})"
+        )
+    near = difflib.get_close_matches(wanted, [connection.name for connection in connections], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UnknownConnectionError(f"Airbyte has no connection of the id or name {wanted!r}{hint}")
+
+
 def map_connections(
-    tables: Iterable[SourceTable], connections: Iterable[Connection], ignored: Iterable[Connection] = ()
+    tables: Iterable[SourceTable], connections: Collection[Connection], ignored: Iterable[Connection] = ()
 ) -> Fills:
     """Find the connection of each table: the one its contract names, else the only one whose streams land there.
 
@@ -115,31 +141,26 @@ def map_connections(
         connections: Those that are listened to.
         ignored: The others: they fill nothing, and whoever names one is told so.
     """
-    connections = list(connections)
-    by_id = {connection.id: connection for connection in connections}
-    by_name: dict[str, list[Connection]] = defaultdict(list)
-    for connection in connections:
-        by_name[connection.name].append(connection)
+    left_out = {word for connection in ignored for word in (connection.id, connection.name)}
     found: dict[str, list[SourceTable]] = defaultdict(list)
-    lost: dict[str, list[SourceTable]] = defaultdict(list)
+    wanted: dict[str, list[SourceTable]] = defaultdict(list)
     problems: list[str] = []
     silent: list[SourceTable] = []
     for table in tables:
-        if table.wanted is None:
-            silent.append(table)
+        (silent if table.wanted is None else wanted[table.wanted]).append(table)
+    for name, of in wanted.items():
+        try:
+            connection = meant(name, connections)
+        except UnknownConnectionError as error:
+            why = str(error)
+            if {name, name.lower()} & left_out:
+                why = f"LAKEHOUSE_AIRBYTE_INCLUDE or LAKEHOUSE_AIRBYTE_EXCLUDE leaves out {name!r}"
+            problems.append(f"meta.lakehouse.airbyte.connection of source {', '.join(map(_words, of))}: {why}")
             continue
-        named = by_name.get(table.wanted, [])
-        meant = by_id.get(table.wanted.lower()) or (named[0] if len(named) == 1 else None)
-        if meant is None:
-            lost[table.wanted].append(table)
-            continue
-        if missing := _missing_stream(table, meant):
-            problems.append(missing)
-        found[meant.id].append(table)
-    left_out = {word for connection in ignored for word in (connection.id, connection.name)}
-    problems += [_not_found(wanted, of, by_name, left_out) for wanted, of in lost.items()]
+        problems += [missing for table in of if (missing := _missing_stream(table, connection))]
+        found[connection.id] += of
     for table in silent:
-        landing = [c for c in connections if _lands(c, table)]
+        landing = [c for c in connections if c.status not in RESTING and _lands(c, table)]
         if len(landing) == 1:
             found[landing[0].id].append(table)
         elif landing:
@@ -150,24 +171,6 @@ def map_connections(
             )
     unmapped = [connection for connection in connections if connection.id not in found]
     return Fills(dict(found), problems, unmapped)
-
-
-def _not_found(
-    wanted: str,
-    tables: Sequence[SourceTable],
-    by_name: Mapping[str, Sequence[Connection]],
-    left_out: Collection[str],
-) -> str:
-    names = ", ".join(_words(table) for table in tables)
-    where = f"meta.lakehouse.airbyte.connection is {wanted!r} (source {names})"
-    if named := by_name.get(wanted):
-        ids = ", ".join(sorted(connection.id for connection in named))
-        return f"{where}, the name of several connections: use the id of one of them ({ids})"
-    if wanted in left_out or wanted.lower() in left_out:
-        return f"{where}, which LAKEHOUSE_AIRBYTE_INCLUDE or LAKEHOUSE_AIRBYTE_EXCLUDE leaves out"
-    near = difflib.get_close_matches(wanted, by_name, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{where}, and Airbyte has no connection of that id or name{hint}"
 
 
 def _missing_stream(table: SourceTable, connection: Connection) -> str | None:

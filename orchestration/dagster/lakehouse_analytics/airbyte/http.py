@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from lakehouse_analytics.network import reason
+from lakehouse_analytics.settings import AirbyteAuth
+
 if TYPE_CHECKING:
     import requests
+    import tenacity
 
 #: Tries of one request that may be repeated; seconds before the second one, doubled each time.
 TRIES = 4
@@ -24,7 +28,6 @@ FIRST_WAIT = 0.5
 TOKEN_MARGIN = 30.0
 TOKEN_PATH = "/applications/token"  # noqa: S105
 
-AuthMethod = Literal["none", "client_credentials", "bearer", "basic"]
 _LONGEST = 200
 _PIECE = 1 << 16
 _DAY = 86_400
@@ -54,7 +57,7 @@ class AirbyteServer:
     """
 
     url: str
-    auth: AuthMethod = "none"
+    auth: AirbyteAuth = "none"
     user: str = ""
     secret: SecretStr | None = field(default=None, repr=False)
     workspaces: tuple[str, ...] = ()
@@ -89,22 +92,26 @@ class Http:
         Raises:
             AirbyteError: there is no such answer.
         """
-        wait = FIRST_WAIT
-        for number in range(1, TRIES + 1):
-            try:
-                return self._once(method, path, query, body, deadline=deadline)
-            except _FailedError as failed:
-                may_repeat = failed.passing and (method == "GET" or failed.not_begun)
-                pause = wait if failed.retry_after is None else failed.retry_after
-                if not may_repeat or number == TRIES or not self._time_for(pause, deadline):
-                    raise AirbyteError(str(failed), failed.status) from None
-                time.sleep(pause)
-                wait *= 2
-        raise AssertionError("unreachable")
+        import tenacity
 
-    def _time_for(self, pause: float, deadline: float | None) -> bool:
-        longest = self.server.timeout if deadline is None else deadline - self._clock()
-        return pause < longest
+        def worthwhile(error: BaseException) -> bool:
+            return isinstance(error, _FailedError) and error.passing and (method == "GET" or error.not_begun)
+
+        def enough(state: tenacity.RetryCallState) -> bool:
+            left = self.server.timeout if deadline is None else deadline - self._clock()
+            return state.attempt_number >= TRIES or state.upcoming_sleep >= left
+
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(worthwhile),
+            wait=_pause,
+            stop=enough,
+            sleep=time.sleep,
+            reraise=True,
+        )
+        try:
+            return tries(self._once, method, path, query, body, deadline=deadline)
+        except _FailedError as failed:
+            raise AirbyteError(str(failed), failed.status) from None
 
     def _once(
         self,
@@ -207,7 +214,7 @@ class Http:
             ) from None
         except (requests.ConnectionError, urllib3.exceptions.ProtocolError) as error:
             raise _FailedError(
-                f"{self.address(path)} cannot be reached ({_reason(error)}): see that Airbyte runs, and check "
+                f"{self.address(path)} cannot be reached ({reason(error)}): see that Airbyte runs, and check "
                 "LAKEHOUSE_AIRBYTE_URL.",
                 passing=True,
                 not_begun=_never_connected(error),
@@ -248,9 +255,9 @@ class Http:
                 f"{where} refuses {what} ({status}{said}): check {_variables(self.server.auth)}.", status
             )
         if status == 429 or status >= 500:
-            reason = self._clean(answer.reason or "no reason", log_in)
+            why = self._clean(answer.reason or "no reason", log_in)
             raise _FailedError(
-                f"{where} answered {status} ({reason}{said}); it may pass by itself.",
+                f"{where} answered {status} ({why}{said}); it may pass by itself.",
                 status,
                 passing=True,
                 not_begun=status == 429,
@@ -309,29 +316,20 @@ _ADDRESS_ADVICE = (
 )
 
 
-def _variables(auth: AuthMethod) -> str:
+def _pause(state: tenacity.RetryCallState) -> float:
+    """As long as the server asks for, else twice as long as before."""
+    failed = state.outcome and state.outcome.exception()
+    asked = failed.retry_after if isinstance(failed, _FailedError) else None
+    return FIRST_WAIT * 2.0 ** (state.attempt_number - 1) if asked is None else asked
+
+
+def _variables(auth: AirbyteAuth) -> str:
     return {
         "client_credentials": "LAKEHOUSE_AIRBYTE_CLIENT_ID and LAKEHOUSE_AIRBYTE_CLIENT_SECRET",
         "bearer": "LAKEHOUSE_AIRBYTE_TOKEN",
         "basic": "LAKEHOUSE_AIRBYTE_USER and LAKEHOUSE_AIRBYTE_PASSWORD",
         "none": "whether it wants one: set LAKEHOUSE_AIRBYTE_CLIENT_ID and LAKEHOUSE_AIRBYTE_CLIENT_SECRET",
     }[auth]
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error)
-    for words, reason in (
-        ("NameResolution", "its name is not known"),
-        ("Name or service not known", "its name is not known"),
-        ("refused", "connection refused"),
-        ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted"),
-        ("reset", "connection reset"),
-        ("RemoteDisconnected", "it hung up"),
-        ("IncompleteRead", "it hung up"),
-    ):
-        if words in text:
-            return reason
-    return type(error).__name__
 
 
 def _never_connected(error: BaseException) -> bool:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 from lakehouse_analytics.airbyte.client import Airbyte
-from lakehouse_analytics.airbyte.connections import Connection, Fills, SourceTable, is_wanted, map_connections
+from lakehouse_analytics.airbyte.connections import Connection, Fills, SourceTable, is_wanted, map_connections, meant
 
 #: Seconds for which an answer holds.
 LIFE = 900.0
-
-
-class UnknownConnectionError(ValueError):
-    """Airbyte has no such connection, or several. The message says which are near."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +39,7 @@ class Known:
         Raises:
             UnknownConnectionError: there is none, or there are several of that name.
         """
-        if found := self.connections.get(connection.lower()):
-            return found
-        named = [known for known in self.connections.values() if known.name == connection]
-        if len(named) > 1:
-            ids = ", ".join(sorted(known.id for known in named))
-            raise UnknownConnectionError(f"{connection!r} is the name of several connections; use an id: {ids}")
-        if not named:
-            near = difflib.get_close_matches(connection, [known.name for known in self.connections.values()], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UnknownConnectionError(f"Airbyte has no connection of the id or name {connection!r}{hint}")
-        return named[0]
+        return meant(connection, self.connections.values())
 
 
 class Inventory:

@@ -16,41 +16,18 @@ import secrets
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from lakehouse_analytics.airbyte.jobs import ENDED
+from lakehouse_analytics.airbyte.simulated import TYPES, RefusedError, SimulatedJob, Store, page_of, told
 
 BASE_PATH = "/api/public/v1"
-STATUSES = ("pending", "queued", "running", "incomplete", "failed", "succeeded", "cancelled")
-TYPES = ("sync", "reset", "refresh", "clear")
-
-_ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class SimulatedJob:
-    """A row of Airbyte's table of jobs. `visible`: when others see its last change; until then they see `before`."""
-
-    id: int
-    connection: str
-    kind: str
-    status: str
-    created: datetime
-    updated: datetime
-    rows: int | None = None
-    bytes: int | None = None
-    visible: datetime = _ALWAYS
-    before: SimulatedJob | None = None
-
-    def seen(self, now: datetime) -> SimulatedJob:
-        """What others see of it."""
-        return self if self.before is None or self.visible <= now else self.before
 
 
 @dataclass(frozen=True)
@@ -80,98 +57,10 @@ class Request:
 Fault = Callable[[Request], Answer | None]
 
 
-class RefusedError(Exception):
-    """An answer that is an error."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.answer = Answer(status, {"status": status, "title": detail, "detail": detail})
-
-
-class Store:
-    """The tables. `clock` is the server's."""
-
-    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.clock = clock
-        self.lock = threading.RLock()
-        self.jobs: dict[int, SimulatedJob] = {}
-        self.connections: dict[str, dict[str, Any]] = {}
-        self.workspace = str(uuid.uuid4())
-        self._next_job = 1
-
-    def add_connection(self, name: str, *, id: str | None = None, streams: Iterable[str] = (), **more: Any) -> str:
-        """Add a connection; `more` are further fields of the API's `ConnectionResponse`."""
-        with self.lock:
-            connection = id or str(uuid.uuid4())
-            self.connections[connection] = {
-                "connectionId": connection,
-                "name": name,
-                "sourceId": str(uuid.uuid4()),
-                "destinationId": str(uuid.uuid4()),
-                "workspaceId": self.workspace,
-                "status": "active",
-                "schedule": {"scheduleType": "manual"},
-                "configurations": {"streams": [{"name": stream} for stream in streams]},
-                "createdAt": int(self.clock().timestamp()),
-                "tags": [],
-                **more,
-            }
-            return connection
-
-    def start(self, connection: str, kind: str = "sync", status: str = "running") -> int:
-        """A job begins."""
-        with self.lock:
-            now, number = self.clock(), self._next_job
-            self._next_job += 1
-            self.jobs[number] = SimulatedJob(number, connection, kind, status, now, now)
-            return number
-
-    def end(
-        self,
-        job: int,
-        status: str = "succeeded",
-        *,
-        rows: int | None = 1,
-        bytes: int | None = 100,
-        early: timedelta = timedelta(0),
-        late: timedelta = timedelta(0),
-    ) -> None:
-        """A job ends: stamped with a time so `early`, and seen so `late`."""
-        with self.lock:
-            now = self.clock()
-            before = self.jobs[job].seen(now)
-            ended = replace(before, status=status, updated=now - early, rows=rows, bytes=bytes)
-            self.jobs[job] = replace(ended, visible=now + late, before=before)
-
-    def listed(self, query: Mapping[str, Sequence[str]]) -> tuple[list[SimulatedJob], int, int]:
-        """The jobs that a query asks for, with its limit and offset.
-
-        Raises:
-            RefusedError: a value that the API does not take.
-        """
-        limit, offset = _number(query, "limit", 20, 1, 100), _number(query, "offset", 0, 0, 2**31 - 1)
-        column, _, direction = _one(query, "orderBy", "createdAt|ASC").partition("|")
-        if column not in ("createdAt", "updatedAt") or direction not in ("ASC", "DESC"):
-            raise RefusedError(400, f"orderBy: {column}|{direction}")
-        if _one(query, "status", STATUSES[0]) not in STATUSES or _one(query, "jobType", TYPES[0]) not in TYPES:
-            raise RefusedError(400, "no such status or job type")
-        now = self.clock()
-        workspaces = query.get("workspaceIds")
-        with self.lock:
-            rows = [
-                job
-                for job in (job.seen(now) for job in self.jobs.values())
-                if _is(query, "connectionId", job.connection)
-                and _is(query, "status", job.status)
-                and _is(query, "jobType", job.kind)
-                and (not workspaces or self.workspace in workspaces)
-                and _within(query, "createdAt", job.created)
-                and _within(query, "updatedAt", job.updated)
-            ]
-        rows.sort(key=lambda job: (job.created if column == "createdAt" else job.updated, job.id))
-        if direction == "DESC":
-            rows.reverse()
-        return rows[offset : offset + limit], limit, offset
+def refusal(refused: RefusedError) -> Answer:
+    """The answer of a request that is not taken."""
+    body = {"status": refused.status, "title": refused.detail, "detail": refused.detail}
+    return Answer(refused.status, body)
 
 
 class Simulator(ThreadingHTTPServer):
@@ -208,6 +97,18 @@ class Simulator(ThreadingHTTPServer):
         self.requests: MutableSequence[Request] = []
         self.faults: list[Fault] = []
 
+    @contextmanager
+    def serving(self) -> Iterator[Simulator]:
+        """Serve in a thread for as long as the block."""
+        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+        with self:
+            thread.start()
+            try:
+                yield self
+            finally:
+                self.shutdown()
+                thread.join()
+
     @property
     def url(self) -> str:
         """The base of its API."""
@@ -222,7 +123,7 @@ class Simulator(ThreadingHTTPServer):
         try:
             return self._route(request)
         except RefusedError as refused:
-            return refused.answer
+            return refusal(refused)
 
     def _route(self, request: Request) -> Answer:  # noqa: PLR0911  # one a path
         if not request.path.startswith(self.base_path + "/"):
@@ -240,13 +141,13 @@ class Simulator(ThreadingHTTPServer):
             case "POST", ["jobs"]:
                 return self._create(request)
             case "GET", ["jobs", number]:
-                return Answer(200, _told(self._job(number)))
+                return Answer(200, told(self._job(number)))
             case "DELETE", ["jobs", number]:
                 with self.store.lock:
                     job = self._job(number)
                     if job.status not in ENDED:
                         self.store.end(job.id, "cancelled", rows=job.rows, bytes=job.bytes)
-                return Answer(200, _told(self._job(number)))
+                return Answer(200, told(self._job(number)))
             case "GET", ["connections"]:
                 return self._list_connections(request)
         raise RefusedError(404, "no such page")
@@ -275,7 +176,7 @@ class Simulator(ThreadingHTTPServer):
         base = f"http://localhost:8001{self.base_path}/jobs?limit={limit}"
         links = {"next": f"{base}&offset={offset + limit}"} if len(jobs) == limit else {"next": ""}
         links["previous"] = f"{base}&offset={max(0, offset - limit)}" if offset else ""
-        return Answer(200, {**links, "data": [_told(job) for job in jobs]})
+        return Answer(200, {**links, "data": [told(job) for job in jobs]})
 
     def _create(self, request: Request) -> Answer:
         asked = _fields(request)
@@ -288,7 +189,7 @@ class Simulator(ThreadingHTTPServer):
             number = self.store.start(connection, kind)
         if self.run_sync:
             threading.Thread(target=self.run_sync, args=(connection, number), daemon=True).start()
-        return Answer(200, _told(self.store.jobs[number]))
+        return Answer(200, told(self.store.jobs[number]))
 
     def _job(self, number: str) -> SimulatedJob:
         found = self.store.jobs.get(int(number)) if number.isdigit() else None
@@ -297,7 +198,7 @@ class Simulator(ThreadingHTTPServer):
         return found.seen(self.store.clock())
 
     def _list_connections(self, request: Request) -> Answer:
-        limit, offset = _number(request.query, "limit", 20, 1, 100), _number(request.query, "offset", 0, 0, 2**31 - 1)
+        limit, offset = page_of(request.query)
         workspaces = request.query.get("workspaceIds")
         with self.store.lock:
             rows = [c for c in self.store.connections.values() if not workspaces or c["workspaceId"] in workspaces]
@@ -348,35 +249,6 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _told(job: SimulatedJob) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "jobId": job.id,
-        "status": job.status,
-        "jobType": job.kind,
-        "startTime": _written(job.created),
-        "connectionId": job.connection,
-    }
-    if job.status in ENDED:
-        fields["lastUpdatedAt"] = _written(job.updated)
-        fields["duration"] = _duration(job.updated - job.created)
-    if job.bytes is not None:
-        fields["bytesSynced"] = job.bytes
-    if job.rows is not None:
-        fields["rowsSynced"] = job.rows
-    return fields
-
-
-def _written(moment: datetime) -> str:
-    text = moment.astimezone(UTC).replace(microsecond=0)
-    return text.strftime("%Y-%m-%dT%H:%MZ" if text.second == 0 else "%Y-%m-%dT%H:%M:%SZ")
-
-
-def _duration(length: timedelta) -> str:
-    seconds = max(0, int(length.total_seconds()))
-    parts = [(seconds // 3600, "H"), (seconds // 60 % 60, "M"), (seconds % 60, "S")]
-    return "PT" + ("".join(f"{number}{unit}" for number, unit in parts if number) or "0S")
-
-
 def _fields(request: Request) -> Mapping[str, Any]:
     """Of a body: JSON, or the form that the official SDK sends for its token."""
     try:
@@ -388,32 +260,3 @@ def _fields(request: Request) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise RefusedError(400, "not a JSON object")
     return found
-
-
-def _one(query: Mapping[str, Sequence[str]], name: str, default: str) -> str:
-    return query[name][0] if query.get(name) else default
-
-
-def _number(query: Mapping[str, Sequence[str]], name: str, default: int, least: int, most: int) -> int:
-    text = _one(query, name, str(default))
-    if not text.isdigit() or not least <= int(text) <= most:
-        raise RefusedError(400, f"{name}: {text}")
-    return int(text)
-
-
-def _is(query: Mapping[str, Sequence[str]], name: str, value: str) -> bool:
-    return _one(query, name, value).lower() == value.lower()
-
-
-def _within(query: Mapping[str, Sequence[str]], name: str, moment: datetime) -> bool:
-    try:
-        start, end = (
-            datetime.fromisoformat(text) if (text := _one(query, f"{name}{side}", "")) else None
-            for side in ("Start", "End")
-        )
-    except ValueError:
-        raise RefusedError(400, f"{name}: not a date-time") from None
-    for bound in (start, end):
-        if bound and not bound.tzinfo:
-            raise RefusedError(400, f"{name}: a date-time without an offset")
-    return (start is None or moment >= start) and (end is None or moment <= end)

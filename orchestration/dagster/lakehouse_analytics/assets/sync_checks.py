@@ -10,7 +10,7 @@ import dagster as dg
 from lakehouse_analytics.airbyte.client import AirbyteError
 from lakehouse_analytics.airbyte.evidence import judge
 from lakehouse_analytics.listening import Listening
-from lakehouse_analytics.sync_events import CHECK, metadata_of
+from lakehouse_analytics.sync_events import CHECK, metadata_of, outcome
 
 
 def sync_checks(listening: Listening) -> list[dg.AssetChecksDefinition]:
@@ -50,14 +50,8 @@ def _results(listening: Listening, asked: set[dg.AssetKey]) -> Iterator[dg.Asset
                 yield _unjudged(dg.AssetKey(key), f"no job of connection {known.name(connection)!r} has ended yet")
                 continue
             verdict = judge(job, may_be_empty=listening.contract(key).allow_empty)
-            yield dg.AssetCheckResult(
-                asset_key=dg.AssetKey(key),
-                check_name=CHECK,
-                passed=verdict.passed,
-                severity=dg.AssetCheckSeverity.WARN if verdict.warn else dg.AssetCheckSeverity.ERROR,
-                description=verdict.reason,
-                metadata=metadata_of(job, verdict, connection=known.name(connection), url=listening.url(job, known)),
-            )
+            metadata = metadata_of(job, verdict, connection=known.name(connection), url=listening.url(job, known))
+            yield dg.AssetCheckResult(**outcome(dg.AssetKey(key), verdict, metadata))
     for unfilled in sorted(asked - filled):
         yield _unjudged(unfilled, "no connection is known to fill this table: set meta.lakehouse.airbyte.connection")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import email.utils
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from lakehouse_analytics.airbyte.http import date_of
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine
 
 #: Tokens and windows of time bear a small difference.
@@ -42,10 +42,11 @@ def _differences(known: Known) -> Iterator[tuple[str, timedelta]]:
         # A server that cannot be reached is another probe's finding.
         with suppress(Exception):
             before = datetime.now(UTC)
-            said = email.utils.parsedate_to_datetime(ask())
+            said = date_of(ask())
             # In the middle of the time that the answer took; it has whole seconds.
             ours = before + (datetime.now(UTC) - before) / 2
-            yield who, ours - (said if said.tzinfo else said.replace(tzinfo=UTC))
+            if said:
+                yield who, ours - said
 
 
 def _servers(known: Known) -> Iterator[tuple[str, Callable[[], str]]]:

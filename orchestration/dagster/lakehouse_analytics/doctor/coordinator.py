@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from lakehouse_analytics.doctor.network import reason
 from lakehouse_analytics.doctor.probe import FailedError, Known
+from lakehouse_analytics.network import reason
 
 if TYPE_CHECKING:
     from lakehouse_analytics.trino_session import TrinoServer

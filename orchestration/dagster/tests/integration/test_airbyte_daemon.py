@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +25,8 @@ import dagster as dg
 import psycopg2
 import pytest
 from dagster._core.scheduler.instigation import InstigatorTick
-from lakehouse_analytics.airbyte.simulator import Simulator, Store
+from lakehouse_analytics.airbyte.simulated import Store
+from lakehouse_analytics.airbyte.simulator import Simulator
 from lakehouse_analytics.settings import repository_root
 from lakehouse_analytics.sync_events import CHECK, SYNC_ID
 from lakehouse_analytics.sync_sensor import NAME
@@ -156,10 +156,8 @@ def airbyte() -> Iterator[Simulator]:
     store = Store()
     for name, connection in CONNECTIONS.items():
         store.add_connection(name, id=connection, streams=TABLES)
-    with Simulator(store, client=("id", SECRET)) as simulator:
-        threading.Thread(target=simulator.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    with Simulator(store, client=("id", SECRET)).serving() as simulator:
         yield simulator
-        simulator.shutdown()
 
 
 def ticks(instance: dg.DagsterInstance) -> list[InstigatorTick]:
@@ -209,7 +207,7 @@ def test_every_sync_is_in_the_history_exactly_once_however_often_the_daemon_is_k
             poll(lambda: stored() > before, seconds=120, what="an event", because=orchestrator.log)  # noqa: B023
             time.sleep(chance.choice([0.0, 0.02, 0.05, 0.1, 0.3, chance.uniform(0, 6)]))
             kill(daemon)
-            amid += bool([t for t in ticks(instance) if t.status.value == "STARTED"])
+            amid += ticks(instance)[0].status.value == "STARTED"
         over.set()
         writer.join()
 
@@ -237,7 +235,6 @@ def test_every_sync_is_in_the_history_exactly_once_however_often_the_daemon_is_k
                 assert materialized(instance, key) == mine
                 assert evaluated(instance, key) == mine
         assert SECRET not in (tmp_path / "log").read_text(errors="replace")
-    shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 def run_by(instance: dg.DagsterInstance) -> Counter[int]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from dagster._daemon.types import DaemonHeartbeat
-from lakehouse_analytics.airbyte.simulator import Simulator, Store
+from lakehouse_analytics.airbyte.simulated import Store
+from lakehouse_analytics.airbyte.simulator import Simulator
 
 from .conftest import Lakehouse
 

@@ -7,12 +7,13 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any
 
 import pytest
 import yaml
-from lakehouse_analytics.airbyte.simulator import BASE_PATH, Answer, RefusedError, Request, Simulator, Store
+from lakehouse_analytics.airbyte.simulated import RefusedError, Store
+from lakehouse_analytics.airbyte.simulator import BASE_PATH, Answer, Request, Simulator, refusal
 from lakehouse_analytics.settings import repository_root
 from openapi_core import Config, OpenAPI
 from openapi_core.testing import MockRequest, MockResponse
@@ -89,7 +90,7 @@ class CheckedSimulator(Simulator):
         try:
             answer = super()._route(request)
         except RefusedError as refused:
-            answer = refused.answer
+            answer = refusal(refused)
         if self.official:
             self.violations += self.official.wrong_answer(request, answer, self.base_path)
         return answer
@@ -114,16 +115,11 @@ def official() -> Official | None:
 def airbyte(official: Official | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[CheckedSimulator]:
     """An Airbyte without jobs or connections; `violations` must be empty in the end."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with CheckedSimulator(Store()) as served:
-        served.official = official
-        thread = Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield served
-        finally:
-            served.shutdown()
-            thread.join()
-    assert not served.violations, "\n".join(served.violations)
+    simulator = CheckedSimulator(Store())
+    simulator.official = official
+    with simulator.serving():
+        yield simulator
+    assert not simulator.violations, "\n".join(simulator.violations)
 
 
 def _is_uuid(text: object) -> bool:

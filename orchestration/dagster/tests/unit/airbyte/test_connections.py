@@ -57,7 +57,7 @@ def test_a_name_that_several_have_is_none() -> None:
     fills = map_connections([table(wanted="Shop")], [connection(CRM), connection(SHOP)])
     assert not fills.tables
     assert fills.problems == [
-        "meta.lakehouse.airbyte.connection is 'Shop' (source source.orders), the name of several connections: use the "
+        "meta.lakehouse.airbyte.connection of source source.orders: 'Shop' is the name of several connections: use the "
         f"id of one of them ({SHOP}, {CRM})"
     ]
 
@@ -157,6 +157,14 @@ def test_several_that_may_land_there_are_told() -> None:
         f"source source.orders: streams of several connections could land there ({SHOP}, {CRM}); name one in "
         "meta.lakehouse.airbyte.connection"
     ]
+
+
+@pytest.mark.parametrize("status", ["inactive", "deprecated"])
+def test_one_that_syncs_nothing_any_more_does_not_stand_in_its_successor_s_way(status: str) -> None:
+    old, new = connection(CRM, "old", "orders", status=status), connection(SHOP, "new", "orders")
+    fills = map_connections([table()], [old, new])
+    assert filled(fills) == {SHOP: ["orders"]}
+    assert not fills.problems
 
 
 def test_a_table_whose_connection_is_named_is_not_inferred_for_another() -> None:

@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 from lakehouse_analytics.airbyte.client import Airbyte, AirbyteError
-from lakehouse_analytics.airbyte.connections import Connection, SourceTable
-from lakehouse_analytics.airbyte.inventory import LIFE, Inventory, Known, UnknownConnectionError
+from lakehouse_analytics.airbyte.connections import Connection, SourceTable, UnknownConnectionError
+from lakehouse_analytics.airbyte.inventory import LIFE, Inventory, Known
 
 SHOP, CRM, NEW, MISSING = "11111111-aaaa", "22222222-bbbb", "33333333-cccc", "44444444-dddd"
 TABLE = SourceTable(("source", "orders"), "raw", "orders", "Shop")
@@ -136,7 +136,7 @@ def test_which_connection_is_meant(said: str) -> None:
     [
         ("Shpo", "no connection of the id or name 'Shpo'; did you mean 'Shop'?"),
         ("nothing like it", "no connection of the id or name 'nothing like it'"),
-        ("Twin", f"'Twin' is the name of several connections; use an id: {CRM}, {NEW}"),
+        ("Twin", f"'Twin' is the name of several connections: use the id of one of them ({CRM}, {NEW})"),
     ],
 )
 def test_who_is_not_known_is_told(said: str, words: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -10,7 +9,8 @@ from types import SimpleNamespace
 import dagster as dg
 import pytest
 from lakehouse_analytics.airbyte import http
-from lakehouse_analytics.airbyte.simulator import Answer, Request, Simulator, Store
+from lakehouse_analytics.airbyte.simulated import Store
+from lakehouse_analytics.airbyte.simulator import Answer, Request, Simulator
 from lakehouse_analytics.assets.sync_checks import sync_checks
 from lakehouse_analytics.listening import Listening, listening_of
 from lakehouse_analytics.settings import Settings
@@ -25,12 +25,8 @@ def simulator() -> Iterator[Simulator]:
     store = Store()
     store.add_connection("Shop", id=SHOP, streams=["orders"])
     store.add_connection("Ads", id=ADS, streams=["clicks"])
-    with Simulator(store) as served:
-        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield served
-        served.shutdown()
-        thread.join()
+    with Simulator(store).serving() as simulator:
+        yield simulator
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ _REASONS = (
     ("ConnectTimeout", "no answer in time"),
     ("reset by peer", "connection reset"),
     ("RemoteDisconnected", "it hung up"),
+    ("IncompleteRead", "it hung up"),
 )
 
 
