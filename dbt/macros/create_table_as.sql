@@ -9,6 +9,7 @@
 #}
 
 {% macro trino__create_table_as(temporary, relation, sql, on_exists=none) -%}
+    {{ window_writers() if not temporary }}
     create{{ ' or replace' if on_exists == 'replace' }} table{{ ' if not exists' if on_exists == 'skip' }} {{ relation }}
     {{ comment(model.get('description')) }}
     {{ properties(temporary) }}

@@ -25,22 +25,33 @@
         {%- do exceptions.raise_compiler_error(this ~ ': ' ~ problem[0]) -%}
     {%- endif -%}
     {{ return(adapter.dispatch('replace_window_sql', 'lakehouse')(
-        arg_dict['target_relation'], arg_dict['temp_relation'], columns, time_column, window
+        arg_dict['target_relation'], arg_dict['temp_relation'], columns, time_column, window_of(time_column, window)
     )) }}
 {%- endmacro %}
 
 {#
     For the model's inputs: true in the window of this run, or everywhere in a run that builds the whole table.
-    Rows outside the window that a model returns all the same fail it.
+    Rows outside the window that a model returns all the same fail it. `type` is the expression's: timestamp (UTC),
+    timestamptz, or date, which is a day in LAKEHOUSE_TIMEZONE.
 #}
-{% macro in_window(column) -%}
+{% macro in_window(column, type='timestamp') -%}
     {%- set window = event_window() -%}
-    {%- if execute and window and should_full_refresh() -%}
+    {%- if type not in ['timestamp', 'timestamptz', 'date'] -%}
+        {%- do exceptions.raise_compiler_error(
+            "in_window: type is '" ~ type ~ "', expected timestamp, timestamptz or date"
+        ) -%}
+    {%- endif -%}
+    {%- if execute and window and should_full_refresh() and not rebuilds_history() -%}
         {%- do exceptions.raise_compiler_error(
             this ~ ": --full-refresh with a window would leave nothing but the window: leave one of the two out"
         ) -%}
     {%- elif window -%}
-        ({{ column }} >= timestamp '{{ window[0] }}' and {{ column }} < timestamp '{{ window[1] }}')
+        {%- set column_type = {'dtype': 'timestamp with time zone' if type == 'timestamptz' else type, 'name': column} -%}
+        {%- set window = window_of(column_type, window) -%}
+        (
+            {{ column }} >= {{ time_literal(window[0], column_type) }}
+            and {{ column }} < {{ time_literal(window[1], column_type) }}
+        )
     {%- else -%}
         true
     {%- endif -%}
@@ -56,6 +67,49 @@
         {{ return([parse(start | string), parse(end | string)]) }}
     {%- endif -%}
     {{ return(none) }}
+{%- endmacro %}
+
+{# The orchestrator says that the window of this --full-refresh is the model's whole history. #}
+{% macro rebuilds_history() -%}
+    {{ return(env_var('LAKEHOUSE_WHOLE_HISTORY', '') == 'true') }}
+{%- endmacro %}
+
+{# The zone of days, weeks and months. #}
+{% macro lakehouse_timezone() -%}
+    {{ return(env_var('LAKEHOUSE_TIMEZONE', '') or 'UTC') }}
+{%- endmacro %}
+
+{# The calendar day, in LAKEHOUSE_TIMEZONE, of a timestamp that is UTC without saying so. #}
+{% macro local_date(column) -%}
+    {{ return(adapter.dispatch('local_date', 'lakehouse')(column)) }}
+{%- endmacro %}
+
+{% macro duckdb__local_date(column) -%}
+    cast(timezone('{{ lakehouse_timezone() }}', timezone('UTC', {{ column }})) as date)
+{%- endmacro %}
+
+{% macro trino__local_date(column) -%}
+    cast(at_timezone(with_timezone({{ column }}, 'UTC'), '{{ lakehouse_timezone() }}') as date)
+{%- endmacro %}
+
+{# The window as the column keeps its times: dates are days of LAKEHOUSE_TIMEZONE, all else is UTC. #}
+{% macro window_of(column, window) -%}
+    {%- if column.dtype | lower == 'date' -%}
+        {{ return([local_day(window[0], lakehouse_timezone()), local_day(window[1], lakehouse_timezone())]) }}
+    {%- endif -%}
+    {{ return(window) }}
+{%- endmacro %}
+
+{# A moment of UTC as the zone's own time; the first moment of a day is its midnight, even where clocks skip that. #}
+{% macro local_day(moment, zone) -%}
+    {%- set tz = modules.pytz.timezone(zone) -%}
+    {%- set local = modules.pytz.utc.localize(moment).astimezone(tz).replace(tzinfo=none) -%}
+    {%- set just_before = moment - modules.datetime.timedelta(microseconds=1) -%}
+    {%- set before = modules.pytz.utc.localize(just_before).astimezone(tz).replace(tzinfo=none) -%}
+    {%- if before.date() < local.date() -%}
+        {{ return(local.replace(hour=0, minute=0, second=0, microsecond=0)) }}
+    {%- endif -%}
+    {{ return(local) }}
 {%- endmacro %}
 
 {#
@@ -150,7 +204,8 @@ when not matched and built.dbt_replaces is null then
     {%- if type == 'date' -%}
         {%- if moment != moment.replace(hour=0, minute=0, second=0, microsecond=0) -%}
             {%- do exceptions.raise_compiler_error(
-                this ~ ": " ~ column.name ~ " is a date, so a window must start and end at midnight, not at " ~ moment
+                this ~ ": " ~ column.name ~ " is a date, so a window must start and end at midnight of "
+                ~ lakehouse_timezone() ~ ", not at " ~ moment
             ) -%}
         {%- endif -%}
         date '{{ moment.date() }}'
@@ -181,6 +236,22 @@ when not matched and built.dbt_replaces is null then
     {{ return(length) }}
 {%- endmacro %}
 
+{#
+    Before the statement that makes a table from a long window: it writes all partitions at once, of which Trino allows
+    100. Later windows come in pieces; the property holds for the connection, where it only raises a limit.
+#}
+{% macro window_writers() -%}
+    {%- set window = event_window() -%}
+    {%- set partition = window_partition() -%}
+    {%- if window and partition in ['hour', 'day', 'value'] and config.get('incremental_strategy') == 'replace_window' -%}
+        {%- set unit = modules.datetime.timedelta(hours=1 if partition == 'hour' else 24) -%}
+        {%- set needed = (window[1] - window[0]) // unit + 2 -%}
+        {%- if needed > 90 -%}
+            set session {{ target.database }}.max_partitions_per_writer = {{ needed }};
+        {%- endif -%}
+    {%- endif -%}
+{%- endmacro %}
+
 {# How the model's event_time partitions the table: hour, day, month, year, value, or none. #}
 {% macro window_partition() -%}
     {%- set partitioning = (config.get('properties') or {}).get('partitioning') or '' -%}
@@ -206,10 +277,11 @@ when not matched and built.dbt_replaces is null then
     {%- set window = event_window() -%}
     {%- set partition = window_partition() -%}
     {%- if execute and window and partition and is_incremental() -%}
+        {%- set event_time = config.get('event_time') | lower -%}
+        {%- set column = adapter.get_columns_in_relation(this) | selectattr('name', 'equalto', event_time) | first -%}
+        {%- set window = window_of(column, window) -%}
         {%- set start, end = whole_partitions(window[0], window[1], partition) -%}
         {%- if start < end -%}
-            {%- set event_time = config.get('event_time') | lower -%}
-            {%- set column = adapter.get_columns_in_relation(this) | selectattr('name', 'equalto', event_time) | first -%}
             alter table {{ this }} execute optimize
             where {{ column.quoted }} >= {{ time_literal(start, column) }}
                 and {{ column.quoted }} < {{ time_literal(end, column) }}

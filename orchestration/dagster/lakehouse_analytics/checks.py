@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from typing import Any
 
 import dagster as dg
 
 from lakehouse_analytics.contract import Drift, Rows
 from lakehouse_analytics.graph import DbtTest, Graph, Table
-from lakehouse_analytics.row_counts import Counts, broken_rules, judge_drift
+from lakehouse_analytics.row_counts import Counts, DriftVerdict, broken_rules, judge_drift
 from lakehouse_analytics.run_results import NodeResult
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key
 
@@ -36,6 +37,11 @@ class Past:
     baseline: int | None = None  # rows of the last passed check, as this one saw it
     accepted: bool = False
 
+    @property
+    def known(self) -> int | None:
+        """Rows of the last passed check: this one's own, where it passed."""
+        return self.rows if self.passed else self.baseline
+
 
 #: Earlier evaluations of a check, newest first.
 History = Callable[[dg.AssetCheckKey], Sequence[Past]]
@@ -46,12 +52,13 @@ def history_of(instance: dg.DagsterInstance) -> History:
 
     def read(key: dg.AssetCheckKey) -> list[Past]:
         records = instance.event_log_storage.get_asset_check_execution_history(key, limit=HISTORY)
-        return list(_past(records))
+        return list(past_of(records))
 
     return read
 
 
-def _past(records: Iterable[object]) -> Iterable[Past]:
+def past_of(records: Iterable[object]) -> Iterable[Past]:
+    """Those records of evaluations that tell a row count."""
     for record in records:
         event = getattr(record, "event", None)
         evaluation = event.asset_check_evaluation if event else None
@@ -103,41 +110,72 @@ def row_count_results(
     last_passed = None
     if rules.max_drop is not None and not accepted:
         # A failed check carries the baseline on: it must not fall out of the history that is looked at.
-        known = (past.rows if past.passed else past.baseline for past in history(key))
-        last_passed = next((rows for rows in known if rows is not None), None)
-    broken = broken_rules(rules, counts.rows, last_passed)
-    notes = [f"{counts.rows} rows"]
+        last_passed = next((past.known for past in history(key) if past.known is not None), None)
+    rows = row_count_outcome(rules, counts.rows, last_passed, accepted=accepted)
+    results = [dg.AssetCheckResult(asset_key=key.asset_key, check_name=ROW_COUNT, **rows)]
+    if rules.drift:
+        drift_key = dg.AssetCheckKey(asset_key(table), DRIFT)
+        past = [(p.when, p.rows) for p in _since_accepted(history(drift_key))]
+        verdict = judge_drift(rules.drift, counts.rows, past, now, zone)
+        drift = drift_outcome(rules.drift, counts.rows, verdict, len(past), accepted=accepted)
+        results.append(dg.AssetCheckResult(asset_key=key.asset_key, check_name=DRIFT, **drift))
+    return results
+
+
+def row_count_outcome(rules: Rows, rows: int, last_passed: int | None, *, accepted: bool) -> dict[str, Any]:
+    """The row-count check, as the fields that a result and an evaluation share.
+
+    Args:
+        rules: The contract.
+        rows: Rows now.
+        last_passed: Rows of the last passed check of the same rows, where it is known and counts.
+        accepted: Somebody said that this count is the new normal.
+    """
+    broken = broken_rules(rules, rows, last_passed)
+    notes = [f"{rows} rows"]
     if rules.max_drop is not None and last_passed is None:
         notes.append("max_drop not judged: accepted by hand" if accepted else "max_drop not judged: no earlier count")
-    results = [
-        dg.AssetCheckResult(
-            asset_key=key.asset_key,
-            check_name=ROW_COUNT,
-            passed=not broken,
-            severity=_SEVERITY[rules.severity],
-            description="; ".join(broken or notes),
-            metadata={ROWS: counts.rows, **({BASELINE: last_passed} if last_passed is not None else {})},
-        )
-    ]
-    if rules.drift:
-        results.append(_drift_result(table, rules.drift, counts, history, now=now, zone=zone, accepted=accepted))
-    return results
+    return {
+        "passed": not broken,
+        "severity": _SEVERITY[rules.severity],
+        "description": "; ".join(broken or notes),
+        "metadata": {ROWS: rows, **({BASELINE: last_passed} if last_passed is not None else {})},
+    }
+
+
+def drift_outcome(rules: Drift, rows: int, verdict: DriftVerdict, earlier: int, *, accepted: bool) -> dict[str, Any]:
+    """The drift check, likewise; `earlier` is how many counts were looked at."""
+    note = " (accepted by hand)" if accepted and not verdict.passed else ""
+    return {
+        "passed": verdict.passed or accepted,
+        "severity": _SEVERITY[rules.severity],
+        "description": verdict.explanation + note,
+        "metadata": {
+            ROWS: rows,
+            "judged": verdict.judged,
+            "earlier_counts": earlier,
+            **({ACCEPTED: True} if accepted else {}),
+            **({"median": verdict.median, "allowed": verdict.allowed} if verdict.judged else {}),
+        },
+    }
 
 
 def uncounted_results(table: Table, reason: str) -> list[dg.AssetCheckResult]:
     """The same checks where the table could not be counted: failed, so that a retry looks at the table again."""
+    return [
+        dg.AssetCheckResult(asset_key=asset_key(table), check_name=name, **outcome)
+        for name, outcome in uncounted_outcomes(table, reason).items()
+    ]
+
+
+def uncounted_outcomes(table: Table, reason: str) -> dict[str, dict[str, Any]]:
+    """The fields of these checks, by name."""
     rules = table.contract.rows or UNSAID
     severities = {ROW_COUNT: rules.severity} | ({DRIFT: rules.drift.severity} if rules.drift else {})
-    return [
-        dg.AssetCheckResult(
-            asset_key=asset_key(table),
-            check_name=name,
-            passed=False,
-            severity=_SEVERITY[severity],
-            description=f"cannot be counted: {reason}",
-        )
+    return {
+        name: {"passed": False, "severity": _SEVERITY[severity], "description": f"cannot be counted: {reason}"}
         for name, severity in severities.items()
-    ]
+    }
 
 
 def _since_accepted(history: Iterable[Past]) -> Iterable[Past]:
@@ -145,27 +183,3 @@ def _since_accepted(history: Iterable[Past]) -> Iterable[Past]:
         yield past
         if past.accepted:
             return
-
-
-def _drift_result(
-    table: Table, rules: Drift, counts: Counts, history: History, *, now: datetime, zone: tzinfo, accepted: bool
-) -> dg.AssetCheckResult:
-    key = dg.AssetCheckKey(asset_key(table), DRIFT)
-    past = [(p.when, p.rows) for p in _since_accepted(history(key))]
-    verdict = judge_drift(rules, counts.rows, past, now, zone)
-    passed = verdict.passed or accepted
-    note = " (accepted by hand)" if accepted and not verdict.passed else ""
-    return dg.AssetCheckResult(
-        asset_key=key.asset_key,
-        check_name=DRIFT,
-        passed=passed,
-        severity=_SEVERITY[rules.severity],
-        description=verdict.explanation + note,
-        metadata={
-            ROWS: counts.rows,
-            "judged": verdict.judged,
-            "earlier_counts": len(past),
-            **({ACCEPTED: True} if accepted else {}),
-            **({"median": verdict.median, "allowed": verdict.allowed} if verdict.judged else {}),
-        },
-    )

@@ -23,6 +23,8 @@ LAYERS = ("bronze", "silver", "gold", "metrics")
 
 Layer = Literal["bronze", "silver", "gold", "metrics"]
 Severity = Literal["error", "warn"]
+#: Lengths of the windows that a model's history is cut into.
+Grain = Literal["hourly", "daily", "weekly", "monthly"]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -47,6 +49,13 @@ def _cron(value: object) -> object:
     if not isinstance(value, str) or not is_cron(value):
         raise ValueError("expected a cron expression such as '0 6 * * *'")
     return value
+
+
+def _listed(value: object) -> object:
+    said = [value] if isinstance(value, str) else value
+    if not isinstance(said, list | tuple) or not all(isinstance(item, str) and item for item in said):
+        raise ValueError("expected the name of a source's table, such as shop.orders, or a list of them")
+    return tuple(said)
 
 
 def is_owner(value: object) -> bool:
@@ -185,7 +194,14 @@ class ModelContract(_Section):
         "schedule", description="`eager`: rebuilt as soon as anything upstream is."
     )
 
-    partition: Literal["hourly", "daily", "weekly", "monthly"] | None = Field(None, description=f"Time grain. {_LATER}")
+    partition: Grain | None = Field(
+        None,
+        description="Built by windows of its `event_time`, from its `begin` on; needs replace_window or microbatch.",
+    )
+    after: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
+        (),
+        description="Sources, such as shop.orders, that must have synced since a window's end before it is scheduled.",
+    )
     pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
         None, description=f"Concurrency pool. {_LATER}"
     )
@@ -213,7 +229,7 @@ class ModelContract(_Section):
 
     def without_effect(self) -> list[str]:
         """Keys that are set, valid, and not acted upon by this version: the caller warns of them."""
-        return [key for key in ("partition", "pool", "kubernetes") if getattr(self, key) is not None]
+        return [key for key in ("pool", "kubernetes") if getattr(self, key) is not None]
 
 
 class SourceContract(_Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 
 def is_cron(text: str) -> bool:
@@ -17,3 +17,10 @@ def smallest_interval(text: str) -> timedelta:
     from dagster._utils.schedules import get_smallest_cron_interval
 
     return get_smallest_cron_interval(text)
+
+
+def next_tick(cron: str, timezone: str, at: datetime) -> datetime:
+    """The first tick at or after an aware moment."""
+    from dagster._utils.schedules import schedule_execution_time_iterator
+
+    return next(schedule_execution_time_iterator(at.timestamp(), cron, timezone))

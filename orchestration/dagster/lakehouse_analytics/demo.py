@@ -7,10 +7,13 @@ import io
 import logging
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import click
 import dagster as dg
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from rich.console import Console
 
 from lakehouse_analytics import run_report, syncs
@@ -18,10 +21,10 @@ from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.engines import dbt_runner
 from lakehouse_analytics.home import open_home
 from lakehouse_analytics.ingest import IngestReport, run_ingest
+from lakehouse_analytics.jobs import MAIN, job_of
+from lakehouse_analytics.partitions import overlapping, windows
 from lakehouse_analytics.prepare import prepare
 from lakehouse_analytics.settings import Settings
-
-JOB = "full_refresh"
 
 
 def run(*, config_path: Path | None, count: int | None, seed: int | None) -> bool:
@@ -45,18 +48,26 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
         _title("Manifest: dbt parse")
         prepare(project, dbt_runner(settings, project), click.echo)
 
-    _title(f"Build: Dagster job {JOB}, bronze → silver → gold → metrics")
     # Imported late: loading the code location needs the manifest.
     from lakehouse_analytics.definitions import defs
 
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    with contextlib.redirect_stdout(_Progress(sys.stdout)):
-        definition = defs().resolve_job_def(JOB)
-        result = definition.execute_in_process(instance=instance, run_config=quiet, raise_on_error=False)
+    definitions = defs()
+    runs: list[dg.ExecuteInProcessResult] = []
+    keys: list[dg.AssetKey] = []
+    for job in _jobs(definitions):
+        first, last = _recent(job.partitions_def)
+        what = f", {first} to {last}" if first != last else f", {first}" if first else ""
+        _title(f"Build: Dagster job {job.name}{what}")
+        keys += job.asset_layer.executable_asset_keys
+        tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last} if first else {}
+        with contextlib.redirect_stdout(_Progress(sys.stdout)):
+            runs.append(job.execute_in_process(instance=instance, run_config=quiet, tags=tags, raise_on_error=False))
+        if not runs[-1].success:
+            break
 
-    keys = sorted(definition.asset_layer.executable_asset_keys, key=_by_layer)
-    lines = run_report.lines_of(instance, result.run_id, keys)
+    lines = run_report.lines_of(instance, [run.run_id for run in runs], sorted(keys, key=_by_layer))
     _title("What happened")
     Console().print(run_report.render(lines))
     total = run_report.total(lines)
@@ -65,9 +76,30 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
         f"{total['failed']} failed, {time.monotonic() - began:.0f} s in all.\n"
         f"{_where(settings)}   (then open http://localhost:3000)"
     )
-    if not result.success:
-        click.secho(f"\n{_why(instance, result.run_id)}", fg="red")
-    return result.success
+    failed = [run for run in runs if not run.success]
+    for run in failed:
+        click.secho(f"\n{_why(instance, run.run_id)}", fg="red")
+    return not failed
+
+
+def _jobs(definitions: dg.Definitions) -> list[dg.JobDefinition]:
+    """The main job, then those of the longer windows, which are made of its days."""
+    known = {job.name for job in definitions.jobs or ()}
+    wanted = [MAIN, *(job_of(grain) for grain in ("weekly", "monthly"))]
+    return [definitions.resolve_job_def(name) for name in wanted if name in known]
+
+
+def _recent(calendar: dg.PartitionsDefinition[str] | None) -> tuple[str, str]:
+    """First and last window of the last whole month and of this one; empty where there are no windows.
+
+    The history before is left for a backfill.
+    """
+    if not isinstance(calendar, dg.TimeWindowPartitionsDefinition):
+        return "", ""
+    today = datetime.now(ZoneInfo(calendar.timezone)).replace(hour=0, minute=0, second=0, microsecond=0)
+    month = (today.replace(day=1) - timedelta(days=1)).replace(day=1)
+    inside = [window for window in windows(calendar, overlapping(calendar, month, today)) if window.start >= month]
+    return (inside[0].key, inside[-1].key) if inside else ("", "")
 
 
 def _where(settings: Settings) -> str:

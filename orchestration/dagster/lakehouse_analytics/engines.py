@@ -22,7 +22,11 @@ def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
         profiles_dir=str(project.profiles_dir),
         target=project.target,
         target_path=str(project.target_path),
-        environment={"LAKEHOUSE_DUCKDB_PATH": str(settings.duckdb_path), **_trino_variables(settings)},
+        environment={
+            "LAKEHOUSE_DUCKDB_PATH": str(settings.duckdb_path),
+            "LAKEHOUSE_TIMEZONE": settings.timezone,
+            **_trino_variables(settings),
+        },
         # Where the machine sets this variable, it overrides the profile's `cert`.
         database_environment={"REQUESTS_CA_BUNDLE": str(settings.trino_ca_bundle)} if settings.trino_ca_bundle else {},
     )

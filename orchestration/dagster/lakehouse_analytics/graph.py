@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lakehouse_analytics.contract import LAYERS, ModelContract, SourceContract
+from lakehouse_analytics.contract import LAYERS, Grain, ModelContract, SourceContract
 
 Key = tuple[str, ...]
 Fqn = tuple[str, ...]
@@ -37,6 +37,16 @@ class Table:
     def fqn(self) -> Fqn:
         """dbt's fully qualified name."""
         return fqn_of(self.node)
+
+    @property
+    def grain(self) -> Grain | None:
+        """Length of its windows; None where it is built as a whole."""
+        return self.contract.partition
+
+    @property
+    def event_time(self) -> str | None:
+        """Column of the rows' own time."""
+        return self.node["config"].get("event_time") or None
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,17 @@ from collections.abc import Mapping
 import dagster as dg
 
 from lakehouse_analytics.assets.maintenance import GROUP
-from lakehouse_analytics.graph import Graph
+from lakehouse_analytics.contract import Grain
+from lakehouse_analytics.graph import Graph, Table
+from lakehouse_analytics.partitions import GRAINS, TOGETHER
 from lakehouse_analytics.translator import check_key
 
+MAIN, DAILY = "full_refresh", "daily_backfill"
 MAINTENANCE = "iceberg_maintenance"
 CUSTOMER_ENTRY = ("bronze", "stg_customers")
+#: Of every run of a job that builds windows, of which `dagster.yaml` lets one go at a time: Dagster itself marks a run
+#: neither with its job nor with its grain.
+PARTITIONED = "lakehouse/partitioned"
 
 
 def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.UnresolvedAssetJobDefinition]:
@@ -23,17 +29,34 @@ def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.Unres
         upkeep: Whether there are tables to look after.
     """
     tags = build_tags(max_runtime)
-    tables = dg.AssetSelection.assets(*(table.key for table in graph.tables.values()))
+    tables = [*graph.tables.values()]
+    main = [table for table in tables if table.grain in TOGETHER]
+    whole = [table for table in tables if table.grain is None]
+    daily = [table for table in tables if table.grain == "daily"]
+    windowed = {**tags, PARTITIONED: "true"}
     # Dagster leaves checks of external assets out of every selection of assets.
     of_sources = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.sources]
-    everything = tables | dg.AssetSelection.checks(*of_sources) if of_sources else tables
-    jobs = [_job("full_refresh", everything, "Every layer, bronze to metrics, with its gates.", tags)]
-    if any(table.layer == "bronze" for table in graph.tables.values()):
-        jobs.append(_job("bronze_refresh", dg.AssetSelection.groups("bronze"), "The bronze layer.", tags))
-    if CUSTOMER_ENTRY in graph.by_key:
-        customers = dg.AssetSelection.assets(CUSTOMER_ENTRY).downstream() & tables
-        description = "stg_customers and everything downstream of it."
-        jobs.append(_job("customer_pipeline", customers, description, tags))
+    everything = _assets(main) | dg.AssetSelection.checks(*of_sources) if of_sources else _assets(main)
+    what = "Every layer, bronze to metrics, with its gates" + (
+        "; of daily tables one partition, or some." if daily else "."
+    )
+    jobs = [_job(MAIN, everything, what, windowed if daily else tags)]
+    if daily and whole:
+        jobs.append(_job(DAILY, _assets(daily), "The daily tables alone: to fill their history.", windowed))
+    for grain in GRAINS:
+        of_grain = [table for table in tables if table.grain == grain]
+        if of_grain and grain not in TOGETHER:
+            jobs.append(_job(job_of(grain), _assets(of_grain), f"The {grain} tables.", windowed))
+    bronze = [table for table in whole if table.layer == "bronze"]
+    if bronze:
+        jobs.append(_job("bronze_refresh", _assets(bronze), "The bronze layer.", tags))
+    entry = graph.by_key.get(CUSTOMER_ENTRY)
+    if entry:
+        below = graph.descendants([entry.unique_id]) | {entry.unique_id}
+        customers = [table for table in whole if table.unique_id in below]
+        jobs.append(
+            _job("customer_pipeline", _assets(customers), "stg_customers and everything downstream of it.", tags)
+        )
     if upkeep:
         jobs.append(
             _job(MAINTENANCE, dg.AssetSelection.groups(GROUP), "Upkeep of every Iceberg table.", _ended(max_runtime))
@@ -41,9 +64,18 @@ def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.Unres
     return jobs
 
 
+def job_of(grain: Grain) -> str:
+    """The job that a grain's schedule runs."""
+    return MAIN if grain in TOGETHER else f"{grain}_refresh"
+
+
 def build_tags(max_runtime: int) -> dict[str, str]:
     """Of every run that builds: a retried one builds what failed or was blocked, and nothing else."""
     return {"dagster/retry_strategy": "FROM_ASSET_FAILURE", **_ended(max_runtime)}
+
+
+def _assets(tables: list[Table]) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(table.key for table in tables))
 
 
 def _ended(max_runtime: int) -> dict[str, str]:

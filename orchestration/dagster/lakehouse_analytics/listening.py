@@ -53,10 +53,10 @@ class Listening:
         return {source.key: source for source in self.graph.sources.values()}
 
     def bronze_below(self, keys: Sequence[Key]) -> list[dg.AssetKey]:
-        """The bronze tables that depend on some source tables."""
+        """The bronze tables that depend on some source tables; those with windows have their schedule."""
         ids = [self._sources[key].unique_id for key in keys]
         below = (self.graph.tables[unique_id] for unique_id in self.graph.descendants(ids))
-        return sorted(dg.AssetKey(table.key) for table in below if table.layer == "bronze")
+        return sorted(dg.AssetKey(table.key) for table in below if table.layer == "bronze" and table.grain is None)
 
     def events(self, job: Job, verdict: Verdict, keys: Sequence[Key], known: Known) -> list[Event]:
         """What Dagster is to store of a job for some tables."""

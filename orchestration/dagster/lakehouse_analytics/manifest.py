@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lakehouse_analytics import atomic
+from lakehouse_analytics import atomic, windows
 from lakehouse_analytics.contract import (
     LAYERS,
     ContractError,
@@ -59,6 +59,7 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
         for unique_id, node in manifest["sources"].items()
         if (contract := checked(partial(_source_contract, node, configuration))) is not None
     }
+    source_names = {f"{node['source_name']}.{node['name']}" for node in manifest["sources"].values()}
     tables: dict[str, Table] = {}
     for unique_id, node in nodes.items():
         if node["resource_type"] not in BUILT or node["config"].get("materialized") == "ephemeral":
@@ -72,12 +73,13 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
                 f"{node['original_file_path']}: {node['name']} is in no layer and lands in group `{DEFAULT_LAYER}`; "
                 f"set meta.lakehouse.layer on it or on its folder in dbt_project.yml ({', '.join(LAYERS)})"
             )
+        where = f"{' or '.join(_files(node))}: {node['resource_type']} {node['name']}"
         wrong = [owner for owner in _listed(_dagster_meta(node).get("owners")) if not is_owner(owner)]
         problems += [
-            f"{' or '.join(_files(node))}: {node['resource_type']} {node['name']}: meta.dagster.owners has {owner!r}: "
-            "expected an e-mail address or team:<name>"
-            for owner in wrong
+            f"{where}: meta.dagster.owners has {owner!r}: expected an e-mail address or team:<name>" for owner in wrong
         ]
+        problems += [f"{where}: {problem}" for problem in windows.problems(node, contract, source_names)]
+        warnings += [f"{where}: {warning}" for warning in windows.warnings(node, contract)]
         for key in contract.without_effect():
             warnings.append(f"{node['original_file_path']}: meta.lakehouse.{key} has no effect in this version")
         key = (layer or DEFAULT_LAYER, _name(node))

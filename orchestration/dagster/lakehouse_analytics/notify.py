@@ -27,19 +27,23 @@ class NotifyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Alert:
-    """A failed run that will not be retried."""
+    """What somebody must hear of: a failed run that will not be retried, a window that waits too long.
 
-    job: str
-    run_id: str
-    attempts: int
+    Attributes:
+        title: One line.
+        url: Where to look.
+        reason: As long as it needs.
+    """
+
+    title: str
     url: str
     reason: str
 
-    @property
-    def title(self) -> str:
-        """One line."""
-        tries = f" after {self.attempts} attempts" if self.attempts > 1 else ""
-        return f"Run of {self.job} failed{tries}"
+    @classmethod
+    def of_run(cls, job: str, attempts: int, url: str, reason: str) -> Alert:
+        """A failed run."""
+        tries = f" after {attempts} attempts" if attempts > 1 else ""
+        return cls(f"Run of {job} failed{tries}", url, reason)
 
 
 class Notifier(Protocol):

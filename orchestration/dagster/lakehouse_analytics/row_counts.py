@@ -20,8 +20,8 @@ from lakehouse_analytics.sql import identifier
 MAD_SCALE = 1.4826
 #: Counts that never change have a MAD of zero; this share of the median stands in for it.
 MAD_FLOOR = 0.01
-#: Counts of the same weekday needed before only those are compared.
-SAME_WEEKDAY = 4
+#: Counts of the same season, such as a weekday, needed before only those are compared.
+SAME_SEASON = 4
 
 
 @dataclass(frozen=True)
@@ -47,25 +47,37 @@ def count_sql(tables: Sequence[Counted]) -> str:
     width = max((len(table.distinct) for table in tables), default=0)
     selects = []
     for place, table in enumerate(tables):
-        newest = (
-            f"cast(max({identifier(table.event_time)}) as varchar)" if table.event_time else "cast(null as varchar)"
-        )
         distinct = [f"count(distinct {identifier(column)})" for column in table.distinct]
-        columns = [str(place), newest, "count(*)", *distinct, *["cast(null as bigint)"] * (width - len(distinct))]
+        columns = [str(place), newest_sql(table), "count(*)", *distinct, *padding(table, width)]
         # Names come from the manifest and the contract, and are quoted.
         selects.append(f"select {', '.join(columns)} from {table.relation}")  # noqa: S608
     return "\nunion all\n".join(selects)
 
 
-def chunks(tables: Sequence[Counted], stages: int | None) -> Iterator[Sequence[Counted]]:
+def newest_sql(table: Counted) -> str:
+    """The largest event time as text, or null."""
+    return f"cast(max({identifier(table.event_time)}) as varchar)" if table.event_time else "cast(null as varchar)"
+
+
+def padding(table: Counted, width: int) -> list[str]:
+    """Nulls for the distinct columns that other tables of the statement have."""
+    return ["cast(null as bigint)"] * (width - len(table.distinct))
+
+
+def chunks(tables: Sequence[Counted], stages: int | None, *, each: int = 1) -> Iterator[Sequence[Counted]]:
     """Cut tables into statements of at most so many stages; None is one statement, however many tables.
 
     Trino 476 plans a stage for each `select` of `count_sql`, and, where it has to mark them, one more for each distinct
     column. What a view costs besides is not known here. A table that is over the limit by itself is a chunk of its own.
+
+    Args:
+        tables: In order.
+        stages: Of a statement, at most.
+        each: Stages of one `select`, without its distinct columns.
     """
     begin = weight = 0
     for place, table in enumerate(tables):
-        own = 1 + len(table.distinct)
+        own = each + len(table.distinct)
         if stages is not None and place > begin and weight + own > stages:
             yield tables[begin:place]
             begin, weight = place, 0
@@ -87,13 +99,14 @@ def read_counts(tables: Sequence[Counted], answer: Sequence[Sequence[Any]]) -> l
         Counts(
             rows=int(by_place[place][2]),
             distinct=dict(zip(table.distinct, map(int, by_place[place][3 : 3 + len(table.distinct)]), strict=True)),
-            newest=_time(by_place[place][1]),
+            newest=parse_time(by_place[place][1]),
         )
         for place, table in enumerate(tables)
     ]
 
 
-def _time(text: str | None) -> datetime | None:
+def parse_time(text: str | None) -> datetime | None:
+    """A time as an engine writes it; None where there is none, or it cannot be read."""
     if not text:
         return None
     # Trino ends with a zone's name, DuckDB with an offset, dates have neither.
@@ -146,27 +159,37 @@ class DriftVerdict:
 
 
 def judge_drift(
-    rules: Drift, rows: int, history: Sequence[tuple[datetime, int]], now: datetime, zone: tzinfo
+    rules: Drift,
+    rows: int,
+    history: Sequence[tuple[datetime, int]],
+    now: datetime,
+    zone: tzinfo,
+    *,
+    season: str = "%A",
 ) -> DriftVerdict:
-    """Compare a row count with the check's earlier ones.
+    """Compare a row count with earlier ones.
 
     Args:
         rules: The contract.
         rows: Rows now.
         history: Earlier counts with the aware time of each, in any order.
         now: The time of this count, aware.
-        zone: Decides what a weekday is. With `SAME_WEEKDAY` counts of this weekday only those are used.
+        zone: Decides what a weekday is.
+        season: What times are alike, as a format of `strftime`: weekdays; `""` is all of them. With `SAME_SEASON`
+            counts of this season only those are used.
     """
     if len(history) < rules.min_history:
         return DriftVerdict(False, True, f"not judged: {len(history)} earlier counts, {rules.min_history} are needed")
-    weekday = now.astimezone(zone).weekday()
-    same = [count for when, count in history if when.astimezone(zone).weekday() == weekday]
-    weekly = len(same) >= SAME_WEEKDAY
-    counts = same if weekly else [count for _, count in history]
+    ours = now.astimezone(zone).strftime(season)
+    same = [count for when, count in history if when.astimezone(zone).strftime(season) == ours]
+    seasonal = bool(season) and len(same) >= SAME_SEASON
+    counts = same if seasonal else [count for _, count in history]
     median = statistics.median(counts)
     mad = statistics.median(abs(count - median) for count in counts)
     allowed = rules.mads * max(mad * MAD_SCALE, abs(median) * MAD_FLOOR, 1.0)
-    basis = f"{len(counts)} earlier counts" + (f" on {now.astimezone(zone):%A}s" if weekly else "")
+    basis = f"{len(counts)} earlier counts" + (
+        f" on {ours}s" if seasonal and season == "%A" else f" at {ours}" if seasonal else ""
+    )
     passed = abs(rows - median) <= allowed
     explanation = f"{rows} rows, {median:g} ± {allowed:.0f} expected from {basis}"
     return DriftVerdict(True, passed, explanation, median, allowed)

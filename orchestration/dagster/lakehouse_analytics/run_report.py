@@ -21,22 +21,28 @@ class Line:
     name: str
     built: bool = False
     rows: int | None = None
+    partitions: int = 0
     seconds: float | None = None
     passed: int = 0
     failed: int = 0
     warned: int = 0
 
 
-def lines_of(instance: dg.DagsterInstance, run_id: str, keys: Sequence[dg.AssetKey]) -> list[Line]:
-    """One line for each asset, in the given order, from the run's own events."""
+def lines_of(instance: dg.DagsterInstance, run_ids: Sequence[str], keys: Sequence[dg.AssetKey]) -> list[Line]:
+    """One line for each asset, in the given order, from the runs' own events; of partitions the sum."""
     lines = {key: Line(layer=key.path[0], name=key.path[-1]) for key in keys}
-    for record in instance.all_logs(run_id):
+    for record in (record for run_id in run_ids for record in instance.all_logs(run_id)):
         event = record.dagster_event
         if event and event.is_step_materialization and (key := event.asset_key) in lines:
             metadata = event.step_materialization_data.materialization.metadata
-            lines[key].built = True
-            lines[key].rows = _value(metadata, "dagster/row_count")
-            lines[key].seconds = _value(metadata, "runtime_seconds")
+            line = lines[key]
+            line.built = True
+            line.seconds = _value(metadata, "runtime_seconds")
+            in_partition = _value(metadata, "dagster/partition_row_count")
+            if in_partition is None:
+                line.rows = _value(metadata, "dagster/row_count")
+            else:
+                line.rows, line.partitions = (line.rows or 0) + in_partition, line.partitions + 1
         evaluation = record.asset_check_evaluation
         if evaluation and evaluation.asset_key in lines:
             line = lines[evaluation.asset_key]
@@ -65,7 +71,8 @@ def render(lines: Sequence[Line]) -> RichTable:
     for line in lines:
         rows = f"{line.rows:,}" if line.rows is not None else "–"
         seconds = f"{line.seconds:.2f}" if line.seconds is not None else "–"
-        name = line.name if line.built else f"{line.name} (not built)"
+        name = f"{line.name} ({line.partitions} partitions)" if line.partitions else line.name
+        name = name if line.built else f"{line.name} (not built)"
         failed = f"[red]{line.failed}[/red]" if line.failed else "0"
         table.add_row(line.layer, name, rows, seconds, str(line.passed), str(line.warned), failed)
     return table

@@ -1,19 +1,63 @@
-"""Schedules."""
+"""Schedules, and the sensor that asks for what they had to leave waiting."""
 
-from __future__ import annotations
+import json
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
+from dagster._time import get_current_datetime
 
-from lakehouse_analytics.jobs import MAINTENANCE
+from lakehouse_analytics.contract import Grain
+from lakehouse_analytics.due import OWED, Past, Plan, past_of
+from lakehouse_analytics.graph import Graph
+from lakehouse_analytics.jobs import MAIN, MAINTENANCE, job_of
+from lakehouse_analytics.notify import Alert, Notifier, NotifyError, deliver
+from lakehouse_analytics.partitions import Calendar
 from lakehouse_analytics.settings import Settings
 
+#: Dagster gives a sensor's tick up after 60 s.
+WAITING = "waiting_schedules"
+#: Windows that waited too long and were told of, as the sensor remembers them.
+_REMEMBERED = 200
 
-def build_schedules(settings: Settings, *, upkeep: bool) -> list[dg.ScheduleDefinition]:
-    """`daily_refresh`, and `iceberg_maintenance` where there is something to look after.
+
+def plans(settings: Settings, graph: Graph, calendars: Mapping[Grain, Calendar]) -> list[Plan]:
+    """The schedule of each grain."""
+    crons: Mapping[Grain, str] = {
+        "hourly": settings.hourly_refresh_cron,
+        "daily": settings.daily_refresh_cron,
+        "weekly": settings.weekly_refresh_cron,
+        "monthly": settings.monthly_refresh_cron,
+    }
+    sources = {f"{source.node['source_name']}.{source.node['name']}": source for source in graph.sources.values()}
+    found = []
+    for grain, calendar in calendars.items():
+        tables = [table for table in graph.tables.values() if table.grain == grain]
+        names = dict.fromkeys(name for table in tables for name in table.contract.after)
+        found.append(
+            Plan(
+                name=f"{grain}_refresh",
+                job=job_of(grain),
+                cron=crons[grain],
+                timezone=settings.timezone,
+                calendar=calendar,
+                catch_up=settings.catch_up,
+                graph=graph,
+                calendars=calendars,
+                tables=tables,
+                after=[sources[name] for name in names],
+            )
+        )
+    return found
+
+
+def build_schedules(settings: Settings, plans: Sequence[Plan], *, upkeep: bool) -> list[dg.ScheduleDefinition]:
+    """`daily_refresh`, those of the other grains, and `iceberg_maintenance` where there is something to look after.
 
     Off until somebody turns them on: a laptop should sleep at night.
     """
-    found = [_schedule("daily_refresh", "full_refresh", settings.daily_refresh_cron, settings.timezone, "Every layer")]
+    found = [_of_windows(plan) for plan in plans]
+    if not any(plan.job == MAIN for plan in plans):
+        found.append(_schedule("daily_refresh", MAIN, settings.daily_refresh_cron, settings.timezone, "Every layer"))
     if upkeep:
         what = "Upkeep of every Iceberg table"
         found.append(_schedule(MAINTENANCE, MAINTENANCE, settings.maintenance_cron, settings.timezone, what))
@@ -28,3 +72,104 @@ def _schedule(name: str, job: str, cron: str, timezone: str, what: str) -> dg.Sc
         execution_timezone=timezone,
         description=f"{what}, at {cron} in {timezone}.",
     )
+
+
+def _of_windows(plan: Plan) -> dg.ScheduleDefinition:
+    after = "".join(f", when {'.'.join(source.key)} has synced" for source in plan.after)
+
+    @dg.schedule(
+        name=plan.name,
+        job_name=plan.job,
+        cron_schedule=plan.cron,
+        execution_timezone=plan.timezone,
+        description=f"The window that ended last, at {plan.cron} in {plan.timezone}{after}.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+        at = context.scheduled_execution_time
+        past = past_of(context.instance, plan.name) or Past(at, None)
+        requests, waiting = [], []
+        for window in plan.owed(past.ticked, at, past.started if past.started < at else None):
+            if lacks := plan.lacks(window, context.instance):
+                waiting.append(f"{window.key} waits: {'; '.join(lacks)}")
+            else:
+                requests.append(plan.request(window, window.key))
+        if running := plan.running(at):
+            # Built again at every tick until it has ended.
+            requests.append(plan.request(running, f"{running.key} at {at.isoformat()}"))
+        for line in waiting:
+            context.log.warning(line)
+        if requests:
+            return requests
+        more = f" The sensor {WAITING} asks for it then." if waiting else ""
+        return dg.SkipReason("\n".join(waiting) + more if waiting else "No window has ended since the last tick.")
+
+    return schedule
+
+
+def waiting_schedules(
+    settings: Settings,
+    plans: Sequence[Plan],
+    jobs: Sequence["dg.UnresolvedAssetJobDefinition"],
+    notifiers: Sequence[Notifier],
+) -> list[dg.SensorDefinition]:
+    """Asks for windows that were not ready at their schedule's tick; none where no schedule can have to wait.
+
+    Args:
+        settings: The environment.
+        plans: Of the schedules.
+        jobs: All there are.
+        notifiers: Who hears of a window that waits too long.
+    """
+    waiting = [plan for plan in plans if plan.waits]
+    if not waiting:
+        return []
+    names = {plan.job for plan in waiting}
+    deadline, webserver_url = settings.after_deadline, settings.webserver_url
+
+    @dg.sensor(
+        name=WAITING,
+        jobs=[job for job in jobs if job.name in names],
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Runs what a schedule left waiting for a sync or for windows upstream, when it is there.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        told: list[str] = json.loads(context.cursor or "[]")
+        requests, lines = [], []
+        for plan in waiting:
+            past = past_of(context.instance, plan.name)
+            if past is None or past.ticked is None:
+                continue  # off, or its first tick comes yet: whoever waits for it waits for that
+            for window in plan.owed(None, past.ticked, past.started):
+                name = plan.owed_as(window)
+                if context.instance.get_runs_count(dg.RunsFilter(tags={OWED: name})):
+                    continue
+                lacks = plan.lacks(window, context.instance)
+                if not lacks:
+                    requests.append(plan.request(window, name))
+                    continue
+                lines.append(f"{name} waits: {'; '.join(lacks)}")
+                late = get_current_datetime() - plan.due(window)
+                if late > deadline and name not in told and _tell(context, notifiers, name, lines[-1], webserver_url):
+                    told.append(name)
+        cursor = json.dumps(told[-_REMEMBERED:])
+        return dg.SensorResult(
+            run_requests=requests, skip_reason=None if requests else "\n".join(lines) or "Nothing waits.", cursor=cursor
+        )
+
+    return [sensor]
+
+
+def _tell(
+    context: dg.SensorEvaluationContext, notifiers: Sequence[Notifier], name: str, reason: str, webserver_url: str
+) -> bool:
+    """Whether everybody was told; else it is tried again at the next tick."""
+    schedule = name.split("/", maxsplit=1)[0]
+    alert = Alert(f"{name} is late", f"{webserver_url.rstrip('/')}/automation?search={schedule}", reason)
+    for notifier in notifiers:
+        try:
+            deliver(notifier, alert)
+        except NotifyError as error:
+            context.log.error(str(error))  # noqa: TRY400  # its traceback may hold a secret
+            return False
+    return True

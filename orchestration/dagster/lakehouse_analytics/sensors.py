@@ -74,9 +74,8 @@ def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> d
         run = context.dagster_run
         if run.tags.get(WILL_RETRY) == "true":
             return dg.SkipReason(f"Run {run.run_id} will be retried.")
-        alert = Alert(
+        alert = Alert.of_run(
             job=run.job_name,
-            run_id=run.run_id,
             attempts=int(run.tags.get("dagster/retry_number", "0")) + 1,
             url=f"{webserver_url.rstrip('/')}/runs/{run.run_id}",
             reason=_reason(context),
@@ -157,6 +156,6 @@ def _silver_above_gold(graph: Graph) -> Mapping[Table, Sequence[Table]]:
     found = {
         gold: [table for table in silver if gold.unique_id in below[table.unique_id]]
         for gold in graph.tables.values()
-        if gold.layer == "gold"
+        if gold.layer == "gold" and gold.grain is None
     }
     return {gold: tables for gold, tables in found.items() if tables}

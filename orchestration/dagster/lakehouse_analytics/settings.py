@@ -69,7 +69,22 @@ class Settings(BaseSettings):
         description="`local` (embedded DuckDB), `trino` (the local stack, by default) or `prod` (Trino, all named).",
     )
     timezone: str = Field("UTC", description="IANA zone of schedules and partitions.")
+    hourly_refresh_cron: str = Field("10 * * * *", description="Cron of the `hourly_refresh` schedule.")
     daily_refresh_cron: str = Field("0 2 * * *", description="Cron of the `daily_refresh` schedule.")
+    weekly_refresh_cron: str = Field("0 4 * * 1", description="Cron of the `weekly_refresh` schedule.")
+    monthly_refresh_cron: str = Field("0 5 1 * *", description="Cron of the `monthly_refresh` schedule.")
+    partition_end_offset: int = Field(
+        0, ge=0, le=1, description="`1`: the hour, day, week or month that is running can be built, too."
+    )
+    catch_up: int = Field(
+        7, ge=1, le=1000, description="Windows that a schedule makes up for at most, after a daemon that was down."
+    )
+    after_deadline: Duration = Field(
+        timedelta(hours=4), description="How long a schedule may wait for its sources until somebody is told (90m, 4h)."
+    )
+    max_partitions_per_run: int | None = Field(
+        None, ge=1, description="Windows that a run of a backfill builds at most; unset: all that follow each other."
+    )
 
     dbt_project_dir: Path = Field(
         default_factory=lambda: repository_root() / "dbt", description="The dbt project to load."
@@ -209,7 +224,9 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is not an IANA time zone (for example Europe/Berlin){hint}")
         return value
 
-    @field_validator("daily_refresh_cron", "maintenance_cron")
+    @field_validator(
+        "hourly_refresh_cron", "daily_refresh_cron", "weekly_refresh_cron", "monthly_refresh_cron", "maintenance_cron"
+    )
     @classmethod
     def _valid_cron(cls, value: str) -> str:
         if not is_cron(value):

@@ -31,7 +31,7 @@ STALLED_EVERY = 600.0
 
 def airbyte_sync_sensor(listening: Listening) -> dg.SensorDefinition:
     """The sensor; it runs unless somebody stops it."""
-    bronze = [table.key for table in listening.graph.tables.values() if table.layer == "bronze"]
+    bronze = [table.key for table in listening.graph.tables.values() if table.layer == "bronze" and table.grain is None]
     target = dg.AssetSelection.assets(*bronze) if bronze else None
 
     @dg.sensor(

@@ -6,7 +6,7 @@ One helper an attribute. What it produces is held against dagster-dbt's own tran
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -14,9 +14,10 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from lakehouse_analytics import names
-from lakehouse_analytics.contract import is_owner
+from lakehouse_analytics.contract import Grain, is_owner
 from lakehouse_analytics.graph import DbtTest, Graph, Source, Table
 from lakehouse_analytics.manifest import exposure_parents
+from lakehouse_analytics.partitions import Calendar, calendar_of, mapping
 
 # Code references are marked beta; they are metadata, and a warning a model drowns our own.
 warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`")
@@ -30,11 +31,14 @@ def asset_key(owner: Table | Source) -> dg.AssetKey:
     return dg.AssetKey(owner.key)
 
 
-def table_spec(graph: Graph, table: Table, project_dir: Path, timezone: str) -> dg.AssetSpec:
+def table_spec(
+    graph: Graph, table: Table, project_dir: Path, timezone: str, calendars: Mapping[Grain, Calendar]
+) -> dg.AssetSpec:
     """The asset of a model, seed or snapshot."""
     return dg.AssetSpec(
         key=asset_key(table),
-        deps=[asset_key(_known(graph, parent)) for parent in table.parents],
+        deps=[_dependency(table, _known(graph, parent)) for parent in table.parents],
+        partitions_def=calendar_of(table, calendars),
         description=_description(table.node),
         group_name=table.layer,
         owners=_owners(graph, table),
@@ -83,26 +87,36 @@ def exposure_spec(graph: Graph, exposure: Mapping[str, Any], nodes: Mapping[str,
     )
 
 
-def check_specs(graph: Graph) -> Iterator[dg.AssetCheckSpec]:
-    """Every check of every table and source: its dbt tests, its row count, its drift.
+def test_specs(graph: Graph, tests: Iterable[DbtTest]) -> Iterator[dg.AssetCheckSpec]:
+    """The checks of dbt tests: of whole tables, those of partitioned ones, too.
 
     `blocking` follows the severity, because Dagster's retry from the failed asset reads it.
     """
-    for test in graph.tests.values():
+    for test in tests:
         yield _test_spec(graph, test)
-    for table in graph.tables.values():
+
+
+def count_specs(tables: Iterable[Table], calendars: Mapping[Grain, Calendar]) -> Iterator[dg.AssetCheckSpec]:
+    """Row count and drift of each table; of partitioned ones by partition."""
+    for table in tables:
         rows = table.contract.rows
         yield dg.AssetCheckSpec(
             ROW_COUNT,
             asset=asset_key(table),
             description="Rows against meta.lakehouse.rows: not_empty, min, max, max_drop.",
+            partitions_def=calendar_of(table, calendars),
             blocking=rows is not None and rows.severity == "error",
         )
         if rows and rows.drift:
             yield dg.AssetCheckSpec(
                 DRIFT,
                 asset=asset_key(table),
-                description="Rows against this check's own history: median and MAD, weekday-aware.",
+                description=(
+                    "Rows against the partitions before: median and MAD."
+                    if table.grain
+                    else "Rows against this check's own history: median and MAD, weekday-aware."
+                ),
+                partitions_def=calendar_of(table, calendars),
                 blocking=rows.drift.severity == "error",
             )
 
@@ -122,6 +136,11 @@ def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
         metadata={"dagster_dbt/unique_id": test.unique_id},
         blocking=test.blocking,
     )
+
+
+def _dependency(table: Table, above: Table | Source) -> dg.AssetDep:
+    grain = above.grain if isinstance(above, Table) else None
+    return dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
 
 
 def _known(graph: Graph, unique_id: str) -> Table | Source:

@@ -16,9 +16,11 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field
 
-from lakehouse_analytics.assets.counting import Answer, Counter, Engine
+from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Engine
+from lakehouse_analytics.assets.run_windows import RunWindows, listed
 from lakehouse_analytics.assets.writers import Writers, slot_of
 from lakehouse_analytics.checks import dbt_test_result, history_of
+from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.gates import Run
@@ -26,15 +28,18 @@ from lakehouse_analytics.graph import DbtTest, Graph, Table
 from lakehouse_analytics.iceberg.policies import relation_of
 from lakehouse_analytics.messages import with_source_line
 from lakehouse_analytics.names import counted, unique_metadata_key
+from lakehouse_analytics.partition_checks import partition_history_of
+from lakehouse_analytics.partitions import TOGETHER, Calendar
 from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
 from lakehouse_analytics.retries import BACKOFF, merge, worth_a_second_start, worth_another_try
 from lakehouse_analytics.row_counts import Counts
 from lakehouse_analytics.run_results import DbtResult, NodeResult
 from lakehouse_analytics.selectors import select_args
-from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key, check_specs, table_spec
+from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key, count_specs, table_spec, test_specs
 
-Event = dg.MaterializeResult[Any] | dg.AssetCheckResult
+Event = dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.AssetCheckEvaluation
 OP_NAME = "build"
 
 
@@ -47,36 +52,79 @@ class BuildConfig(dg.Config):
     accept_row_counts: list[str] = Field(
         default=[], description="Models whose row count is the new normal: max_drop and drift start from it."
     )
+    allow_missing_partitions: bool = Field(
+        default=False, description="Build a window although tables of a shorter grain lack some of theirs inside it."
+    )
 
 
 def build_assets(
-    graph: Graph, project: DbtProject, *, timezone: str, pool: str | None, max_runtime: float
-) -> dg.AssetsDefinition:
-    """The assets and checks of a whole dbt project, built by one subsettable op.
+    graph: Graph,
+    project: DbtProject,
+    calendars: Mapping[Grain, Calendar],
+    settings: Settings,
+    *,
+    pool: str | None,
+) -> list[dg.AssetsDefinition]:
+    """The assets and checks of a whole dbt project: one op for all that is built as a whole or by day, and one for each
+    other grain, because Dagster runs no two grains at once.
 
-    `max_runtime` is in seconds: for no longer a run waits for tables that another one writes.
+    Args:
+        graph: The manifest's.
+        project: Where it is.
+        calendars: Windows of the partitioned tables, by grain.
+        settings: The environment.
+        pool: Concurrency pool of the ops.
     """
+    timezone, most = settings.timezone, settings.max_partitions_per_run
+    by_op: dict[str, list[Table]] = {}
+    for table in graph.tables.values():
+        by_op.setdefault(op_of(table.grain), []).append(table)
+    policy = dg.BackfillPolicy.multi_run(most) if most else dg.BackfillPolicy.single_run()
+    # Tests of sources gate what reads them; as dagster-dbt does, they belong to the first op.
+    of_sources = [test for test in graph.tests.values() if test.attached in graph.sources]
 
-    @dg.multi_asset(
-        name=OP_NAME,
-        specs=[table_spec(graph, table, project.project_dir, timezone) for table in graph.tables.values()],
-        check_specs=list(check_specs(graph)),
-        can_subset=True,
-        allow_arbitrary_check_specs=True,  # tests of sources gate what reads them; as dagster-dbt does
-        pool=pool,
-        op_tags={"dagster/compute_kind": "dbt"},
-    )
-    def build(
-        context: dg.AssetExecutionContext,
-        config: BuildConfig,
-        dbt: dg.ResourceParam[DbtRunner],
-        engine: dg.ResourceParam[Engine],
-    ) -> Iterator[Event]:
-        zone = ZoneInfo(timezone)
-        run = Build(graph, project, context, config, dbt=dbt, engine=engine, zone=zone, max_runtime=max_runtime)
-        yield from run.events()
+    def op(name: str, tables: list[Table], others: list[DbtTest]) -> dg.AssetsDefinition:
+        tests = [test for table in tables for test in graph.tests_of.get(table.unique_id, ())]
 
-    return build
+        @dg.multi_asset(
+            name=name,
+            specs=[table_spec(graph, table, project.project_dir, timezone, calendars) for table in tables],
+            check_specs=[*test_specs(graph, [*tests, *others]), *count_specs(tables, calendars)],
+            can_subset=True,
+            allow_arbitrary_check_specs=True,
+            pool=pool,
+            backfill_policy=policy if any(table.grain for table in tables) else None,
+            op_tags={"dagster/compute_kind": "dbt"},
+        )
+        def build(
+            context: dg.AssetExecutionContext,
+            config: BuildConfig,
+            dbt: dg.ResourceParam[DbtRunner],
+            engine: dg.ResourceParam[Engine],
+        ) -> Iterator[Event]:
+            run = Build(
+                graph,
+                project,
+                context,
+                config,
+                dbt=dbt,
+                engine=engine,
+                calendars=calendars,
+                zone=ZoneInfo(timezone),
+                max_runtime=settings.max_runtime,
+            )
+            yield from run.events()
+
+        return build
+
+    # In the order of the graph, so that the first holds what is not partitioned, if there is any.
+    ops = sorted(by_op, key=lambda name: name != OP_NAME) or [OP_NAME] * bool(of_sources)
+    return [op(name, by_op.get(name, []), of_sources if name == ops[0] else []) for name in ops]
+
+
+def op_of(grain: Grain | None) -> str:
+    """Name of the op that builds tables of a grain."""
+    return OP_NAME if grain in TOGETHER else f"{OP_NAME}_{grain}"
 
 
 class Build:
@@ -91,19 +139,23 @@ class Build:
         *,
         dbt: DbtRunner,
         engine: Engine,
+        calendars: Mapping[Grain, Calendar],
         zone: ZoneInfo,
         max_runtime: float,
     ) -> None:
         self.graph, self.project, self.context = graph, project, context
         self.config, self.dbt, self.engine = config, dbt, engine
-        self.max_runtime = max_runtime
+        self.calendars, self.max_runtime = calendars, max_runtime
         self.checks = context.selected_asset_check_keys
         selected = {
             table.unique_id for table in graph.tables.values() if asset_key(table) in context.selected_asset_keys
         }
         checked = {test.unique_id for test in graph.tests.values() if check_key(graph, test) in self.checks}
         self.run = Run(graph, frozenset(selected), frozenset(checked))
-        self.counter = Counter(engine, history_of(context.instance), accepted=self._accepted(), zone=zone)
+        self.windows = self._windows()
+        self.counter = Counter(
+            engine, history_of(context.instance), accepted=self._accepted(), zone=zone, windows=self._counted_windows()
+        )
         self.evaluated: set[dg.AssetCheckKey] = set()
 
     def events(self) -> Iterator[Event]:
@@ -112,11 +164,15 @@ class Build:
         Raises:
             dg.Failure: something was not built, a gate failed, or a planned check was not evaluated.
         """
+        if self.windows and not self.config.allow_missing_partitions:
+            self.windows.refuse_gaps(self.graph, self.run.selected, self.calendars, self.context.instance)
         # Checks asked for without their tables come first: a retry may select what lies below them.
         yield from self._counts_of_unbuilt()
         stages = self.run.stages()
         if stages:
             environment = {**self.dbt.database_environment, **self._provenance().environment()}
+            if self.windows and self.config.full_refresh:
+                environment["LAKEHOUSE_WHOLE_HISTORY"] = "true"
             with self.dbt.session(self.graph.adapter, environment) as dbt:
                 for tables, tests in stages:
                     yield from self._stage(dbt, self.run.buildable(tables), self.run.testable(tests))
@@ -150,6 +206,7 @@ class Build:
             self.run.failed[unique_id] = with_source_line(message, node, self.project.project_dir)
         for table in built:
             metadata = self._metadata(table, answers[table.unique_id], result.nodes[table.unique_id])
+            self._tell_partitions(table, answers[table.unique_id])
             yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
         for test in tests:
             outcome = result.nodes.get(test.unique_id)
@@ -203,15 +260,22 @@ class Build:
         command = ["build" if tables else "test", "--exclude-resource-type", "unit_test"]
         if tables and self.config.full_refresh:
             command.append("--full-refresh")
+        if self.windows and any(table.grain for table in tables):
+            command += self.windows.span.args()
         wanted = [*(table.fqn for table in tables), *(test.fqn for test in tests)]
         return [*command, "--indirect-selection", "empty", *select_args(wanted, self.graph.selectable)]
 
     def _judge(self, tables: list[Table], answers: Mapping[str, Answer]) -> Iterator[Event]:
         for table in tables:
+            broken: dict[str, list[str]] = {}
             for verdict in self.counter.judge(table, answers[table.unique_id]):
                 if not verdict.passed and verdict.severity == dg.AssetCheckSeverity.ERROR:
-                    self.run.fail_gate(table.unique_id, f"{verdict.check_name}: {verdict.description}")
+                    partition = getattr(verdict, "partition", None)
+                    said = f"{partition}: {verdict.description}" if partition else verdict.description or ""
+                    broken.setdefault(verdict.check_name or "", []).append(said)
                 yield from self._report(verdict)
+            for name, reasons in broken.items():
+                self.run.fail_gate(table.unique_id, f"{name}: {listed(reasons, '; ')}")
 
     def _counts_of_unbuilt(self) -> Iterator[Event]:
         counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)}
@@ -228,7 +292,7 @@ class Build:
                 raise dg.Failure(f"accept_row_counts: there is no model {name!r}{hint}", allow_retries=False)
         return self.config.accept_row_counts
 
-    def _report(self, result: dg.AssetCheckResult) -> Iterator[Event]:
+    def _report(self, result: dg.AssetCheckResult | dg.AssetCheckEvaluation) -> Iterator[Event]:
         key = dg.AssetCheckKey(dg.AssetKey.from_coercible(result.asset_key or ""), result.check_name or "")
         # Gates hold whoever deselected the check; Dagster takes results of selected ones only.
         if key in self.checks:
@@ -256,16 +320,35 @@ class Build:
         return explained | {dg.AssetCheckKey(key, name) for key in keys for name in (ROW_COUNT, DRIFT)}
 
     def _provenance(self) -> Provenance:
-        context = self.context
-        return Provenance(context.run_id, context.job_name, context.partition_key if context.has_partition_key else "")
+        partition = self.windows.span.label if self.windows else ""
+        return Provenance(self.context.run_id, self.context.job_name, partition)
+
+    def _windows(self) -> RunWindows | None:
+        counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)}
+        keys = self.context.selected_asset_keys | counted
+        tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
+        windows = RunWindows.of(self.context, tables, self.calendars)
+        if windows and self.config.full_refresh:
+            windows.refuse_partial_rebuild()
+        return windows
+
+    def _counted_windows(self) -> CountedWindows | None:
+        if self.windows is None:
+            return None
+        history = partition_history_of(self.context.instance)
+        return CountedWindows(self.graph.adapter, self.windows.calendar, self.windows.span, history)
+
+    def _tell_partitions(self, table: Table, answer: Answer) -> None:
+        """What a materialisation says of its own partition, and not of the run."""
+        if isinstance(answer, Mapping):
+            for partition, counts in answer.items():
+                metadata = {"dagster/partition_row_count": counts.rows, **_of_rows(counts)}
+                self.context.add_asset_metadata(metadata, asset_key(table), partition)
 
     def _metadata(self, table: Table, answer: Answer, node: NodeResult) -> dict[str, Any]:
         metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": table.node["relation_name"]}
         if isinstance(answer, Counts):
-            metadata["dagster/row_count"] = answer.rows
-            metadata |= {unique_metadata_key(column): n for column, n in answer.distinct.items()}
-            if answer.newest:
-                metadata["newest_event_time"] = dg.MetadataValue.timestamp(answer.newest)
+            metadata |= {"dagster/row_count": answer.rows, **_of_rows(answer)}
         if url := node.query_id and self.engine.query_url(node.query_id):
             metadata["query"] = dg.MetadataValue.url(url)
         return metadata
@@ -280,6 +363,13 @@ class Build:
         _say(message)
         if level in ("warn", "error") and message.strip():
             self.context.log.warning(message.strip())
+
+
+def _of_rows(counts: Counts) -> dict[str, Any]:
+    metadata: dict[str, Any] = {unique_metadata_key(column): n for column, n in counts.distinct.items()}
+    if counts.newest:
+        metadata["newest_event_time"] = dg.MetadataValue.timestamp(counts.newest)
+    return metadata
 
 
 def _say(message: str) -> None:

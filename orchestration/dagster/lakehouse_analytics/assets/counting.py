@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import dagster as dg
 
@@ -12,11 +13,16 @@ from lakehouse_analytics.checks import History, row_count_results, uncounted_res
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.graph import Table
 from lakehouse_analytics.iceberg.policies import Relation, relation_of
+from lakehouse_analytics.partition_checks import PartitionHistory, partition_evaluations
+from lakehouse_analytics.partitions import Calendar, Span
 from lakehouse_analytics.retries import Reason
 from lakehouse_analytics.row_counts import Counted, Counts, chunks, count_sql, read_counts
+from lakehouse_analytics.window_counts import STAGES, Bins, read_window_counts, window_count_sql
 
-#: What was counted, or why it could not be.
-Answer = Counts | str
+A_co = TypeVar("A_co", covariant=True)
+
+#: What was counted, by partition where there are some, or why it could not be.
+Answer = Counts | Mapping[str, Counts] | str
 #: Statements that may fail before the rest is left alone. One table at fault among 50 costs 12.
 MOST_FAILURES = 64
 
@@ -60,24 +66,60 @@ class Distributed(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class CountedWindows:
+    """The windows of a run, and what of them is known from before."""
+
+    adapter: str
+    calendar: Calendar
+    span: Span
+    history: PartitionHistory
+
+    @property
+    def statement(self) -> ByWindow:
+        """What counts them."""
+        windows = self.span.windows
+        bins = Bins([window.key for window in windows], [*(window.start for window in windows), self.span.end])
+        return ByWindow(self.adapter, bins)
+
+
 class Counter:
     """Counts and judges the tables of one run.
 
     Attributes:
         accepted: Names of models whose count is the new normal.
         zone: Decides what a weekday is.
+        windows: Of the run, where it has partitioned tables.
     """
 
-    def __init__(self, engine: Engine, history: History, *, accepted: Collection[str], zone: tzinfo) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        history: History,
+        *,
+        accepted: Collection[str],
+        zone: tzinfo,
+        windows: CountedWindows | None = None,
+    ) -> None:
         self._engine, self._history = engine, history
-        self._accepted, self._zone = accepted, zone
+        self._accepted, self._zone, self._windows = accepted, zone, windows
 
     def count(self, tables: Sequence[Table]) -> dict[str, Answer]:
-        """Count every table, by unique id: from metadata where that tells exactly, else in a few statements."""
-        answers: dict[str, Answer] = dict(self._known(tables))
-        rest = [table for table in tables if table.unique_id not in answers]
-        found = Questions(self._engine).ask([_asked(table) for table in rest])
-        return answers | dict(zip((table.unique_id for table in rest), found, strict=True))
+        """Count every table, by unique id: from metadata where that tells exactly, else in a few statements.
+
+        Of partitioned tables the run's windows alone.
+        """
+        whole = [table for table in tables if table.grain is None]
+        answers: dict[str, Answer] = dict(self._known(whole))
+        rest = [table for table in whole if table.unique_id not in answers]
+        found = Questions(self._engine, Whole()).ask([_asked(table) for table in rest])
+        answers |= dict(zip((table.unique_id for table in rest), found, strict=True))
+        windowed = [table for table in tables if table.grain]
+        if self._windows and windowed:
+            asked = [replace(_asked(table), event_time=table.event_time) for table in windowed]
+            counts = Questions(self._engine, self._windows.statement).ask(asked)
+            answers |= dict(zip((table.unique_id for table in windowed), counts, strict=True))
+        return answers
 
     def _known(self, tables: Sequence[Table]) -> dict[str, Counts]:
         plain = {relation_of(table.node): table.unique_id for table in tables if _only_rows(_asked(table))}
@@ -91,41 +133,92 @@ class Counter:
             return {}
         return {plain[relation]: Counts(rows) for relation, rows in known.items()}
 
-    def judge(self, table: Table, answer: Answer) -> list[dg.AssetCheckResult]:
-        """The row-count checks of one table."""
-        if isinstance(answer, str):
-            return uncounted_results(table, answer)
-        return row_count_results(
-            table,
-            answer,
-            self._history,
-            now=datetime.now(UTC),
-            zone=self._zone,
-            accepted=table.node["name"] in self._accepted,
-        )
+    def judge(self, table: Table, answer: Answer) -> Iterable[dg.AssetCheckResult | dg.AssetCheckEvaluation]:
+        """The row-count checks of one table; of a partitioned one an evaluation for each partition."""
+        accepted = table.node["name"] in self._accepted
+        if self._windows and table.grain and not isinstance(answer, Counts):
+            return partition_evaluations(
+                table,
+                self._windows.calendar,
+                self._windows.span,
+                answer,
+                self._windows.history,
+                zone=self._zone,
+                accepted=accepted,
+            )
+        if isinstance(answer, Counts):
+            now = datetime.now(UTC)
+            return row_count_results(table, answer, self._history, now=now, zone=self._zone, accepted=accepted)
+        return uncounted_results(table, str(answer))
 
 
-class Questions:
+class Statement(Protocol[A_co]):
+    """One question to many tables at once."""
+
+    @property
+    def stages(self) -> int:
+        """Of each table, without those of its distinct columns."""
+
+    def sql(self, tables: Sequence[Counted]) -> str:
+        """The statement."""
+
+    def read(self, tables: Sequence[Counted], answer: Sequence[Sequence[Any]]) -> Sequence[A_co]:
+        """What it answered of each table, in order."""
+
+
+class Whole:
+    """Tables as a whole."""
+
+    stages = 1
+
+    def sql(self, tables: Sequence[Counted]) -> str:
+        """See `count_sql`."""
+        return count_sql(tables)
+
+    def read(self, tables: Sequence[Counted], answer: Sequence[Sequence[Any]]) -> list[Counts]:
+        """See `read_counts`."""
+        return read_counts(tables, answer)
+
+
+class ByWindow:
+    """Tables by window."""
+
+    stages = STAGES
+
+    def __init__(self, adapter: str, bins: Bins) -> None:
+        self._adapter, self._bins = adapter, bins
+
+    def sql(self, tables: Sequence[Counted]) -> str:
+        """See `window_count_sql`."""
+        return window_count_sql(self._adapter, self._bins, tables)
+
+    def read(self, tables: Sequence[Counted], answer: Sequence[Sequence[Any]]) -> list[Mapping[str, Counts]]:
+        """See `read_window_counts`."""
+        return read_window_counts(self._bins, tables, answer)
+
+
+class Questions(Generic[A_co]):
     """Statements that count tables, as few as the engine allows.
 
     Where one fails, its halves are asked, down to the tables at fault; and no more when too many have failed.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, statement: Statement[A_co]) -> None:
+        self._engine, self._statement = engine, statement
         self._stages = engine.max_stages if isinstance(engine, Distributed) else None
         self._failed = 0
         self._stopped = ""
 
-    def ask(self, tables: Sequence[Counted]) -> list[Answer]:
-        """The answer for each table, in order."""
-        return [answer for chunk in chunks(tables, self._stages) for answer in self._ask(chunk)]
+    def ask(self, tables: Sequence[Counted]) -> list[A_co | str]:
+        """The answer for each table, in order; text says why there is none."""
+        each = self._statement.stages
+        return [answer for chunk in chunks(tables, self._stages, each=each) for answer in self._ask(chunk)]
 
-    def _ask(self, tables: Sequence[Counted]) -> list[Answer]:
+    def _ask(self, tables: Sequence[Counted]) -> list[A_co | str]:
         if self._stopped:
             return [self._stopped] * len(tables)
         try:
-            return [*read_counts(tables, self._engine.fetch_all(count_sql(tables)))]
+            return [*self._statement.read(tables, self._engine.fetch_all(self._statement.sql(tables)))]
         except DatabaseError as error:
             self._stopped = str(error)
             return [self._stopped] * len(tables)

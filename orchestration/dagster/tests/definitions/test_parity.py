@@ -76,7 +76,7 @@ def test_metadata_is_the_same(stock: Stock, entry: str) -> None:
     assert [(key, value) for key, value, _ in seen] == [(key, value) for key, _, value in seen]
 
 
-@pytest.mark.parametrize("attribute", ["tags", "kinds", "skippable", "partitions_def"])
+@pytest.mark.parametrize("attribute", ["tags", "kinds", "skippable"])
 def test_attributes_are_the_same(stock: Stock, attribute: str) -> None:
     for theirs, ours in stock.pairs():
         assert getattr(ours, attribute) == getattr(theirs, attribute), ours.key

@@ -60,7 +60,7 @@ def test_a_full_contract_is_taken_as_written() -> None:
     assert found.freshness.within == timedelta(hours=6)
     assert found.maintenance is not None
     assert found.maintenance.retain == timedelta(days=7)
-    assert found.without_effect() == ["partition", "pool", "kubernetes"]
+    assert found.without_effect() == ["pool", "kubernetes"]
 
 
 @pytest.mark.parametrize("raw", [None, {}])

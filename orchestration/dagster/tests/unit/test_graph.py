@@ -187,9 +187,9 @@ def test_an_unmapped_model_lands_in_default_with_one_warning_that_says_what_to_d
 
 def test_keys_without_effect_are_told() -> None:
     m = Manifest()
-    m.model("m", folder="gold", lakehouse={"partition": "daily", "pool": "heavy"})
+    m.model("m", folder="gold", lakehouse={"pool": "heavy", "kubernetes": {"cpu": "1"}})
     warnings = "\n".join(m.graph().warnings)
-    assert "meta.lakehouse.partition has no effect" in warnings
+    assert "meta.lakehouse.kubernetes has no effect" in warnings
     assert "meta.lakehouse.pool has no effect" in warnings
 
 

@@ -25,9 +25,8 @@ from lakehouse_analytics.notify import (
 )
 from lakehouse_analytics.settings import Settings
 
-ALERT = Alert(
+ALERT = Alert.of_run(
     job="full_refresh",
-    run_id="1234-abcd",
     attempts=1,
     url="https://dagster.example/runs/1234-abcd",
     reason="✘ bronze/stg_orders failed its gate: unique: 3 rows\n2 of 9 tables were built.",
@@ -147,7 +146,7 @@ def told(error: BaseException | None) -> str:
     ("attempts", "title"), [(1, "Run of full_refresh failed"), (3, "Run of full_refresh failed after 3 attempts")]
 )
 def test_the_title_counts_attempts_only_where_there_were_several(attempts: int, title: str) -> None:
-    assert Alert("full_refresh", "r", attempts, "u", "why").title == title
+    assert Alert.of_run("full_refresh", attempts, "u", "why").title == title
 
 
 def test_the_log_holds_title_link_and_reason(caplog: pytest.LogCaptureFixture) -> None:
@@ -167,13 +166,13 @@ def test_slack_gets_a_link_and_the_reason(hook: Hook) -> None:
 
 
 def test_a_reason_cannot_command_slack_or_leave_its_block(hook: Hook) -> None:
-    SlackNotifier(hook.url).send(Alert("j", "r", 1, "https://d/runs/r", "rows < 5 && <!channel> ```*x*```"))
+    SlackNotifier(hook.url).send(Alert.of_run("j", 1, "https://d/runs/r", "rows < 5 && <!channel> ```*x*```"))
     [(_, _, body)] = hook.received
     assert body["text"].endswith("\n```rows &lt; 5 &amp;&amp; &lt;!channel&gt; '''*x*'''```")
 
 
 def test_a_long_reason_is_cut_for_slack(hook: Hook) -> None:
-    SlackNotifier(hook.url).send(Alert("j", "r", 1, "u", "<" * 10_000))
+    SlackNotifier(hook.url).send(Alert.of_run("j", 1, "u", "<" * 10_000))
     [(_, _, body)] = hook.received
     assert body["text"].endswith("```" + "&lt;" * SLACK_TEXT + "```")
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.contract import Drift, Rows
 from lakehouse_analytics.row_counts import (
-    SAME_WEEKDAY,
+    SAME_SEASON,
     Counted,
     Counts,
     broken_rules,
@@ -309,14 +309,14 @@ def weekly(wednesdays: int, others: int, weeks: int) -> list[tuple[datetime, int
 
 
 def test_weekdays_are_compared_with_their_own_kind_once_there_are_enough() -> None:
-    enough = weekly(50, 1000, SAME_WEEKDAY)
+    enough = weekly(50, 1000, SAME_SEASON)
     verdict = judge_drift(Drift(), 50, enough, NOW, UTC)
     assert verdict.passed
     assert verdict.median == 50
     assert "4 earlier counts on Wednesdays" in verdict.explanation
     assert not judge_drift(Drift(), 1000, enough, NOW, UTC).passed
 
-    too_few = weekly(50, 1000, SAME_WEEKDAY - 1)
+    too_few = weekly(50, 1000, SAME_SEASON - 1)
     assert judge_drift(Drift(), 1000, too_few, NOW, UTC).passed
     assert not judge_drift(Drift(), 50, too_few, NOW, UTC).passed
 

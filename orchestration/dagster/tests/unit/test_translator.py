@@ -33,4 +33,4 @@ def test_the_contract_names_the_owner_then_dagsters_meta_then_dbts_group(
     groups["group.shop.nameless"] = {"name": "nameless", "owner": {"name": "Nobody"}}
     graph = read({**manifest.build(), "groups": groups}, {})
 
-    assert list(table_spec(graph, graph.tables[orders], Path(), "UTC").owners) == owners
+    assert list(table_spec(graph, graph.tables[orders], Path(), "UTC", {}).owners) == owners

@@ -1,0 +1,85 @@
+"""Which windows one run builds, and whether it may."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from lakehouse_analytics.contract import Grain
+from lakehouse_analytics.graph import Graph, Table
+from lakehouse_analytics.partitions import Calendar, NoWindowError, Span, missing_above, span_of
+
+#: So many of a long list stand in a message.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class RunWindows:
+    """The windows of one run, and the calendar that they are of."""
+
+    calendar: Calendar
+    span: Span
+
+    @classmethod
+    def of(
+        cls, context: dg.AssetExecutionContext, tables: Sequence[Table], calendars: Mapping[Grain, Calendar]
+    ) -> RunWindows | None:
+        """Those of the partitioned tables that a run builds or checks; None where it has none.
+
+        Raises:
+            dagster.Failure: the run was started without a partition, or for one that does not exist.
+        """
+        partitioned = [table for table in tables if table.grain]
+        grain = next((table.grain for table in partitioned), None)
+        if grain is None:
+            return None
+        try:
+            return cls(calendars[grain], span_of(context, calendars[grain], partitioned))
+        except NoWindowError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+
+    def refuse_partial_rebuild(self) -> None:
+        """A table built anew from some of its windows would have lost the others.
+
+        Raises:
+            dagster.Failure: the run has not every window.
+        """
+        first, last = self.calendar.get_first_partition_key(), self.calendar.get_last_partition_key()
+        if (self.span.windows[0].key, self.span.windows[-1].key) != (first, last):
+            raise dg.Failure(
+                f"full_refresh of partitioned tables needs every partition in one run, {first}...{last}, because "
+                f"{self.span.label} alone would be left of them. Without it this run replaces {self.span.label}.",
+                allow_retries=False,
+            )
+
+    def refuse_gaps(
+        self,
+        graph: Graph,
+        selected: Collection[str],
+        calendars: Mapping[Grain, Calendar],
+        instance: dg.DagsterInstance,
+    ) -> None:
+        """A month is not built of the days that happen to be there.
+
+        Raises:
+            dagster.Failure: a table of a shorter grain lacks windows inside these.
+        """
+        gaps = [
+            f"{'/'.join(above.key)} lacks {listed(keys)}"
+            for unique_id in sorted(selected)
+            for above, keys in missing_above(graph, graph.tables[unique_id], self.span, calendars, instance)
+        ]
+        if gaps:
+            raise dg.Failure(
+                f"{self.span.label} cannot be built yet: {'; '.join(dict.fromkeys(gaps))}. Build those first, or set "
+                "`allow_missing_partitions: true` in this run's config.",
+                allow_retries=False,
+            )
+
+
+def listed(items: Sequence[str], between: str = ", ") -> str:
+    """The first of them, and how many more."""
+    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return between.join(items[:NAMED]) + more

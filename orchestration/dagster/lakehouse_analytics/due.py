@@ -1,0 +1,165 @@
+"""Which windows a schedule owes, and what each still waits for.
+
+Dagster's schedules do not catch up: after three days without a daemon `build_schedule_from_partitioned_job` runs the
+last day and leaves two out without a word (1.13.27: a schedule has no partition set, see `_scheduler/scheduler.py`). So
+a tick here owes every window that came due since the last finished tick. What is not ready at its tick is left to the
+sensor `waiting_schedules`, which asks for it when it is. A window is asked for by exactly one of the two, because the
+sensor looks only at what came due by the last finished tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import ScheduleInstigatorData, TickStatus
+
+from lakehouse_analytics.assets.run_windows import listed
+from lakehouse_analytics.contract import Grain
+from lakehouse_analytics.cron import next_tick
+from lakehouse_analytics.graph import Graph, Source, Table
+from lakehouse_analytics.partitions import Calendar, Span, Window, missing_above, overlapping, windows
+
+#: Of every run that a schedule owed: its name and the window.
+OWED = "lakehouse/owed"
+#: Scheduled runs go before those of backfills and people, whose priority is 0.
+PRIORITY = {"dagster/priority": "1"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule of windows.
+
+    Attributes:
+        name, job: Of the schedule, and what it runs.
+        cron, timezone: When.
+        calendar: Its windows.
+        catch_up: Windows that are owed at most, the newest ones.
+        tables: What the job builds of this grain.
+        after: Sources that must have synced since a window's end.
+    """
+
+    name: str
+    job: str
+    cron: str
+    timezone: str
+    calendar: Calendar
+    catch_up: int
+    graph: Graph
+    calendars: Mapping[Grain, Calendar]
+    tables: Sequence[Table]
+    after: Sequence[Source]
+
+    @property
+    def waits(self) -> bool:
+        """Whether a window can have to wait for anything."""
+        parents = {parent for table in self.tables for parent in table.parents}
+        return bool(self.after) or any(parent in self.graph.tables and self._shorter(parent) for parent in parents)
+
+    def _shorter(self, unique_id: str) -> bool:
+        grain, own = self.graph.tables[unique_id].grain, self.tables[0].grain
+        order = [*self.calendars]
+        return grain is not None and own is not None and order.index(grain) < order.index(own)
+
+    def due(self, window: Window) -> datetime:
+        """The tick at which a window is owed: the first one after its end."""
+        return next_tick(self.cron, self.timezone, window.end)
+
+    def owed(self, since: datetime | None, at: datetime, started: datetime | None) -> list[Window]:
+        """Windows that came due after `since` and by `at`, and not before the schedule was started; the newest few.
+
+        Without `since` and `started` the newest alone.
+        """
+        found: list[Window] = []
+        most = self.catch_up if since or started else 1
+        for window in self._ended(at):
+            due = self.due(window)
+            if due > at:
+                continue  # its tick comes yet
+            if len(found) == most or (since and due <= since) or (started and due < started):
+                break
+            found.append(window)
+        return found[::-1]
+
+    def _ended(self, at: datetime) -> Iterator[Window]:
+        """Windows that ended by a moment, newest first."""
+        with partition_loading_context(effective_dt=at):
+            last = self.calendar.get_last_partition_window()
+            if last is None:
+                return
+            # Those of `end_offset` have not ended.
+            keys = overlapping(self.calendar, at - (last.end - last.start) * (self.catch_up + 40), at)
+            yield from reversed([window for window in windows(self.calendar, keys) if window.end <= at])
+
+    def running(self, at: datetime) -> Window | None:
+        """The window that has begun and not ended, where `end_offset` lets it be built."""
+        with partition_loading_context(effective_dt=at):
+            last = self.calendar.get_last_partition_window()
+            keys = overlapping(self.calendar, at, at + timedelta(seconds=1)) if last and last.end > at else []
+            return next(iter(windows(self.calendar, keys)), None)
+
+    def lacks(self, window: Window, instance: dg.DagsterInstance) -> list[str]:
+        """What a window waits for, each as a sentence; nothing where it is ready."""
+        found = []
+        for source in self.after:
+            synced = synced_until(instance, dg.AssetKey(source.key))
+            if synced is None or synced < window.end:
+                said = f"its last sync began {synced:%Y-%m-%d %H:%M} UTC" if synced else "it was never seen to sync"
+                found.append(f"{'.'.join(source.key)} has not synced since {window.end:%Y-%m-%d %H:%M %Z} ({said})")
+        for table in self.tables:
+            for above, keys in missing_above(self.graph, table, Span([window]), self.calendars, instance):
+                found.append(f"{'/'.join(above.key)} lacks {listed(keys)}")
+        return [*dict.fromkeys(found)]
+
+    def request(self, window: Window, run_key: str) -> dg.RunRequest:
+        """The run of a window that is owed."""
+        tags = {**PRIORITY, OWED: self.owed_as(window)}
+        return dg.RunRequest(run_key=run_key, job_name=self.job, partition_key=window.key, tags=tags)
+
+    def owed_as(self, window: Window) -> str:
+        """Names a window of this schedule among all schedules' windows."""
+        return f"{self.name}/{window.key}"
+
+
+def synced_until(instance: dg.DagsterInstance, key: dg.AssetKey) -> datetime | None:
+    """When the last sync of a source began: what it read is whole until then. None where none was recorded."""
+    record = instance.get_latest_materialization_event(key)
+    if record is None or record.asset_materialization is None:
+        return None
+    metadata = record.asset_materialization.metadata
+    ended = metadata.get("ended")
+    at = ended.value if isinstance(ended, dg.TimestampMetadataValue) else record.timestamp
+    seconds = getattr(metadata.get("runtime_seconds"), "value", None)
+    return datetime.fromtimestamp(at - (seconds if isinstance(seconds, int | float) else 0), UTC)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What Dagster knows of a schedule: when it was turned on, and its last tick that was not a failure."""
+
+    started: datetime
+    ticked: datetime | None
+
+
+def past_of(instance: dg.DagsterInstance, schedule: str) -> Past | None:
+    """None where the schedule is not running, or nothing is known of it."""
+    states = [
+        state
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+        if state.name == schedule and state.is_running
+    ]
+    if not states:
+        return None
+    state = states[-1]
+    data = state.instigator_data
+    started = data.start_timestamp if isinstance(data, ScheduleInstigatorData) else None
+    ticks = instance.get_ticks(
+        state.instigator_origin_id, state.selector_id, limit=1, statuses=[TickStatus.SUCCESS, TickStatus.SKIPPED]
+    )
+    return Past(
+        datetime.fromtimestamp(started or 0, UTC), datetime.fromtimestamp(ticks[0].timestamp, UTC) if ticks else None
+    )

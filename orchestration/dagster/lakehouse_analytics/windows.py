@@ -1,0 +1,106 @@
+"""Which models can be built by windows of time, from the manifest alone.
+
+Pure: no Dagster, no dbt. dbt gives a run's window to every model of the command; whether building a window leaves the
+rest of the table alone, and the window right, depends on the model's materialization.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from lakehouse_analytics.contract import Grain, ModelContract
+
+#: dbt's strategies that do not replace a window, and what of a window they would leave wrong.
+_LEAVES_WRONG = {
+    "append": "adds the window's rows a second time when it is built twice",
+    "default": "adds the window's rows a second time when it is built twice",
+    "merge": "leaves rows that the window no longer has",
+    "delete+insert": "leaves rows that the window no longer has",
+    "insert_overwrite": "is not known to these engines",
+}
+#: dbt's batch sizes, from small to large; batches must not be longer than the windows they fill.
+_BATCHES = ("hour", "day", "month", "year")
+_LONGEST: Mapping[Grain, str] = {"hourly": "hour", "daily": "day", "weekly": "day", "monthly": "month"}
+
+
+def begin_of(node: Mapping[str, Any]) -> datetime:
+    """The model's `begin`, as it is written: in the zone of the lakehouse, without saying so.
+
+    Raises:
+        ValueError: it is not there, or not a time.
+    """
+    said = node["config"].get("begin")
+    if not said:
+        raise ValueError("is not set")
+    try:
+        begin = datetime.fromisoformat(str(said))
+    except ValueError:
+        raise ValueError(f"is {said!r}: expected a date such as 2026-01-01") from None
+    if begin.tzinfo:
+        raise ValueError(f"is {said!r}: leave the offset out, it is a time of LAKEHOUSE_TIMEZONE")
+    return begin
+
+
+def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collection[str]) -> Iterator[str]:
+    """Why this node cannot be built by windows, where its contract asks for that; each as a sentence.
+
+    Args:
+        node: Of dbt's manifest.
+        contract: Its `meta.lakehouse`.
+        sources: Names of the sources' tables that `after` may name, as `source.table`.
+    """
+    if contract.after and not contract.partition:
+        yield "meta.lakehouse.after is for models with a `partition`: a schedule waits with a window, not with a table"
+    for name in contract.after:
+        if name not in sources:
+            near = difflib.get_close_matches(name, sources, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            yield f"meta.lakehouse.after names the source {name!r}, which does not exist{hint}"
+    if not contract.partition:
+        return
+    asked = f"meta.lakehouse.partition: {contract.partition}"
+    config = node["config"]
+    if node["resource_type"] != "model" or config.get("materialized") != "incremental":
+        yield (
+            f"{asked} needs `materialized: incremental`, not {config.get('materialized')}: a run builds one window, "
+            "and of any other table that window alone would be left"
+        )
+        return
+    if not config.get("event_time"):
+        yield f"{asked} needs `event_time`: the column of the rows' own time"
+    try:
+        begin_of(node)
+    except ValueError as error:
+        yield f"{asked} needs `begin`, the first day of its history, and it {error}"
+    strategy = str(config.get("incremental_strategy") or "default")
+    if strategy in _LEAVES_WRONG:
+        yield (
+            f"{asked} with `incremental_strategy: {strategy}`, which {_LEAVES_WRONG[strategy]}; use replace_window "
+            "(docs/time.md)"
+        )
+    if strategy == "microbatch":
+        batch, longest = str(config.get("batch_size") or "day"), _LONGEST[contract.partition]
+        if batch in _BATCHES and _BATCHES.index(batch) > _BATCHES.index(longest):
+            yield f"{asked} with `batch_size: {batch}`: a batch is longer than a window; set batch_size: {longest}"
+
+
+def warnings(node: Mapping[str, Any], contract: ModelContract) -> Iterator[str]:
+    """What of a node without windows is worth a word."""
+    strategy = node["config"].get("incremental_strategy")
+    if contract.partition or node["config"].get("materialized") != "incremental":
+        return
+    if strategy == "replace_window":
+        yield "replace_window without meta.lakehouse.partition: Dagster's runs give it no window, and it fails"
+    elif strategy == "microbatch":
+        yield (
+            "microbatch without meta.lakehouse.partition: built since its last batch, but in runs of windows for the "
+            "run's window alone"
+        )
+
+
+def is_microbatch(node: Mapping[str, Any]) -> bool:
+    """Whether dbt itself cuts the model's windows, at UTC's borders."""
+    return bool(node["config"].get("incremental_strategy") == "microbatch")
