@@ -24,7 +24,7 @@
         {%- do adapter.drop_relation(arg_dict['temp_relation']) -%}
         {%- do exceptions.raise_compiler_error(this ~ ': ' ~ problem[0]) -%}
     {%- endif -%}
-    {{ return(adapter.dispatch('replace_window_sql', 'lakehouse')(
+    {{ return(adapter.dispatch('replace_window_sql')(
         arg_dict['target_relation'], arg_dict['temp_relation'], columns, time_column, window_of(time_column, window)
     )) }}
 {%- endmacro %}
@@ -81,7 +81,7 @@
 
 {# The calendar day, in LAKEHOUSE_TIMEZONE, of a timestamp that is UTC without saying so. #}
 {% macro local_date(column) -%}
-    {{ return(adapter.dispatch('local_date', 'lakehouse')(column)) }}
+    {{ return(adapter.dispatch('local_date')(column)) }}
 {%- endmacro %}
 
 {% macro duckdb__local_date(column) -%}
@@ -214,7 +214,7 @@ when not matched and built.dbt_replaces is null then
             this ~ ": event_time " ~ column.name ~ " is " ~ type ~ ": expected a date or a timestamp"
         ) -%}
     {%- elif 'time zone' in type -%}
-        {{ adapter.dispatch('zoned_literal', 'lakehouse')(moment) }}
+        {{ adapter.dispatch('zoned_literal')(moment) }}
     {%- else -%}
         timestamp '{{ moment }}'
     {%- endif -%}
@@ -268,7 +268,7 @@ when not matched and built.dbt_replaces is null then
     model's query in run results and in Trino's UI stays the MERGE.
 #}
 {% macro compact_window() -%}
-    {{ adapter.dispatch('compact_window', 'lakehouse')() }}
+    {{ adapter.dispatch('compact_window')() }}
 {%- endmacro %}
 
 {% macro default__compact_window() -%}{%- endmacro %}

@@ -20,9 +20,9 @@ from lakehouse_analytics.jobs import build_jobs
 from lakehouse_analytics.listening import listening_of
 from lakehouse_analytics.manifest import read
 from lakehouse_analytics.notify import notifiers
-from lakehouse_analytics.partitions import calendars
+from lakehouse_analytics.partitions import calendars, refuse_mismatched_zones
 from lakehouse_analytics.prepare import prepare
-from lakehouse_analytics.schedules import build_schedules, plans, waiting_schedules
+from lakehouse_analytics.schedules import plans, schedule_definitions
 from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.sync_definitions import sync_definitions
@@ -45,22 +45,14 @@ def defs() -> dg.Definitions:
     listening = listening_of(settings, graph)
     upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit, guard=listening)
     jobs = build_jobs(graph, max_runtime=limit, upkeep=bool(upkeep))
-    clock = plans(settings, graph, windows)
+    assets = [*build_assets(graph, project, windows, settings, pool=pool(graph)), *upkeep]
+    refuse_mismatched_zones(assets)
     built = dg.Definitions(
-        assets=[
-            *build_assets(graph, project, windows, settings, pool=pool(graph)),
-            *external_assets(graph, manifest),
-            *upkeep,
-        ],
+        assets=[*assets, *external_assets(graph, manifest)],
         jobs=jobs,
-        schedules=build_schedules(settings, clock, upkeep=bool(upkeep)),
-        sensors=[
-            run_failure_notifier(told, settings.webserver_url),
-            *gold_on_silver(graph, max_runtime=limit),
-            *waiting_schedules(settings, clock, jobs, told),
-        ],
+        sensors=[run_failure_notifier(told, settings.webserver_url), *gold_on_silver(graph, max_runtime=limit)],
         resources={"dbt": dbt_runner(settings, project), "engine": engine(settings, graph)},
-        # One op a run: a process for each step would cost 3 CPU seconds and isolate nothing.
-        executor=dg.in_process_executor,
+        executor=dg.in_process_executor,  # one op a run: a process for it would cost 3 CPU seconds
     )
-    return dg.Definitions.merge(built, sync_definitions(listening))
+    scheduled = schedule_definitions(settings, plans(settings, graph, windows), jobs, told)
+    return dg.Definitions.merge(built, scheduled, sync_definitions(listening))

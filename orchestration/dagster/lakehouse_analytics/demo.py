@@ -17,6 +17,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from rich.console import Console
 
 from lakehouse_analytics import run_report, syncs
+from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.engines import dbt_runner
 from lakehouse_analytics.home import open_home
@@ -85,7 +86,8 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
 def _jobs(definitions: dg.Definitions) -> list[dg.JobDefinition]:
     """The main job, then those of the longer windows, which are made of its days."""
     known = {job.name for job in definitions.jobs or ()}
-    wanted = [MAIN, *(job_of(grain) for grain in ("weekly", "monthly"))]
+    longer: tuple[Grain, ...] = ("weekly", "monthly")
+    wanted = [MAIN, *(job_of(grain) for grain in longer)]
     return [definitions.resolve_job_def(name) for name in wanted if name in known]
 
 

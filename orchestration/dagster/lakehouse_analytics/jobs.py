@@ -15,9 +15,9 @@ from lakehouse_analytics.translator import check_key
 MAIN, DAILY = "full_refresh", "daily_backfill"
 MAINTENANCE = "iceberg_maintenance"
 CUSTOMER_ENTRY = ("bronze", "stg_customers")
-#: Of every run of a job that builds windows, of which `dagster.yaml` lets one go at a time: Dagster itself marks a run
-#: neither with its job nor with its grain.
-PARTITIONED = "lakehouse/partitioned"
+#: Names the job on every run of a job that builds windows, of which `dagster.yaml` lets one go at a time: Dagster
+#: itself does not mark a run with its job.
+WINDOWS_OF = "lakehouse/windows_of"
 
 
 def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.UnresolvedAssetJobDefinition]:
@@ -33,20 +33,22 @@ def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.Unres
     main = [table for table in tables if table.grain in TOGETHER]
     whole = [table for table in tables if table.grain is None]
     daily = [table for table in tables if table.grain == "daily"]
-    windowed = {**tags, PARTITIONED: "true"}
     # Dagster leaves checks of external assets out of every selection of assets.
     of_sources = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.sources]
     everything = _assets(main) | dg.AssetSelection.checks(*of_sources) if of_sources else _assets(main)
     what = "Every layer, bronze to metrics, with its gates" + (
         "; of daily tables one partition, or some." if daily else "."
     )
-    jobs = [_job(MAIN, everything, what, windowed if daily else tags)]
+    jobs = [_job(MAIN, everything, what, {**tags, WINDOWS_OF: MAIN} if daily else tags)]
     if daily and whole:
-        jobs.append(_job(DAILY, _assets(daily), "The daily tables alone: to fill their history.", windowed))
+        jobs.append(
+            _job(DAILY, _assets(daily), "The daily tables alone: to fill their history.", {**tags, WINDOWS_OF: DAILY})
+        )
     for grain in GRAINS:
         of_grain = [table for table in tables if table.grain == grain]
         if of_grain and grain not in TOGETHER:
-            jobs.append(_job(job_of(grain), _assets(of_grain), f"The {grain} tables.", windowed))
+            name = job_of(grain)
+            jobs.append(_job(name, _assets(of_grain), f"The {grain} tables.", {**tags, WINDOWS_OF: name}))
     bronze = [table for table in whole if table.layer == "bronze"]
     if bronze:
         jobs.append(_job("bronze_refresh", _assets(bronze), "The bronze layer.", tags))

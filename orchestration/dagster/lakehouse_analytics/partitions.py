@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -66,9 +67,22 @@ def calendars(graph: Graph, timezone: str, *, end_offset: int = 0) -> dict[Grain
                 f"{table.node['original_file_path']}: model {table.node['name']}: dbt cuts the batches of a microbatch "
                 f"model in UTC, and LAKEHOUSE_TIMEZONE is {timezone}: use incremental_strategy: replace_window"
             )
+    if "hourly" in begins and _half_hours(timezone, min(begins["hourly"])):
+        wrong.append(
+            f"partition: hourly: clocks of {timezone} change by a part of an hour, and Dagster then cuts hours now one "
+            "way, now another: set LAKEHOUSE_TIMEZONE to another zone, such as UTC"
+        )
     if wrong:
         raise ContractError("\n".join(wrong))
     return {grain: _calendar(grain, min(begins[grain]), timezone, end_offset) for grain in GRAINS if grain in begins}
+
+
+def _half_hours(timezone: str, begin: datetime) -> bool:
+    """Whether a zone's clocks change by a part of an hour, from a year on for the forty years that follow it."""
+    zone = ZoneInfo(timezone)
+    offsets = {datetime(begin.year + n // 4, 1 + n % 4 * 3, 15, tzinfo=zone).utcoffset() for n in range(160)}
+    first = next(iter(offsets)) or timedelta()
+    return any(((offset or timedelta()) - first) % timedelta(hours=1) for offset in offsets)
 
 
 def _calendar(grain: Grain, begin: datetime, timezone: str, end_offset: int) -> Calendar:
@@ -101,12 +115,13 @@ def mapping(above: Grain | None, below: Grain | None) -> dg.PartitionMapping | N
     return dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)
 
 
-def refuse_mismatched_zones(specs: Iterable[dg.AssetSpec]) -> None:
+def refuse_mismatched_zones(assets: Iterable[dg.AssetsDefinition | dg.AssetSpec]) -> None:
     """Dagster maps windows of one zone to those of another without a word, some hours wrong.
 
     Raises:
         ContractError: naming both assets and zones.
     """
+    specs = [spec for asset in assets for spec in (asset.specs if isinstance(asset, dg.AssetsDefinition) else [asset])]
     zones = {spec.key: spec.partitions_def.timezone for spec in specs if isinstance(spec.partitions_def, Calendar)}
     wrong = [
         f"{spec.key.to_user_string()} has windows of {zones[spec.key]}, and reads {dep.asset_key.to_user_string()}, "
@@ -187,8 +202,10 @@ def overlapping(calendar: Calendar, start: datetime, end: datetime) -> list[str]
     last = calendar.get_last_partition_window()
     if last is None:
         return []
-    start, end = max(start, calendar.start), min(end, last.end)
-    return [*calendar.get_partition_keys_in_time_window(dg.TimeWindow(start, end))] if start < end else []
+    # Dagster leaves out the window that has begun before.
+    before = max(start - 2 * (last.end - last.start), calendar.start)
+    keys = calendar.get_partition_keys_in_time_window(dg.TimeWindow(before, min(end, last.end)))
+    return [window.key for window in windows(calendar, keys) if window.end > start]
 
 
 def missing_above(

@@ -50,18 +50,30 @@ def plans(settings: Settings, graph: Graph, calendars: Mapping[Grain, Calendar])
     return found
 
 
-def build_schedules(settings: Settings, plans: Sequence[Plan], *, upkeep: bool) -> list[dg.ScheduleDefinition]:
-    """`daily_refresh`, those of the other grains, and `iceberg_maintenance` where there is something to look after.
+def schedule_definitions(
+    settings: Settings,
+    plans: Sequence[Plan],
+    jobs: Sequence["dg.UnresolvedAssetJobDefinition"],
+    notifiers: Sequence[Notifier],
+) -> dg.Definitions:
+    """`daily_refresh`, the schedules of the other grains, that of upkeep where there is some, and `waiting_schedules`.
 
-    Off until somebody turns them on: a laptop should sleep at night.
+    Schedules are off until somebody turns them on: a laptop should sleep at night. The sensor acts for those that are.
+
+    Args:
+        settings: The environment.
+        plans: Of the schedules of windows.
+        jobs: All there are.
+        notifiers: Who hears of a window that waits too long.
     """
-    found = [_of_windows(plan) for plan in plans]
+    schedules = [_of_windows(plan) for plan in plans]
     if not any(plan.job == MAIN for plan in plans):
-        found.append(_schedule("daily_refresh", MAIN, settings.daily_refresh_cron, settings.timezone, "Every layer"))
-    if upkeep:
+        what = "Every layer"
+        schedules.append(_schedule("daily_refresh", MAIN, settings.daily_refresh_cron, settings.timezone, what))
+    if any(job.name == MAINTENANCE for job in jobs):
         what = "Upkeep of every Iceberg table"
-        found.append(_schedule(MAINTENANCE, MAINTENANCE, settings.maintenance_cron, settings.timezone, what))
-    return found
+        schedules.append(_schedule(MAINTENANCE, MAINTENANCE, settings.maintenance_cron, settings.timezone, what))
+    return dg.Definitions(schedules=schedules, sensors=waiting_schedules(settings, plans, jobs, notifiers))
 
 
 def _schedule(name: str, job: str, cron: str, timezone: str, what: str) -> dg.ScheduleDefinition:
@@ -112,14 +124,7 @@ def waiting_schedules(
     jobs: Sequence["dg.UnresolvedAssetJobDefinition"],
     notifiers: Sequence[Notifier],
 ) -> list[dg.SensorDefinition]:
-    """Asks for windows that were not ready at their schedule's tick; none where no schedule can have to wait.
-
-    Args:
-        settings: The environment.
-        plans: Of the schedules.
-        jobs: All there are.
-        notifiers: Who hears of a window that waits too long.
-    """
+    """Asks for windows that were not ready at their schedule's tick; none where no schedule can have to wait."""
     waiting = [plan for plan in plans if plan.waits]
     if not waiting:
         return []

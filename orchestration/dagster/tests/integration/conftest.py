@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from lakehouse_analytics.settings import repository_root
 
 from .databases import Database, new_database
@@ -99,6 +100,9 @@ class Outcome:
     descriptions: dict[str, str]
     metadata: dict[str, Mapping[str, Any]]
     failure: str
+    partitions: dict[str, set[str]] = field(default_factory=dict)
+    by_partition: dict[str, dict[str, dg.AssetCheckEvaluation]] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -143,8 +147,10 @@ class Lakehouse:
         assets: Sequence[str] | None = None,
         config: Mapping[str, Any] | None = None,
         checks: dg.AssetSelection | None = None,
+        windows: tuple[str, str] | None = None,
     ) -> Outcome:
-        """Build; `assets` are a subset as the UI selects one, `checks` a selection of checks instead of the default."""
+        """Build; `assets` are a subset as the UI selects one, `checks` a selection of checks instead of the default,
+        `windows` the first and the last partition."""
         definitions = self.definitions()
         if checks is not None:
             repository = dg.Definitions(
@@ -156,11 +162,15 @@ class Lakehouse:
             definition = repository.resolve_job_def("chosen")
         else:
             definition = definitions.resolve_job_def(job)
+        [op] = {node.name for node in definition.nodes} if config else {""}
         result = definition.execute_in_process(
             instance=self.instance,
             raise_on_error=False,
             asset_selection=[dg.AssetKey(key.split("/")) for key in assets] if assets else None,
-            run_config={"ops": {"build": {"config": dict(config)}}} if config else None,
+            run_config={"ops": {op: {"config": dict(config)}}} if config else None,
+            tags={ASSET_PARTITION_RANGE_START_TAG: windows[0], ASSET_PARTITION_RANGE_END_TAG: windows[1]}
+            if windows
+            else None,
         )
         return self.outcome(result.run_id, result.success)
 
@@ -182,6 +192,24 @@ class Lakehouse:
             descriptions={names[id(e)]: e.description or "" for e in evaluations},
             metadata={m.asset_key.to_user_string(): {k: v.value for k, v in m.metadata.items()} for m in materialized},
             failure="\n".join(word or "" for word in words),
+            partitions={
+                m.asset_key.to_user_string(): {
+                    o.partition for o in materialized if o.asset_key == m.asset_key and o.partition
+                }
+                for m in materialized
+            },
+            by_partition={
+                name: {e.partition: e for e in evaluations if e.partition and names[id(e)] == name}
+                for name in names.values()
+            },
+            rows={
+                m.asset_key.to_user_string(): {
+                    o.partition: o.metadata["dagster/partition_row_count"].value
+                    for o in materialized
+                    if o.asset_key == m.asset_key and o.partition
+                }
+                for m in materialized
+            },
         )
 
     def to_retry(self, run_id: str) -> set[str]:
@@ -200,16 +228,22 @@ def database(tmp_path: Path, engine: str) -> Database:
     return new_database(engine, tmp_path / "small.duckdb")
 
 
-@pytest.fixture
-def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) -> Iterator[Lakehouse]:
+def project_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database, **more: str) -> None:
+    """Point the environment at a project in `tmp_path/dbt` on a database."""
     variables = {
         "LAKEHOUSE_DUCKDB_LOCK_TIMEOUT": "3",
         **database.environment,
         "LAKEHOUSE_DBT_PROJECT_DIR": str(tmp_path / "dbt"),
         "LAKEHOUSE_DBT_PROFILES_DIR": str(repository_root() / "dbt"),
+        **more,
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) -> Iterator[Lakehouse]:
+    project_on(tmp_path, monkeypatch, database)
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         made = Lakehouse(tmp_path, database, instance)
         made.write()

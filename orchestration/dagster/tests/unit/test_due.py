@@ -1,0 +1,193 @@
+"""What schedules owe, over changes of the clock, dead daemons and late sources."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._utils.schedules import schedule_execution_time_iterator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lakehouse_analytics.contract import Grain
+from lakehouse_analytics.due import Plan, synced_until
+from lakehouse_analytics.partitions import calendars, windows
+from lakehouse_analytics.schedules import plans
+from lakehouse_analytics.settings import Settings
+
+from .manifests import Manifest
+from .test_partitions import at
+from .windowed import ladder, windowed
+
+CRONS = {"hourly": "10 * * * *", "daily": "0 2 * * *", "weekly": "0 4 * * 1", "monthly": "0 5 1 * *"}
+
+
+def plan(grain: Grain, zone: str = "UTC", **more: Any) -> Plan:
+    m = Manifest()
+    windowed(m, "m", grain=grain, begin="2026-01-01")
+    graph = m.graph()
+    found = Settings.model_construct(timezone=zone, catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    [made] = plans(found.model_copy(update=more), graph, calendars(graph, zone, end_offset=more.pop("end_offset", 0)))
+    return made
+
+
+def ticks(made: Plan, since: dt.datetime) -> Iterator[dt.datetime]:
+    return schedule_execution_time_iterator(since.timestamp(), made.cron, made.timezone)
+
+
+@pytest.mark.parametrize(
+    ("zone", "since", "expected"),
+    [
+        # 02:00 does not exist on 29 March: the tick comes at 03:00, for the 28th all the same.
+        ("Europe/Berlin", "2026-03-27T12:00", ["2026-03-27", "2026-03-28", "2026-03-29", "2026-03-30"]),
+        # 02:00 comes twice on 25 October; the tick once.
+        ("Europe/Berlin", "2026-10-23T12:00", ["2026-10-23", "2026-10-24", "2026-10-25", "2026-10-26"]),
+        ("America/New_York", "2026-03-06T12:00", ["2026-03-06", "2026-03-07", "2026-03-08", "2026-03-09"]),
+        ("America/New_York", "2026-10-30T12:00", ["2026-10-30", "2026-10-31", "2026-11-01", "2026-11-02"]),
+        ("Australia/Lord_Howe", "2026-10-02T12:00", ["2026-10-02", "2026-10-03", "2026-10-04", "2026-10-05"]),
+        ("Australia/Lord_Howe", "2026-04-03T12:00", ["2026-04-03", "2026-04-04", "2026-04-05", "2026-04-06"]),
+        ("UTC", "2028-02-27T12:00", ["2028-02-27", "2028-02-28", "2028-02-29", "2028-03-01"]),
+        ("UTC", "2026-12-30T12:00", ["2026-12-30", "2026-12-31", "2027-01-01", "2027-01-02"]),
+    ],
+)
+def test_each_night_closes_its_day_once(zone: str, since: str, expected: list[str]) -> None:
+    made = plan("daily", zone)
+    found, before = [], dt.datetime.fromisoformat(since).replace(tzinfo=dt.UTC)
+    for tick in islice(ticks(made, before), 4):
+        [window] = made.owed(before, tick, None)
+        found.append(window.key)
+        assert window.end <= tick
+        before = tick
+    assert found == expected
+
+
+def test_the_night_of_the_missing_hour_fires_at_three_and_that_of_the_double_hour_once() -> None:
+    made = plan("daily", "Europe/Berlin")
+    spring = next(ticks(made, dt.datetime(2026, 3, 28, 12, tzinfo=dt.UTC)))
+    autumn = list(islice(ticks(made, dt.datetime(2026, 10, 24, 12, tzinfo=dt.UTC)), 2))
+    assert spring.isoformat() == "2026-03-29T03:00:00+02:00"
+    assert [tick.date().isoformat() for tick in autumn] == ["2026-10-25", "2026-10-26"]
+
+
+@pytest.mark.parametrize(
+    ("grain", "tick", "window"),
+    [
+        ("hourly", "2026-05-05T15:10", "2026-05-05-14:00"),
+        ("weekly", "2026-05-04T04:00", "2026-04-27"),
+        ("monthly", "2026-03-01T05:00", "2026-02-01"),
+        ("monthly", "2027-01-01T05:00", "2026-12-01"),
+    ],
+)
+def test_other_grains_close_their_last_window(grain: Grain, tick: str, window: str) -> None:
+    made, moment = plan(grain), dt.datetime.fromisoformat(tick).replace(tzinfo=dt.UTC)
+    assert next(ticks(made, moment)) == moment
+    assert [w.key for w in made.owed(None, moment, None)] == [window]
+
+
+def test_a_schedule_of_weekdays_owes_friday_saturday_and_sunday_on_monday() -> None:
+    made = plan("daily", daily_refresh_cron="0 2 * * 1-5")
+    friday, monday = (next(ticks(made, dt.datetime(2026, 5, day, 1, tzinfo=dt.UTC))) for day in (1, 4))
+    assert [w.key for w in made.owed(friday, monday, None)] == ["2026-05-01", "2026-05-02", "2026-05-03"]
+
+
+def test_what_came_due_before_the_schedule_was_started_is_not_owed() -> None:
+    made, tick = plan("daily"), dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC)
+    started = dt.datetime(2026, 5, 8, 1, tzinfo=dt.UTC)
+    assert [w.key for w in made.owed(None, tick, started)] == ["2026-05-07", "2026-05-08", "2026-05-09"]
+    # Started ten minutes after it is due, an hour waits for no day.
+    assert made.owed(None, tick, tick + dt.timedelta(minutes=10)) == []
+
+
+def test_the_window_that_is_running_is_there_only_with_an_offset() -> None:
+    moment = dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC)
+    assert plan("daily").running(moment) is None
+    offset = plan("daily", end_offset=1)
+    running = offset.running(moment)
+    assert running
+    assert running.key == "2026-05-10"
+    # What has ended is owed as ever, and the running one is not among it.
+    assert [w.key for w in offset.owed(moment - dt.timedelta(days=1), moment, None)] == ["2026-05-09"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    grain=st.sampled_from(["hourly", "daily", "weekly", "monthly"]),
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"]),
+    begin=st.datetimes(dt.datetime(2026, 2, 1), dt.datetime(2026, 11, 1)),
+    outages=st.lists(st.integers(0, 12), min_size=1, max_size=12),
+    catch_up=st.integers(1, 10),
+)
+def test_after_any_outage_each_window_is_owed_once_and_the_newest_within_the_bound(
+    grain: Grain, zone: str, begin: dt.datetime, outages: list[int], catch_up: int
+) -> None:
+    made = plan(grain, zone, catch_up=catch_up)
+    begin = begin.replace(tzinfo=dt.UTC)
+    coming = ticks(made, begin)
+    before: dt.datetime | None = None
+    owed: list[str] = []
+    expected: list[str] = []
+    for lost in outages:
+        # Dagster evaluates the last tick of those that a dead daemon missed.
+        *_, tick = islice(coming, lost + 1)
+        found = [w.key for w in made.owed(before, tick, begin)]
+        with at(tick):
+            keys = made.calendar.get_partition_keys()[-40:]
+            since = before or begin - dt.timedelta(microseconds=1)
+            due = [w.key for w in windows(made.calendar, keys) if since < made.due(w) <= tick]
+        assert found == due[-catch_up:]
+        owed += found
+        expected += due[-catch_up:]
+        before = tick
+    assert len(owed) == len(set(owed))
+    assert owed == expected
+
+
+def sync(instance: dg.DagsterInstance, ended: dt.datetime, seconds: float) -> None:
+    metadata = {"ended": dg.MetadataValue.timestamp(ended), "runtime_seconds": seconds}
+    instance.report_runless_asset_event(dg.AssetMaterialization(["shop", "orders"], metadata=metadata))
+
+
+def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
+    m = Manifest()
+    windowed(m, "days", m.source("shop", "orders"), grain="daily", lakehouse={"after": "shop.orders"})
+    graph = m.graph()
+    base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    [made] = plans(base, graph, calendars(graph, "UTC"))
+    assert made.waits
+    tick = dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC)
+    [window] = made.owed(None, tick, None)
+    midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert made.lacks(window, instance) == [
+            "shop.orders has not synced since 2026-05-10 00:00 UTC (it was never seen to sync)"
+        ]
+        # Ended after midnight, but begun before: what came in between is not in it.
+        sync(instance, midnight + dt.timedelta(minutes=5), 600)
+        assert synced_until(instance, dg.AssetKey(["shop", "orders"])) == midnight - dt.timedelta(minutes=5)
+        assert "its last sync began 2026-05-09 23:55 UTC" in made.lacks(window, instance)[0]
+        sync(instance, midnight + dt.timedelta(minutes=20), 600)
+        assert made.lacks(window, instance) == []
+
+
+def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:
+    graph = ladder().graph()
+    base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    made = {p.name: p for p in plans(base, graph, calendars(graph, "UTC"))}
+    assert {name: p.waits for name, p in made.items()} == {
+        "hourly_refresh": False,
+        "daily_refresh": True,
+        "weekly_refresh": True,
+        "monthly_refresh": True,
+    }
+    monthly = made["monthly_refresh"]
+    tick = dt.datetime(2026, 3, 1, 5, tzinfo=dt.UTC)
+    [window] = monthly.owed(None, tick, None)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert monthly.lacks(window, instance) == ["silver/days lacks 2026-02-01, 2026-02-02, 2026-02-03 and 25 more"]
+        for day in range(1, 29):
+            done = dg.AssetMaterialization(["silver", "days"], partition=f"2026-02-{day:02}")
+            instance.report_runless_asset_event(done)
+        assert monthly.lacks(window, instance) == []

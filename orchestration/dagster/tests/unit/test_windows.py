@@ -1,0 +1,88 @@
+"""Which models may have windows, and what a person reads where one may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lakehouse_analytics.contract import ContractError
+
+from .manifests import Manifest
+from .windowed import ladder, windowed
+
+
+def refusal(**more: Any) -> str:
+    m = Manifest()
+    m.source("shop", "orders")
+    windowed(m, "days", grain="daily", **more)
+    with pytest.raises(ContractError) as caught:
+        m.graph()
+    return str(caught.value)
+
+
+def test_the_ladder_loads_without_a_word() -> None:
+    assert ladder().graph().warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"materialized": "table"}, "needs `materialized: incremental`, not table"),
+        ({"materialized": "view"}, "needs `materialized: incremental`, not view"),
+        ({"kind": "seed"}, "needs `materialized: incremental`"),
+        ({"kind": "snapshot"}, "needs `materialized: incremental`"),
+        ({"event_time": None}, "needs `event_time`: the column of the rows' own time"),
+        ({"begin": None}, "needs `begin`, the first day of its history, and it is not set"),
+        ({"begin": "soon"}, "and it is 'soon': expected a date such as 2026-01-01"),
+        ({"begin": "2026-01-01T00:00:00+01:00"}, "leave the offset out, it is a time of LAKEHOUSE_TIMEZONE"),
+        ({"incremental_strategy": None}, "`incremental_strategy: default`, which adds the window's rows a second time"),
+        ({"incremental_strategy": "append"}, "which adds the window's rows a second time when it is built twice"),
+        ({"incremental_strategy": "merge"}, "which leaves rows that the window no longer has; use replace_window"),
+        ({"incremental_strategy": "delete+insert"}, "which leaves rows that the window no longer has"),
+        (
+            {"incremental_strategy": "microbatch", "batch_size": "month"},
+            "a batch is longer than a window; set batch_size",
+        ),
+        ({"lakehouse": {"after": "shop.order"}}, "'shop.order', which does not exist; did you mean `shop.orders`?"),
+        ({"lakehouse": {"partition": None, "after": "shop.orders"}}, "after is for models with a `partition`"),
+    ],
+)
+def test_what_windows_would_spoil_is_refused_by_file_and_model(config: dict[str, Any], words: str) -> None:
+    said = refusal(**config)
+    assert "days" in said.split(":", maxsplit=1)[0] or "days" in said
+    assert words in said
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    said = refusal(event_time=None, begin=None, incremental_strategy="merge")
+    assert len(said.splitlines()) == 3
+
+
+@pytest.mark.parametrize("after", ["shop.orders", ["shop.orders"]])
+def test_after_takes_one_source_or_a_list(after: object) -> None:
+    m = Manifest()
+    m.source("shop", "orders")
+    days = windowed(m, "days", grain="daily", lakehouse={"after": after})
+    assert m.graph().tables[days].contract.after == ("shop.orders",)
+
+
+@pytest.mark.parametrize("after", [5, "", [""], [5], {"a": 1}])
+def test_after_takes_nothing_else(after: object) -> None:
+    assert "meta.lakehouse.after is" in refusal(lakehouse={"after": after})
+
+
+def test_a_strategy_of_the_projects_own_is_believed() -> None:
+    m = Manifest()
+    windowed(m, "days", grain="daily", incremental_strategy="swap_partition")
+    assert m.graph().warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"), [("replace_window", "gives it no window"), ("microbatch", "since its last batch")]
+)
+def test_windows_without_a_grain_are_worth_a_word(strategy: str, words: str) -> None:
+    m = Manifest()
+    m.model("m", folder="gold", materialized="incremental", incremental_strategy=strategy)
+    [warning] = [w.replace("Dagster's runs give", "gives") for w in m.graph().warnings]
+    assert f"{strategy} without meta.lakehouse.partition" in warning
+    assert words in warning
