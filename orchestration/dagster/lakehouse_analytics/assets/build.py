@@ -218,7 +218,7 @@ class Build:
         """Hold the tables against other runs and upkeep. DuckDB needs none of it: its pool holds whole runs."""
         if self.graph.adapter != "trino" or not tables:
             return nullcontext()
-        writers = Writers(self.context.instance, self.context.run_id, OP_NAME)
+        writers = Writers(self.context.instance, self.context.run.run_id, OP_NAME)
         slots = [slot_of(relation_of(table.node)) for table in tables]
         return writers.writing(slots, wait=self.max_runtime, say=self._warn, bury=self.engine.end_queries_of)
 
@@ -248,7 +248,7 @@ class Build:
     def _dbt(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> DbtResult:
         result = dbt.run(self._command(tables, tests), self._log)
         if result.crashed:
-            self.engine.end_queries_of(self.context.run_id)
+            self.engine.end_queries_of(self.context.run.run_id)
         return result
 
     def _with_advice(self, message: str) -> str:
@@ -321,7 +321,7 @@ class Build:
 
     def _provenance(self) -> Provenance:
         partition = self.windows.span.label if self.windows else ""
-        return Provenance(self.context.run_id, self.context.job_name, partition)
+        return Provenance(self.context.run.run_id, self.context.job_name, partition)
 
     def _windows(self) -> RunWindows | None:
         counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)}

@@ -49,7 +49,7 @@ def files(begin: str) -> dict[str, str]:
         "models/bronze/orders.sql": "select id, ordered_at, customer, amount from {{ source('raw', 'orders') }}",
         "models/silver/days.sql": config("ordered_at", "day(ordered_at)")
         + """
-            select id, ordered_at, {{ local_date('ordered_at') }} as day, customer, amount
+            select id, ordered_at, {{ local_date('ordered_at') }} as day, customer, cast(amount as integer) as amount
             from {{ ref('orders') }} where {{ in_window('ordered_at') }}
             """,
         "models/gold/day_sums.sql": config("day", "day")
@@ -81,14 +81,6 @@ def files(begin: str) -> dict[str, str]:
 def local_day(at: dt.datetime, zone: str) -> dt.date:
     """The day of a moment that is UTC without saying so."""
     return at.replace(tzinfo=dt.UTC).astimezone(ZoneInfo(zone)).date()
-
-
-def contents(lakehouse: Lakehouse) -> dict[str, list[tuple[object, ...]]]:
-    """Every windowed table, in an order."""
-    return {
-        name: sorted(lakehouse.sql(f"select * from {name}"), key=str)
-        for name in ("silver.days", "gold.day_sums", "metrics.months")
-    }
 
 
 def expected_sums(rows: list[tuple[int, dt.datetime, int, int]], zone: str) -> dict[dt.date, tuple[int, int]]:
