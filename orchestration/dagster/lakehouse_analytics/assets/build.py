@@ -164,6 +164,8 @@ class Build:
         Raises:
             dg.Failure: something was not built, a gate failed, or a planned check was not evaluated.
         """
+        if self.windows:
+            self.windows.hold_connection(self.context.instance)
         if self.windows and not self.config.allow_missing_partitions:
             self.windows.refuse_gaps(self.graph, self.run.selected, self.calendars, self.context.instance)
         # Checks asked for without their tables come first: a retry may select what lies below them.

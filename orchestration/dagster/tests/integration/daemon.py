@@ -18,10 +18,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 import psutil
 from lakehouse_analytics.settings import repository_root
@@ -92,6 +94,22 @@ class Lake:
 
     def contents(self) -> dict[str, list[Row]]:
         return self.database.contents()
+
+
+def last_days(count: int, zone: str = "UTC") -> dict[str, str]:
+    """Tags of a run that builds the last days that have ended."""
+    today = datetime.now(ZoneInfo(zone)).date()
+    first, last = today - timedelta(days=count), today - timedelta(days=1)
+    return {
+        "dagster/asset_partition_range_start": first.isoformat(),
+        "dagster/asset_partition_range_end": last.isoformat(),
+    }
+
+
+def full_refresh(days: int, zone: str = "UTC") -> tuple[str, ...]:
+    """The main job in a process of its own, with windows for the last days."""
+    job = ("dagster", "job", "execute", "-m", "lakehouse_analytics.definitions", "-j", "full_refresh")
+    return (*job, "--tags", json.dumps(last_days(days, zone)))
 
 
 RAW = "lakehouse.duckdb"

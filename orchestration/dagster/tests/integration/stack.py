@@ -8,11 +8,13 @@ import random
 import re
 import shlex
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -30,6 +32,22 @@ def stack_environment() -> dict[str, str]:
         pytest.fail(f"{path} does not exist: make stack-up first")
     words = shlex.split(path.read_text(), comments=True)
     return dict(word.split("=", 1) for word in words)
+
+
+@contextmanager
+def empty_database() -> Iterator[str]:
+    """The address of a database of the stack's PostgreSQL that lives as long as the block."""
+    import psycopg2
+
+    address = urlsplit(stack_environment()["PYICEBERG_CATALOG__LAKEHOUSE__URI"].replace("+psycopg2", ""))
+    name = f"dagster_{uuid.uuid4().hex}"
+    server = psycopg2.connect(address._replace(path="/postgres").geturl())
+    server.autocommit = True
+    with server.cursor() as cursor:
+        cursor.execute(f"create database {name}")
+        yield address._replace(path=f"/{name}").geturl()
+        cursor.execute(f"drop database {name} with (force)")
+    server.close()
 
 
 PARTS = ("postgres", "s3", "trino")

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import dedent
-from urllib.parse import urlsplit
 
 import dagster as dg
 import psycopg2
@@ -32,7 +31,7 @@ from lakehouse_analytics.sync_events import CHECK, SYNC_ID
 from lakehouse_analytics.sync_sensor import NAME
 
 from .daemon import free_port, poll
-from .stack import stack_environment
+from .stack import empty_database
 
 pytestmark = [pytest.mark.integration, pytest.mark.trino]  # for the stack's PostgreSQL
 
@@ -140,15 +139,8 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture
 def storage() -> Iterator[str]:
     """The address of an empty database of the stack's PostgreSQL."""
-    address = urlsplit(stack_environment()["PYICEBERG_CATALOG__LAKEHOUSE__URI"].replace("+psycopg2", ""))
-    name = f"dagster_{uuid.uuid4().hex}"
-    server = psycopg2.connect(address._replace(path="/postgres").geturl())
-    server.autocommit = True
-    with server.cursor() as cursor:
-        cursor.execute(f"create database {name}")
-        yield address._replace(path=f"/{name}").geturl()
-        cursor.execute(f"drop database {name} with (force)")
-    server.close()
+    with empty_database() as address:
+        yield address
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_a_first_demo_builds_every_layer_and_reports_it(environment: dict[str, s
     for asset in ("stg_customers", "dim_customer_history", "fct_orders", "daily_revenue"):
         [line] = [line for line in said.splitlines() if f" {asset} " in line and "of" not in line.split()]
         assert line.split()[-1] == "0", line  # nothing failed
-    assert "11 of 11 assets built" in said
+    assert "14 of 14 assets built" in said
     assert " 0 failed" in said
     assert "make dev" in said
     assert database.sql("select count(*) from silver.dim_customer") == [(300,)]
@@ -63,7 +63,13 @@ def test_the_syncs_and_the_run_are_in_dagsters_history(home: Path, monkeypatch: 
         assert synced.asset_materialization.metadata["dagster/row_count"].value == 300
         built = instance.get_latest_materialization_event(dg.AssetKey(["metrics", "daily_revenue"]))
         assert built
-        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS]
+        assert {run.job_name: run.status for run in instance.get_runs()} == dict.fromkeys(
+            ("full_refresh", "monthly_refresh"), dg.DagsterRunStatus.SUCCESS
+        )
+        days = instance.get_materialized_partitions(dg.AssetKey(["gold", "revenue_daily"]))
+        # The last whole month, and what there is of this one.
+        assert 28 <= len(days) <= 62
+        assert len(instance.get_materialized_partitions(dg.AssetKey(["metrics", "revenue_monthly"]))) == 1
 
 
 def test_a_second_demo_is_incremental_and_heals_a_dropped_table(

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 import duckdb
 import pytest
 
-from .daemon import Child, Lake, alive, dbt_below, new_lake, poll
+from .daemon import Child, Lake, alive, dbt_below, full_refresh, new_lake, poll
 from .databases import DuckDB, Trino
 
 pytestmark = pytest.mark.engine("duckdb", "trino")
 
 #: A run in a process of its own, as launchers start it; and as a person does, who may press Ctrl-C.
-RUN = ("dagster", "job", "execute", "-m", "lakehouse_analytics.definitions", "-j", "full_refresh")
+RUN = full_refresh(days=2)
 IN_SILVER = "START sql incremental model silver.dim_customer"
 LOST = {"gold/fct_orders", "silver/dim_customer"}
 

@@ -75,7 +75,7 @@ def test_windows_in_any_order_twice_and_with_late_rows_between_are_one_full_rebu
     calendar = dg.DailyPartitionsDefinition(BEGIN, timezone=ZONE)
     stored: dict[int, tuple[int, dt.datetime, int, int]] = {}
 
-    with runner.session(engine) as dbt:
+    with runner.session(engine, runner.database_environment) as dbt:
 
         def build(first: int, last: int) -> None:
             span = Span(windows(calendar, DAYS[first : last + 1]))
