@@ -92,7 +92,7 @@ schema: $(RUNTIME) ## Rewrite the JSON Schema of meta.lakehouse for editors
 	@lakehouse schema --out dbt/lakehouse.schema.json
 
 .PHONY: bench
-bench: bench-load bench-row-counts bench-airbyte ## Every benchmark against stock Dagster, side by side in one run
+bench: bench-load bench-row-counts bench-airbyte bench-backfill ## Every benchmark against stock Dagster, side by side in one run
 
 .PHONY: bench-load
 bench-load: $(DEV) ## Load time
@@ -105,6 +105,10 @@ bench-row-counts: $(DEV) stack-up ## Row counts of 200 tables on the real engine
 .PHONY: bench-airbyte
 bench-airbyte: $(DEV) ## One tick of the Airbyte sensor with 1,000 connections
 	@python benchmarks/airbyte_sensor.py $(ARGS)
+
+.PHONY: bench-backfill
+bench-backfill: $(DEV) stack-up ## A year of days in one run, against bare dbt and a run a day
+	@python benchmarks/backfill.py $(ARGS)
 
 ##@ Keep it
 .PHONY: lock

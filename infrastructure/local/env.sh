@@ -13,4 +13,6 @@ if [ -z "${DAGSTER_HOME:-}" ]; then
   DAGSTER_HOME=$_root/.dagster_home
   [ "${LAKEHOUSE_ENV:-local}" = local ] || DAGSTER_HOME=$DAGSTER_HOME/$LAKEHOUSE_ENV
 fi
+# The materialisations of a run of many partitions are stored together.
+: "${DAGSTER_EVENT_BATCH_SIZE:=1000}"
 unset _root _stack

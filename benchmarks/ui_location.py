@@ -1,0 +1,43 @@
+"""A code location for `ui.py`: daily models in chains of four, as this project turns a manifest into assets."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import dagster as dg
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "orchestration" / "dagster"))
+
+from lakehouse_analytics.assets.build import build_assets
+from lakehouse_analytics.contract import LAYERS
+from lakehouse_analytics.partitions import calendars
+from lakehouse_analytics.settings import Settings
+from tests.unit.manifests import Manifest
+from tests.unit.windowed import WINDOWED
+
+BEGIN = "2023-01-01"
+
+
+def definitions(count: int) -> dg.Definitions:
+    """So many daily tables, each with its checks."""
+    manifest, above = Manifest(), ""
+    for number in range(count):
+        layer = LAYERS[number % len(LAYERS)]
+        parents = [above] if layer != LAYERS[0] else []
+        contract = {"partition": "daily", "rows": {"max_drop": 0.5}}
+        config = {**WINDOWED, "begin": BEGIN}
+        above = manifest.model(f"m{number:03}", *parents, folder=layer, lakehouse=contract, **config)
+        for node in manifest.nodes.values():
+            node.setdefault("columns", {})
+    graph = manifest.graph()
+    settings = Settings.load()
+    project = cast("Any", SimpleNamespace(project_dir=Path()))
+    assets = build_assets(graph, project, calendars(graph, "UTC"), settings, pool=None)
+    return dg.Definitions(assets=assets, resources={"dbt": object(), "engine": object()})
+
+
+defs = definitions(int(os.environ.get("BENCH_ASSETS", "500")))
