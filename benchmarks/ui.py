@@ -1,6 +1,7 @@
 """What the UI asks of a large instance: 500 daily assets with three years of partitions, in the stack's PostgreSQL.
 
 Asks a real webserver what its pages ask, once cold and then warm, and fails when a warm answer takes a second or more.
+The UI asks the status of 10 assets at a time (`live-data-provider/util.ts`); of all at once is told, and has no limit.
 Evaluations of checks are not filled in.
 """
 
@@ -29,6 +30,7 @@ from tests.integration.stack import empty_database  # noqa: E402
 
 WARM = 7
 LIMIT = 1.0
+UNLIMITED = ("status of all assets", "latest runs of all assets")
 _STATS = "partitionStats { numMaterialized numPartitions numFailed numMaterializing }"
 _RANGES = (
     "assetPartitionStatuses { ... on TimePartitionStatuses { ranges { startKey endKey status } } } "
@@ -106,7 +108,11 @@ def measure(keys: list[list[str]], days: int) -> list[str]:
             "latestMaterialization { timestamp runId } } }",
             {"k": all_keys},
         ),
-        "status of a screen of 60 assets": (
+        "status of 10 assets": (
+            f"query($k: [AssetKeyInput!]) {{ assetNodes(assetKeys: $k) {{ id {_STATS} }} }}",
+            {"k": all_keys[:10]},
+        ),
+        "status of 60 assets": (
             f"query($k: [AssetKeyInput!]) {{ assetNodes(assetKeys: $k) {{ id {_STATS} }} }}",
             {"k": all_keys[:60]},
         ),
@@ -128,7 +134,7 @@ def measure(keys: list[list[str]], days: int) -> list[str]:
         print(f"{len(keys)} assets, {days} days each; seconds")
         for name, (query, variables) in questions.items():
             taken = [ask(url, query, variables) for _ in range(WARM + 1)]
-            slow += [name] if statistics.median(taken[1:]) >= LIMIT else []
+            slow += [name] if name not in UNLIMITED and statistics.median(taken[1:]) >= LIMIT else []
             print(f"{name:<34} cold {taken[0]:6.3f}   warm {statistics.median(taken[1:]):6.3f}")
         pages = [page(f"{url}/assets/{'/'.join(keys[-1])}?view=partitions") for _ in range(WARM)]
         print(f"{'page':<34}               warm {statistics.median(pages):6.3f}")

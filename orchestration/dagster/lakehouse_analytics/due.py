@@ -115,9 +115,9 @@ class Plan:
                 found.append(f"{'/'.join(above.key)} lacks {listed(keys)}")
         return [*dict.fromkeys(found)]
 
-    def request(self, window: Window, run_key: str) -> dg.RunRequest:
-        """The run of a window that is owed."""
-        tags = {**PRIORITY, OWED: self.owed_as(window)}
+    def request(self, window: Window, run_key: str, *, ended: bool = True) -> dg.RunRequest:
+        """The run of a window. While it has not ended it is owed still, whatever was built of it."""
+        tags = {**PRIORITY, **({OWED: self.owed_as(window)} if ended else {})}
         return dg.RunRequest(run_key=run_key, job_name=self.job, partition_key=window.key, tags=tags)
 
     def owed_as(self, window: Window) -> str:

@@ -57,7 +57,12 @@ def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.Unres
         below = graph.descendants([entry.unique_id]) | {entry.unique_id}
         customers = [table for table in whole if table.unique_id in below]
         jobs.append(
-            _job("customer_pipeline", _assets(customers), "stg_customers and everything downstream of it.", tags)
+            _job(
+                "customer_pipeline",
+                _assets(customers),
+                "stg_customers and what is built as a whole downstream of it.",
+                tags,
+            )
         )
     if upkeep:
         jobs.append(

@@ -107,7 +107,7 @@ def _of_windows(plan: Plan) -> dg.ScheduleDefinition:
                 requests.append(plan.request(window, window.key))
         if running := plan.running(at):
             # Built again at every tick until it has ended.
-            requests.append(plan.request(running, f"{running.key} at {at.isoformat()}"))
+            requests.append(plan.request(running, f"{running.key} at {at.isoformat()}", ended=False))
         for line in waiting:
             context.log.warning(line)
         if requests:
