@@ -423,7 +423,7 @@ def test_what_would_lose_rows_is_refused(engine_of: str, request: pytest.Fixture
 def test_a_date_takes_no_hours(lake: Lake) -> None:
     lake.built("by_date")
     hours = ["--event-time-start", "2026-01-02T06:00:00", "--event-time-end", "2026-01-03"]
-    assert "must start and end at midnight, not at 2026-01-02 06:00:00" in lake.run("by_date", None, *hours)
+    assert "must start and end at midnight of UTC, not at 2026-01-02 06:00:00" in lake.run("by_date", None, *hours)
 
 
 def test_readers_see_a_table_with_a_contract_whole_while_it_is_rebuilt(lake: Lake) -> None:
