@@ -92,7 +92,7 @@ schema: $(RUNTIME) ## Rewrite the JSON Schema of meta.lakehouse for editors
 	@lakehouse schema --out dbt/lakehouse.schema.json
 
 .PHONY: bench
-bench: bench-load bench-row-counts bench-airbyte bench-backfill ## Every benchmark against stock Dagster, side by side in one run
+bench: bench-load bench-row-counts bench-airbyte bench-backfill bench-ui ## Every benchmark against stock Dagster, side by side in one run
 
 .PHONY: bench-load
 bench-load: $(DEV) ## Load time
@@ -109,6 +109,10 @@ bench-airbyte: $(DEV) ## One tick of the Airbyte sensor with 1,000 connections
 .PHONY: bench-backfill
 bench-backfill: $(DEV) stack-up ## A year of days in one run, against bare dbt and a run a day
 	@python benchmarks/backfill.py $(ARGS)
+
+.PHONY: bench-ui
+bench-ui: $(DEV) stack-up ## What the UI asks of 500 daily assets with three years of partitions
+	@python benchmarks/ui.py $(ARGS)
 
 ##@ Keep it
 .PHONY: lock

@@ -14,7 +14,7 @@ from lakehouse_analytics.notify import Alert, Notifier, NotifyError, deliver
 from lakehouse_analytics.partitions import Calendar
 from lakehouse_analytics.settings import Settings
 
-#: Dagster gives a sensor's tick up after 60 s.
+#: The sensor that asks for what its schedule had to leave.
 WAITING = "waiting_schedules"
 #: Windows that waited too long and were told of, as the sensor remembers them.
 _REMEMBERED = 200

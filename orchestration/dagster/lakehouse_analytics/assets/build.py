@@ -117,7 +117,7 @@ def build_assets(
 
         return build
 
-    # In the order of the graph, so that the first holds what is not partitioned, if there is any.
+    # The first holds what is not partitioned, if there is any.
     ops = sorted(by_op, key=lambda name: name != OP_NAME) or [OP_NAME] * bool(of_sources)
     return [op(name, by_op.get(name, []), of_sources if name == ops[0] else []) for name in ops]
 

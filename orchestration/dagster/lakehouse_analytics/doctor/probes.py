@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_analytics.doctor import airbyte, clock, data, instance, project, warehouse
+from lakehouse_analytics.doctor import airbyte, clock, data, instance, limits, project, warehouse
 from lakehouse_analytics.doctor.probe import Probe
 
 PROBES = (
@@ -21,6 +21,7 @@ PROBES = (
     ),
     Probe("airbyte", airbyte.airbyte, needs=("settings",), after=("manifest",), imports=lambda: ("dagster",)),
     Probe("storage", instance.storage, if_silent=instance.CHECK_STORAGE, imports=lambda: instance.IMPORTS),
+    Probe("limits", limits.limits, needs=("manifest", "storage")),
     Probe("daemons", instance.daemons, needs=("storage",)),
     Probe("schedules", instance.schedules, needs=("settings", "location", "storage")),
     Probe("sensors", instance.sensors, needs=("settings", "location", "storage")),

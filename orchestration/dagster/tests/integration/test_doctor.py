@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from dagster._daemon.types import DaemonHeartbeat
 from lakehouse_analytics.airbyte.simulated import Store
 from lakehouse_analytics.airbyte.simulator import Simulator
+from lakehouse_analytics.settings import repository_root
 
 from .conftest import Lakehouse
 
@@ -87,9 +90,12 @@ def test_a_lakehouse_that_is_well_and_then_is_not(lakehouse: Lakehouse) -> None:
     lakehouse.definitions()  # parses
 
     new = doctor()
-    assert new.failed == ["daemons", "schedules"], new.text
+    assert new.failed == [*([] if trino else ["limits"]), "daemons", "schedules"], new.text
     assert "made by dbt's first build: bronze, gold, metrics, silver" in new.said("catalog")
 
+    if not trino:
+        assert new.said("limits") == "the limit of the pool duckdb is not set"
+        lakehouse.instance.event_log_storage.set_concurrency_slots("duckdb", 1)
     assert lakehouse.run().success
     revive(lakehouse)
     start(lakehouse, "daily_refresh")
@@ -127,6 +133,31 @@ def test_a_lakehouse_that_is_well_and_then_is_not(lakehouse: Lakehouse) -> None:
     name = lakehouse.database.environment.get("LAKEHOUSE_TRINO_CATALOG", "small")
     assert no_raw.said("catalog").splitlines()[0] == f"schemas of dbt's sources are missing: {name}.raw"
     assert "lakehouse ingest" in no_raw.findings["catalog"]["mend"]
+
+
+@pytest.mark.engine("duckdb", "trino")
+def test_an_instance_without_limits_for_runs_of_windows(lakehouse: Lakehouse) -> None:
+    lakehouse.instance.event_log_storage.set_concurrency_slots("duckdb", 1)
+    (lakehouse.project / "models/gold/ga.sql").write_text(
+        "{{ config(materialized='incremental', incremental_strategy='replace_window', event_time='at', "
+        "begin='2026-01-01', meta={'lakehouse': {'partition': 'daily'}}) }} select current_timestamp as at, 1 as n"
+    )
+    macros = repository_root() / "dbt" / "macros"
+    for macro in macros.glob("*.sql"):
+        shutil.copy(macro, lakehouse.project / "macros")
+    lakehouse.definitions()
+    only = ("settings", "manifest", "storage", "limits")
+
+    without = doctor(only=only)
+    assert without.failed == ["limits"], without.text
+    tags = [line.rpartition(" ")[2] for line in without.said("limits").splitlines()]
+    assert tags == ["dagster/backfill", "lakehouse/windows_of"]
+
+    home = Path(os.environ["DAGSTER_HOME"])
+    ours = yaml.safe_load((repository_root() / "orchestration/dagster/dagster.yaml").read_text())
+    theirs = yaml.safe_load((home / "dagster.yaml").read_text())
+    (home / "dagster.yaml").write_text(yaml.safe_dump(theirs | {"concurrency": ours["concurrency"]}))
+    assert doctor(only=only).failed == []
 
 
 @pytest.mark.engine("trino")
