@@ -14,7 +14,7 @@ from lakehouse_analytics.partitions import Calendar, NoWindowError, Span, missin
 #: So many of a long list stand in a message.
 NAMED = 3
 #: Of a held connection: milliseconds of a statement, seconds until it is opened anew, and others beside it.
-_STATEMENT_TIMEOUT, _POOL_RECYCLE, _MAX_OVERFLOW = 300_000, 3600, 4
+_STATEMENT_TIMEOUT, _POOL_RECYCLE, _MAX_OVERFLOW = 300_000, 3600, 2
 
 
 @dataclass(frozen=True)

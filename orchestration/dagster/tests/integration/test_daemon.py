@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import COUNT, REPOSITORY, Dev, Webhook, alive, dagster_dev, dbt_below, last_days, new_lake, poll
+from .daemon import COUNT, Dev, Webhook, alive, dagster_dev, dbt_below, last_days, new_lake, poll
 
 pytestmark = pytest.mark.engine("duckdb", "trino")
 
@@ -75,7 +75,7 @@ def test_schedule_and_sensors_are_listed_with_their_status_and_zone(dev: Dev) ->
         "query($r: RepositorySelector!) { repositoryOrError(repositorySelector: $r) { ... on Repository { "
         "schedules { name cronSchedule executionTimezone pipelineName scheduleState { status } } "
         "sensors { name sensorType minIntervalSeconds sensorState { status } } } } }",
-        r=REPOSITORY,
+        r=dev.repository,
     )
     expected = [("daily_refresh", "0 2 * * *", "full_refresh")]
     if dev.lake.database.engine == "trino":

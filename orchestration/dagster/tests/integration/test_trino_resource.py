@@ -420,7 +420,8 @@ def test_a_query_that_reads_survives_a_cut_connection(stack: Stack) -> None:
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background ignore it
 from lakehouse_analytics.resources.trino import TrinoResource
 from lakehouse_analytics.settings import Settings
 TrinoResource.of(Settings.load()).fetch_all(sys.argv[1])
