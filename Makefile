@@ -56,6 +56,34 @@ stack-down: $(TOOLS)/bin/uv ## Stop them; their data stays
 stack-status: $(TOOLS)/bin/uv ## What runs, on which ports
 	@PYTHON=$(PYTHON) infrastructure/local/stack.sh status
 
+##@ Deploy it
+# Tags are of git and never move: a tree with changes says so.
+TAG      ?= $(shell git describe --tags --always --dirty --abbrev=12)
+IMAGE    ?= registry.example/lakehouse-analytics
+# docker, podman or buildah, whichever is there; or a command of your own that takes their options.
+BUILDER  ?= $(firstword $(foreach tool,docker podman buildah,$(if $(shell command -v $(tool)),$(tool) build)))
+# More of its options, such as --build-arg PYTHON_IMAGE=…
+BUILD    ?=
+CHART    ?= dagster/dagster
+
+.PHONY: image
+image: ## Build the image of the code location, tagged by git (IMAGE=…, BUILDER="podman build")
+	@[ -n "$(BUILDER)" ] || { echo "None of docker, podman and buildah is installed, and BUILDER is not set."; exit 1; }
+	@$(BUILDER) --file $(CODE)/Dockerfile --tag "$(IMAGE):$(TAG)" $(BUILD) \
+		--build-arg VERSION="$(TAG)" --build-arg REVISION="$$(git rev-parse HEAD)" \
+		--build-arg CREATED="$$(git log -1 --format=%cI)" .
+	@echo "$(IMAGE):$(TAG)"
+
+.PHONY: helm-check
+helm-check: $(DEV) ## What the official chart makes of our values, before a cluster does (CHART=…)
+	@cd $(CODE) && pytest -q tests/kubernetes --chart "$(CHART)" $(ARGS)
+
+.PHONY: cluster-test
+cluster-test: $(DEV) ## Install on the cluster of KUBECONFIG, run the demo, break it (CHART=…, IMAGE=…, TAG=…)
+	@test -f .data/lakehouse.duckdb || lakehouse ingest
+	@cd $(CODE) && pytest -q tests/cluster --chart "$(CHART)" --image "$(IMAGE)" --tag "$(TAG)" \
+		--raw "$(CURDIR)/.data/lakehouse.duckdb" $(ARGS)
+
 ##@ Guard it
 .PHONY: test
 test: $(DEV) ## Everything that guards it: unit, definitions, dbt unit tests, integration

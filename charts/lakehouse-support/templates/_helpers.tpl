@@ -1,0 +1,45 @@
+{{- define "support.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- /* Pods of the official chart's release, by their component. */}}
+{{- define "support.dagster" -}}
+app.kubernetes.io/instance: {{ .root.Values.dagster.release }}
+component: {{ .component }}
+{{- end }}
+
+{{- /* A pod that may reach the webserver. */}}
+{{- define "support.asksWebserver" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+lakehouse-support/asks: webserver
+{{- end }}
+
+{{- define "support.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "support.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /* One egress rule: networks and ports. */}}
+{{- define "support.egress" -}}
+- to:
+    {{- range .cidrs }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+  ports:
+    {{- range .ports }}
+    - {protocol: TCP, port: {{ . }}}
+    {{- end }}
+{{- end }}

@@ -1,0 +1,201 @@
+"""A release of the official chart on a real Kubernetes: `make cluster-test CHART=… IMAGE=… TAG=…`, with KUBECONFIG.
+
+It installs into the namespace `dagster`, which must not be there before, and takes it away again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from tests.dagster_ui import DagsterUI, free_port, poll
+
+ROOT = Path(__file__).parents[4]
+VALUES = ROOT / "infrastructure" / "kubernetes" / "dagster"
+NAMESPACE, BACKING, RELEASE = "dagster", "dagster-test-backing", "dagster"
+LOCATION = "lakehouse-analytics"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chart", default="dagster/dagster", help="the official chart: a folder, or repository/name")
+    parser.addoption("--image", default="registry.example/lakehouse-analytics", help="the image, without its tag")
+    parser.addoption("--tag", required=False, help="of the image, as the cluster can pull it")
+    parser.addoption("--raw", help="a DuckDB file with raw data, as `lakehouse ingest` makes it")
+    parser.addoption("--keep", action="store_true", help="leave the release there")
+
+
+def run(*command: str, wrong: bool = False, stdin: str | None = None, seconds: float = 600) -> str:
+    """One command to its end; its output."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=seconds)
+    assert bool(done.returncode) == wrong, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + (done.stderr if wrong else "")
+
+
+def kubectl(*words: str, namespace: str = NAMESPACE, stdin: str | None = None, wrong: bool = False) -> str:
+    return run("kubectl", "-n", namespace, *words, stdin=stdin, wrong=wrong)
+
+
+def objects(kind: str, *words: str) -> list[dict[str, Any]]:
+    return list(json.loads(kubectl("get", kind, "-o", "json", *words))["items"])
+
+
+class Forwarded(DagsterUI):
+    """The webserver through `kubectl port-forward`, started anew when its pod went."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        super().__init__(f"http://127.0.0.1:{self.port}/graphql", LOCATION)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def because(self) -> str:
+        pods = kubectl("get", "pods", "-o", "wide")
+        return f"{pods}\n{kubectl('get', 'events', '--sort-by=.lastTimestamp')[-3000:]}"
+
+    def alive(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            command = [
+                "kubectl",
+                "port-forward",
+                "-n",
+                NAMESPACE,
+                f"svc/{RELEASE}-dagster-webserver",
+                f"{self.port}:80",
+            ]
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """Patiently: a forwarding breaks with its pod."""
+        for _ in range(60):
+            self.alive()
+            with suppress(OSError):
+                return super().ask(query, **variables)
+            time.sleep(1)
+        raise AssertionError(f"The webserver does not answer\n{self.because()}")
+
+    def close(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class Release:
+    """The installed release."""
+
+    chart: str
+    image: str
+    tag: str
+    seconds: float = 0.0
+    ui: Forwarded = field(default_factory=Forwarded)
+
+    def helm(self, *words: str, tag: str | None = None, wrong: bool = False) -> str:
+        deployment = "dagster-user-deployments.deployments[0]"
+        return run(
+            *("helm", "upgrade", "--install", RELEASE, self.chart, "-n", NAMESPACE, "--skip-schema-validation"),
+            *("-f", str(VALUES / "values.yaml"), "-f", str(VALUES / "values-local.yaml")),
+            *("--set", "postgresql.enabled=false,generatePostgresqlPasswordSecret=false"),
+            *("--set", f"postgresql.postgresqlHost=postgres.{BACKING}.svc.cluster.local"),
+            *("--set", f"{deployment}.image.repository={self.image},{deployment}.image.tag={tag or self.tag}"),
+            *words,
+            wrong=wrong,
+        )
+
+
+@pytest.fixture(scope="session")
+def release(request: pytest.FixtureRequest) -> Iterator[Release]:
+    """Everything installed, loaded and healthy; nothing built."""
+    option = request.config.getoption
+    for program in ("kubectl", "helm"):
+        if not shutil.which(program):
+            pytest.fail(f"{program} is not installed", pytrace=False)
+    if not option("--tag") or not option("--raw"):
+        pytest.fail("make cluster-test needs TAG, the image's, and RAW, a DuckDB file with raw data", pytrace=False)
+    made = Release(option("--chart"), option("--image"), option("--tag"))
+    run("kubectl", "create", "namespace", NAMESPACE)
+    try:
+        prepare(made, Path(option("--raw")))
+        began = time.monotonic()
+        made.helm("--wait", "--timeout", "10m")
+        made.seconds = time.monotonic() - began
+        kubectl("exec", f"deploy/{RELEASE}-daemon", "--", "dagster", "instance", "concurrency", "set", "duckdb", "1")
+        made.ui.wait_until_ready(seconds=300)
+        yield made
+    finally:
+        made.ui.close()
+        if not option("--keep"):
+            run("kubectl", "delete", "namespace", NAMESPACE, BACKING, "--ignore-not-found")
+            run("kubectl", "delete", "pv", "dagster-test-data", "dagster-test-postgres", "--ignore-not-found")
+
+
+def prepare(release: Release, raw: Path) -> None:
+    """What SETUP_GUIDE.md has a person do before `helm`."""
+    label = "pod-security.kubernetes.io/enforce=restricted"
+    run("kubectl", "label", "namespace", NAMESPACE, label)
+    run("kubectl", "apply", "-f", str(Path(__file__).with_name("backing.yaml")))
+    claim = (VALUES / "local-data.yaml").read_text().replace("spec:\n", "spec:\n  storageClassName: dagster-test\n", 1)
+    kubectl("apply", "-f", "-", stdin=claim)
+    secret = "--from-literal=postgresql-password=for-the-test"
+    kubectl("create", "secret", "generic", "dagster-postgresql-secret", secret)
+    run("kubectl", "-n", BACKING, "rollout", "status", "statefulset/postgres", "--timeout=5m")
+    with helper(release) as pod, tempfile.TemporaryDirectory() as folder:
+        only = Path(folder) / "lakehouse.duckdb"
+        with duckdb.connect(str(only)) as connection:
+            connection.execute(f"attach '{raw}' as theirs (read_only); create schema raw")
+            tables = "select table_name from duckdb_tables() where database_name = 'theirs' and schema_name = 'raw'"
+            for (name,) in connection.execute(tables).fetchall():
+                connection.execute(f'create table raw."{name}" as from theirs.raw."{name}"')
+        kubectl("cp", str(only), f"{pod}:/data/lakehouse.duckdb")
+
+
+@contextmanager
+def helper(release: Release) -> Iterator[str]:
+    """A pod of our image with the lakehouse's volume."""
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    spec = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "helper"},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                **{"runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001, "fsGroup": 10001},
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    **{"name": "helper", "image": f"{release.image}:{release.tag}", "args": ["sleep", "600"]},
+                    "securityContext": security,
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                }
+            ],
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "lakehouse-data"}}],
+        },
+    }
+    kubectl("apply", "-f", "-", stdin=json.dumps(spec))
+    try:
+        kubectl("wait", "--for=condition=Ready", "pod/helper", "--timeout=5m")
+        yield "helper"
+    finally:
+        kubectl("delete", "pod", "helper", "--now")
+
+
+def pods_of(run_id: str) -> list[dict[str, Any]]:
+    """The pods of a run."""
+    return objects("pods", "-l", f"dagster/run-id={run_id}")
+
+
+def until(question: Any, *, seconds: float, what: str, release: Release) -> Any:
+    """`poll`, with the cluster's state where it fails."""
+    return poll(question, seconds=seconds, what=what, because=release.ui.because)

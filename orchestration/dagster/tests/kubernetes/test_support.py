@@ -1,0 +1,106 @@
+"""charts/lakehouse-support: what it makes, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from .rendered import NAMESPACE, ROOT, Rendered, helm, read
+from .test_rendered import restricted
+
+CHART = ROOT / "charts" / "lakehouse-support"
+LOGIN = (
+    *("login.enabled=true", "login.host=dagster.example", "login.existingSecret=login", "login.tlsSecret=tls"),
+    *("login.issuerUrl=https://id.example", "login.emailDomains={example.com}"),
+)
+VAULT = ("secrets.from=external", "secrets.external.store.name=vault", "secrets.external.keys.LAKEHOUSE_A.key=a")
+
+
+def template(*sets: str) -> tuple[str, str]:
+    """What helm prints and what it complains of."""
+    words = [word for one in sets for word in ("--set", one)]
+    done = helm("template", "support", str(CHART), "-n", NAMESPACE, "--kube-version", "1.34.0", *words)
+    return done.stdout, done.stderr
+
+
+def made(*sets: str) -> Rendered:
+    out, errors = template(*sets)
+    assert errors == ""
+    return read(out)
+
+
+def test_it_passes_its_own_lint() -> None:
+    done = helm("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("sets", [(), LOGIN, ("secrets.from=values", "secrets.data.LAKEHOUSE_A=b")], ids=str)
+def test_every_object_is_one_that_kubernetes_knows(sets: tuple[str, ...]) -> None:
+    assert [*made(*sets).typed()]
+
+
+def test_every_pod_keeps_to_the_restricted_standard() -> None:
+    found = made(*LOGIN)
+    pods = [*found.pods(), *((item["metadata"]["name"], item["spec"]) for item in found.of("Pod"))]
+    assert len(pods) == 3
+    assert [what for name, pod in pods for what in restricted(name, pod)] == []
+
+
+def test_there_is_no_ingress_without_a_log_in() -> None:
+    assert made().of("Ingress") == []
+    [ingress] = made(*LOGIN).of("Ingress")
+    [rule] = ingress["spec"]["rules"]
+    [path] = rule["http"]["paths"]
+    assert path["backend"]["service"]["name"] == "support-login"
+    assert ingress["spec"]["tls"] == [{"hosts": ["dagster.example"], "secretName": "tls"}]
+    [deployment] = made(*LOGIN).of("Deployment")
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert not [word for word in container["args"] if "skip" in word]
+
+
+@pytest.mark.parametrize("lacking", ["host", "existingSecret", "tlsSecret", "issuerUrl", "emailDomains"])
+def test_a_log_in_that_lacks_something_is_refused_by_name(lacking: str) -> None:
+    _, errors = template(*(one for one in LOGIN if not one.startswith(f"login.{lacking}=")))
+    assert f"login.{lacking}: " in errors
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("instance.image.tag=latest", "/instance/image/tag"),
+        ("secrets.from=vault", "/secrets/from"),
+        ("secrets.data.lower=x", "'lower' does not match pattern"),
+        ("loggin.enabled=true", "loggin"),
+        ("networkPolicies.postgresql.cidrs={anywhere}", "/networkPolicies/postgresql/cidrs/0"),
+    ],
+)
+def test_values_that_are_wrong_are_refused_by_name(wrong: str, named: str) -> None:
+    assert named in template(wrong)[1]
+
+
+def test_everything_is_denied_that_is_not_said() -> None:
+    policies = {item["metadata"]["name"]: item["spec"] for item in made(*LOGIN).of("NetworkPolicy")}
+    assert policies["support-default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    entered = {name for name, spec in policies.items() if spec.get("ingress")}
+    assert entered == {"support-code-server", "support-webserver", "support-login"}
+    [allowed] = policies["support-webserver"]["ingress"]
+    assert allowed["from"][0]["podSelector"]["matchLabels"]["lakehouse-support/asks"] == "webserver"
+    assert made("networkPolicies.enabled=false").of("NetworkPolicy") == []
+
+
+def test_secrets_come_from_where_it_is_said() -> None:
+    assert made().of("Secret") == []
+    [secret] = made("secrets.from=values", "secrets.data.LAKEHOUSE_A=b").of("Secret")
+    assert (secret["metadata"]["name"], secret["stringData"]) == ("lakehouse-secrets", {"LAKEHOUSE_A": "b"})
+    [external] = made(*VAULT).of("ExternalSecret")
+    assert external["spec"]["data"] == [{"secretKey": "LAKEHOUSE_A", "remoteRef": {"key": "a"}}]
+    assert "secrets.external.store.name" in template("secrets.from=external")[1]
+
+
+def test_the_instance_is_migrated_and_its_pools_are_limited() -> None:
+    [job] = made().of("Job")
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    assert container["args"][-1].split("\n")[:2] == [
+        "dagster instance migrate",
+        "dagster instance concurrency set duckdb 1",
+    ]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
