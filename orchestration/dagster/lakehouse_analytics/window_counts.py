@@ -6,6 +6,7 @@ length, and a day of 23 or 25 hours is one; dates by their day. What type a colu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -14,8 +15,8 @@ from typing import Any
 from lakehouse_analytics.row_counts import Counted, Counts, newest_sql, padding, parse_time
 from lakehouse_analytics.sql import identifier
 
-#: Added to the seconds of dates: their windows stand behind those of times in one list.
-DATES = 10**12
+#: Added to the seconds of dates: their windows stand behind those of times in one list. Whole days.
+DATES = 86400 * 10**7
 #: What the filter that lets an engine skip files leaves of room: zones, and sessions in other zones.
 ROOM = timedelta(days=2)
 #: Stages that Trino plans for one table, beside those for its distinct columns.
@@ -39,6 +40,12 @@ class Bins:
         """In seconds since 1970: of times, then of dates."""
         days = [int(_midnight(_day(time)).timestamp()) for time in self.times]
         return [*(int(time.timestamp()) for time in self.times), *(DATES + day for day in days)]
+
+    @property
+    def step(self) -> int:
+        """Seconds of which every window is a multiple, and by which they are apart: an hour, in most zones."""
+        first, *others = self.borders
+        return math.gcd(*(border - first for border in others))
 
     def key(self, bucket: int) -> str | None:
         """The window of the n-th interval between borders, counted from 1; None outside all windows."""
@@ -86,13 +93,21 @@ def _bucketed(adapter: str, bins: Bins, table: Counted) -> str:
         borders = ", ".join(f"{border}e0" for border in bins.borders)
         bucket = f"width_bucket({seconds}, array[{borders}])"
         return f"select *, {bucket} as lakehouse_bucket from {relation} where {near}"  # noqa: S608
-    seconds = f"epoch({time}) + case when typeof({time}) = 'DATE' then {DATES} else 0 end"
-    numbers = f"range(1, {len(bins.borders) + 1})"
+    # A hash join over steps that every border is a multiple of; an `asof join` would sort the table.
+    first, step = bins.borders[0], bins.step
+    since = f"epoch_us({time}) + case when typeof({time}) = 'DATE' then {DATES}000000 else 0 end - {first}000000"
+    places = [(border - first) // step for border in bins.borders]
+    gap = len(bins.keys)  # between times and dates
+    low, high, numbers = (
+        [value for place, value in enumerate(values) if place != gap]
+        for values in (places[:-1], places[1:], [*range(1, len(places))])
+    )
     return (
-        "select stored.*, borders.lakehouse_bucket from "  # noqa: S608
-        f"(select *, {seconds} as lakehouse_seconds from {relation} where {near}) as stored "
-        f"asof join (select unnest({bins.borders}) as border, unnest({numbers}) as lakehouse_bucket) as borders "
-        "on stored.lakehouse_seconds >= borders.border"
+        "select stored.*, windows.lakehouse_bucket from "  # noqa: S608
+        f"(select *, {since} as lakehouse_since from {relation} where {near}) as stored join ("
+        "select lakehouse_bucket, unnest(range(low, high)) as place from (select "
+        f"unnest({low}) as low, unnest({high}) as high, unnest({numbers}) as lakehouse_bucket)) as windows "
+        f"on stored.lakehouse_since // {step}000000 = windows.place where stored.lakehouse_since >= 0"
     )
 
 
