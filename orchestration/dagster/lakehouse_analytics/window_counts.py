@@ -98,7 +98,7 @@ def _bucketed(adapter: str, bins: Bins, table: Counted) -> str:
     since = f"epoch_us({time}) + case when typeof({time}) = 'DATE' then {DATES}000000 else 0 end - {first}000000"
     places = [(border - first) // step for border in bins.borders]
     gap = len(bins.keys)  # between times and dates
-    low, high, numbers = (
+    lows, highs, numbers = (
         [value for place, value in enumerate(values) if place != gap]
         for values in (places[:-1], places[1:], [*range(1, len(places))])
     )
@@ -106,7 +106,7 @@ def _bucketed(adapter: str, bins: Bins, table: Counted) -> str:
         "select stored.*, windows.lakehouse_bucket from "  # noqa: S608
         f"(select *, {since} as lakehouse_since from {relation} where {near}) as stored join ("
         "select lakehouse_bucket, unnest(range(low, high)) as place from (select "
-        f"unnest({low}) as low, unnest({high}) as high, unnest({numbers}) as lakehouse_bucket)) as windows "
+        f"unnest({lows}) as low, unnest({highs}) as high, unnest({numbers}) as lakehouse_bucket)) as windows "
         f"on stored.lakehouse_since // {step}000000 = windows.place where stored.lakehouse_since >= 0"
     )
 

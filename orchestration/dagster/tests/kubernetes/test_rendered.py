@@ -82,6 +82,15 @@ def test_every_pod_keeps_to_the_restricted_standard(either: Rendered) -> None:
     assert [what for name, pod in pods for what in restricted(name, pod)] == []
 
 
+def test_nobody_listens_where_only_root_may(either: Rendered) -> None:
+    """A port below 1024 was refused on the first cluster; newer containerd allows it, others do not."""
+    for name, pod in either.pods():
+        ports = [port["containerPort"] for c in pod["containers"] for port in c.get("ports", [])]
+        allowed = {one["name"]: int(one["value"]) for one in (pod["securityContext"].get("sysctls") or [])}
+        lowest = allowed.get("net.ipv4.ip_unprivileged_port_start", 1024)
+        assert [port for port in ports if port < lowest] == [], name
+
+
 def test_the_standard_is_held_against_something() -> None:
     bare: Object = {"containers": [{"name": "c"}], "volumes": [{"name": "h", "hostPath": {"path": "/"}}]}
     assert len(restricted("bare", bare)) == 6
