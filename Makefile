@@ -76,6 +76,7 @@ image: ## Build the image of the code location, tagged by git (IMAGE=…, BUILDE
 
 .PHONY: helm-check
 helm-check: $(DEV) ## What the official chart makes of our values, before a cluster does (CHART=…)
+	@lakehouse manifest
 	@cd $(CODE) && pytest -q tests/kubernetes --chart "$(CHART)" $(ARGS)
 
 .PHONY: cluster-test

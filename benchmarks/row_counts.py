@@ -122,10 +122,10 @@ class Lake:
 
     def batched(self, tables: Mapping[str, int]) -> Rows:
         """In a few statements, through Trino."""
-        from lakehouse_analytics.assets.counting import Questions
+        from lakehouse_analytics.assets.counting import Questions, Whole
         from lakehouse_analytics.row_counts import Counted
 
-        answers = Questions(self.trino).ask([Counted(str(self.relation(name))) for name in tables])
+        answers = Questions(self.trino, Whole()).ask([Counted(str(self.relation(name))) for name in tables])
         return {name: getattr(answer, "rows", -1) for name, answer in zip(tables, answers, strict=True)}
 
     def known(self, tables: Mapping[str, int]) -> Rows:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine
-from lakehouse_analytics.engines import pool
-from lakehouse_analytics.jobs import WINDOWS_OF
-
-BACKFILL = "dagster/backfill"
 
 
 def limits(known: Known) -> Finding:
     """DuckDB has one writer at a time, and windows are built by one run at a time."""
+    from dagster._core.storage.tags import BACKFILL_ID_TAG
+
+    from lakehouse_analytics.engines import pool
+    from lakehouse_analytics.jobs import WINDOWS_OF
+
     lacking, there = [], []
     name = pool(known.graph)
     if name:
@@ -23,7 +24,7 @@ def limits(known: Known) -> Finding:
     if any(table.grain for table in known.graph.tables.values()):
         queue = known.instance.get_concurrency_config().run_queue_config
         limited = {limit["key"] for limit in (queue.tag_concurrency_limits if queue else ())}
-        for key, what in ((BACKFILL, "of a backfill"), (WINDOWS_OF, "of a job that builds windows")):
+        for key, what in ((BACKFILL_ID_TAG, "of a backfill"), (WINDOWS_OF, "of a job that builds windows")):
             if key in limited:
                 there.append(f"runs {what} are limited")
             else:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[4]
 VALUES = ROOT / "infrastructure" / "kubernetes" / "dagster"
 NAMESPACE, BACKING, RELEASE = "dagster", "dagster-test-backing", "dagster"
 LOCATION = "lakehouse-analytics"
+FOLDER = "/var/tmp/dagster-test"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,8 +43,8 @@ def run(*command: str, wrong: bool = False, stdin: str | None = None, seconds: f
     return done.stdout + (done.stderr if wrong else "")
 
 
-def kubectl(*words: str, namespace: str = NAMESPACE, stdin: str | None = None, wrong: bool = False) -> str:
-    return run("kubectl", "-n", namespace, *words, stdin=stdin, wrong=wrong)
+def kubectl(*words: str, namespace: str = NAMESPACE, stdin: str | None = None) -> str:
+    return run("kubectl", "-n", namespace, *words, stdin=stdin)
 
 
 def objects(kind: str, *words: str) -> list[dict[str, Any]]:
@@ -139,10 +140,12 @@ def release(request: pytest.FixtureRequest) -> Iterator[Release]:
 
 
 def prepare(release: Release, raw: Path) -> None:
-    """What SETUP_GUIDE.md has a person do before `helm`."""
+    """What a person does before `helm`."""
     label = "pod-security.kubernetes.io/enforce=restricted"
     run("kubectl", "label", "namespace", NAMESPACE, label)
-    run("kubectl", "apply", "-f", str(Path(__file__).with_name("backing.yaml")))
+    # A folder of its own on the node: nothing of an earlier time is found again.
+    backing = Path(__file__).with_name("backing.yaml").read_text()
+    kubectl("apply", "-f", "-", stdin=backing.replace(FOLDER, f"{FOLDER}-{time.time():.0f}"), namespace=BACKING)
     claim = (VALUES / "local-data.yaml").read_text().replace("spec:\n", "spec:\n  storageClassName: dagster-test\n", 1)
     kubectl("apply", "-f", "-", stdin=claim)
     secret = "--from-literal=postgresql-password=for-the-test"

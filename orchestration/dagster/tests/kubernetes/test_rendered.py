@@ -147,7 +147,7 @@ def test_secrets_come_from_outside(rendered: Rendered) -> None:
 
 def test_the_probes_leave_time_to_load(either: Rendered) -> None:
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import lakehouse_analytics.definitions as d; d.defs"], check=True)
+    subprocess.run([sys.executable, "-c", "import lakehouse_analytics.definitions as d; d.defs()"], check=True)
     load = time.monotonic() - began
     startup = either.server["startupProbe"]
     budget = startup["periodSeconds"] * startup["failureThreshold"]
