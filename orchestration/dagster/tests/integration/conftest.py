@@ -68,17 +68,20 @@ BELOW_A = {"silver/sa", "gold/ga", "metrics/m"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", choices=["duckdb", "trino"], default="duckdb", help="where the lakehouse is")
+    parser.addoption("--brief", action="store_true", help="without the tests marked nightly: what a push is held by")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is of the other engine: tests marked for one, and with Trino those that use no lakehouse."""
-    engine = config.getoption("--engine")
+    engine, brief = config.getoption("--engine"), config.getoption("--brief")
     kept, left = [], []
     for item in items:
         marked = item.get_closest_marker("engine")
         default = "trino" if item.get_closest_marker("trino") else "duckdb"
         of = marked.args if marked else (default,)
-        (kept if engine in of else left).append(item)
+        nightly = item.get_closest_marker("nightly")
+        later = brief and nightly is not None and engine in (nightly.args or (engine,))
+        (kept if engine in of and not later else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
 

@@ -110,6 +110,7 @@ def days_there(dev: Dev) -> list[str]:
 
 
 @pytest.mark.engine("duckdb", "trino")
+@pytest.mark.nightly("trino")
 def test_the_ui_fills_five_days_one_run_after_the_other_while_the_rest_is_queued(dev: Dev) -> None:
     assert dev.finished(dev.launch("__ASSET_JOB", assets=["bronze/orders"])).status == "SUCCESS"
     # The table does not exist yet: the first run makes it, and none of the others makes it anew.

@@ -12,7 +12,7 @@ import pytest
 
 from .daemon import COUNT, Dev, Webhook, alive, dagster_dev, dbt_below, last_days, new_lake, poll
 
-pytestmark = pytest.mark.engine("duckdb", "trino")
+pytestmark = [pytest.mark.engine("duckdb", "trino"), pytest.mark.nightly("trino")]
 
 ALL = {
     "bronze/stg_customers",

@@ -12,7 +12,7 @@ import pytest
 
 from .databases import Database, new_database
 
-pytestmark = pytest.mark.engine("duckdb", "trino")
+pytestmark = [pytest.mark.engine("duckdb", "trino"), pytest.mark.nightly("trino")]
 
 LAKEHOUSE = Path(sys.executable).parent / "lakehouse"
 TARGETS = {"duckdb": "local", "trino": "trino"}

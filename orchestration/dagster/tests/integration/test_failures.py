@@ -148,6 +148,7 @@ AGAIN = "once more, because the reason may have passed: "
 # --- Trino goes away
 
 
+@pytest.mark.nightly
 def test_a_trino_that_is_down_is_named_and_one_that_is_started_late_is_waited_for(
     lake: Lakehouse, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_trino_that_is_killed_and_restarted_under_a_model_is_survived(
     is_right(lake)
 
 
+@pytest.mark.nightly
 def test_a_trino_that_goes_and_never_comes_back_is_told_with_what_was_built(
     lake: Lakehouse, stack: Stack, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +216,7 @@ def test_a_trino_that_goes_and_never_comes_back_is_told_with_what_was_built(
     assert "1 of 3 tables were built." in outcome.failure
 
 
+@pytest.mark.nightly
 def test_a_trino_that_stands_still_is_waited_for(
     lake: Lakehouse, stack: Stack, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,6 +428,7 @@ TEMPORARY = re.compile(r"create or replace view\s+(\S*__dbt_tmp\w*)")
 BUILD = ("dagster", "asset", "materialize", "-m", "lakehouse_analytics.definitions", "--select", "key:silver/sa")
 
 
+@pytest.mark.nightly
 def test_two_runs_of_one_model_at_once_both_end_right(
     half_built: Lakehouse, stack: Stack, tmp_path: Path, mark: str
 ) -> None:

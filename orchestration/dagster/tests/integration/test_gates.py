@@ -47,6 +47,7 @@ def test_a_failed_test_blocks_exactly_its_descendants_and_a_retry_builds_only_th
     assert retry.built == BELOW_A | {"bronze/a"}
 
 
+@pytest.mark.nightly("trino")
 def test_a_gate_holds_when_its_check_is_deselected(lakehouse: Lakehouse) -> None:
     lakehouse.sql("insert into raw.a values (1, 0)")
     tables = dg.AssetSelection.assets(*(key.split("/") for key in sorted(EVERYTHING))).without_checks()
@@ -67,6 +68,7 @@ def test_an_empty_source_is_stopped_by_its_row_count(lakehouse: Lakehouse) -> No
     assert "silver/sa was blocked by bronze/a" in outcome.failure
 
 
+@pytest.mark.nightly("trino")
 def test_an_empty_table_that_says_nothing_of_rows_is_a_warning(lakehouse: Lakehouse) -> None:
     lakehouse.sql("delete from raw.b")
     outcome = lakehouse.run()
@@ -116,6 +118,7 @@ def test_a_dbt_that_crashes_before_any_node_fails_the_run(lakehouse: Lakehouse) 
     assert "models/silver/sa.sql" in outcome.failure
 
 
+@pytest.mark.nightly("trino")
 def test_a_planned_check_that_dbt_does_not_evaluate_fails_the_gate(
     lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +142,7 @@ def test_a_planned_check_that_dbt_does_not_evaluate_fails_the_gate(
     assert "bronze/a failed its gate: unique_a_id: planned, but dbt did not evaluate it" in outcome.failure
 
 
+@pytest.mark.nightly("trino")
 def test_a_warning_does_not_block(lakehouse: Lakehouse) -> None:
     lakehouse.sql("insert into raw.b values (101, null)")
     outcome = lakehouse.run()
@@ -148,6 +152,7 @@ def test_a_warning_does_not_block(lakehouse: Lakehouse) -> None:
     assert outcome.built == EVERYTHING
 
 
+@pytest.mark.nightly("trino")
 def test_a_failed_source_test_blocks_what_reads_the_source(lakehouse: Lakehouse) -> None:
     lakehouse.files["models/sources.yml"] = """
         sources:
@@ -164,6 +169,7 @@ def test_a_failed_source_test_blocks_what_reads_the_source(lakehouse: Lakehouse)
     assert "bronze/a was blocked by raw/a" in outcome.failure
 
 
+@pytest.mark.nightly("trino")
 def test_checks_alone_are_evaluated_without_building(lakehouse: Lakehouse) -> None:
     assert lakehouse.run().success
     lakehouse.sql("insert into bronze.a values (1, 0)")
@@ -174,6 +180,7 @@ def test_checks_alone_are_evaluated_without_building(lakehouse: Lakehouse) -> No
     assert not outcome.success
 
 
+@pytest.mark.nightly("trino")
 def test_a_subset_is_gated_like_the_whole(lakehouse: Lakehouse) -> None:
     assert lakehouse.run().success
     lakehouse.sql("insert into raw.a values (1, 0)")
@@ -242,6 +249,7 @@ def test_a_database_held_by_another_process_is_waited_for_then_named(
     assert lakehouse.run().success
 
 
+@pytest.mark.nightly("trino")
 def test_a_failing_hook_fails_the_run(lakehouse: Lakehouse) -> None:
     project = lakehouse.files["dbt_project.yml"].rstrip()
     lakehouse.files["dbt_project.yml"] = project + '\n        on-run-end: "select * from bronze.no_such_table"\n'
@@ -254,6 +262,7 @@ def test_a_failing_hook_fails_the_run(lakehouse: Lakehouse) -> None:
     assert "no_such_table" in outcome.failure
 
 
+@pytest.mark.nightly("trino")
 def test_a_row_count_gates_inside_a_layer_too(lakehouse: Lakehouse) -> None:
     lakehouse.files["models/bronze/a2.sql"] = "select * from {{ ref('a') }}"
     lakehouse.write()
@@ -264,6 +273,7 @@ def test_a_row_count_gates_inside_a_layer_too(lakehouse: Lakehouse) -> None:
     assert "bronze/a2 was blocked by bronze/a" in outcome.failure
 
 
+@pytest.mark.nightly("trino")
 def test_a_check_asked_for_without_its_table_gates_what_is_built_below_it(lakehouse: Lakehouse) -> None:
     assert lakehouse.run().success
     lakehouse.sql("delete from bronze.a")
@@ -275,6 +285,7 @@ def test_a_check_asked_for_without_its_table_gates_what_is_built_below_it(lakeho
     assert "silver/sa was blocked by bronze/a" in outcome.failure
 
 
+@pytest.mark.nightly("trino")
 def test_a_model_named_like_a_folder_is_built_without_the_folder(lakehouse: Lakehouse) -> None:
     lakehouse.files["models/bronze/a/extra.sql"] = "select 1 as x"
     lakehouse.write()
@@ -284,6 +295,7 @@ def test_a_model_named_like_a_folder_is_built_without_the_folder(lakehouse: Lake
     assert lakehouse.sql("select count(*) from information_schema.tables where table_name = 'extra'") == [(0,)]
 
 
+@pytest.mark.nightly("trino")
 def test_a_misspelt_acceptance_names_the_nearest_model(lakehouse: Lakehouse) -> None:
     lakehouse.files["models/bronze/orders.sql"] = "select 1 as x"
     lakehouse.write()

@@ -121,6 +121,7 @@ def test_a_run_killed_without_its_dbt_is_made_good_by_one_that_waits_for_the_orp
     assert alive(dbt) == []
 
 
+@pytest.mark.nightly("trino")
 def test_lost_tables_are_missing_until_the_next_run(scene: Scene) -> None:
     """A gold table, and an incremental silver one; the tests below interrupt that run, and then let it be."""
     for table in LOST:
@@ -135,6 +136,7 @@ def test_lost_tables_are_missing_until_the_next_run(scene: Scene) -> None:
         pytest.param(lambda child: child.process.terminate(), id="sigterm"),
     ],
 )
+@pytest.mark.nightly("trino")
 def test_an_interrupted_run_takes_its_dbt_along(scene: Scene, interrupt: Callable[[Child], None]) -> None:
     child = scene.run()
     child.wait_for("START sql table model bronze.")
@@ -146,6 +148,7 @@ def test_an_interrupted_run_takes_its_dbt_along(scene: Scene, interrupt: Callabl
     scene.nobody_holds_it()
 
 
+@pytest.mark.nightly("trino")
 def test_the_run_after_lost_tables_and_interruptions_leaves_what_an_undisturbed_one_leaves(scene: Scene) -> None:
     assert scene.undisturbed.keys() - scene.lake.contents().keys() == LOST
     scene.compare(scene.run())
