@@ -11,6 +11,7 @@ import click
 from lakehouse_analytics.airbyte_sim import command as airbyte_sim
 from lakehouse_analytics.doctor.probes import NAMES
 from lakehouse_analytics.ingest.command import ingest
+from lakehouse_analytics.instance.command import instance
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -20,6 +21,7 @@ def main() -> None:
 
 main.add_command(ingest)
 main.add_command(airbyte_sim)
+main.add_command(instance)
 
 
 @main.command()

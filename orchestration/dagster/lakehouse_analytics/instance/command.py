@@ -1,0 +1,63 @@
+"""`lakehouse instance`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+
+#: Where Kubernetes tells a pod its namespace.
+NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+#: Below it, a late retry or a backfill's run would look for events that are gone.
+FEWEST_DAYS = 30
+
+
+@click.group()
+def instance() -> None:
+    """Upkeep of Dagster itself, for a CronJob (charts/lakehouse-support)."""
+
+
+@instance.command()
+@click.option("--older-than", "days", type=click.IntRange(min=FEWEST_DAYS), default=90, show_default=True,
+              help="Days since a run's end.")  # fmt: skip
+def prune(days: int) -> None:
+    """Delete runs and events that say nothing of the present.
+
+    The newest events of each asset, partition and check stay, however old, and so do their runs.
+    """
+    from dagster import DagsterInstance
+
+    from lakehouse_analytics.instance.retention import RetentionError
+    from lakehouse_analytics.instance.retention import prune as deleted
+
+    try:
+        with DagsterInstance.get() as ours:
+            went = deleted(ours, datetime.now(UTC) - timedelta(days=days))
+    except RetentionError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"deleted: {went.runs} runs, {went.events} events, {went.check_executions} check results")
+
+
+@instance.command()
+@click.option("--namespace", help="Where runs are launched; in a pod, its own.")
+@click.option("--grace", type=click.IntRange(min=1), default=15, show_default=True,
+              help="Minutes that a run and its Job have to find each other.")  # fmt: skip
+def reap(namespace: str | None, grace: int) -> None:
+    """Delete Kubernetes Jobs that go on without their run; fail runs that have lost their Job."""
+    from dagster import DagsterInstance
+    from kubernetes.config import ConfigException
+
+    from lakehouse_analytics.instance.reaper import ClusterJobs
+    from lakehouse_analytics.instance.reaper import reap as set_right
+
+    where = namespace or (NAMESPACE.read_text().strip() if NAMESPACE.exists() else None)
+    if where is None:
+        raise click.UsageError("outside a pod, --namespace says where runs are launched.")
+    try:
+        jobs = ClusterJobs(where)
+    except ConfigException as error:
+        raise click.ClickException(f"no way to Kubernetes: {error}") from None
+    with DagsterInstance.get() as ours:
+        done = set_right(ours, jobs, datetime.now(UTC), timedelta(minutes=grace))
+    click.echo(f"deleted: {len(done.jobs)} Jobs without a run; failed: {len(done.runs)} runs without a Job")

@@ -1,0 +1,111 @@
+"""Runs and Jobs that have lost each other, on a real instance; the Jobs of a real cluster: tests/cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+from dagster._core.storage.tags import DOCKER_IMAGE_TAG
+from dagster._core.test_utils import create_run_for_test
+from lakehouse_analytics.cli import main
+from lakehouse_analytics.instance.reaper import RunJob, reap
+
+GRACE = timedelta(minutes=15)
+NOW = datetime.now(UTC)
+LATER = NOW + timedelta(hours=1)
+STATUS = dg.DagsterRunStatus
+
+
+class Listed:
+    """The Jobs of a namespace, as written down."""
+
+    def __init__(self, *jobs: RunJob) -> None:
+        self.jobs = {job.name: job for job in jobs}
+
+    def list(self) -> Sequence[RunJob]:
+        return [*self.jobs.values()]
+
+    def delete(self, name: str) -> None:
+        del self.jobs[name]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as made:
+        yield made
+
+
+def a_run(instance: dg.DagsterInstance, status: STATUS, *, tags: dict[str, str] | None = None) -> dg.DagsterRun:
+    run = create_run_for_test(
+        instance, job_name="j", status=STATUS.STARTED, tags={DOCKER_IMAGE_TAG: "i"} if tags is None else tags
+    )
+    if status == STATUS.FAILURE:
+        instance.report_run_failed(run)
+    elif status == STATUS.CANCELING:
+        instance.report_run_canceling(run)
+    return run
+
+
+def job(run_id: str, *, finished: bool = False, created: datetime = NOW) -> RunJob:
+    return RunJob(f"dagster-run-{run_id}", run_id, created, finished)
+
+
+def test_a_job_whose_run_has_ended_or_is_gone_is_deleted(instance: dg.DagsterInstance) -> None:
+    ended, going = a_run(instance, STATUS.FAILURE), a_run(instance, STATUS.STARTED)
+    jobs = Listed(job(ended.run_id), job(going.run_id), job("deleted"))
+    done = reap(instance, jobs, LATER, GRACE)
+    assert [*jobs.jobs] == [f"dagster-run-{going.run_id}"]
+    assert sorted(done.jobs) == sorted([f"dagster-run-{ended.run_id}", "dagster-run-deleted"])
+    assert done.runs == []
+
+
+def test_a_finished_job_stays_for_its_time_to_live(instance: dg.DagsterInstance) -> None:
+    ended = a_run(instance, STATUS.FAILURE)
+    assert reap(instance, Listed(job(ended.run_id, finished=True)), LATER, GRACE).jobs == []
+
+
+def test_within_the_grace_nothing_is_judged(instance: dg.DagsterInstance) -> None:
+    ended, without = a_run(instance, STATUS.FAILURE), a_run(instance, STATUS.STARTED)
+    done = reap(instance, Listed(job(ended.run_id), job("new")), NOW + timedelta(minutes=14), GRACE)
+    assert (done.jobs, done.runs) == ([], [])
+    old_job = job(ended.run_id, created=NOW - timedelta(days=1))
+    assert reap(instance, Listed(old_job), NOW + timedelta(minutes=14), GRACE).jobs == []  # its pod may be at its end
+    instance.report_run_failed(without)
+
+
+@pytest.mark.parametrize(("status", "becomes"), [(STATUS.STARTED, STATUS.FAILURE), (STATUS.CANCELING, STATUS.CANCELED)])
+def test_a_run_whose_job_is_gone_ends(instance: dg.DagsterInstance, status: STATUS, becomes: STATUS) -> None:
+    lost = a_run(instance, status)
+    assert [*reap(instance, Listed(), LATER, GRACE).runs] == [lost.run_id]
+    found = instance.get_run_by_id(lost.run_id)
+    assert found
+    assert found.status == becomes
+    assert reap(instance, Listed(), LATER, GRACE).runs == []
+
+
+def test_a_run_in_somebodys_shell_has_no_job_and_goes_on(instance: dg.DagsterInstance) -> None:
+    a_run(instance, STATUS.STARTED, tags={})
+    assert reap(instance, Listed(), LATER, GRACE).runs == []
+
+
+def test_outside_a_pod_the_namespace_is_asked_for() -> None:
+    done = CliRunner().invoke(main, ["instance", "reap"])
+    assert done.exit_code == 2
+    assert "--namespace" in done.output
+
+
+def test_without_a_way_to_kubernetes_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "/nowhere")
+    done = CliRunner().invoke(main, ["instance", "reap", "--namespace", "dagster"])
+    assert done.exit_code == 1
+    assert "no way to Kubernetes" in done.output
+
+
+def test_too_short_a_retention_is_refused() -> None:
+    done = CliRunner().invoke(main, ["instance", "prune", "--older-than", "7"])
+    assert done.exit_code == 2
+    assert "7 is not in the range x>=30" in done.output
