@@ -43,3 +43,29 @@ capabilities: {drop: [ALL]}
     - {protocol: TCP, port: {{ . }}}
     {{- end }}
 {{- end }}
+
+{{- /* A container that opens Dagster's instance, as the official chart's pods do. */}}
+{{- define "support.instanceContainer" -}}
+{{- $instance := .Values.instance -}}
+image: {{ printf "%s:%s" $instance.image.repository $instance.image.tag | quote }}
+imagePullPolicy: {{ $instance.image.pullPolicy }}
+env:
+  - {name: DAGSTER_HOME, value: /opt/dagster/dagster_home}
+  - name: DAGSTER_PG_PASSWORD
+    valueFrom:
+      secretKeyRef: {{- toYaml $instance.postgresqlSecret | nindent 8 }}
+volumeMounts:
+  - {name: instance, mountPath: /opt/dagster/dagster_home/dagster.yaml, subPath: dagster.yaml}
+  - {name: scratch, mountPath: /tmp}
+securityContext: {{- include "support.containerSecurity" . | nindent 2 }}
+resources:
+  requests: {cpu: 100m, memory: 256Mi}
+  limits: {memory: 768Mi}
+{{- end }}
+
+{{- define "support.instanceVolumes" -}}
+- name: instance
+  configMap: {name: {{ .Values.instance.configMap }}}
+- name: scratch
+  emptyDir: {}
+{{- end }}
