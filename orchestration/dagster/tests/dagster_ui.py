@@ -142,6 +142,14 @@ class DagsterUI:
         """Every run, newest first."""
         return [run["runId"] for run in self.ask("{ runsOrError { ... on Runs { results { runId } } } }")["results"]]
 
+    def runs_of(self, tag: str, value: str) -> list[str]:
+        """The runs with a tag, newest first."""
+        answer = self.ask(
+            "query($f: RunsFilter) { runsOrError(filter: $f) { ... on Runs { results { runId } } } }",
+            f={"tags": [{"key": tag, "value": value}]},
+        )
+        return [run["runId"] for run in answer["results"]]
+
     def finished(self, run_id: str, *, seconds: float = 240) -> Run:
         """Wait for the end of a run, and read it."""
         ends = ("SUCCESS", "FAILURE", "CANCELED")
@@ -183,6 +191,23 @@ class DagsterUI:
                 )
             ),
         )
+
+    def mark_as_canceled(self, run_id: str) -> None:
+        """The button "Force termination immediately": its pod is not waited for, nor told."""
+        answer = self.ask(
+            "mutation($id: String!) { terminateRun(runId: $id, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) "
+            "{ __typename ... on PythonError { message } } }",
+            id=run_id,
+        )
+        assert answer["__typename"] == "TerminateRunSuccess", answer
+
+    def start_schedule(self, name: str) -> None:
+        answer = self.ask(
+            "mutation($s: ScheduleSelector!) { startSchedule(scheduleSelector: $s) { __typename "
+            "... on ScheduleStateResult { scheduleState { status } } ... on PythonError { message } } }",
+            s={**self.repository, "scheduleName": name},
+        )
+        assert answer["scheduleState"]["status"] == "RUNNING", answer
 
     def start_sensor(self, name: str) -> None:
         answer = self.ask(

@@ -6,6 +6,7 @@ It installs into the namespace `dagster`, which must not be there before, and ta
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -24,8 +25,10 @@ from tests.dagster_ui import DagsterUI, free_port, poll
 ROOT = Path(__file__).parents[4]
 VALUES = ROOT / "infrastructure" / "kubernetes" / "dagster"
 NAMESPACE, BACKING, RELEASE = "dagster", "dagster-test-backing", "dagster"
+SUPPORT = "support"
 LOCATION = "lakehouse-analytics"
 FOLDER = "/var/tmp/dagster-test"
+VOLUMES = "dagster-test-data", "dagster-test-postgres", "dagster-test-backup"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -98,6 +101,7 @@ class Release:
     image: str
     tag: str
     seconds: float = 0.0
+    secrets: dict[str, str] = field(default_factory=dict)
     ui: Forwarded = field(default_factory=Forwarded)
 
     def helm(self, *words: str, tag: str | None = None, wrong: bool = False) -> str:
@@ -108,8 +112,22 @@ class Release:
             *("--set", "postgresql.enabled=false,generatePostgresqlPasswordSecret=false"),
             *("--set", f"postgresql.postgresqlHost=postgres.{BACKING}.svc.cluster.local"),
             *("--set", f"{deployment}.image.repository={self.image},{deployment}.image.tag={tag or self.tag}"),
+            *("--set", f"{deployment}.env.LAKEHOUSE_AIRBYTE_URL=http://airbyte.{BACKING}:8006/api/public/v1"),
+            *("--set", f"{deployment}.env.LAKEHOUSE_AIRBYTE_CLIENT_ID=id"),
+            *("--set", f"{deployment}.env.LAKEHOUSE_TRINO_HTTP_SCHEME=https"),  # or its password is refused
+            *("--set", f"{deployment}.env.LAKEHOUSE_DAILY_REFRESH_CRON=* * * * *"),
             *words,
             wrong=wrong,
+        )
+
+    def support(self) -> str:
+        return run(
+            *("helm", "upgrade", "--install", SUPPORT, str(ROOT / "charts" / "lakehouse-support"), "-n", NAMESPACE),
+            *("--set", f"instance.image.repository={self.image},instance.image.tag={self.tag}"),
+            *("--set", f"instance.backup.postgresql.host=postgres.{BACKING}"),
+            *("--set", "instance.backup.storageClassName=dagster-test,instance.backup.image.tag=14.6"),
+            *("--set", "upkeep.reap.graceMinutes=1,upkeep.reap.schedule=0 0 1 1 *"),  # the test asks for it
+            *("--wait", "--timeout", "5m"),
         )
 
 
@@ -129,14 +147,14 @@ def release(request: pytest.FixtureRequest) -> Iterator[Release]:
         began = time.monotonic()
         made.helm("--wait", "--timeout", "10m")
         made.seconds = time.monotonic() - began
-        kubectl("exec", f"deploy/{RELEASE}-daemon", "--", "dagster", "instance", "concurrency", "set", "duckdb", "1")
+        made.support()
         made.ui.wait_until_ready(seconds=300)
         yield made
     finally:
         made.ui.close()
         if not option("--keep"):
             run("kubectl", "delete", "namespace", NAMESPACE, BACKING, "--ignore-not-found")
-            run("kubectl", "delete", "pv", "dagster-test-data", "dagster-test-postgres", "--ignore-not-found")
+            run("kubectl", "delete", "pv", *VOLUMES, "--ignore-not-found")
 
 
 def prepare(release: Release, raw: Path) -> None:
@@ -145,11 +163,27 @@ def prepare(release: Release, raw: Path) -> None:
     run("kubectl", "label", "namespace", NAMESPACE, label)
     # A folder of its own on the node: nothing of an earlier time is found again.
     backing = Path(__file__).with_name("backing.yaml").read_text()
-    kubectl("apply", "-f", "-", stdin=backing.replace(FOLDER, f"{FOLDER}-{time.time():.0f}"), namespace=BACKING)
+    names = ("postgresql-password", "LAKEHOUSE_TRINO_PASSWORD", "LAKEHOUSE_AIRBYTE_CLIENT_SECRET")
+    release.secrets = {name: secrets.token_hex(16) for name in names}
+    said = {
+        FOLDER: f"{FOLDER}-{time.time():.0f}",
+        "THE-PASSWORD": release.secrets["postgresql-password"],
+        "THE-SECRET-OF-AIRBYTE": release.secrets["LAKEHOUSE_AIRBYTE_CLIENT_SECRET"],
+        "THE-IMAGE": f"{release.image}:{release.tag}",
+    }
+    for word, meant in said.items():
+        backing = backing.replace(word, meant)
+    kubectl("apply", "-f", "-", stdin=backing, namespace=BACKING)
     claim = (VALUES / "local-data.yaml").read_text().replace("spec:\n", "spec:\n  storageClassName: dagster-test\n", 1)
     kubectl("apply", "-f", "-", stdin=claim)
-    secret = "--from-literal=postgresql-password=for-the-test"
-    kubectl("create", "secret", "generic", "dagster-postgresql-secret", secret)
+    ours = {name: value for name, value in release.secrets.items() if name.startswith("LAKEHOUSE_")}
+    for name, data in (
+        ("dagster-postgresql-secret", {"postgresql-password": release.secrets["postgresql-password"]}),
+        ("lakehouse-secrets", ours),
+    ):
+        made = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
+        kubectl("apply", "-f", "-", stdin=json.dumps(made))
+    run("kubectl", "-n", BACKING, "rollout", "status", "deployment/airbyte", "--timeout=5m")
     run("kubectl", "-n", BACKING, "rollout", "status", "statefulset/postgres", "--timeout=5m")
     with helper(release) as pod, tempfile.TemporaryDirectory() as folder:
         only = Path(folder) / "lakehouse.duckdb"
@@ -162,8 +196,8 @@ def prepare(release: Release, raw: Path) -> None:
 
 
 @contextmanager
-def helper(release: Release) -> Iterator[str]:
-    """A pod of our image with the lakehouse's volume."""
+def helper(release: Release, *, claim: str = "lakehouse-data", path: str = "/data") -> Iterator[str]:
+    """A pod of our image with the lakehouse's volume, or another."""
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     spec = {
         "apiVersion": "v1",
@@ -180,10 +214,10 @@ def helper(release: Release) -> Iterator[str]:
                 {
                     **{"name": "helper", "image": f"{release.image}:{release.tag}", "args": ["sleep", "600"]},
                     "securityContext": security,
-                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                    "volumeMounts": [{"name": "volume", "mountPath": path}],
                 }
             ],
-            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "lakehouse-data"}}],
+            "volumes": [{"name": "volume", "persistentVolumeClaim": {"claimName": claim}}],
         },
     }
     kubectl("apply", "-f", "-", stdin=json.dumps(spec))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -29,6 +30,7 @@ class Rendered:
     """Everything that one `helm template` printed."""
 
     objects: list[Object]
+    text: str = ""
 
     def of(self, kind: str) -> list[Object]:
         return [item for item in self.objects if item["kind"] == kind]
@@ -56,6 +58,8 @@ class Rendered:
             name = item["metadata"]["name"]
             if item["kind"] in ("Deployment", "StatefulSet", "Job") and "postgresql" not in name:
                 yield name, item["spec"]["template"]["spec"]
+            elif item["kind"] == "CronJob":
+                yield name, item["spec"]["jobTemplate"]["spec"]["template"]["spec"]
 
     @property
     def server(self) -> Object:
@@ -123,9 +127,25 @@ def render(chart: str, *values: str) -> Rendered:
     return read(done.stdout)
 
 
+def conforms(text: str, version: str) -> str:
+    """What kubeconform has against objects, by the strict schemas of a Kubernetes; it fetches them.
+
+    KUBERNETES_SCHEMAS says where else they are.
+    """
+    if not shutil.which("kubeconform"):
+        pytest.skip("kubeconform is not installed: the typed models of kubernetes-client have judged alone")
+    where = os.getenv("KUBERNETES_SCHEMAS", "default")
+    # Of External Secrets, an operator of its own.
+    command = ["kubeconform", "-strict", "-skip", "ExternalSecret", "-kubernetes-version", version]
+    done = subprocess.run(
+        [*command, "-schema-location", where, "-"], input=text, capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
+
+
 def read(text: str) -> Rendered:
     """What helm printed."""
-    return Rendered([item for item in yaml.safe_load_all(text) if item])
+    return Rendered([item for item in yaml.safe_load_all(text) if item], text)
 
 
 def variables(container: Object, rendered: Rendered) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
-from .rendered import NAMESPACE, Object, Rendered, variables
+from .rendered import NAMESPACE, Object, Rendered, conforms, variables
 
 #: Volumes of the `restricted` Pod Security Standard.
 VOLUMES = {
@@ -24,6 +24,11 @@ VOLUMES = {
 def test_every_object_is_one_that_kubernetes_knows(either: Rendered) -> None:
     kinds = [type(model).__name__ for model in either.typed()]
     assert {"V1Deployment", "V1ConfigMap", "V1Service", "V1Role", "V1RoleBinding", "V1ServiceAccount"} <= set(kinds)
+
+
+@pytest.mark.parametrize("version", ["1.30.0", "1.34.0"])
+def test_kubernetes_has_nothing_against_it(either: Rendered, version: str) -> None:
+    assert conforms(either.text, version) == ""
 
 
 def test_dagster_accepts_the_instance(either: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .rendered import NAMESPACE, ROOT, Rendered, helm, read
+from .rendered import NAMESPACE, ROOT, Rendered, conforms, helm, read
 from .test_rendered import restricted
 
 CHART = ROOT / "charts" / "lakehouse-support"
@@ -38,10 +38,17 @@ def test_every_object_is_one_that_kubernetes_knows(sets: tuple[str, ...]) -> Non
     assert [*made(*sets).typed()]
 
 
+@pytest.mark.parametrize("version", ["1.30.0", "1.34.0"])
+def test_kubernetes_has_nothing_against_it(version: str) -> None:
+    out, _ = template(*LOGIN, *VAULT)
+    assert conforms(out, version) == ""
+
+
 def test_every_pod_keeps_to_the_restricted_standard() -> None:
     found = made(*LOGIN)
     pods = [*found.pods(), *((item["metadata"]["name"], item["spec"]) for item in found.of("Pod"))]
-    assert len(pods) == 3
+    names = {"support-instance", "support-login", "support-prune", "support-reap", "support-test-webserver"}
+    assert {name for name, _ in pods} == names
     assert [what for name, pod in pods for what in restricted(name, pod)] == []
 
 
@@ -71,6 +78,9 @@ def test_a_log_in_that_lacks_something_is_refused_by_name(lacking: str) -> None:
         ("secrets.data.lower=x", "'lower' does not match pattern"),
         ("loggin.enabled=true", "loggin"),
         ("networkPolicies.postgresql.cidrs={anywhere}", "/networkPolicies/postgresql/cidrs/0"),
+        ("upkeep.prune.olderThanDays=7", "/upkeep/prune/olderThanDays"),
+        ("instance.backup.size=5", "/instance/backup/size"),
+        ("instance.backup.restore=../../etc/passwd", "/instance/backup/restore"),
     ],
 )
 def test_values_that_are_wrong_are_refused_by_name(wrong: str, named: str) -> None:
@@ -104,3 +114,40 @@ def test_the_instance_is_migrated_and_its_pools_are_limited() -> None:
         "dagster instance concurrency set duckdb 1",
     ]
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
+
+
+def test_a_dump_is_made_before_the_migration_and_only_then() -> None:
+    [job] = made().of("Job")
+    assert job["spec"]["template"]["spec"]["serviceAccountName"] == "support-instance"
+    assert [rule["subjects"] for rule in made().of("RoleBinding")] == [
+        [{"kind": "ServiceAccount", "name": "support-reap"}]
+    ]
+    [backup] = job["spec"]["template"]["spec"]["initContainers"]
+    assert "pg_dump" in backup["command"][-1]
+    [claim] = made().of("PersistentVolumeClaim")
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}  # it outlives the release
+    assert made("instance.backup.existingClaim=mine").of("PersistentVolumeClaim") == []
+    for without in ("instance.backup.enabled=false", "instance.migrate=false"):
+        [job] = made(without).of("Job")
+        assert "initContainers" not in job["spec"]["template"]["spec"]
+        assert made(without).of("PersistentVolumeClaim") == []
+
+
+def test_upkeep_runs_what_the_command_line_has_and_only_the_reaper_talks_to_kubernetes() -> None:
+    from click.testing import CliRunner
+    from lakehouse_analytics.cli import main
+
+    found = made()
+    for item in found.of("CronJob"):
+        pod = item["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        program, *words = container["args"]
+        assert program == "lakehouse"
+        assert CliRunner().invoke(main, [*words, "--help"]).exit_code == 0
+        assert item["spec"]["concurrencyPolicy"] == "Forbid"
+        reaps = item["metadata"]["name"] == "support-reap"
+        assert pod.get("serviceAccountName") == ("support-reap" if reaps else None)
+        assert pod.get("automountServiceAccountToken") == (None if reaps else False)
+    [role] = found.of("Role")
+    assert role["rules"] == [{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list", "delete"]}]
+    assert made("upkeep.reap.enabled=false").of("Role") == []
