@@ -28,6 +28,7 @@ from lakehouse_analytics.run_results import DbtResult, read_results
 
 #: The level of lines that are not dbt's own.
 STRAY = "stray"
+PARTIAL_PARSE = "partial_parse.msgpack"
 NOT_STARTED = "dbt could not be started: what it said stands in this process's error output"
 
 Log = Callable[[str, str], None]
@@ -36,8 +37,13 @@ Log = Callable[[str, str], None]
 class DbtSession:
     """Runs dbt commands one after the other, with dbt imported once. See `dbt_server`."""
 
-    def __init__(self, runner: "DbtRunner", control: socket.socket, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, runner: "DbtRunner", control: socket.socket, environment: Mapping[str, str], folder: Path
+    ) -> None:
         self._runner, self._control, self._environment = runner, control, environment
+        self._parsed = folder / PARTIAL_PARSE
+        if (built := Path(runner.target_path) / PARTIAL_PARSE).is_file():
+            shutil.copy(built, self._parsed)
         self._answers = control.makefile("r")
 
     def run(self, args: Sequence[str], log: Log, *, target_path: Path | None = None) -> DbtResult:
@@ -54,10 +60,14 @@ class DbtSession:
         if target_path:
             return self._run(args, log, target_path)
         with tempfile.TemporaryDirectory(prefix="dbt-") as folder:
-            partial_parse = Path(self._runner.target_path) / "partial_parse.msgpack"
-            if partial_parse.is_file():
-                shutil.copy(partial_parse, folder)
-            return self._run(args, log, Path(folder))
+            ours = Path(folder) / PARTIAL_PARSE
+            if self._parsed.is_file():
+                shutil.copy(self._parsed, ours)
+            result = self._run(args, log, Path(folder))
+            # dbt parses all anew where the connection is another than at the image's build: once a run, not each time.
+            if ours.is_file() and not result.crashed:
+                shutil.move(ours, self._parsed)
+            return result
 
     def _run(self, args: Sequence[str], log: Log, target_path: Path) -> DbtResult:
         command = {
@@ -162,7 +172,8 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
                     start_new_session=True,  # Ctrl-C reaches dbt once, from us
                 )
             try:
-                yield DbtSession(self, ours, environment or {})
+                with tempfile.TemporaryDirectory(prefix="dbt-") as folder:
+                    yield DbtSession(self, ours, environment or {}, Path(folder))
             finally:
                 with suppress(OSError):  # the server may be gone already
                     ours.shutdown(socket.SHUT_RDWR)

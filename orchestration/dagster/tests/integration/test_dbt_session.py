@@ -60,6 +60,28 @@ def _children() -> list[str]:
     return [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
 
 
+def test_another_connection_than_that_of_the_manifest_is_parsed_for_once(runner: DbtRunner) -> None:
+    said: list[str] = []
+
+    def listen(_level: str, message: str) -> None:
+        said.append(message)
+
+    target = Path(runner.target_path)
+    with runner.session("duckdb") as session:
+        assert session.run(["parse"], listen, target_path=target).exit_code == 0
+    profiles = Path(runner.profiles_dir) / "profiles.yml"
+    profiles.write_text(profiles.read_text().replace("p.duckdb", "q.duckdb"))
+    manifest = (target / "partial_parse.msgpack").read_bytes()
+    said.clear()
+    with runner.session("duckdb") as session:
+        for _ in range(3):
+            assert session.run(["build", "--select", "quick"], listen).exit_code == 0
+    assert [line for line in said if "profile has changed" in line] == [
+        "Unable to do partial parsing because profile has changed"
+    ]
+    assert (target / "partial_parse.msgpack").read_bytes() == manifest
+
+
 def test_commands_follow_each_other_with_their_results(session: DbtSession) -> None:
     said: list[str] = []
     built = session.run(["build", "--select", "quick"], lambda _level, message: said.append(message))
