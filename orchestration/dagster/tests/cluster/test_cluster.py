@@ -92,15 +92,21 @@ def test_a_killed_run_is_noticed_and_made_good_from_where_it_was(
     killed = time.time()
     until(lambda: release.ui.status(run_id) == "FAILURE", seconds=300, what="that it is noticed", release=release)
     print(f"noticed after {time.time() - killed:.0f} s")
-    retry = until(
+    done = release.ui.finished(retry_of(release, run_id), seconds=600)
+    assert done.status == "SUCCESS", done.words
+    assert done.materialised < BUILT  # from where it was
+    assert contents(release) == undisturbed
+
+
+def retry_of(release: Release, run_id: str) -> str:
+    """The run that Dagster launches by itself for one that died."""
+    found: str = until(
         lambda: next((one for one in release.ui.run_ids() if one != run_id and parent(release, one) == run_id), None),
-        seconds=180,
+        seconds=300,
         what="its retry",
         release=release,
     )
-    done = release.ui.finished(retry, seconds=600)
-    assert done.status == "SUCCESS", done.words
-    assert contents(release) == undisturbed
+    return found
 
 
 def parent(release: Release, run_id: str) -> str | None:
@@ -119,12 +125,29 @@ def test_a_run_goes_on_while_a_part_of_dagster_dies(release: Release, component:
     release.ui.wait_until_ready(seconds=300)
 
 
-def test_the_database_may_die_while_nothing_runs(release: Release) -> None:
+def lose_the_database(release: Release) -> None:
     run("kubectl", "-n", BACKING, "delete", "pod", "postgres-0", "--force", "--grace-period=0")
     run("kubectl", "-n", BACKING, "rollout", "status", "statefulset/postgres", "--timeout=5m")
     release.ui.wait_until_ready(seconds=300)
+
+
+def test_the_database_may_die_while_nothing_runs(release: Release) -> None:
+    lose_the_database(release)
     done = release.ui.finished(release.ui.launch("bronze_refresh"), seconds=600)
     assert done.status == "SUCCESS", done.words
+
+
+def test_the_database_may_die_under_a_run(release: Release, undisturbed: dict[str, list[int]]) -> None:
+    run_id = release.ui.launch("full_refresh", tags=DAYS)
+    until(lambda: release.ui.status(run_id) == "STARTED", seconds=180, what="its start", release=release)
+    time.sleep(10)  # in the middle
+    lose_the_database(release)
+    done = release.ui.finished(run_id, seconds=600)
+    print(f"a run whose database went: {done.status}")
+    if done.status != "SUCCESS":  # where the run was just then decides; a run that died is retried
+        done = release.ui.finished(retry_of(release, run_id), seconds=600)
+    assert done.status == "SUCCESS", done.words
+    assert contents(release) == undisturbed
 
 
 def test_a_tag_that_is_not_there_is_rolled_back_and_the_old_code_serves_on(release: Release) -> None:
@@ -240,6 +263,27 @@ def test_a_job_whose_run_was_given_up_is_reaped(release: Release) -> None:
     until(lambda: not pods_of(run_id), seconds=180, what="the end of its pod", release=release)
 
 
+def test_a_dump_that_is_put_back_brings_the_history_of_its_time(release: Release) -> None:
+    before = release.ui.run_ids()
+    release.support()
+    with helper(release, claim="support-backup", path="/backup") as name:
+        newest = sorted(kubectl("exec", name, "--", "ls", "/backup").split())[-1]
+    lost = release.ui.launch("bronze_refresh")
+    release.ui.finished(lost)
+    everything = "app.kubernetes.io/instance=dagster"
+    kubectl("scale", "deployment", "-l", everything, "--replicas=0")
+    kubectl("wait", "--for=delete", "pod", "-l", f"{everything},component", "--timeout=3m")
+    try:
+        release.support(f"instance.backup.restore={newest}")
+    finally:
+        kubectl("scale", "deployment", "-l", everything, "--replicas=1")
+    kubectl("rollout", "status", "deployment/dagster-dagster-webserver", "--timeout=5m")
+    release.ui.wait_until_ready(seconds=300)
+    assert release.ui.run_ids() == before
+    done = release.ui.finished(release.ui.launch("bronze_refresh"), seconds=600)
+    assert done.status == "SUCCESS", done.words
+
+
 def test_old_events_are_pruned_and_the_assets_stay_as_they_are(release: Release) -> None:
     kubectl("create", "job", "--from=cronjob/support-prune", "prune-now")
     kubectl("wait", "--for=condition=Complete", "job/prune-now", "--timeout=5m")
@@ -252,7 +296,8 @@ def test_the_support_chart_has_set_limits_and_kept_a_dump(release: Release) -> N
     release.support()  # an upgrade of it: another dump
     with helper(release, claim="support-backup", path="/backup") as name:
         dumps = kubectl("exec", name, "--", "ls", "/backup").split()
-        assert len(dumps) == 2
+        assert dumps
+        assert all(dump.startswith("dagster-") for dump in dumps)
         head = kubectl("exec", name, "--", "sh", "-c", f"head -c 5 /backup/{dumps[0]}")
     assert head == "PGDMP"
     said = run("helm", "test", "support", "-n", RELEASE, "--logs")
