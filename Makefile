@@ -74,6 +74,10 @@ image: ## Build the image of the code location, tagged by git (IMAGE=…, BUILDE
 		--build-arg CREATED="$$(git log -1 --format=%cI)" .
 	@echo "$(IMAGE):$(TAG)"
 
+.PHONY: image-test
+image-test: ## Start the image as a pod would, without a network (IMAGE=…, TAG=…, ENGINE=podman)
+	@infrastructure/kubernetes/smoke.sh "$(IMAGE):$(TAG)" $(ENGINE)
+
 .PHONY: helm-check
 helm-check: $(DEV) ## What the official chart makes of our values, before a cluster does (CHART=…)
 	@lakehouse manifest

@@ -9,6 +9,7 @@ import dagster as dg
 from lakehouse_analytics.assets.maintenance import GROUP
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.graph import Graph, Table
+from lakehouse_analytics.lost_instance import retry_after_a_lost_database
 from lakehouse_analytics.partitions import GRAINS, TOGETHER
 from lakehouse_analytics.translator import check_key
 
@@ -92,4 +93,5 @@ def _ended(max_runtime: int) -> dict[str, str]:
 def _job(
     name: str, selection: dg.AssetSelection, description: str, tags: Mapping[str, str]
 ) -> dg.UnresolvedAssetJobDefinition:
-    return dg.define_asset_job(name, selection, description=description, tags=tags)
+    hooks = {retry_after_a_lost_database}
+    return dg.define_asset_job(name, selection, description=description, tags=tags, hooks=hooks)
