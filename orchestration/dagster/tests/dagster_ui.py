@@ -192,22 +192,24 @@ class DagsterUI:
             ),
         )
 
-    def mark_as_canceled(self, run_id: str) -> None:
-        """The button "Force termination immediately": its pod is not waited for, nor told."""
-        answer = self.ask(
-            "mutation($id: String!) { terminateRun(runId: $id, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) "
-            "{ __typename ... on PythonError { message } } }",
-            id=run_id,
-        )
-        assert answer["__typename"] == "TerminateRunSuccess", answer
-
-    def start_schedule(self, name: str) -> None:
-        answer = self.ask(
-            "mutation($s: ScheduleSelector!) { startSchedule(scheduleSelector: $s) { __typename "
-            "... on ScheduleStateResult { scheduleState { status } } ... on PythonError { message } } }",
+    def switch_schedule(self, name: str, *, on: bool) -> None:
+        """The switch beside a schedule."""
+        found = self.ask(
+            "query($s: ScheduleSelector!) { scheduleOrError(scheduleSelector: $s) { "
+            "... on Schedule { scheduleState { id } } } }",
             s={**self.repository, "scheduleName": name},
         )
-        assert answer["scheduleState"]["status"] == "RUNNING", answer
+        fields = "{ __typename ... on ScheduleStateResult { scheduleState { status } } ... on PythonError { message } }"
+        if on:
+            answer = self.ask(
+                f"mutation($s: ScheduleSelector!) {{ startSchedule(scheduleSelector: $s) {fields} }}",
+                s={**self.repository, "scheduleName": name},
+            )
+        else:
+            answer = self.ask(
+                f"mutation($id: String!) {{ stopRunningSchedule(id: $id) {fields} }}", id=found["scheduleState"]["id"]
+            )
+        assert answer["scheduleState"]["status"] == ("RUNNING" if on else "STOPPED"), answer
 
     def start_sensor(self, name: str) -> None:
         answer = self.ask(

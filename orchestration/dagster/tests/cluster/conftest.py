@@ -122,6 +122,7 @@ class Release:
             *("--set", f"{deployment}.env.LAKEHOUSE_AIRBYTE_CLIENT_ID=id"),
             *("--set", f"{deployment}.env.LAKEHOUSE_TRINO_HTTP_SCHEME=https"),  # or its password is refused
             *("--set", f"{deployment}.env.LAKEHOUSE_DAILY_REFRESH_CRON=* * * * *"),
+            *("--set-string", f"{deployment}.env.LAKEHOUSE_PARTITION_END_OFFSET=1"),
             *words,
             wrong=wrong,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -51,8 +53,36 @@ def test_the_demo_job_is_green_in_a_pod_of_its_own(release: Release) -> None:
     assert all(done.checks.values())
     [pod] = pods_of(run_id)
     print(f"launched → started {done.start - began:.1f} s, run {done.end - done.start:.1f} s")
+    print(", ".join(f"{what} {seconds:.1f} s" for what, seconds in cold_start(pod).items()))
     assert pod["spec"]["serviceAccountName"] == "lakehouse-runs"
     assert [c["resources"]["limits"]["memory"] for c in pod["spec"]["containers"]] == ["3Gi"]
+
+
+def cold_start(pod: dict[str, Any]) -> dict[str, float]:
+    """What passes from the moment a pod has its node until its first model is built, in seconds and in order.
+
+    Kubernetes tells whole seconds only.
+    """
+    lines = kubectl("logs", pod["metadata"]["name"], "--timestamps", "--tail=-1").splitlines()
+
+    def moment(word: str) -> datetime:
+        return datetime.fromisoformat(next(line.split()[0] for line in lines if word in line)[:26] + "+00:00")
+
+    [scheduled] = [c["lastTransitionTime"] for c in pod["status"]["conditions"] if c["type"] == "PodScheduled"]
+    [state] = [c["state"] for c in pod["status"]["containerStatuses"]]
+    moments = {
+        "": datetime.fromisoformat(scheduled),
+        "image and container": datetime.fromisoformat(next(iter(state.values()))["startedAt"]),
+        "Dagster and the location": moment("RUN_START"),
+        "the step": moment("== bronze"),
+        "dbt": moment("Running with dbt"),
+        "its parse": moment(" START "),
+    }
+    times = [*moments.values()]
+    return {
+        name: (after - before).total_seconds()
+        for name, before, after in zip([*moments][1:], times, times[1:], strict=False)
+    }
 
 
 def test_two_runs_at_a_limit_of_one_queue(release: Release) -> None:
@@ -214,13 +244,15 @@ def test_a_sync_of_airbyte_and_then_the_schedule_fire_by_themselves(release: Rel
     assert done.status == "SUCCESS", done.words
     assert done.materialised >= {"bronze/stg_customers", "bronze/stg_orders", "bronze/stg_products"}
 
-    release.ui.start_schedule("daily_refresh")
+    # Each minute, of the day that is running: that of yesterday is asked for at a midnight only.
+    release.ui.switch_schedule("daily_refresh", on=True)
     scheduled = until(
         lambda: release.ui.runs_of("dagster/schedule_name", "daily_refresh") or None,
         seconds=300,
         what="a run of the schedule",
         release=release,
     )
+    release.ui.switch_schedule("daily_refresh", on=False)
     done = release.ui.finished(scheduled[-1], seconds=600)
     assert done.status == "SUCCESS", done.words
     assert "gold/revenue_daily" in done.materialised
@@ -249,13 +281,29 @@ def test_a_drain_waits_for_the_run_and_moves_the_rest(release: Release) -> None:
     assert done.status == "SUCCESS", done.words
 
 
+def test_a_run_that_is_terminated_ends_with_its_pod(release: Release) -> None:
+    run_id = release.ui.launch("full_refresh", tags=DAYS)
+    until(lambda: release.ui.status(run_id) == "STARTED", seconds=180, what="its start", release=release)
+    assert pods_of(run_id)
+    release.ui.terminate(run_id)
+    until(lambda: release.ui.status(run_id) == "CANCELED", seconds=180, what="that it is canceled", release=release)
+    until(lambda: not pods_of(run_id), seconds=180, what="the end of its pod", release=release)
+
+
+CANCELED = """
+from dagster import DagsterInstance
+with DagsterInstance.get() as instance:
+    instance.report_run_canceled(instance.get_run_by_id("{run_id}"))
+"""
+
+
 def test_a_job_whose_run_was_given_up_is_reaped(release: Release) -> None:
-    # Slow enough to be there still: the second of two waits for the first one's lock of the file.
     run_id = release.ui.launch("full_refresh", tags=DAYS)
     until(lambda: release.ui.status(run_id) == "STARTED", seconds=180, what="its start", release=release)
     [pod] = pods_of(run_id)
     kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", "kill -STOP -1")  # a pod that hangs
-    release.ui.mark_as_canceled(run_id)
+    # As run monitoring gives up a run whose node cannot be reached: nobody deletes the Job.
+    kubectl("exec", f"deploy/{RELEASE}-daemon", "--", "python", "-c", CANCELED.format(run_id=run_id))
     time.sleep(65)  # its grace
     assert pods_of(run_id)
     kubectl("create", "job", "--from=cronjob/support-reap", "reap-now")
@@ -304,13 +352,20 @@ def test_the_support_chart_has_set_limits_and_kept_a_dump(release: Release) -> N
         assert all(dump.startswith("dagster-") for dump in dumps)
         head = kubectl("exec", name, "--", "sh", "-c", f"head -c 5 /backup/{dumps[0]}")
     assert head == "PGDMP"
-    said = run("helm", "test", "support", "-n", RELEASE, "--logs")
-    assert "dagster_webserver_version" in said
+    assert "Succeeded" in run("helm", "test", "support", "-n", RELEASE)
 
 
 #: What each account may do in the namespace, of all that could be dangerous.
 MAY = {
-    "dagster": {"create jobs.batch", "delete jobs.batch", "get jobs.batch", "get pods", "list pods", "get pods/log"},
+    "dagster": {
+        "create jobs.batch",
+        "delete jobs.batch",
+        "get jobs.batch",
+        "delete pods",
+        "get pods",
+        "list pods",
+        "get pods/log",
+    },
     "support-instance": set(),
     "support-reap": {"delete jobs.batch"},
     "lakehouse-runs": set(),
@@ -375,7 +430,7 @@ FOREIGN = rf"find / -xdev \( {NAMES} \) -print 2>/dev/null"
 def test_the_image_has_no_secret_no_compiler_and_no_cache(release: Release) -> None:
     with helper(release) as pod:
         assert kubectl("exec", pod, "--", "sh", "-c", f"{FOREIGN} || true").split() == []
-        tools = "for t in gcc cc make git uv pip3; do command -v $t; done; true"
+        tools = "for t in gcc cc make git uv; do command -v $t; done; true"
         assert kubectl("exec", pod, "--", "sh", "-c", tools).split() == []
         caches = "ls -d /root/.cache /home/*/.cache /var/lib/apt/lists/* 2>/dev/null || true"
         assert kubectl("exec", pod, "--", "sh", "-c", caches).split() == []
