@@ -38,6 +38,9 @@ capabilities: {drop: [ALL]}
     {{- range .cidrs }}
     - ipBlock: {cidr: {{ . | quote }}}
     {{- end }}
+    {{- with .peers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   ports:
     {{- range .ports }}
     - {protocol: TCP, port: {{ . }}}
@@ -68,4 +71,10 @@ resources:
   configMap: {name: {{ .Values.instance.configMap }}}
 - name: scratch
   emptyDir: {}
+{{- end }}
+
+{{- define "support.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}

@@ -44,7 +44,7 @@ def prune(days: int) -> None:
 @click.option("--grace", type=click.IntRange(min=1), default=15, show_default=True,
               help="Minutes that a run and its Job have to find each other.")  # fmt: skip
 def reap(namespace: str | None, grace: int) -> None:
-    """Delete Kubernetes Jobs that go on without their run; fail runs that have lost their Job."""
+    """Delete Kubernetes Jobs that go on although their run has ended; fail runs that have lost their Job."""
     from dagster import DagsterInstance
     from kubernetes.config import ConfigException
 
@@ -60,4 +60,4 @@ def reap(namespace: str | None, grace: int) -> None:
         raise click.ClickException(f"no way to Kubernetes: {error}") from None
     with DagsterInstance.get() as ours:
         done = set_right(ours, jobs, datetime.now(UTC), timedelta(minutes=grace))
-    click.echo(f"deleted: {len(done.jobs)} Jobs without a run; failed: {len(done.runs)} runs without a Job")
+    click.echo(f"deleted: {len(done.jobs)} Jobs whose run has ended; failed: {len(done.runs)} runs without a Job")

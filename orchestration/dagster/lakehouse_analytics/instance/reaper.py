@@ -1,7 +1,7 @@
 """Runs and their Kubernetes Jobs that have lost each other.
 
-Run monitoring ends a run whose Job is gone, while the daemon is there. Nobody ends a Job whose run was marked as ended,
-or deleted, while its pod could not be reached: it holds its place in the cluster, and goes on writing tables.
+Run monitoring ends a run whose Job is gone, while the daemon is there. Nobody ends a Job whose run was marked as ended
+while its pod could not be reached: it holds its place in the cluster, and goes on writing tables.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dagster import DagsterRunStatus, RunsFilter
-from dagster._core.storage.tags import DOCKER_IMAGE_TAG
+from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -23,6 +22,8 @@ logger = logging.getLogger(__name__)
 #: As dagster-k8s labels the Jobs of its run launcher.
 RUN_WORKERS = "app.kubernetes.io/component=run_worker"
 RUN_ID = "dagster/run-id"
+#: As its launcher tells where a run goes.
+LAUNCHED_IN = "Kubernetes Namespace"
 RUNNING = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
 
@@ -38,6 +39,10 @@ class RunJob:
 
 class Jobs(Protocol):
     """The Jobs of a namespace."""
+
+    @property
+    def namespace(self) -> str:
+        """Its name."""
 
     def list(self) -> Sequence[RunJob]:
         """Those of runs."""
@@ -55,9 +60,10 @@ class Reaped:
 
 
 def reap(instance: DagsterInstance, jobs: Jobs, now: datetime, grace: timedelta) -> Reaped:
-    """Delete Jobs that go on without their run, and fail runs that have lost their Job.
+    """Delete Jobs that go on although their run has ended, and fail runs that have lost their Job.
 
-    Finished Jobs stay until their time to live is over: their pods tell what happened.
+    Finished Jobs stay until their time to live is over: their pods tell what happened. So do Jobs of runs that the
+    instance does not know: they may be another Dagster's. Runs launched in other namespaces are not judged.
 
     Args:
         instance: Of the runs.
@@ -67,7 +73,8 @@ def reap(instance: DagsterInstance, jobs: Jobs, now: datetime, grace: timedelta)
     """
     # Jobs first: a run launched in between has none in the list, but is younger than the grace.
     there = jobs.list()
-    return Reaped([*_without_run(instance, jobs, there, now - grace)], [*_without_job(instance, there, now - grace)])
+    ended = [*_without_run(instance, jobs, there, now - grace)]
+    return Reaped(ended, [*_without_job(instance, jobs.namespace, there, now - grace)])
 
 
 def _without_run(instance: DagsterInstance, jobs: Jobs, there: Sequence[RunJob], before: datetime) -> Iterator[str]:
@@ -78,20 +85,19 @@ def _without_run(instance: DagsterInstance, jobs: Jobs, there: Sequence[RunJob],
     records = {one.dagster_run.run_id: one for one in instance.get_run_records(wanted)}
     for job in going:
         record = records.get(job.run_id)
-        if record and (not record.dagster_run.is_finished or (record.end_time or 0) > before.timestamp()):
+        if not record or not record.dagster_run.is_finished or (record.end_time or 0) > before.timestamp():
             continue
-        status = record.dagster_run.status.value if record else "not in the instance"
-        logger.warning("Job %s goes on, and its run is %s: deleted.", job.name, status)
+        logger.warning("Job %s goes on, and its run is %s: deleted.", job.name, record.dagster_run.status.value)
         jobs.delete(job.name)
         yield job.name
 
 
-def _without_job(instance: DagsterInstance, there: Sequence[RunJob], before: datetime) -> Iterator[str]:
+def _without_job(instance: DagsterInstance, namespace: str, there: Sequence[RunJob], before: datetime) -> Iterator[str]:
     known = {job.run_id for job in there}
     for record in instance.get_run_records(RunsFilter(statuses=RUNNING, updated_before=before)):
         run_id = record.dagster_run.run_id
-        # Only a launcher of containers sets this tag: a run in somebody's shell has no Job.
-        if run_id in known or DOCKER_IMAGE_TAG not in record.dagster_run.tags:
+        # A run in somebody's shell was launched nowhere.
+        if run_id in known or _launched_in(instance, run_id) != namespace:
             continue
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
@@ -102,6 +108,16 @@ def _without_job(instance: DagsterInstance, there: Sequence[RunJob], before: dat
         else:
             instance.report_run_failed(run, "Its Kubernetes Job is gone.")
         yield run_id
+
+
+def _launched_in(instance: DagsterInstance, run_id: str) -> str | None:
+    """The namespace that the launcher has told of, when it made the run's Job."""
+    for log in instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT):
+        event = log.dagster_event
+        for name, value in (event.engine_event_data.metadata if event else {}).items():
+            if name == LAUNCHED_IN:
+                return str(value.value)
+    return None
 
 
 class ClusterJobs:
@@ -119,11 +135,11 @@ class ClusterJobs:
             config.load_incluster_config()
         except config.ConfigException:
             config.load_kube_config()
-        self._namespace, self._api = namespace, client.BatchV1Api()
+        self.namespace, self._api = namespace, client.BatchV1Api()
 
     def list(self) -> Sequence[RunJob]:
         """See `Jobs`."""
-        found = self._api.list_namespaced_job(self._namespace, label_selector=RUN_WORKERS)
+        found = self._api.list_namespaced_job(self.namespace, label_selector=RUN_WORKERS)
         return [_job(item) for item in found.items if RUN_ID in (item.metadata.labels or {})]
 
     def delete(self, name: str) -> None:
@@ -132,7 +148,7 @@ class ClusterJobs:
 
         try:
             # Its pods with it, which have their grace period.
-            self._api.delete_namespaced_job(name, self._namespace, propagation_policy="Background")
+            self._api.delete_namespaced_job(name, self.namespace, propagation_policy="Background")
         except ApiException as error:
             if error.status != 404:
                 raise

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from dagster import DagsterEventType, RunsFilter
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 from dagster._core.instance.utils import RUNLESS_RUN_ID
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log.schema import (
     AssetCheckExecutionsTable,
@@ -23,7 +24,7 @@ from dagster._core.storage.event_log.schema import (
     SqlEventLogStorageTable,
 )
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
-from dagster._core.storage.tags import BACKFILL_ID_TAG
+from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from lakehouse_analytics.checks import HISTORY
 
@@ -80,7 +81,7 @@ def prune(instance: DagsterInstance, before: datetime) -> Pruned:
     Kept, however old: of each asset, each of its partitions and each check the newest `KEPT` events of a kind, and the
     runs that these belong to; runs that have not ended; runs of backfills that have not ended.
 
-    Each batch is a transaction. Whoever interrupts it loses nothing, and the next call goes on.
+    Each batch of events is a transaction. Whoever interrupts it loses nothing, and the next call goes on.
 
     Args:
         instance: Its events are in PostgreSQL.
@@ -100,8 +101,11 @@ def prune(instance: DagsterInstance, before: datetime) -> Pruned:
         ids = [record.dagster_run.run_id for record in records]
         went += _trim(storage, Events.run_id.in_(ids), Executions.run_id.in_(ids))
         for run_id in _forgotten(storage, ids):
-            instance.delete_run(run_id)
-            went = replace(went, runs=went.runs + 1)
+            if not _led_to_others(instance, run_id):
+                # Its events first: without its run nobody would find them again.
+                storage.delete_events(run_id)
+                instance.delete_run(run_id)
+                went = replace(went, runs=went.runs + 1)
         logger.info("so far: %s runs, %s events", went.runs, went.events)
     return went + _runless(storage, before)
 
@@ -135,7 +139,10 @@ def _trim(storage: SqlEventLogStorage, events: Any, executions: Any) -> Pruned:
     """Delete those of some events and check executions that newer ones have replaced, in a transaction."""
     newer_execution, newer_event = AssetCheckExecutionsTable.alias("newer"), SqlEventLogStorageTable.alias("newer")
     same_check = sa.and_(
-        newer_execution.c.asset_key == Executions.asset_key, newer_execution.c.check_name == Executions.check_name
+        newer_execution.c.asset_key == Executions.asset_key,
+        newer_execution.c.check_name == Executions.check_name,
+        # What was planned and never evaluated tells nothing that could take the place of a result.
+        newer_execution.c.execution_status != AssetCheckExecutionRecordStatus.PLANNED.value,
     )
     same_asset = sa.and_(
         newer_event.c.asset_key == Events.asset_key, newer_event.c.dagster_event_type == Events.dagster_event_type
@@ -196,6 +203,11 @@ def _forgotten(storage: SqlEventLogStorage, ids: Sequence[str]) -> list[str]:
     with storage.index_connection() as connection:
         needed = {row[0] for row in connection.execute(told)}
     return [run_id for run_id in ids if run_id not in needed]
+
+
+def _led_to_others(instance: DagsterInstance, run_id: str) -> bool:
+    """Dagster retries a run only where the runs that it retries are there."""
+    return any(instance.get_runs_count(RunsFilter(tags={tag: run_id})) for tag in (ROOT_RUN_ID_TAG, PARENT_RUN_ID_TAG))
 
 
 def _runless(storage: SqlEventLogStorage, before: datetime) -> Pruned:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,14 +154,19 @@ def told(instance: dg.DagsterInstance, names: Names) -> dict[str, Any]:
 def kept(history: list[tuple[str, list[Built]]]) -> set[str]:
     """The runs that must stay, thought out anew: of each kind of event of each partition the newest."""
     groups = defaultdict(list)
-    for run_id, tables in history:
-        for asset, day, built, _ in tables:
+    stay: set[str] = set()
+    evaluated: Counter[tuple[str, str | None, str]] = Counter()
+    for run_id, tables in reversed(history):
+        for asset, day, built, checks in tables:
             groups[asset, day, "planned"].append(run_id)
             if built:
                 groups[asset, day, "built"].append(run_id)
-            for check in CHECKS:
-                groups[asset, day, check].append(run_id)
-    return {run_id for runs in groups.values() for run_id in runs[-KEPT:]}
+            for check, passed in zip(CHECKS, checks, strict=True):
+                # Until there are as many newer results, whatever was only planned.
+                if evaluated[asset, day, check] < KEPT:
+                    stay.add(run_id)
+                evaluated[asset, day, check] += passed is not None
+    return stay | {run_id for runs in groups.values() for run_id in runs[:KEPT]}
 
 
 @settings(
@@ -242,6 +247,19 @@ def test_a_run_of_a_backfill_that_goes_on_stays(instance: dg.DagsterInstance) ->
     instance.update_backfill(backfill.with_status(BulkActionStatus.COMPLETED_SUCCESS))
     retention.prune(instance, datetime.now(UTC))
     assert instance.get_run_by_id(run.run_id) is None
+
+
+def test_a_run_stays_as_long_as_its_retry_does(instance: dg.DagsterInstance) -> None:
+    root = create_run_for_test(instance, job_name="retried", status=dg.DagsterRunStatus.FAILURE)
+    tags = {"dagster/root_run_id": root.run_id, "dagster/parent_run_id": root.run_id}
+    child = create_run_for_test(instance, job_name="retried", status=dg.DagsterRunStatus.STARTED, tags=tags)
+    retention.prune(instance, datetime.now(UTC))
+    assert instance.get_run_by_id(root.run_id)
+
+    instance.report_run_failed(child)
+    for _ in range(2):  # the younger first
+        retention.prune(instance, datetime.now(UTC))
+    assert instance.get_runs_count(dg.RunsFilter(job_name="retried")) == 0
 
 
 def test_an_instance_in_files_is_left_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,17 @@ def test_the_official_schema_accepts_them(values: dict[str, Any]) -> None:
 def test_the_official_schema_refuses_what_it_does_not_know() -> None:
     [error] = errors_of({"dagsterWebserver": {"replicas": 2}})
     assert error.startswith("dagsterWebserver: ")
+
+
+def test_the_guide_installs_the_chart_of_our_dagster() -> None:
+    [locked] = re.findall(
+        r"^dagster==([0-9.]+)", (ROOT / "orchestration" / "dagster" / "requirements.lock").read_text(), re.M
+    )
+    for name in ("SETUP_GUIDE.md", ".github/workflows/ci.yml"):
+        said = re.findall(r"dagster/dagster --version ([0-9.]+)", (ROOT / name).read_text())
+        assert said, name
+        assert set(said) == {locked}, name
+    guide = (ROOT / "SETUP_GUIDE.md").read_text()
+    assert len(re.findall(r"helm upgrade.* dagster/dagster", guide)) == len(
+        re.findall(r"dagster/dagster --version", guide)
+    )

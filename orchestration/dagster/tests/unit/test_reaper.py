@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 from click.testing import CliRunner
-from dagster._core.storage.tags import DOCKER_IMAGE_TAG
+from dagster._core.events import EngineEventData
 from dagster._core.test_utils import create_run_for_test
 from lakehouse_analytics.cli import main
 from lakehouse_analytics.instance.reaper import RunJob, reap
@@ -21,6 +21,8 @@ STATUS = dg.DagsterRunStatus
 
 class Listed:
     """The Jobs of a namespace, as written down."""
+
+    namespace = "dagster"
 
     def __init__(self, *jobs: RunJob) -> None:
         self.jobs = {job.name: job for job in jobs}
@@ -38,10 +40,13 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def a_run(instance: dg.DagsterInstance, status: STATUS, *, tags: dict[str, str] | None = None) -> dg.DagsterRun:
-    run = create_run_for_test(
-        instance, job_name="j", status=STATUS.STARTED, tags={DOCKER_IMAGE_TAG: "i"} if tags is None else tags
-    )
+def a_run(instance: dg.DagsterInstance, status: STATUS, *, launched_in: str | None = "dagster") -> dg.DagsterRun:
+    run = create_run_for_test(instance, job_name="j", status=STATUS.STARTED)
+    if launched_in:
+        data = EngineEventData(
+            {"Kubernetes Job name": f"dagster-run-{run.run_id}", "Kubernetes Namespace": launched_in}
+        )
+        instance.report_engine_event("Creating Kubernetes run worker job", run, data)
     if status == STATUS.FAILURE:
         instance.report_run_failed(run)
     elif status == STATUS.CANCELING:
@@ -53,12 +58,12 @@ def job(run_id: str, *, finished: bool = False, created: datetime = NOW) -> RunJ
     return RunJob(f"dagster-run-{run_id}", run_id, created, finished)
 
 
-def test_a_job_whose_run_has_ended_or_is_gone_is_deleted(instance: dg.DagsterInstance) -> None:
+def test_a_job_whose_run_has_ended_is_deleted_and_a_strangers_is_not(instance: dg.DagsterInstance) -> None:
     ended, going = a_run(instance, STATUS.FAILURE), a_run(instance, STATUS.STARTED)
-    jobs = Listed(job(ended.run_id), job(going.run_id), job("deleted"))
+    jobs = Listed(job(ended.run_id), job(going.run_id), job("of-another-dagster"))
     done = reap(instance, jobs, LATER, GRACE)
-    assert [*jobs.jobs] == [f"dagster-run-{going.run_id}"]
-    assert sorted(done.jobs) == sorted([f"dagster-run-{ended.run_id}", "dagster-run-deleted"])
+    assert [*jobs.jobs] == [f"dagster-run-{going.run_id}", "dagster-run-of-another-dagster"]
+    assert done.jobs == [f"dagster-run-{ended.run_id}"]
     assert done.runs == []
 
 
@@ -86,8 +91,11 @@ def test_a_run_whose_job_is_gone_ends(instance: dg.DagsterInstance, status: STAT
     assert reap(instance, Listed(), LATER, GRACE).runs == []
 
 
-def test_a_run_in_somebodys_shell_has_no_job_and_goes_on(instance: dg.DagsterInstance) -> None:
-    a_run(instance, STATUS.STARTED, tags={})
+@pytest.mark.parametrize("elsewhere", [None, "another-namespace"])
+def test_a_run_in_somebodys_shell_or_in_another_namespace_goes_on(
+    instance: dg.DagsterInstance, elsewhere: str | None
+) -> None:
+    a_run(instance, STATUS.STARTED, launched_in=elsewhere)
     assert reap(instance, Listed(), LATER, GRACE).runs == []
 
 
