@@ -170,7 +170,7 @@ def test_every_pod_can_pull_from_a_private_registry() -> None:
 
 def test_peers_stand_beside_networks() -> None:
     inside = (
-        "networkPolicies.postgresql.cidrs=null",
+        "networkPolicies.postgresql.cidrs={10.0.0.0/8}",
         "networkPolicies.postgresql.peers[0].podSelector.matchLabels.a=b",
     )
     [spec] = [i["spec"] for i in made(*inside).of("NetworkPolicy") if i["metadata"]["name"] == "support-postgresql"]
