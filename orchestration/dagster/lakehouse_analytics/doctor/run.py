@@ -66,7 +66,7 @@ class Run:
             elif self._waits_for(probe.needs + probe.after):
                 continue
             elif lacking := [name for name in probe.needs if self._results[name].status is not Status.OK]:
-                causes = [cause for name in lacking for cause in self._causes.get(name, [f"{name} failed"])]
+                causes = [cause for name in lacking for cause in self._causes.get(name, [self._ending(name)])]
                 self._causes[probe.name] = list(dict.fromkeys(causes))
                 self._end(probe.name, skipped(f"not asked, because {' and '.join(self._causes[probe.name])}"))
             else:
@@ -74,6 +74,9 @@ class Run:
                 thread = threading.Thread(target=self._ask, args=(probe,), name=f"doctor: {probe.name}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
+
+    def _ending(self, name: str) -> str:
+        return f"{name} failed" if self._results[name].status is Status.FAILED else f"{name} was not asked"
 
     def _waits_for(self, names: Collection[str]) -> bool:
         return any(name not in self._results for name in names)

@@ -298,6 +298,17 @@ def test_wrong_settings_are_a_line_each_and_stop_what_needs_them(monkeypatch: py
     }  # fmt: skip
 
 
+def test_the_code_server_of_a_cluster_has_no_instance_and_that_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    found = {one["name"]: one for one in json.loads(lakehouse_doctor("--json").stdout)}
+    assert found["storage"]["status"] == "skipped"
+    assert "on Kubernetes" in found["storage"]["message"]
+    assert found["daemons"]["message"] == "not asked, because storage was not asked"
+
+
 # --- Secrets
 
 SECRETS = {
