@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 #: Of each asset or check, and of each of its partitions: as many as the checks of drift look back.
 KEPT = HISTORY
-#: Runs in a transaction. A run of the largest projects has some thousand events.
+#: Runs in a batch. A run of the largest projects has some thousand events.
 BATCH = 50
 #: What a run whose assets are remembered still tells of itself.
 LIFE = [
@@ -81,7 +81,8 @@ def prune(instance: DagsterInstance, before: datetime) -> Pruned:
     Kept, however old: of each asset, each of its partitions and each check the newest `KEPT` events of a kind, and the
     runs that these belong to; runs that have not ended; runs of backfills that have not ended.
 
-    Each batch of events is a transaction. Whoever interrupts it loses nothing, and the next call goes on.
+    Each statement commits, as Dagster's own do, and deletes only what is replaced already: whoever interrupts it loses
+    nothing, and the next call goes on.
 
     Args:
         instance: Its events are in PostgreSQL.
@@ -136,7 +137,7 @@ def _end(record: RunRecord) -> datetime:
 
 
 def _trim(storage: SqlEventLogStorage, events: Any, executions: Any) -> Pruned:
-    """Delete those of some events and check executions that newer ones have replaced, in a transaction."""
+    """Delete those of some events and check executions that newer ones have replaced."""
     newer_execution, newer_event = AssetCheckExecutionsTable.alias("newer"), SqlEventLogStorageTable.alias("newer")
     same_check = sa.and_(
         newer_execution.c.asset_key == Executions.asset_key,
