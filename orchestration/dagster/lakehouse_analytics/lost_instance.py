@@ -16,4 +16,4 @@ def retry_after_a_lost_database(context: dg.HookContext) -> None:
     if isinstance(context.op_exception, (OperationalError, InterfaceError)):
         # Before the end of the run, which is when Dagster decides.
         context.instance.add_run_tags(context.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"})
-        context.log.warning("Dagster's database went away under this run: it is retried, where retries are left.")
+        context.log.warning("A database went away under this run: it is retried, where retries are left.")

@@ -105,7 +105,7 @@ def prune(instance: DagsterInstance, before: datetime) -> Pruned:
             if not _led_to_others(instance, run_id):
                 # Its events first: without its run nobody would find them again.
                 storage.delete_events(run_id)
-                instance.delete_run(run_id)
+                instance.run_storage.delete_run(run_id)
                 went = replace(went, runs=went.runs + 1)
         logger.info("so far: %s runs, %s events", went.runs, went.events)
     return went + _runless(storage, before)

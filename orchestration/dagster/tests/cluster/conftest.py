@@ -135,7 +135,7 @@ class Release:
             *("--set", f"instance.backup.postgresql.host=postgres.{BACKING}"),
             *("--set", "instance.backup.storageClassName=dagster-test,instance.backup.image.tag=14.6"),
             *("--set", "upkeep.reap.graceMinutes=1,upkeep.reap.schedule=0 0 1 1 *"),  # the test asks for it
-            *("--wait", "--timeout", "5m"),
+            *("--timeout", "5m"),
             *more,
         )
 

@@ -171,7 +171,7 @@ def kept(history: list[tuple[str, list[Built]]]) -> set[str]:
 
 @settings(
     max_examples=10,
-    phases=[Phase.generate, Phase.explicit],
+    phases=[Phase.generate],  # an example takes a second: to shrink one takes minutes
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
