@@ -18,6 +18,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 lakehouse-support/asks: webserver
 {{- end }}
 
+{{- define "support.metrics" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: metrics
+{{- end }}
+
 {{- define "support.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001

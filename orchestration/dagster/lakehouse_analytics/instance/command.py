@@ -61,3 +61,18 @@ def reap(namespace: str | None, grace: int) -> None:
     with DagsterInstance.get() as ours:
         done = set_right(ours, jobs, datetime.now(UTC), timedelta(minutes=grace))
     click.echo(f"deleted: {len(done.jobs)} Jobs whose run has ended; failed: {len(done.runs)} runs without a Job")
+
+
+@instance.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=9464, show_default=True)
+def metrics(port: int) -> None:
+    """Answer Prometheus on every address: the daemons, the queue, the ticks."""
+    from dagster import DagsterInstance
+
+    from lakehouse_analytics.instance.metrics import serve
+
+    with DagsterInstance.get() as ours:
+        try:
+            serve(ours, port)
+        except OSError as error:
+            raise click.ClickException(f"port {port}: {error.strerror}; --port names another.") from None

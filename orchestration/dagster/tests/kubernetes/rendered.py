@@ -137,8 +137,9 @@ def conforms(text: str, version: str) -> str:
             pytest.fail("kubeconform is not installed", pytrace=False)
         pytest.skip("kubeconform is not installed: the typed models of kubernetes-client have judged alone")
     where = os.getenv("KUBERNETES_SCHEMAS", "default")
-    # Of External Secrets, an operator of its own.
-    command = ["kubeconform", "-strict", "-skip", "ExternalSecret", "-kubernetes-version", version]
+    # Of operators of their own: External Secrets, Prometheus.
+    others = "ExternalSecret,PodMonitor,PrometheusRule"
+    command = ["kubeconform", "-strict", "-skip", others, "-kubernetes-version", version]
     done = subprocess.run(
         [*command, "-schema-location", where, "-"], input=text, capture_output=True, text=True, check=False
     )

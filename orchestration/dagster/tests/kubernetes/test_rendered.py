@@ -166,8 +166,10 @@ def test_the_probes_leave_time_to_load(either: Rendered) -> None:
 #: for each thread of 4 sensors, 4 schedules, 4 dequeues and 6 daemons, and for half of them one more, while they store
 #: an event. Run: one for the runs, and of windows 1 and 2 more for the events that are held.
 STORAGES, DAEMON, RUN, CODE_SERVER = 3, 26, 4, 2
-#: For people and a backup, and what PostgreSQL keeps for its superuser.
-OTHERS = 8 + 3
+#: Of charts/lakehouse-support: pruning, reaping, metrics, and its Job.
+UPKEEP = 2 + 2 + 1 + 2
+#: For people, and what PostgreSQL keeps for its superuser.
+OTHERS = 4 + 3
 
 
 def test_postgresql_has_connections_for_the_worst_case(rendered: Rendered, request: pytest.FixtureRequest) -> None:
@@ -182,7 +184,7 @@ def test_postgresql_has_connections_for_the_worst_case(rendered: Rendered, reque
     }["DAGSTER_WEBSERVER_DB_POOL_MAX_OVERFLOW"]
     replicas = sum(rendered.one("Deployment", name)["spec"].get("replicas", 1) for name in webservers)
     runs = rendered.instance["concurrency"]["runs"]["max_concurrent_runs"]
-    worst = replicas * STORAGES * (1 + overflow) + DAEMON + runs * RUN + CODE_SERVER
+    worst = replicas * STORAGES * (1 + overflow) + DAEMON + runs * RUN + CODE_SERVER + UPKEEP
     assert worst + OTHERS <= limit, (
         f"{worst} connections at worst and {OTHERS} for others, but max_connections is {limit}"
     )

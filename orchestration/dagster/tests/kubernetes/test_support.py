@@ -12,6 +12,7 @@ LOGIN = (
     *("login.enabled=true", "login.host=dagster.example", "login.existingSecret=login", "login.tlsSecret=tls"),
     *("login.issuerUrl=https://id.example", "login.emailDomains={example.com}"),
 )
+MONITORED = ("monitoring.enabled=true", "monitoring.podMonitor.labels.release=prometheus")
 VAULT = ("secrets.from=external", "secrets.external.store.name=vault", "secrets.external.keys.LAKEHOUSE_A.key=a")
 
 
@@ -33,22 +34,28 @@ def test_it_passes_its_own_lint() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("sets", [(), LOGIN, ("secrets.from=values", "secrets.data.LAKEHOUSE_A=b")], ids=str)
+#: Of the Prometheus Operator.
+UNTYPED = ("monitoring.podMonitor.enabled=false", "monitoring.rules.enabled=false")
+
+
+@pytest.mark.parametrize(
+    "sets", [(), LOGIN, ("secrets.from=values", "secrets.data.LAKEHOUSE_A=b"), (*MONITORED, *UNTYPED)], ids=str
+)
 def test_every_object_is_one_that_kubernetes_knows(sets: tuple[str, ...]) -> None:
     assert [*made(*sets).typed()]
 
 
 @pytest.mark.parametrize("version", ["1.30.0", "1.34.0"])
 def test_kubernetes_has_nothing_against_it(version: str) -> None:
-    out, _ = template(*LOGIN, *VAULT)
+    out, _ = template(*LOGIN, *VAULT, *MONITORED)
     assert conforms(out, version) == ""
 
 
 def test_every_pod_keeps_to_the_restricted_standard() -> None:
-    found = made(*LOGIN)
+    found = made(*LOGIN, *MONITORED)
     pods = [*found.pods(), *((item["metadata"]["name"], item["spec"]) for item in found.of("Pod"))]
-    names = {"support-instance", "support-login", "support-prune", "support-reap", "support-test-webserver"}
-    assert {name for name, _ in pods} == names
+    names = {"instance", "login", "metrics", "prune", "reap", "test-webserver"}
+    assert {name for name, _ in pods} == {f"support-{name}" for name in names}
     assert [what for name, pod in pods for what in restricted(name, pod)] == []
 
 
@@ -82,6 +89,8 @@ def test_a_log_in_that_lacks_something_is_refused_by_name(lacking: str) -> None:
         ("networkPolicies.postgresql.cidrs=[]", "/networkPolicies/postgresql/cidrs"),
         ("instance.backup.size=5", "/instance/backup/size"),
         ("instance.backup.restore=../../etc/passwd", "/instance/backup/restore"),
+        ("monitoring.rules.daemonSilentSeconds=30", "/monitoring/rules/daemonSilentSeconds"),
+        ("monitoring.podMonitor.interval=30", "/monitoring/podMonitor/interval"),
     ],
 )
 def test_values_that_are_wrong_are_refused_by_name(wrong: str, named: str) -> None:
@@ -89,10 +98,10 @@ def test_values_that_are_wrong_are_refused_by_name(wrong: str, named: str) -> No
 
 
 def test_everything_is_denied_that_is_not_said() -> None:
-    policies = {item["metadata"]["name"]: item["spec"] for item in made(*LOGIN).of("NetworkPolicy")}
+    policies = {item["metadata"]["name"]: item["spec"] for item in made(*LOGIN, *MONITORED).of("NetworkPolicy")}
     assert policies["support-default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     entered = {name for name, spec in policies.items() if spec.get("ingress")}
-    assert entered == {"support-code-server", "support-webserver", "support-login"}
+    assert entered == {"support-code-server", "support-webserver", "support-login", "support-metrics"}
     [allowed] = policies["support-webserver"]["ingress"]
     assert allowed["from"][0]["podSelector"]["matchLabels"]["lakehouse-support/asks"] == "webserver"
     assert made("networkPolicies.enabled=false").of("NetworkPolicy") == []
@@ -163,7 +172,7 @@ def test_what_is_asked_to_be_put_back_is_never_passed_over() -> None:
 
 
 def test_every_pod_can_pull_from_a_private_registry() -> None:
-    found = made(*LOGIN, "imagePullSecrets[0].name=mine")
+    found = made(*LOGIN, *MONITORED, "imagePullSecrets[0].name=mine")
     pods = [*found.pods(), *((item["metadata"]["name"], item["spec"]) for item in found.of("Pod"))]
     assert [name for name, pod in pods if pod.get("imagePullSecrets") != [{"name": "mine"}]] == []
 
@@ -176,3 +185,23 @@ def test_peers_stand_beside_networks() -> None:
     [spec] = [i["spec"] for i in made(*inside).of("NetworkPolicy") if i["metadata"]["name"] == "support-postgresql"]
     [rule] = spec["egress"]
     assert rule["to"][-1] == {"podSelector": {"matchLabels": {"a": "b"}}}
+
+
+def test_metrics_are_of_the_command_and_found_by_prometheus() -> None:
+    from click.testing import CliRunner
+    from lakehouse_analytics.cli import main
+
+    assert [made().of(kind) for kind in ("PodMonitor", "PrometheusRule", "Deployment")] == [[], [], []]
+    found = made(*MONITORED, "monitoring.port=9999")
+    [deployment], [monitor] = found.of("Deployment"), found.of("PodMonitor")
+    pod = deployment["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    program, *words = container["args"]
+    assert (program, words[-2:]) == ("lakehouse", ["--port", "9999"])
+    assert CliRunner().invoke(main, [*words, "--help"]).exit_code == 0
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {port["name"] for port in container["ports"] if port["containerPort"] == 9999}
+    [policy] = [i["spec"] for i in found.of("NetworkPolicy") if i["metadata"]["name"] == "support-metrics"]
+    assert policy["ingress"] == [{"from": [{"namespaceSelector": {}}], "ports": [{"protocol": "TCP", "port": 9999}]}]
