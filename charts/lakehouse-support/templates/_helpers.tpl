@@ -37,7 +37,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* One egress rule: networks and ports. */}}
+{{- /* One egress rule: networks and ports, and protocols other than TCP. */}}
 {{- define "support.egress" -}}
 - to:
     {{- range .cidrs }}
@@ -47,8 +47,10 @@ capabilities: {drop: [ALL]}
     {{- toYaml . | nindent 4 }}
     {{- end }}
   ports:
-    {{- range .ports }}
-    - {protocol: TCP, port: {{ . }}}
+    {{- range $protocol := .protocols | default (list "TCP") }}
+    {{- range $.ports }}
+    - {protocol: {{ $protocol }}, port: {{ . }}}
+    {{- end }}
     {{- end }}
 {{- end }}
 

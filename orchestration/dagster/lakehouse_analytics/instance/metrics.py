@@ -16,6 +16,7 @@ from dagster import DagsterRunStatus
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+from dagster_postgres.utils import DagsterPostgresException
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -76,10 +77,11 @@ class InstanceMetrics(Collector):
         else:
             try:
                 found = [*self._daemons(), *self._runs(), self._ticks()]
-            except sa.exc.SQLAlchemyError as error:
-                # Its first line names the server and the user; SQL and parameters follow.
-                first = (str(error).splitlines() or [""])[0]
-                logger.error("Dagster's storage does not answer: %s: %s", type(error).__name__, first)  # noqa: TRY400
+            except (sa.exc.SQLAlchemyError, DagsterPostgresException) as error:
+                # Dagster's own error only counts its tries. The first line names server and user; SQL follows.
+                reason = error.__cause__ if isinstance(error, DagsterPostgresException) else error
+                first = (str(reason).splitlines() or [""])[0]
+                logger.error("Dagster's storage does not answer: %s: %s", type(reason).__name__, first)  # noqa: TRY400
             finally:
                 self._turn.release()
         up.add_metric([], 1 if found else 0)

@@ -108,6 +108,7 @@ class Release:
     tag: str
     seconds: float = 0.0
     secrets: dict[str, str] = field(default_factory=dict)
+    nameserver: str = ""
     ui: Forwarded = field(default_factory=Forwarded)
 
     def helm(self, *words: str, tag: str | None = None, wrong: bool = False) -> str:
@@ -127,6 +128,11 @@ class Release:
             wrong=wrong,
         )
 
+    @property
+    def operator(self) -> str:
+        """Whether the cluster knows the objects of the Prometheus Operator, as Helm reads it."""
+        return "true" if "podmonitors" in run("kubectl", "api-resources", "-o", "name") else "false"
+
     def support(self, *values: str) -> str:
         more = [word for value in values for word in ("--set", value)]
         return run(
@@ -135,6 +141,10 @@ class Release:
             *("--set", f"instance.backup.postgresql.host=postgres.{BACKING}"),
             *("--set", "instance.backup.storageClassName=dagster-test,instance.backup.image.tag=14.6"),
             *("--set", "upkeep.reap.graceMinutes=1,upkeep.reap.schedule=0 0 1 1 *"),  # the test asks for it
+            *("--set", "networkPolicies.outside[0].cidrs={0.0.0.0/0},networkPolicies.outside[0].ports={8006}"),
+            *("--set", f"networkPolicies.dns.cidrs={{{self.nameserver}/32}}"),  # it may be on the node
+            *("--set", f"monitoring.enabled=true,monitoring.podMonitor.enabled={self.operator}"),
+            *("--set", f"monitoring.rules.enabled={self.operator}"),
             *("--timeout", "5m"),
             *more,
         )
@@ -195,6 +205,8 @@ def prepare(release: Release, raw: Path) -> None:
     run("kubectl", "-n", BACKING, "rollout", "status", "deployment/airbyte", "--timeout=5m")
     run("kubectl", "-n", BACKING, "rollout", "status", "statefulset/postgres", "--timeout=5m")
     with helper(release) as pod, tempfile.TemporaryDirectory() as folder:
+        resolves = kubectl("exec", pod, "--", "cat", "/etc/resolv.conf").split()
+        release.nameserver = resolves[resolves.index("nameserver") + 1]
         only = Path(folder) / "lakehouse.duckdb"
         with duckdb.connect(str(only)) as connection:
             connection.execute(f"attach '{raw}' as theirs (read_only); create schema raw")

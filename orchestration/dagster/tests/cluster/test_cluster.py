@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.daemon import last_days
 
-from .conftest import BACKING, RELEASE, Release, helper, kubectl, objects, pods_of, run, until
+from .conftest import BACKING, NAMESPACE, RELEASE, Release, helper, kubectl, objects, pods_of, run, until
 
 DAYS = last_days(30)
 BUILT = {
@@ -355,6 +356,91 @@ def test_the_support_chart_has_set_limits_and_kept_a_dump(release: Release) -> N
         head = kubectl("exec", name, "--", "sh", "-c", f"head -c 5 /backup/{dumps_in(name)[-1]}")
     assert head == "PGDMP"
     assert "Succeeded" in run("helm", "test", "support", "-n", RELEASE)
+
+
+CONNECT = """
+import socket, sys
+for place in sys.argv[1:]:
+    host, port = place.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+        print("yes")
+    except OSError:
+        print("no")
+"""
+PLACES = {
+    "webserver": "dagster-dagster-webserver.dagster:80",
+    "code server": "lakehouse-analytics.dagster:4000",
+    "metrics": "METRICS:9464",
+    "kubernetes": "kubernetes.default:443",
+    "postgresql": f"postgres.{BACKING}:5432",
+    "airbyte": f"airbyte.{BACKING}:8006",
+}
+#: Who reaches what. A helper's pod is like a run's: of the namespace, and nobody in particular.
+REACHES = {
+    "a pod of another namespace": {"metrics", "kubernetes", "postgresql", "airbyte"},
+    "a run": {"postgresql", "airbyte"},
+    "the code server": {"postgresql", "airbyte"},
+    "the daemon": {"code server", "kubernetes", "postgresql", "airbyte"},
+}
+
+
+def test_nobody_reaches_what_is_not_said(release: Release) -> None:
+    [metrics] = objects("pods", "-l", "app.kubernetes.io/component=metrics")
+    places = [place.replace("METRICS", metrics["status"]["podIP"]) for place in PLACES.values()]
+
+    def reached(pod: str, namespace: str = NAMESPACE) -> set[str]:
+        said = kubectl("exec", pod, "--", "python", "-c", CONNECT, *places, namespace=namespace).split()
+        return {name for name, answer in zip(PLACES, said, strict=True) if answer == "yes"}
+
+    found = {"a pod of another namespace": reached("deploy/airbyte", BACKING)}
+    if "webserver" in found["a pod of another namespace"]:
+        pytest.skip("this cluster's network plugin does not enforce policies: they have not been tried")
+    with helper(release) as pod:
+        found["a run"] = reached(pod)
+    found["the code server"] = reached(f"deploy/{RELEASE}-dagster-user-deployments-lakehouse-analytics")
+    found["the daemon"] = reached(f"deploy/{RELEASE}-daemon")
+    assert found == REACHES
+
+
+SCRAPE = "import urllib.request as u; print(u.urlopen('http://localhost:9464/metrics', timeout=30).read().decode())"
+
+
+def test_prometheus_is_told_of_a_dead_daemon_a_queue_and_a_database_that_is_away(release: Release) -> None:
+    def told() -> dict[tuple[str, ...], float]:
+        families = text_string_to_metric_families(
+            kubectl("exec", "deploy/support-metrics", "--", "python", "-c", SCRAPE)
+        )
+        return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+    def silent() -> float:
+        """Seconds, of the daemon that is silent for longest."""
+        name = "dagster_daemon_last_heartbeat_timestamp_seconds"
+        return time.time() - min(value for key, value in told().items() if key[0] == name)
+
+    def up() -> bool:
+        return told()["dagster_storage_up",] == 1
+
+    kubectl("rollout", "status", "deployment/support-metrics", "--timeout=5m")
+    until(lambda: up() and silent() < 60, seconds=120, what="heartbeats", release=release)
+    assert told()["dagster_runs", "QUEUED"] == 0
+    kubectl("scale", f"deployment/{RELEASE}-daemon", "--replicas=0")
+    try:
+        run_id = release.ui.launch("bronze_refresh")
+        until(lambda: silent() > 90, seconds=240, what="silence", release=release)
+        assert told()["dagster_runs", "QUEUED"] == 1
+        assert time.time() - told()["dagster_queue_oldest_run_timestamp_seconds",] > 60
+    finally:
+        kubectl("scale", f"deployment/{RELEASE}-daemon", "--replicas=1")
+    assert release.ui.finished(run_id, seconds=600).status == "SUCCESS"
+    until(lambda: silent() < 60, seconds=120, what="heartbeats", release=release)
+    kubectl("scale", "statefulset/postgres", "--replicas=0", namespace=BACKING)
+    try:
+        until(lambda: not up(), seconds=120, what="word of the database", release=release)
+    finally:
+        kubectl("scale", "statefulset/postgres", "--replicas=1", namespace=BACKING)
+    until(up, seconds=240, what="its return", release=release)
+    release.ui.wait_until_ready(seconds=300)
 
 
 #: What each account may do in the namespace, of all that could be dangerous.

@@ -177,6 +177,14 @@ def test_every_pod_can_pull_from_a_private_registry() -> None:
     assert [name for name, pod in pods if pod.get("imagePullSecrets") != [{"name": "mine"}]] == []
 
 
+def test_names_are_resolved_in_the_cluster_or_by_a_cache_on_the_node() -> None:
+    for sets, peers in (((), 1), (("networkPolicies.dns.cidrs={169.254.20.10/32}",), 2)):
+        [spec] = [i["spec"] for i in made(*sets).of("NetworkPolicy") if i["metadata"]["name"] == "support-names"]
+        [rule] = spec["egress"]
+        assert len(rule["to"]) == peers
+        assert rule["ports"] == [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
+
+
 def test_peers_stand_beside_networks() -> None:
     inside = (
         "networkPolicies.postgresql.cidrs={10.0.0.0/8}",

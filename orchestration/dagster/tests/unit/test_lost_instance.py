@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dagster as dg
 import pytest
+from dagster_postgres.utils import DagsterPostgresException
 from lakehouse_analytics.lost_instance import retry_after_a_lost_database
 from sqlalchemy.exc import OperationalError
 
 LOST = OperationalError("INSERT", {}, Exception("server closed the connection unexpectedly"))
+#: After some tries to connect.
+REFUSED = DagsterPostgresException("too many retries for DB connection")
 
 
 @pytest.mark.parametrize(
-    ("error", "retried"), [(LOST, "true"), (dg.Failure("a gate"), None), (ValueError("a bug"), None)], ids=repr
+    ("error", "retried"),
+    [(LOST, "true"), (REFUSED, "true"), (dg.Failure("a gate"), None), (ValueError("a bug"), None)],
+    ids=repr,
 )
 def test_only_a_lost_database_is_worth_a_retry(error: Exception, retried: str | None) -> None:
     @dg.asset
