@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--image", default="registry.example/lakehouse-analytics", help="the image, without its tag")
     parser.addoption("--tag", required=False, help="of the image, as the cluster can pull it")
     parser.addoption("--raw", help="a DuckDB file with raw data, as `lakehouse ingest` makes it")
+    parser.addoption("--production", help="a file that says where Trino and S3 are: test_production.py")
     parser.addoption("--keep", action="store_true", help="leave the release there")
 
 
@@ -112,19 +113,29 @@ class Release:
     ui: Forwarded = field(default_factory=Forwarded)
 
     def helm(self, *words: str, tag: str | None = None, wrong: bool = False) -> str:
+        """On the embedded engine."""
+        deployment = "dagster-user-deployments.deployments[0]"
+        return self.install(
+            *("-f", str(VALUES / "values.yaml"), "-f", str(VALUES / "values-local.yaml")),
+            *("--set", f"{deployment}.env.LAKEHOUSE_TRINO_HTTP_SCHEME=https"),  # or its password is refused
+            *("--set", f"{deployment}.env.LAKEHOUSE_DAILY_REFRESH_CRON=* * * * *"),
+            *("--set-string", f"{deployment}.env.LAKEHOUSE_PARTITION_END_OFFSET=1"),
+            *words,
+            tag=tag,
+            wrong=wrong,
+        )
+
+    def install(self, *words: str, tag: str | None = None, wrong: bool = False) -> str:
+        """With our image, and what stands beside the chart."""
         deployment = "dagster-user-deployments.deployments[0]"
         return run(
             *("helm", "upgrade", "--install", RELEASE, self.chart, "-n", NAMESPACE, "--skip-schema-validation"),
-            *("-f", str(VALUES / "values.yaml"), "-f", str(VALUES / "values-local.yaml")),
+            *words,
             *("--set", "postgresql.enabled=false,generatePostgresqlPasswordSecret=false"),
             *("--set", f"postgresql.postgresqlHost=postgres.{BACKING}.svc.cluster.local"),
             *("--set", f"{deployment}.image.repository={self.image},{deployment}.image.tag={tag or self.tag}"),
             *("--set", f"{deployment}.env.LAKEHOUSE_AIRBYTE_URL=http://airbyte.{BACKING}:8006/api/public/v1"),
             *("--set", f"{deployment}.env.LAKEHOUSE_AIRBYTE_CLIENT_ID=id"),
-            *("--set", f"{deployment}.env.LAKEHOUSE_TRINO_HTTP_SCHEME=https"),  # or its password is refused
-            *("--set", f"{deployment}.env.LAKEHOUSE_DAILY_REFRESH_CRON=* * * * *"),
-            *("--set-string", f"{deployment}.env.LAKEHOUSE_PARTITION_END_OFFSET=1"),
-            *words,
             wrong=wrong,
         )
 
