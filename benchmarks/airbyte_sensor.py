@@ -151,7 +151,8 @@ def theirs(simulator: Any, workspace: str, connections: list[str]) -> dict[str, 
 
 def manifest(connections: list[str]) -> dict[str, Any]:
     """A dbt manifest with a source and a bronze model for each connection."""
-    sources, nodes = {}, {}
+    sources: dict[str, Any] = {}
+    nodes: dict[str, Any] = {}
     for number, connection in enumerate(connections):
         source, model = f"source.bench.s{number}.t", f"model.bench.stg_{number}"
         common = {"package_name": "bench", "patch_path": None, "database": "lake", "original_file_path": "models/x.yml"}

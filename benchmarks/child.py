@@ -11,6 +11,12 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import dagster
 
 # ruff: noqa: PLC0415  # what is imported, and when, is what is measured
 
@@ -27,7 +33,7 @@ def mark(name: str) -> None:
     }
 
 
-def stock(*, row_counts: bool = False):
+def stock(*, row_counts: bool = False) -> "dagster.Definitions":
     """The definitions that dagster-dbt's documentation shows, without and with its row counts."""
     import dagster as dg
     from dagster_dbt import DbtCliResource, dbt_assets
@@ -36,7 +42,7 @@ def stock(*, row_counts: bool = False):
     project = os.environ["LAKEHOUSE_DBT_PROJECT_DIR"]
 
     @dbt_assets(manifest=Path(os.environ["LAKEHOUSE_DBT_TARGET_PATH"], "manifest.json"))
-    def models(context: dg.AssetExecutionContext, dbt: DbtCliResource):
+    def models(context: dg.AssetExecutionContext, dbt: DbtCliResource) -> Any:
         events = dbt.cli(["build"], context=context).stream()
         yield from events.fetch_row_counts() if row_counts else events
 
@@ -47,7 +53,7 @@ def stock(*, row_counts: bool = False):
     )
 
 
-def ours():
+def ours() -> "dagster.Definitions":
     """This code location."""
     from lakehouse_analytics.definitions import defs
 
@@ -59,7 +65,11 @@ def main(side: str, selection: str) -> None:
     """Measure one side; `selection` is empty, `*`, or the key of an asset to build."""
     warnings.simplefilter("ignore")
     mark("start")
-    sides = {"stock": stock, "stock+rows": lambda: stock(row_counts=True), "ours": ours}
+    sides: dict[str, Callable[[], dagster.Definitions]] = {
+        "stock": stock,
+        "stock+rows": lambda: stock(row_counts=True),
+        "ours": ours,
+    }
     definitions = sides[side]()
     repository = definitions.get_repository_def()
     mark("load")

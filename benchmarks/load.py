@@ -133,7 +133,7 @@ def _run(samples: dict[str, list[Sample]]) -> dict[str, Any]:
 
 
 def _median(values: Any) -> float:
-    return round(median(values), 3)
+    return round(float(median(values)), 3)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -191,11 +191,11 @@ class Stock:
 
         built = (dg.AssetMaterialization(name, metadata={"unique_id": f"model.bench.{name}"}) for name in tables)
         events = DbtEventIterator(built, self.invocation).fetch_row_counts()
-        return {
-            event.asset_key.path[-1]: event.metadata["dagster/row_count"].value
-            for event in events
-            if "dagster/row_count" in event.metadata
-        }
+        counts = {}
+        for event in events:
+            if isinstance(event, dg.AssetMaterialization) and "dagster/row_count" in event.metadata:
+                counts[event.asset_key.path[-1]] = int(str(event.metadata["dagster/row_count"].value))
+        return counts
 
 
 def _measure(count: Callable[[], Rows], truth: Rows, repeats: int) -> float | None:
@@ -230,7 +230,8 @@ def _take_stack() -> None:
         path = Path(os.environ.get("LAKEHOUSE_STACK_DIR", ROOT / ".stack"), "env")
         if not path.is_file():
             sys.exit(f"{path} does not exist: make stack-up first, or set LAKEHOUSE_TRINO_HOST and the rest")
-        os.environ.update(word.split("=", 1) for word in shlex.split(path.read_text(), comments=True))
+        words = (word.partition("=") for word in shlex.split(path.read_text(), comments=True))
+        os.environ.update({name: value for name, _, value in words})
     os.environ["LAKEHOUSE_ENV"] = "trino"
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["DBT_SEND_ANONYMOUS_USAGE_STATS"] = "false"

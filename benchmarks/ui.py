@@ -83,7 +83,8 @@ def fill(days: int) -> list[list[str]]:
                     step_key="build",
                     event_specific_data=StepMaterializationData(done),
                 )
-                entries.append(EventLogEntry(None, "debug", "", run.run_id, time.time(), "build", "__ASSET_JOB", event))
+                said = (None, "debug", "", run.run_id, time.time(), "build", "__ASSET_JOB", event)
+                entries.append(EventLogEntry(*said))  # type: ignore[no-untyped-call]
             instance.event_log_storage.store_event_batch(entries)
     events = len(keys) * len(partitions)
     print(f"{events:,} materialisations stored in {time.perf_counter() - began:.0f} s")
