@@ -18,6 +18,7 @@ from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.engines import dbt_runner, engine, pool
 from lakehouse_analytics.jobs import build_jobs
 from lakehouse_analytics.listening import listening_of
+from lakehouse_analytics.lost_retries import lost_retries
 from lakehouse_analytics.manifest import read
 from lakehouse_analytics.notify import notifiers
 from lakehouse_analytics.partitions import calendars, refuse_mismatched_zones
@@ -40,7 +41,7 @@ def defs() -> dg.Definitions:
     for warning in graph.warnings:
         logging.getLogger(__name__).warning(warning)
 
-    limit, told = settings.max_runtime, notifiers(settings)
+    limit, told, url = settings.max_runtime, notifiers(settings), settings.webserver_url
     windows = calendars(graph, settings.timezone, end_offset=settings.partition_end_offset)
     listening = listening_of(settings, graph)
     upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit, guard=listening)
@@ -50,7 +51,7 @@ def defs() -> dg.Definitions:
     built = dg.Definitions(
         assets=[*assets, *external_assets(graph, manifest)],
         jobs=jobs,
-        sensors=[run_failure_notifier(told, settings.webserver_url), *gold_on_silver(graph, max_runtime=limit)],
+        sensors=[run_failure_notifier(told, url), lost_retries(told, url), *gold_on_silver(graph, max_runtime=limit)],
         resources={"dbt": dbt_runner(settings, project), "engine": engine(settings, graph)},
         executor=dg.in_process_executor,  # one op a run: a process for it would cost 3 CPU seconds
     )

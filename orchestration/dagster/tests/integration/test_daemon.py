@@ -95,6 +95,7 @@ def test_schedule_and_sensors_are_listed_with_their_status_and_zone(dev: Dev) ->
     assert sensors["gold_on_silver"] == ("STANDARD", "STOPPED")
     assert sensors["run_failure_notifier"] == ("RUN_STATUS", "RUNNING")
     assert sensors["waiting_schedules"] == ("STANDARD", "RUNNING")
+    assert sensors["lost_retries"] == ("STANDARD", "RUNNING")
 
 
 def test_a_job_and_an_ad_hoc_run_launched_at_once_write_a_table_one_after_the_other(dev: Dev) -> None:
