@@ -7,14 +7,14 @@ code location is being replaced, say), it gives up for good. `run_failure_notifi
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG, WILL_RETRY_TAG
 
-from lakehouse_analytics.notify import Alert, Notifier, NotifyError, deliver
+from lakehouse_analytics.notify import Alert, Notifier, tell
 
 #: Seconds after a run's end in which its retry may still come by itself; then that it has to come when asked for again.
 PATIENCE, GIVE_UP = 120.0, 600.0
@@ -86,24 +86,14 @@ def _gave_up(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 def _told(
     context: dg.SensorEvaluationContext, notifiers: Sequence[Notifier], webserver_url: str, run: dg.DagsterRun
 ) -> bool:
-    """Whether everybody was told; else it is tried again at the next tick."""
+    """Whether somebody has heard; if nobody, it is tried again at the next tick."""
     alert = Alert(
         f"Run of {run.job_name} failed, and its retry could not be started",
         f"{webserver_url.rstrip('/')}/runs/{run.run_id}",
         "The run's last events say why. Re-execute it from the failed asset.",
     )
-    problems = [*_problems(notifiers, alert)]
-    for problem in problems:
-        context.log.error(problem)
-    return not problems
-
-
-def _problems(notifiers: Sequence[Notifier], alert: Alert) -> Iterator[str]:
-    for notifier in notifiers:
-        try:
-            deliver(notifier, alert)
-        except NotifyError as error:
-            yield str(error)
+    problems = tell(notifiers, alert, context.log)
+    return not problems or len(problems) < len(notifiers)
 
 
 def _have_read_again(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:

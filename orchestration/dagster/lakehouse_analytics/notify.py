@@ -6,7 +6,7 @@ import logging
 import smtplib
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Protocol
@@ -132,6 +132,18 @@ def deliver(notifier: Notifier, alert: Alert) -> None:
             time.sleep(attempt)
         else:
             return
+
+
+def tell(notifiers: Sequence[Notifier], alert: Alert, log: logging.Logger) -> list[str]:
+    """Send an alert to all: who has not got it must not keep it from the others. What went wrong, also in this log."""
+    problems = []
+    for notifier in notifiers:
+        try:
+            deliver(notifier, alert)
+        except NotifyError as error:
+            log.error(str(error))  # noqa: TRY400  # its traceback may hold a secret
+            problems.append(str(error))
+    return problems
 
 
 def notifiers(settings: Settings) -> list[Notifier]:

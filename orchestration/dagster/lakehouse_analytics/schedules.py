@@ -10,7 +10,7 @@ from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.due import OWED, Past, Plan, past_of
 from lakehouse_analytics.graph import Graph
 from lakehouse_analytics.jobs import MAIN, MAINTENANCE, job_of
-from lakehouse_analytics.notify import Alert, Notifier, NotifyError, deliver
+from lakehouse_analytics.notify import Alert, Notifier, tell
 from lakehouse_analytics.partitions import Calendar
 from lakehouse_analytics.settings import Settings
 
@@ -168,13 +168,8 @@ def waiting_schedules(
 def _tell(
     context: dg.SensorEvaluationContext, notifiers: Sequence[Notifier], name: str, reason: str, webserver_url: str
 ) -> bool:
-    """Whether everybody was told; else it is tried again at the next tick."""
+    """Whether somebody has heard; if nobody, it is tried again at the next tick."""
     schedule = name.split("/", maxsplit=1)[0]
     alert = Alert(f"{name} is late", f"{webserver_url.rstrip('/')}/automation?search={schedule}", reason)
-    for notifier in notifiers:
-        try:
-            deliver(notifier, alert)
-        except NotifyError as error:
-            context.log.error(str(error))  # noqa: TRY400  # its traceback may hold a secret
-            return False
-    return True
+    problems = tell(notifiers, alert, context.log)
+    return not problems or len(problems) < len(notifiers)

@@ -1,7 +1,7 @@
 """Sensors: gold follows silver, and somebody hears of failed runs."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import (
@@ -11,7 +11,7 @@ from dagster._core.storage.asset_check_execution_record import (
 
 from lakehouse_analytics.graph import Graph, Table
 from lakehouse_analytics.jobs import build_tags
-from lakehouse_analytics.notify import Alert, Notifier, NotifyError, deliver
+from lakehouse_analytics.notify import Alert, Notifier, NotifyError, tell
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key
 
 WILL_RETRY = "dagster/will_retry"
@@ -80,7 +80,7 @@ def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> d
             url=f"{webserver_url.rstrip('/')}/runs/{run.run_id}",
             reason=_reason(context),
         )
-        problems = list(_tell(notifiers, alert, context))
+        problems = tell(notifiers, alert, context.log)
         if problems:
             raise NotifyError("; ".join(problems))
         return None
@@ -93,16 +93,6 @@ def _run_key(stale: Sequence[dg.AssetKey], newest: Mapping[dg.AssetKey, int]) ->
     # after a run that built a part is another question.
     asked = sorted(f"{key.to_user_string()}@{newest[key]}" for key in stale)
     return "silver-" + hashlib.sha256(" ".join(asked).encode()).hexdigest()[:16]
-
-
-def _tell(notifiers: Sequence[Notifier], alert: Alert, context: dg.RunFailureSensorContext) -> Iterator[str]:
-    for notifier in notifiers:
-        try:
-            deliver(notifier, alert)
-        except NotifyError as error:
-            # The others must still hear of it.
-            context.log.error(str(error))  # noqa: TRY400  # its traceback may hold a secret
-            yield str(error)
 
 
 def _reason(context: dg.RunFailureSensorContext) -> str:

@@ -192,6 +192,14 @@ class DagsterUI:
             ),
         )
 
+    def schedule_is_on(self, name: str) -> bool:
+        found = self.ask(
+            "query($s: ScheduleSelector!) { scheduleOrError(scheduleSelector: $s) { "
+            "... on Schedule { scheduleState { status } } } }",
+            s={**self.repository, "scheduleName": name},
+        )
+        return bool(found["scheduleState"]["status"] == "RUNNING")
+
     def switch_schedule(self, name: str, *, on: bool) -> None:
         """The switch beside a schedule."""
         found = self.ask(

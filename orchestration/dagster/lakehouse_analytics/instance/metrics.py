@@ -1,6 +1,6 @@
 """What an alert needs to know of a Dagster instance, for Prometheus.
 
-Read from Dagster's storage, because no part of Dagster tells of itself when it is dead. Of each scrape three queries.
+Read from Dagster's storage, because no part of Dagster tells of itself when it is dead. A scrape is four queries.
 """
 
 from __future__ import annotations

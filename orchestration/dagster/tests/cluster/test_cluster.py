@@ -253,10 +253,19 @@ def test_a_sync_of_airbyte_and_then_the_schedule_fire_by_themselves(release: Rel
         what="a run of the schedule",
         release=release,
     )
-    release.ui.switch_schedule("daily_refresh", on=False)
     done = release.ui.finished(scheduled[-1], seconds=600)
     assert done.status == "SUCCESS", done.words
     assert "gold/revenue_daily" in done.materialised
+
+    def off() -> bool:
+        """A tick that is going on stores what it read before: the schedule is on again."""
+        release.ui.switch_schedule("daily_refresh", on=False)
+        time.sleep(20)
+        return not release.ui.schedule_is_on("daily_refresh")
+
+    until(off, seconds=180, what="the schedule to stay off", release=release)
+    for run_id in release.ui.runs_of("dagster/schedule_name", "daily_refresh"):
+        release.ui.finished(run_id, seconds=600)
 
 
 def test_a_drain_waits_for_the_run_and_moves_the_rest(release: Release) -> None:
