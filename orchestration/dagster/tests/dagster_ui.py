@@ -15,11 +15,12 @@ T = TypeVar("T")
 
 
 def poll(question: Callable[[], T | None], *, seconds: float, what: str, because: Callable[[], str] = str) -> T:
-    """Ask until there is an answer."""
-    deadline = time.monotonic() + seconds
+    """Ask until there is an answer, less and less often: who asks takes the processor from who works."""
+    deadline, pause = time.monotonic() + seconds, 0.1
     while (answer := question()) is None or answer is False:
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s\n{because()}"
-        time.sleep(0.1)
+        time.sleep(pause)
+        pause = min(0.5, pause * 1.2)
     return answer
 
 
