@@ -117,14 +117,21 @@ def test_they_fire_when_they_should(rules: Path, series: dict[str, str], minute:
     assert judged(rules, series, promql_expr_test=expected) == ""
 
 
-def test_they_say_of_what_and_what_to_do(rules: Path) -> None:
-    dead = {'dagster_daemon_last_heartbeat_timestamp_seconds{daemon="SENSOR"}': "0+60x9 600x600"}
+@pytest.mark.parametrize(
+    ("heartbeats", "minute", "words"),
+    [
+        ("0+60x9 600x600", 20, "last heard of 10m 0s ago"),
+        ("-10000000000x600", 20, "never heard of"),  # 0 to a clock that is far from it
+    ],
+)
+def test_they_say_of_what_and_what_to_do(rules: Path, heartbeats: str, minute: int, words: str) -> None:
+    dead = {'dagster_daemon_last_heartbeat_timestamp_seconds{daemon="SENSOR"}': heartbeats}
     expected = {
         "exp_labels": {"severity": "critical", "namespace": "dagster", "daemon": "SENSOR"},
         "exp_annotations": {
             "summary": "Dagster's daemon SENSOR is dead",
-            "description": "It was last heard of 10m 0s ago. The log of deployment/dagster-daemon says more.",
+            "description": f"It was {words}. The log of deployment/dagster-daemon says more.",
         },
     }
-    test = [{"eval_time": "20m", "alertname": "DagsterDaemonDead", "exp_alerts": [expected]}]
+    test = [{"eval_time": f"{minute}m", "alertname": "DagsterDaemonDead", "exp_alerts": [expected]}]
     assert judged(rules, dead, alert_rule_test=test) == ""
