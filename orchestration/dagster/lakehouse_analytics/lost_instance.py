@@ -1,8 +1,8 @@
 """Runs that failed because Dagster's own database went away for a moment.
 
 Dagster stores an event in several statements and tries only connections again, for some seconds: one that is cut off,
-or that does not come, fails the step.
-Failed steps are not retried here (a gate that failed fails again), so such a one is marked as worth it.
+or that does not come, fails the step. Failed steps are not retried here (a gate that failed fails again), so such a one
+is marked as worth it.
 """
 
 import dagster as dg

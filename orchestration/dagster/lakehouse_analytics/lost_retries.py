@@ -1,7 +1,7 @@
 """Retries that Dagster owes and forgets, seen in Dagster 1.13.27.
 
 The daemon that retries reads each failure event once. Read in the moment between the event and the run's status, the
-run has not failed yet, and is never looked at again; under load this is a second. Where it cannot launch the retry (the
+run has not failed yet, and is never looked at again; the moment grows under load. Where it cannot launch the retry (the
 code location is being replaced, say), it gives up for good. `run_failure_notifier` has kept silent by then.
 """
 
@@ -14,7 +14,7 @@ import dagster as dg
 from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG, WILL_RETRY_TAG
 
-from lakehouse_analytics.notify import Alert, Notifier, tell
+from lakehouse_analytics.notify import Alert, Notifier, heard
 
 #: Seconds after a run's end in which its retry may still come by itself; then that it has to come when asked for again.
 PATIENCE, GIVE_UP = 120.0, 600.0
@@ -80,7 +80,7 @@ def _owed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 def _gave_up(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether the daemon could not launch the retry, and has said that there is none."""
     logs = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
-    return any(GAVE_UP in (log.message, log.user_message) for log in logs)
+    return any(log.message == GAVE_UP for log in logs)
 
 
 def _told(
@@ -92,8 +92,7 @@ def _told(
         f"{webserver_url.rstrip('/')}/runs/{run.run_id}",
         "The run's last events say why. Re-execute it from the failed asset.",
     )
-    problems = tell(notifiers, alert, context.log)
-    return not problems or len(problems) < len(notifiers)
+    return heard(notifiers, alert, context.log)
 
 
 def _have_read_again(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:

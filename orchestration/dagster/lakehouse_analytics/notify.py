@@ -146,6 +146,12 @@ def tell(notifiers: Sequence[Notifier], alert: Alert, log: logging.Logger) -> li
     return problems
 
 
+def heard(notifiers: Sequence[Notifier], alert: Alert, log: logging.Logger) -> bool:
+    """Send an alert to all; whether somebody has got it, where anybody is to get it."""
+    problems = tell(notifiers, alert, log)
+    return not problems or len(problems) < len(notifiers)
+
+
 def notifiers(settings: Settings) -> list[Notifier]:
     """The notifiers that LAKEHOUSE_NOTIFY names. `Settings.load` has checked that theirs is all set."""
     make: dict[str, Callable[[], Notifier]] = {

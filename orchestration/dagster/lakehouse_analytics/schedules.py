@@ -10,7 +10,7 @@ from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.due import OWED, Past, Plan, past_of
 from lakehouse_analytics.graph import Graph
 from lakehouse_analytics.jobs import MAIN, MAINTENANCE, job_of
-from lakehouse_analytics.notify import Alert, Notifier, tell
+from lakehouse_analytics.notify import Alert, Notifier, heard
 from lakehouse_analytics.partitions import Calendar
 from lakehouse_analytics.settings import Settings
 
@@ -171,5 +171,4 @@ def _tell(
     """Whether somebody has heard; if nobody, it is tried again at the next tick."""
     schedule = name.split("/", maxsplit=1)[0]
     alert = Alert(f"{name} is late", f"{webserver_url.rstrip('/')}/automation?search={schedule}", reason)
-    problems = tell(notifiers, alert, context.log)
-    return not problems or len(problems) < len(notifiers)
+    return heard(notifiers, alert, context.log)

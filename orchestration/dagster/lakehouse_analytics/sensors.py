@@ -8,13 +8,12 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
+from dagster._core.storage.tags import WILL_RETRY_TAG
 
 from lakehouse_analytics.graph import Graph, Table
 from lakehouse_analytics.jobs import build_tags
 from lakehouse_analytics.notify import Alert, Notifier, NotifyError, tell
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key
-
-WILL_RETRY = "dagster/will_retry"
 
 
 def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinition]:
@@ -72,7 +71,7 @@ def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> d
     )
     def sensor(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         run = context.dagster_run
-        if run.tags.get(WILL_RETRY) == "true":
+        if run.tags.get(WILL_RETRY_TAG) == "true":
             return dg.SkipReason(f"Run {run.run_id} will be retried.")
         alert = Alert.of_run(
             job=run.job_name,

@@ -64,15 +64,16 @@ def reap(namespace: str | None, grace: int) -> None:
 
 
 @instance.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address; in a pod 0.0.0.0, every one.")
 @click.option("--port", type=click.IntRange(1, 65535), default=9464, show_default=True)
-def metrics(port: int) -> None:
-    """Answer Prometheus on every address: the daemons, the queue, the ticks."""
+def metrics(host: str, port: int) -> None:
+    """Answer Prometheus: the daemons, the queue, the ticks."""
     from dagster import DagsterInstance
 
     from lakehouse_analytics.instance.metrics import serve
 
     with DagsterInstance.get() as ours:
         try:
-            serve(ours, port)
+            serve(ours, host, port)
         except OSError as error:
-            raise click.ClickException(f"port {port}: {error.strerror}; --port names another.") from None
+            raise click.ClickException(f"{host}:{port}: {error.strerror}; --host and --port name others.") from None

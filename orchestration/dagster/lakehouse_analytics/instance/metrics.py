@@ -151,13 +151,13 @@ def _location(origin: object) -> str:
     return str(repository.code_location_origin.location_name)
 
 
-def serve(instance: DagsterInstance, port: int) -> None:
-    """Answer `/metrics` on every address of this machine until the process ends.
+def serve(instance: DagsterInstance, host: str, port: int) -> None:
+    """Answer `/metrics` on this address until the process ends.
 
     Raises:
-        OSError: The port is not free.
+        OSError: The address is not this machine's, or its port is not free.
     """
     registry = CollectorRegistry()
     registry.register(InstanceMetrics(instance))
-    _, server = start_http_server(port, registry=registry)
+    _, server = start_http_server(port, addr=host, registry=registry)
     server.join()

@@ -112,6 +112,10 @@ class Release:
     nameserver: str = ""
     ui: Forwarded = field(default_factory=Forwarded)
 
+    def told_in(self, texts: dict[str, str]) -> list[tuple[str, str]]:
+        """Where a secret stands, and which."""
+        return [(where, which) for where, text in texts.items() for which, one in self.secrets.items() if one in text]
+
     def helm(self, *words: str, tag: str | None = None, wrong: bool = False) -> str:
         """On the embedded engine."""
         deployment = "dagster-user-deployments.deployments[0]"
@@ -139,13 +143,10 @@ class Release:
             wrong=wrong,
         )
 
-    @property
-    def operator(self) -> str:
-        """Whether the cluster knows the objects of the Prometheus Operator, as Helm reads it."""
-        return "true" if "podmonitors" in run("kubectl", "api-resources", "-o", "name") else "false"
-
     def support(self, *values: str) -> str:
         more = [word for value in values for word in ("--set", value)]
+        # Objects of the Prometheus Operator, where the cluster knows them.
+        operator = "true" if "podmonitors" in run("kubectl", "api-resources", "-o", "name") else "false"
         return run(
             *("helm", "upgrade", "--install", SUPPORT, str(ROOT / "charts" / "lakehouse-support"), "-n", NAMESPACE),
             *("--set", f"instance.image.repository={self.image},instance.image.tag={self.tag}"),
@@ -154,8 +155,8 @@ class Release:
             *("--set", "upkeep.reap.graceMinutes=1,upkeep.reap.schedule=0 0 1 1 *"),  # the test asks for it
             *("--set", "networkPolicies.outside[0].cidrs={0.0.0.0/0},networkPolicies.outside[0].ports={8006}"),
             *("--set", f"networkPolicies.dns.cidrs={{{self.nameserver}/32}}"),  # it may be on the node
-            *("--set", f"monitoring.enabled=true,monitoring.podMonitor.enabled={self.operator}"),
-            *("--set", f"monitoring.rules.enabled={self.operator}"),
+            *("--set", f"monitoring.enabled=true,monitoring.podMonitor.enabled={operator}"),
+            *("--set", f"monitoring.rules.enabled={operator}"),
             *("--timeout", "5m"),
             *more,
         )
@@ -187,6 +188,18 @@ def release(request: pytest.FixtureRequest) -> Iterator[Release]:
             run("kubectl", "delete", "pv", *VOLUMES, "--ignore-not-found")
 
 
+def secret(name: str, data: dict[str, str]) -> None:
+    """Make it, or replace it."""
+    made = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
+    kubectl("apply", "-f", "-", stdin=json.dumps(made))
+
+
+def logs_of_pods() -> dict[str, str]:
+    """All that the pods' containers have printed."""
+    names = [pod["metadata"]["name"] for pod in objects("pods")]
+    return {name: kubectl("logs", name, "--all-containers", "--prefix", "--tail=-1") for name in names}
+
+
 def prepare(release: Release, raw: Path) -> None:
     """What a person does before `helm`."""
     label = "pod-security.kubernetes.io/enforce=restricted"
@@ -211,8 +224,7 @@ def prepare(release: Release, raw: Path) -> None:
         ("dagster-postgresql-secret", {"postgresql-password": release.secrets["postgresql-password"]}),
         ("lakehouse-secrets", ours),
     ):
-        made = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
-        kubectl("apply", "-f", "-", stdin=json.dumps(made))
+        secret(name, data)
     run("kubectl", "-n", BACKING, "rollout", "status", "deployment/airbyte", "--timeout=5m")
     run("kubectl", "-n", BACKING, "rollout", "status", "statefulset/postgres", "--timeout=5m")
     with helper(release) as pod, tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.daemon import last_days
 
-from .conftest import BACKING, NAMESPACE, RELEASE, Release, helper, kubectl, objects, pods_of, run, until
+from .conftest import BACKING, NAMESPACE, RELEASE, Release, helper, kubectl, logs_of_pods, objects, pods_of, run, until
 
 DAYS = last_days(30)
 BUILT = {
@@ -501,15 +501,10 @@ def test_no_secret_is_in_a_log_an_event_or_an_object(release: Release) -> None:
         "events": kubectl("get", "events", "-o", "yaml"),
         "objects": kubectl("get", "pods,jobs,cronjobs,configmaps,deployments", "-o", "yaml"),
         "dagster": dump(release),
+        **logs_of_pods(),
     }
-    for pod in objects("pods"):
-        name = pod["metadata"]["name"]
-        texts[name] = kubectl("logs", name, "--all-containers", "--prefix", "--tail=-1")
     assert len(texts["dagster"]) > 100_000
-    found = [
-        (where, which) for where, text in texts.items() for which, secret in release.secrets.items() if secret in text
-    ]
-    assert found == []
+    assert release.told_in(texts) == []
 
 
 def dump(release: Release) -> str:

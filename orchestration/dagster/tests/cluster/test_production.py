@@ -14,18 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests.integration.daemon import last_days
-
-from .conftest import RELEASE, VALUES, Release, kubectl, objects, until
-from .test_cluster import BUILT, dump
+from .conftest import RELEASE, VALUES, Release, kubectl, logs_of_pods, objects, secret, until
+from .test_cluster import BUILT, DAYS, dump
 
 SECRET = ("LAKEHOUSE_TRINO_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 CA = "/etc/trino-ca/ca.pem"
-
-
-def secret(name: str, data: dict[str, str]) -> None:
-    made = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
-    kubectl("apply", "-f", "-", stdin=json.dumps(made))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +105,7 @@ def test_a_password_that_expired_is_named_and_its_successor_needs_no_new_install
 
 
 def test_the_demo_is_green_on_trino_and_its_output_is_on_s3(production: Release) -> None:
-    run_id = production.ui.launch("full_refresh", tags=last_days(30))
+    run_id = production.ui.launch("full_refresh", tags=DAYS)
     done = production.ui.finished(run_id, seconds=900)
     assert done.status == "SUCCESS", done.words
     assert done.materialised == BUILT
@@ -122,11 +115,6 @@ def test_the_demo_is_green_on_trino_and_its_output_is_on_s3(production: Release)
 
 
 def test_no_secret_of_trino_or_s3_is_told(production: Release) -> None:
-    texts = {"dagster": dump(production), "events": kubectl("get", "events", "-o", "yaml")}
-    for pod in objects("pods"):
-        name = pod["metadata"]["name"]
-        texts[name] = kubectl("logs", name, "--all-containers", "--prefix", "--tail=-1")
-    for run_id in production.ui.run_ids():
-        texts[f"output of {run_id}"] = printed(production, run_id)
-    told = [(where, which) for where, text in texts.items() for which, one in production.secrets.items() if one in text]
-    assert told == []
+    texts = {"dagster": dump(production), "events": kubectl("get", "events", "-o", "yaml"), **logs_of_pods()}
+    texts |= {f"output of {run_id}": printed(production, run_id) for run_id in production.ui.run_ids()}
+    assert production.told_in(texts) == []

@@ -127,15 +127,20 @@ def render(chart: str, *values: str) -> Rendered:
     return read(done.stdout)
 
 
+def wanted(program: str, without: str) -> None:
+    """Skip a test, and say what that means, where a program is not installed; users' CI has them all."""
+    if not shutil.which(program):
+        if os.getenv("GITHUB_ACTIONS"):
+            pytest.fail(f"{program} is not installed", pytrace=False)
+        pytest.skip(f"{program} is not installed: {without}")
+
+
 def conforms(text: str, version: str) -> str:
     """What kubeconform has against objects, by the strict schemas of a Kubernetes; it fetches them.
 
     KUBERNETES_SCHEMAS says where else they are.
     """
-    if not shutil.which("kubeconform"):
-        if os.getenv("GITHUB_ACTIONS"):
-            pytest.fail("kubeconform is not installed", pytrace=False)
-        pytest.skip("kubeconform is not installed: the typed models of kubernetes-client have judged alone")
+    wanted("kubeconform", "the typed models of kubernetes-client have judged alone")
     where = os.getenv("KUBERNETES_SCHEMAS", "default")
     # Of operators of their own: External Secrets, Prometheus.
     others = "ExternalSecret,PodMonitor,PrometheusRule"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from .rendered import wanted
 from .test_support import MONITORED, made
 
 #: Of a deployment in which all is well, a value a minute. Moments are seconds since the beginning.
@@ -35,10 +34,7 @@ ALONE = dict.fromkeys(WELL, "_x600")
 
 def promtool(*words: str | Path) -> str:
     """What it says if it has something against it."""
-    if not shutil.which("promtool"):
-        if os.getenv("GITHUB_ACTIONS"):
-            pytest.fail("promtool is not installed", pytrace=False)
-        pytest.skip("promtool is not installed: the alerts have not been tried")
+    wanted("promtool", "the alerts have not been tried")
     done = subprocess.run(["promtool", *words], capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 

@@ -205,7 +205,7 @@ def test_metrics_are_of_the_command_and_found_by_prometheus() -> None:
     pod = deployment["spec"]["template"]
     [container] = pod["spec"]["containers"]
     program, *words = container["args"]
-    assert (program, words[-2:]) == ("lakehouse", ["--port", "9999"])
+    assert (program, words[-4:]) == ("lakehouse", ["--host", "0.0.0.0", "--port", "9999"])
     assert CliRunner().invoke(main, [*words, "--help"]).exit_code == 0
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     assert monitor["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()

@@ -171,7 +171,6 @@ def test_what_dagster_retries_by_itself_is_left_alone(house: House) -> None:
 def test_what_a_person_has_retried_is_left_alone(house: House) -> None:
     run = house.run()
     house.fails(run, ago=PATIENCE + 1, passed_over=True)
-    create_run_for_test(house.instance, job_name="nightly", parent_run_id=run.run_id, root_run_id=run.run_id)
     create_run_for_test(house.instance, job_name="nightly", tags={"dagster/parent_run_id": run.run_id})
     assert house.tick() == "No retry is owed."
 

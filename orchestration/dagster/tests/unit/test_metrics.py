@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
+import threading
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -36,6 +35,8 @@ from dagster_shared.error import SerializableErrorInfo
 from lakehouse_analytics.instance.metrics import InstanceMetrics
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.dagster_ui import free_port, poll
 
 STATUS = dg.DagsterRunStatus
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
@@ -139,32 +140,52 @@ def test_storage_that_fails_is_told_and_nothing_else(tmp_path: Path, caplog: pyt
         assert "SELECT" not in line
 
 
+def test_storage_that_hangs_is_told_and_scrapes_do_not_pile_up(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakehouse_analytics.instance.metrics.PATIENCE", 0.1)
+    metrics, asked, hangs = InstanceMetrics(instance), threading.Event(), threading.Event()
+
+    def hanging() -> dict[str, DaemonHeartbeat]:
+        asked.set()
+        hangs.wait()
+        return {}
+
+    monkeypatch.setattr(instance, "get_daemon_heartbeats", hanging)
+    first = threading.Thread(target=lambda: [*metrics.collect()])
+    first.start()
+    try:
+        asked.wait()
+        [up] = metrics.collect()
+        assert [sample.value for sample in up.samples] == [0]
+    finally:
+        hangs.set()
+        first.join()
+    assert next(iter(metrics.collect())).samples[0].value == 1
+
+
 def test_the_command_answers_until_it_is_told_to_end(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     command = [Path(sys.executable).with_name("lakehouse"), "instance", "metrics", "--port", str(port)]
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path)}
+
+    def answered() -> str | None:
+        assert serving.poll() is None, serving.communicate()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return None
+
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as serving:
         try:
-            text = _get(f"http://127.0.0.1:{port}/metrics", serving)
+            text = poll(answered, seconds=60, what="the metrics")
             names = {family.name for family in text_string_to_metric_families(text)}
             assert {"dagster_storage_up", "dagster_runs", "dagster_daemon_last_heartbeat_timestamp_seconds"} <= names
             again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             assert again.returncode == 1
-            assert f"port {port}: Address already in use; --port names another." in again.stderr
+            assert f"127.0.0.1:{port}: Address already in use; --host and --port name others." in again.stderr
         finally:
             serving.terminate()
         serving.communicate(timeout=30)
-
-
-def _get(address: str, serving: subprocess.Popen[str]) -> str:
-    for _ in range(600):
-        assert serving.poll() is None, serving.communicate()
-        try:
-            with urllib.request.urlopen(address, timeout=10) as answer:
-                return str(answer.read().decode())
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"{address} has not answered for a minute")
