@@ -136,8 +136,36 @@ def dagster_loads_the_instance(subject: Subject) -> Iterator[str]:
                 yield f"{section} of dagster.yaml: Dagster refuses it: {error.message}"
 
 
+def sections_are_said_once(subject: Subject) -> Iterator[str]:
+    """The chart appends `additionalInstanceConfig` to dagster.yaml; of two sections YAML keeps the last, silently."""
+    for config in subject.rendered.of("ConfigMap"):
+        if "dagster.yaml" not in config["data"]:
+            continue
+        document = yaml.compose(config["data"]["dagster.yaml"])
+        assert isinstance(document, yaml.MappingNode)
+        keys = [key.value for key, _ in document.value]
+        for key in sorted({key for key in keys if keys.count(key) > 1}):
+            yield (
+    """Names that the chart derives from its release stand in values.yaml; another release needs others."""
+                "of both counts. Set it in one place."
+            )
+
+
+def images_have_one_registry(subject: Subject) -> Iterator[str]:
+    """Charts since 1.12 put `postgresql.image.registry`, by default docker.io, before the repository."""
+    for name, pod in subject.rendered.pods():
+        for container in pod.get("initContainers", []):
+            first, _, rest = container["image"].partition("/")
+            second = rest.partition("/")[0]
+            if "." in first and "/" in rest and ("." in second or ":" in second):
+                yield (
+                    f"postgresql.image.registry: {name} would pull {container['image']}, which names two registries. "
+                    f"Set registry: {second}, and take it out of postgresql.image.repository."
+                )
+
+
 def references_exist(subject: Subject) -> Iterator[str]:
-    """Names that the chart derives from the release are written out in values.yaml; another release name breaks them."""
+    """Names that the chart derives from its release stand in values.yaml; another release name breaks them."""
     made = subject.rendered.names("ConfigMap")
     launcher = subject.rendered.instance["run_launcher"]["config"]
     suffix = "-user-env"
@@ -338,7 +366,7 @@ def postgresql_has_enough_connections(subject: Subject) -> Iterator[str]:
     if worst + OTHERS > subject.max_connections:
         fewer = math.floor((subject.max_connections - OTHERS - worst) / RUN) + runs
         yield (
-            f"additionalInstanceConfig.concurrency.runs.max_concurrent_runs: {runs} runs, {len(webservers)} webserver(s) "
+            f"additionalInstanceConfig.concurrency.runs.max_concurrent_runs: {runs} runs, {len(webservers)} webservers "
             f"and the rest may open {worst} connections to PostgreSQL, and {OTHERS} are kept for others, but its "
             f"max_connections is {subject.max_connections}. Set at most {max(fewer, 0)} runs, or raise "
             "max_connections and say so: make helm-check ARGS='--max-connections 200'."
@@ -440,6 +468,8 @@ EVERYWHERE: tuple[Rule, ...] = (
     runs_are_queued,
     runs_are_limited,
     dagster_loads_the_instance,
+    sections_are_said_once,
+    images_have_one_registry,
     references_exist,
     pods_are_restricted,
     ports_need_no_root,

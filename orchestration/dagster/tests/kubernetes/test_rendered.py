@@ -26,7 +26,7 @@ def demand(problems: Iterator[str]) -> None:
         pytest.fail("\n".join(found), pytrace=False)
 
 
-@pytest.mark.parametrize("rule", (*EVERYWHERE, *PRODUCTION), ids=names((*EVERYWHERE, *PRODUCTION)))
+@pytest.mark.parametrize("rule", [*EVERYWHERE, *PRODUCTION], ids=names((*EVERYWHERE, *PRODUCTION)))
 def test_production(production: Subject, rule: Rule, request: pytest.FixtureRequest) -> None:
     if rule is nothing_is_left_of_the_example and request.config.getoption("--example"):
         assert [*rule(production)], "--example: these are not the example's values any more"
@@ -69,7 +69,8 @@ POD = f"{LAUNCHER}.runK8sConfig.podSpecConfig"
             ("the limit 1 of lakehouse/windows_of is missing", "dagster/backfill"),
         ),
         ("runs_are_limited", ("additionalInstanceConfig.concurrency.pools.granularity=op",), ("must be `run`",)),
-        ("dagster_loads_the_instance", ("additionalInstanceConfig.run_monitorring.enabled=true",), ("run_monitorring",)),
+        ("dagster_loads_the_instance", ("additionalInstanceConfig.run_monitorring.on=true",), ("run_monitorring",)),
+        ("sections_are_said_once", ("additionalInstanceConfig.telemetry.enabled=false",), ("telemetry", "one place")),
         (
             "dagster_loads_the_instance",
             ("dagsterDaemon.runCoordinator.config.customRunCoordinator.config.max_concurrent_runs=5",),
@@ -124,14 +125,25 @@ def test_a_run_queue_that_is_off_is_named_in_plain_words(make: Made) -> None:
     assert "Set dagsterDaemon.runCoordinator as the example does" in found
 
 
+def test_an_image_of_two_registries_is_named(make: Made) -> None:
+    changed = make(EXAMPLE, "--set", "postgresql.image.repository=registry.local/postgres")
+    [rule] = [each for each in EVERYWHERE if each.__name__ == "images_have_one_registry"]
+    found = "\n".join(rule(changed))
+    images = {c["image"] for _, pod in changed.rendered.pods() for c in pod.get("initContainers", [])}
+    if "docker.io/registry.local/postgres:14.6" in images:
+        assert "Set registry: registry.local" in found
+    else:  # charts before 1.12 take the repository as it is
+        assert found == ""
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ("postgresqll: {postgresqlHost: a}", "postgresqll: the chart {} does not read this key. Did you mean postgresql?"),
+        ("postgresqll: {a: b}", "postgresqll: the chart {} does not read this key. Did you mean postgresql?"),
         ("rbacEnable: false", "Did you mean rbacEnabled?"),
         ("dagsterDaemon: {heartbeatTollerance: 1}", "dagsterDaemon.heartbeatTollerance"),
         ("retention: {schedules: {purgeAfterDays: 1}}", "Did you mean schedule?"),
-        (f"dagster-user-deployments: {{deployments: [{{name: a, envSecretz: []}}]}}", f"{DEPLOYMENT}.envSecretz"),
+        ("dagster-user-deployments: {deployments: [{name: a, envSecretz: []}]}", f"{DEPLOYMENT}.envSecretz"),
         ("runLauncher: {config: {k8sRunLauncher: {runK8sConfig: {podSpec: {}}}}}", "Did you mean podSpecConfig?"),
     ],
 )  # fmt: skip
