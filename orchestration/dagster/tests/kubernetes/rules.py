@@ -146,8 +146,8 @@ def sections_are_said_once(subject: Subject) -> Iterator[str]:
         keys = [key.value for key, _ in document.value]
         for key in sorted({key for key in keys if keys.count(key) > 1}):
             yield (
-    """Names that the chart derives from its release stand in values.yaml; another release needs others."""
-                "of both counts. Set it in one place."
+                f"additionalInstanceConfig.{key}: the chart writes a section `{key}` of dagster.yaml, too, and "
+                "YAML keeps only the last one. Set it in one place."
             )
 
 
