@@ -58,4 +58,4 @@ def test_a_run_that_was_marked_as_failed_builds_nothing(instance: dg.DagsterInst
 def test_a_run_that_was_launched_builds(instance: dg.DagsterInstance) -> None:
     run = start(instance, launch_fails=False)
     assert run.status == dg.DagsterRunStatus.SUCCESS
-    assert BUILT == [run.run_id]
+    assert [run.run_id] == BUILT
