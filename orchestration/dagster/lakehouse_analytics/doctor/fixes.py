@@ -112,8 +112,8 @@ def include_instance(place: Place) -> str:  # noqa: ARG001  # of a pod only
     return (
         f"Set dagster-user-deployments.includeInstance to true in {VALUES} (the chart has it since 1.12), run "
         "`helm upgrade`, and ask again.\n"
-        f"With an older chart, look at the daemon's log, `{_kubectl('logs')} -l {_DAEMON} --tail=100`, at Deployment in "
-        f"the UI, and at the instance: `{_kubectl('exec')} {daemon} -- dagster instance info`"
+        f"With an older chart, look at the daemon's log, `{_kubectl('logs')} -l {_DAEMON} --tail=100`, at Deployment "
+        f"in the UI, and at the instance: `{_kubectl('exec')} {daemon} -- dagster instance info`"
     )
 
 
