@@ -17,9 +17,10 @@ VALUES = "values.yaml"
 _DAEMON, _WEBSERVER = "component=dagster-daemon", "component=dagster-webserver"
 _LOAD = "python -m lakehouse_analytics.doctor.load"
 _MIGRATE = "dagster instance migrate"
+#: Charts 1.9.3 and 1.12.19 take it; the limits stay where they are.
 _QUEUE = (
-    "dagsterDaemon.runCoordinator: {enabled: true, type: CustomRunCoordinator, config: {customRunCoordinator: "
-    "{module: dagster._core.run_coordinator.queued_run_coordinator, class: QueuedRunCoordinator, config: {}}}}"
+    "dagsterDaemon: {runCoordinator: {enabled: true, type: CustomRunCoordinator, config: {customRunCoordinator: "
+    "{module: dagster._core.run_coordinator.queued_run_coordinator, class: QueuedRunCoordinator, config: {}}}}}"
 )
 
 
@@ -133,8 +134,9 @@ def queue_runs(place: Place) -> str:
     """Runs start at once, whatever the limits are."""
     if place is Place.POD:
         return (
-            f"Set the queue in {VALUES}, keep the limits in `concurrency`, and run `helm upgrade`. With "
-            f"runCoordinator.enabled: false, charts from 1.12 on start every run at once.\n{_QUEUE}"
+            f"Set dagsterDaemon.runCoordinator in {VALUES} as follows, keep the limits in `concurrency`, and run "
+            "`helm upgrade`. With dagsterDaemon.runCoordinator.enabled: false, charts from 1.12 on have no queue.\n"
+            f"{_QUEUE}"
         )
     return "Remove `run_coordinator` from dagster.yaml in DAGSTER_HOME: the queue is Dagster's default."
 
