@@ -796,3 +796,55 @@ def test_what_doctor_says_to_put_into_values_is_what_the_chart_takes() -> None:
     named = coordinator["config"]["customRunCoordinator"]
     assert coordinator["type"] == "CustomRunCoordinator"
     assert hasattr(importlib.import_module(named["module"]), named["class"])
+
+
+def test_a_pod_that_has_the_instance_is_checked_as_any_other_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `includeInstance: true` the chart mounts this file, and nothing else, into DAGSTER_HOME."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(
+        textwrap.dedent(f"""\
+            storage: {{sqlite: {{base_dir: {tmp_path}/storage}}}}
+            scheduler: {{module: dagster.core.scheduler, class: DagsterDaemonScheduler}}
+            run_launcher:
+              module: dagster_k8s
+              class: K8sRunLauncher
+              config:
+                load_incluster_config: true
+                job_namespace: dagster
+                service_account_name: dagster
+                dagster_home: /opt/dagster/dagster_home
+                instance_config_map: dagster-instance
+                postgres_password_secret: dagster-postgresql-secret
+            run_coordinator:
+              module: dagster._core.run_coordinator.queued_run_coordinator
+              class: QueuedRunCoordinator
+              config: {{}}
+            compute_logs:
+              module: dagster_aws.s3.compute_log_manager
+              class: S3ComputeLogManager
+              config: {{bucket: lakehouse, prefix: dagster/logs}}
+            telemetry: {{enabled: false}}
+            """)
+    )
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    known = Known(10.0)
+    known.settings = Settings.load()
+    known.location = Location(1, 1, {"daily": False}, {"always": True})
+    try:
+        assert instance.storage(known).status is Status.OK
+        assert limits.queue(known).status is Status.OK
+        dead = instance.daemons(known)
+        assert dead.status is Status.FAILED
+        assert "kubectl -n" in dead.mend
+        assert "make dev" not in dead.mend
+        beat(known, 20, *known.instance.get_required_daemon_types())
+        assert instance.daemons(known).status is Status.OK
+        assert "-- dagster schedule start daily" in instance.schedules(known).mend
+        assert instance.sensors(known) == fine("running: always")
+    finally:
+        known.instance.dispose()
+    assert [path.name for path in home.iterdir()] == ["dagster.yaml"]  # the root file system is read-only
