@@ -34,7 +34,9 @@ SECRET_NAME = re.compile(
 )
 _USER_INFO = re.compile(r"(?s)://[^/\s:@]*:(?P<password>.+)@")
 _PARAMETER = re.compile(r"[?&](?P<name>[^=&?]*)=(?P<value>[^&#\s]*)")
-_PATH = re.compile(r"~?(/[^/\0\s]+)+/?")
+#: What a key is called whose value is no secret, although it is about one: `CLIENT_SECRET_FILE`, `oauth2-server-uri`.
+#: By the name, because a secret may look like a path: keys of S3 begin with a slash now and then.
+_ABOUT = re.compile(r"(file|path|dir|directory|folder|uri|url|endpoint|server|host|issuer|type)$", re.IGNORECASE)
 
 _UNUSUAL, _UNUSUAL_MIXED, _SHORT, _LINE = 8, 6, 3, 8
 #: Before and after a whole word. Escapes of JSON, Python and URLs end in letters and digits, and are no part of it.
@@ -44,7 +46,7 @@ _END = r"(?![^\W_])"
 _POSITION = (
     rf"(?:(?:{SECRET_NAME.pattern}|\bpass|\bpin)[\w.-]*[\"']?(?:\s*[:=]\s*|\s+(?=[\"'`]))|\b(?:bearer|basic)\s+)[\"'`]?"
 )
-_VALUE_ENDS = r"(?=$|[\s\"'`,;)&>}\]])"
+_VALUE_ENDS = r"(?=\.?(?:$|[\s\"'`,;)&>}\]]))"
 #: The password of an address. One with a slash is found by its value only: `http://host:8080/a@b` has none.
 _ADDRESS = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^\s/:@\"']*:)(?P<password>[^\s/@\"']+)(?=@)", re.IGNORECASE)
 
@@ -86,7 +88,8 @@ def secret_values(value: Any, name: str = "", names: re.Pattern[str] = SECRET_NA
     """The secret values of a configuration.
 
     Secret is the value of a key with such a name, the password of an address, and a parameter of an address with such a
-    name. An address and a path are not secret as a whole whatever their key is called.
+    name. The name of a file and an address are not secret as a whole where their key says so (`…_FILE`, `…_URL`); the
+    address of a webhook is.
 
     Args:
         value: Mappings, lists and scalars.
@@ -104,8 +107,7 @@ def secret_values(value: Any, name: str = "", names: re.Pattern[str] = SECRET_NA
     if value is None or isinstance(value, bool):
         return
     text = str(value)
-    is_address = "://" in text and "webhook" not in name.lower()
-    if names.search(name) and not is_address and not _PATH.fullmatch(text):
+    if names.search(name) and ("webhook" in name.lower() or not _ABOUT.search(name)):
         yield text
     for found in _USER_INFO.finditer(text):
         # A program that parses the address may cut a password with @ or / in it, and then quotes a part.

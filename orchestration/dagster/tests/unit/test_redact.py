@@ -55,7 +55,14 @@ POSITIONS = [
         "Authorization: Bearer {0}",
         "Basic {0}",
     ],
-    *["password={0}", "password: {0}", 'wrong password "{0}"', "LAKEHOUSE_TRINO_PASSWORD={0}", "api_key = {0},"],
+    *[
+        "password={0}",
+        "password: {0}",
+        'wrong password "{0}"',
+        "LAKEHOUSE_TRINO_PASSWORD={0}",
+        "api_key = {0},",
+        "token={0}.",
+    ],
     *['{{"password": "{0}"}}', "{{'s3.secret-access-key': '{0}'}}"],
 ]
 
@@ -118,8 +125,10 @@ def test_the_values_of_a_configuration_that_are_secret() -> None:
         "SLACK_WEBHOOK": "https://hooks.example/p5",
         "OAUTH2_TOKEN_URL": "https://login.example/token",
         "CLIENT_SECRET_FILE": "/run/secrets/client",
+        "s3.secret-access-key": "/wJalr/K7MDENG",
+        "ODD_PASSWORD": "a://b",
         "token": True,
         "pin_secret": 77,
     }
-    expected = {"p1", "p2", "p@3/x", "p", "3", "x", "p4", "https://hooks.example/p5", "77"}
+    expected = {"p1", "p2", "p@3/x", "p", "3", "x", "p4", "https://hooks.example/p5", "77", "/wJalr/K7MDENG", "a://b"}
     assert {*secret_values(configuration)} == expected
