@@ -14,7 +14,7 @@ from lakehouse_analytics.settings import PREFIX, Settings
 #: Settings that the report shows in any case. Of a path every part is shown.
 _SHOWN = ("TRINO_USER", "TRINO_CATALOG", "ICEBERG_CATALOG", "AIRBYTE_USER", "SMTP_USER", "DBT_TARGET", "DUCKDB_PATH")
 _PATHS = ("LAKEHOUSE_DUCKDB_PATH", "LAKEHOUSE_DBT_PROJECT_DIR", "DAGSTER_HOME", "HOME", "USER", "LOGNAME")
-#: A word, perhaps with a number behind it. A token that somebody put into such a variable as well is none.
+#: A word, perhaps with a number behind it. A token in such a variable is none.
 _WORD = re.compile(r"[A-Za-z]+([-_.][A-Za-z]+)*\d{0,2}")
 
 
