@@ -66,7 +66,11 @@ def init() -> None:
               help="Seconds that each probe has.")  # fmt: skip
 @click.option("--skip", multiple=True, type=click.Choice(NAMES), help="Leave a probe out; may be repeated.")
 def doctor(as_json: bool, timeout: float, skip: tuple[str, ...]) -> None:
-    """Find out what is wrong: ask everything that a deployment needs, and say how to mend it."""
+    """Find out what is wrong, and how to fix it: checks everything that a deployment needs.
+
+    The exit code is 0 where all is fine, 1 where something failed, and 3 where nothing failed, but something could not
+    be checked.
+    """
     from lakehouse_analytics.doctor import examine
 
     sys.exit(examine(as_json=as_json, timeout=timeout, skip=skip))

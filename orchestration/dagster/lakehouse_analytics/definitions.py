@@ -14,6 +14,7 @@ import dagster as dg
 from lakehouse_analytics.assets.build import build_assets
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
+from lakehouse_analytics.common.load_errors import message_last
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.engines import dbt_runner, engine, pool
 from lakehouse_analytics.jobs import build_jobs
@@ -30,6 +31,7 @@ from lakehouse_analytics.sync_definitions import sync_definitions
 
 
 @dg.definitions
+@message_last
 def defs() -> dg.Definitions:
     """Everything Dagster knows of this lakehouse."""
     settings = Settings.load()

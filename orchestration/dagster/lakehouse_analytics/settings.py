@@ -349,7 +349,7 @@ class Settings(BaseSettings):
 
 
 def _misspelt(variable: str) -> str | None:
-    # Only near misses: other LAKEHOUSE_* variables may be a dbt project's own, or Kubernetes' service links.
+    # Only near misses: other LAKEHOUSE_* variables may be a dbt project's own.
     names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     if not variable.startswith(PREFIX) or variable in names:
         return None

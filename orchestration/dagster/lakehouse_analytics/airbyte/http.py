@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from lakehouse_analytics.common.redact import Redactor
 from lakehouse_analytics.network import reason
 from lakehouse_analytics.settings import AirbyteAuth
 
@@ -288,10 +289,9 @@ class Http:
     def _clean(self, text: str, log_in: str) -> str:
         token = self._token
         held = (token[0] if token else "") if self.server.auth == "client_credentials" else self._log_in(deadline=None)
-        for secret in (self._secret, *(sent.partition(" ")[2] for sent in (log_in, held))):
-            if secret:
-                text = text.replace(secret, "***")
-        return text
+        # A token that Airbyte gave, or a log-in as it is sent, means nothing else: 8 characters or more of it.
+        sent = [header.partition(" ")[2] for header in (log_in, held)]
+        return Redactor([self._secret, *sent])(text)
 
 
 class _FailedError(Exception):

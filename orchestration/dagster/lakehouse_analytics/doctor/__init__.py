@@ -1,4 +1,4 @@
-"""`lakehouse doctor`: asks everything that a deployment needs, and says of each what is wrong and how to mend it."""
+"""`lakehouse doctor`: checks everything that a deployment needs, and says what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def examine(
         probes: Others than those of the house.
 
     Returns:
-        The exit code: 0 only where nothing failed. Where a probe hangs, the process ends here.
+        The exit code (`report.exit_code`). Where a probe hangs, the process ends here.
     """
     import click
 
     from lakehouse_analytics.doctor import report
-    from lakehouse_analytics.doctor.probe import Known, Status
+    from lakehouse_analytics.doctor.probe import Known
     from lakehouse_analytics.doctor.probes import PROBES
     from lakehouse_analytics.doctor.run import Run, quiet
     from lakehouse_analytics.doctor.secrets import mask
@@ -51,7 +51,7 @@ def examine(
         click.echo(report.as_json(results))
     else:
         click.echo("\n" + report.summary(results, time.monotonic() - began))
-    code = int(any(result.status is Status.FAILED for result in results))
+    code = report.exit_code(results)
     if run.hangs:
         # Libraries wait for their threads when a process ends in order.
         sys.stdout.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped
 from lakehouse_analytics.names import counted
 
@@ -48,6 +49,5 @@ def airbyte(known: Known) -> Finding:
         more = f" and {len(unmapped) - _SOME} more" if len(unmapped) > _SOME else ""
         words.append(f"fill no source: {', '.join(sorted(unmapped)[:_SOME])}{more}")
     if found.fills.problems:
-        mend = "Mend meta.lakehouse.airbyte of these sources, or the connections; then lakehouse manifest"
-        return failed("\n".join([*words, *found.fills.problems]), mend)
+        return failed("\n".join([*words, *found.fills.problems]), fixes.correct_connections(fixes.here()))
     return fine("\n".join(words))

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from lakehouse_analytics.airbyte.http import date_of
-from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine
+from lakehouse_analytics.doctor import fixes
+from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, unchecked
 
 #: Tokens and windows of time bear a small difference.
 TOLERANCE = timedelta(minutes=1)
@@ -28,9 +29,10 @@ def clock(known: Known) -> Finding:
         else:
             words.append(f"this machine's clock agrees with {who}'s")
     if not compared and any(_servers(known)):
-        words.append("this machine's clock was compared with nobody's: no server told its time")
+        words.append("this machine's clock could not be compared: no server told its time")
+        return unchecked("; ".join(words))
     if wrong:
-        return failed("\n".join(words), "Let both machines keep time by NTP (timedatectl set-ntp true).")
+        return failed("\n".join(words), fixes.set_clock(fixes.here()))
     return fine("; ".join(words))
 
 

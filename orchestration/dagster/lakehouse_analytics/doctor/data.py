@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine
+from lakehouse_analytics.doctor import fixes
+from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, unchecked
 
 if TYPE_CHECKING:
     from lakehouse_analytics.graph import Graph
@@ -46,8 +47,10 @@ def catalog(known: Known) -> Finding:
         of = [f"{database}.{schema}" for database, schemas in sorted(lacking.items()) for schema in schemas]
         return failed(
             "\n".join([f"schemas of dbt's sources are missing: {', '.join(of)}", *words]),
-            "Fill them (`lakehouse ingest`, a sync of Airbyte), or mend `schema` and `database` of the sources.",
+            fixes.fill_sources(fixes.here()),
         )
+    if there and all(found is None for found in there.values()):
+        return unchecked("\n".join(words), "Check in the database itself that dbt's sources are there.")
     return fine("\n".join(words) or "the project has neither sources nor tables")
 
 
@@ -99,9 +102,7 @@ def _duckdb(known: Known, sql: str) -> list[tuple[object, ...]]:
 
     path = known.settings.duckdb_path
     if not path.exists():
-        raise FailedError(
-            f"{path} does not exist yet", "lakehouse ingest (or make demo) makes it; or set LAKEHOUSE_DUCKDB_PATH."
-        )
+        raise FailedError(f"{path} does not exist yet", fixes.fill_duckdb(fixes.here()))
     try:
         with connect(path, timeout=min(known.settings.duckdb_lock_timeout, known.patience)) as connection:
             return connection.execute(sql).fetchall()

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped
+from lakehouse_analytics.doctor import fixes
+from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, unchecked
 from lakehouse_analytics.names import counted, plural
 
 if TYPE_CHECKING:
     from dagster._core.definitions.run_request import InstigatorType
     from dagster._core.scheduler.instigation import InstigatorState
 
-CHECK_STORAGE = "Check `storage` in dagster.yaml, and that the database it names runs: Dagster tries one for a while."
+CHECK_STORAGE = "Check that the database of Dagster's instance runs and can be reached: Dagster tries it for a while."
 IMPORTS = ("dagster._daemon.controller", "dagster._core.storage.sqlite_storage", "alembic.command")
 LOCATION = "lakehouse_analytics"
 #: Seconds without a heartbeat after which a daemon is dead; they come every 30. Dagster itself waits half an hour.
@@ -26,26 +27,28 @@ def storage(known: Known) -> Finding:
     """The instance of DAGSTER_HOME opens and answers, and its schema is this Dagster's."""
     from dagster import DagsterInstance
 
-    home = os.getenv("DAGSTER_HOME")
+    home, place = os.getenv("DAGSTER_HOME"), fixes.here()
     if not home:
-        return failed(
-            "DAGSTER_HOME is not set: it is where Dagster keeps its runs", "Set it; `make` uses .dagster_home."
-        )
+        return failed("DAGSTER_HOME is not set: it is where Dagster keeps its runs", fixes.set_home(place))
     if not (Path(home) / "dagster.yaml").is_file():
-        if os.getenv("KUBERNETES_SERVICE_HOST"):
-            return skipped("the code server has no dagster.yaml on Kubernetes: ask in a run, or look at the webserver")
-        return failed(f"there is no dagster.yaml in DAGSTER_HOME ({home})", "lakehouse init")
+        if place is fixes.Place.POD:
+            return unchecked(
+                f"this pod has no dagster.yaml ({home}), so that Dagster's database, queue, limits, daemons, schedules "
+                "and sensors were not checked",
+                fixes.include_instance(place),
+            )
+        return failed(f"there is no dagster.yaml in DAGSTER_HOME ({home})", fixes.prepare_home(place))
     try:
         instance = DagsterInstance.get()
         runs = instance.get_runs_count()
         old = _behind(instance)
     except Exception as error:
-        mend = "Back it up; then: dagster instance migrate" if "Outdated" in type(error).__name__ else CHECK_STORAGE
-        return failed(f"the instance in {home} cannot be used: {_first_cause(error)}", mend)
+        outdated = "Outdated" in type(error).__name__
+        fix = fixes.migrate(place) if outdated else fixes.reach_storage(place)
+        return failed(f"the instance in {home} cannot be used: {_first_cause(error)}", fix)
     if old:
         return failed(
-            f"the schema of the instance in {home} is older than Dagster: {', '.join(old)}",
-            "Back it up; then: dagster instance migrate",
+            f"the schema of the instance in {home} is older than Dagster: {', '.join(old)}", fixes.migrate(place)
         )
     known.instance = instance
     return fine(f"the instance in {home} answers: {counted(runs, 'run')}; its schema is up to date")
@@ -70,16 +73,15 @@ def daemons(known: Known) -> Finding:
     for status in ill:
         heard = status.last_heartbeat
         if heard is None:
-            words.append(f"{_short(status.daemon_type)}: never heard of")
+            words.append(f"{_short(status.daemon_type)}: no heartbeat recorded")
         elif heard.errors:
             error = heard.errors[0].message.strip().splitlines()
             words.append(f"{_short(status.daemon_type)}: {error[0] if error else 'an error without words'}")
         else:
             words.append(f"{_short(status.daemon_type)}: silent for {_age(time.time() - heard.timestamp)}")
-    mend = "Start the daemon: make dev on one machine, dagster-daemon run elsewhere; its log says more."
     if len(ill) == len(statuses) and len({word.partition(": ")[2] for word in words}) == 1:
-        words = [f"none runs: {words[0].partition(': ')[2]}"]
-    return failed("\n".join(words), mend)
+        words = [f"no daemon runs: {words[0].partition(': ')[2]}"]
+    return failed("\n".join(words), fixes.start_daemons(fixes.here()))
 
 
 def schedules(known: Known) -> Finding:
@@ -113,8 +115,7 @@ def _told(known: Known, what: str, running: list[str], stopped: list[str], idle:
     if not stopped:
         return fine("; ".join(words) or f"there are no {plural(what)}")
     page = f"{known.settings.webserver_url.rstrip('/')}/automation"
-    command = f"dagster {what} start {stopped[0]} -w orchestration/dagster/dagster_workspace.yaml"
-    return failed("; ".join(words), f"Switch it on in the UI ({page}), or: {command}")
+    return failed("; ".join(words), fixes.switch_on(fixes.here(), what, stopped[0], page))
 
 
 def _switched_on(known: Known, kind: InstigatorType, declared: Mapping[str, bool]) -> dict[str, bool]:

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine
+
+
+def queue(known: Known) -> Finding:
+    """Runs go through Dagster's queue, without which no limit of `concurrency` holds."""
+    from dagster import QueuedRunCoordinator
+
+    coordinator = known.instance.run_coordinator
+    if isinstance(coordinator, QueuedRunCoordinator):
+        return fine("runs wait in Dagster's queue until the limits let them start")
+    return failed(
+        f"the run coordinator is not the queue: {type(coordinator).__name__} starts every run at once, whatever the "
+        "limits of `concurrency` are. A backfill of 50 days starts 50 runs, and two runs may write one table.",
+        fixes.queue_runs(fixes.here()),
+    )
 
 
 def limits(known: Known) -> Finding:
@@ -20,7 +35,7 @@ def limits(known: Known) -> Finding:
             there.append(f"one run at a time in the pool {name}")
         else:
             said = f"has {slots[name]}" if name in slots else "is not set"
-            lacking.append((f"the limit of the pool {name} {said}", f"dagster instance concurrency set {name} 1"))
+            lacking.append((f"the limit of the pool {name} {said}", fixes.limit_pool(fixes.here(), name)))
     if any(table.grain for table in known.graph.tables.values()):
         queue = known.instance.get_concurrency_config().run_queue_config
         limited = {limit["key"] for limit in (queue.tag_concurrency_limits if queue else ())}
@@ -28,8 +43,8 @@ def limits(known: Known) -> Finding:
             if key in limited:
                 there.append(f"runs {what} are limited")
             else:
-                mend = "Copy `concurrency` from orchestration/dagster/dagster.yaml to the one in DAGSTER_HOME."
-                lacking.append((f"nothing limits the runs {what}: dagster.yaml has no limit for the tag {key}", mend))
+                fix = fixes.limit_runs(fixes.here())
+                lacking.append((f"nothing limits the runs {what}: dagster.yaml has no limit for the tag {key}", fix))
     if lacking:
-        return failed("\n".join(what for what, _ in lacking), "\n".join(dict.fromkeys(mend for _, mend in lacking)))
+        return failed("\n".join(what for what, _ in lacking), "\n".join(dict.fromkeys(fix for _, fix in lacking)))
     return fine("; ".join(there) or "nothing that is built needs any")

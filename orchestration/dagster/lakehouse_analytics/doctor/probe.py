@@ -19,10 +19,15 @@ PATIENCE = 0.8
 
 
 class Status(StrEnum):
-    """How it stands. `skipped`: it does not apply here, nobody wanted it, or it could not be asked."""
+    """The result of a probe.
+
+    `skipped`: it does not apply to this deployment, or `--skip` leaves it out. `unchecked`: it applies, and could not
+    be checked here, so that it may well be wrong.
+    """
 
     OK = "ok"
     FAILED = "failed"
+    UNCHECKED = "unchecked"
     SKIPPED = "skipped"
 
 
@@ -50,8 +55,13 @@ def failed(message: str, mend: str) -> Finding:
     return Finding(Status.FAILED, message, mend)
 
 
+def unchecked(message: str, how: str = "") -> Finding:
+    """It could not be checked: why, and how a person checks it."""
+    return Finding(Status.UNCHECKED, message, how)
+
+
 def skipped(message: str) -> Finding:
-    """Nothing was found out, and why."""
+    """It does not apply, and why."""
     return Finding(Status.SKIPPED, message)
 
 

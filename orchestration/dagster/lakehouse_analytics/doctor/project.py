@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 
-from lakehouse_analytics.dbt_project import PREPARE, DbtProject, ManifestError
+from lakehouse_analytics.dbt_project import DbtProject, ManifestError
+from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, Location, failed, fine
 from lakehouse_analytics.names import counted
 from lakehouse_analytics.settings import Settings, SettingsError
@@ -22,9 +23,7 @@ def settings(known: Known) -> Finding:
         known.settings = Settings.load()
     except SettingsError as error:
         _, *problems = str(error).splitlines()
-        return failed(
-            "\n".join(problem.strip() for problem in problems), "Set them where this process gets its environment."
-        )
+        return failed("\n".join(problem.strip() for problem in problems), fixes.set_variables(fixes.here()))
     engine = "Trino" if known.settings.on_trino else "DuckDB"
     return fine(f"LAKEHOUSE_ENV is {known.settings.env}, dbt's target {known.settings.target}, on {engine}")
 
@@ -41,18 +40,18 @@ def manifest(known: Known) -> Finding:
         changed = project.changes()
     except ManifestError as error:
         message = str(error).partition(": set ")[0]
-        return failed(message, "Set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project, or mend that file.")
+        return failed(message, "Set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project, or correct that file.")
     if changed is None:
-        return failed(f"there is none at {path}", PREPARE)
+        return failed(f"there is none at {path}", fixes.parse_project(fixes.here()))
     if changed:
         some = ", ".join(changed[:_SOME]) + (f" and {len(changed) - _SOME} more" if len(changed) > _SOME else "")
-        return failed(f"{path} is stale: changed since it was made: {some}", PREPARE)
+        return failed(f"{path} is stale: changed since it was made: {some}", fixes.parse_project(fixes.here()))
     try:
         known.graph = read(project.manifest(), configuration)
     except ManifestError as error:
-        return failed(str(error), PREPARE)
+        return failed(str(error).partition(" Make it")[0], fixes.parse_project(fixes.here()))
     except ContractError as error:
-        return failed(str(error), f"Mend meta.lakehouse in the files named; then {PREPARE}")
+        return failed(str(error), fixes.correct_contracts(fixes.here()))
     known.project = project
     tables, sources = counted(len(known.graph.tables), "table"), counted(len(known.graph.sources), "source table")
     return fine("\n".join([f"{path} is fresh: {tables}, {sources}", *known.graph.warnings]))
@@ -72,7 +71,7 @@ def location(known: Known) -> Finding:
     except subprocess.TimeoutExpired:
         return failed(
             f"lakehouse_analytics.definitions did not load within {known.timeout:g} s",
-            "Try a longer --timeout; if that does not help: python -X importtime -m lakehouse_analytics.doctor.load",
+            fixes.show_load_time(fixes.here()),
         )
     seconds = time.monotonic() - began
     said = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "{}")
@@ -81,7 +80,7 @@ def location(known: Known) -> Finding:
         ended = next(reversed(done.stderr.strip().splitlines()), f"ended with exit code {done.returncode}")
         return failed(
             f"lakehouse_analytics.definitions does not load: {answer.get('error') or ended}",
-            "See the whole error: python -m lakehouse_analytics.doctor.load --traceback",
+            fixes.show_load_error(fixes.here()),
         )
     known.location = found = Location(**answer)
     return fine(

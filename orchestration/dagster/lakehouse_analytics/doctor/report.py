@@ -11,7 +11,14 @@ import click
 from lakehouse_analytics.doctor.probe import Result, Status
 from lakehouse_analytics.names import counted
 
-_MARKS = {Status.OK: ("✔", "ok", "green"), Status.FAILED: ("✘", "FAILED", "red"), Status.SKIPPED: ("–", "-", None)}
+_MARKS = {
+    Status.OK: ("✔", "ok", "green"),
+    Status.FAILED: ("✘", "FAILED", "red"),
+    Status.UNCHECKED: ("?", "?", "yellow"),
+    Status.SKIPPED: ("–", "-", None),
+}
+#: Exit codes; 2 is click's, for wrong options.
+FINE, FAILURE, INCOMPLETE = 0, 1, 3
 
 
 def lines(result: Result, width: int, *, plain: bool = False) -> str:
@@ -35,11 +42,25 @@ def lines(result: Result, width: int, *, plain: bool = False) -> str:
 
 
 def summary(results: Sequence[Result], seconds: float) -> str:
-    """The last line."""
+    """The last line. It says that nothing failed only where everything that applies was checked."""
     count = {status: sum(result.status is status for result in results) for status in Status}
-    left = f", {count[Status.SKIPPED]} not asked" if count[Status.SKIPPED] else ""
-    well = "Nothing failed" if not count[Status.FAILED] else f"{counted(count[Status.FAILED], 'probe')} failed"
-    return f"{well}: {count[Status.OK]} of {len(results)} are fine{left}. {seconds:.0f} s."
+    parts = [f"{count[Status.OK]} of {len(results)} are fine"]
+    if count[Status.FAILED]:
+        head = f"{counted(count[Status.FAILED], 'probe')} failed"
+        parts += [f"{count[Status.UNCHECKED]} not checked"] if count[Status.UNCHECKED] else []
+    elif count[Status.UNCHECKED]:
+        names = ", ".join(result.name for result in results if result.status is Status.UNCHECKED)
+        head = f"Incomplete, {count[Status.UNCHECKED]} not checked ({names})"
+    else:
+        head = "Nothing failed"
+    parts += [f"{count[Status.SKIPPED]} left out or not applicable"] if count[Status.SKIPPED] else []
+    return f"{head}: {', '.join(parts)}. {seconds:.0f} s."
+
+
+def exit_code(results: Sequence[Result]) -> int:
+    """0: all that applies was checked and is fine. 1: something failed. 3: nothing failed, and not all was checked."""
+    found = {result.status for result in results}
+    return FAILURE if Status.FAILED in found else INCOMPLETE if Status.UNCHECKED in found else FINE
 
 
 def as_json(results: Sequence[Result]) -> str:

@@ -14,7 +14,17 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, Probe, Result, Status, failed, skipped
+from lakehouse_analytics.doctor.probe import (
+    FailedError,
+    Finding,
+    Known,
+    Probe,
+    Result,
+    Status,
+    failed,
+    skipped,
+    unchecked,
+)
 
 
 class Run:
@@ -68,7 +78,10 @@ class Run:
             elif lacking := [name for name in probe.needs if self._results[name].status is not Status.OK]:
                 causes = [cause for name in lacking for cause in self._causes.get(name, [self._ending(name)])]
                 self._causes[probe.name] = list(dict.fromkeys(causes))
-                self._end(probe.name, skipped(f"not asked, because {' and '.join(self._causes[probe.name])}"))
+                message = f"not checked, because {' and '.join(self._causes[probe.name])}"
+                # What follows from --skip alone is wanted.
+                wanted = all(self._results[name].status is Status.SKIPPED for name in lacking)
+                self._end(probe.name, skipped(message) if wanted else unchecked(message))
             else:
                 self._began[probe.name] = time.monotonic()
                 thread = threading.Thread(target=self._ask, args=(probe,), name=f"doctor: {probe.name}", daemon=True)
@@ -76,7 +89,7 @@ class Run:
                 thread.start()
 
     def _ending(self, name: str) -> str:
-        return f"{name} failed" if self._results[name].status is Status.FAILED else f"{name} was not asked"
+        return f"{name} failed" if self._results[name].status is Status.FAILED else f"{name} was not checked"
 
     def _waits_for(self, names: Collection[str]) -> bool:
         return any(name not in self._results for name in names)
@@ -128,5 +141,5 @@ def _unforeseen(error: Exception) -> Finding:
     line = next(iter(str(error).strip().splitlines()), "")
     return failed(
         f"{type(error).__name__}: {line}" if line else type(error).__name__,
-        "Nobody foresaw this error: see SECURITY.md before you post it, it may tell of your systems.",
+        "This error is not recognized. Before you post it, read SECURITY.md: it may describe your systems.",
     )

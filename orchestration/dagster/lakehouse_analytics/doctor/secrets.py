@@ -7,49 +7,46 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-from lakehouse_analytics.ingest.secrets import Redactor
+from lakehouse_analytics.common.redact import Redactor, secret_values
 from lakehouse_analytics.settings import PREFIX, Settings
 
-#: Names of variables and of keys in `dagster.yaml` whose values are secret.
-_NAME = re.compile(
-    r"passw|secret|token|credential|jwt|webhook|private|access_?key|api_?key|account_?key", re.IGNORECASE
-)
-_LOG_IN = re.compile(r"://[^/\s:@]*:(?P<password>\S+)@")
-#: A shorter piece is too common to be hidden wherever it occurs; one that is only named like a secret must be longer.
-_SHORTEST, _SHORTEST_GUESSED = 3, 6
+#: Settings that the report shows in any case. Of a path every part is shown.
+_SHOWN = ("TRINO_USER", "TRINO_CATALOG", "ICEBERG_CATALOG", "AIRBYTE_USER", "SMTP_USER", "DBT_TARGET", "DUCKDB_PATH")
+_PATHS = ("LAKEHOUSE_DUCKDB_PATH", "LAKEHOUSE_DBT_PROJECT_DIR", "DAGSTER_HOME", "HOME", "USER", "LOGNAME")
+#: A word, perhaps with a number behind it. A token in such a variable is none.
+_WORD = re.compile(r"[A-Za-z]+([-_.][A-Za-z]+)*\d{0,2}")
 
 
 def mask() -> Callable[[str], str]:
-    """What takes every secret out of a text, read anew."""
-    found = {*_of_settings(), *_guessed()}
-    return Redactor(sorted({form for secret in found for form in (secret, unquote(secret))}))
+    """A function that masks every secret of this process's environment and of its Dagster instance in a text."""
+    return Redactor({*_of_settings(), *_guessed()}, public=_public())
 
 
 def _of_settings() -> Iterator[str]:
     # From the environment itself: where the settings are wrong there are none.
     values = {name.upper(): value for name, value in os.environ.items()}
     for name, field in Settings.model_fields.items():
-        value = values.get(f"{PREFIX}{name.upper()}", "")
-        if "SecretStr" in str(field.annotation) and len(value) >= _SHORTEST:
-            yield value
+        if "SecretStr" in str(field.annotation):
+            yield values.get(f"{PREFIX}{name.upper()}", "")
 
 
 def _guessed() -> Iterator[str]:
     ours = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    everywhere: dict[str, Any] = {n: v for n, v in os.environ.items() if n.upper() not in ours}
-    for name, value in _leaves({**everywhere, "dagster.yaml": _instance()}):
-        if _NAME.search(name) and len(value) >= _SHORTEST_GUESSED:
-            yield value
-        for address in _LOG_IN.finditer(value):
-            # A password with @ or / in it is cut by whoever parses the address, so its parts are hidden, too.
-            parts = [address["password"], *re.split(r"[/@:]", address["password"])]
-            yield from (part for part in parts if len(part) >= _SHORTEST)
+    yield from secret_values({name: value for name, value in os.environ.items() if name.upper() not in ours})
+    # Addresses among our own settings: their names say nothing of secrets.
+    yield from secret_values([value for name, value in os.environ.items() if name.upper() in ours])
+    yield from secret_values(_resolved(_instance()))
+
+
+def _public() -> Iterator[str]:
+    shown = [os.getenv(name, "") for name in (*(f"{PREFIX}{name}" for name in _SHOWN), *_PATHS)]
+    for value in (*shown, str(Path.cwd())):
+        yield from (word for word in re.split(r"[/@\s]", value) if _WORD.fullmatch(word))
 
 
 def _instance() -> Any:
-    """Dagster's configuration, with its passwords where somebody wrote them into it."""
+    """Dagster's configuration, with its passwords where a user wrote them into it."""
     import yaml
 
     try:
@@ -58,14 +55,10 @@ def _instance() -> Any:
         return None
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _resolved(value: Any) -> Any:
+    """`{env: NAME}` of `dagster.yaml`, replaced by the variable's value."""
     if isinstance(value, Mapping):
-        if isinstance(value.get("env"), str):  # `{env: NAME}` of dagster.yaml
-            yield name, os.getenv(value["env"], "")
-        for key, item in value.items():
-            yield from _leaves(item, str(key))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _leaves(item, name)
-    elif isinstance(value, str):
-        yield name, value
+        if isinstance(value.get("env"), str) and len(value) == 1:
+            return os.getenv(value["env"], "")
+        return {key: _resolved(item) for key, item in value.items()}
+    return [_resolved(item) for item in value] if isinstance(value, list) else value

@@ -7,7 +7,7 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped
+from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped, unchecked
 from lakehouse_analytics.iceberg.catalog import VARIABLE
 
 if TYPE_CHECKING:
@@ -40,7 +40,10 @@ def warehouse(known: Known) -> Finding:
         message, _, mend = str(error).partition(". ")
         return failed(message, mend or "Check PYICEBERG_CATALOG__*.")
     if place is None:
-        return skipped(f"the catalog {name} is there; it does not tell where its warehouse is")
+        return unchecked(
+            f"the catalog {name} opens; it does not tell where its warehouse is, so that writing was not checked",
+            "Build a table, or leave it out (--skip warehouse).",
+        )
     folder = f"{place.rstrip('/')}/{FOLDER}"
     location = f"{folder}/{uuid.uuid4().hex}"
 

@@ -9,21 +9,17 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, unquote_plus
+
+from lakehouse_analytics.common.redact import SECRET_NAME, Redactor, secret_values
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
 VARIABLE = "LAKEHOUSE_ICEBERG_CATALOG"
-#: Properties of pyiceberg that are secret, by a word in their name; address-like values hide a log-in besides.
-_SECRET = re.compile(r"secret|password|token|credential|key|auth|assertion", re.IGNORECASE)
-_LOG_IN = re.compile(r"://(?P<log_in>.*)@", re.DOTALL)
-_PARAMETER = re.compile(r"[?&][^=&]*(?:secret|password|token|key)[^=&]*=(?P<value>[^&]*)", re.IGNORECASE)
-#: Shorter pieces are too common to be hidden wherever they occur.
-_SHORTEST = 3
+#: Properties of pyiceberg that are secret: its names have a key's id, too, and REST catalogs a section `auth`.
+_SECRET = re.compile(rf"{SECRET_NAME.pattern}|key|auth", re.IGNORECASE)
 _DEFAULTS = {
     "init_catalog_tables": "false",  # a wrong address is an error, not a place for a new catalog
     "pool_pre_ping": "true",  # minutes pass between two uses, and databases restart
@@ -69,13 +65,11 @@ def reason(name: str, error: BaseException) -> str:
 def redact(name: str, text: str) -> str:
     """A text without what the catalog's configuration keeps secret."""
     try:
-        secrets = set(_secrets(_configured(name)))
+        configured = _configured(name)
     except (CatalogError, ModuleNotFoundError):
         return text  # nothing was read that could have leaked
-    # Longest first: one may be part of another.
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
+    # The catalog's own name is in every message, and often a user's or a password's, too.
+    return Redactor(secret_values(configured, names=_SECRET), public=[name])(text)
 
 
 @lru_cache(maxsize=4)
@@ -125,23 +119,3 @@ def _lacking(name: str, what: str) -> str:
 
 def _prefix(name: str) -> str:
     return f"PYICEBERG_CATALOG__{name.upper().replace('-', '_')}__"
-
-
-def _secrets(properties: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in properties.items():
-        if isinstance(value, Mapping):  # `auth:` of a REST catalog has sections
-            yield from _secrets({f"{key}.{name}": part for name, part in value.items()})
-            continue
-        if _SECRET.search(key):
-            yield from _pieces(str(value), whole=True)
-        for found in _LOG_IN.finditer(str(value)):
-            yield from _pieces(found["log_in"].partition(":")[2], whole=False)
-        for found in _PARAMETER.finditer(str(value)):
-            yield from _pieces(found["value"], whole=True)
-
-
-def _pieces(secret: str, *, whole: bool) -> Iterator[str]:
-    # A password with @ or / in it is cut by whoever parses the address, so its parts are hidden, too.
-    parts = [secret] if whole else [secret, *re.split(r"[/@:]", secret)]
-    for part in parts:
-        yield from (form for form in {part, unquote(part), unquote_plus(part)} if len(form) >= _SHORTEST)

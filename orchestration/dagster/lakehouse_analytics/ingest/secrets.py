@@ -1,13 +1,9 @@
-"""Which values of a connector's config are secret, and how they stay out of every text."""
+"""Which values of a connector's config are secret."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
-
-_MASK = "****"
 
 
 def split(spec: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -53,28 +49,3 @@ def _leaves(value: Any) -> Iterator[str]:
             yield from _leaves(item)
     elif value is not None and not isinstance(value, bool):
         yield str(value)
-
-
-class Redactor:
-    """Masks secret values: as they are, escaped in JSON or a URL, and each long line of a multi-line one."""
-
-    def __init__(self, secrets: list[str]) -> None:
-        forms: set[str] = set()
-        for secret in secrets:
-            lines = [line.strip() for line in secret.splitlines() if len(line.strip()) >= 8]
-            for text in (secret, secret.strip(), *lines):
-                forms |= {
-                    text,
-                    json.dumps(text)[1:-1],
-                    json.dumps(text, ensure_ascii=False)[1:-1],
-                    quote(text, safe=""),
-                }
-                forms.add(repr(text)[1:-1])
-        # Longest first: a secret that holds another one must go as a whole.
-        self._forms = sorted((form for form in forms if form), key=len, reverse=True)
-
-    def __call__(self, text: str) -> str:
-        """The text with every secret masked."""
-        for form in self._forms:
-            text = text.replace(form, _MASK)
-        return text

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from lakehouse_analytics.common.redact import Redactor
 from lakehouse_analytics.ingest import columns as sql
 from lakehouse_analytics.ingest import destination as destinations
 from lakehouse_analytics.ingest import environment, plan, secrets
@@ -63,7 +64,7 @@ def _sync(
 ) -> IngestReport:
     config = _configured(connection, spec, overrides)
     public, hidden = secrets.split(spec, config)
-    connector.redact = secrets.Redactor(hidden)
+    connector.redact = Redactor(hidden)
     known = destination.read(connection)
     planned = plan.make(connection, connector.discover(config), known, public)
     for stream in planned.streams.values():

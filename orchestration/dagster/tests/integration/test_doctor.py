@@ -123,8 +123,8 @@ def test_a_lakehouse_that_is_well_and_then_is_not(lakehouse: Lakehouse) -> None:
     assert stale.exit_code == 1
     assert stale.failed == ["manifest"]
     assert stale.said("manifest").endswith("is stale: changed since it was made: models/silver/sa.sql")
-    assert stale.findings["manifest"]["mend"] == "lakehouse manifest"
-    assert stale.said("catalog") == stale.said("location") == "not asked, because manifest failed"
+    assert stale.findings["manifest"]["mend"] == "Run `lakehouse manifest`."
+    assert stale.said("catalog") == stale.said("location") == "not checked, because manifest failed"
     assert stale.status("engine") == "ok"
 
     lakehouse.definitions()
@@ -146,7 +146,7 @@ def test_an_instance_without_limits_for_runs_of_windows(lakehouse: Lakehouse) ->
     for macro in macros.glob("*.sql"):
         shutil.copy(macro, lakehouse.project / "macros")
     lakehouse.definitions()
-    only = ("settings", "manifest", "storage", "limits")
+    only = ("settings", "manifest", "storage", "queue", "limits")
 
     without = doctor(only=only)
     assert without.failed == ["limits"], without.text

@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from lakehouse_analytics import doctor
 from lakehouse_analytics.cli import main
-from lakehouse_analytics.doctor import clock, data, instance, project, warehouse
+from lakehouse_analytics.doctor import clock, data, fixes, instance, limits, project, warehouse
 from lakehouse_analytics.doctor.probe import (
     FailedError,
     Finding,
@@ -30,8 +32,11 @@ from lakehouse_analytics.doctor.probe import (
     failed,
     fine,
     skipped,
+    unchecked,
 )
+from lakehouse_analytics.doctor.probe import Result as DoctorResult
 from lakehouse_analytics.doctor.probes import NAMES, PROBES
+from lakehouse_analytics.doctor.report import exit_code, summary
 from lakehouse_analytics.doctor.run import Run
 from lakehouse_analytics.doctor.secrets import mask
 from lakehouse_analytics.settings import Settings
@@ -127,8 +132,8 @@ def test_what_needs_a_failed_one_is_not_asked_and_names_the_cause() -> None:
     )
     assert found == {
         "a": ("failed", "ill", "rest"),
-        "b": ("skipped", "not asked, because a failed", ""),
-        "c": ("skipped", "not asked, because a failed", ""),
+        "b": ("unchecked", "not checked, because a failed", ""),
+        "c": ("unchecked", "not checked, because a failed", ""),
         "d": ("ok", "well", ""),
         "e": ("ok", "well", ""),
     }
@@ -138,7 +143,7 @@ def test_what_is_left_out_is_not_asked_nor_what_needs_it() -> None:
     found = examine(Probe("a", raising(AssertionError("asked"))), Probe("b", ill, needs=("a",)), skip=("a",))
     assert found == {
         "a": ("skipped", "left out (--skip)", ""),
-        "b": ("skipped", "not asked, because a is left out", ""),
+        "b": ("skipped", "not checked, because a is left out", ""),
     }
 
 
@@ -158,7 +163,7 @@ def test_a_probe_that_hangs_is_told_and_keeps_nobody(hanging: Ask) -> None:
     assert found["a"][:2] == ("failed", "no answer within 0.2 s")
     assert "--timeout" in found["a"][2]
     assert found["b"][0] == "ok"
-    assert found["c"] == ("skipped", "not asked, because a failed", "")
+    assert found["c"] == ("unchecked", "not checked, because a failed", "")
 
 
 def test_the_answer_of_one_that_was_given_up_changes_nothing() -> None:
@@ -221,13 +226,51 @@ def test_a_line_each_with_the_mend_below(capsys: pytest.CaptureFixture[str]) -> 
         "– rest   not wanted",
         "",
     ]
-    assert text.splitlines()[-1].startswith("1 probe failed: 1 of 3 are fine, 1 not asked. ")
+    assert text.splitlines()[-1].startswith("1 probe failed: 1 of 3 are fine, 1 left out or not applicable. ")
 
 
 def test_the_exit_code_is_0_where_nothing_failed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, Probe("a", well), Probe("b", lambda known: skipped("")))[0] == 0
+    code, text = printed(capsys, Probe("a", well), Probe("b", lambda known: skipped("")))
+    assert code == 0
+    assert text.splitlines()[-1].startswith("Nothing failed: 1 of 2 are fine, 1 left out or not applicable. ")
     assert printed(capsys, Probe("a", well), Probe("b", ill))[0] == 1
     assert printed(capsys, Probe("a", ill), as_json=True)[0] == 1
+
+
+def cannot(known: Known) -> Finding:
+    return unchecked("no way to see it", "look at it")
+
+
+def test_what_could_not_be_checked_is_never_nothing_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    probes = (Probe("a", well), Probe("b", cannot), Probe("c", well, needs=("b",)))
+    code, text = printed(capsys, *probes)
+    assert code == 3
+    assert text.splitlines() == [
+        "✔ a  well",
+        "? b  no way to see it",
+        "     → look at it",
+        "? c  not checked, because b was not checked",
+        "",
+        text.splitlines()[-1],
+    ]
+    assert text.splitlines()[-1].startswith("Incomplete, 2 not checked (b, c): 1 of 3 are fine. ")
+    code, text = printed(capsys, *probes, Probe("d", ill))
+    assert code == 1
+    assert text.splitlines()[-1].startswith("1 probe failed: 1 of 4 are fine, 2 not checked. ")
+
+
+@given(st.lists(st.sampled_from(Status), max_size=6))
+def test_the_last_line_and_the_exit_code_agree(found: list[Status]) -> None:
+    results = [doctor_result(f"p{number}", status) for number, status in enumerate(found)]
+    line, code = summary(results, 1.0), exit_code(results)
+    assert ("Nothing failed" in line) == (code == 0) == (not {Status.FAILED, Status.UNCHECKED} & {*found})
+    assert (code == 1) == (Status.FAILED in found)
+    assert (f"{found.count(Status.UNCHECKED)} not checked" in line) == (Status.UNCHECKED in found)
+    assert f"{found.count(Status.OK)} of {len(found)} are fine" in line
+
+
+def doctor_result(name: str, status: Status) -> DoctorResult:
+    return DoctorResult(name, status, "", "", 0.0)
 
 
 def test_json_is_a_list_of_objects(capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,7 +280,7 @@ def test_json_is_a_list_of_objects(capsys: pytest.CaptureFixture[str]) -> None:
     assert found == [
         {"name": "a", "status": "ok", "message": "well", "mend": ""},
         {"name": "b", "status": "failed", "message": "ill", "mend": "rest"},
-        {"name": "c", "status": "skipped", "message": "not asked, because b failed", "mend": ""},
+        {"name": "c", "status": "unchecked", "message": "not checked, because b failed", "mend": ""},
     ]
 
 
@@ -292,21 +335,32 @@ def test_wrong_settings_are_a_line_each_and_stop_what_needs_them(monkeypatch: py
     ]
     assert found["storage"]["message"].startswith("DAGSTER_HOME is not set")  # needs no settings
     others = [one for name, one in found.items() if name not in ("settings", "storage")]
-    assert {one["status"] for one in others} == {"skipped"}
+    assert {one["status"] for one in others} == {"unchecked"}
     assert {one["message"].partition(" and ")[0] for one in others} == {
-        "not asked, because settings failed", "not asked, because storage failed",
+        "not checked, because settings failed", "not checked, because storage failed",
     }  # fmt: skip
 
 
-def test_the_code_server_of_a_cluster_has_no_instance_and_that_is_well(
+OF_THE_INSTANCE = ("storage", "queue", "limits", "daemons", "schedules", "sensors")
+
+
+def test_a_code_server_without_an_instance_says_what_was_not_checked_and_how_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    found = {one["name"]: one for one in json.loads(lakehouse_doctor("--json").stdout)}
-    assert found["storage"]["status"] == "skipped"
-    assert "on Kubernetes" in found["storage"]["message"]
-    assert found["daemons"]["message"] == "not asked, because storage was not asked"
+    only = all_but("settings", *OF_THE_INSTANCE)
+    result = lakehouse_doctor("--json", *only)
+    assert result.exit_code == 3
+    found = {one["name"]: one for one in json.loads(result.stdout)}
+    assert found["storage"]["status"] == "unchecked"
+    for name in ("database", "queue", "limits", "daemons", "schedules", "sensors"):
+        assert name in found["storage"]["message"]
+    assert "includeInstance" in found["storage"]["mend"]
+    assert found["daemons"]["message"] == "not checked, because storage was not checked"
+    last = lakehouse_doctor(*only).stdout.splitlines()[-1]
+    assert last.startswith("Incomplete, ")
+    assert "daemons" in last
 
 
 # --- Secrets
@@ -352,6 +406,26 @@ def test_what_a_library_quotes_of_a_secret_is_masked(secret: str, capsys: pytest
 def test_a_password_in_dagsters_own_configuration_is_masked(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text("storage: {postgres: {postgres_url: 'postgresql://d:hard-c0ded@h/d'}}\n")
     assert mask()("postgresql://d:hard-c0ded@h/d") == "postgresql://d:****@h/d"
+
+
+@pytest.mark.parametrize("password", ["dagster", "trino", "lakehouse", "true", "8080", "home", "daemons"])
+def test_a_password_that_is_a_common_word_hides_nothing_else(
+    password: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("DAGSTER_PG_PASSWORD", "LAKEHOUSE_TRINO_PASSWORD"):
+        monkeypatch.setenv(name, password)
+    monkeypatch.setenv("LAKEHOUSE_TRINO_USER", "etl")
+    (tmp_path / "dagster.yaml").write_text(
+        "storage: {postgres: {postgres_db: {hostname: 127.0.0.1, username: d, db_name: d,"
+        " password: {env: DAGSTER_PG_PASSWORD}}}}\n"
+    )
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    text = "dagster.yaml of /home/etl/lakehouse: trino at trino:8080, true; LAKEHOUSE_TRINO_HOST; daemons of etl"
+    assert mask()(text) == text
+    doctor.examine(
+        probes=[Probe("daemons", raising(ValueError(f"postgresql://d:{password}@h/d; password='{password}'")))]
+    )
+    assert "postgresql://d:****@h/d; password='****'" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_secrets")
@@ -400,7 +474,7 @@ def test_a_location_that_does_not_load(library: Path) -> None:
     library.write_text("raise RuntimeError('no such wheel')\n")
     found = project.location(Known(30.0))
     assert found.message == "lakehouse_analytics.definitions does not load: RuntimeError: no such wheel"
-    assert found.mend.endswith("python -m lakehouse_analytics.doctor.load --traceback")
+    assert found.mend.endswith("`python -m lakehouse_analytics.doctor.load --traceback`")
 
 
 def test_a_location_that_dies_while_it_loads(library: Path) -> None:
@@ -521,7 +595,7 @@ def test_a_clock_that_agrees_and_one_that_does_not(trino: Trino, monkeypatch: py
 def test_a_clock_that_nobody_can_be_asked_for(trino: Trino, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_TRINO_PORT", "1")
     found = asked(clock.clock)
-    assert found.status is Status.OK
+    assert found.status is Status.UNCHECKED
     assert "no server told its time" in found.message
 
 
@@ -591,7 +665,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Known]:
 def test_an_instance_that_was_never_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     found = instance.storage(Known(10.0))
-    assert found.mend == "lakehouse init"
+    assert found.mend == "Run `lakehouse init`, which writes it."
     assert [*tmp_path.iterdir()] == []  # nothing is made by looking
 
 
@@ -606,7 +680,7 @@ def beat(known: Known, age: float, *kinds: str, error: str = "") -> None:
 
 def test_daemons_that_never_ran(known: Known) -> None:
     found = instance.daemons(known)
-    assert (found.status, found.message) == (Status.FAILED, "none runs: never heard of")
+    assert (found.status, found.message) == (Status.FAILED, "no daemon runs: no heartbeat recorded")
     assert "make dev" in found.mend
 
 
@@ -649,7 +723,8 @@ def test_a_stopped_schedule_is_told_with_how_to_start_it(known: Known) -> None:
     found = instance.schedules(known)
     assert (found.status, found.message) == (Status.FAILED, "stopped: daily; running: nightly")
     assert "http://localhost:3000/automation" in found.mend
-    assert "dagster schedule start daily -w orchestration/dagster/dagster_workspace.yaml" in found.mend
+    assert "dagster schedule start daily -w " in found.mend
+    assert found.mend.endswith("/orchestration/dagster/dagster_workspace.yaml`")
     switch(known, "SCHEDULE", "daily", "RUNNING")
     assert instance.schedules(known) == fine("running: daily, nightly")
     switch(known, "SCHEDULE", "nightly", "STOPPED")
@@ -674,3 +749,102 @@ def test_of_two_locations_ours_counts_and_another_where_ours_is_not_there(known:
 def test_a_project_without_schedules_is_fine(known: Known) -> None:
     known.location = Location(1, 1, {}, {})
     assert instance.schedules(known) == fine("there are no schedules")
+
+
+@pytest.mark.parametrize("place", ["checkout", "pod"])
+def test_a_run_coordinator_that_is_not_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """As chart 1.12.19 writes it for `runCoordinator: {enabled: false}`, and as both charts write the queue."""
+    from dagster import DagsterInstance
+
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    if place == "pod":
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+
+    def found(coordinator: str) -> Finding:
+        (tmp_path / "dagster.yaml").write_text(f"telemetry: {{enabled: false}}\n{coordinator}\n")
+        known = Known(10.0)
+        known.instance = DagsterInstance.get()
+        try:
+            return limits.queue(known)
+        finally:
+            known.instance.dispose()
+
+    module = "dagster._core.run_coordinator"
+    off = found(
+        f"run_coordinator: {{module: {module}.sync_in_memory_run_coordinator, class: SyncInMemoryRunCoordinator}}"
+    )
+    assert off.status is Status.FAILED
+    assert off.message.startswith("the run coordinator is not the queue: SyncInMemoryRunCoordinator starts every run")
+    assert "`concurrency`" in off.message
+    if place == "pod":
+        assert "dagsterDaemon: {runCoordinator: {enabled: true" in off.mend
+        assert "`concurrency`" in off.mend
+    on = f"run_coordinator: {{module: {module}.queued_run_coordinator, class: QueuedRunCoordinator, config: {{}}}}"
+    assert found(on).status is Status.OK
+    assert found("").status is Status.OK
+    assert found("concurrency: {runs: {max_concurrent_runs: 3}}").status is Status.OK
+
+
+def test_what_doctor_says_to_put_into_values_is_what_the_chart_takes() -> None:
+    """The block is YAML, and its class is there."""
+    import importlib
+
+    import yaml
+
+    [_, block] = fixes.queue_runs(fixes.Place.POD).splitlines()
+    coordinator = yaml.safe_load(block)["dagsterDaemon"]["runCoordinator"]
+    named = coordinator["config"]["customRunCoordinator"]
+    assert coordinator["type"] == "CustomRunCoordinator"
+    assert hasattr(importlib.import_module(named["module"]), named["class"])
+
+
+def test_a_pod_that_has_the_instance_is_checked_as_any_other_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `includeInstance: true` the chart mounts this file, and nothing else, into DAGSTER_HOME."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(
+        textwrap.dedent(f"""\
+            storage: {{sqlite: {{base_dir: {tmp_path}/storage}}}}
+            scheduler: {{module: dagster.core.scheduler, class: DagsterDaemonScheduler}}
+            run_launcher:
+              module: dagster_k8s
+              class: K8sRunLauncher
+              config:
+                load_incluster_config: true
+                job_namespace: dagster
+                service_account_name: dagster
+                dagster_home: /opt/dagster/dagster_home
+                instance_config_map: dagster-instance
+                postgres_password_secret: dagster-postgresql-secret
+            run_coordinator:
+              module: dagster._core.run_coordinator.queued_run_coordinator
+              class: QueuedRunCoordinator
+              config: {{}}
+            compute_logs:
+              module: dagster_aws.s3.compute_log_manager
+              class: S3ComputeLogManager
+              config: {{bucket: lakehouse, prefix: dagster/logs}}
+            telemetry: {{enabled: false}}
+            """)
+    )
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    known = Known(10.0)
+    known.settings = Settings.load()
+    known.location = Location(1, 1, {"daily": False}, {"always": True})
+    try:
+        assert instance.storage(known).status is Status.OK
+        assert limits.queue(known).status is Status.OK
+        dead = instance.daemons(known)
+        assert dead.status is Status.FAILED
+        assert "kubectl -n" in dead.mend
+        assert "make dev" not in dead.mend
+        beat(known, 20, *known.instance.get_required_daemon_types())
+        assert instance.daemons(known).status is Status.OK
+        assert "-- dagster schedule start daily" in instance.schedules(known).mend
+        assert instance.sensors(known) == fine("running: always")
+    finally:
+        known.instance.dispose()
+    assert [path.name for path in home.iterdir()] == ["dagster.yaml"]  # the root file system is read-only

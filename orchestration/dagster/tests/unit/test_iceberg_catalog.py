@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from lakehouse_analytics.common.redact import ordinary_words
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog, reason, redact
 
 PASSWORD = "s3cr/et@pass%20word"
@@ -112,11 +113,14 @@ def test_an_error_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason("lake", ValueError()) == "ValueError"
 
 
-SECRETS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=8, max_size=20)
+SECRETS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=8, max_size=20).filter(
+    lambda secret: len(secret.strip()) >= 8
+)
 
 
 @given(SECRETS, st.text(max_size=10), st.text(max_size=10))
 def test_no_secret_of_the_configuration_survives(secret: str, before: str, after: str) -> None:
+    assume(secret.strip().lower() not in ordinary_words())  # tests/unit/test_redact.py has those
     with pytest.MonkeyPatch.context() as monkeypatch:
         configure(monkeypatch, type="rest", uri="http://lake", s3__secret_access_key=secret)
         assert secret not in redact("lake", f"{before}{secret}{after}")
@@ -127,12 +131,12 @@ def test_no_secret_of_the_configuration_survives(secret: str, before: str, after
 )
 def test_what_is_secret_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     configure(monkeypatch, type="rest", uri="http://lake", warehouse="s3://lake", **{key: "abc123"})
-    assert redact("lake", "abc123 of s3://lake at http://lake") == "*** of s3://lake at http://lake"
+    assert redact("lake", "abc123 of s3://lake at http://lake") == "**** of s3://lake at http://lake"
 
 
 def test_a_password_in_the_address_is_hidden_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     configure(monkeypatch, type="sql", uri="postgresql://me:p%40ss@host/db?sslpassword=hush")
-    assert redact("lake", "me p%40ss p@ss hush host") == "me *** *** *** host"
+    assert redact("lake", "me p%40ss p@ss hush host") == "me **** **** **** host"
 
 
 def test_importing_the_module_imports_no_pyiceberg() -> None:

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from lakehouse_analytics.common.redact import Redactor
 from lakehouse_analytics.ingest import IngestReport, StreamReport
 from lakehouse_analytics.ingest.command import ingest
-from lakehouse_analytics.ingest.secrets import Redactor, split
+from lakehouse_analytics.ingest.secrets import split
 
 from .conftest import ID, Lake
 
