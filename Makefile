@@ -57,14 +57,17 @@ stack-status: $(TOOLS)/bin/uv ## What runs, on which ports
 	@PYTHON=$(PYTHON) infrastructure/local/stack.sh status
 
 ##@ Deploy it
-# Tags are of git and never move: a tree with changes says so.
+# Tags come from git and never move; a checkout with changes gets a tag that ends in -dirty.
 TAG      ?= $(shell git describe --tags --always --dirty --abbrev=12)
 IMAGE    ?= registry.example/lakehouse-analytics
-# docker, podman or buildah, whichever is there; or a command of your own that takes their options.
+# docker, podman or buildah, whichever is installed first; or a command that takes their options.
 BUILDER  ?= $(firstword $(foreach tool,docker podman buildah,$(if $(shell command -v $(tool)),$(tool) build)))
-# More of its options, such as --build-arg PYTHON_IMAGE=…
+# More options for the builder, such as --build-arg PYTHON_IMAGE=…
 BUILD    ?=
+# The official chart: of its repository, in the version of our Dagster; or the folder of an unpacked chart.
 CHART    ?= dagster/dagster
+CHART_VERSION ?= $(shell sed -n 's/^dagster==\([0-9.]*\).*/\1/p' $(CODE)/requirements.lock)
+RELEASE  ?= dagster
 
 .PHONY: image
 image: ## Build the image of the code location, tagged by git (IMAGE=…, BUILDER="podman build")
@@ -79,14 +82,15 @@ image-test: ## Start the image as a pod would, without a network (IMAGE=…, TAG
 	@infrastructure/kubernetes/smoke.sh "$(IMAGE):$(TAG)" $(ENGINE)
 
 .PHONY: helm-check
-helm-check: $(DEV) ## What the official chart makes of our values, before a cluster does (CHART=…)
+helm-check: $(DEV) ## Check your values against the official chart (CHART=…, VALUES="a.yaml b.yaml", RELEASE=…)
 	@lakehouse manifest
-	@cd $(CODE) && pytest -q tests/kubernetes --chart "$(CHART)" $(ARGS)
+	@cd $(CODE) && pytest -q tests/kubernetes --chart "$(CHART)" --chart-version "$(CHART_VERSION)" \
+		--release "$(RELEASE)" $(if $(VALUES),--values $(abspath $(VALUES))) $(ARGS)
 
 .PHONY: cluster-test
-cluster-test: $(DEV) ## Install on the cluster of KUBECONFIG, run the demo, break it (CHART=…, IMAGE=…, TAG=…)
+cluster-test: $(DEV) ## Install on the cluster of KUBECONFIG, run the demo, kill parts of it (CHART=…, IMAGE=…, TAG=…)
 	@test -f .data/lakehouse.duckdb || lakehouse ingest
-	@cd $(CODE) && pytest -q tests/cluster --chart "$(CHART)" --image "$(IMAGE)" --tag "$(TAG)" \
+	@cd $(CODE) && pytest -q tests/cluster --chart "$(CHART)" --chart-version "$(CHART_VERSION)" --image "$(IMAGE)" --tag "$(TAG)" \
 		--raw "$(CURDIR)/.data/lakehouse.duckdb" $(ARGS)
 
 ##@ Guard it

@@ -102,7 +102,14 @@ class DagsterUI:
 
         poll(ready, seconds=seconds, what="Dagster", because=self.because)
 
-    def launch(self, job: str, *, assets: Sequence[str] = (), tags: Mapping[str, str] | None = None) -> str:
+    def launch(
+        self,
+        job: str,
+        *,
+        assets: Sequence[str] = (),
+        tags: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> str:
         """Launch a job, or assets ad hoc as the button "Materialize selected" does; the run's id."""
         selection = {"assetSelection": [{"path": key.split("/")} for key in assets]} if assets else {}
         answer = self.ask(
@@ -112,6 +119,7 @@ class DagsterUI:
             params={
                 "selector": {**self.repository, "pipelineName": job, **selection},
                 "mode": "default",
+                "runConfigData": config or {},
                 "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in (tags or {}).items()]},
             },
         )

@@ -23,6 +23,7 @@ from lakehouse_analytics.checks import dbt_test_result, history_of
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.dbt_project import DbtProject
+from lakehouse_analytics.failed_launch import refuse_failed_launch
 from lakehouse_analytics.gates import Run
 from lakehouse_analytics.graph import DbtTest, Graph, Table
 from lakehouse_analytics.iceberg.policies import relation_of
@@ -102,6 +103,7 @@ def build_assets(
             dbt: dg.ResourceParam[DbtRunner],
             engine: dg.ResourceParam[Engine],
         ) -> Iterator[Event]:
+            refuse_failed_launch(context.instance, context.run_id)
             run = Build(
                 graph,
                 project,

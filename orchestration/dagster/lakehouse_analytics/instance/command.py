@@ -42,9 +42,9 @@ def prune(days: int) -> None:
 @instance.command()
 @click.option("--namespace", help="Where runs are launched; in a pod, its own.")
 @click.option("--grace", type=click.IntRange(min=1), default=15, show_default=True,
-              help="Minutes that a run and its Job have to find each other.")  # fmt: skip
+              help="Minutes in which a run may be without its Job, or a Job go on after its run.")  # fmt: skip
 def reap(namespace: str | None, grace: int) -> None:
-    """Delete Kubernetes Jobs that go on although their run has ended; fail runs that have lost their Job."""
+    """Delete Kubernetes Jobs whose run has ended; fail runs whose pod is gone, or died before they started."""
     from dagster import DagsterInstance
     from kubernetes.config import ConfigException
 
@@ -53,14 +53,14 @@ def reap(namespace: str | None, grace: int) -> None:
 
     where = namespace or (NAMESPACE.read_text().strip() if NAMESPACE.exists() else None)
     if where is None:
-        raise click.UsageError("outside a pod, --namespace says where runs are launched.")
+        raise click.UsageError("Outside a pod, --namespace must name the namespace in which runs are launched.")
     try:
         jobs = ClusterJobs(where)
     except ConfigException as error:
-        raise click.ClickException(f"no way to Kubernetes: {error}") from None
+        raise click.ClickException(f"Kubernetes cannot be reached: {error}") from None
     with DagsterInstance.get() as ours:
         done = set_right(ours, jobs, datetime.now(UTC), timedelta(minutes=grace))
-    click.echo(f"deleted: {len(done.jobs)} Jobs whose run has ended; failed: {len(done.runs)} runs without a Job")
+    click.echo(f"deleted: {len(done.jobs)} Jobs whose run has ended; failed: {len(done.runs)} runs without a pod")
 
 
 @instance.command()

@@ -1,7 +1,8 @@
-"""Runs and their Kubernetes Jobs that have lost each other.
+"""Runs and Kubernetes Jobs that no longer belong together.
 
-Run monitoring ends a run whose Job is gone, while the daemon is there. Nobody ends a Job whose run was marked as ended
-while its pod could not be reached: it holds its place in the cluster, and goes on writing tables.
+Dagster's run monitoring checks the Jobs of runs that have started. It leaves three cases: a Job that goes on writing
+although its run was marked as ended, because its pod could not be reached; a run whose Job is gone while the daemon is
+down; and a pod that dies before its run has started, which Dagster notices only after `start_timeout_seconds`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Jobs(Protocol):
         """Those of runs."""
 
     def delete(self, name: str) -> None:
-        """One and its pods; one that is gone already is well."""
+        """Delete a Job and its pods. A Job that is gone already is no error."""
+
+    def end(self, name: str) -> str:
+        """How the pod of a finished Job ended, for a message."""
 
 
 @dataclass(frozen=True)
@@ -60,21 +64,35 @@ class Reaped:
 
 
 def reap(instance: DagsterInstance, jobs: Jobs, now: datetime, grace: timedelta) -> Reaped:
-    """Delete Jobs that go on although their run has ended, and fail runs that have lost their Job.
+    """Delete Jobs whose run has ended, and fail runs whose Job is gone or ended before they started.
 
-    Finished Jobs stay until their time to live is over: their pods tell what happened. So do Jobs of runs that the
-    instance does not know: they may be another Dagster's. Runs launched in other namespaces are not judged.
+    Finished Jobs stay until Kubernetes removes them, because their pods show what happened. Jobs of runs that the
+    instance does not know stay, too: they may belong to another Dagster. Runs launched in other namespaces are ignored.
 
     Args:
-        instance: Of the runs.
-        jobs: Of the namespace in which its runs are launched.
-        now: Aware.
-        grace: How long after a run's or a Job's last change both may still be finding each other.
+        instance: The instance of the runs.
+        jobs: The Jobs of the namespace in which its runs are launched.
+        now: The current time, with a time zone.
+        grace: Time after the last change of a run or a Job in which a run without a Job, or a Job without a run, is
+            still considered normal.
     """
-    # Jobs first: a run launched in between has none in the list, but is younger than the grace.
+    # Jobs first: a run that is launched in between has no Job in this list, but is younger than the grace period. What
+    # a finished pod had to store was stored before it ended, so that its run's status is read afterwards.
     there = jobs.list()
     ended = [*_without_run(instance, jobs, there, now - grace)]
-    return Reaped(ended, [*_without_job(instance, jobs.namespace, there, now - grace)])
+    failed = [*_dead_before_start(instance, jobs, there), *_without_job(instance, jobs.namespace, there, now - grace)]
+    return Reaped(ended, failed)
+
+
+def _dead_before_start(instance: DagsterInstance, jobs: Jobs, there: Sequence[RunJob]) -> Iterator[str]:
+    finished = {job.run_id: job.name for job in there if job.finished}
+    if not finished:
+        return
+    for run in instance.get_runs(RunsFilter(run_ids=[*finished], statuses=[DagsterRunStatus.STARTING])):
+        end = jobs.end(finished[run.run_id])
+        logger.warning("Run %s is marked as failed: its pod ended before the run started (%s).", run.run_id, end)
+        instance.report_run_failed(run, f"Its pod ended before the run started: {end}.")
+        yield run.run_id
 
 
 def _without_run(instance: DagsterInstance, jobs: Jobs, there: Sequence[RunJob], before: datetime) -> Iterator[str]:
@@ -87,7 +105,7 @@ def _without_run(instance: DagsterInstance, jobs: Jobs, there: Sequence[RunJob],
         record = records.get(job.run_id)
         if not record or not record.dagster_run.is_finished or (record.end_time or 0) > before.timestamp():
             continue
-        logger.warning("Job %s goes on, and its run is %s: deleted.", job.name, record.dagster_run.status.value)
+        logger.warning("Job %s is deleted: its run is %s.", job.name, record.dagster_run.status.value)
         jobs.delete(job.name)
         yield job.name
 
@@ -96,13 +114,13 @@ def _without_job(instance: DagsterInstance, namespace: str, there: Sequence[RunJ
     known = {job.run_id for job in there}
     for record in instance.get_run_records(RunsFilter(statuses=RUNNING, updated_before=before)):
         run_id = record.dagster_run.run_id
-        # A run in somebody's shell was launched nowhere.
+        # A run in a shell was not launched in any namespace.
         if run_id in known or _launched_in(instance, run_id) != namespace:
             continue
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             continue
-        logger.warning("run %s is %s, and its Job is gone: failed.", run_id, run.status.value)
+        logger.warning("Run %s is %s and its Job is gone: it is marked as ended.", run_id, run.status.value)
         if run.status == DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, "Its Kubernetes Job is gone.")
         else:
@@ -111,7 +129,7 @@ def _without_job(instance: DagsterInstance, namespace: str, there: Sequence[RunJ
 
 
 def _launched_in(instance: DagsterInstance, run_id: str) -> str | None:
-    """The namespace that the launcher has told of, when it made the run's Job."""
+    """The namespace that the launcher recorded when it made the run's Job."""
     for log in instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT):
         event = log.dagster_event
         for name, value in (event.engine_event_data.metadata if event else {}).items():
@@ -121,7 +139,7 @@ def _launched_in(instance: DagsterInstance, run_id: str) -> str | None:
 
 
 class ClusterJobs:
-    """Of the namespace in which this pod is, or of the one named, by its service account or KUBECONFIG."""
+    """The Jobs of a namespace of a cluster, read with the pod's service account or KUBECONFIG."""
 
     def __init__(self, namespace: str) -> None:
         """Connect.
@@ -135,7 +153,7 @@ class ClusterJobs:
             config.load_incluster_config()
         except config.ConfigException:
             config.load_kube_config()
-        self.namespace, self._api = namespace, client.BatchV1Api()
+        self.namespace, self._api, self._pods = namespace, client.BatchV1Api(), client.CoreV1Api()
 
     def list(self) -> Sequence[RunJob]:
         """See `Jobs`."""
@@ -152,6 +170,26 @@ class ClusterJobs:
         except ApiException as error:
             if error.status != 404:
                 raise
+
+    def end(self, name: str) -> str:
+        """See `Jobs`. Pods that may not be listed, or are gone, are no reason to leave the run as it is."""
+        from kubernetes.client import ApiException
+
+        try:
+            pods = self._pods.list_namespaced_pod(self.namespace, label_selector=f"job-name={name}").items
+        except ApiException as error:
+            return f"its pods cannot be listed: {error.reason}"
+        return "; ".join(ends) if (ends := [*_ends(pods)]) else "no pod is left"
+
+
+def _ends(pods: Sequence[Any]) -> Iterator[str]:
+    for pod in pods:
+        if pod.status.reason:  # such as Evicted
+            yield f"{pod.status.reason}: {pod.status.message}"
+        for one in [*(pod.status.init_container_statuses or []), *(pod.status.container_statuses or [])]:
+            ended = one.state.terminated
+            if ended and ended.exit_code:
+                yield f"container {one.name}: {ended.reason}, exit code {ended.exit_code}"
 
 
 def _job(item: Any) -> RunJob:

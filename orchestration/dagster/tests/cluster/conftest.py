@@ -21,6 +21,7 @@ import duckdb
 import pytest
 
 from tests.dagster_ui import DagsterUI, free_port, poll
+from tests.kubernetes.chart import Chart
 
 ROOT = Path(__file__).parents[4]
 VALUES = ROOT / "infrastructure" / "kubernetes" / "dagster"
@@ -28,11 +29,14 @@ NAMESPACE, BACKING, RELEASE = "dagster", "dagster-test-backing", "dagster"
 SUPPORT = "support"
 LOCATION = "lakehouse-analytics"
 FOLDER = "/var/tmp/dagster-test"
+SERVICES = "lakehouse-trino", "lakehouse-airbyte", "lakehouse-duckdb", "lakehouse-notify"
 VOLUMES = "dagster-test-data", "dagster-test-postgres", "dagster-test-backup"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chart", default="dagster/dagster", help="the official chart: a folder, or repository/name")
+    parser.addoption("--chart-version", default="", help="the release to pull, if --chart is of a repository")
+    parser.addoption("--chart-before", help="the folder of an older chart, from which an upgrade is tried")
     parser.addoption("--image", default="registry.example/lakehouse-analytics", help="the image, without its tag")
     parser.addoption("--tag", required=False, help="of the image, as the cluster can pull it")
     parser.addoption("--raw", help="a DuckDB file with raw data, as `lakehouse ingest` makes it")
@@ -80,18 +84,13 @@ class Forwarded(DagsterUI):
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def ask(self, query: str, **variables: Any) -> Any:
-        """Patiently: a forwarding breaks with its pod."""
+        """Repeats only if there is no connection, because a forwarded port breaks with its pod."""
         for _ in range(60):
             self.alive()
             try:
                 return super().ask(query, **variables)
             except OSError:
-                pass
-            except AssertionError as error:
-                # Each of the webserver's connections that its database has closed is found out once; a person reloads.
-                if "psycopg2.OperationalError" not in str(error):
-                    raise
-            time.sleep(1)
+                time.sleep(1)
         raise AssertionError(f"The webserver does not answer\n{self.because()}")
 
     def close(self) -> None:
@@ -104,7 +103,7 @@ class Forwarded(DagsterUI):
 class Release:
     """The installed release."""
 
-    chart: str
+    chart: Chart
     image: str
     tag: str
     seconds: float = 0.0
@@ -133,7 +132,8 @@ class Release:
         """With our image, and what stands beside the chart."""
         deployment = "dagster-user-deployments.deployments[0]"
         return run(
-            *("helm", "upgrade", "--install", RELEASE, self.chart, "-n", NAMESPACE, "--skip-schema-validation"),
+            *("helm", "upgrade", "--install", RELEASE, str(self.chart.folder), "-n", NAMESPACE),
+            "--skip-schema-validation",
             *words,
             *("--set", "postgresql.enabled=false,generatePostgresqlPasswordSecret=false"),
             *("--set", f"postgresql.postgresqlHost=postgres.{BACKING}.svc.cluster.local"),
@@ -171,7 +171,7 @@ def release(request: pytest.FixtureRequest) -> Iterator[Release]:
             pytest.fail(f"{program} is not installed", pytrace=False)
     if not option("--tag") or not option("--raw"):
         pytest.fail("make cluster-test needs TAG, the image's, and RAW, a DuckDB file with raw data", pytrace=False)
-    made = Release(option("--chart"), option("--image"), option("--tag"))
+    made = Release(Chart.of(option("--chart"), option("--chart-version")), option("--image"), option("--tag"))
     run("kubectl", "create", "namespace", NAMESPACE)
     try:
         prepare(made, Path(option("--raw")))
@@ -225,6 +225,9 @@ def prepare(release: Release, raw: Path) -> None:
         ("lakehouse-secrets", ours),
     ):
         secret(name, data)
+    # Kubernetes describes Services by variables such as LAKEHOUSE_TRINO_PORT=tcp://10.96.0.7:80 in every pod.
+    for name in SERVICES:
+        kubectl("create", "service", "clusterip", name, "--tcp=80:80")
     run("kubectl", "-n", BACKING, "rollout", "status", "deployment/airbyte", "--timeout=5m")
     run("kubectl", "-n", BACKING, "rollout", "status", "statefulset/postgres", "--timeout=5m")
     with helper(release) as pod, tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.daemon import last_days
+from tests.kubernetes.rules import CODE_SERVER, DAEMON, RUN, STORAGES, SUPPORT
 
 from .conftest import BACKING, NAMESPACE, RELEASE, Release, helper, kubectl, logs_of_pods, objects, pods_of, run, until
 
@@ -203,6 +204,26 @@ def test_a_run_without_memory_says_so(release: Release) -> None:
     assert "OOMKilled" in done.words, done.words
 
 
+def test_a_run_whose_pod_dies_before_it_starts_fails_at_once_and_says_why(release: Release) -> None:
+    """Dagster itself notices it after `start_timeout_seconds`; the CronJob `reap` runs every two minutes."""
+    little = {"limits": {"memory": "32Mi"}, "requests": {"memory": "32Mi"}}
+    config = {"dagster-k8s/config": json.dumps({"container_config": {"resources": little}})}
+    run_id = release.ui.launch("bronze_refresh", tags={**config, "dagster/max_retries": "0"})
+
+    def dead() -> bool:
+        jobs = objects("jobs", "-l", f"dagster/run-id={run_id}")
+        return any(one["type"] == "Failed" for job in jobs for one in job["status"].get("conditions", ()))
+
+    until(dead, seconds=180, what="the end of its pod", release=release)
+    assert release.ui.status(run_id) == "STARTING"
+    kubectl("create", "job", "--from=cronjob/support-reap", "reap-starting")
+    kubectl("wait", "--for=condition=Complete", "job/reap-starting", "--timeout=3m")
+    done = release.ui.finished(run_id)
+    assert done.status == "FAILURE"
+    assert "Its pod ended before the run started" in done.words
+    assert "OOMKilled" in done.words
+
+
 def test_a_secret_that_was_replaced_is_that_of_the_next_run(release: Release) -> None:
     fresh = "fresh" + release.secrets["LAKEHOUSE_TRINO_PASSWORD"]
     kubectl(
@@ -229,6 +250,52 @@ def test_an_upgrade_loses_no_run(release: Release) -> None:
         done = release.ui.finished(one, seconds=600)
         assert done.status == "SUCCESS", done.words
     release.ui.wait_until_ready(seconds=300)
+
+
+def connections(release: Release) -> int:
+    """Connections to Dagster's database, those of this question not counted."""
+    ask = "select count(*) from pg_stat_activity where datname = 'dagster' and pid <> pg_backend_pid()"
+    command = f'PGPASSWORD="$POSTGRES_PASSWORD" psql -h 127.0.0.1 -U dagster -d dagster -Atc "{ask}"'
+    return int(run("kubectl", "-n", BACKING, "exec", "postgres-0", "--", "sh", "-c", command))
+
+
+def test_of_fifty_runs_ten_go_at_once(release: Release) -> None:
+    """They wait for a sync each, and need neither DuckDB nor each other."""
+    small = "runLauncher.config.k8sRunLauncher.resources.requests"
+    release.helm("--set", f"{small}.cpu=20m,{small}.memory=200Mi", "--wait")
+    release.ui.wait_until_ready(seconds=300)
+    config = {"ops": {"sync": {"config": {"connection": "faker"}}}}
+    began = time.time()
+    runs = [release.ui.launch("airbyte_sync", config=config) for _ in range(50)]
+    most_pods = most_connections = 0
+
+    def ended() -> bool:
+        nonlocal most_pods, most_connections
+        pods = objects("pods", "-l", "app.kubernetes.io/component=run_worker")
+        most_pods = max(most_pods, sum(pod["status"]["phase"] in ("Pending", "Running") for pod in pods))
+        most_connections = max(most_connections, connections(release))
+        return {release.ui.status(one) for one in runs} <= {"SUCCESS", "FAILURE", "CANCELED"}
+
+    until(ended, seconds=1800, what="the end of all", release=release)
+    statuses = [release.ui.status(one) for one in runs]
+    print(
+        f"50 runs in {time.time() - began:.0f} s, {most_pods} pods and {most_connections} connections at once at most"
+    )
+    assert statuses == ["SUCCESS"] * 50
+    assert 2 <= most_pods <= 10
+    # Three connections beyond the first in each of the webserver's pools.
+    assert most_connections <= STORAGES * (1 + 3) + DAEMON + 10 * RUN + CODE_SERVER + SUPPORT
+    release.helm("--wait")
+    release.ui.wait_until_ready(seconds=300)
+
+
+def test_doctor_sees_the_instance_in_the_pod_of_the_code_server(release: Release) -> None:
+    server = f"deploy/{RELEASE}-dagster-user-deployments-lakehouse-analytics"
+    said = kubectl("exec", server, "--", "sh", "-c", "lakehouse doctor; echo status $?")
+    print(said)
+    for what in ("storage", "daemons", "limits", "schedules", "sensors"):
+        [line] = [line for line in said.splitlines() if line.split()[1:2] == [what]]
+        assert "not checked" not in line, line
 
 
 def test_a_sync_of_airbyte_and_then_the_schedule_fire_by_themselves(release: Release) -> None:

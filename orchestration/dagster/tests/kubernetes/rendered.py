@@ -20,8 +20,6 @@ from dagster_k8s.models import k8s_model_from_dict, k8s_snake_case_dict
 ROOT = Path(__file__).parents[4]
 VALUES = ROOT / "infrastructure" / "kubernetes" / "dagster"
 NAMESPACE = "dagster"
-RELEASE = "dagster"
-CODE_SERVER = "dagster-dagster-user-deployments-lakehouse-analytics"
 Object = dict[str, Any]
 
 
@@ -39,21 +37,22 @@ class Rendered:
         [found] = [item for item in self.of(kind) if item["metadata"]["name"] == name]
         return found
 
+    def names(self, kind: str) -> list[str]:
+        """Names of the objects of a kind, in order."""
+        return sorted(item["metadata"]["name"] for item in self.of(kind))
+
     def typed(self) -> Iterator[Any]:
-        """Each object as the model of its kind, which refuses what it does not know."""
-        for item in self.objects:
-            version = item["apiVersion"].rpartition("/")[2]
-            model = getattr(kubernetes.client, f"{version[0].upper()}{version[1:]}{item['kind']}")
-            yield k8s_model_from_dict(model, k8s_snake_case_dict(model, _without_nulls(item)))
+        """Each object as the model of its kind."""
+        yield from map(typed, self.objects)
 
     @property
     def instance(self) -> Object:
         """The rendered dagster.yaml."""
-        text = self.one("ConfigMap", f"{RELEASE}-instance")["data"]["dagster.yaml"]
+        [text] = [item["data"]["dagster.yaml"] for item in self.of("ConfigMap") if "dagster.yaml" in item["data"]]
         return dict(yaml.safe_load(text))
 
     def pods(self) -> Iterator[tuple[str, Object]]:
-        """Name and pod spec of every workload of ours and of Dagster's; PostgreSQL for trying is neither."""
+        """Name and pod spec of every workload, without the PostgreSQL that the chart brings for a trial."""
         for item in self.objects:
             name = item["metadata"]["name"]
             if item["kind"] in ("Deployment", "StatefulSet", "Job") and "postgresql" not in name:
@@ -61,13 +60,21 @@ class Rendered:
             elif item["kind"] == "CronJob":
                 yield name, item["spec"]["jobTemplate"]["spec"]["template"]["spec"]
 
+    def every_pod(self) -> Iterator[tuple[str, Object]]:
+        """`pods`, and the pod of a run."""
+        yield from self.pods()
+        yield "a run", self.run_job()["spec"]["template"]["spec"]
+
     @property
     def server(self) -> Object:
         """The container of the code server."""
-        [container] = self.one("Deployment", CODE_SERVER)["spec"]["template"]["spec"]["containers"]
+        [found] = [
+            item for item in self.of("Deployment") if item["metadata"]["labels"].get("component") == "user-deployments"
+        ]
+        [container] = found["spec"]["template"]["spec"]["containers"]
         return dict(container)
 
-    def run_job(self, image: str = "registry.example/lakehouse-analytics:0.1.0") -> Object:
+    def run_job(self) -> Object:
         """The Kubernetes Job of a run, made by Dagster's launcher from the rendered instance."""
         from dagster._core.storage.dagster_run import DagsterRun
         from dagster_k8s import K8sRunLauncher
@@ -82,7 +89,7 @@ class Rendered:
         run = DagsterRun(job_name="full_refresh", run_id="0" * 8)
         context = K8sContainerContext.create_for_run(run, launcher, include_run_tags=True)
         job = construct_dagster_k8s_job(
-            context.get_k8s_job_config(image, launcher),
+            context.get_k8s_job_config(self.server["image"], launcher),
             args=["dagster", "api", "execute_run"],
             job_name="dagster-run-0",
             component="run_worker",
@@ -91,6 +98,13 @@ class Rendered:
             labels={},
         )
         return dict(kubernetes.client.ApiClient().sanitize_for_serialization(job))
+
+
+def typed(item: Object) -> Any:
+    """An object as the model of its kind, which refuses what it does not know."""
+    version = item["apiVersion"].rpartition("/")[2]
+    model = getattr(kubernetes.client, f"{version[0].upper()}{version[1:]}{item['kind']}")
+    return k8s_model_from_dict(model, k8s_snake_case_dict(model, _without_nulls(item)))
 
 
 NOWHERE = {
@@ -110,25 +124,30 @@ def _without_nulls(value: Any) -> Any:
 
 
 def helm(*words: str) -> subprocess.CompletedProcess[str]:
-    """One command of helm's."""
+    """Run one command of helm."""
     if not shutil.which("helm"):
         pytest.fail("helm is not installed: https://helm.sh/docs/intro/install/", pytrace=False)
     return subprocess.run(["helm", *words], capture_output=True, text=True, check=False)
 
 
-def render(chart: str, *values: str) -> Rendered:
-    """`helm template`, as `helm upgrade --install` would send it."""
-    files = [word for name in values for word in ("-f", str(VALUES / name))]
-    # The chart's schema refers to Kubernetes' by address; the objects are read as typed models instead.
-    done = helm("template", RELEASE, chart, "-n", NAMESPACE, "--skip-schema-validation", *files)
+def render(chart: Path, release: str, *words: str) -> Rendered:
+    """What `helm upgrade --install RELEASE CHART` would send to the cluster.
+
+    Args:
+        chart: The folder of the chart.
+        release: The name of the release.
+        words: More of helm's options, such as `-f FILE`.
+    """
+    # The chart's schema refers to schemas of Kubernetes by address, which an air-gapped machine cannot reach. Its keys
+    # and the objects are checked by `chart.py` and by typed models instead.
+    done = helm("template", release, str(chart), "-n", NAMESPACE, "--skip-schema-validation", *words)
     if done.returncode:
-        advice = "\nIts repository: helm repo add dagster https://dagster-io.github.io/helm" if "/" in chart else ""
-        pytest.fail(f"{done.stderr}{advice}", pytrace=False)
+        pytest.fail(done.stderr, pytrace=False)
     return read(done.stdout)
 
 
 def wanted(program: str, without: str) -> None:
-    """Skip a test, and say what that means, where a program is not installed; users' CI has them all."""
+    """Skip a test if a program is not installed, and say what that leaves unchecked. Users' CI has all of them."""
     if not shutil.which(program):
         if os.getenv("GITHUB_ACTIONS"):
             pytest.fail(f"{program} is not installed", pytrace=False)
@@ -136,13 +155,13 @@ def wanted(program: str, without: str) -> None:
 
 
 def conforms(text: str, version: str) -> str:
-    """What kubeconform has against objects, by the strict schemas of a Kubernetes; it fetches them.
+    """What kubeconform reports about objects, by the strict schemas of a release of Kubernetes.
 
-    KUBERNETES_SCHEMAS says where else they are.
+    It fetches the schemas, or takes them from the location in KUBERNETES_SCHEMAS.
     """
     wanted("kubeconform", "the typed models of kubernetes-client have judged alone")
     where = os.getenv("KUBERNETES_SCHEMAS", "default")
-    # Of operators of their own: External Secrets, Prometheus.
+    # Objects of operators: External Secrets, Prometheus.
     others = "ExternalSecret,PodMonitor,PrometheusRule"
     command = ["kubeconform", "-strict", "-skip", others, "-kubernetes-version", version]
     done = subprocess.run(
@@ -152,17 +171,19 @@ def conforms(text: str, version: str) -> str:
 
 
 def read(text: str) -> Rendered:
-    """What helm printed."""
+    """The objects in helm's output."""
     return Rendered([item for item in yaml.safe_load_all(text) if item], text)
 
 
 def variables(container: Object, rendered: Rendered) -> dict[str, str]:
-    """Environment variables of a container, by name; of a Secret's there is one named after the Secret."""
+    """Environment variables of a container, by name. A whole Secret counts as one, named `secret:` and its name."""
     found: dict[str, str] = {}
     for source in container.get("envFrom", []):
         if "configMapRef" in source:
             name = source["configMapRef"]["name"]
-            found |= next(item["data"] or {} for item in rendered.of("ConfigMap") if item["metadata"]["name"] == name)
+            for item in rendered.of("ConfigMap"):  # one that is not there has a rule of its own
+                if item["metadata"]["name"] == name:
+                    found |= item["data"] or {}
         elif not source["secretRef"].get("optional"):
             found[f"secret:{source['secretRef']['name']}"] = ""
     for one in container.get("env", []):

@@ -1,204 +1,185 @@
-"""`make helm-check`: what would be sent to the cluster is right before it is."""
+"""`make helm-check`: every rule holds for the values, and each rule finds what it is there for."""
 
 from __future__ import annotations
 
-import importlib
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from dagster._core.instance.config import dagster_instance_config
 
-from .rendered import NAMESPACE, Object, Rendered, conforms, variables
+from .chart import Chart
+from .conftest import Made
+from .rendered import VALUES, Object, conforms
+from .rules import EVERYWHERE, PRODUCTION, Rule, Subject, nothing_is_left_of_the_example, restricted
 
-#: Volumes of the `restricted` Pod Security Standard.
-VOLUMES = {
-    *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"),
-    *("persistentVolumeClaim", "projected", "secret"),
-}
+EXAMPLE = (VALUES / "values.yaml",)
 
 
-def test_every_object_is_one_that_kubernetes_knows(either: Rendered) -> None:
-    kinds = [type(model).__name__ for model in either.typed()]
-    assert {"V1Deployment", "V1ConfigMap", "V1Service", "V1Role", "V1RoleBinding", "V1ServiceAccount"} <= set(kinds)
+def names(rules: tuple[Rule, ...]) -> list[str]:
+    return [rule.__name__ for rule in rules]
+
+
+def demand(problems: Iterator[str]) -> None:
+    """Fail with what is wrong and what to set, and nothing else."""
+    found = [*problems]
+    if found:
+        pytest.fail("\n".join(found), pytrace=False)
+
+
+@pytest.mark.parametrize("rule", [*EVERYWHERE, *PRODUCTION], ids=names((*EVERYWHERE, *PRODUCTION)))
+def test_production(production: Subject, rule: Rule, request: pytest.FixtureRequest) -> None:
+    if rule is nothing_is_left_of_the_example and request.config.getoption("--example"):
+        assert [*rule(production)], "--example: these are not the example's values any more"
+        return
+    demand(rule(production))
+
+
+@pytest.mark.parametrize("rule", EVERYWHERE, ids=names(EVERYWHERE))
+def test_trial(local: Subject, rule: Rule) -> None:
+    demand(rule(local))
 
 
 @pytest.mark.parametrize("version", ["1.30.0", "1.34.0"])
-def test_kubernetes_has_nothing_against_it(either: Rendered, version: str) -> None:
-    assert conforms(either.text, version) == ""
+@pytest.mark.parametrize("which", ["production", "local"])
+def test_kubernetes_accepts_the_objects(which: str, version: str, request: pytest.FixtureRequest) -> None:
+    subject: Subject = request.getfixturevalue(which)
+    assert conforms(subject.rendered.text, version) == ""
 
 
-def test_dagster_accepts_the_instance(either: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dagster._config import process_config, resolve_to_config_type
-
-    monkeypatch.setenv("DAGSTER_PG_PASSWORD", "x")
-    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(either.instance))
-    config, custom = dagster_instance_config(str(tmp_path))
-    assert custom is None
-    for section in ("run_storage", "event_log_storage", "schedule_storage", "run_launcher", "compute_logs"):
-        found = config[section]
-        # As Dagster itself reads a module of the time before 1.0.
-        module = importlib.import_module(found["module"].replace("dagster.core.", "dagster._core."))
-        kind = getattr(module, found["class"])
-        checked = process_config(resolve_to_config_type(kind.config_type()), found.get("config") or {})
-        assert checked.success, f"{section}: {checked.errors}"
-    assert "run_coordinator" not in config
+DEPLOYMENT = "dagster-user-deployments.deployments[0]"
+LAUNCHER = "runLauncher.config.k8sRunLauncher"
+POD = f"{LAUNCHER}.runK8sConfig.podSpecConfig"
 
 
-def test_two_places_do_not_limit_the_runs(either: Rendered) -> None:
-    assert "run_coordinator" not in either.instance
-    assert either.instance["concurrency"]["runs"]["max_concurrent_runs"] == 10
+@pytest.mark.parametrize(
+    ("rule", "sets", "words"),
+    [
+        (
+            "pods_are_restricted",
+            ("dagsterDaemon.podSecurityContext.runAsUser=0", "dagsterWebserver.securityContext.privileged=true"),
+            ("dagster-daemon", "runAsUser", "privileged"),
+        ),
+        ("ports_need_no_root", ("dagsterWebserver.podSecurityContext.sysctls=null",), ("port 80", "sysctl")),
+        ("containers_have_resources", ("dagsterDaemon.resources=null",), ("dagster-daemon", "resources.limits")),
+        ("images_are_pinned", ("dagsterDaemon.image.tag=latest",), ("latest is not pinned",)),
+        ("runs_are_limited", ("additionalInstanceConfig.concurrency.runs.max_concurrent_runs=-1",), ("set how many",)),
+        (
+            "runs_are_limited",
+            ("additionalInstanceConfig.concurrency.runs.tag_concurrency_limits=null",),
+            ("the limit 1 of lakehouse/windows_of is missing", "dagster/backfill"),
+        ),
+        ("runs_are_limited", ("additionalInstanceConfig.concurrency.pools.granularity=op",), ("must be `run`",)),
+        ("dagster_loads_the_instance", ("additionalInstanceConfig.run_monitorring.on=true",), ("run_monitorring",)),
+        ("sections_are_said_once", ("additionalInstanceConfig.telemetry.enabled=false",), ("telemetry", "one place")),
+        (
+            "dagster_loads_the_instance",
+            ("dagsterDaemon.runCoordinator.config.customRunCoordinator.config.max_concurrent_runs=5",),
+            ("concurrency",),
+        ),
+        ("runs_have_the_environment_of_the_code_server", (f"{LAUNCHER}.envSecrets=null",), ("lakehouse-secrets",)),
+        ("settings_exist", (f"{DEPLOYMENT}.env.LAKEHOUSE_TIMEZON=UTC",), ("Did you mean LAKEHOUSE_TIMEZONE?",)),
+        ("settings_exist", (f"{DEPLOYMENT}.env.LAKEHOUSE_TRINO_HOST=null",), ("LAKEHOUSE_TRINO_HOST: it is missing",)),
+        ("runs_end_as_they_should", (f"{POD}.enableServiceLinks=true",), ("lakehouse-trino",)),
+        ("runs_end_as_they_should", (f"{POD}.terminationGracePeriodSeconds=30",), ("set 90",)),
+        ("probes_leave_time_to_load", (f"{DEPLOYMENT}.startupProbe.failureThreshold=3",), ("15 s to load",)),
+        ("postgresql_has_enough_connections", ("dagsterWebserver.replicaCount=4",), ("max_connections is 100",)),
+        (
+            "postgresql_has_enough_connections",
+            ("additionalInstanceConfig.concurrency.runs.max_concurrent_runs=50",),
+            ("50 runs", "Set at most"),
+        ),
+        ("webserver_forgets_old_connections", ("dagsterWebserver.dbPoolRecycle=null",), ("3600 s", "Set 5.")),
+        (
+            "certificates_are_mounted",
+            ("postgresql.postgresqlParams.sslrootcert=/etc/postgresql-ca/ca.pem",),
+            ("dagster-daemon mounts nothing", "a run mounts nothing"),
+        ),
+        ("secrets_come_from_outside", ("generatePostgresqlPasswordSecret=true",), ("dagster-postgresql-secret",)),
+        ("roles_allow_what_the_launcher_needs", ("rbacEnabled=true",), ("Keep rbacEnabled: false",)),
+        (
+            "references_exist",
+            ("serviceAccount.name=other",),
+            ("the ServiceAccount other", "extraManifests"),
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_rule_finds_what_is_wrong(make: Made, rule: str, sets: tuple[str, ...], words: tuple[str, ...]) -> None:
+    changed = make(EXAMPLE, *(word for one in sets for word in ("--set", one)))
+    [check] = [each for each in (*EVERYWHERE, *PRODUCTION) if each.__name__ == rule]
+    found = "\n".join(check(changed))
+    for each in words:
+        assert each in found
 
 
-def restricted(name: str, pod: Object) -> list[str]:
-    """What the `restricted` Pod Security Standard holds against a pod.
-
-    https://kubernetes.io/docs/concepts/security/pod-security-standards/, Kubernetes 1.34.
-    """
-    found = [f"{key} is set" for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key)]
-    found += [f"volume {v['name']}" for v in pod.get("volumes", []) if not VOLUMES & v.keys() or "hostPath" in v]
-    whole = pod.get("securityContext") or {}
-    for container in [*pod.get("initContainers", []), *pod["containers"]]:
-        own = container.get("securityContext") or {}
-        both = {**whole, **own}
-        wanted = {
-            "runAsNonRoot": both.get("runAsNonRoot") is True,
-            "runAsUser": both.get("runAsUser") != 0,
-            "seccompProfile": (both.get("seccompProfile") or {}).get("type") in ("RuntimeDefault", "Localhost"),
-            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
-            "capabilities": (own.get("capabilities") or {}).get("drop") == ["ALL"],
-            "privileged": not own.get("privileged"),
-            "readOnlyRootFilesystem": own.get("readOnlyRootFilesystem") is True,
-        }
-        found += [f"{container['name']}: {key}" for key, right in wanted.items() if not right]
-    return [f"{name}: {what}" for what in found]
+def test_a_run_queue_that_is_off_is_named_in_plain_words(make: Made) -> None:
+    """Charts since 1.12 replace it with a coordinator that launches every run at once; older ones keep the queue."""
+    changed = make(EXAMPLE, "--set", "dagsterDaemon.runCoordinator.enabled=false")
+    [rule] = [each for each in EVERYWHERE if each.__name__ == "runs_are_queued"]
+    found = "\n".join(rule(changed))
+    if "run_coordinator" not in changed.rendered.instance:
+        assert found == ""
+        return
+    assert "dagsterDaemon.runCoordinator: the run queue is off" in found
+    assert "starts every run at once" in found
+    assert "Set dagsterDaemon.runCoordinator as the example does" in found
 
 
-def run_pod(rendered: Rendered) -> Object:
-    return dict(rendered.run_job()["spec"]["template"]["spec"])
+def test_an_image_of_two_registries_is_named(make: Made) -> None:
+    changed = make(EXAMPLE, "--set", "postgresql.image.repository=registry.local/postgres")
+    [rule] = [each for each in EVERYWHERE if each.__name__ == "images_have_one_registry"]
+    found = "\n".join(rule(changed))
+    images = {c["image"] for _, pod in changed.rendered.pods() for c in pod.get("initContainers", [])}
+    if "docker.io/registry.local/postgres:14.6" in images:
+        assert "Set registry: registry.local" in found
+    else:  # charts before 1.12 take the repository as it is
+        assert found == ""
 
 
-def test_every_pod_keeps_to_the_restricted_standard(either: Rendered) -> None:
-    pods = [*either.pods(), ("a run", run_pod(either))]
-    assert len(pods) == 4
-    assert [what for name, pod in pods for what in restricted(name, pod)] == []
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("postgresqll: {a: b}", "postgresqll: the chart {} does not read this key. Did you mean postgresql?"),
+        ("rbacEnable: false", "Did you mean rbacEnabled?"),
+        ("dagsterDaemon: {heartbeatTollerance: 1}", "dagsterDaemon.heartbeatTollerance"),
+        ("retention: {schedules: {purgeAfterDays: 1}}", "Did you mean schedule?"),
+        ("dagster-user-deployments: {deployments: [{name: a, envSecretz: []}]}", f"{DEPLOYMENT}.envSecretz"),
+        ("runLauncher: {config: {k8sRunLauncher: {runK8sConfig: {podSpec: {}}}}}", "Did you mean podSpecConfig?"),
+    ],
+)  # fmt: skip
+def test_a_key_that_the_chart_does_not_read_is_named(make: Made, chart: Chart, extra: str, words: str) -> None:
+    import yaml
+
+    found = "\n".join(chart.unknown_keys(yaml.safe_load(extra)))
+    assert words.format(chart.version) in found
 
 
-def test_nobody_listens_where_only_root_may(either: Rendered) -> None:
-    """A port below 1024 was refused on the first cluster; newer containerd allows it, others do not."""
-    for name, pod in either.pods():
-        ports = [port["containerPort"] for c in pod["containers"] for port in c.get("ports", [])]
-        allowed = {one["name"]: int(one["value"]) for one in (pod["securityContext"].get("sysctls") or [])}
-        lowest = allowed.get("net.ipv4.ip_unprivileged_port_start", 1024)
-        assert [port for port in ports if port < lowest] == [], name
+def test_another_release_name_needs_other_references(make: Made) -> None:
+    found = "\n".join(problem for rule in EVERYWHERE for problem in rule(make(EXAMPLE, release="analytics")))
+    made = "analytics-dagster-user-deployments-lakehouse-analytics-user-env"
+    assert f"envConfigMaps[0].name: no ConfigMap is called dagster-{made.partition('-')[2]}" in found
+    assert f"Set it to {made}." in found
 
 
-def test_the_standard_is_held_against_something() -> None:
+def test_another_release_name_works_with_the_advice(make: Made) -> None:
+    release = "analytics"
+    advice = (
+        *("--set", f"{LAUNCHER}.envConfigMaps[0].name={release}-dagster-user-deployments-lakehouse-analytics-user-env"),
+        *("--set", f"global.dagsterInstanceConfigMap={release}-dagster-instance"),
+    )
+    subject = make(EXAMPLE, *advice, release=release)
+    assert [problem for rule in EVERYWHERE for problem in rule(subject)] == []
+
+
+def test_what_is_left_of_the_example_is_named(make: Made, tmp_path: Path) -> None:
+    subject = make(EXAMPLE)
+    found = [problem.partition(":")[0] for problem in nothing_is_left_of_the_example(subject)]
+    text = EXAMPLE[0].read_text()
+    marked = [line for line in text.splitlines() if "# SET" in line and ".example" in line]
+    assert len(found) == len(marked) >= 4
+    assert "postgresql.postgresqlHost" in found
+
+
+def test_the_standard_refuses_a_bare_pod() -> None:
     bare: Object = {"containers": [{"name": "c"}], "volumes": [{"name": "h", "hostPath": {"path": "/"}}]}
     assert len(restricted("bare", bare)) == 6
-
-
-def test_every_container_asks_for_what_it_needs(either: Rendered) -> None:
-    pods = [*either.pods(), ("a run", run_pod(either))]
-    without = [
-        f"{name}/{container['name']}"
-        for name, pod in pods
-        for container in [*pod.get("initContainers", []), *pod["containers"]]
-        if not {"requests", "limits"} <= (container.get("resources") or {}).keys()
-    ]
-    assert without == []
-
-
-def test_a_run_is_not_sized_as_the_server_is(either: Rendered) -> None:
-    [run] = run_pod(either)["containers"]
-    assert run["resources"] != either.server["resources"]
-    assert run["resources"]["limits"]["memory"] == "3Gi"
-
-
-def test_a_run_has_the_environment_of_the_server(either: Rendered) -> None:
-    [run] = run_pod(either)["containers"]
-    server, runs = variables(either.server, either), variables(run, either)
-    ours = {name: value for name, value in server.items() if name.startswith(("LAKEHOUSE_", "secret:", "TMPDIR"))}
-    assert len(ours) > 5
-    assert {name: runs.get(name) for name in ours} == ours
-    assert {"DAGSTER_HOME", "DAGSTER_PG_PASSWORD"} <= runs.keys()
-
-
-def test_a_run_ends_as_it_should(either: Rendered) -> None:
-    job = either.run_job()
-    assert job["metadata"].get("namespace", NAMESPACE) == NAMESPACE
-    assert job["spec"]["backoffLimit"] == 0
-    assert job["spec"]["ttlSecondsAfterFinished"] > 0
-    pod = run_pod(either)
-    assert pod["terminationGracePeriodSeconds"] >= 60
-    assert pod["automountServiceAccountToken"] is False
-    assert pod["serviceAccountName"] in [item["metadata"]["name"] for item in either.of("ServiceAccount")]
-
-
-def test_images_are_named_by_tag_or_digest(either: Rendered) -> None:
-    pods = [*either.pods()]
-    images = {c["image"] for _, pod in pods for c in [*pod.get("initContainers", []), *pod["containers"]]}
-    loose = [image for image in images if "@" not in image and image.rpartition(":")[2] in (image, "latest", "")]
-    assert len(images) >= 3
-    assert loose == []
-
-
-def test_secrets_come_from_outside(rendered: Rendered) -> None:
-    assert rendered.of("Secret") == []
-
-
-def test_the_probes_leave_time_to_load(either: Rendered) -> None:
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import lakehouse_analytics.definitions as d; d.defs()"], check=True)
-    load = time.monotonic() - began
-    startup = either.server["startupProbe"]
-    budget = startup["periodSeconds"] * startup["failureThreshold"]
-    assert budget >= 10 * load, f"{budget} s for a start that took {load:.1f} s here"
-    assert "readinessProbe" not in either.server
-    for probe in (startup, either.server["livenessProbe"]):
-        assert probe["exec"]["command"][:3] == ["python", "-m", "lakehouse_analytics.health"]
-
-
-#: Connections of one process at most. Webserver: a pool of 1 and its overflow for each of three storages. Daemon: one
-#: for each thread of 4 sensors, 4 schedules, 4 dequeues and 6 daemons, and for half of them one more, while they store
-#: an event. Run: one for the runs, and of windows 1 and 2 more for the events that are held.
-STORAGES, DAEMON, RUN, CODE_SERVER = 3, 26, 4, 2
-#: Of charts/lakehouse-support: pruning, reaping, metrics, and its Job.
-UPKEEP = 2 + 2 + 1 + 2
-#: For people, and what PostgreSQL keeps for its superuser.
-OTHERS = 4 + 3
-
-
-def test_postgresql_has_connections_for_the_worst_case(rendered: Rendered, request: pytest.FixtureRequest) -> None:
-    limit = request.config.getoption("--max-connections")
-    deployments = dict(rendered.pods())
-    webservers = [name for name in deployments if "webserver" in name]
-    overflow = {
-        one["name"]: int(one["value"])
-        for name in webservers
-        for one in deployments[name]["containers"][0]["env"]
-        if one["name"] == "DAGSTER_WEBSERVER_DB_POOL_MAX_OVERFLOW"
-    }["DAGSTER_WEBSERVER_DB_POOL_MAX_OVERFLOW"]
-    replicas = sum(rendered.one("Deployment", name)["spec"].get("replicas", 1) for name in webservers)
-    runs = rendered.instance["concurrency"]["runs"]["max_concurrent_runs"]
-    worst = replicas * STORAGES * (1 + overflow) + DAEMON + runs * RUN + CODE_SERVER + UPKEEP
-    assert worst + OTHERS <= limit, (
-        f"{worst} connections at worst and {OTHERS} for others, but max_connections is {limit}"
-    )
-
-
-def test_whoever_may_do_something_is_bound_by_name(either: Rendered) -> None:
-    rules = [rule for role in either.of("Role") for rule in role["rules"]]
-    verbs = {verb for rule in rules for verb in rule["verbs"]}
-    assert verbs == {"create", "delete", "get", "list"}
-    may = {verb: {of for rule in rules if verb in rule["verbs"] for of in rule["resources"]} for verb in verbs}
-    assert may["create"] == {"jobs"}
-    assert may["delete"] == {"jobs", "pods"}  # Dagster deletes a terminated run's pods itself
-    subjects = [s["name"] for binding in either.of("RoleBinding") for s in binding["subjects"]]
-    accounts = {item["metadata"]["name"] for item in either.of("ServiceAccount")}
-    assert subjects == ["dagster"]
-    assert "dagster" in accounts
-    assert either.of("ClusterRole") == either.of("ClusterRoleBinding") == []

@@ -1,7 +1,8 @@
-"""infrastructure/kubernetes/dagster/values.yaml by itself; tests/kubernetes holds what a chart makes of it."""
+"""infrastructure/kubernetes/dagster/values.yaml by itself; tests/kubernetes renders a chart with it."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
 from lakehouse_analytics.settings import REQUIRED_IN_PROD, Settings
 
 ROOT = Path(__file__).parents[4]
@@ -16,8 +18,9 @@ VALUES = ROOT / "infrastructure" / "kubernetes" / "dagster"
 PROD: dict[str, Any] = yaml.safe_load((VALUES / "values.yaml").read_text())
 LOCAL: dict[str, Any] = yaml.safe_load((VALUES / "values-local.yaml").read_text())
 INSTANCE: dict[str, Any] = yaml.safe_load((ROOT / "orchestration" / "dagster" / "dagster.yaml").read_text())
-#: Of the official chart's release 1.9.3, beside the checkout in our own CI; the project does not depend on it.
-SCHEMA = ROOT.parent / "shared" / "dagster-chart" / "values-1.9.3.schema.json"
+#: Schemas of the official chart, beside the checkout in our own CI; the project does not depend on them.
+SCHEMAS = ROOT.parent / "shared" / "dagster-chart"
+VERSIONS = ("1.9.3", "1.12.19")
 
 
 def deployment(values: dict[str, Any]) -> dict[str, Any]:
@@ -72,11 +75,25 @@ def test_the_instance_is_limited_as_on_one_machine() -> None:
     } == INSTANCE["run_retries"]
 
 
-def test_what_the_instance_says_itself_the_chart_does_not_say_once_more() -> None:
-    daemon = PROD["dagsterDaemon"]
+def test_the_run_queue_is_named() -> None:
+    """`runCoordinator.enabled: false` launches every run at once, with charts since 1.12."""
+    coordinator = PROD["dagsterDaemon"]["runCoordinator"]
+    assert coordinator["enabled"] is True
+    custom = coordinator["config"]["customRunCoordinator"]
+    kind = getattr(importlib.import_module(custom["module"]), custom["class"])
+    assert issubclass(kind, QueuedRunCoordinator)
+    assert coordinator["type"] == "CustomRunCoordinator"
+    queue = kind(**custom["config"])
+    assert queue.dequeue_use_threads is True
+
+
+def test_limits_and_monitoring_stand_in_one_place() -> None:
     assert {"concurrency", "run_monitoring"} <= PROD["additionalInstanceConfig"].keys()
-    assert not daemon["runCoordinator"]["enabled"]
-    assert not daemon["runMonitoring"]["enabled"]
+    assert (
+        "max_concurrent_runs" not in PROD["dagsterDaemon"]["runCoordinator"]["config"]["customRunCoordinator"]["config"]
+    )
+    assert "concurrency" not in PROD
+    assert not PROD["dagsterDaemon"]["runMonitoring"]["enabled"]
 
 
 def test_no_secret_stands_in_the_values() -> None:
@@ -88,38 +105,42 @@ def test_no_secret_stands_in_the_values() -> None:
     assert "postgresqlPassword" not in PROD["postgresql"]
 
 
-with_schema = pytest.mark.skipif(
-    not SCHEMA.is_file(), reason=f"the official chart's schema is not beside the checkout: {SCHEMA}"
+with_schemas = pytest.mark.skipif(
+    not SCHEMAS.is_dir(), reason=f"the schemas of the official chart are not beside the checkout: {SCHEMAS}"
 )
 
 
-def errors_of(values: dict[str, Any]) -> list[str]:
-    """What the official schema says of values. What it requires are the chart's defaults, which are not here."""
+def errors_of(values: dict[str, Any], version: str) -> list[str]:
+    """What the official schema refuses in values. Keys that it requires are in the chart's defaults, not here."""
     from jsonschema import Draft202012Validator
-    from referencing import Registry, Resource
-    from referencing.jsonschema import DRAFT202012
 
-    def without_required(schema: Any) -> Any:
+    def relaxed(schema: Any) -> Any:
+        """Without required keys, and without schemas of Kubernetes, which are referred to by address."""
         if isinstance(schema, dict):
-            kept = {key: value for key, value in schema.items() if key != "required" or not isinstance(value, list)}
-            return {key: without_required(value) for key, value in kept.items()}
-        return [without_required(item) for item in schema] if isinstance(schema, list) else schema
+            kept = {
+                key: value
+                for key, value in schema.items()
+                if not (key == "required" and isinstance(value, list))
+                and not (key == "$ref" and str(value).startswith("http"))
+            }
+            return {key: relaxed(value) for key, value in kept.items()}
+        return [relaxed(item) for item in schema] if isinstance(schema, list) else schema
 
-    # Kubernetes' own types are referred to by address: not asked for here, tests/kubernetes reads every object.
-    registry: Registry[Any] = Registry(retrieve=lambda uri: Resource({}, DRAFT202012))  # type: ignore[call-arg]
-    validator = Draft202012Validator(without_required(json.loads(SCHEMA.read_text())), registry=registry)
+    validator = Draft202012Validator(relaxed(json.loads((SCHEMAS / f"values-{version}.schema.json").read_text())))
     return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in validator.iter_errors(values)]
 
 
-@with_schema
+@with_schemas
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("values", [PROD, LOCAL], ids=["prod", "local"])
-def test_the_official_schema_accepts_them(values: dict[str, Any]) -> None:
-    assert errors_of(values) == []
+def test_the_official_schema_accepts_them(values: dict[str, Any], version: str) -> None:
+    assert errors_of(values, version) == []
 
 
-@with_schema
-def test_the_official_schema_refuses_what_it_does_not_know() -> None:
-    [error] = errors_of({"dagsterWebserver": {"replicas": 2}})
+@with_schemas
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_official_schema_refuses_an_unknown_key(version: str) -> None:
+    [error] = errors_of({"dagsterWebserver": {"replicas": 2}}, version)
     assert error.startswith("dagsterWebserver: ")
 
 

@@ -26,12 +26,16 @@ class Listed:
 
     def __init__(self, *jobs: RunJob) -> None:
         self.jobs = {job.name: job for job in jobs}
+        self.ends: dict[str, str] = {}
 
     def list(self) -> Sequence[RunJob]:
         return [*self.jobs.values()]
 
     def delete(self, name: str) -> None:
         del self.jobs[name]
+
+    def end(self, name: str) -> str:
+        return self.ends.get(name, "no pod is left")
 
 
 @pytest.fixture
@@ -41,7 +45,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def a_run(instance: dg.DagsterInstance, status: STATUS, *, launched_in: str | None = "dagster") -> dg.DagsterRun:
-    run = create_run_for_test(instance, job_name="j", status=STATUS.STARTED)
+    started = STATUS.STARTING if status == STATUS.STARTING else STATUS.STARTED
+    run = create_run_for_test(instance, job_name="j", status=started)
     if launched_in:
         data = EngineEventData(
             {"Kubernetes Job name": f"dagster-run-{run.run_id}", "Kubernetes Namespace": launched_in}
@@ -56,6 +61,38 @@ def a_run(instance: dg.DagsterInstance, status: STATUS, *, launched_in: str | No
 
 def job(run_id: str, *, finished: bool = False, created: datetime = NOW) -> RunJob:
     return RunJob(f"dagster-run-{run_id}", run_id, created, finished)
+
+
+OUT_OF_MEMORY = "container dagster: OOMKilled, exit code 137"
+
+
+def test_a_run_whose_pod_died_before_it_started_fails_at_once(instance: dg.DagsterInstance) -> None:
+    dead, waiting, started = (a_run(instance, status) for status in (STATUS.STARTING, STATUS.STARTING, STATUS.STARTED))
+    jobs = Listed(job(dead.run_id, finished=True), job(waiting.run_id), job(started.run_id, finished=True))
+    jobs.ends[f"dagster-run-{dead.run_id}"] = OUT_OF_MEMORY
+    # Without any grace: the pod is gone, and everything that it had to say is stored.
+    done = reap(instance, jobs, NOW, GRACE)
+    assert [*done.runs] == [dead.run_id]
+    run = instance.get_run_by_id(dead.run_id)
+    assert run
+    assert run.status == STATUS.FAILURE
+    [failure] = instance.all_logs(dead.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+    assert "Its pod ended before the run started" in failure.message
+    assert OUT_OF_MEMORY in failure.message
+    assert {one.name for one in jobs.list()} == {f"dagster-run-{each.run_id}" for each in (dead, waiting, started)}
+    assert [*reap(instance, jobs, NOW, GRACE).runs] == []
+
+
+def test_a_run_that_starts_while_the_jobs_are_listed_is_left_alone(instance: dg.DagsterInstance) -> None:
+    run = a_run(instance, STATUS.STARTING)
+
+    class Slow(Listed):
+        def list(self) -> Sequence[RunJob]:
+            there = super().list()
+            instance.report_dagster_event(dg.DagsterEvent("PIPELINE_START", "j"), run.run_id)
+            return there
+
+    assert [*reap(instance, Slow(job(run.run_id, finished=True)), NOW, GRACE).runs] == []
 
 
 def test_a_job_whose_run_has_ended_is_deleted_and_a_strangers_is_not(instance: dg.DagsterInstance) -> None:
@@ -110,7 +147,7 @@ def test_without_a_way_to_kubernetes_it_says_so(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", "/nowhere")
     done = CliRunner().invoke(main, ["instance", "reap", "--namespace", "dagster"])
     assert done.exit_code == 1
-    assert "no way to Kubernetes" in done.output
+    assert "Kubernetes cannot be reached" in done.output
 
 
 def test_too_short_a_retention_is_refused() -> None:
