@@ -72,7 +72,7 @@ RELEASE  ?= dagster
 .PHONY: image
 image: ## Build the image of the code location, tagged by git (IMAGE=…, BUILDER="podman build")
 	@[ -n "$(BUILDER)" ] || { echo "None of docker, podman and buildah is installed, and BUILDER is not set."; exit 1; }
-	@$(BUILDER) --file $(CODE)/Dockerfile --tag "$(IMAGE):$(TAG)" $(BUILD) \
+	@BUILDAH_LAYERS=true $(BUILDER) --file $(CODE)/Dockerfile --tag "$(IMAGE):$(TAG)" $(BUILD) \
 		--build-arg VERSION="$(TAG)" --build-arg REVISION="$$(git rev-parse HEAD)" \
 		--build-arg CREATED="$$(git log -1 --format=%cI)" .
 	@echo "$(IMAGE):$(TAG)"
