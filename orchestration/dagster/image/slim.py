@@ -21,8 +21,9 @@ import shutil
 import sys
 import sysconfig
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 SITE = Path(sysconfig.get_path("purelib"))
@@ -60,7 +61,12 @@ RULES = (
     ),
     Rule(
         "pyarrow",
-        ("pyarrow/libarrow_flight.so.*", "pyarrow/libarrow_python_flight.so*", "pyarrow/_flight.*", "pyarrow/flight.py"),
+        (
+            "pyarrow/libarrow_flight.so.*",
+            "pyarrow/libarrow_python_flight.so*",
+            "pyarrow/_flight.*",
+            "pyarrow/flight.py",
+        ),
         "the client and server of Arrow Flight RPC; no other library links to them",
     ),
     Rule(
@@ -169,12 +175,14 @@ def remove(site: Path = SITE) -> int:
 
 
 def shared_libraries(site: Path) -> Iterator[Path]:
+    """Every extension module and every library that one may link to."""
     for path in sorted(site.rglob("*")):
         if path.is_file() and re.search(r"\.so(\.\d+)*$", path.name):
             yield path
 
 
 def check_imports() -> None:
+    """Import every module of the package, and `IMPORTED_BY_NAME`."""
     package = importlib.import_module("lakehouse_analytics")
     names = [module.name for module in pkgutil.walk_packages(package.__path__, "lakehouse_analytics.")]
     for name in (*names, *IMPORTED_BY_NAME):
@@ -204,21 +212,33 @@ def check_bytecode(site: Path = SITE) -> None:
 
 
 def check_use() -> None:
-    """Use, once, what a rule has cut something from."""
-    from agate.data_types import Number
-    from agate.table import Table
+    """Use, once, what a rule has cut something from.
+
+    Raises:
+        SlimError: A package no longer does what is asked of it.
+    """
+    from agate.data_types import Number  # type: ignore[import-untyped]
+    from agate.table import Table  # type: ignore[import-untyped]
     from kubernetes import client
     from pyarrow import parquet, table
     from zstandard import ZstdCompressor, ZstdDecompressor
 
-    assert Number().cast("1,234.5") == 1234.5, "agate does not read an English number"
-    Table([[1.5]], ["n"], [Number()]).print_table(output=io.StringIO())
-    assert ZstdDecompressor().decompress(ZstdCompressor().compress(b"lakehouse")) == b"lakehouse"
     written = io.BytesIO()
     parquet.write_table(table({"a": [1, 2]}), written, compression="zstd")
-    assert parquet.read_table(io.BytesIO(written.getvalue())).num_rows == 2
-    assert client.V1Job(metadata=client.V1ObjectMeta(name="run")).to_dict()["metadata"]["name"] == "run"
-    print("use            agate, kubernetes, pyarrow, zstandard")
+    Table([[1.5]], ["n"], [Number()]).print_table(output=io.StringIO())
+    answers = {
+        "agate reads an English number": (Number().cast("1,234.5"), Decimal("1234.5")),
+        "zstandard decompresses what it compressed": (
+            ZstdDecompressor().decompress(ZstdCompressor().compress(b"x")),
+            b"x",
+        ),
+        "pyarrow reads the Parquet that it wrote": (parquet.read_table(io.BytesIO(written.getvalue())).num_rows, 2),
+        "kubernetes describes a Job": (client.V1Job(metadata=client.V1ObjectMeta(name="run")).metadata.name, "run"),
+    }
+    for claim, (answer, expected) in answers.items():
+        if answer != expected:
+            raise SlimError(f"It does not hold that {claim}: {answer!r} instead of {expected!r}.")
+    print(f"use            {len(answers)} packages that rules cut something from")
 
 
 def sizes() -> list[tuple[str, float, float, list[str]]]:
@@ -247,10 +267,12 @@ def sizes() -> list[tuple[str, float, float, list[str]]]:
 
 
 def canonical(name: str) -> str:
+    """A distribution's name as PyPI compares it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def print_sizes(least: float = 2.0) -> None:
+    """Print `sizes`, from `least` megabytes on, as a Markdown table."""
     rows = sizes()
     print("| distribution | MB | of it bytecode | required by |\n|---|---|---|---|")
     for name, code, bytecode, by in rows:
@@ -262,14 +284,17 @@ def print_sizes(least: float = 2.0) -> None:
 
 
 def check() -> None:
+    """Every check, the cheap ones first."""
     check_bytecode()
     check_libraries()
     check_imports()
     check_use()
 
 
+COMMANDS: dict[str, Callable[[], object]] = {"remove": remove, "check": check, "sizes": print_sizes}
+
 if __name__ == "__main__":
     try:
-        {"remove": remove, "check": check, "sizes": print_sizes}[sys.argv[1]]()
+        COMMANDS[sys.argv[1]]()
     except SlimError as error:
         sys.exit(str(error))

@@ -1,7 +1,7 @@
 """The image's environment: which lock it has, and what slim.py takes from it.
 
-`docker build` runs `slim.py check` on the result. Here the rules are held against the environment of the tests, so that a
-new release of a package fails before an image is built.
+The build runs `slim.py check` on the result. Here the rules meet the environment of the tests, so that a new release of
+a package fails before an image is built.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def _names(lock: str) -> set[str]:
     return {distribution for distribution, _ in _lock(lock)}
 
 
-@pytest.mark.parametrize("distribution", ["dagster-webserver", "dagster-graphql", "dagster-dg-cli", "uvicorn", "setuptools"])
+@pytest.mark.parametrize(
+    "distribution", ["dagster-webserver", "dagster-graphql", "dagster-dg-cli", "uvicorn", "setuptools"]
+)
 def test_the_image_has_no_user_interface_and_no_build_tool(distribution: str) -> None:
     assert distribution not in _names("requirements.lock")
     assert distribution in _names("requirements-local.lock"), "a developer's machine and compose have it"
