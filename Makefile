@@ -72,7 +72,7 @@ RELEASE  ?= dagster
 .PHONY: image
 image: ## Build the image of the code location, tagged by git (IMAGE=…, BUILDER="podman build")
 	@[ -n "$(BUILDER)" ] || { echo "None of docker, podman and buildah is installed, and BUILDER is not set."; exit 1; }
-	@$(BUILDER) --file $(CODE)/Dockerfile --tag "$(IMAGE):$(TAG)" $(BUILD) \
+	@BUILDAH_LAYERS=true $(BUILDER) --file $(CODE)/Dockerfile --tag "$(IMAGE):$(TAG)" $(BUILD) \
 		--build-arg VERSION="$(TAG)" --build-arg REVISION="$$(git rev-parse HEAD)" \
 		--build-arg CREATED="$$(git log -1 --format=%cI)" .
 	@echo "$(IMAGE):$(TAG)"
@@ -155,7 +155,10 @@ bench-ui: $(DEV) stack-up ## What the UI asks of 500 daily assets with three yea
 .PHONY: lock
 lock: $(DEV) ## Lock the dependencies anew: hashes, no registry address
 	cd $(CODE) && uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
-	cd $(CODE) && uv pip compile pyproject.toml --group dev $(LOCK_OPTIONS) -c requirements.lock -o requirements-dev.lock
+	cd $(CODE) && uv pip compile pyproject.toml --extra local $(LOCK_OPTIONS) -c requirements.lock -o requirements-local.lock
+	cd $(CODE) && uv pip compile pyproject.toml --extra local --group dev $(LOCK_OPTIONS) -c requirements-local.lock \
+		-o requirements-dev.lock
+	cd $(CODE) && uv pip compile --group build $(LOCK_OPTIONS) -c requirements-local.lock -o requirements-build.lock
 	cd connectors && uv pip compile faker.in $(LOCK_OPTIONS) -o faker.lock
 	cd infrastructure/local && uv pip compile requirements.in $(LOCK_OPTIONS) -o requirements.lock
 
@@ -184,10 +187,10 @@ $(TOOLS)/bin/uv: $(CODE)/requirements-uv.lock
 	@touch $@
 
 # Stamps are written last: an interrupted install is done again.
-$(RUNTIME): $(CODE)/requirements.lock $(CODE)/pyproject.toml | $(TOOLS)/bin/uv
+$(RUNTIME): $(CODE)/requirements-local.lock $(CODE)/pyproject.toml | $(TOOLS)/bin/uv
 	@echo "Installing the runtime into .venv (once)"
 	@test -x $(BIN)/python || $(TOOLS)/bin/uv venv --quiet --python $(PYTHON) $(VENV)
-	@$(TOOLS)/bin/uv pip install --quiet $(HASHES) -r $(CODE)/requirements.lock
+	@$(TOOLS)/bin/uv pip install --quiet $(HASHES) -r $(CODE)/requirements-local.lock
 	@$(TOOLS)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable $(CODE)
 	@touch $@
 

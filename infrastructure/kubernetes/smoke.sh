@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts the image as a pod would, without a network: it has everything, and asks nobody. `make image-test` calls it.
-#   smoke.sh IMAGE [docker|podman]
+#   smoke.sh IMAGE [docker|podman|a command with their options]
 set -euo pipefail
 
 image=${1:?the image, with its tag}
@@ -21,6 +21,12 @@ for environment in local trino; do
         python -c "import lakehouse_analytics.definitions as d; d.defs()"
     echo "loads          $environment"
 done
+
+# The root file system of a pod is read-only: a module without bytecode would be compiled at every start.
+compiled=$(run "$image" python -v -c "import lakehouse_analytics.definitions as d; d.defs()" 2>&1 |
+    awk '/^# code object from \// && ++n <= 5 {print $5}')
+[[ -z $compiled ]] || { echo "These modules have no bytecode, so each start compiles them: $compiled"; exit 1; }
+echo "bytecode       of every module that loading imports"
 
 # The code server, as the image starts it and as its probe asks it.
 server=$("$engine" run --detach --read-only "${as_pod[@]}" "$image")

@@ -226,9 +226,11 @@ def test_the_image_has_no_root_no_secret_and_no_unlocked_package() -> None:
     instructions = [line.split(None, 1) for line in dockerfile.splitlines() if re.match(r"[A-Z]+ ", line)]
     users = [rest for word, rest in instructions if word == "USER"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", users[-1])
-    assert [rest for word, rest in instructions if word == "FROM"] == ["${PYTHON_IMAGE} AS build", "${PYTHON_IMAGE}"]
-    installs = re.findall(r"pip install [^\n]*", dockerfile)
-    assert len(installs) == 3
+    assert [rest for word, rest in instructions if word == "FROM"] == [
+        *("${PYTHON_IMAGE} AS tools", "tools AS dependencies", "dependencies AS build", "${PYTHON_IMAGE}")
+    ]
+    installs = re.findall(r"pip (?:install|wheel) [^\n]*", dockerfile)
+    assert len(installs) == 5
     assert all("--require-hashes" in line or "--no-deps" in line for line in installs)
     assert not [rest for word, rest in instructions if word in ("ARG", "ENV") and SECRET.search(rest)]
 
