@@ -118,14 +118,15 @@ networkPolicies.egress.identityProvider: name the network of the login's provide
 {{- if not $login.tlsSecret }}
 {{ $key }}.tlsSecret: set the Secret with the certificate of the host; a login needs TLS.
 {{- end }}
-{{- if and (has $login.provider (list "adfs" "azure" "cidaas" "entra-id" "keycloak-oidc" "oidc")) (not $login.issuerUrl) }}
+{{- if and (has $login.provider (list "adfs" "azure" "cidaas" "entra-id" "gitlab" "keycloak-oidc" "oidc")) (not $login.issuerUrl) }}
 {{ $key }}.issuerUrl: set the address of the OpenID Connect provider, which {{ $login.provider }} needs.
 {{- end }}
 {{- if not $login.emailDomains }}
 {{ $key }}.emailDomains: set the domains whose addresses may log in; ['*'] admits every address that the provider knows.
 {{- end }}
 {{- $restriction := "^--(authenticated-emails-file|allowed-group|bitbucket-(repository|team)|github-(org|repo|team|user)|gitlab-(group|project)s?|google-group)=" }}
-{{- if and (has "*" $login.emailDomains) (has $login.provider (list "bitbucket" "digitalocean" "facebook" "github" "gitlab" "google" "linkedin" "login.gov")) (not $login.issuerUrl) (not (include "support.restricted" (dict "args" $login.extraArgs "pattern" $restriction))) }}
+{{- $public := or (has $login.provider (list "bitbucket" "digitalocean" "facebook" "github" "google" "linkedin" "login.gov")) (regexMatch "^https://(gitlab\\.com|accounts\\.google\\.com)/?$" $login.issuerUrl) }}
+{{- if and (has "*" $login.emailDomains) $public (not (include "support.restricted" (dict "args" $login.extraArgs "pattern" $restriction))) }}
 {{ $key }}.emailDomains: ['*'] admits everybody with an account at {{ $login.provider }}; name your domains, or restrict the login in {{ $key }}.extraArgs, for example with --github-org, --google-group or --authenticated-emails-file.
 {{- end }}
 {{- range $login.extraArgs }}
