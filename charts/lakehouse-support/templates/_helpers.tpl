@@ -125,7 +125,7 @@ resources: {{- .resources | default .workload.resources | toYaml | nindent 2 }}
 {{- end }}
 
 {{- define "support.passwordRef" -}}
-secretKeyRef: {name: {{ include "support.postgresqlSecret" . }}, key: {{ .Values.postgresql.passwordSecret.key }}}
+secretKeyRef: {{- toYaml .Values.postgresql.passwordSecret | nindent 2 }}
 {{- end }}
 
 {{- /* A container that opens Dagster's instance, as the official chart's pods do. root, workload. */}}

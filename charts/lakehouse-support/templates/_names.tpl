@@ -27,10 +27,6 @@
 {{- include "support.dagster.webserver" . }}-read-only
 {{- end }}
 
-{{- define "support.postgresqlSecret" -}}
-{{- .Values.postgresql.passwordSecret.name | default (printf "%s-postgresql-secret" (include "support.dagster.fullname" .)) -}}
-{{- end }}
-
 {{- define "support.runsNamespace" -}}
 {{- .Values.dagster.runs.namespace | default .Release.Namespace -}}
 {{- end }}

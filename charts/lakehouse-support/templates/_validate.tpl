@@ -153,7 +153,7 @@ readOnlyLogin.host: must differ from login.host.
 {{- if not (lookup "v1" "ConfigMap" $namespace $name) }}
 dagster.release: there is no ConfigMap {{ $name }} in the namespace {{ $namespace }}. Install the Dagster chart first; if its release is not called {{ $values.dagster.release }}, set dagster.release, and dagster.fullname if it has a fullnameOverride.
 {{- end }}
-{{ include "support.missingKey" (dict "kind" "Secret" "namespace" $namespace "name" (include "support.postgresqlSecret" .) "keys" (list $values.postgresql.passwordSecret.key) "setting" "postgresql.passwordSecret") }}
+{{ include "support.missingKey" (dict "kind" "Secret" "namespace" $namespace "name" $values.postgresql.passwordSecret.name "keys" (list $values.postgresql.passwordSecret.key) "setting" "postgresql.passwordSecret") }}
 {{- range $kind, $name := dict "ConfigMap" $values.postgresql.ca.configMap "Secret" $values.postgresql.ca.secret }}
 {{- if $name }}
 {{ include "support.missingKey" (dict "kind" $kind "namespace" $namespace "name" $name "keys" (list $values.postgresql.ca.key) "setting" "postgresql.ca") }}
