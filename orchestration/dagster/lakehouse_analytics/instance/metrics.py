@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 import yaml
-from dagster import DagsterRunStatus
+from dagster import DagsterError, DagsterRunStatus
 from dagster._check import CheckError
-from dagster._core.errors import DagsterError
 from dagster._core.instance.config import DAGSTER_CONFIG_YAML_FILENAME
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.run_coordinator import QueuedRunCoordinator
