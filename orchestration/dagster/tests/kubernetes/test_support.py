@@ -628,6 +628,7 @@ def test_an_install_names_what_the_namespace_does_not_have(
         (READY, ()),
         ((*READY, secret("lakehouse-secrets", "A")), ()),
         ((*READY, secret("lakehouse-secrets", "A", annotations=OURS)), PLAIN),
+        ((*READY, secret("lakehouse-secrets", "A", annotations=OURS)), VAULT),  # from values to external
         ((*READY, secret("lakehouse-secrets", "A", owner="ExternalSecret")), VAULT),
         ((*READY, config_map("postgresql-ca", "ca.pem")), TLS),
     ],
