@@ -1,6 +1,6 @@
-"""What an alert needs to know of a Dagster instance, for Prometheus.
+"""Metrics of a Dagster instance for Prometheus.
 
-Read from Dagster's storage, because no part of Dagster tells of itself when it is dead. A scrape is four queries.
+They are read from Dagster's storage, because a dead part of Dagster cannot report itself. A scrape is four queries.
 """
 
 from __future__ import annotations
@@ -9,10 +9,16 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from dagster import DagsterRunStatus
+import yaml
+from dagster import DagsterError, DagsterRunStatus
+from dagster._check import CheckError
+from dagster._core.instance.config import DAGSTER_CONFIG_YAML_FILENAME
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.scheduler.instigation import TickStatus
 from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
@@ -23,10 +29,11 @@ from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
+    from dagster._core.run_coordinator.base import RunCoordinator
 
 logger = logging.getLogger(__name__)
 
-#: Each is always told, so that a sum over some of them is 0 and not nothing.
+#: Each status always has a sample, so that a sum over some of them is 0 and not empty.
 NOT_ENDED = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -34,7 +41,7 @@ NOT_ENDED = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
-#: Seconds that a scrape waits for the one before: where storage hangs, they do not pile up.
+#: Seconds that a scrape waits for the previous one, so that scrapes do not pile up when storage hangs.
 PATIENCE = 10.0
 
 Runs = RunsTable.c
@@ -45,30 +52,31 @@ class InstanceMetrics(Collector):
 
     | metric | labels | |
     |---|---|---|
-    | `dagster_storage_up` | | 1 if storage answered; if not, 0 and nothing else |
-    | `dagster_daemon_last_heartbeat_timestamp_seconds` | `daemon` | Unix time; 0: never. Of the daemons it needs |
-    | `dagster_daemon_errors` | `daemon` | that it told with its last heartbeat |
-    | `dagster_runs` | `status` | that have not ended |
-    | `dagster_queue_oldest_run_timestamp_seconds` | | Unix time at which the run that waits longest was asked for |
+    | `dagster_storage_up` | | 1 if storage answered; otherwise 0, and no other metric |
+    | `dagster_run_queue_enabled` | | 1 if the run coordinator is Dagster's queue; 0: run limits have no effect |
+    | `dagster_daemon_last_heartbeat_timestamp_seconds` | `daemon` | Unix time, 0 if never; of daemons it needs |
+    | `dagster_daemon_errors` | `daemon` | errors in its last heartbeat |
+    | `dagster_runs` | `status` | runs that have not ended |
+    | `dagster_queue_oldest_run_timestamp_seconds` | | Unix time at which the run that waits longest was launched |
     | `dagster_last_tick_failed` | `type`, `name`, `location` | of schedules and sensors that are on: 1 or 0 |
 
-    Runs of backfills wait for each other, for days perhaps: the oldest in the queue is none of them.
+    Runs of backfills wait for each other, for days perhaps, so they do not count as the oldest run of the queue.
     """
 
     def __init__(self, instance: DagsterInstance) -> None:
-        """Of this instance; it stays open."""
+        """Measure this instance, which must stay open."""
         self._instance = instance
         self._turn = threading.Lock()
 
     def describe(self) -> Sequence[GaugeMetricFamily]:
-        """Nothing: registering it asks no storage."""
+        """Return nothing, so that registering does not query storage."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Read everything, or nothing but that storage does not answer.
+        """Read all metrics; if storage does not answer, only that it does not.
 
         Raises:
-            TypeError: Its runs are in no SQL database.
+            TypeError: The instance does not keep its runs in a SQL database.
         """
         up = GaugeMetricFamily("dagster_storage_up", "Whether Dagster's storage answers.")
         found: list[GaugeMetricFamily] = []
@@ -76,9 +84,9 @@ class InstanceMetrics(Collector):
             logger.error("Dagster's storage has not answered for %.0f s.", PATIENCE)
         else:
             try:
-                found = [*self._daemons(), *self._runs(), self._ticks()]
+                found = [self._run_queue(), *self._daemons(), *self._runs(), self._ticks()]
             except (sa.exc.SQLAlchemyError, DagsterPostgresException) as error:
-                # Dagster's own error only counts its tries. The first line names server and user; SQL follows.
+                # Dagster's own error only counts its attempts. The first line names server and user; SQL follows.
                 reason = error.__cause__ if isinstance(error, DagsterPostgresException) else error
                 first = (str(reason).splitlines() or [""])[0]
                 logger.error("Dagster's storage does not answer: %s: %s", type(reason).__name__, first)  # noqa: TRY400
@@ -88,13 +96,19 @@ class InstanceMetrics(Collector):
         yield up
         yield from found
 
+    def _run_queue(self) -> GaugeMetricFamily:
+        enabled = GaugeMetricFamily("dagster_run_queue_enabled", "Whether the run coordinator is Dagster's queue.")
+        coordinator = _run_coordinator(self._instance)
+        if coordinator:
+            # The official chart may name the queue as a custom class, or a class derived from it.
+            enabled.add_metric([], 1 if isinstance(coordinator, QueuedRunCoordinator) else 0)
+        return enabled
+
     def _daemons(self) -> Iterator[GaugeMetricFamily]:
         heard = GaugeMetricFamily(
             "dagster_daemon_last_heartbeat_timestamp_seconds", "Unix time; 0 if never.", labels=["daemon"]
         )
-        errors = GaugeMetricFamily(
-            "dagster_daemon_errors", "Errors that a daemon told with its last heartbeat.", labels=["daemon"]
-        )
+        errors = GaugeMetricFamily("dagster_daemon_errors", "Errors in a daemon's last heartbeat.", labels=["daemon"])
         beats = self._instance.get_daemon_heartbeats()
         for daemon in self._instance.get_required_daemon_types():
             beat = beats.get(daemon)
@@ -106,7 +120,7 @@ class InstanceMetrics(Collector):
     def _runs(self) -> Iterator[GaugeMetricFamily]:
         storage = self._instance.run_storage
         if not isinstance(storage, SqlRunStorage):
-            raise TypeError(f"runs are in {type(storage).__name__}, which cannot be counted")
+            raise TypeError(f"Runs can only be counted in a SQL database, but they are in {type(storage).__name__}.")
         waiting = sa.and_(Runs.status == DagsterRunStatus.QUEUED.value, Runs.backfill_id.is_(None))
         query = (
             sa.select(Runs.status, sa.func.count(), sa.func.min(sa.case((waiting, Runs.create_timestamp))))
@@ -118,13 +132,13 @@ class InstanceMetrics(Collector):
         counts = GaugeMetricFamily("dagster_runs", "Runs that have not ended.", labels=["status"])
         queue = GaugeMetricFamily(
             "dagster_queue_oldest_run_timestamp_seconds",
-            "Unix time at which the run that waits longest was asked for, those of backfills apart.",
+            "Unix time at which the run that waits longest was launched; backfills do not count.",
         )
         for status in NOT_ENDED:
             count, oldest = rows.get(status.value, (0, None))
             counts.add_metric([status.value], count)
             if oldest:
-                # Dagster stores UTC without saying so.
+                # Dagster stores UTC without a time zone.
                 queue.add_metric([], oldest.replace(tzinfo=UTC).timestamp())
         yield counts
         yield queue
@@ -136,7 +150,7 @@ class InstanceMetrics(Collector):
             labels=["type", "name", "location"],
         )
         on = {state.selector_id: state for state in self._instance.all_instigator_state() if state.is_running}
-        # The last may be going on. (Asked for `statuses`, Dagster 1.13.27 makes a query that fails.)
+        # The last tick may still run. (With `statuses`, Dagster 1.13.27 makes a query that fails.)
         ticks = self._instance.get_batch_ticks([*on], limit=2) if on else {}
         for selector, state in on.items():
             ended = [tick.status for tick in ticks.get(selector, ()) if tick.status != TickStatus.STARTED]
@@ -144,6 +158,22 @@ class InstanceMetrics(Collector):
                 labels = [state.instigator_type.value.lower(), state.instigator_name, _location(state.origin)]
                 failed.add_metric(labels, 1 if ended[0] == TickStatus.FAILURE else 0)
         return failed
+
+
+def _run_coordinator(instance: DagsterInstance) -> RunCoordinator | None:
+    """The run coordinator that dagster.yaml names now, or None if it cannot be read.
+
+    Kubernetes updates the mounted file after an upgrade of the Dagster chart, but does not restart this process.
+    """
+    home = instance.root_directory
+    if not (Path(home) / DAGSTER_CONFIG_YAML_FILENAME).exists():
+        return instance.run_coordinator
+    try:
+        return InstanceRef.from_dir(home).run_coordinator
+    except (DagsterError, CheckError, yaml.YAMLError) as error:
+        first = str(error).splitlines()[0]
+        logger.error("dagster.yaml in %s cannot be read: %s: %s", home, type(error).__name__, first)  # noqa: TRY400
+        return None
 
 
 def _location(origin: object) -> str:

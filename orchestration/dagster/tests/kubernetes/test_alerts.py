@@ -13,9 +13,10 @@ import yaml
 from .rendered import wanted
 from .test_support import MONITORED, made
 
-#: Of a deployment in which all is well, a value a minute. Moments are seconds since the beginning.
+#: A deployment in which all is well, with one value per minute. Times are seconds since the start.
 WELL = {
     "dagster_storage_up": "1x600",
+    "dagster_run_queue_enabled": "1x600",
     'dagster_daemon_last_heartbeat_timestamp_seconds{daemon="SENSOR"}': "0+60x600",
     'dagster_daemon_last_heartbeat_timestamp_seconds{daemon="SCHEDULER"}': "0+60x600",
     'dagster_daemon_errors{daemon="SENSOR"}': "0x600",
@@ -92,6 +93,9 @@ def judged(rules: Path, series: Mapping[str, str], **expected: Any) -> str:
         pytest.param({'dagster_daemon_errors{daemon="SENSOR"}': "1x5 0x600"}, 20, [], id="an error once"),
         pytest.param(
             {'dagster_daemon_errors{daemon="SENSOR"}': "5x600"}, 16, ["DagsterDaemonErrors"], id="nothing but errors"),
+        pytest.param({"dagster_run_queue_enabled": "0x600"}, 4, [], id="the run queue is off for a moment"),
+        pytest.param({"dagster_run_queue_enabled": "0x600"}, 6, ["DagsterRunQueueDisabled"], id="the run queue is off"),
+        pytest.param({"dagster_run_queue_enabled": "_x600"}, 590, [], id="an image without the metric"),
         pytest.param(QUEUED, 9, [], id="the queue waits for a moment"),
         pytest.param(QUEUED, 11, ["DagsterQueueStuck"], id="the queue is stuck"),
         pytest.param({**QUEUED, **GOING}, 590, [], id="the queue waits for what is going"),
@@ -113,11 +117,33 @@ def test_they_fire_when_they_should(rules: Path, series: dict[str, str], minute:
     assert judged(rules, series, promql_expr_test=expected) == ""
 
 
+def test_a_run_queue_that_is_off_names_what_happens_and_the_value_to_change(rules: Path) -> None:
+    expected = {
+        "exp_labels": {"severity": "critical", "namespace": "dagster"},
+        "exp_annotations": {
+            "summary": "Dagster's run queue is off, so no run limit holds",
+            "description": (
+                "The run coordinator in the ConfigMap dagster-instance is not QueuedRunCoordinator: each run starts at "
+                "once, and runs that are queued already never start. Set dagsterDaemon.runCoordinator in the values of "
+                "the Dagster chart."
+            ),
+        },
+    }
+    test = [{"eval_time": "6m", "alertname": "DagsterRunQueueDisabled", "exp_alerts": [expected]}]
+    assert judged(rules, {"dagster_run_queue_enabled": "0x600"}, alert_rule_test=test) == ""
+
+
+def test_every_alert_fires_in_a_test(rules: Path) -> None:
+    [group] = yaml.safe_load(rules.read_text())["groups"]
+    tried = Path(__file__).read_text()
+    assert [one["alert"] for one in group["rules"] if f'["{one["alert"]}"]' not in tried] == []
+
+
 @pytest.mark.parametrize(
     ("heartbeats", "minute", "words"),
     [
-        ("0+60x9 600x600", 20, "last heard of 10m 0s ago"),
-        ("-10000000000x600", 20, "never heard of"),  # 0 to a clock that is far from it
+        ("0+60x9 600x600", 20, "Its last heartbeat was 10m 0s ago."),
+        ("-10000000000x600", 20, "It has never sent a heartbeat."),  # 0 to a clock that is far from it
     ],
 )
 def test_they_say_of_what_and_what_to_do(rules: Path, heartbeats: str, minute: int, words: str) -> None:
@@ -126,7 +152,7 @@ def test_they_say_of_what_and_what_to_do(rules: Path, heartbeats: str, minute: i
         "exp_labels": {"severity": "critical", "namespace": "dagster", "daemon": "SENSOR"},
         "exp_annotations": {
             "summary": "Dagster's daemon SENSOR is dead",
-            "description": f"It was {words}. The log of deployment/dagster-daemon says more.",
+            "description": f"{words} See the log of deployment/dagster-daemon.",
         },
     }
     test = [{"eval_time": f"{minute}m", "alertname": "DagsterDaemonDead", "exp_alerts": [expected]}]

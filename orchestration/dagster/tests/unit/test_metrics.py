@@ -13,11 +13,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
     RemoteInstigatorOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
@@ -126,6 +128,46 @@ def test_of_what_is_on_the_last_tick_that_ended_counts(instance: dg.DagsterInsta
         ("dagster_last_tick_failed", "schedule", "fails", "lakehouse_analytics"): 1,
         ("dagster_last_tick_failed", "schedule", "recovered", "lakehouse_analytics"): 0,
     }
+
+
+QUEUE = "dagster._core.run_coordinator.queued_run_coordinator.QueuedRunCoordinator"
+SYNC = "dagster._core.run_coordinator.sync_in_memory_run_coordinator.SyncInMemoryRunCoordinator"
+DERIVED = f"{__name__}.DerivedQueue"
+
+
+class DerivedQueue(QueuedRunCoordinator):
+    """A queue of somebody's own."""
+
+
+def name_run_coordinator(home: Path, path: str | None) -> None:
+    """Write dagster.yaml as a ConfigMap of the official chart has it."""
+    written: dict[str, object] = {"telemetry": {"enabled": False}}
+    if path:
+        module, _, name = path.rpartition(".")
+        written["run_coordinator"] = {"module": module, "class": name}
+    (home / "dagster.yaml").write_text(yaml.safe_dump(written))
+
+
+@pytest.mark.parametrize(("path", "enabled"), [(None, 1), (QUEUE, 1), (DERIVED, 1), (SYNC, 0)])
+def test_the_run_queue_is_on_if_the_run_coordinator_is_a_queue(tmp_path: Path, path: str | None, enabled: int) -> None:
+    name_run_coordinator(tmp_path, path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert told(instance)["dagster_run_queue_enabled",] == enabled
+
+
+def test_an_upgrade_that_switches_the_run_queue_off_is_seen_without_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name_run_coordinator(tmp_path, QUEUE)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert told(instance)["dagster_run_queue_enabled",] == 1
+        name_run_coordinator(tmp_path, SYNC)
+        assert told(instance)["dagster_run_queue_enabled",] == 0
+        (tmp_path / "dagster.yaml").write_text("run_coordinator: [")
+        found = told(instance)
+    assert found["dagster_storage_up",] == 1  # the other metrics do not depend on it
+    assert ("dagster_run_queue_enabled",) not in found
+    assert f"dagster.yaml in {tmp_path} cannot be read" in caplog.text
 
 
 def test_storage_that_fails_is_told_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
