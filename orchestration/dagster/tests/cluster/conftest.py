@@ -147,13 +147,20 @@ class Release:
         more = [word for value in values for word in ("--set", value)]
         # Objects of the Prometheus Operator, where the cluster knows them.
         operator = "true" if "podmonitors" in run("kubectl", "api-resources", "-o", "name") else "false"
+        # Policies see the address of an API server, not that of its Service.
+        slices = ("get", "endpointslices", "-l", "kubernetes.io/service-name=kubernetes", "-o", "json")
+        [api] = json.loads(kubectl(*slices, namespace="default"))["items"]
+        [server] = {address for endpoint in api["endpoints"] for address in endpoint["addresses"]}
+        egress, of_backing = "networkPolicies.egress", r"namespaceSelector.matchLabels.kubernetes\.io/metadata\.name"
         return run(
             *("helm", "upgrade", "--install", SUPPORT, str(ROOT / "charts" / "lakehouse-support"), "-n", NAMESPACE),
-            *("--set", f"instance.image.repository={self.image},instance.image.tag={self.tag}"),
-            *("--set", f"instance.backup.postgresql.host=postgres.{BACKING}"),
+            *("--set", f"image.repository={self.image},image.tag={self.tag}"),
+            *("--set", f"postgresql.host=postgres.{BACKING}"),
             *("--set", "instance.backup.storageClassName=dagster-test,instance.backup.image.tag=14.6"),
-            *("--set", "upkeep.reap.graceMinutes=1,upkeep.reap.schedule=0 0 1 1 *"),  # the test asks for it
-            *("--set", "networkPolicies.outside[0].cidrs={0.0.0.0/0},networkPolicies.outside[0].ports={8006}"),
+            *("--set", "upkeep.reap.graceMinutes=1,upkeep.reap.schedule=0 0 1 1 *"),  # the tests start it
+            *("--set", f"{egress}.kubernetesApi.cidrs={{{server}/32}}"),
+            *("--set", f"{egress}.postgresql.peers[0].{of_backing}={BACKING}"),
+            *("--set", f"{egress}.airbyte.peers[0].{of_backing}={BACKING}"),
             *("--set", f"networkPolicies.dns.cidrs={{{self.nameserver}/32}}"),  # it may be on the node
             *("--set", f"monitoring.enabled=true,monitoring.podMonitor.enabled={operator}"),
             *("--set", f"monitoring.rules.enabled={operator}"),
@@ -249,7 +256,8 @@ def helper(release: Release, *, claim: str = "lakehouse-data", path: str = "/dat
     spec = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "helper"},
+        # To network policies it is a run.
+        "metadata": {"name": "helper", "labels": {"app.kubernetes.io/component": "run_worker"}},
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 0,

@@ -452,12 +452,12 @@ PLACES = {
     "postgresql": f"postgres.{BACKING}:5432",
     "airbyte": f"airbyte.{BACKING}:8006",
 }
-#: Who reaches what. A helper's pod is like a run's: of the namespace, and nobody in particular.
+#: Which pods reach what. The pod of `helper` has the label of a run.
 REACHES = {
     "a pod of another namespace": {"metrics", "kubernetes", "postgresql", "airbyte"},
     "a run": {"postgresql", "airbyte"},
     "the code server": {"postgresql", "airbyte"},
-    "the daemon": {"code server", "kubernetes", "postgresql", "airbyte"},
+    "the daemon": {"code server", "kubernetes", "postgresql"},
 }
 
 
@@ -532,7 +532,7 @@ MAY = {
         "get pods/log",
     },
     "support-instance": set(),
-    "support-reap": {"delete jobs.batch"},
+    "support-reap": {"delete jobs.batch", "list pods"},
     "lakehouse-runs": set(),
     "dagster-dagster-user-deployments-user-deployments": set(),
 }

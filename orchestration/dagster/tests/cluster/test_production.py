@@ -42,8 +42,13 @@ def production(release: Release, environment: dict[str, str]) -> Release:
     secret("dagster-logs", keys)
     kubectl("delete", "configmap", "trino-ca", "--ignore-not-found")
     kubectl("create", "configmap", "trino-ca", f"--from-file=ca.pem={environment['LAKEHOUSE_TRINO_CA_BUNDLE']}")
-    ports = {environment["LAKEHOUSE_TRINO_PORT"], environment["S3_ENDPOINT"].rpartition(":")[2], "8006"}
-    release.support(f"networkPolicies.outside[0].ports={{{','.join(sorted(ports))}}}")
+    s3 = environment["S3_ENDPOINT"].rpartition(":")[2]
+    egress = "networkPolicies.egress"
+    release.support(
+        *(f"{egress}.{name}.cidrs={{0.0.0.0/0}}" for name in ("trino", "s3")),
+        f"{egress}.trino.ports={{{environment['LAKEHOUSE_TRINO_PORT']}}}",
+        f"{egress}.s3.ports={{{s3}}}",
+    )
     release.install(
         *("-f", str(VALUES / "values.yaml")),
         *(word for one in settings(environment) for word in ("--set-string", one)),
