@@ -5,13 +5,15 @@ A stack of its own, because a server has one configuration of groups and rules.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,11 +21,13 @@ from typing import Any
 
 import pytest
 import requests
+from lakehouse_analytics.settings import repository_root
 
 from .conftest import Lakehouse, Outcome
 from .daemon import poll
 from .databases import Trino
 from .stack import PARTS, Stack, configure_trino, own_stack
+from .test_doctor import doctor
 
 pytestmark = [pytest.mark.integration, pytest.mark.trino, pytest.mark.nightly]
 
@@ -40,13 +44,37 @@ GROUPS = {
         {"group": "all"},
     ],
 }
-#: Nobody but the tests' own user may set a session property.
-RULES: dict[str, Any] = {
-    "catalogs": [{"allow": "all"}],
-    "system_session_properties": [{"user": "test|lakehouse", "allow": True}],
-    "catalog_session_properties": [{"user": "test|lakehouse", "allow": True}],
-    "procedures": [{"privileges": ["EXECUTE"]}],
+#: The rules that the documentation shows, for the catalog of the tests.
+PUBLISHED = json.loads(
+    (repository_root() / "infrastructure" / "trino" / "access-control-rules.json")
+    .read_text()
+    .replace("lakehouse", "test1")
+)
+EVERYTHING = {
+    "catalogs": {"allow": "all"},
+    "queries": {"allow": ["execute", "kill", "view"]},
+    "schemas": {"owner": True},
+    "tables": {"privileges": ["SELECT", "INSERT", "UPDATE", "DELETE", "OWNERSHIP"]},
+    "procedures": {"privileges": ["EXECUTE"]},
+    "functions": {"privileges": ["EXECUTE"]},
+    "system_session_properties": {"allow": True},
+    "catalog_session_properties": {"allow": True},
 }
+
+
+def rules_with(published: Mapping[str, list[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Those rules for the user `dagster`, and all rights for the others; but only two may set session properties."""
+    others = "test|lakehouse|etl_.*"
+    return {
+        section: [
+            *published[section],
+            {"user": "test|lakehouse" if "session" in section else others, **right},
+        ]
+        for section, right in EVERYTHING.items()
+    }
+
+
+RULES = rules_with(PUBLISHED)
 HOURS = "select count(*) from tpch.sf1000.lineitem where comment <> '{mark}'"
 WAITING = "waiting in resource group"
 FULL = "queue is full"
@@ -280,6 +308,108 @@ def test_a_queue_that_stays_full_ends_the_build_with_what_to_change(
     for words in ("QUERY_QUEUE_FULL", '"tiny"', "3 s (LAKEHOUSE_TRINO_QUEUE_TIMEOUT)", "LAKEHOUSE_DBT_THREADS"):
         assert words in outcome.failure
     assert "was not ready" not in outcome.failure
+
+
+# --- Rights
+
+
+@pytest.fixture
+def rules(stack: Stack) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Put rules for the user `dagster` in force."""
+
+    def put(published: Mapping[str, Any]) -> None:
+        (stack.state / "data" / "trino" / "etc" / "rules.json").write_text(json.dumps(rules_with(published)))
+        time.sleep(3)  # Trino looks every second
+
+    yield put
+    put(PUBLISHED)
+
+
+def test_a_user_with_the_published_rights_builds_the_demo(
+    stack: Stack, database: Trino, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in database.environment.items():
+        monkeypatch.setenv(name, value)
+    log_in(stack, monkeypatch, "dagster", LAKEHOUSE_TRINO_START_TIMEOUT="120")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    monkeypatch.setenv("LAKEHOUSE_DBT_TARGET_PATH", str(tmp_path / "target"))
+    command = [Path(sys.executable).parent / "lakehouse", "demo", "--count", "300"]
+    for _ in range(2):  # again: incremental
+        done = subprocess.run(command, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "14 of 14 assets built" in done.stdout
+    report = doctor(only=RIGHTS)
+    assert report.failed == [], report.text
+    assert report.status("version") == report.status("rights") == report.status("upkeep") == "ok"
+    assert "not checked" not in report.said("rights")
+
+
+RIGHTS = ("settings", "manifest", "engine", "version", "rights", "upkeep")
+
+
+def without(section: str, change: Callable[[dict[str, Any]], object], schema: str) -> dict[str, Any]:
+    """The published rules, but one entry changed."""
+    rules = copy.deepcopy(PUBLISHED)
+    for entry in rules[section]:
+        if re.search(schema, entry["schema"]):
+            change(entry)
+    return dict(rules)
+
+
+@pytest.mark.parametrize(
+    ("rules_of", "words"),
+    [
+        (without("tables", lambda e: e["privileges"].remove("DELETE"), "silver"), "delete on test1.silver"),
+        (without("tables", lambda e: e["privileges"].remove("INSERT"), "silver"), "insert on test1.silver"),
+        (without("tables", lambda e: e["privileges"].remove("OWNERSHIP"), "silver"), "create table on test1.silver"),
+        (without("tables", lambda e: e["privileges"].clear(), "raw"), "select on test1.raw"),
+        (without("tables", lambda e: e["privileges"].clear(), "metadata"), "system.metadata.materialized_views"),
+        (without("tables", lambda e: e.update(table="[^$]*"), "silver"), 'select on test1.silver."sa$files"'),
+    ],
+    ids=["delete", "insert", "ownership", "raw", "metadata", "files"],
+)
+def test_doctor_names_a_right_that_is_missing(
+    lake: Lakehouse, stack: Stack, rules: Callable[[Mapping[str, Any]], None], monkeypatch: pytest.MonkeyPatch,
+    rules_of: Mapping[str, Any], words: str,
+) -> None:  # fmt: skip
+    assert lake.run().success
+    log_in(stack, monkeypatch, "dagster")
+    lake.definitions()
+    rules(rules_of)
+    report = doctor(only=RIGHTS)
+    assert report.failed == ["rights"], report.text
+    assert words in report.said("rights")
+    assert "Cannot" in report.said("rights")  # Trino's own words
+    assert "docs/engines.md" in report.findings["rights"]["mend"]
+
+
+def test_doctor_compares_contracts_with_what_trino_refuses_to_delete(
+    lake: Lakehouse, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lake.run().success
+    well = doctor(only=RIGHTS)
+    assert well.status("upkeep") == "ok", well.text
+
+    floor = json.dumps({"test1.expire_snapshots_min_retention": "30d"})
+    monkeypatch.setenv("LAKEHOUSE_TRINO_SESSION_PROPERTIES", floor)
+    report = doctor(only=RIGHTS)
+    assert report.failed == ["upkeep"], report.text
+    assert "test1 refuses to delete what is younger than 30d" in report.said("upkeep")
+    assert "has retain 7d" in report.said("upkeep")
+    assert "iceberg.expire-snapshots.min-retention=7d" in report.findings["upkeep"]["mend"]
+
+
+def test_doctor_on_a_busy_cluster_says_that_it_did_not_check(
+    lake: Lakehouse, stack: Stack, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(stack, monkeypatch, "etl_one")
+    lake.definitions()
+    with occupied(stack, "etl_one", mark, 1):
+        report = doctor("--timeout", "20", only=RIGHTS)
+    assert report.failed == []
+    assert report.status("engine") == "skipped"
+    assert "in the queue of resource group one" in report.said("engine")
+    assert report.status("rights") == "skipped"
 
 
 def test_a_session_property_that_may_not_be_set_names_the_variable(
