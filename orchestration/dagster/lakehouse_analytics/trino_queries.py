@@ -52,6 +52,10 @@ class Query:
     client_tags: frozenset[str]
     text: str
 
+    def belongs_to(self, run_id: str) -> bool:
+        """Whether it is of a Dagster run: by its tag, or by the comment that dbt puts into each statement."""
+        return f"run:{run_id}" in self.client_tags or run_id in self.text
+
     @property
     def ended(self) -> bool:
         """Whether it has finished or failed."""
@@ -105,12 +109,12 @@ def kill_query(server: TrinoServer, query_id: str, reason: str) -> None:
 
 
 @contextmanager
-def queue_reported(server: TrinoServer, client_tag: str, log: Callable[[str], None]) -> Iterator[None]:
+def queue_reported(server: TrinoServer, run_id: str, log: Callable[[str], None]) -> Iterator[None]:
     """Log, while the block runs, that queries wait in the queue of a resource group.
 
     Args:
         server: The coordinator.
-        client_tag: A tag that the queries carry.
+        run_id: The Dagster run whose queries they are.
         log: Called from another thread, once for each new set of resource groups and then at growing intervals.
     """
     done = threading.Event()
@@ -121,7 +125,7 @@ def queue_reported(server: TrinoServer, client_tag: str, log: Callable[[str], No
         while not done.wait(POLL_INTERVAL):
             waiting: list[Query] = []
             with suppress(Exception):  # an outage is for the statements themselves to report
-                waiting = [query for query in list_queries(server, "QUEUED") if client_tag in query.client_tags]
+                waiting = [query for query in list_queries(server, "QUEUED") if query.belongs_to(run_id)]
             waiting = [query for query in waiting if query.queued.total_seconds() >= REPORT_AFTER]
             groups = frozenset(query.resource_group for query in waiting)
             silent += POLL_INTERVAL

@@ -135,18 +135,17 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
         """Log, for as long as the block runs, that queries of a run wait in the queue of a resource group."""
-        return queue_reported(self.server(), Provenance(run_id, "").client_tags[0], log)
+        return queue_reported(self.server(), run_id, log)
 
     def end_queries_of(self, run_id: str) -> None:
         """End the queries that a dead dbt of a run has left in Trino, where they would run on for minutes and commit.
 
-        They are known by their tag. Over HTTP, because a statement could wait in the queue behind the very queries that
+        Over HTTP, because a statement could wait in the queue behind the very queries that
         it is to end; by statements where a gateway hides that. What cannot be ended is logged.
         """
-        [tag] = Provenance(run_id, "").client_tags
         reason = "its dbt is dead"
         try:
-            queries = [query for query in list_queries(self.server()) if tag in query.client_tags and not query.ended]
+            queries = [query for query in list_queries(self.server()) if query.belongs_to(run_id) and not query.ended]
         except Exception:
             self._end_by_statements(run_id, reason)
             return

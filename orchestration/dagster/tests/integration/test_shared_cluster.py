@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import requests
+from lakehouse_analytics.iceberg.catalog import open_catalog
 from lakehouse_analytics.settings import repository_root
 
 from .conftest import Lakehouse, Outcome
@@ -397,6 +398,17 @@ def test_doctor_compares_contracts_with_what_trino_refuses_to_delete(
     assert "test1 refuses to delete what is younger than 30d" in report.said("upkeep")
     assert "has retain 7d" in report.said("upkeep")
     assert "iceberg.expire-snapshots.min-retention=7d" in report.findings["upkeep"]["mend"]
+
+
+def test_doctor_names_tables_whose_files_others_may_share(lake: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Nessie marks them."""
+    assert lake.run().success
+    table = open_catalog("test1").load_table("silver.sa")
+    with table.transaction() as transaction:
+        transaction.set_properties({"gc.enabled": "false"})
+    report = doctor(only=RIGHTS)
+    assert report.failed == [], report.text
+    assert "gc.enabled is false, so other branches may share the files: test1.silver.sa" in report.said("upkeep")
 
 
 def test_doctor_on_a_busy_cluster_says_that_it_did_not_check(

@@ -309,7 +309,8 @@ def test_queries_are_listed_and_ended_over_http(coordinator: Coordinator) -> Non
     server = server_at(coordinator.server_port)
     found = next(query for query in list_queries(server) if query.id == QUERY_ID)
     assert (found.resource_group, found.queued, found.ended) == ("a.b", timedelta(seconds=90), False)
-    assert found.client_tags == {"run:x"}
+    assert found.belongs_to("x")
+    assert not found.belongs_to("y")
     kill_query(server, QUERY_ID, "over")
     assert coordinator.seen[-1] == f"PUT /v1/query/{QUERY_ID}/killed"
 
