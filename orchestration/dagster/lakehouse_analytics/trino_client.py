@@ -130,32 +130,31 @@ class _Progress:
     def __init__(self, server: TrinoServer, log: Callable[[str], None], running: float | None = None) -> None:
         self._server, self._log, self._running = server, log, running
         self._began = self._last = time.monotonic()
-        self._state, self._group = "", ""
+        self._state, self._told = "", False
         self.queued = 0.0
 
     def __call__(self, stats: Mapping[str, Any]) -> None:
+        """Take what a page says.
+
+        Raises:
+            TrinoError: the statement has taken too long.
+        """
         now = time.monotonic()
         if self._state == "QUEUED":
             self.queued += now - self._last
         self._last, self._state = now, str(stats.get("state"))
-        query_id, took = stats.get("queryId"), now - self._began
-        if self._state == "QUEUED" and self.queued >= REPORT_AFTER and not self._group:
-            self._group = resource_group_of(self._server, str(query_id)) or "?"
-            self._log(waiting_message(str(query_id), self._known_group))
         if self._state in ("FINISHED", "FAILED"):
             return
+        waits, query_id, took = self._state == "QUEUED", str(stats.get("queryId")), now - self._began
         whole = self._server.statement_timeout
         if whole is not None and took > whole:
-            if self._state == "QUEUED":
-                self._group = self._group or resource_group_of(self._server, str(query_id))
-                raise failed(still_queued(query_id, self._known_group, took))
-            raise failed(too_slow(query_id, took))
-        if self._running is not None and self._state != "QUEUED" and took - self.queued > self._running:
+            group = resource_group_of(self._server, query_id) if waits else ""
+            raise failed(still_queued(query_id, group, took) if waits else too_slow(query_id, took))
+        if waits and self.queued >= REPORT_AFTER and not self._told:
+            self._told = True
+            self._log(waiting_message(query_id, resource_group_of(self._server, query_id)))
+        if self._running is not None and not waits and took - self.queued > self._running:
             raise failed(too_slow(query_id, took - self.queued))
-
-    @property
-    def _known_group(self) -> str:
-        return "" if self._group == "?" else self._group
 
 
 def execute(

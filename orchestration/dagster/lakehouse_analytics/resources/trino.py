@@ -52,7 +52,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     _token_needed_until: datetime | None = PrivateAttr(default=None)
     _client_tags: tuple[str, ...] = PrivateAttr(default=())
-    _log: Callable[[str], None] = PrivateAttr(default=_LOGGER.warning)
+    _run_log: dg.DagsterLogManager | None = PrivateAttr(default=None)
 
     @classmethod
     def of(cls, settings: Settings) -> "TrinoResource":
@@ -81,8 +81,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         if context.run is None:
             return
         self._client_tags = Provenance(context.run.run_id, context.run.job_name).client_tags
-        if context.log:
-            self._log = context.log.warning
+        self._run_log = context.log
         record = context.instance and context.instance.get_run_record_by_id(context.run.run_id)
         # From the run's start: a step that is tried again late must not ask for more than the run may last.
         began = datetime.fromtimestamp(record.start_time, UTC) if record and record.start_time else datetime.now(UTC)
@@ -102,7 +101,8 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             TrinoError: with the query's id; `TrinoUnavailableError` where no other statement would fare better.
         """
-        return execute(self.server(), sql, (*self._client_tags, *client_tags), self._log)
+        log = (self._run_log or _LOGGER).warning
+        return execute(self.server(), sql, (*self._client_tags, *client_tags), log)
 
     @property
     def max_stages(self) -> int:
