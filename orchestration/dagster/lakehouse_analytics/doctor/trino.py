@@ -18,6 +18,7 @@ from lakehouse_analytics.doctor.data import on_trino
 from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, skipped
 
 if TYPE_CHECKING:
+    from lakehouse_analytics.graph import Source, Table
     from lakehouse_analytics.iceberg.policies import Relation, Upkept
     from lakehouse_analytics.trino_session import TrinoServer
 
@@ -81,16 +82,24 @@ def rights(known: Known) -> Finding:
             raise
         except FailedError as error:
             broken.append(f"not checked: {right.what}: {error.finding.message}")
+    # Trino hides a table from a user without any right on it, and no build makes a source.
+    sources = {(relation.catalog, relation.schema) for relation in _relations(known.graph.sources.values())}
+    denied += [
+        f"select on {catalog}.{schema}: no table of dbt's sources is there, or {server.user} has no right on any"
+        for catalog, schema in sorted(unbuilt & sources)
+    ]
+    unbuilt -= sources
     denied += _ending_queries(server)
     words = [f"{server.user} has {allowed} of {allowed + len(denied)} rights that were checked"] if denied else []
     if unbuilt:
-        words.append(f"not checked, because nothing is there yet: {', '.join(sorted(unbuilt))}")
+        named = ", ".join(f"{catalog}.{schema}" for catalog, schema in sorted(unbuilt))
+        words.append(f"not checked, because {server.user} sees no table of the project there yet: {named}")
     words += broken
     if unasked:
         words.append(f"not checked for want of time: {unasked} rights; --timeout gives it longer")
     if denied:
         return failed("\n".join([*denied, *words]), f"Have {server.user} granted what is missing: {GRANTS}")
-    if not allowed or unasked or broken:
+    if not allowed or unasked or broken or unbuilt:
         return skipped("\n".join(words) or "not checked: the project has no tables")
     return fine("\n".join([f"{server.user} has all {allowed} rights that were checked", *words]))
 
@@ -199,17 +208,20 @@ def _analyzed(known: Known) -> set[Relation]:
     return {table.relation for table in tables if table.policy.analyze}
 
 
-def _examples(known: Known, server: TrinoServer) -> tuple[dict[Relation, bool], set[str]]:
+def _relations(things: Iterable[Table | Source]) -> Iterator[Relation]:
+    from lakehouse_analytics.iceberg.policies import relation_of
+
+    return (relation_of(thing.node) for thing in things if thing.node.get("config", {}).get("materialized") != "view")
+
+
+def _examples(known: Known, server: TrinoServer) -> tuple[dict[Relation, bool], set[tuple[str, str]]]:
     """One table of each schema that is there, and the schemas of which there is none."""
-    from lakehouse_analytics.iceberg.policies import Relation, relation_of
+    from lakehouse_analytics.iceberg.policies import Relation
     from lakehouse_analytics.sql import identifier, literal
 
     wanted: dict[tuple[str, str], dict[Relation, bool]] = defaultdict(dict)
-    for nodes, written in ((known.graph.sources, False), (known.graph.tables, True)):
-        for thing in nodes.values():
-            if written and thing.node["config"].get("materialized") == "view":
-                continue
-            relation = relation_of(thing.node)
+    for things, written in ((known.graph.sources.values(), False), (known.graph.tables.values(), True)):
+        for relation in _relations(things):
             wanted[relation.catalog, relation.schema][relation] = written
     there: set[Relation] = set()
     for catalog in {catalog for catalog, _ in wanted}:
@@ -221,13 +233,13 @@ def _examples(known: Known, server: TrinoServer) -> tuple[dict[Relation, bool], 
         )
         there |= {Relation(catalog, str(schema), str(name)) for schema, name in rows}
     examples: dict[Relation, bool] = {}
-    unbuilt: set[str] = set()
+    unbuilt: set[tuple[str, str]] = set()
     for (catalog, schema), relations in wanted.items():
         built = [relation for relation in relations if relation in there]
         if built:
             examples[built[0]] = relations[built[0]]
         else:
-            unbuilt.add(f"{catalog}.{schema}")
+            unbuilt.add((catalog, schema))
     return examples, unbuilt
 
 
