@@ -16,8 +16,9 @@ SHA256 = "cfd5accde17e8ebd251eeeb78aed1f490e77bb3a164d95a0f454bf8a7c1cbd3f"
 COORDINATE = f"io.trino:trino-server:{VERSION}:tar.gz"
 IN_REPOSITORY = Path("io", "trino", "trino-server", VERSION, f"trino-server-{VERSION}.tar.gz")
 MAVEN_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:get"
-# `geospatial` brings functions that Trino's analyzer looks up; the rest of 50 plugins we have no use for.
-PLUGINS = {"geospatial", "iceberg", "password-authenticators", "tpch"}
+# `geospatial` brings functions that Trino's analyzer looks up, and `resource-group-managers` the queues of a cluster
+# that others use, too; the rest of 50 plugins we have no use for.
+PLUGINS = {"geospatial", "iceberg", "password-authenticators", "resource-group-managers", "tpch"}
 
 
 def home(cache: Path) -> Path:

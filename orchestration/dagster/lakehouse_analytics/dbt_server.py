@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import select
 import signal
@@ -30,6 +31,7 @@ def main() -> None:
     # SIGINT is for the forked dbt, which cancels its queries; this process ends with its socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     descriptor, adapter = sys.argv[1:]
+    _show_warnings_only()
     importlib.import_module("dbt.cli.main")
     if adapter:
         importlib.import_module(f"dbt.adapters.{adapter}")
@@ -41,6 +43,16 @@ def main() -> None:
                 _become_dbt(command, output, control)
             os.close(output)
             control.sendall(f"{_wait(child, control)}\n".encode())
+
+
+def _show_warnings_only() -> None:
+    """Keep Python's default for libraries' logs: from WARNING on, on stderr.
+
+    One of dbt's dependencies calls `logging.basicConfig()` when it is imported, which shows every level; the Trino
+    client then says twice in each run that the module keyring is missing, which only OAuth2 log-ins use.
+    """
+    if logging.lastResort:
+        logging.basicConfig(handlers=[logging.lastResort])
 
 
 def _wait(child: int, control: socket.socket) -> int:

@@ -25,6 +25,7 @@ def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
         environment={
             "LAKEHOUSE_DUCKDB_PATH": str(settings.duckdb_path),
             "LAKEHOUSE_TIMEZONE": settings.timezone,
+            **({"LAKEHOUSE_DBT_THREADS": str(settings.dbt_threads)} if settings.dbt_threads else {}),
             **_trino_variables(settings),
         },
         # Where the machine sets this variable, it overrides the profile's `cert`.

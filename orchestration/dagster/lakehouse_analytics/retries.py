@@ -5,7 +5,9 @@ Pure: no Dagster, no dbt. Whether a reason passes is the engine's knowledge (`tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +17,8 @@ from lakehouse_analytics.run_results import DbtResult
 
 #: Seconds to wait before each further try of a model. The engine is waited for besides.
 BACKOFF = (5.0, 20.0)
+#: The same while the engine's queue is full: doubled each time, up to the second number.
+QUEUE_BACKOFF = (5.0, 60.0)
 
 
 class Reason(Protocol):
@@ -23,6 +27,10 @@ class Reason(Protocol):
     @property
     def transient(self) -> bool:
         """It may pass by itself."""
+
+    @property
+    def queue_full(self) -> bool:
+        """The engine is up and refused the statement, because too many are waiting already."""
 
     @property
     def advice(self) -> str:
@@ -35,11 +43,68 @@ Judge = Callable[[str], Reason]
 @dataclass(frozen=True)
 class _Permanent:
     transient: bool = False
+    queue_full: bool = False
     advice: str = ""
 
 
 #: Nothing to wait for.
 FOR_GOOD: Reason = _Permanent()
+
+
+class Patience:
+    """How often a command is tried again, and how long after the last try.
+
+    A failure that may pass is tried again `len(BACKOFF)` times. A full queue is no failure of the model or of the
+    engine: it is tried again for `queue_timeout` seconds, counted from the last try in which anything was built.
+
+    Args:
+        judge: What the engine makes of a message.
+        queue_timeout: Seconds.
+        clock: Seconds of a clock that only goes forward.
+    """
+
+    def __init__(self, judge: Judge, queue_timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._judge, self._queue_timeout, self._clock = judge, queue_timeout, clock
+        self._left = len(BACKOFF)
+        self._queue_waits = _growing(*QUEUE_BACKOFF)
+        self._full_since: float | None = None
+        self.refusals = 0
+
+    @property
+    def queue_timed_out(self) -> bool:
+        """Whether the queue has been full for longer than a build waits."""
+        return self._full_since is not None and self._clock() - self._full_since >= self._queue_timeout
+
+    def judge(self, message: str) -> Reason:
+        """As the engine judges; but a reason for which nothing is tried any more does not pass."""
+        reason = self._judge(message)
+        gone = self.queue_timed_out if reason.queue_full else not self._left
+        return FOR_GOOD if gone else reason
+
+    def wait(self, last: DbtResult) -> tuple[float, bool]:
+        """Seconds to wait before the next try, and whether that is because the queue is full.
+
+        Args:
+            last: The last try, of which something is worth another one.
+        """
+        messages = [last.reason] if last.crashed else [node.message for node in last.nodes.values() if node.message]
+        reasons = [self._judge(message) for message in messages]
+        others = any(reason.transient and not reason.queue_full for reason in reasons)
+        if others:
+            self._left = max(0, self._left - 1)
+        if not any(reason.queue_full for reason in reasons):
+            self._full_since = None
+            return BACKOFF[len(BACKOFF) - 1 - self._left], False
+        if self._full_since is None or any(node.status in FINE_STATUS for node in last.nodes.values()):
+            self._full_since, self.refusals = self._clock(), 0
+            self._queue_waits = _growing(*QUEUE_BACKOFF)
+        self.refusals += 1
+        left = self._queue_timeout - (self._clock() - self._full_since)
+        return max(0.0, min(next(self._queue_waits), left)), True
+
+
+def _growing(first: float, longest: float) -> Iterator[float]:
+    return (min(longest, first * 2.0**number) for number in itertools.count())
 
 
 def worth_another_try(

@@ -50,7 +50,7 @@ class DbtResult:
             # It cannot say so itself.
             said += (
                 "\nIt was killed, most often because memory ran out: give runs more, "
-                "or dbt fewer threads (dbt/profiles.yml)"
+                "or dbt fewer threads (LAKEHOUSE_DBT_THREADS)"
             )
         return said.strip() or "it said nothing; see the run's stdout"
 

@@ -97,6 +97,10 @@ class Settings(BaseSettings):
         None, description="Folder of the manifest; default: `target/<target>` in the dbt project."
     )
 
+    dbt_threads: int | None = Field(
+        None, ge=1, description="Models that dbt builds at the same time; default: 4 on Trino, 2 on DuckDB."
+    )
+
     duckdb_path: Path = Field(
         default_factory=lambda: repository_root() / ".data" / "lakehouse.duckdb",
         description="The embedded lakehouse: one DuckDB file.",
@@ -130,6 +134,9 @@ class Settings(BaseSettings):
     trino_request_timeout: float = Field(30.0, gt=0, description="Seconds to wait for one HTTP answer of Trino.")
     trino_start_timeout: float = Field(
         120.0, ge=0, description="Seconds to wait for a Trino that is down or still starting."
+    )
+    trino_queue_timeout: float = Field(
+        1800.0, ge=0, description="Seconds to retry while the queue of Trino's resource group is full."
     )
     trino_ui_url: str | None = Field(
         None, description="Base of the links to queries; default: where Trino itself is asked."

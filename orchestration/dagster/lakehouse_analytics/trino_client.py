@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.sql import identifier
-from lakehouse_analytics.trino_errors import FULL, Failure, Kind, classify, starting
+from lakehouse_analytics.trino_errors import FULL, Failure, Kind, classify, starting, still_queued, too_slow
+from lakehouse_analytics.trino_queries import REPORT_AFTER, resource_group_of, waiting_message
 from lakehouse_analytics.trino_session import (
     SOURCE,
     TrinoError,
@@ -35,6 +36,8 @@ STATEMENT_ATTEMPTS = 5
 REQUEST_ATTEMPTS = 5
 #: Seconds: the first wait before another try, the longest, and what chance adds so that clients do not march in step.
 FIRST_WAIT, LONGEST_WAIT, JITTER = 0.5, 10.0, 0.5
+#: The longest wait while the queue is full: of minutes of waiting, one try more makes no difference.
+LONGEST_WAIT_IN_QUEUE = 30.0
 
 _LOGGER = logging.getLogger("lakehouse_analytics")
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -58,18 +61,116 @@ def is_read_only(sql: str) -> bool:
     return bool(word and word[0].lower() in _READS and not _MAY_WRITE.search(sql))
 
 
-def backoff() -> tenacity.wait.wait_base:
-    """How long to wait before each further try: growing, bounded, with a little chance."""
+def backoff(longest: float | None = None) -> tenacity.wait.wait_base:
+    """How long to wait before each further try: growing, bounded, with a little chance.
+
+    Args:
+        longest: Bound in seconds; default: `LONGEST_WAIT`.
+    """
     import tenacity
 
-    return tenacity.wait_exponential_jitter(multiplier=FIRST_WAIT, max=LONGEST_WAIT, jitter=JITTER)
+    return tenacity.wait_exponential_jitter(multiplier=FIRST_WAIT, max=longest or LONGEST_WAIT, jitter=JITTER)
 
 
-def execute(server: TrinoServer, sql: str, client_tags: Sequence[str] = ()) -> QueryResult:
+class _Patience:
+    """Two budgets for what is tried again: one for outages, one for a full queue. They do not use up each other.
+
+    A full queue is an answer: Trino is up, and the statement certainly was not run. Time that a statement spends QUEUED
+    counts for neither budget.
+    """
+
+    def __init__(self, server: TrinoServer, *, attempts: int | None = None) -> None:
+        """`attempts` bounds the tries in an outage; without it `start_timeout` does."""
+        self._server, self._attempts = server, attempts
+        self.queued = 0.0
+        self.outage = self.full = 0.0
+        self.tries = self.refusals = 0
+        self._mark = time.monotonic()
+
+    def left(self) -> float:
+        """Seconds that are left for an outage."""
+        return self._server.start_timeout - self.outage
+
+    def wait(self, state: tenacity.RetryCallState) -> float:
+        """Seconds to wait before the next try."""
+        from types import SimpleNamespace
+
+        full = _error(state).failure.queue_full
+        self.tries, self.refusals = self.tries + (not full), self.refusals + full
+        longest = LONGEST_WAIT_IN_QUEUE if full else LONGEST_WAIT
+        return backoff(longest)(SimpleNamespace(attempt_number=self.refusals if full else self.tries))  # type: ignore[arg-type]
+
+    def spent(self, state: tenacity.RetryCallState) -> bool:
+        """Count this try and the wait that follows it; whether the budget that they belong to is used up."""
+        now = time.monotonic()
+        took = now - self._mark - self.queued + state.upcoming_sleep
+        self._mark, self.queued = now + state.upcoming_sleep, 0.0
+        if _error(state).failure.queue_full:
+            self.full += took
+            return self.full >= self._server.queue_timeout
+        self.outage += took
+        return self.tries >= self._attempts if self._attempts else self.outage >= self._server.start_timeout
+
+
+def _error(state: tenacity.RetryCallState) -> TrinoError:
+    error = state.outcome and state.outcome.exception()
+    assert isinstance(error, TrinoError)  # noqa: S101  # nothing else is tried again
+    return error
+
+
+class _Progress:
+    """Follows one statement by what Trino says of it with each page.
+
+    Args:
+        server: Where it runs.
+        log: Called once, when the statement waits in a queue.
+        running: Seconds that it may take, time in the queue not included.
+    """
+
+    def __init__(self, server: TrinoServer, log: Callable[[str], None], running: float | None = None) -> None:
+        self._server, self._log, self._running = server, log, running
+        self._began = self._last = time.monotonic()
+        self._state, self._told = "", False
+        self.queued = 0.0
+
+    def __call__(self, stats: Mapping[str, Any]) -> None:
+        """Take what a page says.
+
+        Raises:
+            TrinoError: the statement has taken too long.
+        """
+        now = time.monotonic()
+        if self._state == "QUEUED":
+            self.queued += now - self._last
+        self._last, self._state = now, str(stats.get("state"))
+        if self._state in ("FINISHED", "FAILED"):
+            return
+        waits, query_id, took = self._state == "QUEUED", str(stats.get("queryId")), now - self._began
+        whole = self._server.statement_timeout
+        if whole is not None and took > whole:
+            group = resource_group_of(self._server, query_id) if waits else ""
+            raise failed(still_queued(query_id, group, took) if waits else too_slow(query_id, took))
+        if waits and self.queued >= REPORT_AFTER and not self._told:
+            self._told = True
+            self._log(waiting_message(query_id, resource_group_of(self._server, query_id)))
+        if self._running is not None and not waits and took - self.queued > self._running:
+            raise failed(too_slow(query_id, took - self.queued))
+
+
+def execute(
+    server: TrinoServer, sql: str, client_tags: Sequence[str] = (), log: Callable[[str], None] = _LOGGER.warning
+) -> QueryResult:
     """Run one statement to its end.
 
     It is tried again where the failure may pass and either it only reads, or it certainly was not done; before that,
-    a server that went away is waited for.
+    a server that went away is waited for. While the queue of its resource group is full, it is tried again for
+    `queue_timeout` seconds. In the queue it waits for as long as that takes.
+
+    Args:
+        server: Where to ask.
+        sql: The statement.
+        client_tags: Tags of the query in Trino.
+        log: Called when a statement waits in a queue, and before each further try.
 
     Raises:
         TrinoError: with the query id. `TrinoUnavailableError` where no other statement would fare better.
@@ -77,24 +178,37 @@ def execute(server: TrinoServer, sql: str, client_tags: Sequence[str] = ()) -> Q
     import tenacity
 
     repeatable = is_read_only(sql)
+    patience = _Patience(server, attempts=STATEMENT_ATTEMPTS)
 
     def again(error: BaseException) -> bool:
         return isinstance(error, TrinoError) and may_be_repeated(error.failure, repeatable=repeatable)
 
     def before(state: tenacity.RetryCallState) -> None:
-        error = state.outcome and state.outcome.exception()
-        _LOGGER.warning("Trino, try %d of %d: %s", state.attempt_number, STATEMENT_ATTEMPTS, error)
+        error = _error(state)
+        if error.failure.queue_full:
+            if patience.refusals == 1:
+                log(_full_queue(server, error))
+            return
+        log(f"Trino, try {patience.tries} of {STATEMENT_ATTEMPTS}: {error}")
         if isinstance(error, TrinoUnavailableError):
-            wait_until_ready(server)
+            wait_until_ready(server, log)
+
+    def once() -> QueryResult:
+        return _once(server, sql, client_tags, _Progress(server, log))
 
     tries = tenacity.Retrying(
         retry=tenacity.retry_if_exception(again),
-        stop=tenacity.stop_after_attempt(STATEMENT_ATTEMPTS),
-        wait=backoff(),
+        stop=patience.spent,
+        wait=patience.wait,
         before_sleep=before,
         reraise=True,
     )
-    return tries(_once, server, sql, client_tags)
+    try:
+        return tries(once)
+    except TrinoError as error:
+        if not error.failure.queue_full:
+            raise
+        raise _stayed_full(server, error, patience.refusals) from None
 
 
 def may_be_repeated(failure: Failure, *, repeatable: bool) -> bool:
@@ -102,64 +216,85 @@ def may_be_repeated(failure: Failure, *, repeatable: bool) -> bool:
     return failure.transient and (repeatable or failure.certainly_not_applied)
 
 
-def wait_until_ready(server: TrinoServer, say: Callable[[str], None] = _LOGGER.warning) -> None:
+def wait_until_ready(server: TrinoServer, log: Callable[[str], None] = _LOGGER.warning) -> None:
     """Return once the coordinator has started and a query on the catalog works.
+
+    The query sets no session property, because a user may lack the right to set any. A query that is QUEUED shows that
+    Trino is up, so it is waited for without end; a full queue is tried again for `queue_timeout` seconds.
 
     Args:
         server: Where to ask.
-        say: Told once, with the reason, when it is not ready at once.
+        log: Called once for each reason to wait: an outage, the queue, a full queue.
 
     Raises:
         TrinoUnavailableError: not within `start_timeout` seconds, with the last answer; at once where waiting cannot
-            help, as with a wrong log-in.
+            help, as with a wrong log-in; or the queue was full for `queue_timeout` seconds.
     """
     import tenacity
 
-    deadline = time.monotonic() + server.start_timeout
+    patience = _Patience(server)
 
     def before(state: tenacity.RetryCallState) -> None:
-        error = state.outcome and state.outcome.exception()
-        if state.attempt_number == 1:
-            say(f"Trino at {server.address} is not ready; it is asked for {server.start_timeout:g} s: {error}")
+        error = _error(state)
+        if error.failure.queue_full:
+            if patience.refusals == 1:
+                log(_full_queue(server, error))
+        elif patience.tries == 1:
+            log(f"Trino at {server.address} is not ready; it is asked for {server.start_timeout:g} s: {error}")
 
     tries = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, TrinoError) and error.failure.transient),
-        stop=tenacity.stop_before_delay(server.start_timeout),
-        wait=backoff(),
+        stop=patience.spent,
+        wait=patience.wait,
         before_sleep=before,
         reraise=True,
     )
     try:
-        tries(_ask, server, deadline)
+        tries(_ask, server, patience, log)
     except TrinoError as error:
+        if error.failure.queue_full:
+            raise _stayed_full(server, error, patience.refusals) from None
         if not error.failure.transient:
             # Of a query that asks nothing but whether the catalog is there: no other would fare better.
             raise TrinoUnavailableError(error.failure, str(error)) from None
-        count = tries.statistics["attempt_number"]
         raise TrinoUnavailableError(
             error.failure,
             f"Trino at {server.address} (LAKEHOUSE_TRINO_HOST, LAKEHOUSE_TRINO_PORT) was not ready within "
-            f"{server.start_timeout:g} s (LAKEHOUSE_TRINO_START_TIMEOUT); asked {count} times, at last: {error}",
+            f"{server.start_timeout:g} s (LAKEHOUSE_TRINO_START_TIMEOUT); asked {patience.tries} times, "
+            f"at last: {error}",
         ) from None
 
 
-def _ask(server: TrinoServer, deadline: float) -> None:
-    left = max(deadline - time.monotonic(), 1.0)
-    with closing(http_session(server)) as session:
-        _refuse_starting(server, session, min(server.request_timeout, left))
-    # On the catalog, because its database may be gone while Trino is there; on a worker, because one may be missing.
-    in_time = replace(
-        server,
-        request_timeout=min(server.request_timeout, left),
-        # Time in Trino's queue counts too.
-        session_properties={**server.session_properties, "query_max_run_time": f"{left:.0f}s"},
+def _full_queue(server: TrinoServer, error: TrinoError) -> str:
+    return (
+        f"Trino at {server.address} is up, but the queue is full; retrying for {server.queue_timeout:g} s "
+        f"(LAKEHOUSE_TRINO_QUEUE_TIMEOUT): {error}"
     )
+
+
+def _stayed_full(server: TrinoServer, error: TrinoError, refusals: int) -> TrinoUnavailableError:
+    return TrinoUnavailableError(
+        error.failure,
+        f"Trino at {server.address} refused {refusals} statements within {server.queue_timeout:g} s "
+        f"(LAKEHOUSE_TRINO_QUEUE_TIMEOUT), because the queue is full: {error}",
+    )
+
+
+def _ask(server: TrinoServer, patience: _Patience, log: Callable[[str], None]) -> None:
+    left = max(patience.left(), 1.0)
+    timeout = min(server.request_timeout, left)
+    with closing(http_session(server)) as session:
+        _refuse_starting(server, session, timeout)
+    # On the catalog, because its database may be gone while Trino is there; on a worker, because one may be missing.
+    progress = _Progress(server, log, running=left)
     try:
-        _once(in_time, f"show schemas from {identifier(server.catalog)}", ())
+        _once(replace(server, request_timeout=timeout), f"show schemas from {identifier(server.catalog)}", (), progress)
     except TrinoError as error:
         if error.failure.name != "EXCEEDED_TIME_LIMIT":
             raise
         raise failed(replace(error.failure, kind=Kind.TRANSIENT, advice=FULL, of_server=True)) from None
+    finally:
+        patience.queued += progress.queued
 
 
 def _refuse_starting(server: TrinoServer, session: requests.Session, timeout: float) -> None:
@@ -178,9 +313,11 @@ def _refuse_starting(server: TrinoServer, session: requests.Session, timeout: fl
         raise failed(starting())
 
 
-def _once(server: TrinoServer, sql: str, client_tags: Sequence[str]) -> QueryResult:
+def _once(
+    server: TrinoServer, sql: str, client_tags: Sequence[str], progress: Callable[[dict[str, Any]], None]
+) -> QueryResult:
     with closing(connect(server, client_tags)) as connection:
-        cursor = connection.cursor()
+        cursor = connection.cursor(stats_callback=progress)
         try:
             cursor.execute(sql)
             rows = [tuple(row) for row in cursor.fetchall()]

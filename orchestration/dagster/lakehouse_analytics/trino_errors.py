@@ -14,6 +14,10 @@ from typing import NamedTuple
 
 #: A commit that came second, or of which nobody knows whether it took place.
 COMMIT_ERROR = "ICEBERG_COMMIT_ERROR"
+#: Trino's name for a statement that its resource group refused.
+QUEUE_FULL = "QUERY_QUEUE_FULL"
+#: Our name for a statement that was still QUEUED when the caller's time was up.
+STILL_QUEUED = "QUERY_QUEUED"
 
 
 class Kind(StrEnum):
@@ -51,6 +55,11 @@ class Failure:
         """Whether trying again can help."""
         return self.kind is Kind.TRANSIENT
 
+    @property
+    def queue_full(self) -> bool:
+        """Whether a resource group refused the statement because its queue is full: Trino itself is well."""
+        return self.name == QUEUE_FULL
+
     def __str__(self) -> str:  # noqa: D105
         query = f" (query {self.query_id})" if self.query_id else ""
         return f"{self.name}: {self.message}{query}. {self.advice}"
@@ -84,12 +93,27 @@ _LONG = (
     "The statement exceeds a limit of the cluster or of LAKEHOUSE_TRINO_SESSION_PROPERTIES; trying again does not "
     "help. Build the model in smaller windows, or have the limit raised."
 )
-FULL = "The cluster is busy: try again; if it comes back, run fewer models at once or have the cluster enlarged."
+FULL = (
+    "The cluster is busy: try again. If it happens again, run fewer models at once (LAKEHOUSE_DBT_THREADS) or have the "
+    "cluster enlarged."
+)
+FULL_QUEUE = (
+    "The resource group's queue is full. Run fewer models at once (LAKEHOUSE_DBT_THREADS), start fewer builds at the "
+    "same time, have the group's maxQueued raised, or wait longer (LAKEHOUSE_TRINO_QUEUE_TIMEOUT)."
+)
+QUEUED = (
+    "Trino is up; other queries of the resource group come first. Try again later, or have the group's "
+    "hardConcurrencyLimit raised."
+)
 _CATALOG = "The Iceberg catalog's database does not answer: see that it runs and that Trino reaches it; then try again."
 _STORAGE = "Files of the table cannot be read or written: see that the object storage answers; then try again."
 _STATEMENT = "Mend the SQL of the model; trying again does not help."
 _TABLE = "The table's files are damaged: restore it from an older snapshot or rebuild it (dbt --full-refresh)."
 _RIGHTS = "The user (LAKEHOUSE_TRINO_USER) lacks the right: have it granted, or log in as that user."
+_SESSION_PROPERTY = (
+    "The user (LAKEHOUSE_TRINO_USER) may not set this session property: remove it from "
+    "LAKEHOUSE_TRINO_SESSION_PROPERTIES or from the model's own `set session`, or have the right granted."
+)
 _LOG_IN = (
     "Trino refuses the log-in: check LAKEHOUSE_TRINO_USER with LAKEHOUSE_TRINO_PASSWORD, LAKEHOUSE_TRINO_JWT or "
     "LAKEHOUSE_TRINO_CLIENT_CERTIFICATE; they may be wrong or have expired."
@@ -116,7 +140,7 @@ _PEM = (
 _BY_NAME = {
     # Refused before anything ran.
     "SERVER_STARTING_UP": _Rule(_T, "Trino is starting: try again.", certainly_not_applied=True, of_server=True),
-    "QUERY_QUEUE_FULL": _Rule(_T, FULL, certainly_not_applied=True),
+    QUEUE_FULL: _Rule(_T, FULL_QUEUE, certainly_not_applied=True),
     # The cluster's weather.
     "SERVER_SHUTTING_DOWN": _Rule(_T, "Trino is shutting down: try again when it is back.", of_server=True),
     "NO_NODES_AVAILABLE": _Rule(_T, "No worker is there: see that workers run; then try again.", of_server=True),
@@ -173,6 +197,8 @@ _BY_MESSAGE = (
     (COMMIT_ERROR,
      r"(?s)^(?!.*Cannot determine whether).*([Cc]onflicting|concurrent|Cannot commit: ref hash)",
      _Rule(_T, "Another writer committed to the table first: try again.", certainly_not_applied=True)),
+    ("PERMISSION_DENIED", r"Cannot set (system|catalog) session property", _Rule(_P, _SESSION_PROPERTY,
+     certainly_not_applied=True)),
     (COMMIT_ERROR, "",
      _Rule(_T, "Nobody knows whether the commit took place: look at the table's $snapshots before trying again.")),
     ("ICEBERG_INVALID_METADATA", "Error accessing metadata file", _Rule(_T, _STORAGE)),
@@ -225,6 +251,19 @@ _LONGEST_MESSAGE = 1000
 def starting() -> Failure:
     """What a server means that says of itself that it is starting."""
     return _of_query(_Said("INTERNAL_ERROR", "SERVER_STARTING_UP", "Trino server is still initializing", None))
+
+
+def still_queued(query_id: str | None, group: str, seconds: float) -> Failure:
+    """A statement whose time was up while it was QUEUED. Trying again at once would meet the same queue."""
+    where = f"resource group {group}" if group else "its resource group"
+    message = f"the query was still in the queue of {where} after {seconds:.0f} s"
+    return Failure(Kind.PERMANENT, True, STILL_QUEUED, query_id, message, QUEUED)
+
+
+def too_slow(query_id: str | None, seconds: float) -> Failure:
+    """A statement that ran for longer than its caller waits."""
+    message = f"the query had not ended after {seconds:.0f} s"
+    return Failure(Kind.TRANSIENT, False, "EXCEEDED_TIME_LIMIT", query_id, message, FULL, of_server=True)
 
 
 def classify(error: BaseException, query_id: str | None = None) -> Failure:

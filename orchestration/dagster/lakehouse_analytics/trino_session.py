@@ -46,6 +46,8 @@ class TrinoServer:
         session_properties: In force for every query.
         request_timeout: Seconds to wait for one HTTP answer.
         start_timeout: Seconds to wait for a server that is down or starting.
+        queue_timeout: Seconds to try again while the queue of the resource group is full.
+        statement_timeout: Seconds that a statement may take, time in the queue included; None: as long as it takes.
         token_needed_until: A token that expires before is refused; None: it only must not have expired.
     """
 
@@ -62,6 +64,8 @@ class TrinoServer:
     session_properties: dict[str, str] = field(default_factory=dict)
     request_timeout: float = 30.0
     start_timeout: float = 120.0
+    queue_timeout: float = 1800.0
+    statement_timeout: float | None = None
     token_needed_until: datetime | None = None
 
     @property

@@ -33,7 +33,7 @@ from lakehouse_analytics.partition_checks import partition_history_of
 from lakehouse_analytics.partitions import TOGETHER, Calendar
 from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
-from lakehouse_analytics.retries import BACKOFF, merge, worth_a_second_start, worth_another_try
+from lakehouse_analytics.retries import Patience, merge, worth_a_second_start, worth_another_try
 from lakehouse_analytics.row_counts import Counts
 from lakehouse_analytics.run_results import DbtResult, NodeResult
 from lakehouse_analytics.selectors import select_args
@@ -42,6 +42,8 @@ from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_ke
 
 Event = dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.AssetCheckEvaluation
 OP_NAME = "build"
+#: dbt's threads where LAKEHOUSE_DBT_THREADS is not set, as the profile has it for Trino.
+DEFAULT_THREADS = 4
 
 
 class BuildConfig(dg.Config):
@@ -114,6 +116,7 @@ def build_assets(
                 calendars=calendars,
                 zone=ZoneInfo(timezone),
                 max_runtime=settings.max_runtime,
+                threads=settings.dbt_threads or DEFAULT_THREADS,
             )
             yield from run.events()
 
@@ -144,7 +147,9 @@ class Build:
         calendars: Mapping[Grain, Calendar],
         zone: ZoneInfo,
         max_runtime: float,
+        threads: int = DEFAULT_THREADS,
     ) -> None:
+        self.threads = threads
         self.graph, self.project, self.context = graph, project, context
         self.config, self.dbt, self.engine = config, dbt, engine
         self.calendars, self.max_runtime = calendars, max_runtime
@@ -228,29 +233,43 @@ class Build:
 
     def _ask(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> DbtResult:
         """One dbt command, and again for what failed of it for a reason that passes."""
+        patience = Patience(self.engine.judge, self.engine.queue_timeout)
         asked = tables, tests
         result = last = self._dbt(dbt, *asked)
-        for seconds in BACKOFF:
+        while True:
             if not last.crashed:
-                asked = worth_another_try(self.graph, tables, tests, result, self.engine.judge)
-            elif not worth_a_second_start(asked[0], last, self.engine.judge):
+                asked = worth_another_try(self.graph, tables, tests, result, patience.judge)
+            elif not worth_a_second_start(asked[0], last, patience.judge):
                 break
             if not any(asked):
                 break
             names = ", ".join(thing.fqn[-1] for things in asked for thing in things)
-            self._warn(f"In {seconds:g} s once more, because the reason may have passed: {names}")
+            seconds, full = patience.wait(last)
+            # Fewer statements at once, so that ours do not fill the queue themselves.
+            threads = max(1, self.threads >> patience.refusals) if full else None
+            if full:
+                with_threads = counted(threads or 1, "thread")
+                self._warn(f"The queue is full; retrying in {seconds:g} s with {with_threads}: {names}")
+            else:
+                self._warn(f"In {seconds:g} s once more, because the reason may have passed: {names}")
             time.sleep(seconds)
             try:
                 self.engine.wait_until_free(self._warn)
             except DatabaseError as error:
                 self.run.problems.append(str(error))  # what was built meanwhile is reported all the same
                 break
-            last = self._dbt(dbt, *asked)
+            last = self._dbt(dbt, *asked, threads=threads)
             result = merge(result, last)
         return result
 
-    def _dbt(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> DbtResult:
-        result = dbt.run(self._command(tables, tests), self._log)
+    def _dbt(
+        self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest], *, threads: int | None = None
+    ) -> DbtResult:
+        command = self._command(tables, tests)
+        if threads:
+            command += ["--threads", str(threads)]
+        with self.engine.queue_reported(self.context.run.run_id, self._warn):
+            result = dbt.run(command, self._log)
         if result.crashed:
             self.engine.end_queries_of(self.context.run.run_id)
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -30,6 +31,10 @@ MOST_FAILURES = 64
 class Engine(Protocol):
     """Where the tables are: asked for row counts, and whether dbt may write."""
 
+    @property
+    def queue_timeout(self) -> float:
+        """Seconds to retry what the engine refuses because its queue is full."""
+
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
         """Every row of one statement.
 
@@ -43,6 +48,9 @@ class Engine(Protocol):
 
     def judge(self, message: str) -> Reason:
         """Whether what failed with this message may pass by itself."""
+
+    def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Log, for as long as the block runs, that queries of a run wait in a queue."""
 
     def query_url(self, query_id: str) -> str | None:
         """The page of a query, where the engine has one."""

@@ -6,11 +6,23 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from lakehouse_analytics.doctor.probe import FailedError, Known
+from lakehouse_analytics.doctor.probe import FailedError, Known, unchecked
 from lakehouse_analytics.network import reason
 
 if TYPE_CHECKING:
     from lakehouse_analytics.trino_session import TrinoServer
+
+
+class NotCheckedError(FailedError):
+    """Trino is up, but did not come to the question in time: that is neither well nor wrong."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "")
+        self.finding = unchecked(f"not checked: {message}")
+
+
+class DeniedError(FailedError):
+    """Trino refused a statement to this user."""
 
 
 def server_of(known: Known) -> TrinoServer:
@@ -22,8 +34,9 @@ def server_of(known: Known) -> TrinoServer:
         server,
         request_timeout=min(server.request_timeout, known.patience),
         start_timeout=0.0,
-        # Time in Trino's queue counts too.
-        session_properties={**server.session_properties, "query_max_run_time": f"{max(1, known.patience):.0f}s"},
+        queue_timeout=0.0,
+        # No session property: the user may lack the right to set any.
+        statement_timeout=known.patience,
         token_needed_until=datetime.now(UTC) + timedelta(seconds=known.settings.max_runtime),
     )
 
@@ -62,17 +75,23 @@ def ask(server: TrinoServer, sql: str) -> list[tuple[Any, ...]]:
     """The rows of one statement.
 
     Raises:
-        FailedError: there are none.
+        FailedError: there are none. `NotCheckedError` where the statement is still in a queue or was refused by a full
+            one, `DeniedError` where this user may not run it.
     """
     from lakehouse_analytics.trino_client import execute
-    from lakehouse_analytics.trino_errors import FULL
+    from lakehouse_analytics.trino_errors import FULL, STILL_QUEUED
     from lakehouse_analytics.trino_session import TrinoError
 
     try:
-        return execute(server, sql).rows
+        return execute(server, sql, log=lambda _: None).rows
     except TrinoError as error:
-        advice = FULL if error.failure.name == "EXCEEDED_TIME_LIMIT" else error.failure.advice
-        raise FailedError(f"Trino at {server.address}: {_words(error)}", advice) from None
+        failure = error.failure
+        said = f"Trino at {server.address}: {_words(error)}"
+        if failure.name == STILL_QUEUED or failure.queue_full:
+            raise NotCheckedError(f"{said}. {failure.advice}") from None
+        advice = FULL if failure.name == "EXCEEDED_TIME_LIMIT" else failure.advice
+        kind = DeniedError if failure.name == "PERMISSION_DENIED" else FailedError
+        raise kind(said, advice) from None
 
 
 def _words(error: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_analytics.doctor import airbyte, clock, data, instance, limits, project, warehouse
+from lakehouse_analytics.doctor import airbyte, clock, data, instance, limits, project, trino, warehouse
 from lakehouse_analytics.doctor.probe import Probe
 
 PROBES = (
@@ -12,6 +12,9 @@ PROBES = (
     # After the manifest, which says which engine it is.
     Probe("engine", data.engine, needs=("settings",), after=("manifest",), imports=lambda: ("dagster", "trino.dbapi")),
     Probe("catalog", data.catalog, needs=("settings", "manifest", "engine")),
+    Probe("version", trino.version, needs=("settings", "engine"), after=("manifest",)),
+    Probe("rights", trino.rights, needs=("manifest", "engine")),
+    Probe("upkeep", trino.upkeep, needs=("manifest", "engine")),
     Probe(
         "warehouse",
         warehouse.warehouse,

@@ -1,8 +1,9 @@
 """The embedded engine: one DuckDB file, opened for as long as a question takes."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 
@@ -17,6 +18,9 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         path: The DuckDB file.
         lock_timeout: Seconds to wait for another process.
     """
+
+    #: It has no queue.
+    queue_timeout: ClassVar[float] = 0.0
 
     path: str
     lock_timeout: float = 60.0
@@ -45,6 +49,10 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def judge(self, message: str) -> Reason:  # noqa: ARG002
         """No error of an embedded database passes by itself."""
         return FOR_GOOD
+
+    def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:  # noqa: ARG002
+        """No query waits for others."""
+        return nullcontext()
 
     def query_url(self, query_id: str) -> str | None:  # noqa: ARG002
         """DuckDB keeps no page of a query."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.settings import AuthMethod, Settings
 from lakehouse_analytics.trino_client import QueryResult, execute, wait_until_ready
 from lakehouse_analytics.trino_errors import Failure, classify_dbt
+from lakehouse_analytics.trino_queries import kill_query, list_queries, queue_reported
 from lakehouse_analytics.trino_session import TrinoServer
 
 #: `query.max-stage-count`, Trino's default. The session property of that name changes it for us.
@@ -43,12 +45,14 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     session_properties: dict[str, str] = Field(default_factory=dict)
     request_timeout: float = 30.0
     start_timeout: float = 120.0
+    queue_timeout: float = 1800.0
     ui_url: str | None = None
     max_runtime: int = 21_600
     iceberg_catalog: str | None = None
 
     _token_needed_until: datetime | None = PrivateAttr(default=None)
     _client_tags: tuple[str, ...] = PrivateAttr(default=())
+    _run_log: dg.DagsterLogManager | None = PrivateAttr(default=None)
 
     @classmethod
     def of(cls, settings: Settings) -> "TrinoResource":
@@ -66,6 +70,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             session_properties=settings.trino_session_properties,
             request_timeout=settings.trino_request_timeout,
             start_timeout=settings.trino_start_timeout,
+            queue_timeout=settings.trino_queue_timeout,
             ui_url=settings.trino_ui_url,
             max_runtime=settings.max_runtime,
             iceberg_catalog=settings.iceberg_catalog,
@@ -76,6 +81,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         if context.run is None:
             return
         self._client_tags = Provenance(context.run.run_id, context.run.job_name).client_tags
+        self._run_log = context.log
         record = context.instance and context.instance.get_run_record_by_id(context.run.run_id)
         # From the run's start: a step that is tried again late must not ask for more than the run may last.
         began = datetime.fromtimestamp(record.start_time, UTC) if record and record.start_time else datetime.now(UTC)
@@ -95,7 +101,8 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             TrinoError: with the query's id; `TrinoUnavailableError` where no other statement would fare better.
         """
-        return execute(self.server(), sql, (*self._client_tags, *client_tags))
+        log = (self._run_log or _LOGGER).warning
+        return execute(self.server(), sql, (*self._client_tags, *client_tags), log)
 
     @property
     def max_stages(self) -> int:
@@ -126,18 +133,39 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         # What is no failure of Trino, dbt explains itself.
         return replace(failure, advice="") if failure.name == "UNKNOWN" else failure
 
+    def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Log, for as long as the block runs, that queries of a run wait in the queue of a resource group."""
+        return queue_reported(self.server(), run_id, log)
+
     def end_queries_of(self, run_id: str) -> None:
         """End the queries that a dead dbt of a run has left in Trino, where they would run on for minutes and commit.
 
-        They are known by the comment that dbt puts before each. What cannot be ended is logged.
+        Over HTTP, because a statement could wait in the queue behind the very queries that
+        it is to end; by statements where a gateway hides that. What cannot be ended is logged.
         """
+        reason = "its dbt is dead"
+        try:
+            queries = [query for query in list_queries(self.server()) if query.belongs_to(run_id) and not query.ended]
+        except Exception:
+            self._end_by_statements(run_id, reason)
+            return
+        for query in queries:
+            if not query.source.startswith("dbt"):
+                continue
+            _LOGGER.warning("Query %s of run %s is ended: %s", query.id, run_id, reason)
+            try:
+                kill_query(self.server(), query.id, reason)
+            except Exception as error:
+                _LOGGER.warning("Query %s of run %s may run on: %s", query.id, run_id, error)
+
+    def _end_by_statements(self, run_id: str, reason: str) -> None:
         of_run = f"source like 'dbt%' and query like '%{UUID(run_id)}%'"
         try:
             for (query_id,) in self.fetch_all(
                 f"select query_id from system.runtime.queries where {of_run} and state not in ('FINISHED', 'FAILED')"  # noqa: S608  # a UUID
             ):
-                _LOGGER.warning("Query %s of run %s is ended: its dbt is dead", query_id, run_id)
-                self.execute(f"call system.runtime.kill_query('{query_id}', 'its dbt is dead')")
+                _LOGGER.warning("Query %s of run %s is ended: %s", query_id, run_id, reason)
+                self.execute(f"call system.runtime.kill_query('{query_id}', '{reason}')")
         except Exception as error:
             _LOGGER.warning("Queries of run %s may run on: %s", run_id, error)
 
@@ -163,6 +191,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             session_properties=self.session_properties,
             request_timeout=self.request_timeout,
             start_timeout=self.start_timeout,
+            queue_timeout=self.queue_timeout,
             token_needed_until=self._token_needed_until,
         )
 

@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +118,29 @@ class Stack:
             monkeypatch.setenv(name, value)
         catalog = load_catalog("lakehouse", **Config().get_catalog_config("lakehouse"))
         return catalog.load_table(table).scan().to_arrow()
+
+
+def configure_trino(
+    state: Path, *, groups: Mapping[str, Any] | None = None, rules: Mapping[str, Any] | None = None
+) -> Path:
+    """Give a stack that is not started yet resource groups, and rules of access, which Trino reads every second.
+
+    Returns:
+        The file of the rules.
+    """
+    etc = state / "data" / "trino" / "etc"  # below Trino's working directory, where it looks for both
+    etc.mkdir(parents=True, exist_ok=True)
+    if groups is not None:
+        (etc / "resource-groups.json").write_text(json.dumps(groups))
+        (etc / "resource-groups.properties").write_text(
+            f"resource-groups.configuration-manager=file\nresource-groups.config-file={etc / 'resource-groups.json'}\n"
+        )
+    if rules is not None:
+        (etc / "rules.json").write_text(json.dumps(rules))
+        (etc / "access-control.properties").write_text(
+            f"access-control.name=file\nsecurity.config-file={etc / 'rules.json'}\nsecurity.refresh-period=1s\n"
+        )
+    return etc / "rules.json"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics import doctor
 from lakehouse_analytics.cli import main
 from lakehouse_analytics.doctor import clock, data, fixes, instance, limits, project, warehouse
+from lakehouse_analytics.doctor import trino as doctor_of_trino
 from lakehouse_analytics.doctor.probe import (
     FailedError,
     Finding,
@@ -39,7 +41,8 @@ from lakehouse_analytics.doctor.probes import NAMES, PROBES
 from lakehouse_analytics.doctor.report import exit_code, summary
 from lakehouse_analytics.doctor.run import Run
 from lakehouse_analytics.doctor.secrets import mask
-from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.iceberg.policies import Policy, Relation, Upkept
+from lakehouse_analytics.settings import Settings, repository_root
 
 Ask = Callable[[Known], Finding]
 
@@ -566,6 +569,52 @@ def test_trino_that_refuses_the_log_in(trino: Trino) -> None:
     assert found.status is Status.FAILED
     assert found.message.startswith(f"Trino at http://127.0.0.1:{trino.server_port}: UNAUTHORIZED: error 401")
     assert "LAKEHOUSE_TRINO_PASSWORD" in found.mend
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "words"),
+    [
+        ("476", Status.OK, "Trino 476; 476 or newer is needed"),
+        ("480-e.3", Status.OK, "480-e.3"),
+        ("475", Status.FAILED, "older than 476"),
+        ("435-amzn-0", Status.FAILED, "older than 476"),
+        ("dev", Status.UNCHECKED, "not checked"),
+        (None, Status.UNCHECKED, "not checked"),
+    ],
+)
+def test_trino_s_version(trino: Trino, told: str | None, status: Status, words: str) -> None:
+    trino.info["nodeVersion"] = told and {"version": told}
+    found = asked(doctor_of_trino.version)
+    assert (found.status, words in found.message) == (status, True), found
+
+
+def test_the_documentation_names_the_same_version() -> None:
+    text = (repository_root() / "docs" / "engines.md").read_text()
+    assert f"version {doctor_of_trino.MINIMUM_VERSION} or newer" in text
+
+
+def upkept_for(name: str, retain: int, orphans: int, **policy: bool) -> Upkept:
+    times = {"retain": timedelta(days=retain), "orphans": timedelta(days=orphans)}
+    return Upkept(name, ("silver", name), Relation("lake", "silver", name), Policy(**times, **policy))  # type: ignore[arg-type]
+
+
+def test_contracts_below_what_trino_refuses_to_delete() -> None:
+    floors = {"lake": {doctor_of_trino.EXPIRE: timedelta(days=7), doctor_of_trino.ORPHANS: timedelta(days=3)}}
+    tables = [
+        upkept_for("fine", 7, 3),
+        upkept_for("short", 2, 3),
+        upkept_for("shorter", 1, 2),
+        upkept_for("off", 1, 1, expire_snapshots=False, remove_orphan_files=False),
+    ]
+    problems, fixes = doctor_of_trino.too_short(tables, floors)
+    assert problems == [
+        "lake refuses to delete what is younger than 7d (iceberg.expire-snapshots.min-retention): "
+        "silver.short has retain 2d, silver.shorter has retain 1d",
+        "lake refuses to delete what is younger than 3d (iceberg.remove-orphan-files.min-retention): "
+        "silver.shorter has orphans 2d",
+    ]
+    assert "iceberg.expire-snapshots.min-retention=1d" in fixes[0]
+    assert "meta.lakehouse.maintenance.orphans to 3d" in fixes[1]
 
 
 def test_trino_that_is_starting(trino: Trino) -> None:

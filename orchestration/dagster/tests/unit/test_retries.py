@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.retries import Reason, merge, worth_a_second_start, worth_another_try
+from lakehouse_analytics.retries import (
+    BACKOFF,
+    QUEUE_BACKOFF,
+    Patience,
+    Reason,
+    merge,
+    worth_a_second_start,
+    worth_another_try,
+)
 from lakehouse_analytics.run_results import DbtResult, NodeResult
 from manifests import Manifest, manifests, medallion
 
@@ -14,6 +22,7 @@ from manifests import Manifest, manifests, medallion
 class Why:
     transient: bool
     advice: str = ""
+    queue_full: bool = False
 
 
 def judge(message: str) -> Reason:
@@ -124,3 +133,74 @@ def test_only_what_may_pass_or_waits_for_it_is_asked_for(data: st.DataObject) ->
         t.unique_id
         for t in worth_another_try(graph, list(graph.tables.values()), list(graph.tests.values()), settled, judge)[0]
     }
+
+
+QUEUE_TIMEOUT = 100.0
+
+
+class Clock:
+    """Goes forward when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def judged(message: str) -> Reason:
+    return Why("passes" in message, queue_full="full" in message)
+
+
+def tries(outcomes: list[list[str]]) -> tuple[list[float], list[bool], float]:
+    """Waits between the tries of one model each, until none is worth another; the last outcome comes again."""
+    clock, waits, full = Clock(), [], []
+    patience = Patience(judged, QUEUE_TIMEOUT, clock)
+    graph = medallion().graph()
+    tables = list(graph.tables.values())
+    for number in range(1000):
+        last = dbt(**dict(zip(("stg_a", "stg_b"), outcomes[min(number, len(outcomes) - 1)], strict=True)))
+        clock.now += 1.0  # a try takes its time
+        if not any(worth_another_try(graph, tables, [], last, patience.judge)):
+            return waits, full, clock.now
+        seconds, of_queue = patience.wait(last)
+        waits.append(seconds)
+        full.append(of_queue)
+        clock.now += seconds
+    raise AssertionError("it never ends")
+
+
+FAILED_FULL, FAILED_OTHER, FINE = "error passes full", "error passes", "success"
+
+
+def test_a_full_queue_is_tried_again_for_longer_than_a_failure_and_with_a_bound() -> None:
+    waits, full, ended = tries([[FAILED_FULL, FAILED_FULL]])
+    assert waits[:4] == [5.0, 10.0, 20.0, 40.0]
+    assert all(full)
+    assert len(waits) > len(BACKOFF)
+    assert QUEUE_TIMEOUT <= ended <= QUEUE_TIMEOUT + 3
+
+    assert tries([[FAILED_OTHER, FAILED_OTHER]])[0] == [*BACKOFF]
+
+
+def test_what_is_built_meanwhile_gives_a_full_queue_its_whole_time_again() -> None:
+    stuck = tries([[FAILED_FULL, FAILED_FULL]])[2]
+    moving = tries([*[[FAILED_FULL, FAILED_FULL]] * 4, [FAILED_FULL, FINE], [FAILED_FULL, FAILED_FULL]])[2]
+    assert moving > stuck + 50
+
+
+def test_a_failure_beside_a_full_queue_is_tried_no_more_often_than_alone() -> None:
+    clock = Clock()
+    patience = Patience(judged, QUEUE_TIMEOUT, clock)
+    for _ in BACKOFF:
+        patience.wait(dbt(stg_a=FAILED_FULL, stg_b=FAILED_OTHER))
+    assert not patience.judge(FAILED_OTHER).transient
+    assert patience.judge(FAILED_FULL).transient
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([FAILED_FULL, FAILED_OTHER, FINE])] * 2).map(list), min_size=1))
+def test_a_build_always_ends(outcomes: list[list[str]]) -> None:
+    # A queue that is full for some and not for others for ever would be progress for ever.
+    outcomes = [*outcomes, [FAILED_FULL, FAILED_OTHER]]
+    waits, _, _ = tries(outcomes)
+    assert all(0 <= wait <= QUEUE_BACKOFF[1] for wait in waits)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from lakehouse_analytics.settings import PREFIX, REQUIRED_IN_PROD, Settings, SettingsError, repository_root
 
 PROD = {
@@ -312,3 +313,20 @@ def test_the_example_uncommented_is_the_default(monkeypatch: pytest.MonkeyPatch)
     for name in Settings.model_fields:
         value, default = getattr(settings, name), getattr(defaults, name)
         assert (value.absolute() if isinstance(value, Path) else value) == default
+
+
+@pytest.mark.parametrize(("target", "default"), [("local", 2), ("trino", 4)])
+@pytest.mark.parametrize("said", ["7", "", None])
+def test_dbt_s_threads_are_read_by_the_profile(
+    monkeypatch: pytest.MonkeyPatch, target: str, default: int, said: str | None
+) -> None:
+    from dbt.config.renderer import ProfileRenderer
+    from dbt_common.clients.system import load_file_contents
+    from dbt_common.context import set_invocation_context
+
+    name = "LAKEHOUSE_DBT_THREADS"
+    settings = load(monkeypatch, **({name: said} if said is not None else {}))
+    set_invocation_context({name: said} if said is not None else {})
+    profile = yaml.safe_load(load_file_contents(str(repository_root() / "dbt" / "profiles.yml")))
+    rendered = ProfileRenderer({}).render_data(profile["lakehouse"]["outputs"][target])
+    assert rendered["threads"] == (settings.dbt_threads or default) == (int(said) if said else default)

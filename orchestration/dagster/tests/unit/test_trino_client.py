@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,7 @@ from lakehouse_analytics.trino_client import (
     wait_until_ready,
 )
 from lakehouse_analytics.trino_errors import classify_dbt
+from lakehouse_analytics.trino_queries import kill_query, list_queries, parse_duration, resource_group_of
 from lakehouse_analytics.trino_session import (
     TrinoError,
     TrinoServer,
@@ -45,7 +47,7 @@ KEY = "k" * 32
 READ, WRITE = "select 1", "insert into t values 1"
 QUERY_ID = "20261121_020000_00001_abcde"
 
-Answer = int | str | dict[str, object]
+Answer = int | str | dict[str, object] | Callable[[], dict[str, object]]
 
 
 class Coordinator(ThreadingHTTPServer):
@@ -57,6 +59,9 @@ class Coordinator(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[Answer] = []
         self.seen: list[str] = []
+        #: The answer to what is not in `answers`, and to everything below /v1/query.
+        self.always: dict[str, object] | None = None
+        self.query: object = 404
         self.session = ""
 
     @property
@@ -78,10 +83,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        path = self.path if self.path in ("/v1/info", "/v1/statement") else "/next"
+        of_query = self.path.startswith("/v1/query")
+        path = self.path if of_query or self.path in ("/v1/info", "/v1/statement") else "/next"
         self.server.seen.append(f"{self.command} {path}")
         self.server.session = self.headers.get("X-Trino-Session") or self.server.session
-        answer = self.server.answers.pop(0) if self.server.answers else self._fine(path)
+        if of_query:
+            answer: object = self.server.query
+        else:
+            answer = self.server.answers.pop(0) if self.server.answers else self._fine(path)
+        answer = answer() if callable(answer) else answer
         if answer == "drop":
             self.close_connection = True
             return
@@ -91,10 +101,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"" if self.command == "DELETE" else body)
 
-    do_GET = do_POST = do_DELETE = _answer  # noqa: N815
+    do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815
 
     def _fine(self, path: str) -> Answer:
-        return {"starting": False} if path == "/v1/info" else self.server.page(more=path == "/v1/statement")
+        if path == "/v1/info":
+            return {"starting": False}
+        return self.server.always or self.server.page(more=path == "/v1/statement")
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -216,14 +228,106 @@ def test_a_server_that_is_ready_is_not_spoken_of(coordinator: Coordinator) -> No
     assert said == []
 
 
-def test_a_query_that_stays_in_the_queue_does_not_outlast_the_wait(coordinator: Coordinator) -> None:
-    late = coordinator.error("INSUFFICIENT_RESOURCES", "EXCEEDED_TIME_LIMIT")
-    coordinator.answers = [{"starting": False}, late] * 999
-    properties = {"query_max_run_time": "1h", "join_distribution_type": "broadcast"}
-    with pytest.raises(TrinoUnavailableError, match=r"was not ready within .*EXCEEDED_TIME_LIMIT.*The cluster is busy"):
-        wait_until_ready(server_at(coordinator.server_port, start_timeout=1.4, session_properties=properties))
-    assert coordinator.statements > 1
-    assert coordinator.session == "query_max_run_time=1s,join_distribution_type=broadcast"
+def test_readiness_sets_no_session_property_of_its_own(coordinator: Coordinator) -> None:
+    """A user may lack the right to set any."""
+    wait_until_ready(server_at(coordinator.server_port))
+    assert coordinator.session == ""
+    wait_until_ready(server_at(coordinator.server_port, session_properties={"query_max_run_time": "1h"}))
+    assert coordinator.session == "query_max_run_time=1h"
+
+
+def queued(coordinator: Coordinator, pages: int, seconds: float = 0.4) -> list[Answer]:
+    """Pages of a statement that waits, and what `/v1/query/<id>` says while it does."""
+    page = coordinator.page(more=True, stats={"state": "QUEUED"})
+    return [{"starting": False}, *[lambda: (time.sleep(seconds), page)[1]] * pages]
+
+
+GROUP: dict[str, object] = {"resourceGroupId": ["global", "etl"], "state": "QUEUED"}
+
+
+def test_time_in_the_queue_uses_up_no_outage(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trino_client, "REPORT_AFTER", 0.5)
+    coordinator.query = GROUP
+    coordinator.answers = queued(coordinator, 5)
+    said: list[str] = []
+    wait_until_ready(server_at(coordinator.server_port, start_timeout=0.5), said.append)  # it waits for 2 s
+    assert coordinator.statements == 1
+    assert said == [f"Trino: query {QUERY_ID} is waiting in resource group global.etl"]
+
+
+def test_a_statement_that_runs_on_is_ended_after_the_wait(coordinator: Coordinator) -> None:
+    running = coordinator.page(more=True)
+    coordinator.answers = [{"starting": False}, *[lambda: (time.sleep(0.4), running)[1]] * 99]
+    with pytest.raises(TrinoUnavailableError, match=r"was not ready within 1 s .*EXCEEDED_TIME_LIMIT.*cluster is busy"):
+        wait_until_ready(server_at(coordinator.server_port, start_timeout=1))
+    assert any(line.startswith("DELETE") for line in coordinator.seen)
+
+
+@pytest.mark.parametrize("sql", [READ, WRITE])
+def test_a_full_queue_is_tried_again_for_its_own_time(
+    coordinator: Coordinator, sql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trino_client, "LONGEST_WAIT_IN_QUEUE", 0.02)
+    full = coordinator.error("INSUFFICIENT_RESOURCES", "QUERY_QUEUE_FULL")
+    coordinator.answers = [full] * (STATEMENT_ATTEMPTS * 3)
+    said: list[str] = []
+    execute(server_at(coordinator.server_port), sql, log=said.append)
+    assert coordinator.statements == STATEMENT_ATTEMPTS * 3 + 1
+    [message] = said
+    assert "the queue is full; retrying for 1800 s (LAKEHOUSE_TRINO_QUEUE_TIMEOUT)" in message
+
+
+@pytest.mark.parametrize("ask", [wait_until_ready, lambda server: execute(server, WRITE)])
+def test_a_queue_that_stays_full_is_told_with_what_to_change(
+    coordinator: Coordinator, ask: Callable[[TrinoServer], object]
+) -> None:
+    full = coordinator.error("INSUFFICIENT_RESOURCES", "QUERY_QUEUE_FULL")
+    coordinator.always = full
+    with pytest.raises(TrinoUnavailableError) as caught:
+        ask(server_at(coordinator.server_port, queue_timeout=0.3, start_timeout=0.01))
+    for words in ("0.3 s (LAKEHOUSE_TRINO_QUEUE_TIMEOUT)", "the queue is full", "LAKEHOUSE_DBT_THREADS"):
+        assert words in str(caught.value)
+    assert "not ready" not in str(caught.value)
+    assert coordinator.statements > 2
+
+
+def test_a_statement_with_a_bound_does_not_stay_in_the_queue(coordinator: Coordinator) -> None:
+    coordinator.query = GROUP
+    coordinator.answers = queued(coordinator, 99, 0.2)[1:]
+    with pytest.raises(TrinoError, match=r"QUERY_QUEUED: .* in the queue of resource group global.etl") as caught:
+        execute(server_at(coordinator.server_port, statement_timeout=0.5), READ)
+    assert not isinstance(caught.value, TrinoUnavailableError)
+    assert coordinator.statements == 1
+
+
+def test_queries_are_listed_and_ended_over_http(coordinator: Coordinator) -> None:
+    query = {"queryId": QUERY_ID, "state": "QUEUED", "resourceGroupId": ["a", "b"], "query": "select 1"}
+    session = {"source": "dbt-trino-1", "clientTags": ["run:x"]}
+    coordinator.query = [{**query, "session": session, "queryStats": {"queuedTime": "1.50m"}}, {}]  # type: ignore[list-item]
+    server = server_at(coordinator.server_port)
+    found = next(query for query in list_queries(server) if query.id == QUERY_ID)
+    assert (found.resource_group, found.queued, found.ended) == ("a.b", timedelta(seconds=90), False)
+    assert found.belongs_to("x")
+    assert not found.belongs_to("y")
+    kill_query(server, QUERY_ID, "over")
+    assert coordinator.seen[-1] == f"PUT /v1/query/{QUERY_ID}/killed"
+
+    coordinator.query = 404
+    with pytest.raises(TrinoError):
+        list_queries(server)
+    assert resource_group_of(server, QUERY_ID) == ""
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["ns", "us", "ms", "s", "m", "h", "d"]))
+def test_durations_of_trino(hundredths: int, unit: str) -> None:
+    sizes = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
+    got = parse_duration(f"{hundredths / 100:.2f}{unit}").total_seconds()
+    assert got == pytest.approx(hundredths / 100 * sizes[unit], abs=1e-6)
+
+
+def test_what_is_no_duration() -> None:
+    with pytest.raises(ValueError, match="'forever'"):
+        parse_duration("forever")
 
 
 @pytest.mark.parametrize("answer", [404, 405, {"gateway": "hello"}, {}])

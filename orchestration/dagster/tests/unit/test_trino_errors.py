@@ -67,6 +67,12 @@ QUERIES = [
      P, True, "LAKEHOUSE_TRINO_SESSION_PROPERTIES"),
     ("USER_ERROR", "PERMISSION_DENIED", "Access Denied: User lakehouse cannot impersonate user other",
      P, True, "LAKEHOUSE_TRINO_USER"),
+    ("USER_ERROR", "PERMISSION_DENIED", "Access Denied: Cannot set system session property query_max_run_time",
+     P, True, "LAKEHOUSE_TRINO_SESSION_PROPERTIES"),
+    ("USER_ERROR", "PERMISSION_DENIED", "Access Denied: Cannot set catalog session property compression_codec",
+     P, True, "LAKEHOUSE_TRINO_SESSION_PROPERTIES"),
+    ("INSUFFICIENT_RESOURCES", "QUERY_QUEUE_FULL", 'Too many queued queries for "tiny"',
+     T, True, "LAKEHOUSE_DBT_THREADS"),
     ("USER_ERROR", "ADMINISTRATIVELY_KILLED", "Query killed. Message: too big", P, False, "ended the query"),
 ]  # fmt: skip
 

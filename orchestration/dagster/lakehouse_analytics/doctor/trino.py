@@ -1,0 +1,360 @@
+"""What fails at night on a Trino that answers by day: its version, missing rights, and limits on what upkeep deletes.
+
+Nothing is written. Rights are asked for with `EXPLAIN (TYPE VALIDATE)`, which checks access and runs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from lakehouse_analytics.doctor import fixes
+from lakehouse_analytics.doctor.coordinator import DeniedError, NotCheckedError, ask, server_of, version_of
+from lakehouse_analytics.doctor.data import on_trino
+from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, skipped, unchecked
+
+if TYPE_CHECKING:
+    from lakehouse_analytics.graph import Source, Table
+    from lakehouse_analytics.iceberg.policies import Relation, Upkept
+    from lakehouse_analytics.trino_session import TrinoServer
+
+#: The oldest Trino that the tests run on; engines.md names the same.
+MINIMUM_VERSION = 476
+GRANTS = "docs/engines.md (What the user may do) lists every right, and infrastructure/trino/ has a file of rules."
+#: Tables whose properties one statement reads.
+CHUNK = 50
+_ON_DUCKDB = "the engine is DuckDB"
+
+
+def version(known: Known) -> Finding:
+    """Trino is as new as the code location needs."""
+    if not on_trino(known):
+        return skipped(_ON_DUCKDB)
+    told = version_of(server_of(known))
+    number = re.match(r"\d+", told)
+    if number is None:
+        return unchecked(f"not checked: Trino's version is {told}; {MINIMUM_VERSION} or newer is needed")
+    if int(number[0]) < MINIMUM_VERSION:
+        return failed(
+            f"Trino {told} is older than {MINIMUM_VERSION}, the oldest version that this code location is tested with",
+            f"Have Trino upgraded to {MINIMUM_VERSION} or newer.",
+        )
+    return fine(f"Trino {told}; {MINIMUM_VERSION} or newer is needed")
+
+
+@dataclass(frozen=True)
+class _Right:
+    """Something that builds or upkeep do, as a statement that only checks whether they may."""
+
+    what: str
+    needed_for: str
+    sql: str
+
+
+def rights(known: Known) -> Finding:
+    """The user may do what builds, checks and upkeep do; tested on one table of each schema."""
+    if not on_trino(known):
+        return skipped(_ON_DUCKDB)
+    server = server_of(known)
+    deadline = time.monotonic() + known.patience
+    examples, unbuilt = _examples(known, server)
+    denied: list[str] = []
+    broken: list[str] = []
+    allowed, unasked = 0, 0
+    reading = [*_system_rights(), *_reading_rights(examples)]
+    if _all_readable(server, reading):
+        allowed, reading = len(reading), []
+    for right in [*reading, *_writing_rights(examples, _analyzed(known))]:
+        if time.monotonic() > deadline:
+            unasked += 1
+            continue
+        try:
+            ask(server, _validate(right.sql))
+            allowed += 1
+        except DeniedError as error:
+            said = error.finding.message.partition("Access Denied: ")[2] or error.finding.message
+            denied.append(f"{right.what} ({right.needed_for}): {said}")
+        except NotCheckedError:
+            raise
+        except FailedError as error:
+            broken.append(f"not checked: {right.what}: {error.finding.message}")
+    # Trino hides a table from a user without any right on it, and no build makes a source.
+    sources = {(relation.catalog, relation.schema) for relation in _relations(known.graph.sources.values())}
+    denied += [
+        f"select on {catalog}.{schema}: no table of dbt's sources is there, or {server.user} has no right on any"
+        for catalog, schema in sorted(unbuilt & sources)
+    ]
+    unbuilt -= sources
+    denied += _ending_queries(server)
+    words = [f"{server.user} has {allowed} of {allowed + len(denied)} rights that were checked"] if denied else []
+    if unbuilt:
+        named = ", ".join(f"{catalog}.{schema}" for catalog, schema in sorted(unbuilt))
+        words.append(f"not checked, because {server.user} sees no table of the project there yet: {named}")
+    words += broken
+    if unasked:
+        words.append(f"not checked for want of time: {unasked} rights; --timeout gives it longer")
+    if denied:
+        return failed("\n".join([*denied, *words]), f"Have {server.user} granted what is missing: {GRANTS}")
+    if not allowed or unasked or broken or unbuilt:
+        return unchecked("\n".join(words) or "not checked: the project has no tables")
+    return fine("\n".join([f"{server.user} has all {allowed} rights that were checked", *words]))
+
+
+def upkeep(known: Known) -> Finding:
+    """Trino lets upkeep expire what contracts say, and which tables must not lose files."""
+    from lakehouse_analytics.contract import ContractError
+    from lakehouse_analytics.iceberg.policies import upkept
+
+    if not on_trino(known):
+        return skipped(_ON_DUCKDB)
+    longest = timedelta(seconds=known.settings.max_runtime)
+    try:
+        tables = upkept(known.graph, floor=known.settings.maintenance_floor, longest_write=longest)
+    except ContractError as error:
+        return failed(str(error), fixes.correct_contracts(fixes.here()))
+    if not tables:
+        return skipped("the project has no tables for upkeep")
+    server = server_of(known)
+    floors = _floors(server)
+    problems, advice = too_short(tables, floors)
+    catalogs = sorted({table.relation.catalog for table in tables})
+    unknown = [catalog for catalog in catalogs if catalog not in floors]
+    words = [
+        f"{catalog}: snapshots may be expired after {_days(floors[catalog].get(EXPIRE))}, "
+        f"orphan files removed after {_days(floors[catalog].get(ORPHANS))}"
+        for catalog in catalogs
+        if catalog in floors
+    ]
+    if unknown:
+        words.append(f"not checked: Trino does not tell the least retention of {', '.join(unknown)}")
+    words += _kept_by_catalog(server, tables)
+    if problems:
+        return failed("\n".join([*problems, *words]), "\n".join(advice))
+    return unchecked("\n".join(words)) if len(unknown) == len(catalogs) else fine("\n".join(words))
+
+
+# --- Rights
+
+
+def _validate(sql: str) -> str:
+    return f"explain (type validate) {sql}"
+
+
+def _system_rights() -> Iterator[_Right]:
+    yield _Right(
+        "select on system.metadata.materialized_views",
+        "dbt looks there before each build",
+        "select * from system.metadata.materialized_views",
+    )
+
+
+def _reading_rights(examples: Mapping[Relation, bool]) -> Iterator[_Right]:
+    """What is read, by name."""
+    for table in examples:
+        where = f"{table.catalog}.{table.schema}"
+        yield _reading(f"select on {where}", "models, tests and row counts read it", str(table))
+        for name in ("snapshots", "files", "manifests", "refs", "properties"):
+            metadata = f'select on {where}."{table.name}${name}"'
+            yield _reading(metadata, "upkeep measures tables by it", table.metadata(name))
+
+
+def _reading(what: str, needed_for: str, relation: str) -> _Right:
+    return _Right(what, needed_for, f"select * from {relation}")  # noqa: S608  # quoted
+
+
+def _all_readable(server: TrinoServer, reading: Iterable[_Right]) -> bool:
+    """Whether one statement may read everything: on most clusters it may, and dozens of statements take their time."""
+    relations = [f"(select 1 from ({right.sql}) limit 1)" for right in reading]  # noqa: S608
+    try:
+        ask(server, _validate(f"select 1 where exists {' and exists '.join(relations)}"))
+    except NotCheckedError:
+        raise
+    except FailedError:
+        return False
+    return True
+
+
+def _writing_rights(examples: Mapping[Relation, bool], analyzed: Collection[Relation]) -> Iterator[_Right]:
+    """What changes tables. `examples`: tables, and whether dbt writes them; `analyzed`: those that upkeep analyzes."""
+    for table, written in examples.items():
+        where = f"{table.catalog}.{table.schema}"
+        if written:
+            rows = f"select * from {table} where false"  # noqa: S608  # quoted
+            view = replace(table, name=f"{table.name}__dbt_tmp")
+            incremental = "incremental models"
+            yield _Right(
+                f"create table on {where}", "dbt replaces tables", f"create or replace table {table} as {rows}"
+            )
+            yield _Right(f"insert on {where}", incremental, f"insert into {table} {rows}")
+            yield _Right(f"delete on {where}", incremental, f"delete from {table} where false")  # noqa: S608
+            yield _Right(f"create view on {where}", incremental, f"create or replace view {view} as {rows}")
+        if table in analyzed:
+            yield _Right(f"analyze on {where}", "upkeep collects statistics", f"analyze {table}")
+
+
+def _analyzed(known: Known) -> set[Relation]:
+    from lakehouse_analytics.contract import ContractError
+    from lakehouse_analytics.iceberg.policies import upkept
+
+    longest = timedelta(seconds=known.settings.max_runtime)
+    try:
+        tables = upkept(known.graph, floor=known.settings.maintenance_floor, longest_write=longest)
+    except ContractError:  # another probe tells of it
+        return set()
+    return {table.relation for table in tables if table.policy.analyze}
+
+
+def _relations(things: Iterable[Table | Source]) -> Iterator[Relation]:
+    from lakehouse_analytics.iceberg.policies import relation_of
+
+    return (relation_of(thing.node) for thing in things if thing.node.get("config", {}).get("materialized") != "view")
+
+
+def _examples(known: Known, server: TrinoServer) -> tuple[dict[Relation, bool], set[tuple[str, str]]]:
+    """One table of each schema that is there, and the schemas of which there is none."""
+    from lakehouse_analytics.iceberg.policies import Relation
+    from lakehouse_analytics.sql import identifier, literal
+
+    wanted: dict[tuple[str, str], dict[Relation, bool]] = defaultdict(dict)
+    for things, written in ((known.graph.sources.values(), False), (known.graph.tables.values(), True)):
+        for relation in _relations(things):
+            wanted[relation.catalog, relation.schema][relation] = written
+    there: set[Relation] = set()
+    for catalog in {catalog for catalog, _ in wanted}:
+        schemas = ", ".join(literal(schema) for of, schema in sorted(wanted) if of == catalog)
+        rows = ask(
+            server,
+            f"select table_schema, table_name from {identifier(catalog)}.information_schema.tables "  # noqa: S608
+            f"where table_type = 'BASE TABLE' and table_schema in ({schemas})",
+        )
+        there |= {Relation(catalog, str(schema), str(name)) for schema, name in rows}
+    examples: dict[Relation, bool] = {}
+    unbuilt: set[tuple[str, str]] = set()
+    for (catalog, schema), relations in wanted.items():
+        built = [relation for relation in relations if relation in there]
+        if built:
+            examples[built[0]] = relations[built[0]]
+        else:
+            unbuilt.add((catalog, schema))
+    return examples, unbuilt
+
+
+def _ending_queries(server: TrinoServer) -> list[str]:
+    """Whether the queries of a run that died can be ended: over HTTP, else by a procedure."""
+    from lakehouse_analytics.trino_queries import list_queries
+    from lakehouse_analytics.trino_session import TrinoError
+
+    try:
+        list_queries(server)
+    except TrinoError as error:
+        hidden = f"{server.address}/v1/query is not available ({error.failure.name})"
+    else:
+        return []
+    denied = []
+    why = f"the queries of a build that died run on, because {hidden}"
+    # No such query: Trino checks the right first.
+    kill = "call system.runtime.kill_query('20000101_000000_00000_aaaaa', 'checked by doctor')"
+    for what, sql in (
+        ("select on system.runtime.queries", "select * from system.runtime.queries where false"),
+        ("execute system.runtime.kill_query", kill),
+    ):
+        try:
+            ask(server, sql)
+        except NotCheckedError:
+            raise
+        except DeniedError:
+            denied.append(f"{what}: {why}")
+        except FailedError:
+            continue  # there is no such query
+    return denied
+
+
+# --- Upkeep
+
+EXPIRE, ORPHANS = "expire_snapshots_min_retention", "remove_orphan_files_min_retention"
+#: Trino's session property, and its name in a catalog's file of properties.
+_CONFIGURED = {
+    EXPIRE: "iceberg.expire-snapshots.min-retention",
+    ORPHANS: "iceberg.remove-orphan-files.min-retention",
+}
+
+
+def _floors(server: TrinoServer) -> dict[str, dict[str, timedelta]]:
+    """By catalog, what it refuses to delete. Trino shows session properties also to users who may not set them."""
+    from lakehouse_analytics.trino_queries import parse_duration
+
+    found: dict[str, dict[str, timedelta]] = defaultdict(dict)
+    for name, value, *_ in ask(server, "show session like '%retention%'"):
+        catalog, _, prop = str(name).rpartition(".")
+        if catalog and prop in _CONFIGURED:
+            found[catalog][prop] = parse_duration(str(value))
+    return dict(found)
+
+
+def too_short(tables: Iterable[Upkept], floors: Mapping[str, Mapping[str, timedelta]]) -> tuple[list[str], list[str]]:
+    """Contracts that a catalog refuses, and what to do about each."""
+    short: dict[tuple[str, str], list[tuple[timedelta, str]]] = defaultdict(list)
+    for table in tables:
+        kept = {EXPIRE: ("retain", table.policy.retain), ORPHANS: ("orphans", table.policy.orphans)}
+        wanted = {EXPIRE: table.policy.expire_snapshots, ORPHANS: table.policy.remove_orphan_files}
+        of = table.relation
+        for prop, floor in floors.get(of.catalog, {}).items():
+            key, value = kept[prop]
+            if wanted[prop] and value < floor:
+                short[of.catalog, prop].append((value, f"{of.schema}.{of.name} has {key} {_days(value)}"))
+    problems, advice = [], []
+    for (catalog, prop), found in sorted(short.items()):
+        floor, setting = floors[catalog][prop], _CONFIGURED[prop]
+        named = ", ".join(text for _, text in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        problems.append(f"{catalog} refuses to delete what is younger than {_days(floor)} ({setting}): {named}")
+        key = "retain" if prop == EXPIRE else "orphans"
+        advice.append(
+            f"Set meta.lakehouse.maintenance.{key} to {_days(floor)} or more, or have {setting}="
+            f"{_days(min(value for value, _ in found))} set in Trino's etc/catalog/{catalog}.properties."
+        )
+    return problems, advice
+
+
+def _kept_by_catalog(server: TrinoServer, tables: list[Upkept]) -> list[str]:
+    """Tables with `gc.enabled=false`, as Nessie sets it: their files may belong to other branches."""
+    from lakehouse_analytics.iceberg.measure import existing
+    from lakehouse_analytics.sql import literal
+
+    there = existing(tables, lambda sql: ask(server, sql))
+    relations = [table.relation for table in tables if there.get(table.relation) == "table"]
+    kept: list[str] = []
+    unread = 0
+    for start in range(0, len(relations), CHUNK):
+        chunk = relations[start : start + CHUNK]
+        selects = [
+            f"select {literal(f'{of.catalog}.{of.schema}.{of.name}')} from {of.metadata('properties')} "  # noqa: S608
+            "where key = 'gc.enabled' and lower(value) = 'false'"
+            for of in chunk
+        ]
+        try:
+            kept += [str(name) for (name,) in ask(server, "\nunion all\n".join(selects))]
+        except NotCheckedError:
+            raise
+        except FailedError:
+            unread += len(chunk)
+    words = []
+    if kept:
+        words.append(f"gc.enabled is false, so other branches may share the files: {', '.join(sorted(kept))}")
+    if unread:
+        words.append(f'not checked: gc.enabled of {unread} tables, because their "$properties" cannot be read')
+    return words
+
+
+def _days(time_: timedelta | None) -> str:
+    if time_ is None:
+        return "a time that Trino does not tell"
+    seconds = time_.total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:g}s"
