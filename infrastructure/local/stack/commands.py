@@ -54,7 +54,7 @@ def parts(settings: Settings) -> dict[str, Part]:
         "postgres": Part(postgres, {"postgres": ports["postgres"]}, 60),
         "s3": Part(s3, {"s3": ports["s3"]}, 60),
         "trino": Part(trino, {name: ports[name] for name in ("trino_http", "trino_https")}, 300),
-        **{name: Part(worker, {name: worker.port}, 300) for name, worker in trino.workers(settings).items()},
+        **{name: Part(trino.Worker(name, port), {name: port}, 300) for name, port in settings.workers.items()},
     }
 
 

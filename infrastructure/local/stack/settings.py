@@ -48,6 +48,11 @@ class Settings:
             ports.append(free_port(WORKER_PORT, [*taken, *ports]))
         return replace(self, worker_ports=tuple(ports))
 
+    @property
+    def workers(self) -> dict[str, int]:
+        """Names and ports of the Trino workers: trino-2, trino-3, …, because the coordinator is the first."""
+        return {f"trino-{number}": port for number, port in enumerate(self.worker_ports, start=2)}
+
     def port(self, name: str) -> int:
         """The port of one of `PORTS`."""
         return int(getattr(self, f"{name}_port"))

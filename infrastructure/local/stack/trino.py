@@ -60,12 +60,6 @@ class Worker:
         return _has_started(self.port)
 
 
-def workers(settings: Settings) -> dict[str, Worker]:
-    """The workers by name: trino-2, trino-3, …, because the coordinator is the first."""
-    named = {f"trino-{number}": port for number, port in enumerate(settings.worker_ports, start=2)}
-    return {name: Worker(name, port) for name, port in named.items()}
-
-
 def _server(layout: Layout, node: str) -> Server:
     return Server(node, layout.run / f"{node}.pid", layout.log(node), _mark(layout, node))
 
