@@ -1,4 +1,4 @@
-"""Trino's configuration: a coordinator that also works, and workers; HTTP without, HTTPS with authentication; Iceberg."""
+"""Trino's configuration: a coordinator that also works, and workers; HTTP and, with authentication, HTTPS; Iceberg."""
 
 import re
 from collections.abc import Mapping
