@@ -23,7 +23,7 @@ trino = [pytest.mark.integration, pytest.mark.trino, pytest.mark.nightly]
 
 DAY = "2026-01-02"
 #: Rows of one day, about 1 kB each in memory.
-MANY = 300_000
+MANY = 180_000
 BUCKETS = 4096
 
 
@@ -269,7 +269,7 @@ class TestLargeWindows:
 
     def test_both_workers_hold_their_part_of_a_window_replaced_in_one_commit(self, large: Lake, tmp_path: Path) -> None:
         before = commits(large, "wide")
-        with limited(large, tmp_path, "320MB") as lake, Reader(lake.ask, amounts("wide")) as reader:
+        with limited(large, tmp_path, "300MB") as lake, Reader(lake.ask, amounts("wide")) as reader:
             lake.built("wide", (1, 2))
         assert set(reader.seen) <= {(MANY, 1, 1), (MANY, 2, 2)}
         assert commits(large, "wide") == [*before, "overwrite", "replace"]
