@@ -45,8 +45,8 @@ airbyte-sim: $(RUNTIME) ## An Airbyte for those who have none: real syncs for th
 
 ##@ Run the real engine
 .PHONY: stack-up
-stack-up: $(TOOLS)/bin/uv ## Trino, S3 and PostgreSQL on this machine, without Docker; then LAKEHOUSE_ENV=trino make demo
-	@PYTHON=$(PYTHON) infrastructure/local/stack.sh up
+stack-up: $(TOOLS)/bin/uv ## Trino, S3 and PostgreSQL on this machine, without Docker; WORKERS=2 adds a second Trino
+	@PYTHON=$(PYTHON) LAKEHOUSE_STACK_WORKERS=$(or $(WORKERS),$(LAKEHOUSE_STACK_WORKERS)) infrastructure/local/stack.sh up
 
 .PHONY: stack-down
 stack-down: $(TOOLS)/bin/uv ## Stop them; their data stays

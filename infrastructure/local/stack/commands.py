@@ -2,10 +2,11 @@
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from typing import Protocol
 
 from stack import client_env, download, postgres, s3, trino
 from stack import settings as remembered
@@ -20,25 +21,41 @@ from stack.verify import verify
 WAITING = "waiting for another command on this stack"
 
 
-@dataclass(frozen=True)
-class Part:
-    """One server: its module, the ports it listens on, the seconds it may take to start on a loaded machine."""
+class Program(Protocol):
+    """What a part runs: a module, or a Trino worker."""
 
-    module: ModuleType
-    ports: tuple[str, ...]
-    seconds: float
+    def server(self, layout: Layout) -> Server:
+        """The process."""
+
+    def start(self, layout: Layout, settings: Settings) -> None:
+        """Start the process."""
 
     def ready(self, settings: Settings) -> bool:
         """Whether it answers."""
-        return bool(self.module.ready(settings))
 
 
-# In the order of starting.
-PARTS = {
-    "postgres": Part(postgres, ("postgres",), 60),
-    "s3": Part(s3, ("s3",), 60),
-    "trino": Part(trino, ("trino_http", "trino_https"), 300),
-}
+@dataclass(frozen=True)
+class Part:
+    """One server: its program, the ports it listens on, the seconds it may take to start on a loaded machine."""
+
+    program: Program
+    ports: Mapping[str, int]
+    seconds: float
+
+
+# What every stack has, in the order of starting.
+FIXED: Mapping[str, Program] = {"postgres": postgres, "s3": s3, "trino": trino}
+
+
+def parts(settings: Settings) -> dict[str, Part]:
+    """All parts of a stack, its Trino workers included, in the order of starting."""
+    ports = {name: settings.port(name) for name in remembered.PORTS}
+    return {
+        "postgres": Part(postgres, {"postgres": ports["postgres"]}, 60),
+        "s3": Part(s3, {"s3": ports["s3"]}, 60),
+        "trino": Part(trino, {name: ports[name] for name in ("trino_http", "trino_https")}, 300),
+        **{name: Part(trino.Worker(name, port), {name: port}, 300) for name, port in settings.workers.items()},
+    }
 
 
 def up(layout: Layout) -> None:
@@ -47,7 +64,9 @@ def up(layout: Layout) -> None:
     with locked(layout.lock, WAITING):
         known = remembered.load(layout.settings)
         _demand_usable(layout, known)
-        if known and layout.checked.exists() and all(_answers(layout, known, name) for name in PARTS):
+        workers = remembered.asked_workers(os.environ)
+        as_set = known is not None and workers in (None, 1 + len(known.worker_ports))
+        if known and as_set and layout.checked.exists() and _all_answer(layout, known):
             say("The stack is up already.")
         else:
             _up(layout)
@@ -60,7 +79,9 @@ def _up(layout: Layout) -> None:
     layout.checked.unlink(missing_ok=True)
     if not download.home(cache()).exists():
         step("download", partial(_download, cache()))
-    for name in PARTS:
+    for name in _surplus(layout, settings):
+        step(name, partial(_end, layout, name, "stop"))
+    for name in parts(settings):
         step(name, partial(_start, layout, settings, name))
     write_private(layout.env, client_env.render(client_env.variables(layout, settings)))
     step("check", partial(_check, layout, settings))
@@ -73,7 +94,8 @@ def down(layout: Layout) -> None:
         say(f"Nothing to stop: there is no {layout.state}.")
         return
     with locked(layout.lock, WAITING):
-        for name in reversed(PARTS):
+        known = remembered.load(layout.settings)
+        for name in [*_surplus(layout, known), *reversed(_names(known))]:
             step(name, partial(_end, layout, name, "stop"))
 
 
@@ -81,16 +103,17 @@ def status(layout: Layout) -> int:
     """Say what runs; the exit status is 0 when everything answers."""
     known = remembered.load(layout.settings)
     answers = 0
-    for name, part in PARTS.items():
+    for name in _names(known):
         pid = _server(layout, name).pid()
         if known is None or pid is None:
             say(f"{name:<9} stopped")
             continue
-        ready = part.ready(known)
+        part = parts(known)[name]
+        ready = part.program.ready(known)
         answers += ready
-        ports = ", ".join(str(known.port(port)) for port in part.ports)
+        ports = ", ".join(map(str, part.ports.values()))
         say(f"{name:<9} {'answers' if ready else 'does not answer'}, pid {pid}, port {ports}")
-    if answers < len(PARTS):
+    if answers < len(_names(known)):
         return 1
     _tell(layout)
     return 0
@@ -101,6 +124,8 @@ def one(layout: Layout, action: str, name: str) -> None:
     known = remembered.load(layout.settings)
     if known is None:
         raise StackError(f"there is no stack in {layout.state}: `make stack-up` makes one")
+    if name not in parts(known):
+        raise StackError(f"{name} is not a part of this stack: expected one of {', '.join(parts(known))}")
     with locked(layout.lock, WAITING):
         if action == "start":
             step(name, partial(_start, layout, known, name))
@@ -114,14 +139,14 @@ def _download(folder: Path) -> str:
 
 
 def _start(layout: Layout, settings: Settings, name: str) -> str:
-    part, server = PARTS[name], _server(layout, name)
+    part, server = parts(settings)[name], _server(layout, name)
     told = "runs already"
     if server.pid() is None:
-        for port in part.ports:
-            _demand_free(settings.port(port), port)
-        part.module.start(layout, settings)
+        for port, number in part.ports.items():
+            _demand_free(number, port)
+        part.program.start(layout, settings)
         told = "started"
-    server.wait_ready(partial(part.ready, settings), part.seconds)
+    server.wait_ready(partial(part.program.ready, settings), part.seconds)
     if name == "postgres":
         postgres.prepare(settings)
     return told
@@ -152,26 +177,39 @@ def _demand_usable(layout: Layout, known: Settings | None) -> None:
         return
     asked = remembered.asked_ports(os.environ)
     moved = [name for name, port in asked.items() if known.port(name) != port]
-    if moved and any(_server(layout, name).pid() for name in PARTS):
+    if moved and any(_server(layout, name).pid() for name in _names(known)):
         named = ", ".join(f"{remembered.variable(name)}={asked[name]}" for name in moved)
         raise StackError(f"parts run on other ports than {named} asks for: `make stack-down` first")
 
 
 def _demand_free(number: int, name: str) -> None:
-    if not remembered.is_free(number):
-        raise StackError(
-            f"port {number} is taken by another program. Free it, or move: "
-            f"make stack-down && {remembered.variable(name)}={remembered.free_port(number + 1)} make stack-up"
-        )
+    if remembered.is_free(number):
+        return
+    move = f"make stack-down && {remembered.variable(name)}={remembered.free_port(number + 1)} make stack-up"
+    if name not in remembered.PORTS:  # a worker's port is chosen again when the worker is
+        move = "make stack-up WORKERS=1, then `make stack-up` with the number of workers"
+    raise StackError(f"port {number} is taken by another program. Free it, or move: {move}")
 
 
-def _answers(layout: Layout, settings: Settings, name: str) -> bool:
-    return _server(layout, name).pid() is not None and PARTS[name].ready(settings)
+def _names(settings: Settings | None) -> list[str]:
+    return list(parts(settings)) if settings else list(FIXED)
+
+
+def _surplus(layout: Layout, settings: Settings | None) -> list[str]:
+    """Trino workers that run and are no longer part of the stack."""
+    names = [f"trino-{number}" for number in range(2, remembered.MOST_WORKERS + 1)]
+    return [name for name in names if name not in _names(settings) and _server(layout, name).pid() is not None]
+
+
+def _all_answer(layout: Layout, settings: Settings) -> bool:
+    return all(
+        _server(layout, name).pid() is not None and part.program.ready(settings)
+        for name, part in parts(settings).items()
+    )
 
 
 def _server(layout: Layout, name: str) -> Server:
-    server: Server = PARTS[name].module.server(layout)
-    return server
+    return FIXED[name].server(layout) if name in FIXED else trino.Worker(name, 0).server(layout)
 
 
 def _tell(layout: Layout) -> None:

@@ -43,15 +43,18 @@ class Layout:
         """The S3 server's root; its folders are buckets."""
         return self.state / "data" / "s3"
 
-    @property
-    def trino(self) -> Path:
-        """Trino's working files."""
-        return self.state / "data" / "trino"
+    def trino(self, node: str) -> Path:
+        """The working files of one Trino process."""
+        return self.state / "data" / node
 
     @property
     def etc(self) -> Path:
         """Trino's configuration, written anew at each start."""
         return self.state / "etc"
+
+    def node_etc(self, node: str) -> Path:
+        """The configuration that only this Trino process reads; the coordinator's is `etc` itself."""
+        return self.etc if node == "trino" else self.etc / node
 
     @property
     def tls(self) -> Path:

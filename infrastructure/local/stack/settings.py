@@ -5,7 +5,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from stack.files import write_private
 
 HOST = "127.0.0.1"
 PORTS = {"postgres": 15432, "s3": 19000, "trino_http": 18080, "trino_https": 18443}
+WORKERS = "LAKEHOUSE_STACK_WORKERS"
+MOST_WORKERS = 4  # each is a Java process with a heap of its own
+WORKER_PORT = 18090
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,26 @@ class Settings:
     s3_secret_key: str
     trino_password: str
     trino_shared_secret: str
+    #: Ports of the Trino workers beside the coordinator, which works too.
+    worker_ports: tuple[int, ...] = ()
 
     def on_ports(self, ports: Mapping[str, int]) -> "Settings":
         """The same with some ports moved."""
         moved: dict[str, Any] = {f"{name}_port": number for name, number in ports.items()}
         return replace(self, **moved)
+
+    def with_workers(self, count: int) -> "Settings":
+        """The same with so many workers in all, the coordinator included; workers that stay keep their ports."""
+        ports = list(self.worker_ports[: count - 1])
+        taken = [self.port(name) for name in PORTS]
+        while len(ports) < count - 1:
+            ports.append(free_port(WORKER_PORT, [*taken, *ports]))
+        return replace(self, worker_ports=tuple(ports))
+
+    @property
+    def workers(self) -> dict[str, int]:
+        """Names and ports of the Trino workers: trino-2, trino-3, …, because the coordinator is the first."""
+        return {f"trino-{number}": port for number, port in enumerate(self.worker_ports, start=2)}
 
     def port(self, name: str) -> int:
         """The port of one of `PORTS`."""
@@ -46,16 +64,21 @@ def load(path: Path) -> Settings | None:
         return None
     try:
         known = json.loads(path.read_text())
-        return Settings(**{field.name: known[field.name] for field in fields(Settings)})
+        # A stack made before a field existed has that field's default.
+        values = {f.name: known[f.name] for f in fields(Settings) if f.name in known or f.default is MISSING}
+        return Settings(**(values | {"worker_ports": tuple(map(int, values.get("worker_ports", ())))}))
     except (ValueError, TypeError, KeyError) as error:
         raise StackError(f"{path} is damaged ({error!r}): restore it, or remove {path.parent} to start anew") from None
 
 
 def load_or_create(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Settings for a start: remembered or new ones, with the ports that the environment asks for."""
+    """Settings for a start: remembered or new ones, with the ports and workers that the environment sets."""
     asked = asked_ports(environment)
+    workers = asked_workers(environment)
     known = load(path)
     settings = known.on_ports(asked) if known else _new(asked)
+    if workers is not None:
+        settings = settings.with_workers(workers)
     if settings != known:
         write_private(path, json.dumps(asdict(settings), indent=2) + "\n")
     return settings
@@ -79,6 +102,16 @@ def asked_ports(environment: Mapping[str, str]) -> dict[str, int]:
             raise StackError(f"{variable(name)}={text}: another part was given this port too")
         asked[name] = int(text)
     return asked
+
+
+def asked_workers(environment: Mapping[str, str]) -> int | None:
+    """How many Trino processes the environment sets, the coordinator included; None leaves the number as it is."""
+    text = environment.get(WORKERS, "")
+    if not text:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise StackError(f"{WORKERS}={text}: expected a number of Trino workers from 1 to {MOST_WORKERS}")
+    return int(text)
 
 
 def _new(asked: Mapping[str, int]) -> Settings:

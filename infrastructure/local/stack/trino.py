@@ -1,10 +1,11 @@
-"""Trino: started on a configuration that each start writes anew."""
+"""Trino's processes, a coordinator and perhaps workers; each start writes their configuration again."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,39 +20,75 @@ from stack.settings import HOST, Settings
 
 
 def server(layout: Layout) -> Server:
-    """The process."""
-    return Server("trino", layout.run / "trino.pid", layout.log("trino"), _mark(layout))
+    """The coordinator's process."""
+    return _server(layout, "trino")
 
 
 def start(layout: Layout, settings: Settings) -> None:
-    """Start the server; fetches it first, where this user never ran one."""
+    """Start the coordinator; fetches Trino first, where this user never ran one."""
     home = download.trino(cache())
-    java = _java()
     trino_access.ensure(layout.tls)
-    for name, text in trino_config.files(layout, settings, home).items():
-        private_folder((layout.etc / name).parent)
-        write_private(layout.etc / name, text)
+    private_folder(layout.etc)
     write_private(layout.etc / "password.db", trino_access.password_line(trino_config.USER, settings.trino_password))
-    shutil.rmtree(layout.trino / "tmp", ignore_errors=True)
-    private_folder(layout.trino / "tmp")
-    command = [str(java), *trino_config.java_options(layout, os.environ), *_vector(java)]
-    command += ["-cp", f"{home}/lib/*", _mark(layout), "io.trino.server.TrinoServer"]
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(layout.trino), "LC_ALL": "C.UTF-8"}
-    server(layout).start(command, environment, layout.trino)
+    _start(layout, home, "trino", trino_config.files(layout, settings, home))
 
 
 def ready(settings: Settings) -> bool:
     """Whether the coordinator says that it has started."""
+    return _has_started(settings.trino_http_port)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One Trino process beside the coordinator, started after it: its catalogs are the coordinator's files."""
+
+    name: str
+    port: int
+
+    def server(self, layout: Layout) -> Server:
+        """The process."""
+        return _server(layout, self.name)
+
+    def start(self, layout: Layout, settings: Settings) -> None:
+        """Start the process."""
+        home = download.trino(cache())
+        _start(layout, home, self.name, trino_config.worker_files(layout, settings, home, self.name, self.port))
+
+    def ready(self, settings: Settings) -> bool:
+        """Whether the worker says that it has started; `settings` is every part's argument."""
+        del settings
+        return _has_started(self.port)
+
+
+def _server(layout: Layout, node: str) -> Server:
+    return Server(node, layout.run / f"{node}.pid", layout.log(node), _mark(layout, node))
+
+
+def _start(layout: Layout, home: Path, node: str, files: dict[str, str]) -> None:
+    java, data = _java(), layout.trino(node)
+    for name, text in files.items():
+        path = layout.node_etc(node) / name
+        private_folder(path.parent)
+        write_private(path, text)
+    shutil.rmtree(data / "tmp", ignore_errors=True)
+    private_folder(data / "tmp")
+    command = [str(java), *trino_config.java_options(layout, os.environ, node), *_vector(java)]
+    command += ["-cp", f"{home}/lib/*", _mark(layout, node), "io.trino.server.TrinoServer"]
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(data), "LC_ALL": "C.UTF-8"}
+    _server(layout, node).start(command, environment, data)
+
+
+def _has_started(port: int) -> bool:
     opener = build_opener(ProxyHandler({}))  # a proxy cannot reach loopback
     try:
-        with opener.open(f"http://{HOST}:{settings.trino_http_port}/v1/info", timeout=5) as answer:
+        with opener.open(f"http://{HOST}:{port}/v1/info", timeout=5) as answer:
             return json.load(answer).get("starting") is False
     except (OSError, ValueError, HTTPException):
         return False
 
 
-def _mark(layout: Layout) -> str:
-    return f"-Dconfig={layout.etc / 'config.properties'}"
+def _mark(layout: Layout, node: str) -> str:
+    return f"-Dconfig={layout.node_etc(node) / 'config.properties'}"
 
 
 def _java() -> Path:

@@ -1,4 +1,4 @@
-"""Trino's configuration: one coordinator that also works; HTTP without and HTTPS with authentication; Iceberg."""
+"""Trino's configuration: a coordinator that also works, and workers; HTTP and, with authentication, HTTPS; Iceberg."""
 
 import re
 from collections.abc import Mapping
@@ -41,13 +41,13 @@ def heap(environment: Mapping[str, str]) -> str:
     return text
 
 
-def java_options(layout: Layout, environment: Mapping[str, str]) -> list[str]:
+def java_options(layout: Layout, environment: Mapping[str, str], node: str = "trino") -> list[str]:
     """What Java is told besides the modules that it has."""
     return [
         *JVM,
         f"-Xmx{heap(environment)}",
-        f"-XX:ErrorFile={layout.log('trino-crash-%p')}",
-        f"-Djava.io.tmpdir={layout.trino / 'tmp'}",  # killed servers leave files there
+        f"-XX:ErrorFile={layout.log(f'{node}-crash-%p')}",
+        f"-Djava.io.tmpdir={layout.trino(node) / 'tmp'}",  # killed servers leave files there
     ]
 
 
@@ -63,20 +63,27 @@ def files(layout: Layout, settings: Settings, home: Path) -> dict[str, str]:
     }
 
 
+def worker_files(layout: Layout, settings: Settings, home: Path, node: str, port: int) -> dict[str, str]:
+    """The configuration of one worker: name under its folder of `etc` → text. Catalogs are the coordinator's."""
+    return {"config.properties": _lines(worker_config(layout, settings, home, node, port))}
+
+
+def worker_config(layout: Layout, settings: Settings, home: Path, node: str, port: int) -> dict[str, str]:
+    """The properties of a worker: it joins the coordinator over HTTP on loopback, by the shared secret."""
+    return {
+        **_node(layout, settings, home, node),
+        "coordinator": "false",
+        "http-server.http.port": str(port),
+    }
+
+
 def config(layout: Layout, settings: Settings, home: Path) -> dict[str, str]:
     """The coordinator's properties."""
     return {
-        "node.environment": "local",
-        "node.id": "local-stack",
-        "node.bind-ip": HOST,
-        "node.internal-address": HOST,
-        "plugin.dir": str(home / "plugin"),
-        "catalog.config-dir": str(layout.etc / "catalog"),
+        **_node(layout, settings, home, "local-stack"),
         "coordinator": "true",
         "node-scheduler.include-coordinator": "true",
-        "discovery.uri": f"http://{HOST}:{settings.trino_http_port}",
         "http-server.http.port": str(settings.trino_http_port),
-        "http-server.log.enabled": "false",
         "http-server.https.enabled": "true",
         "http-server.https.port": str(settings.trino_https_port),
         "http-server.https.keystore.path": str(layout.tls / "server.pem"),
@@ -87,6 +94,19 @@ def config(layout: Layout, settings: Settings, home: Path) -> dict[str, str]:
         "http-server.authentication.jwt.key-file": str(layout.tls / "jwt-public.pem"),
         "http-server.authentication.certificate.user-mapping.pattern": "(?:.*,)?CN=([^,]+)(?:,.*)?",
         "password-authenticator.config-files": str(layout.etc / "password-authenticator.properties"),
+    }
+
+
+def _node(layout: Layout, settings: Settings, home: Path, node: str) -> dict[str, str]:
+    return {
+        "node.environment": "local",
+        "node.id": node,
+        "node.bind-ip": HOST,
+        "node.internal-address": HOST,
+        "plugin.dir": str(home / "plugin"),
+        "catalog.config-dir": str(layout.etc / "catalog"),
+        "discovery.uri": f"http://{HOST}:{settings.trino_http_port}",
+        "http-server.log.enabled": "false",
         "internal-communication.shared-secret": settings.trino_shared_secret,
     }
 

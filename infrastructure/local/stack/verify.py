@@ -21,7 +21,7 @@ def verify(layout: Layout, settings: Settings) -> None:
     """Write, read and drop a table over HTTPS with the password: a broken catalog or S3 server is seen here."""
     client = _Client(layout, settings)
     try:
-        client.wait_for_worker()
+        client.wait_for_workers(1 + len(settings.worker_ports))
         client.ask(f"drop schema if exists {SCHEMA} cascade")  # of an interrupted check
         client.ask(f"create schema {SCHEMA}")
         client.ask("create table proof (n bigint)")
@@ -62,16 +62,16 @@ class _Client:
                 return rows
             answer = self._request("GET", urlsplit(answer["nextUri"]).path)
 
-    def wait_for_worker(self) -> None:
-        """Wait until the coordinator knows itself as a worker, which is some moments after it says `started`."""
+    def wait_for_workers(self, count: int) -> None:
+        """Wait until the coordinator knows all workers, itself included, some moments after they say `started`."""
         deadline = time.monotonic() + SECONDS
-        while not self._has_worker():
+        while (found := self._workers()) != count:
             if time.monotonic() > deadline:
-                raise StackError(f"no worker announced itself within {SECONDS:.0f} s")
+                raise StackError(f"after {SECONDS:.0f} s Trino has {found} active workers, expected {count}")
             time.sleep(0.2)
 
-    def _has_worker(self) -> bool:
-        return self.ask("select count(*) from system.runtime.nodes where state = 'active'") != [[0]]
+    def _workers(self) -> object:
+        return self.ask("select count(*) from system.runtime.nodes where state = 'active'")[0][0]
 
     def _request(self, method: str, path: str, body: str | None = None) -> dict[str, Any]:
         self._connection.request(method, path, body, self._headers)

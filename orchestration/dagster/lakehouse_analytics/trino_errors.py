@@ -87,7 +87,8 @@ _AGAIN = "It may pass by itself: try again."
 _WORKERS = "A worker was lost or cut off: try again; if it comes back, look into the workers' logs."
 _MEMORY = (
     "The statement needs more memory than one query may have; trying again does not help. Build the model in smaller "
-    "windows, select fewer columns before joining, or have query.max-memory and query.max-memory-per-node raised."
+    "windows, set a smaller meta.window_piece on a model with replace_window (docs/atomic-writes.md), select fewer "
+    "columns before joining, or have query.max-memory and query.max-memory-per-node raised."
 )
 _LONG = (
     "The statement exceeds a limit of the cluster or of LAKEHOUSE_TRINO_SESSION_PROPERTIES; trying again does not "

@@ -7,6 +7,7 @@ rest of the table alone, and the window right, depends on the model's materializ
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -59,6 +60,12 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
             near = difflib.get_close_matches(name, sources, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else ""
             yield f"meta.lakehouse.after names the source {name!r}, which does not exist{hint}"
+    piece = (node["config"].get("meta") or {}).get("window_piece")
+    if piece is not None and not _is_piece(piece):
+        yield (
+            f"meta.window_piece is {piece!r}: expected how much of a window one commit replaces, a number of days (of "
+            "hours, for a table partitioned by hour) such as 90, or a duration such as 6h"
+        )
     if not contract.partition:
         return
     asked = f"meta.lakehouse.partition: {contract.partition}"
@@ -85,6 +92,13 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
         batch, longest = str(config.get("batch_size") or "day"), _LONGEST[contract.partition]
         if batch in _BATCHES and _BATCHES.index(batch) > _BATCHES.index(longest):
             yield f"{asked} with `batch_size: {batch}`: a batch is longer than a window; set batch_size: {longest}"
+
+
+def _is_piece(value: object) -> bool:
+    """Whether the macro `window_piece` takes the value."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and value >= 1
+    return isinstance(value, str) and re.fullmatch("[1-9][0-9]* *[mhdw]", value) is not None
 
 
 def warnings(node: Mapping[str, Any], contract: ModelContract) -> Iterator[str]:

@@ -144,15 +144,15 @@ def configure_trino(
 
 
 @contextmanager
-def own_stack(state: Path) -> Iterator[Stack]:
-    """A stack for as long as the block, whatever is done to it there."""
+def own_stack(state: Path, workers: int = 1) -> Iterator[Stack]:
+    """A stack for as long as the block, whatever is done to it there; `workers` is its number of Trino processes."""
     stack = Stack(state)
     # Away from where other stacks look for free ports: they would take that of a part that is stopped for a while.
     first = random.randrange(20_000, 30_000)
     names = ("POSTGRES", "S3", "TRINO_HTTP", "TRINO_HTTPS")
     ports = {f"LAKEHOUSE_STACK_{name}_PORT": str(first + number) for number, name in enumerate(names)}
     try:
-        started = stack.run("up", **ports)
+        started = stack.run("up", **ports, LAKEHOUSE_STACK_WORKERS=str(workers))
         told = started.stdout
         assert started.returncode == 0, told + started.stderr
         assert "a table was written, read and dropped" in told

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -206,9 +206,11 @@ def asking_trino(environment: dict[str, str]) -> Ask:
 
 
 @contextmanager
-def lake_on(target: str, root: Path, environment: dict[str, str], ask: Ask) -> Iterator[Lake]:
+def lake_on(
+    target: str, root: Path, environment: dict[str, str], ask: Ask, files: Mapping[str, str] = FILES
+) -> Iterator[Lake]:
     project = root / "project"
-    for name, text in FILES.items():
+    for name, text in files.items():
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(dedent(text).lstrip() if not name.endswith(".csv") else text)
     runner = DbtRunner(

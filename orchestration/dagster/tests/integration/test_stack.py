@@ -78,6 +78,28 @@ def test_a_part_that_was_killed_is_started_again_alone(up: Stack, part: str) -> 
     assert up.sql("select count(*) from tpch.tiny.region") == [[5]]
 
 
+@pytest.mark.nightly
+def test_a_second_trino_process_joins_is_started_again_and_leaves(up: Stack) -> None:
+    active = "select count(*) from system.runtime.nodes where state = 'active'"
+    joined = up.run("up", LAKEHOUSE_STACK_WORKERS="2")
+    assert joined.returncode == 0, joined.stdout + joined.stderr
+    assert up.sql(active) == [[2]]
+    assert re.search("trino-2 +answers", up.do("status"))
+    assert "The stack is up already." in up.do("up")
+
+    pid_file = up.state / "run" / "trino-2.pid"
+    up.do("kill", "trino-2")
+    assert re.search("trino-2 +stopped", up.run("status").stdout)
+    assert re.search("trino-2 +… started", up.do("up"))
+    pid = int(pid_file.read_text())
+
+    left = up.run("up", LAKEHOUSE_STACK_WORKERS="1")
+    assert left.returncode == 0, left.stdout + left.stderr
+    assert not runs(pid)
+    assert "trino-2" not in up.do("status")
+    assert up.sql(active) == [[1]]
+
+
 def test_one_part_can_be_stopped_and_started(up: Stack) -> None:
     from trino.exceptions import TrinoQueryError
 

@@ -83,6 +83,23 @@ def test_pieces_cover_the_window_once_and_are_no_longer_than_allowed(
     assert len(pieces) == -(((window[0] - epoch) // unit + (epoch - window[1]) // unit) // length)
 
 
+@given(
+    window=st.one_of(windows, days),
+    minutes=st.integers(10, 3 * 24 * 60),
+    partition=st.sampled_from(["hour", "day", "month", None]),
+)
+def test_pieces_of_a_duration_cover_the_window_once(window: Window, minutes: int, partition: str | None) -> None:
+    window = (window[0], min(window[1], window[0] + 3 * DAY))
+    length = dt.timedelta(minutes=minutes)
+    pieces = window_pieces(*window, length, partition)
+    assert (pieces[0][0], pieces[-1][1]) == window
+    assert [end for _, end in pieces[:-1]] == [start for start, _ in pieces[1:]]
+    assert all(dt.timedelta() < end - start <= length for start, end in pieces)
+    if DAY % length == dt.timedelta() and partition != "hour":
+        # Cuts at the same hours of each day: no piece writes into two day partitions.
+        assert all(start.date() == (end - dt.timedelta(microseconds=1)).date() for start, end in pieces)
+
+
 def test_a_window_within_the_limit_is_one_piece() -> None:
     window = (dt.datetime(2026, 1, 1), dt.datetime(2026, 4, 1))
     assert window_pieces(*window, 90, "day") == [window]

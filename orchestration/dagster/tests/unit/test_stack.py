@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import socket
@@ -31,7 +32,7 @@ from stack.files import locked, write_private  # noqa: E402
 from stack.layout import Layout  # noqa: E402
 from stack.process import Server  # noqa: E402
 
-SECRETS = [field.name for field in fields(settings.Settings) if not field.name.endswith("_port")]
+SECRETS = [field.name for field in fields(settings.Settings) if not field.name.endswith(("_port", "_ports"))]
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
 
@@ -121,6 +122,54 @@ def test_a_port_that_is_none_is_named(text: str) -> None:
 def test_one_port_for_two_parts_is_refused() -> None:
     with pytest.raises(StackError, match="LAKEHOUSE_STACK_S3_PORT=20000"):
         settings.asked_ports({"LAKEHOUSE_STACK_POSTGRES_PORT": "20000", "LAKEHOUSE_STACK_S3_PORT": "20000"})
+
+
+# --- Trino workers
+
+
+def test_a_stack_has_one_trino_process_unless_more_are_set(known: settings.Settings) -> None:
+    assert known.workers == {}
+    assert list(known.with_workers(3).workers) == ["trino-2", "trino-3"]
+
+
+def test_the_number_of_workers_is_remembered_until_another_is_set(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    two = settings.load_or_create(path, {"LAKEHOUSE_STACK_WORKERS": "2"})
+    assert len(two.worker_ports) == 1
+    assert settings.load_or_create(path, {"LAKEHOUSE_STACK_WORKERS": ""}) == two == settings.load(path)
+    three = settings.load_or_create(path, {"LAKEHOUSE_STACK_WORKERS": "3"})
+    assert three.worker_ports[:1] == two.worker_ports
+    assert len({three.port(name) for name in settings.PORTS} | set(three.worker_ports)) == len(settings.PORTS) + 2
+    assert settings.load_or_create(path, {"LAKEHOUSE_STACK_WORKERS": "1"}) == replace(two, worker_ports=())
+
+
+@pytest.mark.parametrize("text", ["0", "5", "two", "-1", "1.5"])
+def test_a_number_of_workers_that_cannot_be_started_is_named(text: str) -> None:
+    with pytest.raises(StackError, match=f"LAKEHOUSE_STACK_WORKERS={text}: expected a number .* from 1 to 4"):
+        settings.asked_workers({"LAKEHOUSE_STACK_WORKERS": text})
+
+
+def test_settings_of_a_stack_made_before_there_were_workers_are_read(tmp_path: Path, known: settings.Settings) -> None:
+    path = tmp_path / "settings.json"
+    older = {name: value for name, value in json.loads(path.read_text()).items() if name != "worker_ports"}
+    path.write_text(json.dumps(older))
+    assert settings.load(path) == known
+
+
+def test_a_worker_joins_the_coordinator_and_shares_none_of_its_files_but_the_catalogs(
+    known: settings.Settings, layout: Layout
+) -> None:
+    known = known.with_workers(2)
+    [(name, port)] = known.workers.items()
+    config = trino_config.worker_config(layout, known, Path("server"), name, port)
+    coordinator = trino_config.config(layout, known, Path("server"))
+    assert config["coordinator"] == "false"
+    assert config["node.bind-ip"] == config["node.internal-address"] == "127.0.0.1"
+    different = {"node.id", "coordinator", "http-server.http.port"}
+    assert {name for name, value in config.items() if coordinator[name] != value} == different
+    # Its folder has no `catalog`: a file there would be one catalog more on this worker alone.
+    assert layout.node_etc(name) != layout.node_etc("trino") == layout.etc
+    assert list(trino_config.worker_files(layout, known, Path("server"), name, port)) == ["config.properties"]
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-20], lambda text: text.replace('"s3_port"', '"s4_port"')])

@@ -71,6 +71,25 @@ def test_after_takes_nothing_else(after: object) -> None:
     assert "meta.lakehouse.after is" in refusal(lakehouse={"after": after})
 
 
+@pytest.mark.parametrize("piece", [0, -1, True, 1.5, "90", "0h", "6 hours", "6h30m", "", [6]])
+def test_a_piece_of_a_window_that_cannot_be_cut_is_refused(piece: object) -> None:
+    m = Manifest()
+    days = windowed(m, "days", grain="daily")
+    m.nodes[days]["config"]["meta"]["window_piece"] = piece
+    with pytest.raises(ContractError) as caught:
+        m.graph()
+    said = str(caught.value)
+    assert f"meta.window_piece is {piece!r}: expected how much of a window one commit replaces" in said
+
+
+@pytest.mark.parametrize("piece", [1, 90, "6h", "30 m", "2d", "1w"])
+def test_a_piece_is_a_number_of_partitions_or_a_duration(piece: object) -> None:
+    m = Manifest()
+    days = windowed(m, "days", grain="daily")
+    m.nodes[days]["config"]["meta"]["window_piece"] = piece
+    assert m.graph().warnings == ()
+
+
 def test_a_strategy_of_the_projects_own_is_believed() -> None:
     m = Manifest()
     windowed(m, "days", grain="daily", incremental_strategy="swap_partition")
