@@ -1,7 +1,7 @@
 """Tables whose files must not be deleted, because something else may still read them.
 
-Every statement of maintenance that deletes files passes through `Protected.execute`, which asks the table first. Whatever
-cannot be read counts as protected.
+Every statement of maintenance passes through `Protected.execute`, which asks the table before files of it are deleted.
+A table whose state cannot be read counts as protected.
 
 Sources: Iceberg's table properties `gc.enabled` and `write.*` (https://iceberg.apache.org/docs/latest/configuration/),
 its references (table specification, "Snapshot References"), and Trino's metadata tables
@@ -128,7 +128,7 @@ class Protected:
 
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine, self._clock = engine, clock
-        self._catalogs: dict[str, tuple[float, Mapping[Relation, Files | Unreadable]]] = {}
+        self._catalogs: dict[str, tuple[float, dict[Relation, Files | Unreadable]]] = {}
 
     def execute(self, statement: Statement) -> str:
         """Run a statement to its end; the table is asked immediately before.
@@ -169,9 +169,8 @@ class Protected:
         if reasons := [*own_reasons(own)]:
             raise ProtectedError(statement, reasons, unreadable=False)
         relation, location = statement.relation, own.location or ""
-        others = {other: files for other, files in self._tables(relation.catalog).items() if other != relation}
         astray: list[Relation] = []
-        for other, files in others.items():
+        for other, files in self._others(relation):
             if isinstance(files, Unreadable):
                 raise ProtectedError(statement, [files.reason], unreadable=True)
             if found := next(((what, at) for what, at in files.folders if _inside(at, location)), None):
@@ -193,7 +192,19 @@ class Protected:
         except Exception as error:
             raise ProtectedError(statement, [Unreadable.of(others[0], error).reason], unreadable=True) from None
 
-    def _tables(self, catalog: str) -> Mapping[Relation, Files | Unreadable]:
+    def _others(self, relation: Relation) -> Iterator[tuple[Relation, Files | Unreadable]]:
+        tables = self._tables(relation.catalog)
+        for other in [*tables]:
+            if other == relation:
+                continue
+            if isinstance(tables[other], Unreadable) and other.schema != "system":
+                # It may have been written or dropped while it was read, as temporary tables of builds are.
+                del tables[other]
+                tables |= _read([other], self._engine.fetch_all)
+            if other in tables:
+                yield other, tables[other]
+
+    def _tables(self, catalog: str) -> dict[Relation, Files | Unreadable]:
         read_at, known = self._catalogs.get(catalog, (0.0, None))
         if known is None or self._clock() - read_at > CATALOG_LASTS:
             read_at, known = self._clock(), all_files(catalog, self._engine.fetch_all)

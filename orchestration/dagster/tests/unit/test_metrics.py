@@ -35,7 +35,6 @@ from dagster_shared.error import SerializableErrorInfo
 from lakehouse_analytics.instance.metrics import InstanceMetrics
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
-
 from tests.dagster_ui import free_port, poll
 
 STATUS = dg.DagsterRunStatus

@@ -36,7 +36,7 @@ def steps(policy: Policy, state: State) -> dict[str, str]:
 
 
 def sql(policy: Policy, state: State) -> list[str]:
-    return [statement for step in plan(ORDERS, policy, state) for statement in step.statements]
+    return [statement.sql for step in plan(ORDERS, policy, state) for statement in step.statements]
 
 
 def history(*days: float, changed: int = 0) -> tuple[Snapshot, ...]:
@@ -72,7 +72,7 @@ def test_delete_files_are_applied_when_many_or_when_they_hide_much(
 def test_a_table_with_more_partitions_than_a_writer_takes_is_merged_piece_by_piece() -> None:
     # On Trino 476 320 partitions at once fail with ICEBERG_TOO_MANY_OPEN_PARTITIONS.
     names = [f"d={n}" for n in range(2 * PARTITIONS)] + ["name=it's"]
-    found = optimize_statements(ORDERS, Policy(), names)
+    found = [statement.sql for statement in optimize_statements(ORDERS, Policy(), names)]
     assert len(found) == 3
     assert all(statement.count("'d=") <= PARTITIONS for statement in found)
     assert found[2].endswith("""WHERE "$partition" IN ('name=it''s')""")
@@ -222,7 +222,7 @@ def look_after(policy: Policy, state: State) -> State:
     for kind in ORDER:
         if step := due(kind, ORDERS, policy, state):
             for statement in step.statements:
-                state = trino_does(kind, statement, state)
+                state = trino_does(kind, statement.sql, state)
     return state
 
 
@@ -253,7 +253,7 @@ def test_no_state_of_the_retained_time_is_ever_lost(policy: Policy, state: State
 def test_no_statement_asks_for_less_than_the_policy_retains(policy: Policy, state: State) -> None:
     for step in plan(ORDERS, policy, state):
         least = {"expire_snapshots": policy.retain, "remove_orphan_files": policy.orphans}.get(step.kind)
-        asked = re.search(r"retention_threshold => '(\d+)s'", step.statements[0])
+        asked = re.search(r"retention_threshold => '(\d+)s'", step.statements[0].sql)
         assert bool(least) == bool(asked)
         if least and asked:
             assert timedelta(seconds=int(asked[1])) >= least
