@@ -11,6 +11,7 @@ from uuid import UUID
 import dagster as dg
 from pydantic import Field, PrivateAttr, SecretStr
 
+from lakehouse_analytics.iceberg.catalog import check_client
 from lakehouse_analytics.iceberg.policies import Relation
 from lakehouse_analytics.iceberg.row_counts import row_counts
 from lakehouse_analytics.provenance import Provenance
@@ -52,7 +53,13 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @classmethod
     def of(cls, settings: Settings) -> "TrinoResource":
-        """The resource of an environment."""
+        """The resource of an environment.
+
+        Raises:
+            CatalogError: the client of the Iceberg catalog is not installed.
+        """
+        if settings.iceberg_catalog:
+            check_client(settings.iceberg_catalog)
         return cls(
             host=settings.trino_host,
             port=settings.trino_port,
