@@ -199,6 +199,8 @@ def _secrets(properties: Mapping[str, Any]) -> Iterator[str]:
             continue
         if _SECRET.search(key):
             yield from _pieces(str(value), whole=True)
+            if key.rpartition(".")[2] == "credential":  # of OAuth2: <client id>:<secret>
+                yield from _pieces(str(value).rpartition(":")[2], whole=True)
         for found in _LOG_IN.finditer(str(value)):
             yield from _pieces(found["log_in"].partition(":")[2], whole=False)
         for found in _PARAMETER.finditer(str(value)):

@@ -235,6 +235,9 @@ def own_reasons(files: Files) -> Iterator[str]:
             f"its table property gc.enabled is {enabled}, which means that other branches or tables may need its files "
             "(Nessie sets it on every table)"
         )
+    elif nessie := next((name for name in sorted(files.properties) if name.startswith("nessie.")), None):
+        # Trino's own client of Nessie leaves gc.enabled out, and then expires snapshots, too.
+        yield f"its table property {nessie} shows that Nessie keeps it, where other branches may need its files"
     if files.references:
         yield f"it has {_listed(files.references)}"
     if files.location is None:

@@ -58,7 +58,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             CatalogError: the client of the Iceberg catalog is not installed.
         """
-        if settings.iceberg_catalog:
+        if settings.iceberg_catalog:  # ingest writes with it, wherever row counts come from
             check_client(settings.iceberg_catalog)
         return cls(
             host=settings.trino_host,
@@ -75,7 +75,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             start_timeout=settings.trino_start_timeout,
             ui_url=settings.trino_ui_url,
             max_runtime=settings.max_runtime,
-            iceberg_catalog=settings.iceberg_catalog,
+            iceberg_catalog=settings.iceberg_catalog if settings.iceberg_row_counts == "metadata" else None,
         )
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:

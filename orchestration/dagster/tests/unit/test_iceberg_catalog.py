@@ -190,6 +190,11 @@ def test_what_is_secret_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch, ke
     assert redact("lake", "abc123 of s3://lake at http://lake") == "*** of s3://lake at http://lake"
 
 
+def test_the_secret_of_an_oauth2_client_is_hidden_without_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch, type="rest", uri="http://lake", credential="dagster:hush-hush")
+    assert redact("lake", "client_secret=hush-hush of dagster:hush-hush") == "client_secret=*** of ***"
+
+
 def test_a_password_in_the_address_is_hidden_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     configure(monkeypatch, type="sql", uri="postgresql://me:p%40ss@host/db?sslpassword=hush")
     assert redact("lake", "me p%40ss p@ss hush host") == "me *** *** *** host"

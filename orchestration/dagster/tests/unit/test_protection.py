@@ -88,6 +88,14 @@ def test_gc_enabled(value: str) -> None:
     assert [*own_reasons(home(properties={"gc.enabled": "True"}))] == []
 
 
+def test_a_table_of_nessie() -> None:
+    # Trino's catalog type `nessie` shows these two, and no gc.enabled.
+    properties = {"nessie.commit.id": "fe4cae93", "nessie.gc.no-warning": "true"}
+    assert refusal({ORDERS: home(properties=properties)}).reason == (
+        "its table property nessie.commit.id shows that Nessie keeps it, where other branches may need its files"
+    )
+
+
 def test_references() -> None:
     references = {"audit": "branch", "y2023": "tag", "y2024": "tag", "y2025": "tag"}
     assert refusal({ORDERS: home(references=references)}).reason == (
