@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "LAKEHOUSE_ICEBERG_CATALOG"
 #: Properties of pyiceberg that are secret, by a word in their name; address-like values hide a log-in besides.
-_SECRET = re.compile(r"secret|password|token|credential|key|auth|assertion", re.IGNORECASE)
+SECRET = re.compile(r"secret|password|token|credential|key|auth|assertion", re.IGNORECASE)
 _LOG_IN = re.compile(r"://(?P<log_in>.*)@", re.DOTALL)
 _PARAMETER = re.compile(r"[?&][^=&]*(?:secret|password|token|key)[^=&]*=(?P<value>[^&]*)", re.IGNORECASE)
 #: Shorter pieces are too common to be hidden wherever they occur.
@@ -197,7 +197,7 @@ def _secrets(properties: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, Mapping):  # `auth:` of a REST catalog has sections
             yield from _secrets({f"{key}.{name}": part for name, part in value.items()})
             continue
-        if _SECRET.search(key):
+        if SECRET.search(key):
             yield from _pieces(str(value), whole=True)
             if key.rpartition(".")[2] == "credential":  # of OAuth2: <client id>:<secret>
                 yield from _pieces(str(value).rpartition(":")[2], whole=True)
