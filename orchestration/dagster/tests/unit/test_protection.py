@@ -12,7 +12,7 @@ from lakehouse_analytics.iceberg.protection import CATALOG_LASTS, Files, Protect
 from lakehouse_analytics.iceberg.upkeep import ORDER, Snapshot, State, Statement, due
 from lakehouse_analytics.trino_errors import classify_dbt
 from lakehouse_analytics.trino_session import failed
-from test_upkeep import NOW, POLICIES, states
+from upkeep_states import NOW, POLICIES, states
 
 ORDERS = Relation("lakehouse", "silver", "orders")
 OTHER = Relation("lakehouse", "silver", "other")
