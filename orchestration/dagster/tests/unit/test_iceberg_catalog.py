@@ -166,6 +166,17 @@ def test_a_location_with_a_catalog_that_cannot_be_opened_does_not_load(
     assert "unset LAKEHOUSE_ICEBERG_CATALOG" in finding.mend
 
 
+@pytest.mark.parametrize(("source", "catalog"), [("metadata", "lake"), ("query", None)])
+def test_row_counts_may_always_come_from_queries(
+    monkeypatch: pytest.MonkeyPatch, source: str, catalog: str | None
+) -> None:
+    configure(monkeypatch, type="sql", uri="sqlite://")
+    monkeypatch.setenv("LAKEHOUSE_ICEBERG_CATALOG", "lake")
+    monkeypatch.setenv("LAKEHOUSE_ENV", "trino")
+    monkeypatch.setenv("LAKEHOUSE_ICEBERG_ROW_COUNTS", source)
+    assert TrinoResource.of(Settings.load()).iceberg_catalog == catalog
+
+
 def test_an_error_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     configure(monkeypatch, type="sql", uri="sqlite://")
     assert reason("lake", ValueError("first.\nsecond")) == "ValueError: first"
