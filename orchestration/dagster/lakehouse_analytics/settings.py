@@ -144,6 +144,11 @@ class Settings(BaseSettings):
     iceberg_catalog: str | None = Field(
         None, description="pyiceberg's name of the same catalog (PYICEBERG_CATALOG__<NAME>__*): faster row counts."
     )
+    iceberg_row_counts: Literal["metadata", "query"] = Field(
+        "metadata",
+        description="Where row counts come from: Iceberg's metadata where it is exact, or always a query. Set `query` "
+        "if Trino filters the rows of its user.",
+    )
     max_runtime: int = Field(21_600, ge=60, description="Seconds after which a run is ended; tokens must last longer.")
     maintenance_cron: str = Field(
         "30 4 * * *", description="Cron of the `iceberg_maintenance` schedule, which looks after the Iceberg tables."

@@ -17,7 +17,18 @@ from lakehouse_analytics.assets.writers import TablesBusyError, Writers, slot_of
 from lakehouse_analytics.graph import Graph, Key
 from lakehouse_analytics.iceberg.measure import existing, left_behind, measure, partitions_sql
 from lakehouse_analytics.iceberg.policies import Relation, Upkept, upkept
-from lakehouse_analytics.iceberg.upkeep import ORDER, PARTITIONS, State, Step, due, optimize_statements, plan
+from lakehouse_analytics.iceberg.protection import Protected, ProtectedError
+from lakehouse_analytics.iceberg.upkeep import (
+    ORDER,
+    PARTITIONS,
+    Kind,
+    State,
+    Statement,
+    Step,
+    due,
+    optimize_statements,
+    plan,
+)
 from lakehouse_analytics.names import counted
 from lakehouse_analytics.trino_errors import COMMIT_ERROR
 from lakehouse_analytics.trino_session import TrinoError, TrinoUnavailableError
@@ -126,7 +137,10 @@ class Upkeep:
         *,
         dry_run: bool,
     ) -> None:
-        self.context, self.engine, self.guard = context, engine, guard
+        self.context, self.guard = context, guard
+        self.fetch, self.query_url = engine.fetch_all, engine.query_url
+        # The only way to a statement that changes something: it keeps the files that something else may need.
+        self.protected = Protected(engine)
         self.longest_write, self.dry_run = longest_write, dry_run
         self.writers = Writers(context.instance, context.run_id, OP_NAME)
         self.relations: Mapping[Relation, str] = {}
@@ -139,10 +153,10 @@ class Upkeep:
             TrinoUnavailableError: nothing can be done to any table.
             dg.Failure: naming every table that failed, after all the others were looked after.
         """
-        self.relations = existing(tables, self.engine.fetch_all)
+        self.relations = existing(tables, self.fetch)
         there = [table for table in tables if self._may_be_read(table)]
         memories = memories_of(self.context.instance, {table.unique_id: upkeep_key(table.key) for table in there})
-        measured = measure(there, self.engine.fetch_all)
+        measured = measure(there, self.fetch)
         for table in there:
             name = "/".join(table.key)
             if error := measured.errors.get(table.unique_id):
@@ -170,13 +184,22 @@ class Upkeep:
         steps = plan(table.relation, table.policy, state)
         if reason := self._syncing(table):
             return self._skip(table, reason, steps)
+        kept = self._kept(steps)
         if self.dry_run:
-            words = "; ".join(f"would {_words(step)}" for step in steps) or "nothing to do"
-            self._observe(table, words, {"dry_run": True, **numbers(state, state), **listed(steps)})
+            words = "; ".join(
+                f"would not {step.kind}: {kept[step.kind].reason}" if step.kind in kept else f"would {_words(step)}"
+                for step in steps
+            )
+            reasons = {kind: error.reason for kind, error in kept.items()}
+            metadata = {"dry_run": True, **numbers(state, state), **listed(steps, kept=reasons)}
+            self._observe(table, words or "nothing to do", metadata)
             return None
-        if not steps:
-            self.context.log.info(f"{table.relation}: nothing to do")
-            yield self._result(table, state, state, [])
+        if len(kept) == len(steps):
+            if not steps:
+                self.context.log.info(f"{table.relation}: nothing to do")
+            for step in steps:
+                self._keep(step, kept[step.kind])
+            yield self._result(table, state, state, [], [(step, kept[step.kind]) for step in steps])
             return None
         try:
             with self.writers.writing([slot_of(table.relation)]):
@@ -193,32 +216,51 @@ class Upkeep:
         yield result
 
     def _look_after(self, table: Upkept, before: State) -> dg.MaterializeResult[Any]:
-        state, done = before, list[tuple[Step, list[str]]]()
+        state, done, kept = before, list[tuple[Step, list[str]]](), list[tuple[Step, ProtectedError]]()
         for kind in ORDER:
             step = due(kind, table.relation, table.policy, state)
             if step is None:
                 continue
             self.context.log.info(f"{table.relation}: {_words(step)}")
+            queries: list[str] = []
+            protected: ProtectedError | None = None
             try:
-                queries = [self.engine.execute(sql).query_id for sql in self._statements(table, step, state)]
+                for statement in self._statements(table, step, state):
+                    try:
+                        queries.append(self.protected.execute(statement))
+                    except ProtectedError as error:
+                        protected = error
             except TrinoError as error:
                 if not done or error.failure.name != COMMIT_ERROR:
                     raise
                 self.context.log.info(f"{table.relation}: written by somebody meanwhile; the rest next time")
                 break
-            done.append((step, queries))
-            state = self._again(table, _after(step, state))
-        return self._result(table, before, state, done)
+            if protected:
+                self._keep(step, protected)
+                kept.append((step, protected))
+            if queries:
+                done.append((step, queries))
+                state = self._again(table, state if protected else _after(step, state))
+        return self._result(table, before, state, done, kept)
 
-    def _statements(self, table: Upkept, step: Step, state: State) -> tuple[str, ...]:
+    def _kept(self, steps: Sequence[Step]) -> dict[Kind, ProtectedError]:
+        """The steps of which no statement may run, and why."""
+        errors = {step.kind: [self.protected.foreseen(statement) for statement in step.statements] for step in steps}
+        return {kind: found[0] for kind, found in errors.items() if found[0] and all(found)}
+
+    def _keep(self, step: Step, error: ProtectedError) -> None:
+        log = self.context.log.warning if error.unreadable else self.context.log.info
+        log(f"{step.kind} not done. {error}")
+
+    def _statements(self, table: Upkept, step: Step, state: State) -> tuple[Statement, ...]:
         if step.kind != "optimize" or state.ragged <= PARTITIONS:
             return step.statements
-        names = [str(name) for (name,) in self.engine.fetch_all(partitions_sql(table.relation))]
+        names = [str(name) for (name,) in self.fetch(partitions_sql(table.relation))]
         return optimize_statements(table.relation, table.policy, names)
 
     def _again(self, table: Upkept, known: State) -> State:
         """Measure one table anew; what upkeep remembers of it stays."""
-        found = measure([table], self.engine.fetch_all)
+        found = measure([table], self.fetch)
         if error := found.errors.get(table.unique_id):
             raise RuntimeError(error)
         state = found.states[table.unique_id]
@@ -232,21 +274,28 @@ class Upkeep:
         return self.guard.running(table.connection) if table.connection else None
 
     def _result(
-        self, table: Upkept, before: State, after: State, done: Sequence[tuple[Step, Sequence[str]]]
+        self,
+        table: Upkept,
+        before: State,
+        after: State,
+        done: Sequence[tuple[Step, Sequence[str]]],
+        kept: Sequence[tuple[Step, ProtectedError]] = (),
     ) -> dg.MaterializeResult[Any]:
         links = {step.kind: self._links(queries) for step, queries in done}
+        reasons = {step.kind: error.reason for step, error in kept}
+        steps = {step.kind: step for step, _ in (*done, *kept)}
         return dg.MaterializeResult(
             asset_key=upkeep_key(table.key),
             metadata={
                 "dry_run": False,
                 **numbers(before, after),
-                **listed([step for step, _ in done], links),
+                **listed([*steps.values()], links, reasons),
                 **Memory(after.analyzed, after.searched).metadata(),
             },
         )
 
     def _links(self, queries: Sequence[str]) -> str:
-        urls = ((query, self.engine.query_url(query)) for query in queries)
+        urls = ((query, self.query_url(query)) for query in queries)
         return ", ".join(f"[{query}]({url})" if url else query for query, url in urls)
 
     def _skip(self, table: Upkept, reason: str, steps: Sequence[Step] = ()) -> None:

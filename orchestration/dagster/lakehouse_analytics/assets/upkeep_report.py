@@ -52,11 +52,24 @@ def numbers(before: State, after: State) -> dict[str, int]:
     return {f"{name}_{time}": value(state, name) for name in REPORTED for time, state in times}
 
 
-def listed(steps: Sequence[Step], links: Mapping[Any, str] | None = None) -> dict[str, dg.MetadataValue[Any]]:
-    """The steps, each with its reason and, by its kind, the links to its queries."""
-    rows = [f"| {step.kind} | {step.reason} | {(links or {}).get(step.kind, '')} |" for step in steps]
+def listed(
+    steps: Sequence[Step], links: Mapping[Any, str] | None = None, kept: Mapping[Any, str] | None = None
+) -> dict[str, dg.MetadataValue[Any]]:
+    """The steps, each with its reason and what became of it.
+
+    Args:
+        steps: Those that were due.
+        links: By a step's kind, links to its queries.
+        kept: By a step's kind, why it did not delete files that it could have deleted.
+    """
+    links, kept = links or {}, kept or {}
+    outcomes = {step.kind: [links.get(step.kind, "")] for step in steps}
+    for kind, why in kept.items():
+        outcomes[kind].append(f"files kept: {why}")
+    rows = [f"| {step.kind} | {step.reason} | {'; '.join(filter(None, outcomes[step.kind]))} |" for step in steps]
     table = "\n".join(["| step | why | query |", "|---|---|---|", *rows]) if rows else "nothing to do"
-    return {"steps": dg.MetadataValue.md(table)}
+    files_kept = {"files_kept": dg.MetadataValue.text("; ".join(dict.fromkeys(kept.values())))} if kept else {}
+    return {"steps": dg.MetadataValue.md(table), **files_kept}
 
 
 def _time(metadata: Mapping[str, Any], name: str) -> datetime | None:

@@ -109,6 +109,8 @@ def secret_values(value: Any, name: str = "", names: re.Pattern[str] = SECRET_NA
     text = str(value)
     if names.search(name) and ("webhook" in name.lower() or not _ABOUT.search(name)):
         yield text
+        if name.lower().endswith("credential"):  # of an OAuth2 client: ID:SECRET
+            yield text.rpartition(":")[2]
     for found in _USER_INFO.finditer(text):
         # A program that parses the address may cut a password with @ or / in it, and then quotes a part.
         yield from (found["password"], *re.split(r"[/@:]", found["password"]))

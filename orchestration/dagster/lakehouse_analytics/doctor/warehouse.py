@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped, unchecked
-from lakehouse_analytics.iceberg.catalog import VARIABLE
+from lakehouse_analytics.iceberg.catalog import SECRET, VARIABLE
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -59,10 +59,7 @@ def warehouse(known: Known) -> Finding:
     except Exception as error:
         with suppress(Exception):  # an answer may be lost although the object is there
             files.delete(location)
-        return failed(
-            f"nothing can be written below {place}: {_short(reason(name, error))}",
-            f"Check PYICEBERG_CATALOG__{name.upper().replace('-', '_')}__*: endpoint, keys, region and WAREHOUSE.",
-        )
+        return _refused(catalog, name, place, _short(reason(name, error)))
     try:
         files.delete(location)
     except Exception as error:
@@ -72,6 +69,24 @@ def warehouse(known: Known) -> Finding:
                 "Delete it, and grant the right to delete: upkeep and ingest need it.",
             )
     return fine(f"the catalog {name} opens; an object was written below {place} and deleted")
+
+
+def _refused(catalog: Catalog, name: str, place: str, why: str) -> Finding:
+    if _may_vend(catalog):
+        return skipped(
+            f"the catalog {name} opens; nothing can be written below {place} with the keys of this process, which is "
+            f"right if the catalog hands out keys with each table: {why}"
+        )
+    return failed(
+        f"nothing can be written below {place}: {why}",
+        f"Check PYICEBERG_CATALOG__{name.upper().replace('-', '_')}__*: endpoint, keys, region and WAREHOUSE.",
+    )
+
+
+def _may_vend(catalog: Catalog) -> bool:
+    """Whether keys may come from the catalog with each table (vended credentials): none is configured."""
+    storage = (key for key in catalog.properties if key.startswith(("s3.", "client.", "gcs.", "adls.")))
+    return type(catalog).__name__ == "RestCatalog" and not any(SECRET.search(key) for key in storage)
 
 
 def _write(files: FileIO, location: str) -> None:

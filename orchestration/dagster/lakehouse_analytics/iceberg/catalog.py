@@ -6,9 +6,13 @@ Importing this module is cheap; opening the first catalog imports pyiceberg, for
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import re
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +23,50 @@ if TYPE_CHECKING:
 
 VARIABLE = "LAKEHOUSE_ICEBERG_CATALOG"
 #: Properties of pyiceberg that are secret: its names have a key's id, too, and REST catalogs a section `auth`.
-_SECRET = re.compile(rf"{SECRET_NAME.pattern}|key|auth", re.IGNORECASE)
+SECRET = re.compile(rf"{SECRET_NAME.pattern}|key|auth", re.IGNORECASE)
 _DEFAULTS = {
     "init_catalog_tables": "false",  # a wrong address is an error, not a place for a new catalog
     "pool_pre_ping": "true",  # minutes pass between two uses, and databases restart
 }
 
 
+@dataclass(frozen=True)
+class Client:
+    """What pyiceberg's client of one type of catalog needs: a module, its package, and the extra that installs it."""
+
+    module: str
+    package: str
+    extra: str
+
+
+#: Types of catalogs that pyiceberg 0.12 knows (https://py.iceberg.apache.org/configuration/#catalogs) and that other
+#: processes can read. The clients of `rest`, `sql`, `glue` and `dynamodb` are installed with this package.
+CLIENTS: Mapping[str, Client] = {
+    "rest": Client("requests", "requests", "rest"),
+    "sql": Client("sqlalchemy", "sqlalchemy", "sql-postgres"),
+    "glue": Client("boto3", "boto3", "glue"),
+    "dynamodb": Client("boto3", "boto3", "dynamodb"),
+    "hive": Client("thrift", "thrift", "hive"),
+    "bigquery": Client("google.cloud.bigquery", "google-cloud-bigquery", "bigquery"),
+}
+#: How an address tells the type where none is set, as pyiceberg infers it.
+_INFERRED = {"http": "rest", "thrift": "hive", "sqlite": "sql", "postgresql": "sql"}
+
+
 class CatalogError(RuntimeError):
     """The catalog cannot be used. The message names the variable, the reason and the mend; it has no secrets."""
+
+
+def check_client(name: str) -> None:
+    """Refuse a catalog whose client is not installed, without importing pyiceberg.
+
+    Only the environment is read: a catalog in `.pyiceberg.yaml` is checked when it is opened.
+
+    Raises:
+        CatalogError: naming the type of the catalog and the package.
+    """
+    properties = {key: os.environ.get(f"{_prefix(name)}{key.upper()}", "") for key in ("type", "uri")}
+    _check_client(name, {key: value for key, value in properties.items() if value})
 
 
 def open_catalog(name: str) -> Catalog:
@@ -41,7 +80,9 @@ def open_catalog(name: str) -> Catalog:
         CatalogError: there is no such catalog, a library is missing, or the catalog refused.
     """
     try:
-        return _open(name, json.dumps(_configured(name), sort_keys=True))
+        properties = _configured(name)
+        _check_client(name, properties)
+        return _open(name, json.dumps(properties, sort_keys=True))
     except CatalogError:
         raise
     except ModuleNotFoundError as error:
@@ -69,7 +110,7 @@ def redact(name: str, text: str) -> str:
     except (CatalogError, ModuleNotFoundError):
         return text  # nothing was read that could have leaked
     # The catalog's own name is in every message, and often a user's or a password's, too.
-    return Redactor(secret_values(configured, names=_SECRET), public=[name])(text)
+    return Redactor(secret_values(configured, names=SECRET), public=[name])(text)
 
 
 @lru_cache(maxsize=4)
@@ -82,6 +123,31 @@ def _open(name: str, properties: str) -> Catalog:
     if type(catalog).__name__ == "SqlCatalog":
         catalog.list_namespaces()  # pyiceberg opens a database that it cannot reach or read as an empty one
     return catalog
+
+
+def _check_client(name: str, properties: Mapping[str, Any]) -> None:
+    address = str(properties.get("uri", ""))
+    inferred = next((kind for start, kind in _INFERRED.items() if address.startswith(start)), "")
+    kind = str(properties.get("type") or inferred).lower()
+    if kind == "in-memory":
+        raise CatalogError(
+            f"{VARIABLE} is {name}, a catalog of type in-memory, whose tables exist in one process only. "
+            f"Set {_prefix(name)}TYPE to the type of the catalog that Trino reads, or unset {VARIABLE}."
+        )
+    client = CLIENTS.get(kind)
+    if client and not _is_installed(client.module):
+        raise CatalogError(
+            f"{VARIABLE} is {name}, a catalog of type {kind}, whose client needs the Python package {client.package}, "
+            f"which is not installed. Install pyiceberg[{client.extra}], or unset {VARIABLE}: row counts then come "
+            "from queries."
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent
+        return False
 
 
 def _configured(name: str) -> dict[str, Any]:

@@ -79,12 +79,27 @@ class State:
 
 
 @dataclass(frozen=True)
+class Statement:
+    """One statement about one table or view."""
+
+    relation: Relation
+    sql: str
+
+    @property
+    def deletes_files(self) -> bool:
+        """Whether files of the relation may be deleted. Only statements that are known to keep them all are not."""
+        table = f"ALTER TABLE {self.relation} EXECUTE"
+        keeps = (f"{table} optimize(", f"{table} optimize_manifests", f"ANALYZE {self.relation}", "DROP VIEW ")
+        return not self.sql.startswith(keeps)
+
+
+@dataclass(frozen=True)
 class Step:
     """One thing to do, and why."""
 
     kind: Kind
     reason: str
-    statements: tuple[str, ...]
+    statements: tuple[Statement, ...]
 
 
 def plan(relation: Relation, policy: Policy, state: State) -> list[Step]:
@@ -112,7 +127,7 @@ def due(kind: Kind, relation: Relation, policy: Policy, state: State) -> Step | 
             return _analyze(relation, policy, state)
 
 
-def optimize_statements(relation: Relation, policy: Policy, partitions: Sequence[str] = ()) -> tuple[str, ...]:
+def optimize_statements(relation: Relation, policy: Policy, partitions: Sequence[str] = ()) -> tuple[Statement, ...]:
     """Statements that merge the whole table, or partition by partition where there are too many for one.
 
     Args:
@@ -122,7 +137,8 @@ def optimize_statements(relation: Relation, policy: Policy, partitions: Sequence
     """
     execute = f"ALTER TABLE {relation} EXECUTE optimize(file_size_threshold => '{policy.small_file}')"
     chunks = [partitions[start : start + PARTITIONS] for start in range(0, len(partitions), PARTITIONS)]
-    return tuple(f'{execute} WHERE "$partition" IN ({_literals(chunk)})' for chunk in chunks) or (execute,)
+    pieces = [f'{execute} WHERE "$partition" IN ({_literals(chunk)})' for chunk in chunks]
+    return tuple(Statement(relation, sql) for sql in pieces or [execute])
 
 
 def expirable(policy: Policy, state: State) -> tuple[list[Snapshot], datetime | None]:
@@ -142,7 +158,9 @@ def expirable(policy: Policy, state: State) -> tuple[list[Snapshot], datetime | 
 def _temporaries(state: State) -> Step | None:
     if not state.temporaries:
         return None
-    statements = tuple(f"DROP {kind.upper()} IF EXISTS {relation}" for relation, kind in state.temporaries)
+    statements = tuple(
+        Statement(relation, f"DROP {kind.upper()} IF EXISTS {relation}") for relation, kind in state.temporaries
+    )
     return Step("temporaries", f"{counted(len(statements), 'temporary relation')} of dead builds", statements)
 
 
@@ -165,7 +183,8 @@ def _optimize_manifests(relation: Relation, policy: Policy, state: State) -> Ste
     if not policy.optimize_manifests or fewer < policy.small_manifests:
         return None
     reason = f"{state.manifests} manifests for {counted(state.data_files, 'file')}"
-    return Step("optimize_manifests", reason, (f"ALTER TABLE {relation} EXECUTE optimize_manifests",))
+    statement = Statement(relation, f"ALTER TABLE {relation} EXECUTE optimize_manifests")
+    return Step("optimize_manifests", reason, (statement,))
 
 
 def _expire_snapshots(relation: Relation, policy: Policy, state: State) -> Step | None:
@@ -175,7 +194,7 @@ def _expire_snapshots(relation: Relation, policy: Policy, state: State) -> Step 
     threshold = _seconds(max(policy.retain, state.now - keep_from + MARGIN))
     reason = f"{len(snapshots)} of {counted(len(state.snapshots), 'snapshot')} older than {_ago(policy.retain)}"
     statement = f"ALTER TABLE {relation} EXECUTE expire_snapshots(retention_threshold => '{threshold}')"
-    return Step("expire_snapshots", reason, (statement,))
+    return Step("expire_snapshots", reason, (Statement(relation, statement),))
 
 
 def _remove_orphan_files(relation: Relation, policy: Policy, state: State) -> Step | None:
@@ -185,7 +204,7 @@ def _remove_orphan_files(relation: Relation, policy: Policy, state: State) -> St
     reason = f"last searched on {since:%Y-%m-%d}" if since else "never searched"
     threshold = _seconds(policy.orphans)
     statement = f"ALTER TABLE {relation} EXECUTE remove_orphan_files(retention_threshold => '{threshold}')"
-    return Step("remove_orphan_files", reason, (statement,))
+    return Step("remove_orphan_files", reason, (Statement(relation, statement),))
 
 
 def _analyze(relation: Relation, policy: Policy, state: State) -> Step | None:
@@ -196,7 +215,7 @@ def _analyze(relation: Relation, policy: Policy, state: State) -> Step | None:
     if since and changed < max(1, policy.changed * state.rows):
         return None
     reason = f"{changed} rows changed since {since:%Y-%m-%d %H:%M}, of {state.rows}" if since else "never analyzed"
-    return Step("analyze", reason, (f"ANALYZE {relation}",))
+    return Step("analyze", reason, (Statement(relation, f"ANALYZE {relation}"),))
 
 
 def _seconds(time: timedelta) -> str:

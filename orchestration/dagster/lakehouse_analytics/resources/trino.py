@@ -12,6 +12,7 @@ from uuid import UUID
 import dagster as dg
 from pydantic import Field, PrivateAttr, SecretStr
 
+from lakehouse_analytics.iceberg.catalog import check_client
 from lakehouse_analytics.iceberg.policies import Relation
 from lakehouse_analytics.iceberg.row_counts import row_counts
 from lakehouse_analytics.provenance import Provenance
@@ -56,7 +57,13 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @classmethod
     def of(cls, settings: Settings) -> "TrinoResource":
-        """The resource of an environment."""
+        """The resource of an environment.
+
+        Raises:
+            CatalogError: the client of the Iceberg catalog is not installed.
+        """
+        if settings.iceberg_catalog:  # ingest writes with it, wherever row counts come from
+            check_client(settings.iceberg_catalog)
         return cls(
             host=settings.trino_host,
             port=settings.trino_port,
@@ -73,7 +80,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             queue_timeout=settings.trino_queue_timeout,
             ui_url=settings.trino_ui_url,
             max_runtime=settings.max_runtime,
-            iceberg_catalog=settings.iceberg_catalog,
+            iceberg_catalog=settings.iceberg_catalog if settings.iceberg_row_counts == "metadata" else None,
         )
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:

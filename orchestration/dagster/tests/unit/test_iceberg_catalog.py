@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,7 +10,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from lakehouse_analytics.common.redact import ordinary_words
-from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog, reason, redact
+from lakehouse_analytics.doctor.probe import Known, Status
+from lakehouse_analytics.doctor.warehouse import warehouse
+from lakehouse_analytics.iceberg.catalog import CLIENTS, CatalogError, check_client, open_catalog, reason, redact
+from lakehouse_analytics.resources.trino import TrinoResource
+from lakehouse_analytics.settings import Settings
 
 PASSWORD = "s3cr/et@pass%20word"
 
@@ -89,7 +94,7 @@ def test_the_configuration_may_be_a_file(tmp_path: Path) -> None:
     [
         ({"type": "sql"}, "cannot be opened: ValueError: URI missing"),
         ({"type": "postgres", "uri": "x"}, "cannot be opened: ValueError: 'postgres' is not a valid CatalogType"),
-        ({"type": "hive", "uri": "thrift://127.0.0.1:1"}, "install pyiceberg with its extra"),
+        ({"type": "hive", "uri": "thrift://127.0.0.1:1"}, "Install pyiceberg[hive]"),
         ({"type": "sql", "uri": f"nosuch://lake:{PASSWORD}@127.0.0.1:1/lake"}, "NoSuchModuleError"),
         ({"type": "sql", "uri": f"postgresql+psycopg2://lake:{PASSWORD}@127.0.0.1:1/lake"}, "OperationalError"),
         ({"type": "sql", "uri": f"postgresql+psycopg2//lake:{PASSWORD}@127.0.0.1:1/lake"}, "ArgumentError"),
@@ -102,9 +107,75 @@ def test_a_catalog_that_cannot_be_opened_says_why_and_tells_no_secret(
     configure(monkeypatch, **properties)
     message = refusal("lake")
     assert message.startswith("LAKEHOUSE_ICEBERG_CATALOG is lake")
-    assert message.endswith("or unset LAKEHOUSE_ICEBERG_CATALOG.")
+    assert "or unset LAKEHOUSE_ICEBERG_CATALOG" in message
     assert expected in message
     assert not any(part in message for part in (PASSWORD, "s3cr", "et@pass", "pass%20word", "pass word"))
+
+
+def test_the_client_of_every_type_is_installed_or_the_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyiceberg.catalog import CatalogType
+
+    modules = {
+        "sql": "sql",
+        "rest": "rest",
+        "hive": "hive",
+        "glue": "glue",
+        "dynamodb": "dynamodb",
+        "bigquery": "bigquery_metastore",
+    }
+    assert {kind.value for kind in CatalogType} == {*CLIENTS, "in-memory"} == {*modules, "in-memory"}
+    refused = {}
+    for kind, module in modules.items():
+        configure(monkeypatch, type=kind, uri="somewhere://else")
+        try:
+            check_client("lake")
+        except CatalogError as error:
+            refused[kind] = str(error)
+            with pytest.raises(ModuleNotFoundError):
+                importlib.import_module(f"pyiceberg.catalog.{module}")
+        else:
+            importlib.import_module(f"pyiceberg.catalog.{module}")
+    assert refused == {
+        kind: f"LAKEHOUSE_ICEBERG_CATALOG is lake, a catalog of type {kind}, whose client needs the Python package "
+        f"{package}, which is not installed. Install pyiceberg[{kind}], or unset LAKEHOUSE_ICEBERG_CATALOG: row counts "
+        "then come from queries."
+        for kind, package in {"hive": "thrift", "bigquery": "google-cloud-bigquery"}.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("properties", "expected"),
+    [
+        ({"type": "in-memory"}, "a catalog of type in-memory, whose tables exist in one process only"),
+        ({"type": "HIVE"}, "a catalog of type hive"),
+        ({"uri": "thrift://metastore:9083"}, "a catalog of type hive"),
+    ],
+)
+def test_a_location_with_a_catalog_that_cannot_be_opened_does_not_load(
+    monkeypatch: pytest.MonkeyPatch, properties: dict[str, str], expected: str
+) -> None:
+    configure(monkeypatch, **properties)
+    monkeypatch.setenv("LAKEHOUSE_ICEBERG_CATALOG", "lake")
+    monkeypatch.setenv("LAKEHOUSE_ENV", "trino")
+    with pytest.raises(CatalogError, match=expected):
+        TrinoResource.of(Settings.load())
+    known = Known(timeout=5)
+    known.settings = Settings.load()
+    finding = warehouse(known)
+    assert finding.status is Status.FAILED
+    assert expected in finding.message
+    assert "unset LAKEHOUSE_ICEBERG_CATALOG" in finding.mend
+
+
+@pytest.mark.parametrize(("source", "catalog"), [("metadata", "lake"), ("query", None)])
+def test_row_counts_may_always_come_from_queries(
+    monkeypatch: pytest.MonkeyPatch, source: str, catalog: str | None
+) -> None:
+    configure(monkeypatch, type="sql", uri="sqlite://")
+    monkeypatch.setenv("LAKEHOUSE_ICEBERG_CATALOG", "lake")
+    monkeypatch.setenv("LAKEHOUSE_ENV", "trino")
+    monkeypatch.setenv("LAKEHOUSE_ICEBERG_ROW_COUNTS", source)
+    assert TrinoResource.of(Settings.load()).iceberg_catalog == catalog
 
 
 def test_an_error_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +203,11 @@ def test_no_secret_of_the_configuration_survives(secret: str, before: str, after
 def test_what_is_secret_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     configure(monkeypatch, type="rest", uri="http://lake", warehouse="s3://lake", **{key: "abc123"})
     assert redact("lake", "abc123 of s3://lake at http://lake") == "**** of s3://lake at http://lake"
+
+
+def test_the_secret_of_an_oauth2_client_is_hidden_without_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch, type="rest", uri="http://lake", credential="dagster:hush-hush")
+    assert redact("lake", "client_secret=hush-hush of dagster:hush-hush") == "client_secret=**** of ****"
 
 
 def test_a_password_in_the_address_is_hidden_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import assume, given
@@ -23,8 +23,8 @@ from lakehouse_analytics.iceberg.upkeep import (
     optimize_statements,
     plan,
 )
+from upkeep_states import COUNTS, NOW, POLICIES, RETENTIONS, states
 
-NOW = datetime(2026, 11, 21, 5, tzinfo=UTC)
 ORDERS = Relation("lakehouse", "silver", "orders")
 DAY = timedelta(days=1)
 #: Looked after a moment ago.
@@ -36,7 +36,7 @@ def steps(policy: Policy, state: State) -> dict[str, str]:
 
 
 def sql(policy: Policy, state: State) -> list[str]:
-    return [statement for step in plan(ORDERS, policy, state) for statement in step.statements]
+    return [statement.sql for step in plan(ORDERS, policy, state) for statement in step.statements]
 
 
 def history(*days: float, changed: int = 0) -> tuple[Snapshot, ...]:
@@ -72,7 +72,7 @@ def test_delete_files_are_applied_when_many_or_when_they_hide_much(
 def test_a_table_with_more_partitions_than_a_writer_takes_is_merged_piece_by_piece() -> None:
     # On Trino 476 320 partitions at once fail with ICEBERG_TOO_MANY_OPEN_PARTITIONS.
     names = [f"d={n}" for n in range(2 * PARTITIONS)] + ["name=it's"]
-    found = optimize_statements(ORDERS, Policy(), names)
+    found = [statement.sql for statement in optimize_statements(ORDERS, Policy(), names)]
     assert len(found) == 3
     assert all(statement.count("'d=") <= PARTITIONS for statement in found)
     assert found[2].endswith("""WHERE "$partition" IN ('name=it''s')""")
@@ -145,53 +145,6 @@ def test_temporaries_belong_to_one_model_and_are_told_by_their_age() -> None:
 
 # What holds of every plan.
 
-COUNTS = st.integers(0, 200)
-TIMES = st.timedeltas(timedelta(), timedelta(days=60)).map(lambda ago: NOW - ago)
-
-
-@st.composite
-def snapshots(draw: st.DrawFn) -> tuple[Snapshot, ...]:
-    times = sorted(draw(st.lists(TIMES, max_size=12)))
-    return tuple(Snapshot(n, time, draw(COUNTS)) for n, time in enumerate(times))
-
-
-@st.composite
-def states(draw: st.DrawFn) -> State:
-    small = draw(COUNTS)
-    return State(
-        now=NOW,
-        data_files=small + draw(COUNTS),
-        small_files=small,
-        mergeable=draw(st.integers(0, small)),
-        ragged=draw(COUNTS),
-        delete_files=draw(COUNTS),
-        rows=draw(st.integers(0, 10_000)),
-        deleted_rows=draw(COUNTS),
-        manifests=draw(COUNTS),
-        manifest_bytes=draw(st.integers(0, 2**30)),
-        snapshots=draw(snapshots()),
-        referenced=frozenset(draw(st.sets(st.integers(0, 12)))),
-        analyzed=draw(st.none() | TIMES),
-        searched=draw(st.none() | TIMES),
-    )
-
-
-RETENTIONS = st.integers(1, 40 * 24).map(lambda hours: timedelta(hours=hours))
-POLICIES = st.builds(
-    Policy,
-    optimize=st.booleans(),
-    small_files=st.integers(1, 100),
-    deleted=st.floats(0.01, 1),
-    optimize_manifests=st.booleans(),
-    small_manifests=st.integers(1, 100),
-    expire_snapshots=st.booleans(),
-    retain=RETENTIONS,
-    remove_orphan_files=st.booleans(),
-    orphans=RETENTIONS,
-    analyze=st.booleans(),
-    changed=st.floats(0.01, 1),
-)
-
 
 def trino_does(kind: str, statement: str, state: State) -> State:
     """The state that Trino leaves, as it was seen to."""
@@ -222,7 +175,7 @@ def look_after(policy: Policy, state: State) -> State:
     for kind in ORDER:
         if step := due(kind, ORDERS, policy, state):
             for statement in step.statements:
-                state = trino_does(kind, statement, state)
+                state = trino_does(kind, statement.sql, state)
     return state
 
 
@@ -253,7 +206,7 @@ def test_no_state_of_the_retained_time_is_ever_lost(policy: Policy, state: State
 def test_no_statement_asks_for_less_than_the_policy_retains(policy: Policy, state: State) -> None:
     for step in plan(ORDERS, policy, state):
         least = {"expire_snapshots": policy.retain, "remove_orphan_files": policy.orphans}.get(step.kind)
-        asked = re.search(r"retention_threshold => '(\d+)s'", step.statements[0])
+        asked = re.search(r"retention_threshold => '(\d+)s'", step.statements[0].sql)
         assert bool(least) == bool(asked)
         if least and asked:
             assert timedelta(seconds=int(asked[1])) >= least
