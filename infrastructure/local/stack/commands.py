@@ -79,8 +79,10 @@ def _up(layout: Layout) -> None:
     layout.checked.unlink(missing_ok=True)
     if not download.home(cache()).exists():
         step("download", partial(_download, cache()))
-    for name in _surplus(layout, settings):
-        step(name, partial(_end, layout, name, "stop"))
+    if surplus := _surplus(layout, settings):
+        # The coordinator would send work to a worker that is gone, until it misses the worker's announcements.
+        for name in [*surplus, "trino"]:
+            step(name, partial(_end, layout, name, "stop"))
     for name in parts(settings):
         step(name, partial(_start, layout, settings, name))
     write_private(layout.env, client_env.render(client_env.variables(layout, settings)))
