@@ -68,6 +68,9 @@ BUILD    ?=
 CHART    ?= dagster/dagster
 CHART_VERSION ?= $(shell sed -n 's/^dagster==\([0-9.]*\).*/\1/p' $(CODE)/requirements.lock)
 RELEASE  ?= dagster
+# The installed helm, or one of a pinned version that Go builds once.
+HELM_VERSION := v3.21.4
+HELM     := $(if $(shell command -v helm),,$(if $(shell command -v go),$(TOOLS)/bin/helm))
 
 .PHONY: image
 image: ## Build the image of the code location, tagged by git (IMAGE=…, BUILDER="podman build")
@@ -82,7 +85,7 @@ image-test: ## Start the image as a pod would, without a network (IMAGE=…, TAG
 	@infrastructure/kubernetes/smoke.sh "$(IMAGE):$(TAG)" $(ENGINE)
 
 .PHONY: helm-check
-helm-check: $(DEV) ## Check your values against the official chart (CHART=…, VALUES="a.yaml b.yaml", RELEASE=…)
+helm-check: $(DEV) $(HELM) ## Check your values against the official chart (CHART=…, VALUES="a.yaml b.yaml", RELEASE=…)
 	@lakehouse manifest
 	@cd $(CODE) && pytest -q tests/kubernetes --chart "$(CHART)" --chart-version "$(CHART_VERSION)" \
 		--release "$(RELEASE)" $(if $(VALUES),--values $(abspath $(VALUES))) $(ARGS)
@@ -185,6 +188,10 @@ $(TOOLS)/bin/uv: $(CODE)/requirements-uv.lock
 	@$(PYTHON) -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check $(HASHES) -r $<
 	@touch $@
+
+$(TOOLS)/bin/helm:
+	@echo "Building helm into .tools (once)"
+	@GOBIN=$(TOOLS)/bin go install -ldflags "-s -w" helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
 
 # Stamps are written last: an interrupted install is done again.
 $(RUNTIME): $(CODE)/requirements-local.lock $(CODE)/pyproject.toml | $(TOOLS)/bin/uv
