@@ -36,7 +36,7 @@ manifest: $(RUNTIME) ## Parse the dbt project after a change
 	@lakehouse manifest
 
 .PHONY: doctor
-doctor: $(RUNTIME) ## Find out what is wrong: every system, the manifest, the daemons; each with its mend
+doctor: $(RUNTIME) ## Find out what is wrong: every system, the manifest, the daemons; and how to fix it
 	@lakehouse doctor $(ARGS)
 
 .PHONY: airbyte-sim
@@ -156,7 +156,7 @@ bench-ui: $(DEV) stack-up ## What the UI asks of 500 daily assets with three yea
 
 ##@ Keep it
 .PHONY: lock
-lock: $(DEV) ## Lock the dependencies anew: hashes, no registry address
+lock: $(DEV) ## Lock the dependencies again: hashes, no registry address
 	cd $(CODE) && uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
 	cd $(CODE) && uv pip compile pyproject.toml --extra local $(LOCK_OPTIONS) -c requirements.lock -o requirements-local.lock
 	cd $(CODE) && uv pip compile pyproject.toml --extra local --group dev $(LOCK_OPTIONS) -c requirements-local.lock \

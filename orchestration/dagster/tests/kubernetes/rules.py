@@ -19,7 +19,7 @@ from unittest import mock
 import yaml
 
 from .chart import Chart
-from .rendered import Object, Rendered, typed, variables
+from .rendered import NAMESPACE, Object, Rendered, typed, variables
 
 #: Ignored by charts that are too old for it; everything else works without it.
 NEWER = {"dagster-user-deployments.includeInstance"}
@@ -199,6 +199,8 @@ def references_exist(subject: Subject) -> Iterator[str]:
                     f"extraManifests: the RoleBinding {binding['metadata']['name']} binds the ServiceAccount "
                     f"{one['name']}, which this release does not make. It makes: {', '.join(sorted(accounts))}."
                 )
+    if subject.rendered.instance["run_launcher"]["config"].get("job_namespace", NAMESPACE) != NAMESPACE:
+        return  # lakehouse-support makes the role in the namespace of the runs
     launching = {
         pod.get("serviceAccountName")
         for name, pod in subject.rendered.pods()
@@ -217,6 +219,17 @@ def _mounted_instances(rendered: Rendered) -> Iterator[tuple[str, str]]:
         for volume in pod.get("volumes") or ():
             if volume["name"] == "dagster-instance":
                 yield name, volume["configMap"]["name"]
+
+
+def pull_secrets_are_everywhere(subject: Subject) -> Iterator[str]:
+    """The chart and its subchart have a key each, for the same registry."""
+    ours = subject.values.get("imagePullSecrets") or []
+    code_server = (subject.values.get("dagster-user-deployments") or {}).get("imagePullSecrets") or []
+    if ours != code_server:
+        yield (
+            "dagster-user-deployments.imagePullSecrets: the code server has other pull secrets than the webserver, the "
+            "daemon and runs. Set it and imagePullSecrets to the same list."
+        )
 
 
 def pods_are_restricted(subject: Subject) -> Iterator[str]:
@@ -444,7 +457,7 @@ def roles_allow_what_the_launcher_needs(subject: Subject) -> Iterator[str]:
 
 
 def nothing_is_left_of_the_example(subject: Subject) -> Iterator[str]:
-    """Values marked SET in the example have names under `.example`, which is reserved (RFC 6761)."""
+    """Values marked SET are the word itself, or names under `.example`, which is reserved (RFC 6761)."""
 
     def leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
@@ -458,7 +471,7 @@ def nothing_is_left_of_the_example(subject: Subject) -> Iterator[str]:
 
     for path, value in leaves(subject.values, ""):
         host = value.partition("://")[2] or value
-        if host.partition("/")[0].partition(":")[0].endswith(".example"):
+        if value == "SET" or host.partition("/")[0].partition(":")[0].endswith(".example"):
             yield f"{path}: {value} is the example's. Set your own."
 
 
@@ -471,6 +484,7 @@ EVERYWHERE: tuple[Rule, ...] = (
     sections_are_said_once,
     images_have_one_registry,
     references_exist,
+    pull_secrets_are_everywhere,
     pods_are_restricted,
     ports_need_no_root,
     containers_have_resources,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .chart import Chart
 from .conftest import Made
@@ -148,8 +149,6 @@ def test_an_image_of_two_registries_is_named(make: Made) -> None:
     ],
 )  # fmt: skip
 def test_a_key_that_the_chart_does_not_read_is_named(make: Made, chart: Chart, extra: str, words: str) -> None:
-    import yaml
-
     found = "\n".join(chart.unknown_keys(yaml.safe_load(extra)))
     assert words.format(chart.version) in found
 
@@ -171,13 +170,31 @@ def test_another_release_name_works_with_the_advice(make: Made) -> None:
     assert [problem for rule in EVERYWHERE for problem in rule(subject)] == []
 
 
+def test_pull_secrets_of_the_code_server_only_are_named(make: Made) -> None:
+    [rule] = [each for each in EVERYWHERE if each.__name__ == "pull_secrets_are_everywhere"]
+    assert [*rule(make(EXAMPLE))] == []
+    [problem] = rule(make(EXAMPLE, extra="imagePullSecrets: [{name: a}]"))
+    assert problem.startswith("dagster-user-deployments.imagePullSecrets: ")
+    both = "imagePullSecrets: [{name: a}]\ndagster-user-deployments: {imagePullSecrets: [{name: a}]}"
+    assert [*rule(make(EXAMPLE, extra=both))] == []
+
+
+def test_runs_in_a_namespace_of_their_own_need_no_role_here(make: Made) -> None:
+    text = EXAMPLE[0].read_text()
+    accounts = yaml.safe_load(text)["extraManifests"][:1]
+    elsewhere = make(
+        EXAMPLE, "--set", f"{LAUNCHER}.jobNamespace=dagster-runs", extra=yaml.safe_dump({"extraManifests": accounts})
+    )
+    assert [problem for rule in EVERYWHERE for problem in rule(elsewhere)] == []
+
+
 def test_what_is_left_of_the_example_is_named(make: Made, tmp_path: Path) -> None:
     subject = make(EXAMPLE)
     found = [problem.partition(":")[0] for problem in nothing_is_left_of_the_example(subject)]
     text = EXAMPLE[0].read_text()
-    marked = [line for line in text.splitlines() if "# SET" in line and ".example" in line]
-    assert len(found) == len(marked) >= 4
-    assert "postgresql.postgresqlHost" in found
+    marked = [line for line in text.splitlines() if "# SET" in line and (".example" in line or ": SET " in line)]
+    assert len(found) == len(marked) >= 5
+    assert {"postgresql.postgresqlHost", f"{DEPLOYMENT}.image.tag"} <= {*found}
 
 
 def test_the_standard_refuses_a_bare_pod() -> None:

@@ -46,10 +46,11 @@ def test_production_has_every_variable_that_it_demands() -> None:
     assert {f"LAKEHOUSE_{name.upper()}" for name in REQUIRED_IN_PROD} <= env.keys()
 
 
-def test_the_local_deployment_differs_in_its_engine_only() -> None:
+def test_the_local_deployment_differs_in_its_engine_and_tag_only() -> None:
     prod, local = deployment(PROD), deployment(LOCAL)
     differing = {key for key in prod.keys() | local.keys() if prod.get(key) != local.get(key)}
-    assert differing == {"env", "volumes", "volumeMounts"}
+    assert differing == {"env", "image", "volumes", "volumeMounts"}
+    assert {**prod["image"], "tag": ""} == {**local["image"], "tag": ""}
 
 
 @pytest.mark.parametrize("values", [PROD, LOCAL], ids=["prod", "local"])
