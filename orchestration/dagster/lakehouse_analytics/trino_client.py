@@ -91,6 +91,10 @@ class _Patience:
         """Seconds that are left for an outage."""
         return self._server.start_timeout - self.outage
 
+    def start(self) -> None:
+        """A try begins now. What was waited for since the last one counts for no budget."""
+        self._mark = time.monotonic()
+
     def wait(self, state: tenacity.RetryCallState) -> float:
         """Seconds to wait before the next try."""
         from types import SimpleNamespace
@@ -192,9 +196,14 @@ def execute(
         log(f"Trino, try {patience.tries} of {STATEMENT_ATTEMPTS}: {error}")
         if isinstance(error, TrinoUnavailableError):
             wait_until_ready(server, log)
+            patience.start()
 
     def once() -> QueryResult:
-        return _once(server, sql, client_tags, _Progress(server, log))
+        progress = _Progress(server, log)
+        try:
+            return _once(server, sql, client_tags, progress)
+        finally:
+            patience.queued += progress.queued
 
     tries = tenacity.Retrying(
         retry=tenacity.retry_if_exception(again),

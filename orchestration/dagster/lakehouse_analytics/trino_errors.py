@@ -262,9 +262,9 @@ def still_queued(query_id: str | None, group: str, seconds: float) -> Failure:
 
 
 def too_slow(query_id: str | None, seconds: float) -> Failure:
-    """A statement that ran for longer than its caller waits."""
+    """A statement that ran for longer than its caller waits. Running it again would take as long."""
     message = f"the query had not ended after {seconds:.0f} s"
-    return Failure(Kind.TRANSIENT, False, "EXCEEDED_TIME_LIMIT", query_id, message, FULL, of_server=True)
+    return Failure(Kind.PERMANENT, False, "EXCEEDED_TIME_LIMIT", query_id, message, FULL, of_server=True)
 
 
 def classify(error: BaseException, query_id: str | None = None) -> Failure:

@@ -140,7 +140,7 @@ def queue_reported(server: TrinoServer, run_id: str, log: Callable[[str], None])
         yield
     finally:
         done.set()
-        thread.join()
+        thread.join(timeout=1)  # it may be asking a server that does not answer; a stopped run does not wait for that
 
 
 def waiting_message(query_id: str, group: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from lakehouse_analytics.assets.upkeep_report import Memory, listed, memories_of, numbers
 from lakehouse_analytics.assets.writers import TablesBusyError, Writers, slot_of
+from lakehouse_analytics.failed_launch import refuse_failed_launch
 from lakehouse_analytics.graph import Graph, Key
 from lakehouse_analytics.iceberg.measure import existing, left_behind, measure, partitions_sql
 from lakehouse_analytics.iceberg.policies import Relation, Upkept, upkept
@@ -108,6 +109,7 @@ def maintenance_assets(
     def upkeep(
         context: dg.AssetExecutionContext, config: UpkeepConfig, engine: dg.ResourceParam[Trino]
     ) -> Iterator[dg.MaterializeResult[Any]]:
+        refuse_failed_launch(context.instance, context.run_id)
         selected = [table for table in tables if upkeep_key(table.key) in context.selected_asset_keys]
         yield from Upkeep(context, engine, asked, longest_write, dry_run=config.dry_run).events(selected)
 

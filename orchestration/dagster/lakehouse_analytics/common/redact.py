@@ -43,12 +43,13 @@ _UNUSUAL, _UNUSUAL_MIXED, _SHORT, _LINE = 8, 6, 3, 8
 _START = r"(?:(?<![^\W_])|(?<=\\[nrtbf0])|(?<=%[0-9A-Fa-f]{2}))"
 _END = r"(?![^\W_])"
 #: What stands before a value that can only be a secret.
-_POSITION = (
-    rf"(?:(?:{SECRET_NAME.pattern}|\bpass|\bpin)[\w.-]*[\"']?(?:\s*[:=]\s*|\s+(?=[\"'`]))|\b(?:bearer|basic)\s+)[\"'`]?"
-)
+_NAMED = rf"(?:{SECRET_NAME.pattern}|\bpass|\bpin)[\w.-]{{0,64}}[\"']?"
+_POSITION = rf"(?:{_NAMED}(?:\s*[:=]\s*|\s+(?=[\"'`]))|\b(?:bearer|basic)\s+)[\"'`]?"
 _VALUE_ENDS = r"(?=\.?(?:$|[\s\"'`,;)&>}\]]))"
 #: The password of an address. One with a slash is found by its value only: `http://host:8080/a@b` has none.
-_ADDRESS = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^\s/:@\"']*:)(?P<password>[^\s/@\"']+)(?=@)", re.IGNORECASE)
+_ADDRESS = re.compile(
+    r"(?P<before>\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@\"']*:)(?P<password>[^\s/@\"']+)(?=@)", re.IGNORECASE
+)
 
 
 class Redactor:

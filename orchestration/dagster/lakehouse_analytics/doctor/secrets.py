@@ -18,6 +18,10 @@ _PATHS = ("LAKEHOUSE_DUCKDB_PATH", "LAKEHOUSE_DBT_PROJECT_DIR", "DAGSTER_HOME", 
 _WORD = re.compile(r"[A-Za-z]+([-_.][A-Za-z]+)*\d{0,2}")
 
 
+#: Folders, and names of Kubernetes' Secrets, by names that sound secret.
+_NO_SECRET = re.compile(r"(OLD)?PWD|DAGSTER_K8S_.*_SECRET")
+
+
 def mask() -> Callable[[str], str]:
     """A function that masks every secret of this process's environment and of its Dagster instance in a text."""
     return Redactor({*_of_settings(), *_guessed()}, public=_public())
@@ -33,7 +37,8 @@ def _of_settings() -> Iterator[str]:
 
 def _guessed() -> Iterator[str]:
     ours = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    yield from secret_values({name: value for name, value in os.environ.items() if name.upper() not in ours})
+    others = {name: value for name, value in os.environ.items() if name.upper() not in ours}
+    yield from secret_values({name: value for name, value in others.items() if not _NO_SECRET.fullmatch(name)})
     # Addresses among our own settings: their names say nothing of secrets.
     yield from secret_values([value for name, value in os.environ.items() if name.upper() in ours])
     yield from secret_values(_resolved(_instance()))

@@ -155,10 +155,16 @@ def _system_rights() -> Iterator[_Right]:
 
 def _reading_rights(examples: Mapping[Relation, bool]) -> Iterator[_Right]:
     """What is read, by name."""
+    from lakehouse_analytics.iceberg.policies import Relation
+
+    for catalog in sorted({table.catalog for table in examples}):
+        listing = Relation(catalog, "system", "iceberg_tables")
+        what = f"select on {catalog}.system.iceberg_tables"
+        yield _reading(what, "upkeep asks every table of the catalog before it deletes files", str(listing))
     for table in examples:
         where = f"{table.catalog}.{table.schema}"
         yield _reading(f"select on {where}", "models, tests and row counts read it", str(table))
-        for name in ("snapshots", "files", "manifests", "refs", "properties"):
+        for name in ("snapshots", "files", "manifests", "refs", "properties", "metadata_log_entries"):
             metadata = f'select on {where}."{table.name}${name}"'
             yield _reading(metadata, "upkeep measures tables by it", table.metadata(name))
 

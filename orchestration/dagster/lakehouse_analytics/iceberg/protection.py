@@ -38,6 +38,8 @@ WRITE_PATHS = (
 )
 #: Errors of Trino that say that there is no Iceberg table: it was dropped meanwhile, or it is a table of Hive.
 _NO_TABLE = frozenset({"TABLE_NOT_FOUND", "SCHEMA_NOT_FOUND", "UNSUPPORTED_TABLE_TYPE"})
+#: Schemes of one object store, in which writers name the same file.
+_SAME_STORE = ("s3", "s3a", "s3n")
 #: Names that a message lists.
 _MOST_NAMES = 3
 
@@ -146,7 +148,8 @@ class Protected:
         if statement.deletes_files:
             relation = statement.relation
             own = _read([relation], self._engine.fetch_all, history=True).get(relation)
-            self._check(statement, own or Unreadable(f"{relation} is not an Iceberg table"))
+            tables = self._tables(relation.catalog)
+            self._check(statement, own or Unreadable(f"{relation} is not an Iceberg table"), tables)
             self._check_history(statement, own)
         return self._engine.execute(statement.sql).query_id
 
@@ -159,28 +162,31 @@ class Protected:
         if not statement.deletes_files:
             return None
         relation = statement.relation
-        own = self._tables(relation.catalog).get(relation)
+        tables = self._tables(relation.catalog)
+        listing = next((of for at, of in tables.items() if at.schema == "system" and isinstance(of, Unreadable)), None)
+        own = tables.get(relation) or listing or Unreadable(f"{relation} is not listed as an Iceberg table")
         try:
-            self._check(statement, own or Unreadable(f"{relation} is not listed as an Iceberg table"))
+            self._check(statement, own, tables)
         except ProtectedError as error:
             return error
         return None
 
-    def _check(self, statement: Statement, own: Files | Unreadable) -> None:
+    def _check(self, statement: Statement, own: Files | Unreadable, tables: dict[Relation, Files | Unreadable]) -> None:
         if isinstance(own, Unreadable):
             raise ProtectedError(statement, [own.reason], unreadable=True)
         if reasons := [*own_reasons(own)]:
             raise ProtectedError(statement, reasons, unreadable=False)
         relation, location = statement.relation, own.location or ""
         astray: list[Relation] = []
-        for other, files in self._others(relation):
+        for other, files in self._others(relation, tables):
             if isinstance(files, Unreadable):
                 raise ProtectedError(statement, [files.reason], unreadable=True)
             if found := next(((what, at) for what, at in files.folders if _inside(at, location)), None):
                 what, at = found
                 reason = f"{other} uses the same files: its {what} is {at}, in this table's location {location}"
                 raise ProtectedError(statement, [reason], unreadable=False)
-            if files.outside:
+            # Its files may lie in this location: outside its own, or because its own holds this one.
+            if files.outside or (files.location and _inside(location, files.location)):
                 astray.append(other)
         for start in range(0, len(astray), CHUNK):
             for name, path in self._files_in(statement, astray[start : start + CHUNK], location):
@@ -207,8 +213,9 @@ class Protected:
         except Exception as error:
             raise ProtectedError(statement, [Unreadable.of(relation, error).reason], unreadable=True) from None
 
-    def _others(self, relation: Relation) -> Iterator[tuple[Relation, Files | Unreadable]]:
-        tables = self._tables(relation.catalog)
+    def _others(
+        self, relation: Relation, tables: dict[Relation, Files | Unreadable]
+    ) -> Iterator[tuple[Relation, Files | Unreadable]]:
         for other in [*tables]:
             if other == relation:
                 continue
@@ -220,10 +227,13 @@ class Protected:
                 yield other, tables[other]
 
     def _tables(self, catalog: str) -> dict[Relation, Files | Unreadable]:
-        read_at, known = self._catalogs.get(catalog, (0.0, None))
-        if known is None or self._clock() - read_at > CATALOG_LASTS:
-            read_at, known = self._clock(), all_files(catalog, self._engine.fetch_all)
-            self._catalogs[catalog] = (read_at, known)
+        stale_at, known = self._catalogs.get(catalog, (0.0, None))
+        if known is None or self._clock() > stale_at:
+            began = self._clock()
+            known = all_files(catalog, self._engine.fetch_all)
+            # A catalog that takes long to read is read less often.
+            took = self._clock() - began
+            self._catalogs[catalog] = (self._clock() + max(CATALOG_LASTS, 10 * took), known)
         return known
 
 
@@ -274,9 +284,12 @@ def all_files(catalog: str, fetch: Fetch) -> dict[Relation, Files | Unreadable]:
     relations = sorted((Relation(catalog, str(schema), str(name)) for schema, name in rows), key=str)
     chunks = [relations[start : start + CHUNK] for start in range(0, len(relations), CHUNK)]
     found: dict[Relation, Files | Unreadable] = {}
-    with ThreadPoolExecutor(THREADS) as threads:
+    threads = ThreadPoolExecutor(THREADS)
+    try:
         for part in threads.map(lambda chunk: _read(chunk, fetch), chunks):
             found |= part
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)  # a run that is stopped does not wait for queued statements
     return found
 
 
@@ -340,9 +353,13 @@ def _old_files_sql(relation: Relation, snapshots: Sequence[int], location: str) 
     Trino compares `"$path"` with constants while it plans, so that it opens no data file in the location. On Trino 476
     `$all_entries` fails on files without a sort order, such as those that pyiceberg writes.
     """
-    folder = location.rstrip("/")
+    scheme, separator, rest = location.rstrip("/").partition("://")
+    schemes = _SAME_STORE if scheme in _SAME_STORE else (scheme,)
+    folders = [f"{each}{separator}{rest}" for each in schemes]
     # The character after a slash is 0.
-    outside = f'"$path" < {literal(folder + "/")} OR "$path" >= {literal(folder + "0")}'
+    outside = " AND ".join(
+        f'("$path" < {literal(folder + "/")} OR "$path" >= {literal(folder + "0")})' for folder in folders
+    )
     return "\nUNION ALL\n".join(
         f'SELECT min("$path") FROM {relation} FOR VERSION AS OF {snapshot} WHERE {outside} HAVING count(*) > 0'  # noqa: S608
         for snapshot in snapshots

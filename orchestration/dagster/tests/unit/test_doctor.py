@@ -897,3 +897,11 @@ def test_a_pod_that_has_the_instance_is_checked_as_any_other_place(
     finally:
         known.instance.dispose()
     assert [path.name for path in home.iterdir()] == ["dagster.yaml"]  # the root file system is read-only
+
+
+def test_folders_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/opt/lakehouse")
+    monkeypatch.setenv("OLDPWD", "/usr/lib")
+    monkeypatch.setenv("DAGSTER_K8S_PG_PASSWORD_SECRET", "dagster-postgresql-secret")
+    text = "/opt/lakehouse/dbt, /usr/lib/x and dagster-postgresql-secret"
+    assert mask()(text) == text

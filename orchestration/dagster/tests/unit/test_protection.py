@@ -75,6 +75,49 @@ def home(**more: Any) -> Files:
     return Files(HOME, metadata=frozenset({f"{HOME}/metadata"}), **more)
 
 
+def test_files_of_a_table_around_this_one_are_looked_for() -> None:
+    """A table that was registered at a folder of another one: files of the parent lie in the child's location."""
+    parent = Files("s3://lake/silver", metadata=frozenset({"s3://lake/silver/metadata"}))
+
+    class Nested(Trino):
+        def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
+            if "'property'" not in sql and OTHER.metadata("files") in sql:
+                return [(str(OTHER), f"{HOME}/data/1.parquet")]
+            return super().fetch_all(sql)
+
+    foreseen = Protected(Nested({ORDERS: home(), OTHER: parent})).foreseen(drop(ORDERS))
+    assert foreseen is not None
+    assert f"{OTHER} uses the same files: {HOME}/data/1.parquet" in foreseen.reason
+
+
+def test_a_listing_that_may_not_be_read_is_named() -> None:
+    class Hidden(Trino):
+        def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
+            if "iceberg_tables" in sql:
+                raise RuntimeError("Access Denied: Cannot select from table lakehouse.system.iceberg_tables")
+            return super().fetch_all(sql)
+
+    foreseen = Protected(Hidden({ORDERS: home()})).foreseen(drop(ORDERS))
+    assert foreseen is not None
+    assert "Cannot select from table lakehouse.system.iceberg_tables" in foreseen.reason
+
+
+def test_a_catalog_that_takes_long_to_read_is_read_once() -> None:
+    now = 0.0
+
+    class Slow(Trino):
+        def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
+            nonlocal now
+            now += 2 * CATALOG_LASTS if "iceberg_tables" in sql else 0
+            return super().fetch_all(sql)
+
+    trino = Slow({ORDERS: home()})
+    protected = Protected(trino, clock=lambda: now)
+    for _ in range(3):
+        protected.foreseen(drop(ORDERS))
+    assert len([sql for sql in trino.asked if "iceberg_tables" in sql]) == 1
+
+
 def test_a_table_of_its_own_is_not_protected() -> None:
     trino = Trino({ORDERS: home(), OTHER: Files("s3://lake/silver/orders-10")})
     assert Protected(trino).foreseen(drop(ORDERS)) is None
