@@ -105,7 +105,7 @@ def build_assets(
             dbt: dg.ResourceParam[DbtRunner],
             engine: dg.ResourceParam[Engine],
         ) -> Iterator[Event]:
-            refuse_failed_launch(context.instance, context.run_id)
+            refuse_failed_launch(context.instance, context.run.run_id)
             run = Build(
                 graph,
                 project,

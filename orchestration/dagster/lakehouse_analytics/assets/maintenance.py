@@ -109,7 +109,7 @@ def maintenance_assets(
     def upkeep(
         context: dg.AssetExecutionContext, config: UpkeepConfig, engine: dg.ResourceParam[Trino]
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        refuse_failed_launch(context.instance, context.run_id)
+        refuse_failed_launch(context.instance, context.run.run_id)
         selected = [table for table in tables if upkeep_key(table.key) in context.selected_asset_keys]
         yield from Upkeep(context, engine, asked, longest_write, dry_run=config.dry_run).events(selected)
 

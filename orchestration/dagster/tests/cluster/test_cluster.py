@@ -349,7 +349,8 @@ def test_a_drain_waits_for_the_run_and_moves_the_rest(release: Release) -> None:
         assert "disruption budget" in said
         [still] = pods_of(run_id)
         assert still["status"]["phase"] in ("Running", "Succeeded")
-        there = {one["metadata"]["name"] for one in objects("pods") if one["status"]["phase"] == "Running"}
+        # An evicted pod is there until it has ended, marked as deleted.
+        there = {one["metadata"]["name"] for one in objects("pods") if "deletionTimestamp" not in one["metadata"]}
         assert not gone & there
     finally:
         run("kubectl", "uncordon", node)

@@ -18,7 +18,8 @@ from pyiceberg.table import Table
 from .stack import stack_environment
 from .test_upkeep import Lake, Outcome, _store
 
-pytestmark = [pytest.mark.integration, pytest.mark.trino]
+# The rules themselves are tested in unit/test_protection.py; the tables here take two minutes to make.
+pytestmark = [pytest.mark.integration, pytest.mark.trino, pytest.mark.nightly]
 
 #: Everything may go at once.
 EAGER = {"optimize": False, "analyze": False, "retain": "1s", "orphans": "1s"}
