@@ -403,10 +403,10 @@ def webserver_forgets_old_connections(subject: Subject) -> Iterator[str]:
         container = pod["containers"][0]
         words = " ".join([*container.get("command", []), *container.get("args", [])]).split()
         recycle = int(words[words.index("--db-pool-recycle") + 1]) if "--db-pool-recycle" in words else 3600
-        if not 0 < recycle <= 60:
+        if not 0 < recycle <= 2:
             yield (
                 f"dagsterWebserver.dbPoolRecycle: connections are kept for {recycle} s, and the first launch after a "
-                "restart of PostgreSQL fails with HTTP 500. Set 5."
+                "restart of PostgreSQL fails with HTTP 500. Set 1."
             )
 
 

@@ -89,7 +89,7 @@ POD = f"{LAUNCHER}.runK8sConfig.podSpecConfig"
             ("additionalInstanceConfig.concurrency.runs.max_concurrent_runs=50",),
             ("50 runs", "Set at most"),
         ),
-        ("webserver_forgets_old_connections", ("dagsterWebserver.dbPoolRecycle=null",), ("3600 s", "Set 5.")),
+        ("webserver_forgets_old_connections", ("dagsterWebserver.dbPoolRecycle=null",), ("3600 s", "Set 1.")),
         (
             "certificates_are_mounted",
             ("postgresql.postgresqlParams.sslrootcert=/etc/postgresql-ca/ca.pem",),
