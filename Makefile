@@ -87,7 +87,7 @@ image-test: ## Start the image as a pod would, without a network (IMAGE=…, TAG
 .PHONY: helm-check
 helm-check: $(DEV) $(HELM) ## Check your values against the official chart (CHART=…, VALUES="a.yaml b.yaml", RELEASE=…)
 	@lakehouse manifest
-	@cd $(CODE) && pytest -q tests/kubernetes --chart "$(CHART)" --chart-version "$(CHART_VERSION)" \
+	@cd $(CODE) && pytest -q tests/helm --chart "$(CHART)" --chart-version "$(CHART_VERSION)" \
 		--release "$(RELEASE)" $(if $(VALUES),--values $(abspath $(VALUES))) $(ARGS)
 
 .PHONY: cluster-test

@@ -21,7 +21,7 @@ import duckdb
 import pytest
 
 from tests.dagster_ui import DagsterUI, free_port, poll
-from tests.kubernetes.chart import Chart
+from tests.helm.chart import Chart
 
 ROOT = Path(__file__).parents[4]
 VALUES = ROOT / "infrastructure" / "kubernetes" / "dagster"

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.daemon import last_days
-from tests.kubernetes.rules import CODE_SERVER, DAEMON, RUN, STORAGES, SUPPORT
+from tests.helm.rules import CODE_SERVER, DAEMON, RUN, STORAGES, SUPPORT
 
 from .conftest import BACKING, NAMESPACE, RELEASE, Release, helper, kubectl, logs_of_pods, objects, pods_of, run, until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kubernetes.chart import Chart
+from tests.helm.chart import Chart
 
 from .conftest import Release, objects, until
 from .test_cluster import BUILT, DAYS, contents, parent

@@ -1,4 +1,4 @@
-"""infrastructure/kubernetes/dagster/values.yaml by itself; tests/kubernetes renders a chart with it."""
+"""infrastructure/kubernetes/dagster/values.yaml by itself; tests/helm renders a chart with it."""
 
 from __future__ import annotations
 
