@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.daemon import last_days
 from tests.helm.rules import CODE_SERVER, DAEMON, RUN, STORAGES, SUPPORT
+from tests.integration.daemon import last_days
 
 from .conftest import BACKING, NAMESPACE, RELEASE, Release, helper, kubectl, logs_of_pods, objects, pods_of, run, until
 
