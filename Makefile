@@ -6,6 +6,15 @@ export BASH_ENV := $(CURDIR)/infrastructure/local/env.sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+# Make splits names at spaces, and PATH splits at colons: neither can hold such a folder.
+define FOLDER
+The folder "$(CURDIR)" has a space or one of : % # $$ ; ' " \ in its path, which make cannot handle. Clone into another one
+endef
+FOLDER_CHARACTERS := : % \# $$ ; ' " \\
+ifneq ($(words x$(CURDIR)x)$(strip $(foreach character,$(FOLDER_CHARACTERS),$(findstring $(character),$(CURDIR)))),1)
+$(error $(FOLDER))
+endif
+
 PYTHON  ?= python3
 CODE    := orchestration/dagster
 VENV    := $(CURDIR)/.venv
