@@ -6,6 +6,15 @@ export BASH_ENV := $(CURDIR)/infrastructure/local/env.sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+# Make splits names at spaces, and PATH splits at colons: neither can hold such a folder.
+define FOLDER
+The folder "$(CURDIR)" has a space or one of : % # $$ ; ' " \ in its path, which make cannot handle. Clone into another one
+endef
+FOLDER_CHARACTERS := : % \# $$ ; ' " \\
+ifneq ($(words x$(CURDIR)x)$(strip $(foreach character,$(FOLDER_CHARACTERS),$(findstring $(character),$(CURDIR)))),1)
+$(error $(FOLDER))
+endif
+
 PYTHON  ?= python3
 CODE    := orchestration/dagster
 VENV    := $(CURDIR)/.venv
@@ -159,7 +168,7 @@ bench-ui: $(DEV) stack-up ## What the UI asks of 500 daily assets with three yea
 lock: $(DEV) ## Lock the dependencies again: hashes, no registry address
 	cd $(CODE) && uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
 	cd $(CODE) && uv pip compile pyproject.toml --extra local $(LOCK_OPTIONS) -c requirements.lock -o requirements-local.lock
-	cd $(CODE) && uv pip compile pyproject.toml --extra local --group dev $(LOCK_OPTIONS) -c requirements-local.lock \
+	cd $(CODE) && uv pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) -c requirements-local.lock \
 		-o requirements-dev.lock
 	cd $(CODE) && uv pip compile --group build $(LOCK_OPTIONS) -c requirements-local.lock -o requirements-build.lock
 	cd connectors && uv pip compile faker.in $(LOCK_OPTIONS) -o faker.lock

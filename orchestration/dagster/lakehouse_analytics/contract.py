@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.cron import is_cron, smallest_interval
 from lakehouse_analytics.names import unique_metadata_key
 
@@ -29,6 +30,10 @@ Grain = Literal["hourly", "daily", "weekly", "monthly"]
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+#: Of all durations, in contracts and in settings: a hundred years.
+LONGEST = timedelta(days=36_500)
+
+
 class ContractError(ValueError):
     """`meta.lakehouse` of some models is wrong. One line a mistake."""
 
@@ -36,13 +41,17 @@ class ContractError(ValueError):
 def _duration(value: object) -> object:
     if isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"([0-9]+)\s*([smhdw])", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"([0-9]{1,9})\s*([smhdw])", value) if isinstance(value, str) else None
     if not match:
         raise ValueError("expected a duration such as 30m, 26h or 7d")
     try:
-        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+        duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
-        raise ValueError("expected a shorter duration") from None
+        duration = timedelta.max
+    if duration > LONGEST:
+        # Every duration is added to a moment or taken from one, which must stay one that a calendar has.
+        raise ValueError(f"expected at most {LONGEST.days}d")
+    return duration
 
 
 def _cron(value: object) -> object:
@@ -287,7 +296,7 @@ def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
     message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
     if item["type"] == "missing":
         return f"{path} is missing"
-    return f"{path} is {item['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{path} is {shortened(item['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> Iterable[str]:

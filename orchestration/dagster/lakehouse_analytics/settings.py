@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
@@ -19,6 +20,8 @@ from zoneinfo import available_timezones
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from lakehouse_analytics.common.mail import is_mail_address
+from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.contract import Duration
 from lakehouse_analytics.cron import is_cron
 
@@ -206,8 +209,37 @@ class Settings(BaseSettings):
     @field_validator("notify", "smtp_to", "airbyte_workspaces", "airbyte_include", "airbyte_exclude", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+        if not isinstance(value, str):
+            return value
+        parts = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        if not parts:
+            raise ValueError("expected at least one name; several are separated by commas")
+        return parts
+
+    @field_validator("smtp_from", "smtp_to")
+    @classmethod
+    def _mail_addresses(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for address in (value,) if isinstance(value, str) else value or ():
+            if not is_mail_address(address):
+                raise ValueError(f"expected an address such as data@example.com, but found {shortened(address)}")
+        return value
+
+    @field_validator("smtp_host")
+    @classmethod
+    def _host(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*::?[0-9A-Fa-f:.]+", value):
+            raise ValueError(f"expected the name of a host, but found {shortened(value)}")
+        if value is not None and re.fullmatch(r"[^:]+:[0-9]+", value):
+            raise ValueError("expected the name of a host; the port belongs into LAKEHOUSE_SMTP_PORT")
+        return value
+
+    @field_validator("slack_webhook_url")
+    @classmethod
+    def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
+        # The whole URL is the secret.
+        parts = urlsplit(value.get_secret_value()) if value else None
+        if parts and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("expected a URL such as https://hooks.slack.com/services/…")
         return value
 
     @field_validator("trino_session_properties", mode="before")
@@ -231,9 +263,9 @@ class Settings(BaseSettings):
     @classmethod
     def _known_zone(cls, value: str) -> str:
         if value not in available_timezones():
-            near = difflib.get_close_matches(value, available_timezones(), n=1)
+            near = difflib.get_close_matches(value[:64], available_timezones(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{value!r} is not an IANA time zone (for example Europe/Berlin){hint}")
+            raise ValueError(f"{shortened(value)} is not an IANA time zone (for example Europe/Berlin){hint}")
         return value
 
     @field_validator(
@@ -242,7 +274,7 @@ class Settings(BaseSettings):
     @classmethod
     def _valid_cron(cls, value: str) -> str:
         if not is_cron(value):
-            raise ValueError(f"{value!r} is not a cron expression (for example '0 2 * * *')")
+            raise ValueError(f"{shortened(value)} is not a cron expression (for example '0 2 * * *')")
         return value
 
     @field_validator("airbyte_url")
@@ -265,6 +297,7 @@ class Settings(BaseSettings):
             SettingsError: naming every variable that is missing, wrong or unknown, at once.
         """
         problems = [problem for name in sorted(os.environ) if (problem := _misspelt(name))]
+        wrong: set[str] = set()
         try:
             settings = cls()
         except ValidationError as error:
@@ -277,7 +310,8 @@ class Settings(BaseSettings):
                 expected = f"expected one of: {', '.join(ENVIRONMENTS)}" if item["loc"][0] == "env" else ""
                 message = expected or item["msg"].removeprefix("Value error, ")
                 problems.append(f"{PREFIX}{str(item['loc'][0]).upper()}: {message}")
-        problems += settings._missing()
+        # A variable that is wrong has its line already.
+        problems += [p for p in settings._missing() if p.split(":")[0].removeprefix(PREFIX).lower() not in wrong]
         if problems:
             raise SettingsError("The environment is not usable:\n" + "\n".join(f"  {p}" for p in problems))
         return settings
@@ -324,7 +358,7 @@ class Settings(BaseSettings):
         for name in ("trino_ca_bundle", "trino_client_certificate", "trino_client_key"):
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):
-                problems.append(f"{PREFIX}{name.upper()}: {path} does not exist or cannot be read")
+                problems.append(f"{PREFIX}{name.upper()}: {str(path)[:300]} does not exist or cannot be read")
         return problems
 
     @cached_property

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.contract import Grain, ModelContract
 
 #: dbt's strategies that do not replace a window, and what of a window they would leave wrong.
@@ -26,6 +27,9 @@ _LEAVES_WRONG = {
 _BATCHES = ("hour", "day", "month", "year")
 _LONGEST: Mapping[Grain, str] = {"hourly": "hour", "daily": "day", "weekly": "day", "monthly": "month"}
 
+#: Years in which history may begin. Earlier, Dagster would keep millions of partitions; later is a slip of the pen.
+FIRST_YEAR, LAST_YEAR = 1900, 2100
+
 
 def begin_of(node: Mapping[str, Any]) -> datetime:
     """The model's `begin`, as it is written: in the zone of the lakehouse, without saying so.
@@ -39,9 +43,11 @@ def begin_of(node: Mapping[str, Any]) -> datetime:
     try:
         begin = datetime.fromisoformat(str(said))
     except ValueError:
-        raise ValueError(f"is {said!r}: expected a date such as 2026-01-01") from None
+        raise ValueError(f"is {shortened(said)}: expected a date such as 2026-01-01") from None
+    if not FIRST_YEAR <= begin.year <= LAST_YEAR:
+        raise ValueError(f"is {shortened(said)}: expected a date of the years {FIRST_YEAR} to {LAST_YEAR}")
     if begin.tzinfo:
-        raise ValueError(f"is {said!r}: leave the offset out, it is a time of LAKEHOUSE_TIMEZONE")
+        raise ValueError(f"is {shortened(said)}: leave the offset out, it is a time of LAKEHOUSE_TIMEZONE")
     return begin
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lakehouse_analytics.ingest import json_values
 from lakehouse_analytics.ingest.errors import IngestError
 
 #: Names as in the Airbyte API (`ConnectionSyncModeEnum`).
@@ -82,7 +83,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Connection:
         IngestError: naming the file, the key, what was expected and the nearest valid key.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), json_values.YamlLoader)  # noqa: S506  # a SafeLoader
     except FileNotFoundError:
         others = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         hint = f"; {nearest(path.name, others)}" if others else ""
@@ -93,10 +94,17 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Connection:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise IngestError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', 'syntax error')}") from None
+    except (ValueError, RecursionError) as error:
+        # PyYAML makes values while it reads: a tag such as !!int or !!timestamp in front of other text, deep nesting.
+        raise IngestError(f"{path}: a value cannot be read as YAML: {error}") from None
     if not isinstance(raw, dict):
         raise IngestError(f"{path}: expected a mapping with the keys {', '.join(_keys(Connection))}")
     if "path" in raw:
         raise IngestError(f"{path}: unknown key 'path'; {nearest('path', _keys(Connection))}")
+    try:
+        json_values.check(raw.get("config"), "config")
+    except json_values.NotJsonError as error:
+        raise IngestError(f"{path}: {error}") from None
     raw["config"] = _substitute(raw.get("config") or {}, path, "config", os.environ if environ is None else environ)
     try:
         connection = Connection.model_validate({**raw, "path": path.resolve()})
@@ -133,6 +141,10 @@ def _substitute(value: Any, path: Path, key: str, environ: Mapping[str, str]) ->
     def read(match: re.Match[str]) -> str:
         if match[1] not in environ:
             raise IngestError(f"{path}: key {key!r} reads the environment variable {match[1]}, which is not set")
+        if json_values.lone_surrogate(environ[match[1]]) is not None:
+            raise IngestError(
+                f"{path}: key {key!r} reads the environment variable {match[1]}, which is not valid UTF-8"
+            )
         return environ[match[1]]
 
     return _VARIABLE.sub(read, value)

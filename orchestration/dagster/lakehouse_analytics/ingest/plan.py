@@ -120,6 +120,9 @@ def _plan(
     elif table.generation_id > stored.generation_id:
         # Its rows were replaced by a sync that did not live to store its state: the stored one is of rows now gone.
         reason = "the last refresh did not end"
+    elif stored.state is None and known.shared is None and not keys:
+        # Without a state the connector sends everything: appended, it would be there twice.
+        reason = "no state of it is stored"
     elif anew:
         reason = "its state is one with that of another stream"
     else:

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from lakehouse_analytics.ingest import columns as sql
-from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.errors import BrokenRecordError, IngestError
 from lakehouse_analytics.ingest.process import Message, Messages
 from lakehouse_analytics.ingest.protocol import StreamKey, StreamStatus, state_key
 from lakehouse_analytics.sql import literal
@@ -111,24 +111,30 @@ class Staging:
         self._progress = progress
         self._said: float | None = None
         self._strangers: set[str] = set()
+        self._files = ExitStack()
 
     def consume(self, messages: Messages) -> None:
         """Takes every message; afterwards each stream is known to be whole.
 
         Raises:
-            IngestError: the connector failed, or ended without completing a stream, or the disk is full.
+            IngestError: the connector failed, or ended without completing a stream, or sent a record that cannot be
+                stored, or the disk is full.
         """
         try:
-            for message, line in messages:
-                self._take(message, line)
-        except (ValidationError, KeyError, TypeError):
+            # Closing writes what is buffered: a full disk may show only then.
+            with ExitStack() as self._files:
+                for message, line in messages:
+                    self._take(message, line)
+        except BrokenRecordError as error:
+            rows = sum(staged.rows for key, staged in self.streams.items() if key[1] == error.stream)
+            raise IngestError(
+                f"stream {error.stream!r}, record {rows + 1}: {error}. Nothing was changed; correct it in the source, "
+                "or leave the field out there"
+            ) from None
+        except (ValidationError, KeyError, TypeError, AttributeError):
             raise IngestError("the connector sent a message that is not of the Airbyte protocol") from None
         except OSError as error:
             raise IngestError(f"cannot keep the connector's records in {self.directory}: {error.strerror}") from None
-        finally:
-            for staged in self.streams.values():
-                if staged.file:
-                    staged.file.close()
         # Old connectors send no statuses at all; then the exit code alone speaks.
         statuses = {key: staged.status for key, staged in self.streams.items()}
         if any(statuses.values()) and (missing := [key[1] for key, status in statuses.items() if status != "COMPLETE"]):
@@ -163,7 +169,8 @@ class Staging:
 
     def _keep(self, staged: Staged, line: bytes) -> None:
         if staged.file is None:
-            staged.file = (self.directory / f"{staged.index}.ndjson").open("wb", buffering=1 << 20)
+            path = self.directory / f"{staged.index}.ndjson"
+            staged.file = self._files.enter_context(path.open("wb", buffering=1 << 20))
         staged.file.write(line if line.endswith(b"\n") else line + b"\n")
         staged.rows += 1
         staged.size += len(line)

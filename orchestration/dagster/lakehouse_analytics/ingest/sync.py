@@ -19,7 +19,7 @@ from lakehouse_analytics.ingest import destination as destinations
 from lakehouse_analytics.ingest import environment, plan, secrets
 from lakehouse_analytics.ingest.config import Connection, load, nearest
 from lakehouse_analytics.ingest.destination import Destination
-from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.errors import IngestError, boundary
 from lakehouse_analytics.ingest.process import Connector
 from lakehouse_analytics.ingest.report import IngestReport, StreamReport
 from lakehouse_analytics.ingest.staging import Staging, to_parquet
@@ -37,7 +37,7 @@ def sync(settings: Settings, config_path: Path | None, overrides: dict[str, int]
 
     connection = load(config_path or repository_root() / DEFAULT)
     destination = destinations.of(settings)
-    with _ended_by_signal(), destination.stage(connection) as directory:
+    with _ended_by_signal(), boundary(connection.name), destination.stage(connection) as directory:
         installed = environment.ensure(connection, settings.connectors_dir, progress)
         connector = Connector(connection.connector.executable, installed.command, directory, progress)
         spec = _spec(connector, installed.directory)

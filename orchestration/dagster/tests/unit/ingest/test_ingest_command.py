@@ -24,7 +24,8 @@ def runner(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 
 def test_it_ends_with_a_table(lake: Lake, runner: CliRunner) -> None:
-    lake.scenario(schemas={"users": ID}, steps=[{"record": ["users", {"id": 1}]}, {"status": ["users", "COMPLETE"]}])
+    steps = [{"record": ["users", {"id": 1}]}, {"state": ["users", 1]}, {"status": ["users", "COMPLETE"]}]
+    lake.scenario(schemas={"users": ID}, steps=steps)
     first = runner.invoke(ingest, ["--config", str(lake.config_path)])
     assert first.exit_code == 0
     assert first.stdout.splitlines()[0].split() == ["stream", "mode", "rows", "read", "rows", "now", "seconds"]

@@ -1,0 +1,24 @@
+"""Mail addresses."""
+
+from __future__ import annotations
+
+
+def is_mail_address(text: str) -> bool:
+    """Whether a text is one address, with or without a display name (RFC 5322), that every mail server takes.
+
+    Only ASCII: other addresses need a server with SMTPUTF8 (RFC 6531).
+    """
+    from email.errors import HeaderParseError
+    from email.headerregistry import AddressHeader
+    from email.policy import default
+
+    if not text.isascii() or not text.isprintable():
+        return False
+    try:
+        header = default.header_factory("To", text)
+    except (HeaderParseError, ValueError, IndexError):
+        return False
+    if not isinstance(header, AddressHeader) or getattr(header, "defects", None) or len(header.addresses) != 1:
+        return False
+    address = header.addresses[0]
+    return bool(address.username and address.domain) and not header.groups[0].display_name
