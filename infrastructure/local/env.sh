@@ -3,6 +3,10 @@ _root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
 if [ -f "$_root/.env" ]; then
   . "$_root/.env"
 fi
+# The project of this repository keeps to every policy; other projects get warnings.
+if [ -z "${LAKEHOUSE_DBT_PROJECT_DIR:-}" ]; then
+  : "${LAKEHOUSE_STRICT:=true}"
+fi
 # On Trino, without another one named: the local stack that `make stack-up` started.
 _stack=${LAKEHOUSE_STACK_DIR:-$_root/.stack}
 if [ "${LAKEHOUSE_ENV:-local}" = trino ] && [ -z "${LAKEHOUSE_TRINO_HOST:-}" ] && [ -r "$_stack/env" ]; then

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 
@@ -31,17 +31,37 @@ def multi_asset(
         options: Of `dg.multi_asset`.
     """
     stand_ins = _stand_ins(specs, check_specs)
+    actual = {new: key for key, new in stand_ins.items()}
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         made = dg.multi_asset(
             specs=[_renamed(spec, stand_ins) for spec in specs],
-            check_specs=[
-                spec.replace_key(spec.key.replace_asset_key(stand_ins.get(spec.asset_key, spec.asset_key)))
-                for spec in check_specs
-            ],
+            check_specs=[_renamed_check(check, stand_ins) for check in check_specs],
             **options,
         )(function)
-        return made.with_attributes(asset_key_replacements={v: k for k, v in stand_ins.items()}) if stand_ins else made
+        return made.with_attributes(asset_key_replacements=actual) if actual else made
+
+    return decorate
+
+
+def multi_asset_check(
+    *, specs: Sequence[dg.AssetCheckSpec], **options: Any
+) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
+    """As `dg.multi_asset_check`, whatever the asset keys are.
+
+    Args:
+        specs: The checks.
+        options: Of `dg.multi_asset_check`.
+    """
+    stand_ins = _stand_ins([dg.AssetSpec(key) for key in dict.fromkeys(spec.asset_key for spec in specs)], specs)
+    actual = {new: key for key, new in stand_ins.items()}
+
+    def decorate(function: Callable[..., Any]) -> dg.AssetChecksDefinition:
+        renamed = [_renamed_check(spec, stand_ins) for spec in specs]
+        made = dg.multi_asset_check(specs=renamed, **options)(function)
+        if not actual:
+            return made
+        return cast("dg.AssetChecksDefinition", made.with_attributes(asset_key_replacements=actual))
 
     return decorate
 
@@ -79,6 +99,10 @@ def _stand_in(key: dg.AssetKey) -> dg.AssetKey:
 
 def _renamed(spec: dg.AssetSpec, stand_ins: Mapping[dg.AssetKey, dg.AssetKey]) -> dg.AssetSpec:
     return spec.replace_attributes(key=stand_ins.get(spec.key, spec.key), deps=[*_dependencies(spec.deps, stand_ins)])
+
+
+def _renamed_check(check: dg.AssetCheckSpec, stand_ins: Mapping[dg.AssetKey, dg.AssetKey]) -> dg.AssetCheckSpec:
+    return check.replace_key(check.key.replace_asset_key(stand_ins.get(check.asset_key, check.asset_key)))
 
 
 def _dependencies(deps: Iterable[dg.AssetDep], stand_ins: Mapping[dg.AssetKey, dg.AssetKey]) -> Iterator[dg.AssetDep]:
