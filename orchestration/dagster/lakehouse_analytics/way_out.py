@@ -16,15 +16,18 @@ from lakehouse_analytics.dagster_meta import DagsterMeta
 from lakehouse_analytics.graph import Table
 from lakehouse_analytics.names import counted, key_part, some
 
-#: What the names of folders say of the layer, in the order of the layers: a suggestion that people review.
+#: What the names of folders and models say of the layer: a suggestion that people review.
 _HINTS = (
-    ("bronze", ("raw", "stg", "staging", "base", "source", "landing", "seed")),
-    ("silver", ("int", "intermediate", "core", "prep", "transform", "snapshot")),
-    ("gold", ("mart", "dim", "fact", "fct", "report", "analytic", "export", "extract")),
+    ("bronze", ("raw", "stg", "staging", "base", "source", "landing")),
+    ("silver", ("int", "intermediate", "core", "prep", "transform")),
+    ("gold", ("mart", "dim", "dimension", "fact", "fct", "report", "analytics", "export", "extract")),
     ("metrics", ("metric", "kpi", "agg")),
 )
-#: Folders that a snippet holds at most; a longer one is not read.
-_MOST = 12
+_OF_KIND = {"seed": "bronze", "snapshot": "silver"}
+#: Lines of a snippet at most.
+_MOST = 40
+
+Place = tuple[str, ...]
 
 
 def clash(key: str, nodes: Sequence[Mapping[str, Any]], root: str) -> str:
@@ -51,11 +54,11 @@ def unmapped_models(unmapped: Sequence[Mapping[str, Any]], tables: Iterable[Tabl
     if not unmapped:
         return []
     inside = {table.unique_id for table in tables} - {node["unique_id"] for node in unmapped}
+    places = _suggestions(unmapped, [table.node for table in tables if table.unique_id in inside])
     snippet: dict[str, Any] = {}
-    places = _folders(unmapped, [table.node for table in tables if table.unique_id in inside])
-    for kind, path in places[:_MOST]:
-        _put(snippet, [f"{kind}s", *path], {"lakehouse": {"layer": _suggested(kind, path)}})
-    more = f"\n# and {len(places) - _MOST} more folders" if len(places) > _MOST else ""
+    for path, layer in [*places.items()][:_MOST]:
+        _put(snippet, path, {"lakehouse": {"layer": layer}})
+    more = f"\n# and {len(places) - _MOST} more" if len(places) > _MOST else ""
     names = some([str(node["name"]) for node in unmapped])
     kinds = Counter(str(node["resource_type"]) for node in unmapped)
     what = " and ".join(counted(number, kind) for kind, number in kinds.items())
@@ -86,40 +89,62 @@ def _put(snippet: dict[str, Any], path: Iterable[object], meta: Mapping[str, Any
     snippet["+meta"] = meta
 
 
-def _yaml(value: Any) -> str:
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=False)).rstrip()
+def _yaml(snippet: Mapping[str, Any], indent: str = "") -> str:
+    lines = []
+    for key, value in snippet.items():
+        if set(value) == {"+meta"} or key == "+meta":
+            flow = yaml.safe_dump(
+                {key: value}, default_flow_style=True, allow_unicode=True, width=10_000, sort_keys=False
+            )
+            lines.append(indent + flow.strip()[1:-1])
+        else:
+            name = yaml.safe_dump(key, allow_unicode=True).splitlines()[0]
+            lines += [f"{indent}{name}:", _yaml(value, f"{indent}  ")]
+    return "\n".join(lines)
 
 
-def _folders(
-    unmapped: Sequence[Mapping[str, Any]], mapped: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, tuple[str, ...]]]:
-    """The fewest folders, below a package's own, that hold every unmapped node and none of the others."""
+def _suggestions(unmapped: Iterable[Mapping[str, Any]], mapped: Iterable[Mapping[str, Any]]) -> dict[Place, str]:
+    """A layer for every unmapped node: of whole folders where their nodes agree and none is mapped already."""
     taken = {place for node in mapped for place in _places(node)}
-    found: dict[tuple[str, tuple[str, ...]], None] = {}
+    inside: dict[Place, list[Mapping[str, Any]]] = {}
+    hints: dict[Place, set[str | None]] = {}
+    of_node = {str(node["unique_id"]): _places(node) for node in unmapped}
     for node in unmapped:
-        places = _places(node)
-        free = [place for place in places if place not in taken] or places[-1:]
-        # A whole package is one place only where it has no folders: staging and marts are different layers.
-        outer = free[0] if len(free[0][1]) > 1 or len(places) <= 2 else free[1]
-        found.setdefault(outer)
-    return [*found]
+        for place in of_node[node["unique_id"]]:
+            inside.setdefault(place, []).append(node)
+            hints.setdefault(place, set()).add(_hint(node["fqn"][1:-1]))
+    # A package is one layer only if it has no folders: staging and marts are different layers.
+    foldered = {places[0] for places in of_node.values() if len(places) > 2}  # package and name
+    found: dict[Place, str] = {}
+    for package, *others in of_node.values():
+        for place in others if package in foldered else [package, *others]:
+            if place not in found:
+                if place != others[-1] and (place in taken or len(hints[place]) > 1):
+                    continue
+                found[place] = _layer(inside[place])
+            break
+    return found
 
 
-def _places(node: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
-    """A node's package, folders and name, from the outermost on."""
+def _layer(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """What the folders of some nodes say, or most of their names."""
+    kind = str(nodes[0]["resource_type"])
+    names = Counter(hint for node in nodes if (hint := _hint([str(node["name"]).split("_")[0]])))
+    return _OF_KIND.get(kind) or _hint(nodes[0]["fqn"][1:-1]) or (names.most_common(1) or [("bronze", 0)])[0][0]
+
+
+def _places(node: Mapping[str, Any]) -> list[Place]:
+    """Where `dbt_project.yml` can configure a node: package, folders and name, from the outermost on."""
     parts = [str(part) for part in node["fqn"]]
     parts = parts if node.get("version") is None else parts[:-1]
-    return [(str(node["resource_type"]), tuple(parts[: length + 1])) for length in range(len(parts))]
+    return [(f"{node['resource_type']}s", *parts[: length + 1]) for length in range(len(parts))]
 
 
-def _suggested(kind: str, path: Sequence[str]) -> str:
-    if kind == "seed":
-        return "bronze"
-    if kind == "snapshot":
-        return "silver"
-    words = [word for part in path[1:] for word in part.lower().replace("-", "_").split("_") if word]
-    for word in words:
-        for layer, hints in _HINTS:
-            if any(word == hint or (len(hint) > 3 and word.startswith(hint)) for hint in hints):
-                return layer
-    return "bronze"
+def _hint(folders: Sequence[str]) -> str | None:
+    """The layer that the innermost folder with a telling name suggests."""
+    for folder in reversed(folders):
+        for word in folder.lower().replace("-", "_").split("_"):
+            for layer, hints in _HINTS:
+                if word in hints or any(len(hint) > 3 and word.startswith(hint) for hint in hints):
+                    return layer
+    return None

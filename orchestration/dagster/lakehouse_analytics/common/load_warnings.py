@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import sys
 from collections.abc import Iterable
 
@@ -14,7 +15,8 @@ _told: set[str] = set()
 
 def warn_once(warnings: Iterable[str]) -> None:
     """Log each warning, unless this process has logged it, or executes a run."""
-    if _OF_RUNS.intersection(sys.argv[1:4]):
+    # A code server starts the runs of `dagster dev` by multiprocessing, which leaves its own arguments in place.
+    if _OF_RUNS.intersection(sys.argv[1:4]) or multiprocessing.parent_process():
         return
     for warning in warnings:
         if warning not in _told:

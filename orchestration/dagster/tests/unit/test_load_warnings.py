@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import sys
 
 import pytest
@@ -20,6 +21,16 @@ def test_a_process_that_loads_again_tells_what_is_new(caplog: pytest.LogCaptureF
         warn_once(["one", "two"])
         warn_once(["one", "two", "three"])
     assert [record.getMessage() for record in caplog.records] == ["one", "two", "three"]
+
+
+def test_a_run_that_a_code_server_starts_tells_nothing() -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_told_by_a_child) == []
+
+
+def _told_by_a_child() -> list[str]:
+    warn_once(["one"])
+    return sorted(load_warnings._told)
 
 
 @pytest.mark.parametrize("command", ["execute_run", "execute_step", "resume_run"])
