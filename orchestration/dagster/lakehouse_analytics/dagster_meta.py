@@ -8,13 +8,20 @@ https://docs.dagster.io/integrations/libraries/dbt/reference#customizing-asset-d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lakehouse_analytics.contract import is_owner
 from lakehouse_analytics.names import is_group_name
 
 Key = tuple[str, ...]
+
+_OF_ASSETS = frozenset({"asset_key", "group", "owners"})
+#: The keys that are read, by the kind of node.
+_KEYS = {
+    "test": frozenset({"ref"}),
+    **dict.fromkeys(("model", "seed", "snapshot"), _OF_ASSETS | {"auto_materialize_policy"}),
+}
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,11 @@ def read_meta(node: Mapping[str, Any]) -> tuple[DagsterMeta, list[str]]:
         return DagsterMeta(), []
     if not isinstance(raw, Mapping):
         return DagsterMeta(), [f"meta.dagster must be a mapping, not {type(raw).__name__}"]
-    reading = _Reading(raw)
+    known = _KEYS.get(str(node.get("resource_type")), _OF_ASSETS)
+    reading = _Reading({key: value for key, value in raw.items() if key in known})
     read = DagsterMeta(reading.asset_key(), reading.group(), reading.owners(), reading.eager(), reading.ref())
-    known = {"asset_key", "group", "owners", "auto_materialize_policy", "ref"}
-    unread = [str(key) for key in raw if key not in known]
-    return DagsterMeta(**{**vars(read), "unread": (*unread, *reading.unread)}), reading.problems
+    unread = (*(str(key) for key in raw if key not in known), *reading.unread)
+    return replace(read, unread=unread), reading.problems
 
 
 def meta_of(node: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -129,8 +129,9 @@ def _suggestions(unmapped: Iterable[Mapping[str, Any]], mapped: Iterable[Mapping
 def _layer(nodes: Sequence[Mapping[str, Any]]) -> str:
     """What the folders of some nodes say, or most of their names."""
     kind = str(nodes[0]["resource_type"])
-    names = Counter(hint for node in nodes if (hint := _hint([str(node["name"]).split("_")[0]])))
-    return _OF_KIND.get(kind) or _hint(nodes[0]["fqn"][1:-1]) or (names.most_common(1) or [("bronze", 0)])[0][0]
+    prefixes = Counter(str(node["name"]).partition("_")[0] for node in nodes)
+    names = Counter({layer: sum(prefixes[hint] for hint in hints) for layer, hints in _HINTS})
+    return _OF_KIND.get(kind) or _hint(nodes[0]["fqn"][1:-1]) or names.most_common(1)[0][0]
 
 
 def _places(node: Mapping[str, Any]) -> list[Place]:
