@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -438,6 +440,28 @@ def test_checks_of_one_table_have_names_of_their_own_that_dagster_takes() -> Non
     m.test("row_count", table, attached=table, hashed="ccc")
     names = [test.name for test in m.graph().tests.values()]
     assert names == ["order_has_a_customer", "order_has_a_customer_bbb", "row_count_ccc"]
+
+
+NAMES = st.one_of(
+    st.sampled_from(["row_count", "row.count", "a b", "a_b", "a.b", "ü", "u"]), st.text(min_size=1, max_size=3)
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["crm", "erp"]), NAMES, st.sampled_from("xyz")), max_size=12, unique=True))
+def test_checks_of_one_asset_have_names_apart_in_whatever_order_they_come(tests: list[tuple[str, str, str]]) -> None:
+    def names(ordered: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+        m = Manifest()
+        # Two sources of one asset key are one asset.
+        owners = {name: m.source(name, "t", dagster={"asset_key": ["lake", "t"]}) for name in ("crm", "erp")}
+        for source, name, hashed in ordered:
+            m.test(name, owners[source], attached=owners[source], hashed=f"{source}{hashed}")
+        return {unique_id: test.name for unique_id, test in m.graph().tests.items()}
+
+    found = names(tests)
+    assert len(found) == len(tests)
+    assert len({"row_count", "row_count_drift", *(name.replace(".", "_") for name in found.values())}) == len(found) + 2
+    assert all(re.fullmatch(r"[A-Za-z0-9_.]+", name) for name in found.values())
+    assert names(reversed(tests)) == found
 
 
 def test_a_singular_test_is_a_check_of_the_table_its_meta_names() -> None:
