@@ -169,3 +169,43 @@ def test_exposures_that_name_one_key_are_an_error() -> None:
         m.exposure(name, fct, meta={"dagster": {"asset_key": ["bi", "board"]}})
     with pytest.raises(ContractError, match=r"asset key bi/board is claimed by exposure\.shop\.one"):
         m.graph()
+
+
+RESOURCES = st.tuples(
+    st.sampled_from(["model", "seed", "snapshot", "source", "exposure"]),
+    st.sampled_from([PROJECT, "a", "b"]),
+    st.one_of(st.sampled_from(["orders", "or ders", "or$ders", "örders", "o.rders"]), st.text(min_size=1, max_size=3)),
+    st.sampled_from(["", "bronze", "exposures"]),
+    st.sampled_from([None, None, ["bronze", "orders"], ["exposures/orders"], ["x"]]),
+)
+
+
+@given(st.lists(RESOURCES, max_size=8, unique_by=lambda resource: resource[:3]))
+def test_asset_keys_are_apart_or_one_error_names_every_claim(resources: list[tuple[str, str, str, str, Any]]) -> None:
+    m = Manifest()
+    for kind, package, name, folder, asset_key in resources:
+        dagster = {"asset_key": asset_key} if asset_key else {}
+        if kind == "source":
+            m.source(folder or "bronze", name, dagster=dagster)
+        elif kind == "exposure":
+            m.exposure(name, package=package, meta={"dagster": dagster})
+        else:
+            m.model(name, kind=kind, package=package, folder=folder, dagster=dagster)
+    try:
+        graph = m.graph()
+    except ContractError as error:
+        for line in str(error).split("asset key ")[1:]:
+            claims = [
+                node["unique_id"]
+                for node in all_nodes(m)
+                if f"{node['unique_id']} ({node['original_file_path']}" in line
+            ]
+            assert len(claims) > 1
+        return
+    keys = [table.key for table in graph.tables.values()] + [*graph.exposure_keys.values()]
+    keys += [*{source.key for source in graph.sources.values()}]
+    assert len({"/".join(key) for key in keys}) == len(keys)
+
+
+def all_nodes(m: Manifest) -> list[Any]:
+    return [*m.nodes.values(), *m.sources.values(), *m.exposures.values()]
