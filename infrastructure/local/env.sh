@@ -92,6 +92,10 @@ _root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
 if [ -e "$_root/.env" ]; then
   _env_read "$_root/.env" .env || { unset _root _value; return 1; }
 fi
+# The project of this repository keeps to every policy; other projects get warnings.
+if [ -z "${LAKEHOUSE_DBT_PROJECT_DIR:-}" ]; then
+  : "${LAKEHOUSE_STRICT:=true}"
+fi
 # On Trino, without another one named: the local stack that `make stack-up` started.
 _stack=${LAKEHOUSE_STACK_DIR:-$_root/.stack}
 if [ "${LAKEHOUSE_ENV:-local}" = trino ] && [ -z "${LAKEHOUSE_TRINO_HOST:-}" ] && [ -r "$_stack/env" ]; then

@@ -24,6 +24,8 @@ LAYERS = ("bronze", "silver", "gold", "metrics")
 
 Layer = Literal["bronze", "silver", "gold", "metrics"]
 Severity = Literal["error", "warn"]
+#: Properties of a model that are reported when the project loads, and that `accept` accepts.
+Accepted = Literal["not_atomic", "repeated_inserts", "stale_rows", "utc_batches"]
 #: Lengths of the windows that a model's history is cut into.
 Grain = Literal["hourly", "daily", "weekly", "monthly"]
 
@@ -65,6 +67,10 @@ def _listed(value: object) -> object:
     if not isinstance(said, list | tuple) or not all(isinstance(item, str) and item for item in said):
         raise ValueError("expected the name of a source's table, such as shop.orders, or a list of them")
     return tuple(said)
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 def is_owner(value: object) -> bool:
@@ -210,6 +216,14 @@ class ModelContract(_Section):
     after: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
         (),
         description="Sources, such as shop.orders, that must have synced since a window's end before it is scheduled.",
+    )
+    accept: Annotated[
+        tuple[Accepted, ...], BeforeValidator(_several, json_schema_input_type=Accepted | list[Accepted])
+    ] = Field(
+        (),
+        description="Findings accepted for this model: `not_atomic` (readers on Trino can see it half-written), "
+        "`repeated_inserts` (on_table_exists: skip), `stale_rows` (a partition keeps rows that its source no longer "
+        "has), `utc_batches` (microbatch in a time zone other than UTC).",
     )
     pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
         None, description=f"Concurrency pool. {_LATER}"

@@ -32,6 +32,7 @@ class Table:
     contract: ModelContract
     node: Mapping[str, Any] = field(repr=False, compare=False)
     parents: tuple[str, ...] = field(compare=False)  # tables and sources, through ephemeral models
+    group: str = "default"  # of Dagster; jobs, sensors and stages go by the layer
 
     @property
     def fqn(self) -> Fqn:
@@ -57,6 +58,7 @@ class Source:
     key: Key
     contract: SourceContract
     node: Mapping[str, Any] = field(repr=False, compare=False)
+    group: str = "sources"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Graph:
     selectable: tuple[Fqn, ...] = ()
     #: dbt groups and the e-mail address, or addresses, of who owns them.
     group_owners: Mapping[str, Any] = field(default_factory=dict)
+    #: Asset keys of the exposures.
+    exposure_keys: Mapping[str, Key] = field(default_factory=dict)
 
     @cached_property
     def children(self) -> Mapping[str, tuple[str, ...]]:

@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     dbt_target_path: Path | None = Field(
         None, description="Folder of the manifest; default: `target/<target>` in the dbt project."
     )
+    strict: bool = Field(
+        False,
+        description="`true`: models that readers could see half-written, and the like, are errors instead of warnings.",
+    )
 
     dbt_threads: int | None = Field(
         None, ge=1, description="Models that dbt builds at the same time; default: 4 on Trino, 2 on DuckDB."

@@ -1,6 +1,6 @@
 """Graph → Dagster specs: key, group, owner, kinds, tags, freshness, lineage, checks.
 
-One helper an attribute. What it produces is held against dagster-dbt's own translator by a test.
+One helper per attribute. A test compares the result with dagster-dbt's own translator.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dagster as dg
 
 from lakehouse_analytics import names
 from lakehouse_analytics.contract import Grain, is_owner
+from lakehouse_analytics.dagster_meta import read_meta
 from lakehouse_analytics.graph import DbtTest, Graph, Source, Table
 from lakehouse_analytics.manifest import exposure_parents
 from lakehouse_analytics.partitions import Calendar, calendar_of, mapping
@@ -24,10 +25,12 @@ warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeRe
 
 ROW_COUNT = names.ROW_COUNT
 DRIFT = names.DRIFT
+#: Tag that holds a table's layer, which its group and its key need not show.
+LAYER_TAG = "lakehouse/layer"
 
 
 def asset_key(owner: Table | Source) -> dg.AssetKey:
-    """`[layer, model]` or `[source, table]`."""
+    """`[layer, model]` or `[source, table]`, or what `meta.dagster.asset_key` says."""
     return dg.AssetKey(owner.key)
 
 
@@ -37,13 +40,13 @@ def table_spec(
     """The asset of a model, seed or snapshot."""
     return dg.AssetSpec(
         key=asset_key(table),
-        deps=[_dependency(table, _known(graph, parent)) for parent in table.parents],
+        deps=list({dep.asset_key: dep for dep in _dependencies(graph, table)}.values()),
         partitions_def=calendar_of(table, calendars),
         description=_description(table.node),
-        group_name=table.layer,
+        group_name=table.group,
         owners=_owners(graph, table),
         kinds={"dbt", graph.adapter},
-        tags=_tags(table.node),
+        tags={**_tags(table.node), LAYER_TAG: table.layer},
         metadata=_metadata(graph, table.node, project_dir),
         code_version=(table.node.get("checksum") or {}).get("checksum"),
         freshness_policy=_freshness(table, timezone),
@@ -58,8 +61,9 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
     return dg.AssetSpec(
         key=asset_key(source),
         description=_description(source.node),
-        group_name="sources",
-        kinds={"airbyte", graph.adapter},
+        group_name=source.group,
+        owners=list(read_meta(source.node)[0].owners),
+        kinds={graph.adapter, *(["airbyte"] if airbyte else [])},
         tags=_tags(source.node),
         metadata={
             **_table_metadata(graph, source.node),
@@ -71,12 +75,14 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
 def exposure_spec(graph: Graph, exposure: Mapping[str, Any], nodes: Mapping[str, Any]) -> dg.AssetSpec:
     """The external asset of a dbt exposure: whoever reads the lakehouse."""
     owner = exposure.get("owner") or {}
+    meta, _ = read_meta(exposure)
+    parents = {asset_key(_known(graph, parent)): None for parent in exposure_parents(exposure, nodes)}
     return dg.AssetSpec(
-        key=dg.AssetKey(["exposures", exposure["name"]]),
-        deps=[asset_key(_known(graph, parent)) for parent in exposure_parents(exposure, nodes)],
+        key=dg.AssetKey(graph.exposure_keys[exposure["unique_id"]]),
+        deps=[*parents],
         description=exposure.get("description") or exposure.get("label") or None,
-        group_name="exposures",
-        owners=[email for email in _listed(owner.get("email")) if is_owner(email)],
+        group_name=meta.group or "exposures",
+        owners=list(meta.owners) or [email for email in _listed(owner.get("email")) if is_owner(email)],
         kinds={str(exposure["type"])},
         tags=_tags(exposure),
         metadata={
@@ -127,10 +133,11 @@ def check_key(graph: Graph, test: DbtTest) -> dg.AssetCheckKey:
 
 
 def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
-    others = (asset_key(_known(graph, parent)) for parent in test.parents if parent != test.attached)
+    own = asset_key(_known(graph, test.attached))
+    others = {key: None for parent in test.parents if (key := asset_key(_known(graph, parent))) != own}
     return dg.AssetCheckSpec(
         test.name,
-        asset=asset_key(_known(graph, test.attached)),
+        asset=own,
         description=test.node.get("description") or (test.node.get("config", {}).get("meta") or {}).get("description"),
         additional_deps=list(others),
         metadata={"dagster_dbt/unique_id": test.unique_id},
@@ -138,9 +145,11 @@ def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
     )
 
 
-def _dependency(table: Table, above: Table | Source) -> dg.AssetDep:
-    grain = above.grain if isinstance(above, Table) else None
-    return dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
+def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
+    for parent in table.parents:
+        above = _known(graph, parent)
+        grain = above.grain if isinstance(above, Table) else None
+        yield dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
 
 
 def _known(graph: Graph, unique_id: str) -> Table | Source:
@@ -156,9 +165,8 @@ def _description(node: Mapping[str, Any]) -> str:
 def _owners(graph: Graph, table: Table) -> list[str]:
     if table.contract.owner:
         return [table.contract.owner]
-    declared = ((table.node["config"].get("meta") or {}).get("dagster") or {}).get("owners")
     of_group = graph.group_owners.get(table.node.get("group") or "")
-    return _listed(declared) or [email for email in _listed(of_group) if is_owner(email)]
+    return list(read_meta(table.node)[0].owners) or [email for email in _listed(of_group) if is_owner(email)]
 
 
 def _listed(value: object) -> list[str]:

@@ -15,14 +15,15 @@ from typing import Any
 from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.contract import Grain, ModelContract
 
-#: dbt's strategies that do not replace a window, and what of a window they would leave wrong.
-_LEAVES_WRONG = {
+#: dbt's strategies that cannot build a window, and why.
+_CANNOT_BUILD = {
     "append": "adds the window's rows a second time when it is built twice",
     "default": "adds the window's rows a second time when it is built twice",
-    "merge": "leaves rows that the window no longer has",
-    "delete+insert": "leaves rows that the window no longer has",
     "insert_overwrite": "is not known to these engines",
 }
+#: dbt's strategies that replace rows by their key: right where a window never loses a row.
+_KEEPS_ROWS = frozenset({"merge", "delete+insert"})
+STALE_ROWS = "stale_rows"
 #: dbt's batch sizes, from small to large; batches must not be longer than the windows they fill.
 _BATCHES = ("hour", "day", "month", "year")
 _LONGEST: Mapping[Grain, str] = {"hourly": "hour", "daily": "day", "weekly": "day", "monthly": "month"}
@@ -66,8 +67,10 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
             near = difflib.get_close_matches(name, sources, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else ""
             yield f"meta.lakehouse.after names the source {name!r}, which does not exist{hint}"
+    strategy = str(node["config"].get("incremental_strategy") or "default")
     piece = (node["config"].get("meta") or {}).get("window_piece")
-    if piece is not None and not _is_piece(piece):
+    # Of a model with another strategy the key is the project's own.
+    if strategy == "replace_window" and piece is not None and not _is_piece(piece):
         yield (
             f"meta.window_piece is {piece!r}: expected how much of a window one commit replaces, a number of days (of "
             "hours, for a table partitioned by hour) such as 90, or a duration such as 6h"
@@ -88,10 +91,9 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
         begin_of(node)
     except ValueError as error:
         yield f"{asked} needs `begin`, the first day of its history, and it {error}"
-    strategy = str(config.get("incremental_strategy") or "default")
-    if strategy in _LEAVES_WRONG:
+    if strategy in _CANNOT_BUILD:
         yield (
-            f"{asked} with `incremental_strategy: {strategy}`, which {_LEAVES_WRONG[strategy]}; use replace_window "
+            f"{asked} with `incremental_strategy: {strategy}`, which {_CANNOT_BUILD[strategy]}; use replace_window "
             "(docs/time.md)"
         )
     if strategy == "microbatch":
@@ -107,14 +109,31 @@ def _is_piece(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[1-9][0-9]* *[mhdw]", value) is not None
 
 
-def warnings(node: Mapping[str, Any], contract: ModelContract) -> Iterator[str]:
-    """What of a node without windows is worth a word."""
+def policies(node: Mapping[str, Any], contract: ModelContract) -> Iterator[tuple[str, str]]:
+    """What of a node with windows is right for some data only: its name for `accept`, and the problem."""
+    strategy = node["config"].get("incremental_strategy")
+    if contract.partition and node["config"].get("materialized") == "incremental" and strategy in _KEEPS_ROWS:
+        yield (
+            STALE_ROWS,
+            f"meta.lakehouse.partition with `incremental_strategy: {strategy}` keeps rows that a window no longer has "
+            "when it is built again; use replace_window (docs/time.md)",
+        )
+
+
+def warnings(node: Mapping[str, Any], contract: ModelContract, *, cut: bool) -> Iterator[str]:
+    """What authors of a node without windows should know.
+
+    Args:
+        node: Of dbt's manifest.
+        contract: Its `meta.lakehouse`.
+        cut: Whether the project has models with windows.
+    """
     strategy = node["config"].get("incremental_strategy")
     if contract.partition or node["config"].get("materialized") != "incremental":
         return
     if strategy == "replace_window":
         yield "replace_window without meta.lakehouse.partition: Dagster's runs give it no window, and it fails"
-    elif strategy == "microbatch":
+    elif strategy == "microbatch" and cut:
         yield (
             "microbatch without meta.lakehouse.partition: built since its last batch, but in runs of windows for the "
             "run's window alone"

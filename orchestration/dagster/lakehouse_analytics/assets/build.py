@@ -17,6 +17,7 @@ import dagster as dg
 from pydantic import Field
 
 from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Engine
+from lakehouse_analytics.assets.multi_asset import multi_asset
 from lakehouse_analytics.assets.run_windows import RunWindows, listed
 from lakehouse_analytics.assets.writers import Writers, slot_of
 from lakehouse_analytics.checks import dbt_test_result, history_of
@@ -89,7 +90,7 @@ def build_assets(
     def op(name: str, tables: list[Table], others: list[DbtTest]) -> dg.AssetsDefinition:
         tests = [test for table in tables for test in graph.tests_of.get(table.unique_id, ())]
 
-        @dg.multi_asset(
+        @multi_asset(
             name=name,
             specs=[table_spec(graph, table, project.project_dir, timezone, calendars) for table in tables],
             check_specs=[*test_specs(graph, [*tests, *others]), *count_specs(tables, calendars)],

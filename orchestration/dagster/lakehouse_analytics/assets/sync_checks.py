@@ -9,17 +9,18 @@ import dagster as dg
 
 from lakehouse_analytics.airbyte.client import AirbyteError
 from lakehouse_analytics.airbyte.evidence import judge
+from lakehouse_analytics.assets.multi_asset import multi_asset_check
 from lakehouse_analytics.listening import Listening
 from lakehouse_analytics.sync_events import CHECK, metadata_of, outcome
 
 
 def sync_checks(listening: Listening) -> list[dg.AssetChecksDefinition]:
     """The check of every source table; none without sources."""
-    keys = [source.key for source in listening.graph.sources.values()]
+    keys = dict.fromkeys(source.key for source in listening.graph.sources.values())
     if not keys:
         return []
 
-    @dg.multi_asset_check(name="airbyte_sync_check", specs=[_spec(dg.AssetKey(key)) for key in keys], can_subset=True)
+    @multi_asset_check(name="airbyte_sync_check", specs=[_spec(dg.AssetKey(key)) for key in keys], can_subset=True)
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         asked = {key.asset_key for key in context.selected_asset_check_keys}
         try:

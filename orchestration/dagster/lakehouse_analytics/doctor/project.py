@@ -47,7 +47,7 @@ def manifest(known: Known) -> Finding:
         some = ", ".join(changed[:_SOME]) + (f" and {len(changed) - _SOME} more" if len(changed) > _SOME else "")
         return failed(f"{path} is stale: changed since it was made: {some}", fixes.parse_project(fixes.here()))
     try:
-        known.graph = read(project.manifest(), configuration)
+        known.graph = read(project.manifest(), configuration, strict=known.settings.strict)
     except ManifestError as error:
         return failed(str(error).partition(" Make it")[0], fixes.parse_project(fixes.here()))
     except ContractError as error:

@@ -27,6 +27,7 @@ class Manifest:
         *parents: str,
         folder: str = "",
         lakehouse: Any = None,
+        dagster: Any = None,
         kind: str = "model",
         package: str = PROJECT,
         version: int | str | None = None,
@@ -49,19 +50,23 @@ class Manifest:
             "relation_name": f'"lake"."main"."{name}"',
             "config": {
                 "materialized": "table",
-                "meta": {"lakehouse": lakehouse} if lakehouse is not None else {},
+                "meta": {
+                    **({"lakehouse": lakehouse} if lakehouse is not None else {}),
+                    **({"dagster": dagster} if dagster is not None else {}),
+                },
                 **config,
             },
             "depends_on": {"nodes": list(parents)},
         }
         return unique_id
 
-    def source(self, source: str, table: str, *, lakehouse: Any = None, whole: Any = None) -> str:
+    def source(self, source: str, table: str, *, lakehouse: Any = None, whole: Any = None, dagster: Any = None) -> str:
         unique_id = f"source.{PROJECT}.{source}.{table}"
         self.sources[unique_id] = {
             "unique_id": unique_id,
             "resource_type": "source",
             "source_name": source,
+            "package_name": PROJECT,
             "name": table,
             "fqn": [PROJECT, source, table],
             "original_file_path": "models/sources.yml",
@@ -69,7 +74,12 @@ class Manifest:
             "schema": source,
             "identifier": table,
             "source_meta": {"lakehouse": whole} if whole is not None else {},
-            "config": {"meta": {"lakehouse": lakehouse} if lakehouse is not None else {}},
+            "config": {
+                "meta": {
+                    **({"lakehouse": lakehouse} if lakehouse is not None else {}),
+                    **({"dagster": dagster} if dagster is not None else {}),
+                }
+            },
         }
         return unique_id
 
@@ -95,12 +105,15 @@ class Manifest:
         }
         return unique_id
 
-    def exposure(self, name: str, *parents: str, **more: Any) -> str:
-        unique_id = f"exposure.{PROJECT}.{name}"
+    def exposure(self, name: str, *parents: str, package: str = PROJECT, **more: Any) -> str:
+        unique_id = f"exposure.{package}.{name}"
         self.exposures[unique_id] = {
             "unique_id": unique_id,
             "resource_type": "exposure",
             "name": name,
+            "package_name": package,
+            "fqn": [package, name],
+            "original_file_path": "models/exposures.yml",
             "type": "dashboard",
             "owner": {"name": "Finance"},
             "depends_on": {"nodes": list(parents)},
@@ -116,8 +129,8 @@ class Manifest:
             "exposures": self.exposures,
         }
 
-    def graph(self, configuration: Mapping[str, Any] | None = None) -> Graph:
-        return read(self.build(), configuration or {})
+    def graph(self, configuration: Mapping[str, Any] | None = None, *, strict: bool = False) -> Graph:
+        return read(self.build(), configuration or {}, strict=strict)
 
 
 def medallion() -> Manifest:

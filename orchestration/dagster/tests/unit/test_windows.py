@@ -41,8 +41,7 @@ def test_the_ladder_loads_without_a_word() -> None:
         ({"begin": "2026-01-01T00:00:00+01:00"}, "leave the offset out, it is a time of LAKEHOUSE_TIMEZONE"),
         ({"incremental_strategy": None}, "`incremental_strategy: default`, which adds the window's rows a second time"),
         ({"incremental_strategy": "append"}, "which adds the window's rows a second time when it is built twice"),
-        ({"incremental_strategy": "merge"}, "which leaves rows that the window no longer has; use replace_window"),
-        ({"incremental_strategy": "delete+insert"}, "which leaves rows that the window no longer has"),
+        ({"incremental_strategy": "insert_overwrite"}, "which is not known to these engines; use replace_window"),
         (
             {"incremental_strategy": "microbatch", "batch_size": "month"},
             "a batch is longer than a window; set batch_size",
@@ -58,7 +57,7 @@ def test_what_windows_would_spoil_is_refused_by_file_and_model(config: dict[str,
 
 
 def test_every_mistake_is_told_at_once() -> None:
-    said = refusal(event_time=None, begin=None, incremental_strategy="merge")
+    said = refusal(event_time=None, begin=None, incremental_strategy="append")
     assert len(said.splitlines()) == 3
 
 
@@ -94,6 +93,12 @@ def test_a_piece_is_a_number_of_partitions_or_a_duration(piece: object) -> None:
     assert m.graph().warnings == ()
 
 
+def test_a_piece_of_a_model_without_windows_is_the_projects_own_key() -> None:
+    m = Manifest()
+    m.nodes[m.model("orders", folder="gold")]["config"]["meta"]["window_piece"] = "north side"
+    assert m.graph().warnings == ()
+
+
 def test_a_strategy_of_the_projects_own_is_believed() -> None:
     m = Manifest()
     windowed(m, "days", grain="daily", incremental_strategy="swap_partition")
@@ -105,6 +110,7 @@ def test_a_strategy_of_the_projects_own_is_believed() -> None:
 )
 def test_windows_without_a_grain_are_worth_a_word(strategy: str, words: str) -> None:
     m = Manifest()
+    windowed(m, "days", grain="daily")
     m.model("m", folder="gold", materialized="incremental", incremental_strategy=strategy)
     [warning] = [w.replace("Dagster's runs give", "gives") for w in m.graph().warnings]
     assert f"{strategy} without meta.lakehouse.partition" in warning
