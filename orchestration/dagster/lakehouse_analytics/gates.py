@@ -15,6 +15,8 @@ from lakehouse_analytics.run_results import DbtResult
 
 BUILT_STATUS = frozenset({"success"})
 EVALUATED_STATUS = frozenset({"pass", "warn", "fail", "error"})
+#: dbt has applied severity, `warn_if`, `error_if` and `warn_error` already: a failure stops what lies below the test,
+#: whatever severity the manifest shows.
 FAILED_STATUS = frozenset({"fail", "error"})
 FINE_STATUS = frozenset({"success", "pass", "warn", "no-op"})
 
@@ -91,13 +93,14 @@ class Run:
         return [test for test in tests if not out.intersection(test.parents)]
 
     def record(self, tables: Collection[Table], tests: Collection[DbtTest], dbt: DbtResult) -> None:
-        """Take in what dbt reported of a stage. What it should have reported and did not is a failure."""
+        """Record dbt's report of one stage.
+
+        A result that is missing is a failure. So is an exit code that no recorded failure explains.
+        """
         results = dbt.nodes
-        bad = [unique_id for unique_id, node in results.items() if node.status not in FINE_STATUS]
-        if dbt.exit_code != 0 and all(unique_id.startswith("operation.") for unique_id in bad):
-            # A hook, or something that no node explains.
-            self.problems.append(f"dbt ended with exit code {dbt.exit_code}: {dbt.reason}")
+        before = self._failures()
         asked = {table.unique_id for table in tables}
+        self._record_others({*asked, *(test.unique_id for test in tests)}, dbt)
         for unique_id in sorted(results.keys() & self.graph.tables.keys() - asked):
             # dbt names tables by prefixes: what it built besides was neither planned nor gated.
             self.failed[unique_id] = "dbt built it, and nobody asked it to: its name is that of a folder of models"
@@ -112,8 +115,7 @@ class Run:
                 self.failed[table.unique_id] = said
         for test in tests:
             result = results.get(test.unique_id)
-            # A test that could not run gates whatever its severity: nobody knows what it would have said.
-            if result and (result.status == "error" or (test.blocking and result.status in FAILED_STATUS)):
+            if result and result.status in FAILED_STATUS:
                 self.fail_gate(test.attached, f"{test.name}: {result.message or result.status}")
         for table in sorted(tables, key=lambda table: self.graph.order[table.unique_id]):
             result = results.get(table.unique_id)
@@ -125,6 +127,19 @@ class Run:
             if (result is None or result.status not in EVALUATED_STATUS) and not out.intersection(test.parents):
                 self.unevaluated.add(test.unique_id)
                 self.fail_gate(test.attached, f"{test.name}: planned, but dbt did not evaluate it")
+        if dbt.exit_code != 0 and self._failures() == before:
+            self.problems.append(f"dbt ended with exit code {dbt.exit_code}: {dbt.reason}")
+
+    def _record_others(self, asked: Collection[str], dbt: DbtResult) -> None:
+        """Failures of nodes that are neither tables nor tests of the stage: hooks, and whatever else dbt ran."""
+        for unique_id in sorted(dbt.nodes.keys() - asked - self.graph.tables.keys()):
+            result = dbt.nodes[unique_id]
+            if result.status not in {*FINE_STATUS, "skipped"}:
+                said = result.message or dbt.reason
+                self.problems.append(f"dbt reported status {result.status} for {unique_id}: {said}")
+
+    def _failures(self) -> int:
+        return len(self.failed) + sum(map(len, self.gates.values())) + len(self.problems)
 
     def fail_gate(self, unique_id: str, reason: str) -> None:
         """A gate of a table or source does not hold: nothing below it is built any more."""

@@ -141,8 +141,7 @@ def worth_another_try(
     gates = {
         test.attached
         for test in tests
-        if test.unique_id not in shaken
-        and (status(test.unique_id) == "error" or (test.blocking and status(test.unique_id) in FAILED_STATUS))
+        if test.unique_id not in shaken and status(test.unique_id) in FAILED_STATUS
     }
     for_good = failed - again
     lost = for_good | graph.descendants(for_good | gates)

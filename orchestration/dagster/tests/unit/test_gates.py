@@ -45,8 +45,7 @@ def dbt_build(
                 status[test.unique_id] = "skipped"
             else:
                 status[test.unique_id] = outcome.get(test.unique_id, "pass")
-                failed = status[test.unique_id]
-                if failed == "error" or (test.blocking and failed == "fail"):
+                if status[test.unique_id] in ("error", "fail"):
                     failing.append(test)
 
     failing: list[DbtTest] = []
@@ -200,13 +199,23 @@ def test_tests_of_sources_that_feed_nothing_selected_are_left_alone() -> None:
     assert Played(m.graph(), selected=[model("stg_a"), model("dim_a")]).tests_handed == [test_a]
 
 
-@pytest.mark.parametrize("status", ["warn", "fail", "pass"])
+@pytest.mark.parametrize("status", ["warn", "pass"])
 def test_a_warning_blocks_nothing(status: str) -> None:
     m = medallion()
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity="warn")
     played = Played(m.graph(), {test: status})
     assert played.built == EVERYTHING
     assert played.run.succeeded
+
+
+def test_a_failure_gates_although_the_manifest_says_warn() -> None:
+    # dbt's `warn_error` turns warnings into failures; the manifest's severity does not show it.
+    m = medallion()
+    test = m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity="warn")
+    played = Played(m.graph(), {test: "fail"})
+    assert played.built == {"stg_a", "stg_b", "dim_b", "only_b"}
+    assert not played.run.succeeded
+    assert "bronze/stg_a failed its gate: unique_a: fail of" in played.run.summary()
 
 
 def test_an_error_test_below_its_error_threshold_blocks_nothing() -> None:
@@ -347,7 +356,7 @@ def test_results_of_nodes_nobody_asked_for_change_nothing() -> None:
     graph = m.graph()
     run = Run(graph, frozenset({model("dim_b")}))
     [(tables, tests)] = run.stages()
-    run.record(tables, tests, dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "fail")}))
+    run.record(tables, tests, dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "pass")}))
     assert run.succeeded
 
 
@@ -487,7 +496,75 @@ def test_an_exit_code_that_no_node_explains_fails_the_run() -> None:
     run.record(tables, tests, DbtResult(1, {**nodes, hook: said(hook, "error")}, errors=("permission denied",)))
     assert run.built == {model("stg_a")}
     assert not run.succeeded
-    assert "exit code 1: permission denied" in run.summary()
+    assert f"dbt reported status error for {hook}: permission denied" in run.summary()
+
+
+def test_an_exit_code_beside_passes_only_fails_the_run() -> None:
+    m = medallion()
+    test = m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity="warn")
+    graph = m.graph()
+    run = Run(graph, frozenset({model("stg_a")}))
+    [(tables, tests)] = run.stages()
+    nodes = {model("stg_a"): said(model("stg_a"), "success"), test: said(test, "warn")}
+    run.record(tables, tests, DbtResult(1, nodes, errors=("a warning that dbt was told to take for an error",)))
+    assert not run.succeeded
+    assert "exit code 1: a warning that dbt was told to take for an error" in run.summary()
+
+
+def test_a_failed_hook_is_named_beside_a_failed_test() -> None:
+    m = medallion()
+    test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
+    graph = m.graph()
+    run = Run(graph, frozenset({model("stg_a")}))
+    [(tables, tests)] = run.stages()
+    hook = "operation.shop.shop-on-run-end-0"
+    nodes = {model("stg_a"): said(model("stg_a"), "success"), test: said(test, "fail"), hook: said(hook, "error", "no")}
+    run.record(tables, tests, dbt(nodes))
+    assert "unique_a: fail" in run.summary()
+    assert f"{hook}: no" in run.summary()
+
+
+def test_a_failure_of_a_test_that_was_not_selected_fails_the_run() -> None:
+    m = medallion()
+    test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
+    graph = m.graph()
+    run = Run(graph, frozenset({model("dim_b")}))
+    [(tables, tests)] = run.stages()
+    run.record(tables, tests, dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "fail")}))
+    assert run.built == {model("dim_b")}
+    assert test in run.summary()
+    assert not run.succeeded
+
+
+STATUSES = [
+    "success", "pass", "warn", "no-op", "fail", "error", "skipped", "partial success", "runtime error", "a new one",
+]  # fmt: skip
+
+
+@given(st.data(), st.sampled_from([0, 1]))
+def test_a_run_succeeds_only_if_dbt_and_every_node_say_so(data: st.DataObject, exit_code: int) -> None:
+    m = medallion()
+    wanted = [m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity=s) for s in ("ERROR", "warn")][-1:]
+    wanted.append(m.test("singular", model("stg_a")))
+    others = ["operation.shop.hook", "unit_test.shop.stg_a.u", "exposure.shop.board", "saved_query.shop.q"]
+    graph = m.graph()
+    run = Run(graph, frozenset({model("stg_a")}))
+    [(tables, tests)] = run.stages()
+    asked = {model("stg_a"), *wanted}
+    answers = {
+        unique_id: data.draw(st.sampled_from([*STATUSES, None, *["success", "pass"] * 5]), label=unique_id)
+        for unique_id in (*asked, *others)
+    }
+    nodes = {unique_id: said(unique_id, status) for unique_id, status in answers.items() if status is not None}
+    run.record(tables, tests, DbtResult(exit_code, nodes))
+    fine = (
+        exit_code == 0
+        and answers[model("stg_a")] == "success"
+        and all(answers[test] in ("pass", "warn") for test in wanted)
+        and all(answers[other] in ("success", "pass", "warn", "no-op", "skipped", None) for other in others)
+    )
+    assert run.succeeded == fine
+    assert fine or "✘" in run.summary()
 
 
 def test_a_table_that_nobody_asked_for_is_a_failure() -> None:
