@@ -35,8 +35,8 @@ def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.Unres
     whole = [table for table in tables if table.grain is None]
     daily = [table for table in tables if table.grain == "daily"]
     # Dagster leaves checks of external assets out of every selection of assets.
-    of_sources = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.sources]
-    everything = _assets(main) | dg.AssetSelection.checks(*of_sources) if of_sources else _assets(main)
+    of_unbuilt = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.unbuilt]
+    everything = _assets(main) | dg.AssetSelection.checks(*of_unbuilt) if of_unbuilt else _assets(main)
     what = "Every layer, bronze to metrics, with its gates" + (
         "; of daily tables one partition, or some." if daily else "."
     )

@@ -22,13 +22,15 @@ from lakehouse_analytics.contract import (
     is_owner,
     parse,
 )
-from lakehouse_analytics.graph import DbtTest, Graph, Key, Source, Table, fqn_of
+from lakehouse_analytics.graph import DbtTest, External, Function, Graph, Key, Source, Table, fqn_of
+from lakehouse_analytics.lineage import externals_of, refs_to_nothing, tests_of, with_lineage
 from lakehouse_analytics.names import DRIFT, ROW_COUNT, check_name, key_part
+from lakehouse_analytics.nodes import TABLES, constants, every_node, is_table, left_out
 
 #: Group of models that no folder and no contract puts into a layer.
 DEFAULT_LAYER = "default"
-#: Kinds of nodes that a run builds.
-BUILT = frozenset({"model", "seed", "snapshot"})
+#: Resource types that dbt's `--select` could mean in our commands.
+_SELECTABLE = frozenset({*TABLES, "test", "function"})
 
 
 def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph:
@@ -53,7 +55,9 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
             problems.append(str(error))
             return None
 
-    nodes = manifest["nodes"]
+    every = dict(every_node(manifest))
+    of_constants = constants(every)
+    externals = externals_of(every)
     sources = {
         unique_id: Source(unique_id, (key_part(node["source_name"]), key_part(node["name"])), contract, node)
         for unique_id, node in manifest["sources"].items()
@@ -61,14 +65,14 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
     }
     source_names = {f"{node['source_name']}.{node['name']}" for node in manifest["sources"].values()}
     tables: dict[str, Table] = {}
-    for unique_id, node in nodes.items():
-        if node["resource_type"] not in BUILT or node["config"].get("materialized") == "ephemeral":
+    for unique_id, node in manifest["nodes"].items():
+        if not is_table(node) and unique_id not in of_constants:
             continue
         contract = checked(partial(_model_contract, node, configuration))
         if contract is None:
             continue
         layer = contract.layer or next((part for part in _folders(node) if part in LAYERS), None)
-        if layer is None:
+        if layer is None and unique_id not in of_constants:
             warnings.append(
                 f"{node['original_file_path']}: {node['name']} is in no layer and lands in group `{DEFAULT_LAYER}`; "
                 f"set meta.lakehouse.layer on it or on its folder in dbt_project.yml ({', '.join(LAYERS)})"
@@ -83,8 +87,11 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
         for key in contract.without_effect():
             warnings.append(f"{node['original_file_path']}: meta.lakehouse.{key} has no effect in this version")
         key = (layer or DEFAULT_LAYER, _name(node))
-        tables[unique_id] = Table(unique_id, key, key[0], contract, node, _parents(node, nodes))
-    problems += _twice([*tables.values(), *sources.values()])
+        if unique_id in of_constants:
+            externals[unique_id] = External(unique_id, key, "ephemeral", node)
+        else:
+            tables[unique_id] = Table(unique_id, key, key[0], contract, node, ())
+    problems += _twice([*tables.values(), *sources.values(), *externals.values()])
     atomicity = atomic.lint(manifest)
     problems += atomicity.errors
     warnings += atomicity.warnings
@@ -102,18 +109,17 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph
         exposures=manifest["exposures"],
         adapter=manifest["metadata"].get("adapter_type") or "dbt",
         warnings=tuple(warnings),
-        selectable=tuple(fqn_of(node) for node in nodes.values() if node["resource_type"] in {*BUILT, "test"}),
+        selectable=tuple(fqn_of(node) for node in every.values() if node["resource_type"] in _SELECTABLE),
         group_owners={
             group["name"]: (group.get("owner") or {}).get("email") for group in manifest.get("groups", {}).values()
         },
+        externals=externals,
+        functions={u: Function(u, node) for u, node in every.items() if node["resource_type"] == "function"},
+        project=str(manifest["metadata"].get("project_name") or ""),
     )
-    tests = [test for node in nodes.values() if node["resource_type"] == "test" and (test := _test(node, nodes, graph))]
-    return replace(graph, tests={test.unique_id: test for test in _named_apart(tests)})
-
-
-def exposure_parents(exposure: Mapping[str, Any], manifest_nodes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Tables and sources an exposure reads."""
-    return _parents(exposure, manifest_nodes)
+    graph = with_lineage(graph, every)
+    graph = replace(graph, tests={test.unique_id: test for test in _named_apart(tests_of(graph, every))})
+    return replace(graph, warnings=(*warnings, *refs_to_nothing(graph), *left_out(manifest)))
 
 
 def _name(node: Mapping[str, Any]) -> str:
@@ -126,7 +132,7 @@ def _folders(node: Mapping[str, Any]) -> list[str]:
     return list(node["fqn"][1 : -1 if node.get("version") is None else -2])
 
 
-def _twice(owners: Iterable[Table | Source]) -> list[str]:
+def _twice(owners: Iterable[Table | Source | External]) -> list[str]:
     by_key: dict[Key, list[str]] = defaultdict(list)
     for owner in owners:
         by_key[owner.key].append(f"{owner.unique_id} ({owner.node['original_file_path']})")
@@ -192,47 +198,9 @@ def _files(node: Mapping[str, Any]) -> list[str]:
     return [*files, "dbt_project.yml"]
 
 
-def _parents(node: Mapping[str, Any], nodes: Mapping[str, Any]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    stack = list(reversed(_depends_on(node)))
-    while stack:
-        unique_id = stack.pop()
-        parent = nodes.get(unique_id)
-        if unique_id.startswith("source.") or (
-            parent and parent["resource_type"] in BUILT and parent["config"].get("materialized") != "ephemeral"
-        ):
-            found.setdefault(unique_id)
-        elif parent and parent["resource_type"] == "model":
-            stack.extend(reversed(_depends_on(parent)))
-    return tuple(u for u in found if u != node["unique_id"])
-
-
 def _dagster_meta(node: Mapping[str, Any]) -> Mapping[str, Any]:
     return (node["config"].get("meta") or {}).get("dagster") or {}
 
 
 def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value] if value is not None else []
-
-
-def _depends_on(node: Mapping[str, Any]) -> list[str]:
-    return (node.get("depends_on") or {}).get("nodes") or []  # seeds have no `nodes`
-
-
-def _test(node: Mapping[str, Any], nodes: Mapping[str, Any], graph: Graph) -> DbtTest | None:
-    parents = tuple(p for p in _parents(node, nodes) if p in graph.tables or p in graph.sources)
-    if not parents:
-        return None
-    # dagster-dbt's way to say whose check a singular test is: `meta: {dagster: {ref: {name: …}}}`.
-    said = _dagster_meta(node).get("ref") or {}
-    named = [
-        parent
-        for parent in parents
-        if (graph.tables.get(parent) or graph.sources[parent]).node["name"] == said.get("name")
-    ]
-    attached = named[0] if named else node.get("attached_node")
-    if attached not in parents:
-        # A singular test: the table built last, since only then can it be judged.
-        attached = max(parents, key=lambda parent: (graph.ranks.get(parent, -1), graph.order.get(parent, -1), parent))
-    severity = str(node["config"].get("severity") or "error").lower()
-    return DbtTest(node["unique_id"], check_name(node["name"]), attached, parents, severity == "error", node)

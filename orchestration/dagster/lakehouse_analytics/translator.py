@@ -15,8 +15,7 @@ import dagster as dg
 
 from lakehouse_analytics import names
 from lakehouse_analytics.contract import Grain, is_owner
-from lakehouse_analytics.graph import DbtTest, Graph, Source, Table
-from lakehouse_analytics.manifest import exposure_parents
+from lakehouse_analytics.graph import DbtTest, External, Graph, Source, Table
 from lakehouse_analytics.partitions import Calendar, calendar_of, mapping
 
 # Code references are marked beta; they are metadata, and a warning a model drowns our own.
@@ -26,8 +25,8 @@ ROW_COUNT = names.ROW_COUNT
 DRIFT = names.DRIFT
 
 
-def asset_key(owner: Table | Source) -> dg.AssetKey:
-    """`[layer, model]` or `[source, table]`."""
+def asset_key(owner: Table | Source | External) -> dg.AssetKey:
+    """`[layer, model]`, `[source, table]`, or `[package, model]` of another project's model."""
     return dg.AssetKey(owner.key)
 
 
@@ -37,7 +36,7 @@ def table_spec(
     """The asset of a model, seed or snapshot."""
     return dg.AssetSpec(
         key=asset_key(table),
-        deps=[_dependency(table, _known(graph, parent)) for parent in table.parents],
+        deps=[_dependency(table, graph.known(parent)) for parent in table.parents],
         partitions_def=calendar_of(table, calendars),
         description=_description(table.node),
         group_name=table.layer,
@@ -68,12 +67,13 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
     )
 
 
-def exposure_spec(graph: Graph, exposure: Mapping[str, Any], nodes: Mapping[str, Any]) -> dg.AssetSpec:
-    """The external asset of a dbt exposure: whoever reads the lakehouse."""
+def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
+    """The external asset of a dbt exposure: a dashboard, a notebook, or another reader of the lakehouse."""
+    exposure = graph.exposures[unique_id]
     owner = exposure.get("owner") or {}
     return dg.AssetSpec(
-        key=dg.AssetKey(["exposures", exposure["name"]]),
-        deps=[asset_key(_known(graph, parent)) for parent in exposure_parents(exposure, nodes)],
+        key=dg.AssetKey(graph.exposure_keys[unique_id]),
+        deps=[asset_key(graph.known(parent)) for parent in graph.exposure_parents[unique_id]],
         description=exposure.get("description") or exposure.get("label") or None,
         group_name="exposures",
         owners=[email for email in _listed(owner.get("email")) if is_owner(email)],
@@ -123,14 +123,14 @@ def count_specs(tables: Iterable[Table], calendars: Mapping[Grain, Calendar]) ->
 
 def check_key(graph: Graph, test: DbtTest) -> dg.AssetCheckKey:
     """The check of a dbt test."""
-    return dg.AssetCheckKey(asset_key(_known(graph, test.attached)), test.name)
+    return dg.AssetCheckKey(asset_key(graph.known(test.attached)), test.name)
 
 
 def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
-    others = (asset_key(_known(graph, parent)) for parent in test.parents if parent != test.attached)
+    others = (asset_key(graph.known(parent)) for parent in test.parents if parent != test.attached)
     return dg.AssetCheckSpec(
         test.name,
-        asset=asset_key(_known(graph, test.attached)),
+        asset=asset_key(graph.known(test.attached)),
         description=test.node.get("description") or (test.node.get("config", {}).get("meta") or {}).get("description"),
         additional_deps=list(others),
         metadata={"dagster_dbt/unique_id": test.unique_id},
@@ -138,13 +138,9 @@ def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
     )
 
 
-def _dependency(table: Table, above: Table | Source) -> dg.AssetDep:
+def _dependency(table: Table, above: Table | Source | External) -> dg.AssetDep:
     grain = above.grain if isinstance(above, Table) else None
     return dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
-
-
-def _known(graph: Graph, unique_id: str) -> Table | Source:
-    return graph.tables.get(unique_id) or graph.sources[unique_id]
 
 
 def _description(node: Mapping[str, Any]) -> str:

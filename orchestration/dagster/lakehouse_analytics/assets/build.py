@@ -25,7 +25,7 @@ from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.failed_launch import refuse_failed_launch
 from lakehouse_analytics.gates import Run
-from lakehouse_analytics.graph import DbtTest, Graph, Table
+from lakehouse_analytics.graph import DbtTest, Function, Graph, Table
 from lakehouse_analytics.iceberg.policies import relation_of
 from lakehouse_analytics.messages import with_source_line
 from lakehouse_analytics.names import counted, unique_metadata_key
@@ -83,8 +83,8 @@ def build_assets(
     for table in graph.tables.values():
         by_op.setdefault(op_of(table.grain), []).append(table)
     policy = dg.BackfillPolicy.multi_run(most) if most else dg.BackfillPolicy.single_run()
-    # Tests of sources gate what reads them; as dagster-dbt does, they belong to the first op.
-    of_sources = [test for test in graph.tests.values() if test.attached in graph.sources]
+    # Tests of what no run builds gate what reads it; as dagster-dbt does, they belong to the first op.
+    of_unbuilt = [test for test in graph.tests.values() if test.attached in graph.unbuilt]
 
     def op(name: str, tables: list[Table], others: list[DbtTest]) -> dg.AssetsDefinition:
         tests = [test for table in tables for test in graph.tests_of.get(table.unique_id, ())]
@@ -123,8 +123,8 @@ def build_assets(
         return build
 
     # The first holds what is not partitioned, if there is any.
-    ops = sorted(by_op, key=lambda name: name != OP_NAME) or [OP_NAME] * bool(of_sources)
-    return [op(name, by_op.get(name, []), of_sources if name == ops[0] else []) for name in ops]
+    ops = sorted(by_op, key=lambda name: name != OP_NAME) or [OP_NAME] * bool(of_unbuilt)
+    return [op(name, by_op.get(name, []), of_unbuilt if name == ops[0] else []) for name in ops]
 
 
 def op_of(grain: Grain | None) -> str:
@@ -198,19 +198,23 @@ class Build:
             self.engine.wait_until_free(self._warn)
         except DatabaseError as error:
             raise dg.Failure(f"{error}\n{self.run.summary()}", allow_retries=False) from error
+        functions = self.run.functions(tables, tests)
         with self._writing(tables):
-            result = self._ask(dbt, tables, tests)
+            result = self._ask(dbt, tables, tests, functions)
             if result.crashed:
                 raise dg.Failure(
                     f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
                     f"{self._with_advice(result.reason)}\n{self.run.summary()}",
                     allow_retries=False,
                 )
-            self.run.record(tables, tests, result)
+            self.run.record(tables, tests, result, functions)
             built = [table for table in tables if table.unique_id in self.run.built]
             answers = self.counter.count(built)  # before somebody else writes them
-        for unique_id in {table.unique_id for table in tables} & self.run.failed.keys():
-            node = self.graph.tables[unique_id].node
+        things: list[Table | Function] = [*tables, *functions]
+        for thing in things:
+            if thing.unique_id not in self.run.failed:
+                continue
+            unique_id, node = thing.unique_id, thing.node
             message = self._with_advice(self.run.failed[unique_id])
             self.run.failed[unique_id] = with_source_line(message, node, self.project.project_dir)
         for table in built:
@@ -231,11 +235,11 @@ class Build:
         slots = [slot_of(relation_of(table.node)) for table in tables]
         return writers.writing(slots, wait=self.max_runtime, say=self._warn, bury=self.engine.end_queries_of)
 
-    def _ask(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> DbtResult:
+    def _ask(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest], functions: list[Function]) -> DbtResult:
         """One dbt command, and again for what failed of it for a reason that passes."""
         patience = Patience(self.engine.judge, self.engine.queue_timeout)
         asked = tables, tests
-        result = last = self._dbt(dbt, *asked)
+        result = last = self._dbt(dbt, *asked, functions)
         while True:
             if not last.crashed:
                 asked = worth_another_try(self.graph, tables, tests, result, patience.judge)
@@ -258,14 +262,22 @@ class Build:
             except DatabaseError as error:
                 self.run.problems.append(str(error))  # what was built meanwhile is reported all the same
                 break
-            last = self._dbt(dbt, *asked, threads=threads)
+            # Functions are created again with what calls them: one that failed may be why it failed.
+            called = {unique_id for things in asked for thing in things for unique_id in thing.functions}
+            last = self._dbt(dbt, *asked, [f for f in functions if f.unique_id in called], threads=threads)
             result = merge(result, last)
         return result
 
     def _dbt(
-        self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest], *, threads: int | None = None
+        self,
+        dbt: DbtSession,
+        tables: list[Table],
+        tests: list[DbtTest],
+        functions: list[Function],
+        *,
+        threads: int | None = None,
     ) -> DbtResult:
-        command = self._command(tables, tests)
+        command = self._command(tables, tests, functions)
         if threads:
             command += ["--threads", str(threads)]
         with self.engine.queue_reported(self.context.run.run_id, self._warn):
@@ -278,14 +290,15 @@ class Build:
         advice = self.engine.judge(message).advice
         return f"{message.rstrip()}\n  {advice}" if advice else message
 
-    def _command(self, tables: list[Table], tests: list[DbtTest]) -> list[str]:
+    def _command(self, tables: list[Table], tests: list[DbtTest], functions: list[Function]) -> list[str]:
         # Unit tests guard the code, not the data: they run in CI.
-        command = ["build" if tables else "test", "--exclude-resource-type", "unit_test"]
+        command = ["build" if tables or functions else "test", "--exclude-resource-type", "unit_test"]
         if tables and self.config.full_refresh:
             command.append("--full-refresh")
         if self.windows and any(table.grain for table in tables):
             command += self.windows.span.args()
-        wanted = [*(table.fqn for table in tables), *(test.fqn for test in tests)]
+        things: list[Function | Table | DbtTest] = [*functions, *tables, *tests]
+        wanted = [thing.fqn for thing in things]
         return [*command, "--indirect-selection", "empty", *select_args(wanted, self.graph.selectable)]
 
     def _judge(self, tables: list[Table], answers: Mapping[str, Answer]) -> Iterator[Event]:
@@ -336,7 +349,9 @@ class Build:
         out = {*self.run.blocked, *self.run.failed}
         tests = self.graph.tests.values()
         explained = {
-            check_key(self.graph, t) for t in tests if t.unique_id in self.run.unevaluated or out & {*t.parents}
+            check_key(self.graph, t)
+            for t in tests
+            if t.unique_id in self.run.unevaluated or not out.isdisjoint((*t.parents, *t.functions))
         }
         # A table that was not built has no row count to judge.
         keys = (asset_key(self.graph.tables[table]) for table in out & self.graph.tables.keys())

@@ -72,7 +72,7 @@ def test_a_dbt_test_becomes_a_check_result(
 
 
 @pytest.mark.parametrize(("status", "blocking"), [("fail", True), ("error", True), ("warn", False), ("pass", False)])
-def test_a_failure_that_stops_a_run_is_marked_for_dagsters_retry(status: str, blocking: bool) -> None:  # noqa: FBT001
+def test_a_failure_that_stops_a_run_is_marked_for_dagsters_retry(status: str, blocking: bool) -> None:
     project = graph(severity="warn")
     [test] = project.tests.values()
     assert getattr(result_of_test(project, test, node(status)), "blocking", False) == blocking
