@@ -46,7 +46,7 @@ def table_spec(
         metadata=_metadata(graph, table.node, project_dir),
         code_version=(table.node.get("checksum") or {}).get("checksum"),
         freshness_policy=_freshness(table, timezone),
-        automation_condition=_automation(table),
+        automation_condition=_automation(graph, table),
         skippable=True,  # a blocked table is not an error of its own
     )
 
@@ -211,8 +211,36 @@ def _freshness(table: Table, timezone: str) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=wanted.within)
 
 
-def _automation(table: Table) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
+def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
+    """Dagster's `eager`, which waits for the gates of the tables above and not for what no event ever reports.
+
+    A run evaluates the tests of sources itself, and builds nothing below one that fails: a request need not wait for
+    them, and could not, because a new sync makes their last results outdated. The gates of a built table are evaluated
+    only by the run that builds it.
+    """
     if table.contract.automation != "eager":
         return None
-    # Gates hold here too: a run that does not select the failed table would not look at its gate.
-    return dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+    built = [parent for u in table.parents if (parent := graph.tables.get(u))]
+    silent = [graph.unbuilt[u] for u in table.parents if u in graph.unbuilt and not _is_synced(graph.unbuilt[u])]
+    missing = dg.AutomationCondition.any_deps_missing()
+    condition = dg.AutomationCondition.eager()
+    if silent:
+        condition = condition.replace("any_deps_missing", missing.ignore(_selection(silent)))
+    # Of all windows of a table, only those that were built since the checks exist have a result.
+    many = [parent for parent in built if parent.grain and parent.grain != table.grain]
+    if one := [parent for parent in built if parent not in many]:
+        condition &= dg.AutomationCondition.all_deps_blocking_checks_passed().allow(_selection(one))
+    if many:
+        failed = dg.AutomationCondition.check_failed() & ~dg.AutomationCondition.will_be_requested()
+        gates = dg.AutomationCondition.any_checks_match(failed, blocking_only=True)
+        condition &= ~dg.AutomationCondition.any_deps_match(gates).allow(_selection(many))
+    return condition
+
+
+def _is_synced(above: Source | External) -> bool:
+    """Whether a sync reports each update of it."""
+    return isinstance(above, Source) and above.contract.airbyte is not None
+
+
+def _selection(owners: Iterable[Table | Source | External]) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(asset_key(owner) for owner in owners))

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field
 
+from lakehouse_analytics.assets.check_targets import with_targets
 from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Engine
 from lakehouse_analytics.assets.run_windows import RunWindows, listed
 from lakehouse_analytics.assets.writers import Writers, slot_of
@@ -304,7 +305,8 @@ class Build:
     def _judge(self, tables: list[Table], answers: Mapping[str, Answer]) -> Iterator[Event]:
         for table in tables:
             broken: dict[str, list[str]] = {}
-            for verdict in self.counter.judge(table, answers[table.unique_id]):
+            verdicts = [*self.counter.judge(table, answers[table.unique_id])]
+            for verdict in with_targets(self.context.instance, asset_key(table), verdicts):
                 if not verdict.passed and verdict.severity == dg.AssetCheckSeverity.ERROR:
                     partition = getattr(verdict, "partition", None)
                     said = f"{partition}: {verdict.description}" if partition else verdict.description or ""
