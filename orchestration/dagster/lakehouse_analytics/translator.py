@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -223,7 +223,7 @@ def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  #
     built = [parent for u in table.parents if (parent := graph.tables.get(u))]
     silent = [graph.unbuilt[u] for u in table.parents if u in graph.unbuilt and not _is_synced(graph.unbuilt[u])]
     missing = dg.AutomationCondition.any_deps_missing()
-    condition = dg.AutomationCondition.eager()
+    condition: Any = dg.AutomationCondition.eager()
     if silent:
         condition = condition.replace("any_deps_missing", missing.ignore(_selection(silent)))
     # Of all windows of a table, only those that were built since the checks exist have a result.
@@ -234,7 +234,7 @@ def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  #
         failed = dg.AutomationCondition.check_failed() & ~dg.AutomationCondition.will_be_requested()
         gates = dg.AutomationCondition.any_checks_match(failed, blocking_only=True)
         condition &= ~dg.AutomationCondition.any_deps_match(gates).allow(_selection(many))
-    return condition
+    return cast("dg.AutomationCondition[Any]", condition)
 
 
 def _is_synced(above: Source | External) -> bool:

@@ -31,7 +31,7 @@ from lakehouse_analytics.iceberg.policies import relation_of
 from lakehouse_analytics.messages import with_source_line
 from lakehouse_analytics.names import counted, unique_metadata_key
 from lakehouse_analytics.partition_checks import partition_history_of
-from lakehouse_analytics.partitions import TOGETHER, Calendar
+from lakehouse_analytics.partitions import TOGETHER, Calendar, Window
 from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
 from lakehouse_analytics.retries import Patience, merge, worth_a_second_start, worth_another_try
@@ -210,7 +210,10 @@ class Build:
                 )
             self.run.record(tables, tests, result, functions)
             built = [table for table in tables if table.unique_id in self.run.built]
-            answers = self.counter.count(built)  # before somebody else writes them
+            partly = self._partly_replaced(tables, result)
+            answers = self.counter.count(
+                [*built, *(self.graph.tables[u] for u in partly)]
+            )  # before another run writes them
         things: list[Table | Function] = [*tables, *functions]
         for thing in things:
             if thing.unique_id not in self.run.failed:
@@ -222,11 +225,52 @@ class Build:
             metadata = self._metadata(table, answers[table.unique_id], result.nodes[table.unique_id])
             self._tell_partitions(table, answers[table.unique_id])
             yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
+        for unique_id, reasons in partly.items():
+            yield from self._report_windows(self.graph.tables[unique_id], answers[unique_id], reasons)
         for test in tests:
             outcome = result.nodes.get(test.unique_id)
             if outcome and outcome.status != "skipped":
                 yield from self._report(dbt_test_result(self.graph, test, outcome))
         yield from self._judge(built, answers)
+
+    def _partly_replaced(self, tables: list[Table], result: DbtResult) -> dict[str, dict[Window, str | None]]:
+        """Of failed tables of which dbt replaced some windows: for each window None, or why it was not replaced.
+
+        Only where this run may report the row count: its failure is what brings the table into Dagster's retry.
+        """
+        found = {}
+        for table in tables:
+            node = result.nodes.get(table.unique_id)
+            counted = dg.AssetCheckKey(asset_key(table), ROW_COUNT) in self.checks
+            if not (self.windows and table.grain and counted and table.unique_id in self.run.failed):
+                continue
+            if node and node.batches and node.batches.replaced and node.batches.failed:
+                found[table.unique_id] = node.batches.of(self.windows.span.windows)
+        return found
+
+    def _report_windows(self, table: Table, answer: Answer, reasons: Mapping[Window, str | None]) -> Iterator[Event]:
+        """Record the windows that were replaced, and a failed row count for each of the others."""
+        key = asset_key(table)
+        done = {window.key for window, reason in reasons.items() if reason is None}
+        for partition in done:
+            counts = answer.get(partition) if isinstance(answer, Mapping) else None
+            metadata = {"dagster/partition_row_count": counts.rows, **_of_rows(counts)} if counts else {}
+            self.context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+        judged = [v for v in self.counter.judge(table, answer) if getattr(v, "partition", None) in done]
+        for verdict in with_targets(self.context.instance, key, judged):
+            yield from self._report(verdict)
+        for window, reason in reasons.items():
+            if reason is not None:
+                yield from self._report(
+                    dg.AssetCheckEvaluation(
+                        asset_key=key,
+                        check_name=ROW_COUNT,
+                        partition=window.key,
+                        passed=False,
+                        blocking=True,
+                        description=f"dbt did not replace this window: {reason}",
+                    )
+                )
 
     def _writing(self, tables: list[Table]) -> AbstractContextManager[None]:
         """Hold the tables against other runs and upkeep. DuckDB needs none of it: its pool holds whole runs."""

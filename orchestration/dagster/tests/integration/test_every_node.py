@@ -37,7 +37,12 @@ PLUGIN = """
     plugins = [Neighbour]
     """
 OURS = {
-    **{name: FILES[name] for name in ("dbt_project.yml", "macros/query_comment.sql")},
+    "dbt_project.yml": """
+        name: small
+        version: "1.0"
+        profile: lakehouse
+        models: {small: {+materialized: table, +schema: silver}}
+        """,
     "macros/generate_schema_name.sql": FILES["macros/generate_schema_name.sql"],
     "dependencies.yml": "projects: [{name: platform}]",
     # DuckDB's own form of a function: the adapter has none yet.
@@ -61,6 +66,11 @@ OURS = {
         models:
           - name: constants
             columns: [{name: id, data_tests: [{accepted_values: {arguments: {values: [100], quote: false}}}]}]
+          - name: counts
+            columns:
+              - name: n
+                data_tests:
+                  - accepted_values: {arguments: {values: [1], quote: false}, config: {severity: warn}}
         """,
     "models/silver/counts.sql": "select count(*) as n from {{ ref('platform', 'dim') }}",
     "tests/nothing_is_negative.sql": "select * from raw.b where n < 0",
@@ -94,8 +104,10 @@ def test_every_node_of_a_project_is_built_or_checked_or_external(
     [(doubled,)] = lakehouse.sql("select sum(n) from silver.doubled")
     assert doubled == 2 * sum(range(10, 1001, 10))
 
-    # A function of the last run must not stand in for one that cannot be created.
+    # A function of the last run must not stand in for one that cannot be created, and dbt takes warnings for errors.
     lakehouse.files["functions/twice.sql"] = "n * * 2"
+    lakehouse.files["dbt_project.yml"] = dedent(OURS["dbt_project.yml"]) + "flags: {warn_error: true}\n"
+    lakehouse.sql("insert into platform.dim values (2)")
     lakehouse.write()
     lakehouse.sql("update raw.b set n = -1 where id = 1")
     lakehouse.sql("insert into raw.b values (101, 1)")
@@ -107,4 +119,5 @@ def test_every_node_of_a_project_is_built_or_checked_or_external(
     assert "silver/limits was blocked by silver/constants" in outcome.failure
     assert "dbt_project/small failed its gate: nothing_is_negative: Got 1 result" in outcome.failure
     assert outcome.checks["dbt_project/small:clock"] is True
-    assert lakehouse.to_retry(outcome.run_id) >= {"silver/doubled", "silver/limits"}
+    assert "silver/counts failed its gate: accepted_values_counts_n__False__1: Got 1 result" in outcome.failure
+    assert lakehouse.to_retry(outcome.run_id) >= EVERYTHING

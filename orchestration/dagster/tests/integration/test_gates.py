@@ -49,6 +49,7 @@ def test_a_failed_test_blocks_exactly_its_descendants_and_a_retry_builds_only_th
 
 
 @pytest.mark.engine("duckdb")
+@pytest.mark.nightly
 def test_a_warning_that_dbt_takes_for_an_error_gates_and_is_retried(lakehouse: Lakehouse) -> None:
     lakehouse.files["dbt_project.yml"] = dedent(lakehouse.files["dbt_project.yml"]) + "flags: {warn_error: true}\n"
     lakehouse.write()
