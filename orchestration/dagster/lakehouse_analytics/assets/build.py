@@ -9,8 +9,9 @@ import difflib
 import os
 import time
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -41,8 +42,10 @@ from lakehouse_analytics.selectors import select_args
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key, count_specs, table_spec, test_specs
 
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 Event = dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.AssetCheckEvaluation
 OP_NAME = "build"
+OP_TAGS = {"dagster/compute_kind": "dbt"}
 #: dbt's threads where LAKEHOUSE_DBT_THREADS is not set, as the profile has it for Trino.
 DEFAULT_THREADS = 4
 
@@ -90,7 +93,7 @@ def build_assets(
     def op(name: str, tables: list[Table], others: list[DbtTest]) -> dg.AssetsDefinition:
         tests = [test for table in tables for test in graph.tests_of.get(table.unique_id, ())]
 
-        @dg.multi_asset(
+        definition = dg.multi_asset(
             name=name,
             specs=[table_spec(graph, table, project.project_dir, timezone, calendars) for table in tables],
             check_specs=[*test_specs(graph, [*tests, *others]), *count_specs(tables, calendars)],
@@ -98,34 +101,60 @@ def build_assets(
             allow_arbitrary_check_specs=True,
             pool=pool,
             backfill_policy=policy if any(table.grain for table in tables) else None,
-            op_tags={"dagster/compute_kind": "dbt"},
+            op_tags=OP_TAGS,
         )
+
+        @definition
         def build(
             context: dg.AssetExecutionContext,
             config: BuildConfig,
             dbt: dg.ResourceParam[DbtRunner],
             engine: dg.ResourceParam[Engine],
         ) -> Iterator[Event]:
-            refuse_failed_launch(context.instance, context.run.run_id)
-            run = Build(
-                graph,
-                project,
-                context,
-                config,
-                dbt=dbt,
-                engine=engine,
-                calendars=calendars,
-                zone=ZoneInfo(timezone),
-                max_runtime=settings.max_runtime,
-                threads=settings.dbt_threads or DEFAULT_THREADS,
-            )
-            yield from run.events()
+            yield from execute(context, context.selected_asset_keys, config, dbt, engine)
 
         return build
 
+    def checks(name: str, others: list[DbtTest]) -> dg.AssetChecksDefinition:
+        """The op of a project that has tests and builds no table: Dagster refuses assets without any."""
+
+        @dg.multi_asset_check(
+            name=name, specs=[*test_specs(graph, others)], can_subset=True, pool=pool, op_tags=OP_TAGS
+        )
+        def build(
+            context: dg.AssetCheckExecutionContext,
+            config: BuildConfig,
+            dbt: dg.ResourceParam[DbtRunner],
+            engine: dg.ResourceParam[Engine],
+        ) -> Iterator[Event]:
+            yield from execute(context, frozenset(), config, dbt, engine)
+
+        return build
+
+    def execute(
+        context: Context, keys: AbstractSet[dg.AssetKey], config: BuildConfig, dbt: DbtRunner, engine: Engine
+    ) -> Iterator[Event]:
+        refuse_failed_launch(context.instance, context.run.run_id)
+        run = Build(
+            graph,
+            project,
+            context,
+            keys,
+            config,
+            dbt=dbt,
+            engine=engine,
+            calendars=calendars,
+            zone=ZoneInfo(timezone),
+            max_runtime=settings.max_runtime,
+            threads=settings.dbt_threads or DEFAULT_THREADS,
+        )
+        yield from run.events()
+
+    if not by_op:
+        return [checks(OP_NAME, of_unbuilt)] if of_unbuilt else []
     # The first holds what is not partitioned, if there is any.
-    ops = sorted(by_op, key=lambda name: name != OP_NAME) or [OP_NAME] * bool(of_unbuilt)
-    return [op(name, by_op.get(name, []), of_unbuilt if name == ops[0] else []) for name in ops]
+    ops = sorted(by_op, key=lambda name: name != OP_NAME)
+    return [op(name, by_op[name], of_unbuilt if name == ops[0] else []) for name in ops]
 
 
 def op_of(grain: Grain | None) -> str:
@@ -140,7 +169,8 @@ class Build:
         self,
         graph: Graph,
         project: DbtProject,
-        context: dg.AssetExecutionContext,
+        context: Context,
+        keys: AbstractSet[dg.AssetKey],
         config: BuildConfig,
         *,
         dbt: DbtRunner,
@@ -151,13 +181,13 @@ class Build:
         threads: int = DEFAULT_THREADS,
     ) -> None:
         self.threads = threads
-        self.graph, self.project, self.context = graph, project, context
+        self.graph, self.project = graph, project
+        # The context of an op of checks has all of it that tables do not need.
+        self.context = cast("dg.AssetExecutionContext", context)
         self.config, self.dbt, self.engine = config, dbt, engine
         self.calendars, self.max_runtime = calendars, max_runtime
-        self.checks = context.selected_asset_check_keys
-        selected = {
-            table.unique_id for table in graph.tables.values() if asset_key(table) in context.selected_asset_keys
-        }
+        self.keys, self.checks = keys, context.selected_asset_check_keys
+        selected = {table.unique_id for table in graph.tables.values() if asset_key(table) in keys}
         checked = {test.unique_id for test in graph.tests.values() if check_key(graph, test) in self.checks}
         self.run = Run(graph, frozenset(selected), frozenset(checked))
         self.windows = self._windows()
@@ -405,11 +435,11 @@ class Build:
 
     def _provenance(self) -> Provenance:
         partition = self.windows.span.label if self.windows else ""
-        return Provenance(self.context.run.run_id, self.context.job_name, partition)
+        return Provenance(self.context.run.run_id, self.context.run.job_name, partition)
 
     def _windows(self) -> RunWindows | None:
         counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)}
-        keys = self.context.selected_asset_keys | counted
+        keys = self.keys | counted
         tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
         windows = RunWindows.of(self.context, tables, self.calendars)
         if windows and self.config.full_refresh:

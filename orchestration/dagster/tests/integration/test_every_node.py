@@ -121,3 +121,31 @@ def test_every_node_of_a_project_is_built_or_checked_or_external(
     assert outcome.checks["dbt_project/small:clock"] is True
     assert "silver/counts failed its gate: accepted_values_counts_n__False__1: Got 1 result" in outcome.failure
     assert lakehouse.to_retry(outcome.run_id) >= EVERYTHING
+
+
+def test_a_project_of_tested_sources_runs_its_tests_whatever_its_flags_say_of_artifacts(lakehouse: Lakehouse) -> None:
+    for name in FILES:
+        (lakehouse.project / name).unlink()
+    lakehouse.files = {
+        "dbt_project.yml": """
+            name: small
+            version: "1.0"
+            profile: lakehouse
+            flags: {write_json: false}
+            """,
+        "models/sources.yml": """
+            sources:
+              - name: raw
+                schema: raw
+                tables: [{name: a, columns: [{name: id, data_tests: [unique]}]}, {name: b}]
+            """,
+    }
+    lakehouse.write()
+    outcome = lakehouse.run()
+    assert outcome.success, outcome.failure
+    assert outcome.checks == {"raw/a:source_unique_raw_a_id": True}
+
+    lakehouse.sql("insert into raw.a values (1, 0)")
+    outcome = lakehouse.run()
+    assert not outcome.success
+    assert "raw/a failed its gate: source_unique_raw_a_id" in outcome.failure
