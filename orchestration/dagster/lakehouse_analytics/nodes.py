@@ -24,7 +24,7 @@ _NO_NODES = frozenset(
 _LINKS = frozenset({"function", "metric", "semantic_model", "saved_query", "exposure"})
 #: Why a run neither builds nor checks nodes of a type that dbt knows.
 _REASONS = {
-    "unit_test": "they test code, not data: run them in CI with `dbt test --select resource_type:unit_test`",
+    "unit_test": "they test code, not data: run them in CI with `dbt test --select test_type:unit`",
     "saved_query": "dbt Core does not run their exports",
     "analysis": "dbt only compiles them",
 }
