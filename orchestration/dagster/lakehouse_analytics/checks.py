@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from lakehouse_analytics.contract import Drift, Rows
+from lakehouse_analytics.gates import FAILED_STATUS
 from lakehouse_analytics.graph import DbtTest, Graph, Table
 from lakehouse_analytics.row_counts import Counts, DriftVerdict, broken_rules, judge_drift
 from lakehouse_analytics.run_results import NodeResult
@@ -74,23 +75,31 @@ def past_of(records: Iterable[object]) -> Iterable[Past]:
             )
 
 
-def dbt_test_result(graph: Graph, test: DbtTest, result: NodeResult) -> dg.AssetCheckResult:
-    """The check result of a dbt test that ran."""
+def dbt_test_result(graph: Graph, test: DbtTest, result: NodeResult) -> dg.AssetCheckResult | dg.AssetCheckEvaluation:
+    """The outcome of a dbt test that ran.
+
+    dbt's status decides what stops a run: dbt reports a failure of a test with `severity: warn` only under
+    `warn_error`, and an error where the test could not run at all.
+    """
     key = check_key(graph, test)
-    # One that could not run says nothing of the data: an error, whatever its severity.
-    warned = result.status != "error" and (result.status == "warn" or not test.blocking)
-    return dg.AssetCheckResult(
-        asset_key=key.asset_key,
-        check_name=key.name,
-        passed=result.status == "pass",
-        severity=_SEVERITY["warn" if warned else "error"],
-        description=result.message or None,
-        metadata={
+    failed = result.status in FAILED_STATUS
+    warned = not failed and (result.status == "warn" or not test.blocking)
+    outcome: dict[str, Any] = {
+        "asset_key": key.asset_key,
+        "check_name": key.name,
+        "passed": result.status == "pass",
+        "severity": _SEVERITY["warn" if warned else "error"],
+        "description": result.message or None,
+        "metadata": {
             "status": result.status,
             "seconds": round(result.seconds, 3),
             **({"failures": result.failures} if result.failures is not None else {}),
         },
-    )
+    }
+    if failed and not test.blocking:
+        # Dagster's retry from the failed asset looks again only at checks whose evaluation is marked as blocking.
+        return dg.AssetCheckEvaluation(blocking=True, **outcome)
+    return dg.AssetCheckResult(**outcome)
 
 
 def row_count_results(

@@ -135,7 +135,9 @@ class _Reading:
             return None
         parts = {"name": said} if isinstance(said, str) else said
         if isinstance(parts, Mapping) and isinstance(parts.get("name"), str):
-            package, version = parts.get("package"), parts.get("version")
+            # dbt's own `ref()` says `v`, and manifests `package_name`.
+            package = parts.get("package") or parts.get("package_name")
+            version = parts.get("version", parts.get("v"))
             return Ref(parts["name"], str(package) if package else None, None if version is None else str(version))
         self._wrong("ref", "a model's name, or a mapping with name, package and version")
         return None

@@ -50,7 +50,7 @@ def defs() -> dg.Definitions:
     assets = [*build_assets(graph, project, windows, settings, pool=pool(graph)), *upkeep]
     refuse_mismatched_zones(assets)
     built = dg.Definitions(
-        assets=[*assets, *external_assets(graph, manifest)],
+        assets=[*assets, *external_assets(graph)],
         jobs=jobs,
         sensors=[run_failure_notifier(told, url), lost_retries(told, url), *gold_on_silver(graph, max_runtime=limit)],
         resources={"dbt": dbt_runner(settings, project), "engine": engine(settings, graph)},

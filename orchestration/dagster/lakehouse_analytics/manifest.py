@@ -21,16 +21,18 @@ from lakehouse_analytics.contract import (
     deep_merge,
     parse,
 )
-from lakehouse_analytics.dagster_meta import DagsterMeta, Ref, read_meta
+from lakehouse_analytics.dagster_meta import DagsterMeta, read_meta
 from lakehouse_analytics.findings import Finding, errors, warnings
-from lakehouse_analytics.graph import DbtTest, Graph, Key, Source, Table, fqn_of
+from lakehouse_analytics.graph import DbtTest, External, Function, Graph, Key, Source, Table, fqn_of
+from lakehouse_analytics.lineage import externals_of, refs_to_nothing, tests_of, with_lineage
 from lakehouse_analytics.names import DRIFT, ROW_COUNT, apart, check_name, digest, group_name, key_part
+from lakehouse_analytics.nodes import TABLES, constants, every_node, is_table, left_out
 from lakehouse_analytics.way_out import clash, unmapped_models, unread_meta
 
 #: Group of models that no folder and no contract puts into a layer.
 DEFAULT_LAYER = "default"
-#: Kinds of nodes that a run builds.
-BUILT = frozenset({"model", "seed", "snapshot"})
+#: Resource types that dbt's `--select` could mean in our commands.
+_SELECTABLE = frozenset({*TABLES, "test", "function"})
 
 
 def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, strict: bool = False) -> Graph:
@@ -54,7 +56,9 @@ class _Reader:
 
     def __init__(self, manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
         self.manifest, self.configuration = manifest, configuration
-        self.nodes: Mapping[str, Any] = manifest["nodes"]
+        self.nodes = dict(every_node(manifest))
+        self.constants = constants(self.nodes)
+        self.externals = externals_of(self.nodes)
         self.root = str(manifest["metadata"].get("project_name"))
         self.adapter = manifest["metadata"].get("adapter_type") or "dbt"
         self.metas: dict[str, DagsterMeta] = {}
@@ -69,11 +73,11 @@ class _Reader:
             ContractError: see `read`.
         """
         sources, tables = self._sources(), self._tables()
-        tests = [node for node in self.nodes.values() if node["resource_type"] == "test"]
         exposures = self.manifest["exposures"]
-        for node in (*exposures.values(), *tests):
-            self._meta(node)
-        owners: list[Table | Source] = [*tables.values(), *sources.values()]
+        for node in self.nodes.values():
+            if node["resource_type"] in ("exposure", "test"):
+                self._meta(node)
+        owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
         keys = self._exposure_keys(exposures, {owner.key for owner in owners})
         self.problems += self._clashes(owners, keys)
         self.findings += atomic.lint(self.manifest)
@@ -89,13 +93,17 @@ class _Reader:
             tests={},
             exposures=exposures,
             adapter=self.adapter,
-            selectable=tuple(fqn_of(n) for n in self.nodes.values() if n["resource_type"] in {*BUILT, "test"}),
+            selectable=tuple(fqn_of(n) for n in self.nodes.values() if n["resource_type"] in _SELECTABLE),
             group_owners={group["name"]: (group.get("owner") or {}).get("email") for group in groups},
             exposure_keys=keys,
+            externals=self.externals,
+            functions={u: Function(u, n) for u, n in self.nodes.items() if n["resource_type"] == "function"},
+            project=self.root,
         )
-        checks = _named_apart([check for node in tests if (check := self._test(node, graph))], graph)
-        tests_by_id = {check.unique_id: check for check in checks}
-        return replace(graph, tests=tests_by_id, warnings=self._warnings(tables.values()))
+        graph = with_lineage(graph, self.nodes)
+        checks = _named_apart([*tests_of(graph, self.nodes)], graph)
+        graph = replace(graph, tests={check.unique_id: check for check in checks})
+        return replace(graph, warnings=self._warnings(graph))
 
     def _sources(self) -> dict[str, Source]:
         sources: dict[str, Source] = {}
@@ -109,24 +117,27 @@ class _Reader:
 
     def _tables(self) -> dict[str, Table]:
         source_names = {f"{node['source_name']}.{node['name']}" for node in self.manifest["sources"].values()}
-        groups = apart({group for node in self.nodes.values() if (group := _dbt_group(node))}, group_name)
+        groups = apart({group for node in self.manifest["nodes"].values() if (group := _dbt_group(node))}, group_name)
         tables: dict[str, Table] = {}
-        for unique_id, node in self.nodes.items():
-            if node["resource_type"] not in BUILT or node["config"].get("materialized") == "ephemeral":
+        for unique_id, node in self.manifest["nodes"].items():
+            if not is_table(node) and unique_id not in self.constants:
                 continue
             meta = self._meta(node)
             contract = self._checked(partial(_model_contract, node, self.configuration, meta))
             if contract is None:
                 continue
             layer = contract.layer or next((part for part in _folders(node) if part in LAYERS), None)
-            if layer is None:
+            if layer is None and unique_id not in self.constants:
                 self.unmapped.append(node)
             where = _where(node)
             self.problems += [f"{where}: {problem}" for problem in windows.problems(node, contract, source_names)]
             layer = layer or DEFAULT_LAYER
             key = meta.asset_key or (layer, _name(node))
+            if unique_id in self.constants:
+                self.externals[unique_id] = External(unique_id, key, "ephemeral", node)
+                continue
             group = meta.group or groups.get(_dbt_group(node) or "") or layer
-            tables[unique_id] = Table(unique_id, key, layer, contract, node, _parents(node, self.nodes), group)
+            tables[unique_id] = Table(unique_id, key, layer, contract, node, (), group)
         cut = any(table.grain for table in tables.values())
         self.findings += [one for table in tables.values() for one in _findings(table, cut=cut)]
         return tables
@@ -159,7 +170,7 @@ class _Reader:
             keys[unique_id] = self.metas[unique_id].asset_key or key
         return keys
 
-    def _clashes(self, owners: Iterable[Table | Source], exposure_keys: Mapping[str, Key]) -> list[str]:
+    def _clashes(self, owners: Iterable[Table | Source | External], exposure_keys: Mapping[str, Key]) -> list[str]:
         """Asset keys that more than one resource claims.
 
         Sources that name the same key in `meta.dagster.asset_key` are one table, known to dbt by several names.
@@ -176,36 +187,15 @@ class _Reader:
             and not all(n["resource_type"] == "source" and self.metas[n["unique_id"]].asset_key for n in nodes)
         ]
 
-    def _test(self, node: Mapping[str, Any], graph: Graph) -> DbtTest | None:
-        parents = tuple(p for p in _parents(node, self.nodes) if p in graph.tables or p in graph.sources)
-        if not parents:
-            return None
-        ref = self.metas[node["unique_id"]].ref
-        named = _named_by(ref, [_owner(graph, parent).node for parent in parents], self.root)
-        attached = named or node.get("attached_node")
-        if attached not in parents:
-            # A singular test: the table built last, since only then can it be judged.
-            attached = max(parents, key=lambda p: (graph.ranks.get(p, -1), graph.order.get(p, -1), p))
-        if ref and not named:
-            key = "/".join(_owner(graph, attached).key)
-            problem = f"meta.dagster.ref names {ref.label}, which the test does not read: it is a check of {key}"
-            self.findings.append(Finding(node["unique_id"], _where(node), str(node["name"]), problem, noun="test"))
-        severity = str(node["config"].get("severity") or "error").lower()
-        return DbtTest(node["unique_id"], check_name(node["name"]), attached, parents, severity == "error", node)
-
-    def _warnings(self, tables: Iterable[Table]) -> tuple[str, ...]:
-        said = warnings(self.findings)
+    def _warnings(self, graph: Graph) -> tuple[str, ...]:
+        said = warnings([*self.findings, *refs_to_nothing(graph)])
         if self.adapter == "trino" and not _tells_the_run(self.configuration):
             said.append(
                 "dbt_project.yml: no query-comment names the run, so that queries in Trino cannot be traced to it, nor "
                 "ended when its dbt dies: see docs/your-project.md"
             )
-        return (*said, *unmapped_models(self.unmapped, tables), *unread_meta(self.metas.values()))
-
-
-def exposure_parents(exposure: Mapping[str, Any], manifest_nodes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Tables and sources an exposure reads."""
-    return _parents(exposure, manifest_nodes)
+        unmapped = unmapped_models(self.unmapped, graph.tables.values())
+        return (*said, *unmapped, *unread_meta(self.metas.values()), *left_out(self.manifest))
 
 
 def _name(node: Mapping[str, Any]) -> str:
@@ -254,7 +244,7 @@ def _named_apart(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
     taken: dict[Key, set[str]] = defaultdict(lambda: {ROW_COUNT, DRIFT})
     named: dict[str, DbtTest] = {}
     for test in sorted(tests, key=lambda test: (test.name != test.node["name"], test.unique_id)):
-        owner = _owner(graph, test.attached)
+        owner = graph.known(test.attached)
         name = test.name
         if name.replace(".", "_") in taken[owner.key]:
             name = f"{name}_{check_name(test.unique_id.rsplit('.', 1)[-1])}"
@@ -309,43 +299,3 @@ def _files(node: Mapping[str, Any]) -> list[str]:
     patch = (node.get("patch_path") or "").split("://")[-1]
     files = [patch, node["original_file_path"]] if patch else [node["original_file_path"]]
     return [*files, "dbt_project.yml"]
-
-
-def _parents(node: Mapping[str, Any], nodes: Mapping[str, Any]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    stack = list(reversed(_depends_on(node)))
-    while stack:
-        unique_id = stack.pop()
-        parent = nodes.get(unique_id)
-        if unique_id.startswith("source.") or (
-            parent and parent["resource_type"] in BUILT and parent["config"].get("materialized") != "ephemeral"
-        ):
-            found.setdefault(unique_id)
-        elif parent and parent["resource_type"] == "model":
-            stack.extend(reversed(_depends_on(parent)))
-    return tuple(u for u in found if u != node["unique_id"])
-
-
-def _depends_on(node: Mapping[str, Any]) -> list[str]:
-    return (node.get("depends_on") or {}).get("nodes") or []  # seeds have no `nodes`
-
-
-def _named_by(ref: Ref | None, parents: Iterable[Mapping[str, Any]], root: str) -> str | None:
-    """The parent that a test's `meta.dagster.ref` means: of several, the project's own, then the latest version."""
-    if ref is None:
-        return None
-    named = [
-        node
-        for node in parents
-        if node["name"] == ref.name
-        and (ref.package is None or node["package_name"] == ref.package)
-        and (ref.version is None or str(node.get("version")) == ref.version)
-    ]
-    if not named:
-        return None
-    best = min(named, key=lambda n: (n["package_name"] != root, n.get("version") != n.get("latest_version")))
-    return str(best["unique_id"])
-
-
-def _owner(graph: Graph, unique_id: str) -> Table | Source:
-    return graph.tables.get(unique_id) or graph.sources[unique_id]

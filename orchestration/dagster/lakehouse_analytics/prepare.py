@@ -38,6 +38,11 @@ def prepare(project: DbtProject, dbt: DbtRunner, say: Callable[[str], None] = pr
         fingerprint = project.fingerprint()  # after `dbt deps`, which may write package-lock.yml
         say(f"dbt parse --target {project.target}")
         _run(project, dbt, ["parse", "--no-partial-parse"], fresh)
+        if not (fresh / "manifest.json").is_file():
+            raise ManifestError(
+                f"`dbt parse` in {project.project_dir} wrote no manifest.json. Remove `write_json: false` "
+                "from the flags in dbt_project.yml, and DBT_WRITE_JSON from the environment."
+            )
         # The stamp goes first and comes last: without it the manifest counts as missing.
         (project.target_path / STAMP).unlink(missing_ok=True)
         for name in ("partial_parse.msgpack", "manifest.json"):

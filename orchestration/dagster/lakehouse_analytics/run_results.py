@@ -10,6 +10,9 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from lakehouse_analytics.batches import Batches, reasons_in
 
 #: dbt's exit codes 0 and 1 mean that it ran and wrote its results; anything else is a crash.
 RAN = (0, 1)
@@ -20,7 +23,7 @@ class NodeResult:
     """What `run_results.json` says of one node.
 
     `status` is dbt's own: success, error, skipped, pass, fail, warn. `seconds` is dbt's execution time. `query_id` is
-    the engine's name of the query that did the work, where it has one.
+    the engine's name of the query that did the work, where it has one. `batches` are those of a microbatch model.
     """
 
     unique_id: str
@@ -30,6 +33,7 @@ class NodeResult:
     failures: int | None
     compiled_path: str | None
     query_id: str | None = None
+    batches: Batches | None = None
 
 
 @dataclass(frozen=True)
@@ -61,19 +65,44 @@ class DbtResult:
 
 
 def read_results(path: Path) -> dict[str, NodeResult]:
-    """Node results by unique id; none where dbt wrote no file."""
+    """Node results by unique id; none where dbt wrote no file.
+
+    Args:
+        path: `run_results.json`. Of failed batches the reasons are read from `dbt.log` beside it.
+    """
     if not path.is_file():
         return {}
     results = json.loads(path.read_bytes())["results"]
+    reasons: Mapping[str, Mapping[int, str]] = {}
+    if any((item.get("batch_results") or {}).get("failed") for item in results):
+        reasons = _reasons(path.with_name("dbt.log"))
+    batches = {
+        item["unique_id"]: Batches.read(item["batch_results"], reasons.get(item["unique_id"], {}))
+        for item in results
+        if item.get("batch_results")
+    }
     return {
         item["unique_id"]: NodeResult(
             unique_id=item["unique_id"],
             status=str(item["status"]),
-            message=str(item.get("message") or ""),
+            message=_message(item, batches.get(item["unique_id"])),
             seconds=float(item.get("execution_time") or 0.0),
             failures=item.get("failures"),
             compiled_path=item.get("compiled_path"),
             query_id=(item.get("adapter_response") or {}).get("query_id") or None,
+            batches=batches.get(item["unique_id"]),
         )
         for item in results
     }
+
+
+def _message(item: Mapping[str, Any], batches: Batches | None) -> str:
+    """dbt's own message of a microbatch model says how many batches failed, and not which."""
+    return (batches.message if batches else "") or str(item.get("message") or "")
+
+
+def _reasons(log: Path) -> Mapping[str, Mapping[int, str]]:
+    if not log.is_file():
+        return {}
+    with log.open(errors="replace") as lines:
+        return reasons_in(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -16,8 +16,7 @@ import dagster as dg
 from lakehouse_analytics import names
 from lakehouse_analytics.contract import Grain, is_owner
 from lakehouse_analytics.dagster_meta import read_meta
-from lakehouse_analytics.graph import DbtTest, Graph, Source, Table
-from lakehouse_analytics.manifest import exposure_parents
+from lakehouse_analytics.graph import DbtTest, External, Graph, Source, Table
 from lakehouse_analytics.partitions import Calendar, calendar_of, mapping
 
 # Code references are marked beta; they are metadata, and a warning a model drowns our own.
@@ -29,8 +28,8 @@ DRIFT = names.DRIFT
 LAYER_TAG = "lakehouse/layer"
 
 
-def asset_key(owner: Table | Source) -> dg.AssetKey:
-    """`[layer, model]` or `[source, table]`, or what `meta.dagster.asset_key` says."""
+def asset_key(owner: Table | Source | External) -> dg.AssetKey:
+    """`[layer, model]`, `[source, table]`, `[package, model]` of another project, or `meta.dagster.asset_key`."""
     return dg.AssetKey(owner.key)
 
 
@@ -50,7 +49,7 @@ def table_spec(
         metadata=_metadata(graph, table.node, project_dir),
         code_version=(table.node.get("checksum") or {}).get("checksum"),
         freshness_policy=_freshness(table, timezone),
-        automation_condition=_automation(table),
+        automation_condition=_automation(graph, table),
         skippable=True,  # a blocked table is not an error of its own
     )
 
@@ -72,13 +71,14 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
     )
 
 
-def exposure_spec(graph: Graph, exposure: Mapping[str, Any], nodes: Mapping[str, Any]) -> dg.AssetSpec:
-    """The external asset of a dbt exposure: whoever reads the lakehouse."""
+def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
+    """The external asset of a dbt exposure: a dashboard, a notebook, or another reader of the lakehouse."""
+    exposure = graph.exposures[unique_id]
     owner = exposure.get("owner") or {}
     meta, _ = read_meta(exposure)
-    parents = {asset_key(_known(graph, parent)): None for parent in exposure_parents(exposure, nodes)}
+    parents = {asset_key(graph.known(parent)): None for parent in graph.exposure_parents[unique_id]}
     return dg.AssetSpec(
-        key=dg.AssetKey(graph.exposure_keys[exposure["unique_id"]]),
+        key=dg.AssetKey(graph.exposure_keys[unique_id]),
         deps=[*parents],
         description=exposure.get("description") or exposure.get("label") or None,
         group_name=meta.group or "exposures",
@@ -129,12 +129,12 @@ def count_specs(tables: Iterable[Table], calendars: Mapping[Grain, Calendar]) ->
 
 def check_key(graph: Graph, test: DbtTest) -> dg.AssetCheckKey:
     """The check of a dbt test."""
-    return dg.AssetCheckKey(asset_key(_known(graph, test.attached)), test.name)
+    return dg.AssetCheckKey(asset_key(graph.known(test.attached)), test.name)
 
 
 def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
-    own = asset_key(_known(graph, test.attached))
-    others = {key: None for parent in test.parents if (key := asset_key(_known(graph, parent))) != own}
+    own = asset_key(graph.known(test.attached))
+    others = {key: None for parent in test.parents if (key := asset_key(graph.known(parent))) != own}
     return dg.AssetCheckSpec(
         test.name,
         asset=own,
@@ -147,13 +147,9 @@ def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
 
 def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
     for parent in table.parents:
-        above = _known(graph, parent)
+        above = graph.known(parent)
         grain = above.grain if isinstance(above, Table) else None
         yield dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
-
-
-def _known(graph: Graph, unique_id: str) -> Table | Source:
-    return graph.tables.get(unique_id) or graph.sources[unique_id]
 
 
 def _description(node: Mapping[str, Any]) -> str:
@@ -223,8 +219,36 @@ def _freshness(table: Table, timezone: str) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=wanted.within)
 
 
-def _automation(table: Table) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
+def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
+    """Dagster's `eager`, which waits for the gates of the tables above and not for what no event ever reports.
+
+    A run evaluates the tests of sources itself, and builds nothing below one that fails: a request need not wait for
+    them, and could not, because a new sync makes their last results outdated. The gates of a built table are evaluated
+    only by the run that builds it.
+    """
     if table.contract.automation != "eager":
         return None
-    # Gates hold here too: a run that does not select the failed table would not look at its gate.
-    return dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+    built = [parent for u in table.parents if (parent := graph.tables.get(u))]
+    silent = [graph.unbuilt[u] for u in table.parents if u in graph.unbuilt and not _is_synced(graph.unbuilt[u])]
+    missing = dg.AutomationCondition.any_deps_missing()
+    condition: Any = dg.AutomationCondition.eager()
+    if silent:
+        condition = condition.replace("any_deps_missing", missing.ignore(_selection(silent)))
+    # Of all windows of a table, only those that were built since the checks exist have a result.
+    many = [parent for parent in built if parent.grain and parent.grain != table.grain]
+    if one := [parent for parent in built if parent not in many]:
+        condition &= dg.AutomationCondition.all_deps_blocking_checks_passed().allow(_selection(one))
+    if many:
+        failed = dg.AutomationCondition.check_failed() & ~dg.AutomationCondition.will_be_requested()
+        gates = dg.AutomationCondition.any_checks_match(failed, blocking_only=True)
+        condition &= ~dg.AutomationCondition.any_deps_match(gates).allow(_selection(many))
+    return cast("dg.AutomationCondition[Any]", condition)
+
+
+def _is_synced(above: Source | External) -> bool:
+    """Whether a sync reports each update of it."""
+    return isinstance(above, Source) and above.contract.airbyte is not None
+
+
+def _selection(owners: Iterable[Table | Source | External]) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(asset_key(owner) for owner in owners))

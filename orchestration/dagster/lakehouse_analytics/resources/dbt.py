@@ -187,6 +187,10 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
             "DBT_TARGET_PATH": str(target_path),
             "DBT_LOG_PATH": str(target_path),
             "DBT_LOG_FORMAT": "json",
+            # Artifacts and the log file are how we read what dbt did; a project may have switched them off.
+            "DBT_WRITE_JSON": "true",
+            "DBT_LOG_FORMAT_FILE": "json",
+            "DBT_LOG_LEVEL_FILE": "debug",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
             "DBT_USE_COLORS": "false",
             **({"DBT_LOG_LEVEL": "debug"} if os.getenv("DEBUG") else {}),

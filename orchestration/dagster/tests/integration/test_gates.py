@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from textwrap import dedent
 
 import dagster as dg
 import pytest
@@ -45,6 +46,21 @@ def test_a_failed_test_blocks_exactly_its_descendants_and_a_retry_builds_only_th
     retry = lakehouse.run(assets=sorted(lakehouse.to_retry(outcome.run_id)))
     assert retry.success, retry.failure
     assert retry.built == BELOW_A | {"bronze/a"}
+
+
+@pytest.mark.engine("duckdb")
+@pytest.mark.nightly
+def test_a_warning_that_dbt_takes_for_an_error_gates_and_is_retried(lakehouse: Lakehouse) -> None:
+    lakehouse.files["dbt_project.yml"] = dedent(lakehouse.files["dbt_project.yml"]) + "flags: {warn_error: true}\n"
+    lakehouse.write()
+    lakehouse.sql("update raw.b set n = null where id = 1")
+    outcome = lakehouse.run()
+
+    assert not outcome.success
+    assert outcome.built == EVERYTHING - {"silver/sb", "gold/gb", "metrics/m"}
+    assert outcome.checks["bronze/b:not_null_b_n"] is False
+    assert "bronze/b failed its gate: not_null_b_n: Got 1 result" in outcome.failure
+    assert lakehouse.to_retry(outcome.run_id) == {"bronze/b", "silver/sb", "gold/gb", "metrics/m"}
 
 
 @pytest.mark.nightly("trino")

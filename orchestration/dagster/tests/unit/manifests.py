@@ -20,6 +20,8 @@ class Manifest:
         self.nodes: dict[str, Any] = {}
         self.sources: dict[str, Any] = {}
         self.exposures: dict[str, Any] = {}
+        #: Further sections, such as `metrics`.
+        self.sections: dict[str, dict[str, Any]] = {}
 
     def model(
         self,
@@ -105,6 +107,33 @@ class Manifest:
         }
         return unique_id
 
+    def foreign(self, name: str, *parents: str, package: str = "platform", version: int | None = None) -> str:
+        """A model that a plugin injected from another project, as dbt-loom does: without a file."""
+        unique_id = self.model(name, *parents, package=package, version=version)
+        self.nodes[unique_id] |= {"original_file_path": "", "path": ""}
+        return unique_id
+
+    def node(self, section: str, kind: str, name: str, *parents: str, **more: Any) -> str:
+        """A node of any resource type in any section."""
+        unique_id = f"{kind}.{PROJECT}.{name}"
+        nodes = self.nodes if section == "nodes" else self.sections.setdefault(section, {})
+        nodes[unique_id] = {
+            "unique_id": unique_id,
+            "resource_type": kind,
+            "name": name,
+            "package_name": PROJECT,
+            "fqn": [PROJECT, name],
+            "path": f"{name}.yml",
+            "original_file_path": f"{section}/{name}.yml",
+            "config": {},
+            "depends_on": {"nodes": list(parents)},
+            **more,
+        }
+        return unique_id
+
+    def function(self, name: str, *parents: str) -> str:
+        return self.node("functions", "function", name, *parents)
+
     def exposure(self, name: str, *parents: str, package: str = PROJECT, **more: Any) -> str:
         unique_id = f"exposure.{package}.{name}"
         self.exposures[unique_id] = {
@@ -127,6 +156,7 @@ class Manifest:
             "nodes": self.nodes,
             "sources": self.sources,
             "exposures": self.exposures,
+            **self.sections,
         }
 
     def graph(self, configuration: Mapping[str, Any] | None = None, *, strict: bool = False) -> Graph:

@@ -54,7 +54,7 @@ def node(status: str, message: str = "", failures: int | None = None) -> NodeRes
         ("warn", "ERROR", False, WARN),
         ("pass", "WARN", True, WARN),
         ("warn", "WARN", False, WARN),
-        ("fail", "WARN", False, WARN),
+        ("fail", "WARN", False, ERROR),  # under `warn_error`
         ("error", "WARN", False, ERROR),
     ],
 )
@@ -69,6 +69,13 @@ def test_a_dbt_test_becomes_a_check_result(
     assert result.description == "Got 3 results"
     assert result.metadata["failures"] == dg.IntMetadataValue(3)
     assert result.metadata["seconds"] == dg.FloatMetadataValue(0.124)
+
+
+@pytest.mark.parametrize(("status", "blocking"), [("fail", True), ("error", True), ("warn", False), ("pass", False)])
+def test_a_failure_that_stops_a_run_is_marked_for_dagsters_retry(status: str, blocking: bool) -> None:
+    project = graph(severity="warn")
+    [test] = project.tests.values()
+    assert getattr(result_of_test(project, test, node(status)), "blocking", False) == blocking
 
 
 def test_a_test_that_broke_has_no_count_of_failures() -> None:
