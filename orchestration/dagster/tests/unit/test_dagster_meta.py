@@ -118,7 +118,7 @@ def test_a_ref_to_what_the_test_does_not_read_is_a_warning_that_says_whose_check
     graph = m.graph()
     assert graph.tests[test].attached == orders
     [warning] = graph.warnings
-    assert warning.startswith("tests/adds_up.sql or dbt_project.yml: test adds_up: meta.dagster.ref names order.v3")
+    assert warning.startswith("tests/adds_up.sql: test adds_up: meta.dagster.ref names order.v3")
     assert warning.endswith("it is a check of bronze/orders")
 
 

@@ -198,7 +198,7 @@ def test_a_ref_that_names_nothing_is_told() -> None:
     m.test("equal", own, meta={"dagster": {"ref": {"name": "dmi", "version": 3}}})
     [warning] = m.graph().warnings
     assert "tests/equal.sql" in warning
-    assert "'dmi'" in warning
+    assert "names dmi" in warning
     assert "silver/dim" in warning
 
 
