@@ -20,7 +20,8 @@ class NodeResult:
     """What `run_results.json` says of one node.
 
     `status` is dbt's own: success, error, skipped, pass, fail, warn. `seconds` is dbt's execution time. `query_id` is
-    the engine's name of the query that did the work, where it has one.
+    the engine's name of the query that did the work, where it has one. `relation` is what dbt built, as SQL names it;
+    dbt gives none for seeds.
     """
 
     unique_id: str
@@ -30,6 +31,7 @@ class NodeResult:
     failures: int | None
     compiled_path: str | None
     query_id: str | None = None
+    relation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def read_results(path: Path) -> dict[str, NodeResult]:
             failures=item.get("failures"),
             compiled_path=item.get("compiled_path"),
             query_id=(item.get("adapter_response") or {}).get("query_id") or None,
+            relation=item.get("relation_name") or None,
         )
         for item in results
     }
