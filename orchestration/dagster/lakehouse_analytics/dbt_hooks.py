@@ -87,7 +87,7 @@ def _record(path: str) -> None:
 
 
 def _is_only_for_runs(reader: object) -> bool:
-    """Whether what is rendered is no part of the manifest: comments of queries, and hooks, which a run renders again."""
+    """Whether it renders no part of the manifest: comments of queries, and hooks, which a run renders again."""
     model = getattr(reader, "model", None)
     return type(reader).__name__ == "QueryHeaderContext" or getattr(model, "resource_type", None) == "operation"
 

@@ -165,7 +165,7 @@ class Profile:
         return Path(_normal(self.project_dir / Path(path).expanduser()))
 
     def attach_statements(self) -> list[tuple[str, str]]:
-        """DuckDB statements that load the extensions and open, for reading, what dbt-duckdb attaches, each with its name.
+        """DuckDB statements, each with its name, that load extensions and open for reading what dbt-duckdb attaches.
 
         The statements may contain secrets.
         """

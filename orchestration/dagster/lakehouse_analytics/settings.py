@@ -494,7 +494,7 @@ def _connection(profile: Profile) -> dict[str, Any]:
 
 def _same(ours: object, theirs: object) -> bool:
     if isinstance(ours, Path):
-        return os.path.realpath(ours) == os.path.realpath(theirs)
+        return ours.resolve() == Path(str(theirs)).resolve()
     return str(ours).lower() == str(theirs).lower()
 
 
