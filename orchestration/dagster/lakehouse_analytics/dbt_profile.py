@@ -37,6 +37,12 @@ _CONNECTION = {
     "trino": ("host", "port", "http_scheme", "user", "method", "password", "jwt_token", "client_certificate"),
 }
 _MISSING = object()
+_JINJA = re.compile(r"\{\{|\{%|\{#")
+#: What nearly every profile uses of Jinja; without an import of jinja2, which every process that loads would pay for.
+_CALL = re.compile(
+    r"""\{\{-?\s*(?P<function>env_var|var)\(\s*(?P<q>['"])(?P<name>[^'"\\{}]+)(?P=q)\s*"""
+    r"""(?:,\s*(?P<d>['"])(?P<default>[^'"\\{}]*)(?P=d)\s*)?\)\s*(?:\|\s*as_(?:text|number|bool|native)\s*)*\}\}"""
+)
 #: libyaml's, which is ten times as fast, where PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -67,6 +73,11 @@ def load_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(loaded, Mapping):
         raise ProfileError(f"{path} must hold a YAML mapping, not a {type(loaded).__name__}.")
     return loaded
+
+
+def is_simple(text: str) -> bool:
+    """Whether calls of `env_var` and `var` are all its Jinja."""
+    return not _JINJA.search(_CALL.sub("", text))
 
 
 @dataclass(frozen=True)
@@ -288,6 +299,8 @@ def read(
     for key in (*_NAMING[adapter], *_CONNECTION[adapter]):
         if key not in output:
             continue
+        if key in _CONNECTION[adapter] and _follows_us(output[key]):
+            continue
         jinja.read.clear()
         try:
             fields[key] = jinja.render(output[key], f"{file}: `{key}` of target `{target}`")
@@ -297,6 +310,11 @@ def read(
             continue
         reads[key] = tuple(sorted(jinja.read))
     return Profile(file, project_dir, str(name), target, adapter, fields, reads)
+
+
+def _follows_us(value: object) -> bool:
+    """Whether an expression makes a field of our own variables, so that our settings say the same."""
+    return isinstance(value, str) and "env_var('LAKEHOUSE_" in value and not is_simple(value)
 
 
 def _target(
@@ -338,24 +356,32 @@ class Jinja:
             return {key: self.render(item, where) for key, item in value.items()}
         if isinstance(value, list):
             return [self.render(item, where) for item in value]
-        if not isinstance(value, str) or not re.search(r"\{\{|\{%|\{#", value):
+        if not isinstance(value, str) or not _JINJA.search(value):
             return value
+        try:
+            return _CALL.sub(self._call, value).removesuffix("\n") if is_simple(value) else self._jinja2(value, where)
+        except _UnsetError as error:
+            raise ProfileError(f"{where} reads {error}, which is not set.") from None
+
+    def _call(self, match: re.Match[str]) -> str:
+        function = self._env_var if match["function"] == "env_var" else self._var
+        arguments = [value for value in (match["name"], match["default"]) if value is not None]
+        return str(function(*arguments))
+
+    def _jinja2(self, value: str, where: str) -> str:
         if self._render is None:
             self._render = self._renderer()
         from jinja2 import TemplateError
 
         try:
             return self._render(value)
-        except _UnsetError as error:
-            raise ProfileError(f"{where} reads {error}, which is not set.") from None
         except (TemplateError, TypeError, ValueError, AttributeError, KeyError) as error:
             raise ProfileError(f"{where} cannot be rendered: {error}") from None
 
     def _renderer(self) -> Callable[[str], str]:
-        from jinja2 import StrictUndefined
         from jinja2.sandbox import SandboxedEnvironment
 
-        jinja = SandboxedEnvironment(undefined=StrictUndefined)
+        jinja = SandboxedEnvironment()  # in which, as in dbt's, an undefined name is empty
         for name in ("as_text", "as_bool", "as_native", "as_number"):
             jinja.filters[name] = lambda value: value
         context = {

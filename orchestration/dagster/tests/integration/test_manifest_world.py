@@ -122,5 +122,5 @@ def test_no_manifest_is_an_error(shop: Lakehouse) -> None:
     file.write_text(file.read_text() + "flags: {write_json: false}\n")
     settings = Settings.load()
     project = DbtProject.of(settings)
-    with pytest.raises(ManifestError, match="wrote no manifest .* `write_json: false`"):
+    with pytest.raises(ManifestError, match=r"wrote no manifest .* `write_json: false`"):
         prepare(project, dbt_runner(settings, project), lambda _: None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lakehouse_analytics.dbt_profile import database_of
+from lakehouse_analytics.dbt_profile import Jinja, ProfileError, database_of
 from lakehouse_analytics.dbt_project import DbtProject, ManifestError
 from lakehouse_analytics.settings import Settings, SettingsError
 
@@ -109,8 +109,8 @@ def test_a_folder_without_profiles_names_the_variable(
 def test_no_profiles_at_all_names_the_variable(shop: Path, tmp_path: Path) -> None:
     (shop / "profiles.yml").unlink()
     assert problem() == (
-        f"There is no profiles.yml in {shop} and none in {tmp_path / 'home' / '.dbt'}: set LAKEHOUSE_DBT_PROFILES_DIR to "
-        "its folder."
+        f"There is no profiles.yml in {shop} and none in {tmp_path / 'home' / '.dbt'}: set LAKEHOUSE_DBT_PROFILES_DIR "
+        "to its folder."
     )
 
 
@@ -254,3 +254,35 @@ def test_a_database_has_the_name_that_dbt_and_duckdb_give_it(tmp_path: Path, pat
     assert database_of(path) == DuckDBCredentials.path_derived_database_name(path)
     with duckdb.connect(tmp_path / Path(path).name) as connection:
         assert connection.execute("select current_database()").fetchall() == [(database_of(path),)]
+
+
+TEMPLATES = [
+    "{{ env_var('SET') }}",
+    "{{env_var(\"SET\",'x')}}.duckdb",
+    "a/{{ env_var('UNSET', 'default') }}/{{ var('given') }}\n",
+    "{{ env_var('SET') | as_text }}-{{ var('absent', '') }}",
+    "{{ env_var('SET', 'it''s') }}",
+    "{{ env_var('SET') ~ '_x' }}",
+    "{{ 'a' if env_var('UNSET', '') else 'b' }}",
+    "{% if env_var('SET') == 'value' %}yes{% endif %}",
+    "{# a comment #}x",
+    "{{ env_var('UNSET') }}",
+    "{{ nothing }}",
+    "plain",
+]
+
+
+@pytest.mark.parametrize("text", TEMPLATES)
+def test_a_template_is_rendered_as_dbt_renders_it(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    from dbt.config.renderer import ProfileRenderer
+    from dbt_common.context import set_invocation_context
+
+    environment, variables = {"SET": "value"}, {"given": "v"}
+    set_invocation_context(environment)
+    try:
+        theirs = ProfileRenderer(variables).render_value(text)
+    except Exception:
+        with pytest.raises(ProfileError):
+            Jinja(environment, {}, variables).render(text, "profiles.yml")
+    else:
+        assert Jinja(environment, {}, variables).render(text, "profiles.yml") == theirs
