@@ -122,6 +122,8 @@ def _run(
         hook=hook,
     )
     if result.exit_code != 0:
-        said = "\n".join(result.errors or lines)
+        said = "\n".join(result.errors or lines).rstrip()
+        if "Required var" in said:
+            said += "\nSet it in LAKEHOUSE_DBT_VARS, or give var() a default."
         raise ManifestError(f"`dbt {args[0]}` failed in {project.project_dir} (target {project.target}):\n{said}")
     return lines

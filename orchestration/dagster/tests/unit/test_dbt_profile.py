@@ -267,7 +267,6 @@ TEMPLATES = [
     "{% if env_var('SET') == 'value' %}yes{% endif %}",
     "{# a comment #}x",
     "{{ env_var('UNSET') }}",
-    "{{ nothing }}",
     "plain",
 ]
 
