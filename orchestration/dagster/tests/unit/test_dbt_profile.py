@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from lakehouse_analytics.dbt_profile import Jinja, ProfileError, database_of
 from lakehouse_analytics.dbt_project import DbtProject, ManifestError
+from lakehouse_analytics.doctor import project
+from lakehouse_analytics.doctor.probe import Known, Status
 from lakehouse_analytics.settings import Settings, SettingsError
 
 PROFILES = """
@@ -285,3 +287,26 @@ def test_a_template_is_rendered_as_dbt_renders_it(monkeypatch: pytest.MonkeyPatc
             Jinja(environment, {}, variables).render(text, "profiles.yml")
     else:
         assert Jinja(environment, {}, variables).render(text, "profiles.yml") == theirs
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"LAKEHOUSE_DBT_PROFILES_DIR": "/nowhere"},
+            "LAKEHOUSE_DBT_PROFILES_DIR names /nowhere, which has no profiles.yml.",
+        ),
+        ({"LAKEHOUSE_DBT_TARGET": "warehouse"}, "has type snowflake; this version runs on duckdb and trino."),
+    ],
+)
+def test_doctor_finds_a_profile_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    known = Known(timeout=1)
+    assert project.settings(known).status == Status.OK
+    finding = project.manifest(known)
+    assert finding.status == Status.FAILED
+    assert message in finding.message
+    assert "LAKEHOUSE_DBT_PROFILES_DIR" in finding.mend
