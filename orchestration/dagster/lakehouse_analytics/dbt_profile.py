@@ -34,8 +34,9 @@ _NAMING = {"duckdb": ("path", "database", "schema", "attach"), "trino": ("databa
 #: Fields of the connection. They may be unknown where the manifest is made, for example in an image's build.
 _CONNECTION = {
     "duckdb": ("extensions",),
-    "trino": ("host", "port", "http_scheme", "user", "method", "password", "jwt_token", "client_certificate"),
-}
+    "trino": ("host", "port", "http_scheme", "user", "method", "password", "jwt_token", "client_certificate",
+              "client_private_key", "cert"),
+}  # fmt: skip
 _MISSING = object()
 _JINJA = re.compile(r"\{\{|\{%|\{#")
 #: What nearly every profile uses of Jinja; without an import of jinja2, which every process that loads would pay for.

@@ -326,10 +326,10 @@ class Settings(BaseSettings):
             ]
         try:
             theirs = _connection(profile)
+            if profile.adapter == "trino" and not any(getattr(self, name) for name in LOG_INS):
+                theirs |= _log_in(profile)
         except ProfileError as error:
             return self, [str(error)]
-        if any(getattr(self, name) for name in LOG_INS):
-            theirs = {name: value for name, value in theirs.items() if name not in LOG_INS}
         for name, value in theirs.items():
             if name not in self.model_fields_set:
                 found[name] = value
@@ -484,12 +484,30 @@ def _connection(profile: Profile) -> dict[str, Any]:
         del found["trino_http_scheme"]
     if str(fields.get("port", "")).isdecimal():
         found["trino_port"] = int(fields["port"])
-    method = fields.get("method")
-    if method == "ldap" and fields.get("password"):
-        found |= {"trino_password": SecretStr(str(fields["password"])), "trino_http_scheme": "https"}
-    elif method == "jwt" and fields.get("jwt_token"):
-        found |= {"trino_jwt": SecretStr(str(fields["jwt_token"])), "trino_http_scheme": "https"}
     return found
+
+
+def _log_in(profile: Profile) -> dict[str, Any]:
+    """How the profile logs in to Trino, by setting; nothing where it does so by our own variables."""
+    fields, method = profile.fields, str(profile.fields.get("method") or "none")
+    found: dict[str, Any] = {}
+    if isinstance(fields.get("cert"), str) and fields["cert"]:
+        found["trino_ca_bundle"] = profile.project_dir / fields["cert"]
+    if method == "none":
+        return found
+    if method == "ldap" and fields.get("password"):
+        found["trino_password"] = SecretStr(str(fields["password"]))
+    elif method == "jwt" and fields.get("jwt_token"):
+        found["trino_jwt"] = SecretStr(str(fields["jwt_token"]))
+    elif method == "certificate" and fields.get("client_certificate") and fields.get("client_private_key"):
+        found["trino_client_certificate"] = profile.project_dir / str(fields["client_certificate"])
+        found["trino_client_key"] = profile.project_dir / str(fields["client_private_key"])
+    elif method not in ("ldap", "jwt", "certificate"):
+        raise ProfileError(
+            f"{profile.where} logs in to Trino by `method: {method}`, and rows can only be counted with ldap, jwt, "
+            f"certificate or none: use one of them, or set {PREFIX}TRINO_PASSWORD or {PREFIX}TRINO_JWT beside it."
+        )
+    return found | {"trino_http_scheme": "https"}
 
 
 def _same(ours: object, theirs: object) -> bool:

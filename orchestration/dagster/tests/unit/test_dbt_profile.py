@@ -19,6 +19,9 @@ shop:
     local: {type: duckdb, path: local.duckdb}
     trino: {type: trino, method: ldap, host: trino.example.com, port: 8443, user: ann, password: hunter-2,
             catalog: lake, schema: shop}
+    certificate: {type: trino, method: certificate, host: trino.example.com, port: 8443, client_certificate: a.pem,
+                  client_private_key: a.key, cert: ca.pem, catalog: lake, schema: shop}
+    kerberos: {type: trino, method: kerberos, host: trino.example.com, port: 8443, user: a, catalog: lake, schema: shop}
     warehouse: {type: snowflake, account: a}
     memory: {type: duckdb}
     cloud: {type: duckdb, path: "md:shop"}
@@ -141,7 +144,7 @@ def test_a_wrong_profile_names_the_file(shop: Path, text: str, message: str) -> 
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("nowhere", "has no target `nowhere`, which LAKEHOUSE_DBT_TARGET names; it has: cloud, dev,"),
+        ("nowhere", "has no target `nowhere`, which LAKEHOUSE_DBT_TARGET names; it has: certificate, cloud,"),
         ("warehouse", "has type snowflake; this version runs on duckdb and trino"),
         ("unset", "`path` of target `unset` reads the environment variable SHOP_FILE, which is not set."),
         ("odd", "`path` of target `odd` cannot be rendered: 'run_query' is undefined"),
@@ -223,6 +226,25 @@ def test_rows_are_counted_on_the_profiles_trino(monkeypatch: pytest.MonkeyPatch)
     assert settings.trino_password is not None
     assert settings.trino_password.get_secret_value() == "hunter-2"
     assert "hunter" not in repr(settings) + repr(settings.profile)
+
+
+def test_a_certificate_of_the_profile_is_used(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_DBT_TARGET", "certificate")
+    settings = Settings.load()
+    files = (settings.trino_client_certificate, settings.trino_client_key, settings.trino_ca_bundle)
+    assert files == (shop / "a.pem", shop / "a.key", shop / "ca.pem")
+    assert (settings.trino_auth, settings.trino_http_scheme) == ("certificate", "https")
+
+
+def test_a_log_in_that_cannot_count_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_DBT_TARGET", "kerberos")
+    with pytest.raises(
+        SettingsError, match="logs in to Trino by `method: kerberos`, and rows can only be counted with"
+    ):
+        Settings.load()
+    monkeypatch.setenv("LAKEHOUSE_TRINO_HTTP_SCHEME", "https")
+    monkeypatch.setenv("LAKEHOUSE_TRINO_JWT", "another")
+    assert Settings.load().trino_auth == "jwt"
 
 
 @pytest.mark.parametrize(
