@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lakehouse_analytics import demo
 from lakehouse_analytics.dbt_profile import Jinja, ProfileError, database_of
 from lakehouse_analytics.dbt_project import DbtProject, ManifestError
 from lakehouse_analytics.doctor import project
@@ -332,3 +333,9 @@ def test_doctor_finds_a_profile_that_cannot_be_used(
     assert finding.status == Status.FAILED
     assert message in finding.message
     assert "LAKEHOUSE_DBT_PROFILES_DIR" in finding.mend
+
+
+def test_the_demo_fills_no_other_projects_database(shop: Path) -> None:
+    with pytest.raises(ManifestError, match=f"LAKEHOUSE_DBT_PROJECT_DIR names {shop}: unset it"):
+        demo.run(config_path=None, count=None, seed=None)
+    assert {path.name for path in shop.iterdir()} == {"dbt_project.yml", "profiles.yml"}
