@@ -68,19 +68,32 @@ class _Context:
 def _record(path: str) -> None:
     import importlib
 
-    read: dict[str, set[str]] = {"yaml": set(), "code": set()}
+    read: dict[str, set[str]] = {"yaml": set(), "code": set(), "hook": set()}
+    parser: Any = importlib.import_module("dbt.parser.base")
+    render, rendering_hook = parser.get_rendered, [False]
+
+    def render_and_tell(*args: Any, **options: Any) -> Any:
+        # dbt renders hooks of models while it parses, for their refs; the manifest keeps them as they are written.
+        rendering_hook[0] = sys._getframe(1).f_code.co_name == "update_parsed_node_config"
+        try:
+            return render(*args, **options)
+        finally:
+            rendering_hook[0] = False
+
+    parser.get_rendered = render_and_tell
     for name, kind in _READERS.items():
         module: Any = importlib.import_module(f"dbt.context.{name}")
         original = module.get_invocation_context
 
         def recording(original: Any = original, kind: str = kind) -> Any:
             reader = sys._getframe(1).f_locals.get("self")
-            return original() if _is_only_for_runs(reader) else _Context(original(), read[kind])
+            kept = "hook" if rendering_hook[0] or _is_only_for_runs(reader) else kind
+            return _Context(original(), read[kept])
 
         module.get_invocation_context = recording
 
     def write() -> None:
-        said = {kind: sorted(names) for kind, names in read.items()}
+        said = {kind: sorted(read[kind]) for kind in ("yaml", "code")}
         Path(path).write_text(json.dumps({**said, "credentials": _credentials()}))
 
     atexit.register(write)

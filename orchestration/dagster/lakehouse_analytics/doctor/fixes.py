@@ -92,7 +92,10 @@ def fill_duckdb(place: Place) -> str:
             "LAKEHOUSE_DUCKDB_PATH to it."
         )
     make = " or `make demo`" if place is Place.CHECKOUT else ""
-    return f"`lakehouse ingest`{make} makes it; or set LAKEHOUSE_DUCKDB_PATH to an existing file."
+    return (
+        f"`lakehouse ingest`{make} makes it, and so does the first build of a project without sources; or let dbt's "
+        "profile, or LAKEHOUSE_DUCKDB_PATH, name an existing file."
+    )
 
 
 def fill_sources(place: Place) -> str:
