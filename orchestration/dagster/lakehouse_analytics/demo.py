@@ -18,14 +18,14 @@ from rich.console import Console
 
 from lakehouse_analytics import run_report, syncs
 from lakehouse_analytics.contract import LAYERS, Grain
-from lakehouse_analytics.dbt_project import DbtProject
+from lakehouse_analytics.dbt_project import DbtProject, ManifestError
 from lakehouse_analytics.engines import dbt_runner
 from lakehouse_analytics.home import open_home
 from lakehouse_analytics.ingest import IngestReport, run_ingest
 from lakehouse_analytics.jobs import MAIN, job_of
 from lakehouse_analytics.partitions import overlapping, windows
 from lakehouse_analytics.prepare import prepare
-from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.settings import Settings, repository_root
 from lakehouse_analytics.translator import LAYER_TAG
 
 
@@ -37,6 +37,8 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     """
     began = time.monotonic()
     settings = Settings.load()
+    project = DbtProject.of(settings)
+    _refuse_other_projects(project)
     instance = open_home()
 
     _title("Ingest: a real Airbyte connector → raw tables")
@@ -45,7 +47,6 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     click.echo(report.table())
     click.echo(_what_came(report))
 
-    project = DbtProject.of(settings)
     if project.changes() != []:
         _title("Manifest: dbt parse")
         prepare(project, dbt_runner(settings, project), click.echo)
@@ -84,6 +85,17 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     for run in failed:
         click.secho(f"\n{_why(instance, run.run_id)}", fg="red")
     return not failed
+
+
+def _refuse_other_projects(project: DbtProject) -> None:
+    """The demo writes its raw tables into the database of the profile: never into that of another project."""
+    project.configuration()
+    own = repository_root() / "dbt"
+    if project.project_dir.resolve() != own.resolve():
+        raise ManifestError(
+            f"The demo fills the database of {own} with sample data, but LAKEHOUSE_DBT_PROJECT_DIR names "
+            f"{project.project_dir}: unset it, or build that project with `make manifest` and `make dev`."
+        )
 
 
 def _jobs(definitions: dg.Definitions) -> list[dg.JobDefinition]:

@@ -24,6 +24,7 @@ class NodeResult:
 
     `status` is dbt's own: success, error, skipped, pass, fail, warn. `seconds` is dbt's execution time. `query_id` is
     the engine's name of the query that did the work, where it has one. `batches` are those of a microbatch model.
+    `relation` is what dbt built, as SQL names it; dbt gives none for seeds.
     """
 
     unique_id: str
@@ -34,6 +35,7 @@ class NodeResult:
     compiled_path: str | None
     query_id: str | None = None
     batches: Batches | None = None
+    relation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def read_results(path: Path) -> dict[str, NodeResult]:
             compiled_path=item.get("compiled_path"),
             query_id=(item.get("adapter_response") or {}).get("query_id") or None,
             batches=batches.get(item["unique_id"]),
+            relation=item.get("relation_name") or None,
         )
         for item in results
     }

@@ -35,6 +35,7 @@ from lakehouse_analytics.names import counted, unique_metadata_key
 from lakehouse_analytics.partition_checks import partition_history_of
 from lakehouse_analytics.partitions import TOGETHER, Calendar, Window
 from lakehouse_analytics.provenance import Provenance
+from lakehouse_analytics.relations import refuse_other_relations
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
 from lakehouse_analytics.retries import Patience, merge, worth_a_second_start, worth_another_try
 from lakehouse_analytics.row_counts import Counts
@@ -237,6 +238,7 @@ class Build:
                     f"{self._with_advice(result.reason)}\n{self.run.summary()}",
                     allow_retries=False,
                 )
+            result = refuse_other_relations(tables, result)
             self.run.record(tables, tests, result, functions)
             built = [table for table in tables if table.unique_id in self.run.built]
             partly = self._partly_replaced(tables, result)

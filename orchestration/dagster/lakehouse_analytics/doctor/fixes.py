@@ -58,6 +58,12 @@ def parse_project(place: Place) -> str:
     return "Run `lakehouse manifest`."
 
 
+def correct_profile(place: Place) -> str:
+    """dbt's profile cannot be used."""
+    how = "Set LAKEHOUSE_DBT_PROFILES_DIR to the folder of dbt's profiles.yml, or correct that file."
+    return f"{how} {parse_project(place)}" if place is Place.POD else how
+
+
 def correct_contracts(place: Place) -> str:
     """`meta.lakehouse` of some models is wrong."""
     return f"Correct meta.lakehouse in these files. {parse_project(place)}"
@@ -86,7 +92,10 @@ def fill_duckdb(place: Place) -> str:
             "LAKEHOUSE_DUCKDB_PATH to it."
         )
     make = " or `make demo`" if place is Place.CHECKOUT else ""
-    return f"`lakehouse ingest`{make} makes it; or set LAKEHOUSE_DUCKDB_PATH to an existing file."
+    return (
+        f"`lakehouse ingest`{make} makes it, and so does the first build of a project without sources; or let dbt's "
+        "profile, or LAKEHOUSE_DUCKDB_PATH, name an existing file."
+    )
 
 
 def fill_sources(place: Place) -> str:

@@ -29,6 +29,8 @@ from lakehouse_analytics.run_results import DbtResult, read_results
 #: The level of lines that are not dbt's own.
 STRAY = "stray"
 PARTIAL_PARSE = "partial_parse.msgpack"
+#: dbt's `--vars`; see `Settings.dbt_vars`.
+VARS = "LAKEHOUSE_DBT_VARS"
 NOT_STARTED = "dbt could not be started: what it said stands in this process's error output"
 
 Log = Callable[[str, str], None]
@@ -46,19 +48,22 @@ class DbtSession:
             shutil.copy(built, self._parsed)
         self._answers = control.makefile("r")
 
-    def run(self, args: Sequence[str], log: Log, *, target_path: Path | None = None) -> DbtResult:
+    def run(
+        self, args: Sequence[str], log: Log, *, target_path: Path | None = None, hook: Mapping[str, str] | None = None
+    ) -> DbtResult:
         """Run one dbt command to its end.
 
         Args:
             args: The command and its options, such as `["build", "--select", "fqn:a.b"]`.
             log: Called with dbt's level (debug, info, warn, error, or stray for what is not dbt's) and message.
             target_path: For artifacts; default: a temporary folder, so that commands do not share one.
+            hook: Arguments of `dbt_hooks.install`, which is called in dbt's process before the command.
 
         Returns:
             Exit code and node results. A dbt that crashed is a result too: see `DbtResult.crashed`.
         """
         if target_path:
-            return self._run(args, log, target_path)
+            return self._run(args, log, target_path, hook)
         with tempfile.TemporaryDirectory(prefix="dbt-") as folder:
             ours = Path(folder) / PARTIAL_PARSE
             if self._parsed.is_file():
@@ -69,11 +74,17 @@ class DbtSession:
                 shutil.move(ours, self._parsed)
             return result
 
-    def _run(self, args: Sequence[str], log: Log, target_path: Path) -> DbtResult:
+    def _run(
+        self, args: Sequence[str], log: Log, target_path: Path, hook: Mapping[str, str] | None = None
+    ) -> DbtResult:
+        environment = {**os.environ, **self._runner.environment, **self._environment}
+        # From the environment and not a field of the resource, whose fields are shown in Dagster's UI.
+        variables = ["--vars", said] if (said := environment.get(VARS, "").strip()) else []
         command = {
-            "args": [*args, "--target", self._runner.target],
+            "args": [*args, "--target", self._runner.target, *variables],
             "cwd": self._runner.project_dir,
-            "env": {**os.environ, **self._runner.environment, **self._environment, **self._runner.flags(target_path)},
+            "env": {**environment, **self._runner.flags(target_path)},
+            "hook": hook,
         }
         errors: list[str] = []
         stray: deque[str] = deque(maxlen=20)

@@ -55,7 +55,8 @@ def test_the_target_folder_follows_project_and_target(monkeypatch: pytest.Monkey
 def test_prod_with_all_it_needs_runs_on_trino(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, **PROD)
     assert settings.target == "trino"
-    assert load(monkeypatch, LAKEHOUSE_DBT_TARGET="local").target == "local"
+    [mistake] = mistakes(monkeypatch, LAKEHOUSE_DBT_TARGET="local")
+    assert mistake.startswith("LAKEHOUSE_ENV: prod runs on Trino, but target `local` of profile `lakehouse` in ")
 
 
 @pytest.mark.parametrize("value", ["production", "Prod", "dev", "local "])
