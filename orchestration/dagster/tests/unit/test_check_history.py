@@ -77,7 +77,7 @@ class Gate:
         )
         texts = [answer for answer in answers.values() if isinstance(answer, str)]
         counts = {key: Counts(answer) for key, answer in answers.items() if isinstance(answer, int)}
-        answer: Answer = texts[0] if texts else counts if self.calendar else [*counts.values()][0]
+        answer: Answer = texts[0] if texts else counts if self.calendar else counts[min(counts)]
         found: dict[str, dict[str, tuple[bool, str]]] = {key: {} for key in answers}
         run_id = str(uuid.uuid4())
         for verdict in counter.judge(self.table, answer):
