@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.event_api import EventLogCursor
 from dagster._core.instance.utils import RUNLESS_RUN_ID
 
 from lakehouse_analytics.airbyte.evidence import Verdict
@@ -24,8 +23,8 @@ SYNC_ID, STATUS, IDENTITY = "airbyte/sync_id", "airbyte/status", "airbyte/identi
 STARTED, ENDED = "started", "ended"
 #: Seconds by which the clocks that write Dagster's events may differ from ours, and from Airbyte's.
 CLOCKS, CLOCK_OF_AIRBYTE = 900.0, 86_400.0
-#: Events of one query, and those that are searched at most if it is not known where to begin: 0.25 ms each.
-PAGE, MOST = 1000, 20_000
+#: Events of one query, and those that are searched at most: 0.25 ms each.
+PAGE, MOST = 250, 20_000
 _KINDS = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
@@ -104,41 +103,34 @@ def not_stored(
 ) -> list[Event]:
     """The events that Dagster has not stored yet.
 
-    One query for each thousand events that were stored in the meantime, whatever the number of assets and however long
-    their history is.
+    One query for each `PAGE` events that were stored in the meantime, the newest first, whatever the number of assets
+    and however long their history is.
 
     Args:
         instance: Where they are stored.
         events: To be stored.
         after: Number of an event: those that may be stored already have a higher one. None if it is not known.
-        since: Seconds since 1970 by our clock. Without a number, events older than this are not looked at, nor more
-            than `MOST`.
+        since: Seconds since 1970 by our clock. Without a number, events older than this are not looked at. In neither
+            case are more than `MOST`.
     """
     if not events:
         return []
     if after is not None and after > newest_event(instance):
         after = None  # these are the numbers of another database
-    found = _after(instance, after) if after is not None else _since(instance, since)
-    stored = {_stored_as(known) for known in found}
+    stored = {_stored_as(known) for known in _recent(instance, after, since)}
     return [event for event in events if not is_stored(event, stored)]
 
 
-def _after(instance: dg.DagsterInstance, number: int) -> Iterator[Event]:
-    cursor = EventLogCursor.from_storage_id(number).to_string()
-    while True:
-        page = instance.get_records_for_run(RUNLESS_RUN_ID, cursor, _KINDS, PAGE)
-        yield from filter(None, map(_event, page.records))
-        if not page.has_more:
-            return
-        cursor = page.cursor
-
-
-def _since(instance: dg.DagsterInstance, moment: float) -> Iterator[Event]:
+def _recent(instance: dg.DagsterInstance, after: int | None, since: float) -> Iterator[Event]:
     cursor: str | None = None
     for _ in range(MOST // PAGE):
         page = instance.get_records_for_run(RUNLESS_RUN_ID, cursor, _KINDS, PAGE, ascending=False)
-        yield from filter(None, map(_event, page.records))
-        if not page.has_more or page.records[-1].timestamp < moment:
+        for record in page.records:
+            if record.storage_id <= after if after is not None else record.timestamp < since:
+                return
+            if event := _event(record):
+                yield event
+        if not page.has_more:
             return
         cursor = page.cursor
 

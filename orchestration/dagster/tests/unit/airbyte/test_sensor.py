@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lakehouse_analytics import sync_sensor
+from lakehouse_analytics import sync_events, sync_sensor
 from lakehouse_analytics.airbyte import http
 from lakehouse_analytics.airbyte.connections import SourceTable
 from lakehouse_analytics.airbyte.cursor import Cursor
@@ -402,6 +402,7 @@ def test_a_tick_reads_what_was_stored_since_the_last_one_and_nothing_of_the_hist
         read.append(len(page.records))
         return page
 
+    monkeypatch.setattr(sync_events, "PAGE", 4)
     monkeypatch.setattr(dg.DagsterInstance, "get_records_for_run", counted)
     monkeypatch.setattr(
         type(world.instance.event_log_storage),
@@ -413,9 +414,33 @@ def test_a_tick_reads_what_was_stored_since_the_last_one_and_nothing_of_the_hist
             world.sync(SHOP)
         read.clear()
         assert len(world.tick().asset_events) == 12
-        # Which event is the newest; then those of the last tick that came to its end.
-        assert sum(read) <= 2 + 12
-        assert len(read) <= 3
+        # Which event is the newest, twice; then, page by page, those of the last tick that came to its end.
+        assert sum(read) <= 2 + 12 + 4
+        assert len(read) <= 2 + 12 / 4 + 1
+
+
+def test_a_replay_does_not_search_a_history_without_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_events, "PAGE", 4)
+    monkeypatch.setattr(sync_events, "MOST", 12)
+    jobs = [world.sync(SHOP) for _ in range(2)]
+    world.tick()
+    for number in range(8):
+        world.instance.report_runless_asset_event(dg.AssetMaterialization(["files", str(number)]))
+    world.cursor = f"{datetime.now(UTC):%Y-%m-%dT00:00Z}"
+    world.tick()
+    # The newest twelve are searched: eight of others, and the second job's.
+    events = world.evaluate().asset_events
+    assert {event.metadata["airbyte/sync_id"].value for event in events} == {jobs[0]}
+    assert len(events) == 4
+
+
+def test_numbers_of_another_database_are_not_trusted(world: World) -> None:
+    """The events were moved to a new database, and the cursor knows the numbers of the old one."""
+    world.cursor = replace(Cursor.loads(world.cursor or ""), stored=10**9).dumps()
+    world.sync(SHOP)
+    for event in world.evaluate().asset_events:
+        world.instance.report_runless_asset_event(event)
+    assert world.evaluate().asset_events == []
 
 
 def test_the_events_of_a_burst_are_found_however_many_ticks_it_takes(
