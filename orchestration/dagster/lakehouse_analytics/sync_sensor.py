@@ -17,6 +17,7 @@ from lakehouse_analytics.airbyte.feed import Poll, poll
 from lakehouse_analytics.airbyte.identity import identity_of, server_of
 from lakehouse_analytics.airbyte.inventory import Known
 from lakehouse_analytics.airbyte.jobs import Job, instant
+from lakehouse_analytics.assets.run_windows import listed
 from lakehouse_analytics.graph import Key
 from lakehouse_analytics.jobs import build_tags
 from lakehouse_analytics.listening import Listening
@@ -243,6 +244,18 @@ class Tick:
                 "Set meta.lakehouse.airbyte.connection on their sources, or LAKEHOUSE_AIRBYTE_EXCLUDE."
             )
         self.notes += known.fills.problems
+        for connection in by_connection:
+            if streams := known.fills.unused.get(connection):
+                name, some = known.name(connection), listed([*map(repr, streams)])
+                self.notes.append(
+                    f"{counted(len(streams), 'stream')} of connection {name!r} without a source table: {some}."
+                )
+        if tables := known.fills.left_out:
+            names = listed([".".join(table.key) for table in tables])
+            self.notes.append(
+                f"No connection is known to fill {counted(len(tables), 'source table')}: {names}. Set "
+                "meta.lakehouse.airbyte on them if Airbyte does."
+            )
 
     def _nothing_to_run(self, found: Poll) -> str:
         said = [

@@ -488,6 +488,36 @@ def test_a_connection_that_no_source_names_is_told_and_one_that_is_left_out_is_n
     assert skipped(world.tick()) == "1 job of Airbyte ended, and none asks for a run."
 
 
+def test_streams_and_tables_that_do_not_meet_are_named_and_a_renamed_stream_is_answered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m = Manifest()
+    for name in ("orders", "order_items", "customers"):
+        m.model(f"stg_{name}", m.source("shop", name), folder="bronze")
+    listening = listening_of(Settings.load(), m.graph())
+    assert listening
+    world.sensor = airbyte_sync_sensor(listening)
+    store = Store(world.store.clock)
+    shop = store.add_connection("Shop", streams=["orders", "Order-Items", "Refunds"])
+    world.simulator.store = world.store = store
+    world.sync(shop)
+    messages: list[str] = []
+    monkeypatch.setattr(dg.SensorEvaluationContext, "log", property(lambda _: Log(messages)))
+    assert keys(world.tick()) == [["bronze/stg_order_items", "bronze/stg_orders"]]
+    assert messages == [
+        "1 stream of connection 'Shop' without a source table: 'Refunds'.",
+        "No connection is known to fill 1 source table: shop.customers. Set meta.lakehouse.airbyte on them if Airbyte "
+        "does.",
+    ]
+
+
+class Log:
+    """Keeps the warnings of a tick."""
+
+    def __init__(self, messages: list[str]) -> None:
+        self.warning = messages.append
+
+
 def test_a_sync_that_runs_beyond_its_usual_time_fails_its_check_once_and_the_next_success_clears_it(
     world: World,
 ) -> None:
