@@ -125,7 +125,7 @@ def all_at_once(connections: int, times: int, past: int) -> dict[str, float]:
         for number in range(times + 1):
             for name in names:
                 store.end(store.start(name), rows=1)
-            clock.behind -= timedelta(seconds=1)
+            clock.behind -= timedelta(seconds=400)  # longer than the overlap
             with counting(instance) as read:
                 tick = ours.tick(keep=True)
             if number:

@@ -231,8 +231,8 @@ def _shared(table: SourceTable, connection: Connection) -> str | None:
     streams = ", ".join(repr(".".join(filter(None, stream))) for stream in _streams_of(connection, table))
     return (
         f"source {_words(table)}: several streams of connection {connection.name!r} may land in this table "
-        f"({streams}), and each sync may replace the rows of another; give them different prefixes or namespaces in Airbyte, or name "
-        "the one that fills it in meta.lakehouse.airbyte.stream"
+        f"({streams}), and each sync may replace the rows of another; give them different prefixes or namespaces in "
+        "Airbyte, or name the one that fills it in meta.lakehouse.airbyte.stream"
     )
 
 
