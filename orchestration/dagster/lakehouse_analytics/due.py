@@ -23,7 +23,10 @@ from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.cron import next_tick
 from lakehouse_analytics.graph import Graph, Source, Table
 from lakehouse_analytics.partitions import Calendar, Span, Window, missing_above, overlapping, windows
+from lakehouse_analytics.sync_events import STARTED
 
+#: Newest syncs of a source that are looked at: they may be recorded in another order than they began in.
+SYNCS = 20
 #: Of every run that a schedule owed: its name and the window.
 OWED = "lakehouse/owed"
 #: Scheduled runs go before those of backfills and people, whose priority is 0.
@@ -108,7 +111,7 @@ class Plan:
         for source in self.after:
             synced = synced_until(instance, dg.AssetKey(source.key))
             if synced is None or synced < window.end:
-                said = f"its last sync began {synced:%Y-%m-%d %H:%M} UTC" if synced else "it was never seen to sync"
+                said = f"its last sync began {synced:%Y-%m-%d %H:%M} UTC" if synced else "no begin of a sync is known"
                 found.append(f"{'.'.join(source.key)} has not synced since {window.end:%Y-%m-%d %H:%M %Z} ({said})")
         for table in self.tables:
             for above, keys in missing_above(self.graph, table, Span([window]), self.calendars, instance):
@@ -126,15 +129,16 @@ class Plan:
 
 
 def synced_until(instance: dg.DagsterInstance, key: dg.AssetKey) -> datetime | None:
-    """When the last sync of a source began: what it read is whole until then. None where none was recorded."""
-    record = instance.get_latest_materialization_event(key)
-    if record is None or record.asset_materialization is None:
-        return None
-    metadata = record.asset_materialization.metadata
-    ended = metadata.get("ended")
-    at = ended.value if isinstance(ended, dg.TimestampMetadataValue) else record.timestamp
-    seconds = getattr(metadata.get("runtime_seconds"), "value", None)
-    return datetime.fromtimestamp(at - (seconds if isinstance(seconds, int | float) else 0), UTC)
+    """The latest begin among the newest `SYNCS` syncs of a source: what it read is whole until then.
+
+    Only a begin that the sync recorded itself counts. It cannot be computed from its end: a duration may be missing, or
+    may leave out attempts before the last. A sync, or a materialisation of another origin, that records no begin is
+    treated as if it had not happened. None where no begin is recorded.
+    """
+    records = instance.fetch_materializations(key, limit=SYNCS).records
+    found = (record.asset_materialization.metadata.get(STARTED) for record in records if record.asset_materialization)
+    begins = [begin.value for begin in found if isinstance(begin, dg.TimestampMetadataValue)]
+    return datetime.fromtimestamp(max(begins), UTC) if begins else None
 
 
 @dataclass(frozen=True)

@@ -6,34 +6,57 @@ tick. So what a dead tick may have stored is looked up before it is given to Dag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core.instance.utils import RUNLESS_RUN_ID
 
 from lakehouse_analytics.airbyte.evidence import Verdict
+from lakehouse_analytics.airbyte.identity import identity_of
 from lakehouse_analytics.airbyte.jobs import Job
 
 CHECK = "airbyte_sync"
-SYNC_ID, STATUS = "airbyte/sync_id", "airbyte/status"
-#: Events that others may store of a check or an asset after a tick that died: a person who asks the check again.
-OTHERS = 100
-#: Seconds by which the clocks of whoever writes Dagster's events may differ.
-CLOCKS = 900.0
+SYNC_ID, STATUS, IDENTITY = "airbyte/sync_id", "airbyte/status", "airbyte/identity"
+#: When a sync began and ended, by the clock of Airbyte, or of the machine that `lakehouse ingest` ran on.
+STARTED, ENDED = "started", "ended"
+#: Seconds by which the clocks that write Dagster's events may differ from ours, and from Airbyte's.
+CLOCKS, CLOCK_OF_AIRBYTE = 900.0, 86_400.0
+#: Events of one query, and those that are searched at most: 0.25 ms each.
+PAGE, MOST = 250, 20_000
+_KINDS = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
+#: What tells an event of a job from the events of other jobs.
+Known = tuple[Any, ...]
 
 
-def events_of(job: Job, verdict: Verdict, keys: Iterable[dg.AssetKey], *, connection: str, url: str) -> Iterable[Event]:
-    """What Dagster is to store of a job for the tables that it fills."""
-    metadata = metadata_of(job, verdict, connection=connection, url=url)
+@dataclass(frozen=True)
+class Origin:
+    """Where a job comes from.
+
+    Attributes:
+        connection: Name of the connection, or its id.
+        server: URL of Airbyte's API.
+        page: URL of the job in Airbyte's UI.
+    """
+
+    connection: str
+    server: str
+    page: str
+
+
+def events_of(job: Job, verdict: Verdict, keys: Iterable[dg.AssetKey], origin: Origin) -> Iterable[Event]:
+    """The events that Dagster stores for the tables that a job fills."""
+    metadata = metadata_of(job, verdict, origin)
     for key in keys:
         if verdict.filled:
             yield dg.AssetMaterialization(
                 key,
                 description=verdict.reason,
                 metadata=metadata,
-                tags={"dagster/data_version": str(job.id)},
+                tags={"dagster/data_version": identity_of(job, origin.server)},
             )
         yield dg.AssetCheckEvaluation(**outcome(key, verdict, metadata))
 
@@ -50,75 +73,97 @@ def outcome(key: dg.AssetKey, verdict: Verdict, metadata: Mapping[str, Any]) -> 
     }
 
 
-def metadata_of(job: Job, verdict: Verdict, *, connection: str, url: str) -> dict[str, Any]:
-    """What Dagster is told of a job."""
+def metadata_of(job: Job, verdict: Verdict, origin: Origin) -> dict[str, Any]:
+    """Metadata of the events of a job."""
     found: dict[str, Any] = {
         SYNC_ID: job.id,
         STATUS: verdict.status,
-        "airbyte/connection": connection,
-        "airbyte/job": dg.MetadataValue.url(url),
-        # Of the whole connection: Airbyte does not tell them by stream.
+        IDENTITY: identity_of(job, origin.server),
+        "airbyte/connection": origin.connection,
+        "airbyte/connection_id": job.connection,
+        "airbyte/job": dg.MetadataValue.url(origin.page),
+        # Of the whole connection: Airbyte does not report them by stream.
         "connection_rows": job.rows,
         "connection_bytes": job.bytes,
         "runtime_seconds": job.seconds,
-        "ended": dg.MetadataValue.timestamp(job.ended) if job.ended else None,
+        STARTED: dg.MetadataValue.timestamp(job.started) if job.started else None,
+        ENDED: dg.MetadataValue.timestamp(job.ended) if job.ended else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def not_stored(instance: dg.DagsterInstance, events: Sequence[Event], since: float) -> list[Event]:
-    """Those that Dagster has not stored at an instant, in seconds since 1970, or later."""
-    since -= CLOCKS
-    keys = {event.asset_key for event in events}
-    depth = len(events) + OTHERS
-    stored = _stored_syncs(instance, keys, since, depth) | _stored_checks(instance, keys, since, depth)
-    return [event for event in events if _identity(event) not in stored]
+def newest_event(instance: dg.DagsterInstance) -> int:
+    """Number of the newest event that a sensor or a command stored; 0 if there is none."""
+    found = instance.get_records_for_run(RUNLESS_RUN_ID, of_type=_KINDS, limit=1, ascending=False).records
+    return found[0].storage_id if found else 0
 
 
-def latest_of(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> set[tuple[dg.AssetKey, int, str]]:
-    """Key, job and status of the newest evaluation of each table's check."""
+def not_stored(
+    instance: dg.DagsterInstance, events: Sequence[Event], *, after: int | None, since: float
+) -> list[Event]:
+    """The events that Dagster has not stored yet.
+
+    One query for each `PAGE` events that were stored in the meantime, the newest first, whatever the number of assets
+    and however long their history is.
+
+    Args:
+        instance: Where they are stored.
+        events: To be stored.
+        after: Number of an event: those that may be stored already have a higher one. None if it is not known.
+        since: Seconds since 1970 by our clock. Without a number, events older than this are not looked at. In neither
+            case are more than `MOST`.
+    """
+    if not events:
+        return []
+    if after is not None and after > newest_event(instance):
+        after = None  # these are the numbers of another database
+    stored = {_stored_as(known) for known in _recent(instance, after, since)}
+    return [event for event in events if not is_stored(event, stored)]
+
+
+def _recent(instance: dg.DagsterInstance, after: int | None, since: float) -> Iterator[Event]:
+    cursor: str | None = None
+    for _ in range(MOST // PAGE):
+        page = instance.get_records_for_run(RUNLESS_RUN_ID, cursor, _KINDS, PAGE, ascending=False)
+        for record in page.records:
+            if record.storage_id <= after if after is not None else record.timestamp < since:
+                return
+            if event := _event(record):
+                yield event
+        if not page.has_more:
+            return
+        cursor = page.cursor
+
+
+def _event(record: dg.EventLogRecord) -> Event | None:
+    entry = record.event_log_entry
+    return entry.asset_materialization or entry.asset_check_evaluation
+
+
+def latest_of(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> set[Known]:
+    """What the newest evaluation of each table's check is known as."""
     checks = [dg.AssetCheckKey(key, CHECK) for key in keys]
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks)
     found = (record.evaluation for record in latest.values())
-    return {_job_of(known) for known in found if known}
+    return {_stored_as(known) for known in found if known}
 
 
-def _identity(event: Event) -> tuple[Any, ...]:
-    if isinstance(event, dg.AssetMaterialization):
-        return (event.asset_key, (event.tags or {}).get("dagster/data_version"))
-    return _job_of(event)
+def is_stored(event: Event, stored: Collection[Known]) -> bool:
+    """Whether an event is among those that are stored, by this version or by one that knew a job by its id alone."""
+    return _stored_as(event) in stored or _without_identity(event) in stored
 
 
-def _job_of(event: dg.AssetCheckEvaluation) -> tuple[dg.AssetKey, int, str]:
-    job, status = event.metadata.get(SYNC_ID), event.metadata.get(STATUS)
-    return (event.asset_key, int(job.value) if job else 0, str(status.value) if status else "")  # type: ignore[arg-type]
+def _stored_as(event: Event) -> Known:
+    identity = event.metadata.get(IDENTITY)
+    if identity is None:
+        return _without_identity(event)
+    return (type(event), event.asset_key, _value(event, STATUS), identity.value)
 
 
-def _stored_syncs(
-    instance: dg.DagsterInstance, keys: set[dg.AssetKey], since: float, depth: int
-) -> set[tuple[Any, ...]]:
-    found: set[tuple[Any, ...]] = set()
-    for record in instance.get_asset_records([*keys]):
-        newest = record.asset_entry.last_materialization_record
-        if not newest or newest.timestamp < since:
-            continue
-        rows = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=record.asset_entry.asset_key, after_timestamp=since), limit=depth
-        )
-        stored = (row.asset_materialization for row in rows.records)
-        found |= {_identity(one) for one in stored if one}
-    return found
+def _without_identity(event: Event) -> Known:
+    return (type(event), event.asset_key, _value(event, STATUS), _value(event, SYNC_ID), _value(event, ENDED))
 
 
-def _stored_checks(
-    instance: dg.DagsterInstance, keys: set[dg.AssetKey], since: float, depth: int
-) -> set[tuple[Any, ...]]:
-    found: set[tuple[Any, ...]] = set()
-    storage = instance.event_log_storage
-    checks = [dg.AssetCheckKey(key, CHECK) for key in keys]
-    for key, latest in storage.get_latest_asset_check_execution_by_key(checks).items():
-        if latest.create_timestamp < since:
-            continue
-        history = storage.get_asset_check_execution_history(key, limit=depth)
-        found |= {_job_of(record.evaluation) for record in history if record.evaluation}
-    return found
+def _value(event: Event, name: str) -> Any:
+    found = event.metadata.get(name)
+    return found.value if found else None

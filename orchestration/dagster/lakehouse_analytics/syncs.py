@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from lakehouse_analytics.sync_events import STARTED
+
 if TYPE_CHECKING:
     from lakehouse_analytics.ingest import IngestReport
 
 
 def record(instance: dg.DagsterInstance, report: IngestReport) -> None:
     """Report each stream of a sync that `lakehouse ingest` ran."""
+    started = {STARTED: dg.MetadataValue.timestamp(report.started)} if report.started else {}
     for stream in report.streams:
         instance.report_runless_asset_event(
             dg.AssetMaterialization(
@@ -21,6 +24,7 @@ def record(instance: dg.DagsterInstance, report: IngestReport) -> None:
                     "dagster/row_count": stream.rows_total,
                     "rows_read": stream.rows_read,
                     "bytes_read": stream.bytes_read,
+                    **started,
                     "runtime_seconds": round(stream.seconds, 3),
                     "mode": stream.mode,
                     "generation_id": stream.generation_id,

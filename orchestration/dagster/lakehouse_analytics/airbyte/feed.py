@@ -1,19 +1,21 @@
-"""Every job that ends, told once: passes over the list of jobs in the order of their last change.
+"""Every job that ends, reported once: passes over the list of jobs in the order of their last change.
 
-Why it holds. A job that ends moves to the end of that order, where the pass has not been. Each page begins at the
+Why it is correct. A job that ends moves to the end of that order, where the pass has not been. Each page begins at the
 second in which the one before ended, not at a place in the list, because rows before it move away while it is read;
-only within one second, and among jobs without an end, places are counted, and checked. What becomes visible late, or
-with an earlier time than its neighbours, is met by the next pass, which begins again an overlap before the end that
-was known when this one began. What was told already is known by its id.
+only within one second, and among jobs without an end, places are counted, and checked. A job that becomes visible late,
+or with an earlier time than its neighbours, is found by the next pass, which begins an overlap before the end that was
+known when this one began. Connection, id, status and end tell a job that was reported already: a job that is tried
+again under its id ends again, and the ids of a server that is installed again begin again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from lakehouse_analytics.airbyte.cursor import Cursor, Place
+from lakehouse_analytics.airbyte.identity import Ended, ended
 from lakehouse_analytics.airbyte.jobs import Job
 
 #: Jobs of one page; the API's largest.
@@ -84,6 +86,7 @@ def poll(
     """
     found = Poll(cursor)
     seen, watermark = dict(cursor.seen), cursor.watermark
+    listed: set[Ended] = set()
     place = cursor.place or Place(cursor.floor, 0, None, cursor.watermark)
     while found.requests < most_requests and len(found.jobs) < most_jobs:
         if found.requests and out_of_time():
@@ -102,11 +105,14 @@ def poll(
             continue
         found.problems += page.problems
         for job in page.jobs:
-            if job.has_ended and job.id not in seen:
-                ended = job.ended or place.since
-                seen[job.id] = ended
-                watermark = max(watermark, ended)
+            if not job.has_ended:
+                continue
+            end, until = ended(job), job.ended or place.since
+            listed.add(end)
+            if not _is_seen(end, seen):
                 found.jobs.append(job)
+            seen[end] = max(until, seen.get(end, until))
+            watermark = max(watermark, until)
         if page.size < PAGE and not page.more:
             found.finished = True
             break
@@ -114,9 +120,19 @@ def poll(
     floor = cursor.floor
     if found.finished:
         floor = max(floor, place.began - overlap)
-        seen = {job_id: ended for job_id, ended in seen.items() if ended >= floor}
+        # One that Airbyte gives no end for is listed for as long as it would be told again.
+        seen = {end: until for end, until in seen.items() if until >= floor or (end.at is None and end in listed)}
     found.cursor = replace(cursor, floor=floor, watermark=watermark, seen=seen, place=None if found.finished else place)
     return found
+
+
+def _is_seen(end: Ended, seen: Mapping[Ended, datetime]) -> bool:
+    if end in seen:
+        return True
+    # As version 1 of the cursor wrote it: under its second, which for a job without an end was the one asked for.
+    if end.at:
+        return Ended(end.id, "", end.at) in seen
+    return any(known.id == end.id and not known.tag for known in seen)
 
 
 def _next(place: Place, page: Page) -> Place:

@@ -22,7 +22,8 @@ from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter,
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
 from lakehouse_analytics.assets.run_windows import RunWindows, listed
 from lakehouse_analytics.assets.writers import Writers, slot_of
-from lakehouse_analytics.checks import dbt_test_result, history_of
+from lakehouse_analytics.check_history import history_of
+from lakehouse_analytics.checks import dbt_test_result
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.dbt_project import DbtProject

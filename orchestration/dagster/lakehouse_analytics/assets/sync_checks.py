@@ -51,7 +51,7 @@ def _results(listening: Listening, asked: set[dg.AssetKey]) -> Iterator[dg.Asset
                 yield _unjudged(dg.AssetKey(key), f"no job of connection {known.name(connection)!r} has ended yet")
                 continue
             verdict = judge(job, may_be_empty=listening.contract(key).allow_empty)
-            metadata = metadata_of(job, verdict, connection=known.name(connection), url=listening.url(job, known))
+            metadata = metadata_of(job, verdict, listening.origin(job, known))
             yield dg.AssetCheckResult(**outcome(dg.AssetKey(key), verdict, metadata))
     for unfilled in sorted(asked - filled):
         yield _unjudged(unfilled, "no connection is known to fill this table: set meta.lakehouse.airbyte.connection")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -62,6 +63,7 @@ def _sync(
     destination: Destination,
     progress: Progress,
 ) -> IngestReport:
+    started = datetime.now(UTC)
     config = _configured(connection, spec, overrides)
     public, hidden = secrets.split(spec, config)
     connector.redact = Redactor(hidden)
@@ -74,13 +76,13 @@ def _sync(
     with closing(connector.read(config, planned.catalog(), planned.state)) as messages:
         staging.consume(messages)
     for key, stream in planned.streams.items():
-        started = time.monotonic()
+        began = time.monotonic()
         to_parquet(
             directory,
             staging.streams[key],
             partial(_query, columns=stream.columns, generation_id=stream.generation_id, sync_id=planned.sync_id),
         )
-        staging.streams[key].ended += time.monotonic() - started
+        staging.streams[key].ended += time.monotonic() - began
     totals = destination.load(connection, planned, staging, known)
     return IngestReport(
         connector=connection.connector.package,
@@ -100,6 +102,7 @@ def _sync(
             )
             for key, stream in planned.streams.items()
         ),
+        started=started,
     )
 
 

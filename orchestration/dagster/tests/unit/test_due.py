@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import dagster as dg
@@ -148,9 +148,19 @@ def test_after_any_outage_each_window_is_owed_once_and_the_newest_within_the_bou
     assert owed == expected
 
 
-def sync(instance: dg.DagsterInstance, ended: dt.datetime, seconds: float) -> None:
-    metadata = {"ended": dg.MetadataValue.timestamp(ended), "runtime_seconds": seconds}
-    instance.report_runless_asset_event(dg.AssetMaterialization(["shop", "orders"], metadata=metadata))
+def sync(
+    instance: dg.DagsterInstance,
+    ended: dt.datetime,
+    seconds: float | None,
+    started: dt.datetime | None = None,
+    source: str = "shop",
+) -> None:
+    metadata: dict[str, Any] = {"ended": dg.MetadataValue.timestamp(ended)}
+    if seconds is not None:
+        metadata["runtime_seconds"] = seconds
+    if started:
+        metadata["started"] = dg.MetadataValue.timestamp(started)
+    instance.report_runless_asset_event(dg.AssetMaterialization([source, "orders"], metadata=metadata))
 
 
 def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
@@ -165,14 +175,54 @@ def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
     midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
     with dg.DagsterInstance.ephemeral() as instance:
         assert made.lacks(window, instance) == [
-            "shop.orders has not synced since 2026-05-10 00:00 UTC (it was never seen to sync)"
+            "shop.orders has not synced since 2026-05-10 00:00 UTC (no begin of a sync is known)"
         ]
         # Ended after midnight, but begun before: what came in between is not in it.
-        sync(instance, midnight + dt.timedelta(minutes=5), 600)
-        assert synced_until(instance, dg.AssetKey(["shop", "orders"])) == midnight - dt.timedelta(minutes=5)
+        minutes = [dt.timedelta(minutes=n) for n in range(60)]
+        sync(instance, midnight + minutes[5], 600, midnight - minutes[5])
+        assert synced_until(instance, dg.AssetKey(["shop", "orders"])) == midnight - minutes[5]
         assert "its last sync began 2026-05-09 23:55 UTC" in made.lacks(window, instance)[0]
-        sync(instance, midnight + dt.timedelta(minutes=20), 600)
+        # A short last attempt, no duration at all, another's materialisation: none of them says when reading began.
+        sync(instance, midnight + minutes[50], 10, midnight - minutes[10])
+        sync(instance, midnight + minutes[51], 60)
+        sync(instance, midnight + minutes[52], None)
+        instance.report_runless_asset_event(dg.AssetMaterialization(["shop", "orders"]))
+        assert "its last sync began 2026-05-09 23:55 UTC" in made.lacks(window, instance)[0]
+        sync(instance, midnight + minutes[59], 600, midnight)
         assert made.lacks(window, instance) == []
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as found:
+        yield found
+
+
+SOURCES = (f"shop{number}" for number in count())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    syncs=st.lists(
+        st.tuples(st.integers(-90, 90), st.integers(0, 180), st.booleans(), st.sampled_from([None, 0, 10, 600])),
+        max_size=6,
+    )
+)
+def test_a_window_is_ready_when_a_sync_began_after_its_end_in_whatever_order_syncs_are_recorded(
+    instance: dg.DagsterInstance, syncs: list[tuple[int, int, bool, float | None]]
+) -> None:
+    m, source = Manifest(), next(SOURCES)
+    windowed(m, "days", m.source(source, "orders"), grain="daily", lakehouse={"after": f"{source}.orders"})
+    graph = m.graph()
+    base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    [made] = plans(base, graph, calendars(graph, "UTC"))
+    [window] = made.owed(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
+    ready = False
+    for begin, length, known, seconds in syncs:
+        started = window.end + dt.timedelta(minutes=begin)
+        sync(instance, started + dt.timedelta(minutes=length), seconds, started if known else None, source)
+        ready = ready or (known and begin >= 0)
+        assert (made.lacks(window, instance) == []) == ready
 
 
 def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:

@@ -785,3 +785,20 @@ def test_a_token_is_sent_to_its_own_server_only(airbyte: CheckedSimulator, shop:
         airbyte.store.start(shop)
     assert json.loads(airbyte.requests[0].body)["client_secret"] == SECRET
     assert len(client.running_jobs()) == 100
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/connections"])
+def test_an_answer_that_is_too_large_to_be_airbytes_is_not_read_to_its_end(
+    airbyte: CheckedSimulator, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "LARGEST", 1 << 20)
+    client = client_of(airbyte)
+    ask = client.running_jobs if path == "/jobs" else client.connections
+    airbyte.faults.append(answers(Answer(200, '{"data": [], "next": "' + "x" * (1 << 19) + '"}'), path=path))
+    ask()
+    airbyte.requests.clear()
+    airbyte.faults.append(always(Answer(200, '{"data": [], "next": "' + "x" * (8 << 20) + '"}'), path=path))
+    error = failure(ask)
+    assert f"{path} answered with more than 1 MiB" in str(error)
+    assert "LAKEHOUSE_AIRBYTE_URL should be the base of the public API" in str(error)
+    assert len(airbyte.requests) == 1  # it would be as large again
