@@ -379,6 +379,8 @@ class Settings(BaseSettings):
                     f"{{{{ env_var('{variable}') }}}}"
                 )
         chosen = self.model_copy(update=found) if found else self
+        if chosen.trino_http_scheme == "http" and any(name in LOG_INS for name in found):
+            problems.append(f"{PREFIX}TRINO_HTTP_SCHEME: must be https, because {profile.where} logs in to Trino")
         chosen.__dict__["profile"] = profile  # of this environment, whatever the next one is
         return chosen, problems
 

@@ -261,6 +261,33 @@ def test_another_trino_than_the_profiles_is_one_error(
         Settings.load()
 
 
+@pytest.mark.parametrize("target", ["trino", "certificate"])
+def test_a_log_in_of_the_profile_is_never_sent_without_encryption(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.setenv("LAKEHOUSE_DBT_TARGET", target)
+    monkeypatch.setenv("LAKEHOUSE_TRINO_HTTP_SCHEME", "http")
+    with pytest.raises(SettingsError, match="LAKEHOUSE_TRINO_HTTP_SCHEME: must be https, because") as caught:
+        Settings.load()
+    assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("{{ 'a.example' if env_var('LAKEHOUSE_ENV', '') == 'trino' else 'b.example' }}", "b.example"),
+        ("{{ env_var('LAKEHOUSE_REGION', 'eu') ~ '.example' }}", "eu.example"),
+        ("{{ env_var('SHOP_HOST', env_var('LAKEHOUSE_TRINO_HOST', 'x')) }}", "shop.example"),
+    ],
+)
+def test_an_expression_with_our_variables_names_the_host_that_dbt_uses(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, host: str, expected: str
+) -> None:
+    (shop / "profiles.yml").write_text(
+        'shop: {target: a, outputs: {a: {type: trino, host: "' + host + '", catalog: c, schema: s, user: a}}}'
+    )
+    monkeypatch.setenv("SHOP_HOST", "shop.example")
+    assert Settings.load().trino_host == expected
+
+
 def test_an_environment_on_trino_with_a_target_of_duckdb_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_ENV", "trino")
     monkeypatch.setenv("LAKEHOUSE_DBT_TARGET", "dev")
