@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lakehouse_analytics import demo
+from lakehouse_analytics import demo, prepare
 from lakehouse_analytics.dbt_profile import Jinja, ProfileError, database_of
 from lakehouse_analytics.dbt_project import DbtProject, ManifestError
 from lakehouse_analytics.doctor import project
@@ -259,6 +259,21 @@ def test_another_trino_than_the_profiles_is_one_error(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError, match=f"{variable}: is {value}, but target `trino` of profile `shop`"):
         Settings.load()
+
+
+def test_names_that_are_secret_are_compared_and_not_shown(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shop / "profiles.yml").write_text(
+        "shop: {target: a, outputs: {a: {type: trino, host: h, catalog: c, "
+        "schema: \"{{ env_var('DBT_ENV_SECRET_SCHEMA') }}\"}}}"
+    )
+    monkeypatch.setenv("DBT_ENV_SECRET_SCHEMA", "hidden")
+    profile = Settings.load().profile
+    theirs = {"type": "trino", "database": "c", "schema": "hidden", "path": None}
+    prepare._compare(profile, theirs)
+    with pytest.raises(ManifestError, match="`schema` of target `a`") as caught:
+        prepare._compare(profile, {**theirs, "schema": "another"})
+    assert "another" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize("target", ["trino", "certificate"])
