@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 from lakehouse_analytics import demo, prepare
 from lakehouse_analytics.dbt_profile import Jinja, ProfileError, database_of
 from lakehouse_analytics.dbt_project import DbtProject, ManifestError
 from lakehouse_analytics.doctor import project
 from lakehouse_analytics.doctor.probe import Known, Status
+from lakehouse_analytics.resources.duckdb import DuckDBResource
 from lakehouse_analytics.settings import Settings, SettingsError
 
 PROFILES = """
@@ -381,3 +383,19 @@ def test_the_demo_fills_no_other_projects_database(shop: Path) -> None:
     with pytest.raises(ManifestError, match=f"LAKEHOUSE_DBT_PROJECT_DIR names {shop}: unset it"):
         demo.run(config_path=None, count=None, seed=None)
     assert {path.name for path in shop.iterdir()} == {"dbt_project.yml", "profiles.yml"}
+
+
+def test_an_attached_database_that_cannot_be_opened_is_named_without_its_password(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "host=db.example password=hunter-2"
+    (shop / "profiles.yml").write_text(
+        f'shop: {{target: a, outputs: {{a: {{type: duckdb, path: a.duckdb, attach: [{{path: "{address}", alias: erp}}]}}}}}}'
+    )
+    monkeypatch.setenv("LAKEHOUSE_DUCKDB_PATH", str(shop / "a.duckdb"))
+    with duckdb.connect(shop / "a.duckdb"):
+        pass
+    with pytest.raises(duckdb.Error, match="the database `erp` of target `a`") as caught:
+        DuckDBResource(path=str(shop / "a.duckdb")).fetch_all("select * from erp.main.orders")
+    assert "db.example" in str(caught.value)
+    assert "hunter" not in str(caught.value)
