@@ -390,7 +390,8 @@ def test_an_attached_database_that_cannot_be_opened_is_named_without_its_passwor
 ) -> None:
     address = "host=db.example password=hunter-2"
     (shop / "profiles.yml").write_text(
-        f'shop: {{target: a, outputs: {{a: {{type: duckdb, path: a.duckdb, attach: [{{path: "{address}", alias: erp}}]}}}}}}'
+        "shop: {target: a, outputs: {a: {type: duckdb, path: a.duckdb, "
+        f'attach: [{{path: "{address}", alias: erp}}]}}}}}}'
     )
     monkeypatch.setenv("LAKEHOUSE_DUCKDB_PATH", str(shop / "a.duckdb"))
     with duckdb.connect(shop / "a.duckdb"):
