@@ -245,10 +245,10 @@ class Settings(BaseSettings):
     @field_validator("smtp_host")
     @classmethod
     def _host(cls, value: str | None) -> str | None:
+        if value is not None and re.fullmatch(r"[^:]+:[0-9]+", value):
+            raise ValueError("expected the name of a host; set the port in LAKEHOUSE_SMTP_PORT")
         if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*::?[0-9A-Fa-f:.]+", value):
             raise ValueError(f"expected the name of a host, but found {shortened(value)}")
-        if value is not None and re.fullmatch(r"[^:]+:[0-9]+", value):
-            raise ValueError("expected the name of a host; the port belongs into LAKEHOUSE_SMTP_PORT")
         return value
 
     @field_validator("slack_webhook_url")
