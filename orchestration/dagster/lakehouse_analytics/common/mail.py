@@ -21,4 +21,5 @@ def is_mail_address(text: str) -> bool:
     if not isinstance(header, AddressHeader) or getattr(header, "defects", None) or len(header.addresses) != 1:
         return False
     address = header.addresses[0]
-    return bool(address.username and address.domain and address.addr_spec.isascii()) and not header.groups[0].display_name
+    whole = bool(address.username and address.domain) and address.addr_spec.isascii()
+    return whole and not header.groups[0].display_name
