@@ -13,79 +13,79 @@ _env_stop() {
 
 # The escapes that python-dotenv knows within quotes: those in $2; any other backslash stays.
 _env_unescape() {
-  local rest=$1 known=$2 next
+  local _rest=$1 _known=$2 _next
   _value=
-  while [[ $rest == *\\* ]]; do
-    _value+=${rest%%\\*}
-    rest=${rest#*\\}
-    next=${rest:0:1}
-    if [[ -z $next || $known != *"$next"* ]]; then
+  while [[ $_rest == *\\* ]]; do
+    _value+=${_rest%%\\*}
+    _rest=${_rest#*\\}
+    _next=${_rest:0:1}
+    if [[ -z $_next || $_known != *"$_next"* ]]; then
       _value+=\\
       continue
     fi
-    rest=${rest:1}
-    case $next in
+    _rest=${_rest:1}
+    case $_next in
       a) _value+=$'\a' ;; b) _value+=$'\b' ;; f) _value+=$'\f' ;; n) _value+=$'\n' ;;
-      r) _value+=$'\r' ;; t) _value+=$'\t' ;; v) _value+=$'\v' ;; *) _value+=$next ;;
+      r) _value+=$'\r' ;; t) _value+=$'\t' ;; v) _value+=$'\v' ;; *) _value+=$_next ;;
     esac
   done
-  _value+=$rest
+  _value+=$_rest
 }
 
 _env_expand() {
-  local rest=$1 name default pattern='^([^}:]*)(:-([^}]*))?\}(.*)$'
+  local _rest=$1 _name _default _pattern='^([^}:]*)(:-([^}]*))?\}(.*)$'
   _value=
-  while [[ $rest == *'${'* ]]; do
-    _value+=${rest%%'${'*}
-    rest=${rest#*'${'}
-    if ! [[ $rest =~ $pattern ]]; then
+  while [[ $_rest == *'${'* ]]; do
+    _value+=${_rest%%'${'*}
+    _rest=${_rest#*'${'}
+    if ! [[ $_rest =~ $_pattern ]]; then
       _value+='${'
       continue
     fi
-    name=${BASH_REMATCH[1]} default=${BASH_REMATCH[3]} rest=${BASH_REMATCH[4]}
-    [[ $name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || return 1
-    if [[ -n ${!name+set} ]]; then _value+=${!name}; else _value+=$default; fi
+    _name=${BASH_REMATCH[1]} _default=${BASH_REMATCH[3]} _rest=${BASH_REMATCH[4]}
+    [[ $_name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || return 1
+    if [[ -n ${!_name+set} ]]; then _value+=${!_name}; else _value+=$_default; fi
   done
-  _value+=$rest
+  _value+=$_rest
 }
 
 _env_read() {
-  local file=$1 label=$2 line name space rest number=0
-  local assignment='^(export[[:blank:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:blank:]]*=([[:blank:]]*)(.*)$'
-  local single="^'(([^'\\\\]|\\\\.)*)'[[:blank:]]*(#.*)?\$" double='^"(([^"\\]|\\.)*)"[[:blank:]]*(#.*)?$'
-  [[ -f $file && -r $file ]] || { _env_stop "$label" 1 "the file cannot be read"; return 1; }
-  while IFS= read -r line || [[ -n $line ]]; do
-    number=$((number + 1))
-    line=${line%$'\r'}
-    line=${line#"${line%%[![:blank:]]*}"}
-    [[ -z $line || $line == \#* ]] && continue
-    if ! [[ $line =~ $assignment ]]; then
-      _env_stop "$label" "$number" "expected NAME=value, a comment or an empty line"
+  local _file=$1 _label=$2 _line _name _space _rest _number=0
+  local _assignment='^(export[[:blank:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:blank:]]*=([[:blank:]]*)(.*)$'
+  local _single="^'(([^'\\\\]|\\\\.)*)'[[:blank:]]*(#.*)?\$" _double='^"(([^"\\]|\\.)*)"[[:blank:]]*(#.*)?$'
+  [[ -f $_file && -r $_file ]] || { _env_stop "$_label" 1 "the file cannot be read"; return 1; }
+  while IFS= read -r _line || [[ -n $_line ]]; do
+    _number=$((_number + 1))
+    _line=${_line%$'\r'}
+    _line=${_line#"${_line%%[![:blank:]]*}"}
+    [[ -z $_line || $_line == \#* ]] && continue
+    if ! [[ $_line =~ $_assignment ]]; then
+      _env_stop "$_label" "$_number" "expected NAME=value, a comment or an empty line"
       return 1
     fi
-    name=${BASH_REMATCH[2]} space=${BASH_REMATCH[3]} rest=${BASH_REMATCH[4]}
-    if [[ $rest =~ $single ]]; then
+    _name=${BASH_REMATCH[2]} _space=${BASH_REMATCH[3]} _rest=${BASH_REMATCH[4]}
+    if [[ $_rest =~ $_single ]]; then
       _env_unescape "${BASH_REMATCH[1]}" "\\'"
-    elif [[ $rest =~ $double ]]; then
+    elif [[ $_rest =~ $_double ]]; then
       _env_unescape "${BASH_REMATCH[1]}" "\\'\"abfnrtv"
-    elif [[ $rest == [\'\"]* ]]; then
-      _env_stop "$label" "$number" "$name: expected the quote to be closed on this line, and nothing but a comment after it"
+    elif [[ $_rest == [\'\"]* ]]; then
+      _env_stop "$_label" "$_number" "$_name: expected the quote to be closed on this line, and nothing but a comment after it"
       return 1
-    elif [[ -n $space && $rest == \#* ]]; then
+    elif [[ -n $_space && $_rest == \#* ]]; then
       _value=
     else
-      rest=${rest%%[[:blank:]]#*}
-      _value=${rest%"${rest##*[![:blank:]]}"}
+      _rest=${_rest%%[[:blank:]]#*}
+      _value=${_rest%"${_rest##*[![:blank:]]}"}
     fi
     if ! _env_expand "$_value"; then
-      _env_stop "$label" "$number" "$name: expected \${NAME} or \${NAME:-default}, with the name of a variable"
+      _env_stop "$_label" "$_number" "$_name: expected \${NAME} or \${NAME:-default}, with the name of a variable"
       return 1
     fi
-    if ! export "$name=$_value" 2>/dev/null; then
-      _env_stop "$label" "$number" "$name: the shell does not allow this variable to be set"
+    if ! export "$_name=$_value" 2>/dev/null; then
+      _env_stop "$_label" "$_number" "$_name: the shell does not allow this variable to be set"
       return 1
     fi
-  done < "$file"
+  done < "$_file"
 }
 
 _root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)

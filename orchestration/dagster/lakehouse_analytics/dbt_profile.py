@@ -37,6 +37,14 @@ _CONNECTION = {
     "trino": ("host", "port", "http_scheme", "user", "method", "password", "jwt_token", "client_certificate",
               "client_private_key", "cert"),
 }  # fmt: skip
+#: Fields of which an expression that reads nothing but these variables says what our settings say, and need not be
+#: rendered. Those of this project's own profile; any other expression is rendered with jinja2.
+_OURS = {
+    "port": {"LAKEHOUSE_TRINO_PORT"},
+    "method": {"LAKEHOUSE_TRINO_PASSWORD", "LAKEHOUSE_TRINO_JWT", "LAKEHOUSE_TRINO_CLIENT_CERTIFICATE"},
+    "cert": {"LAKEHOUSE_TRINO_CA_BUNDLE"},
+}
+_READS = re.compile(r"""env_var\(\s*['"]([^'"]+)['"]""")
 _MISSING = object()
 _JINJA = re.compile(r"\{\{|\{%|\{#")
 #: What nearly every profile uses of Jinja; without an import of jinja2, which every process that loads would pay for.
@@ -300,7 +308,7 @@ def read(
     for key in (*_NAMING[adapter], *_CONNECTION[adapter]):
         if key not in output:
             continue
-        if key in _CONNECTION[adapter] and _follows_us(output[key]):
+        if _follows_us(key, output[key]):
             continue
         jinja.read.clear()
         try:
@@ -313,9 +321,10 @@ def read(
     return Profile(file, project_dir, str(name), target, adapter, fields, reads)
 
 
-def _follows_us(value: object) -> bool:
-    """Whether an expression makes a field of our own variables, so that our settings say the same."""
-    return isinstance(value, str) and "env_var('LAKEHOUSE_" in value and not is_simple(value)
+def _follows_us(key: str, value: object) -> bool:
+    """Whether an expression makes a field of nothing but the variables of the setting that means the same."""
+    read = set(_READS.findall(value)) if isinstance(value, str) and not is_simple(value) else set()
+    return bool(read) and read <= _OURS.get(key, set())
 
 
 def _target(

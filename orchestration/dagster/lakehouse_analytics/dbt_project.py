@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lakehouse_analytics import dbt_profile
+from lakehouse_analytics.common.redact import Redactor, secret_values
 from lakehouse_analytics.dbt_profile import Jinja, Profile, ProfileError, is_secret
 from lakehouse_analytics.settings import Settings
 
@@ -175,7 +176,7 @@ class DbtProject:
         Returns:
             `files`: SHA-256 of the content of each, because images and checkouts reset times, by relative path;
             `profile`: names that the target gives; `variables` and `vars`: values of environment variables and of
-            `--vars`, without those that may be secret.
+            `--vars`, without what may be secret.
         """
         return {
             "version": VERSION,
@@ -184,9 +185,13 @@ class DbtProject:
                 for path in self.sources()
             },
             "profile": self.profile.names() if self.profile else {"target": self.target},
-            "variables": {name: self.environment.get(name) for name in sorted(variables) if not is_secret(name)},
+            "variables": {
+                name: _public(name, value) if (value := self.environment.get(name)) is not None else None
+                for name in sorted(variables)
+                if not is_secret(name)
+            },
             "vars": {
-                name: json.dumps(value, sort_keys=True, default=str)
+                name: _public(name, value, json.dumps(_plain(value), sort_keys=True, default=str))
                 for name, value in sorted(self.variables.items())
                 if not is_secret(name)
             },
@@ -267,6 +272,20 @@ def _walk(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders.sort()  # which of two links to one folder is followed must not depend on the file system
         yield from (path for name in files if (path := Path(root, name)).is_file())
+
+
+def _public(name: str, value: Any, text: str | None = None) -> str:
+    """The text of a value without the secrets in it, such as the password of an address."""
+    return Redactor(secret_values(value, name))(str(value) if text is None else text)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it and sort it: YAML has keys of any type, and sets."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _relative(path: Path, start: Path) -> str:

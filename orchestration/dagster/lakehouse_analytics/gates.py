@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lakehouse_analytics.graph import DbtTest, Function, Graph, Table
 from lakehouse_analytics.run_results import DbtResult
@@ -74,8 +75,11 @@ class Run:
                 return min(below, default=None)
             return None
 
-        first = min((self.graph.ranks[unique_id] for unique_id in self.selected), default=0)
-        return max((r for parent in test.parents if (r := rank(parent)) is not None), default=first)
+        return max((r for parent in test.parents if (r := rank(parent)) is not None), default=self._first_rank)
+
+    @cached_property
+    def _first_rank(self) -> int:
+        return min((self.graph.ranks[unique_id] for unique_id in self.selected), default=0)
 
     def functions(self, tables: Collection[Table], tests: Collection[DbtTest]) -> list[Function]:
         """Functions that dbt must create with a stage: those that its tables and tests call and that are not there yet.

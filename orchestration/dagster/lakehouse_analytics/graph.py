@@ -74,6 +74,7 @@ class External:
     key: Key
     kind: Literal["model", "ephemeral", "project"]
     node: Mapping[str, Any] = field(repr=False, compare=False)
+    group: str = "sources"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def externals_of(nodes: Mapping[str, Node]) -> dict[str, External]:
                 "original_file_path": "dbt_project.yml",
                 "resource_type": "project",
             }
-            found[project] = External(project, (PROJECT, key_part(_package(node))), "project", about)
+            found[project] = External(project, (PROJECT, key_part(package)), "project", about, PROJECT)
     return found
 
 

@@ -133,10 +133,10 @@ class _Reader:
             self.problems += [f"{where}: {problem}" for problem in windows.problems(node, contract, source_names)]
             layer = layer or DEFAULT_LAYER
             key = meta.asset_key or (layer, _name(node))
-            if unique_id in self.constants:
-                self.externals[unique_id] = External(unique_id, key, "ephemeral", node)
-                continue
             group = meta.group or groups.get(_dbt_group(node) or "") or layer
+            if unique_id in self.constants:
+                self.externals[unique_id] = External(unique_id, key, "ephemeral", node, group)
+                continue
             tables[unique_id] = Table(unique_id, key, layer, contract, node, (), group)
         cut = any(table.grain for table in tables.values())
         self.findings += [one for table in tables.values() for one in _findings(table, cut=cut)]

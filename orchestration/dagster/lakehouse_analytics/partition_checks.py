@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, tzinfo
 
 import dagster as dg
 
-from lakehouse_analytics.check_history import History, history_of
+from lakehouse_analytics.check_history import History
 from lakehouse_analytics.checks import UNSAID, drift_outcome, last_count, row_count_outcome, uncounted_outcomes
 from lakehouse_analytics.contract import Drift, Grain
 from lakehouse_analytics.graph import Table
@@ -24,11 +24,6 @@ BEFORE: Mapping[Grain, timedelta] = {
 }
 #: What windows of a grain are alike, as a format of `strftime`: hours of a day, days of a week.
 SEASON: Mapping[Grain, str] = {"hourly": "%H:00", "daily": "%A", "weekly": "", "monthly": ""}
-
-
-def partition_history_of(instance: dg.DagsterInstance) -> History:
-    """Earlier counts by partition, from Dagster's event log."""
-    return history_of(instance)
 
 
 def partition_evaluations(

@@ -77,7 +77,7 @@ def _compare(profile: Profile | None, theirs: Mapping[str, Any]) -> None:
     ours = {
         "type": profile.adapter,
         "database": profile.database,
-        "schema": profile.names().get("schema", theirs["schema"] if profile.adapter == "duckdb" else None),
+        "schema": profile.fields.get("schema", theirs["schema"] if profile.adapter == "duckdb" else None),
         "path": file and str(file),
     }
     for name, value in theirs.items():

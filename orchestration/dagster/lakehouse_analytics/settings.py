@@ -245,10 +245,10 @@ class Settings(BaseSettings):
     @field_validator("smtp_host")
     @classmethod
     def _host(cls, value: str | None) -> str | None:
+        if value is not None and re.fullmatch(r"[^:]+:[0-9]+", value):
+            raise ValueError("expected the name of a host; set the port in LAKEHOUSE_SMTP_PORT")
         if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*::?[0-9A-Fa-f:.]+", value):
             raise ValueError(f"expected the name of a host, but found {shortened(value)}")
-        if value is not None and re.fullmatch(r"[^:]+:[0-9]+", value):
-            raise ValueError("expected the name of a host; the port belongs into LAKEHOUSE_SMTP_PORT")
         return value
 
     @field_validator("slack_webhook_url")
@@ -379,6 +379,8 @@ class Settings(BaseSettings):
                     f"{{{{ env_var('{variable}') }}}}"
                 )
         chosen = self.model_copy(update=found) if found else self
+        if chosen.trino_http_scheme == "http" and any(name in LOG_INS for name in found):
+            problems.append(f"{PREFIX}TRINO_HTTP_SCHEME: must be https, because {profile.where} logs in to Trino")
         chosen.__dict__["profile"] = profile  # of this environment, whatever the next one is
         return chosen, problems
 

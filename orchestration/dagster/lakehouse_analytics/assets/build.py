@@ -33,7 +33,6 @@ from lakehouse_analytics.graph import DbtTest, Function, Graph, Table
 from lakehouse_analytics.iceberg.policies import relation_of
 from lakehouse_analytics.messages import with_source_line
 from lakehouse_analytics.names import counted, unique_metadata_key
-from lakehouse_analytics.partition_checks import partition_history_of
 from lakehouse_analytics.partitions import TOGETHER, Calendar, Window
 from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.relations import refuse_other_relations
@@ -451,7 +450,7 @@ class Build:
     def _counted_windows(self) -> CountedWindows | None:
         if self.windows is None:
             return None
-        history = partition_history_of(self.context.instance)
+        history = history_of(self.context.instance)
         return CountedWindows(self.graph.adapter, self.windows.calendar, self.windows.span, history)
 
     def _tell_partitions(self, table: Table, answer: Answer) -> None:

@@ -12,7 +12,6 @@ _ABOUT = {
     "ephemeral": "Ephemeral model {name}: constants, which dbt inlines into the models that read it.",
     "project": "Tests of dbt project {name} that read no table.",
 }
-_GROUPS = {"model": "sources", "project": "dbt_project"}
 
 
 def external_assets(graph: Graph) -> list[dg.AssetSpec]:
@@ -33,7 +32,7 @@ def _external_spec(graph: Graph, external: External) -> dg.AssetSpec:
     return dg.AssetSpec(
         key=asset_key(external),
         description=node.get("description") or about,
-        group_name=_GROUPS.get(external.kind, external.key[0]),
+        group_name=external.group,
         kinds={"dbt", graph.adapter} if in_database else {"dbt"},
         metadata={"dagster_dbt/unique_id": external.unique_id},
     )

@@ -6,13 +6,13 @@ from __future__ import annotations
 def is_mail_address(text: str) -> bool:
     """Whether a text is one address, with or without a display name (RFC 5322), that every mail server takes.
 
-    Only ASCII: other addresses need a server with SMTPUTF8 (RFC 6531).
+    The address has only ASCII characters: others need a server with SMTPUTF8 (RFC 6531). A name may have any.
     """
     from email.errors import HeaderParseError
     from email.headerregistry import AddressHeader
     from email.policy import default
 
-    if not text.isascii() or not text.isprintable():
+    if not text.isprintable():
         return False
     try:
         header = default.header_factory("To", text)
@@ -21,4 +21,5 @@ def is_mail_address(text: str) -> bool:
     if not isinstance(header, AddressHeader) or getattr(header, "defects", None) or len(header.addresses) != 1:
         return False
     address = header.addresses[0]
-    return bool(address.username and address.domain) and not header.groups[0].display_name
+    whole = bool(address.username and address.domain) and address.addr_spec.isascii()
+    return whole and not header.groups[0].display_name

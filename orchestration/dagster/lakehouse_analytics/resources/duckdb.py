@@ -1,5 +1,6 @@
 """The embedded engine: one DuckDB file, opened for as long as a question takes."""
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
 
+from lakehouse_analytics.common.redact import Redactor, secret_values
 from lakehouse_analytics.database import connect
 from lakehouse_analytics.dbt_profile import ProfileError, is_secret
 from lakehouse_analytics.retries import FOR_GOOD, Reason
@@ -99,6 +101,12 @@ def _attach(connection: "duckdb.DuckDBPyConnection") -> list[str]:
             connection.execute(statement)
         except duckdb.Error as error:
             secret = any(is_secret(name) for name in profile.variables("attach"))
-            reason = type(error).__name__ if secret else str(error).strip().splitlines()[0]
+            reason = type(error).__name__ if secret else _redacted(str(error).strip().splitlines()[0], statement)
             problems.append(f"{what} of {profile.where} is not open while rows are counted: {reason}")
     return problems
+
+
+def _redacted(reason: str, statement: str) -> str:
+    """DuckDB's message without the passwords of the statement: it quotes the address that it could not open."""
+    of_libpq = re.findall(r"(?i)passw\w*\s*=\s*([^\s']+)", statement)
+    return Redactor([*secret_values(statement), *of_libpq])(reason)

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter
 from lakehouse_analytics.check_history import history_of
-from lakehouse_analytics.partition_checks import partition_history_of
 from lakehouse_analytics.partitions import Span, calendars, windows
 from lakehouse_analytics.row_counts import Counts
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key
@@ -67,7 +66,7 @@ class Gate:
         windows_of_run = None
         if self.calendar:
             span = Span(windows(self.calendar, answers))
-            windows_of_run = CountedWindows("duckdb", self.calendar, span, partition_history_of(self.instance))
+            windows_of_run = CountedWindows("duckdb", self.calendar, span, history_of(self.instance))
         counter = Counter(
             NoEngine(),  # type: ignore[arg-type]
             history_of(self.instance),

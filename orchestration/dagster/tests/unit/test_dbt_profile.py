@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
-from lakehouse_analytics import demo
+from lakehouse_analytics import demo, prepare
 from lakehouse_analytics.dbt_profile import Jinja, ProfileError, database_of
 from lakehouse_analytics.dbt_project import DbtProject, ManifestError
 from lakehouse_analytics.doctor import project
 from lakehouse_analytics.doctor.probe import Known, Status
+from lakehouse_analytics.resources.duckdb import DuckDBResource
 from lakehouse_analytics.settings import Settings, SettingsError
 
 PROFILES = """
@@ -261,6 +263,48 @@ def test_another_trino_than_the_profiles_is_one_error(
         Settings.load()
 
 
+def test_names_that_are_secret_are_compared_and_not_shown(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shop / "profiles.yml").write_text(
+        "shop: {target: a, outputs: {a: {type: trino, host: h, catalog: c, "
+        "schema: \"{{ env_var('DBT_ENV_SECRET_SCHEMA') }}\"}}}"
+    )
+    monkeypatch.setenv("DBT_ENV_SECRET_SCHEMA", "hidden")
+    profile = Settings.load().profile
+    theirs = {"type": "trino", "database": "c", "schema": "hidden", "path": None}
+    prepare._compare(profile, theirs)
+    with pytest.raises(ManifestError, match="`schema` of target `a`") as caught:
+        prepare._compare(profile, {**theirs, "schema": "another"})
+    assert "another" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["trino", "certificate"])
+def test_a_log_in_of_the_profile_is_never_sent_without_encryption(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    monkeypatch.setenv("LAKEHOUSE_DBT_TARGET", target)
+    monkeypatch.setenv("LAKEHOUSE_TRINO_HTTP_SCHEME", "http")
+    with pytest.raises(SettingsError, match="LAKEHOUSE_TRINO_HTTP_SCHEME: must be https, because") as caught:
+        Settings.load()
+    assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("{{ 'a.example' if env_var('LAKEHOUSE_ENV', '') == 'trino' else 'b.example' }}", "b.example"),
+        ("{{ env_var('LAKEHOUSE_REGION', 'eu') ~ '.example' }}", "eu.example"),
+        ("{{ env_var('SHOP_HOST', env_var('LAKEHOUSE_TRINO_HOST', 'x')) }}", "shop.example"),
+    ],
+)
+def test_an_expression_with_our_variables_names_the_host_that_dbt_uses(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, host: str, expected: str
+) -> None:
+    (shop / "profiles.yml").write_text(
+        'shop: {target: a, outputs: {a: {type: trino, host: "' + host + '", catalog: c, schema: s, user: a}}}'
+    )
+    monkeypatch.setenv("SHOP_HOST", "shop.example")
+    assert Settings.load().trino_host == expected
+
+
 def test_an_environment_on_trino_with_a_target_of_duckdb_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_ENV", "trino")
     monkeypatch.setenv("LAKEHOUSE_DBT_TARGET", "dev")
@@ -339,3 +383,20 @@ def test_the_demo_fills_no_other_projects_database(shop: Path) -> None:
     with pytest.raises(ManifestError, match=f"LAKEHOUSE_DBT_PROJECT_DIR names {shop}: unset it"):
         demo.run(config_path=None, count=None, seed=None)
     assert {path.name for path in shop.iterdir()} == {"dbt_project.yml", "profiles.yml"}
+
+
+def test_an_attached_database_that_cannot_be_opened_is_named_without_its_password(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "host=db.example password=hunter-2"
+    (shop / "profiles.yml").write_text(
+        "shop: {target: a, outputs: {a: {type: duckdb, path: a.duckdb, "
+        f'attach: [{{path: "{address}", alias: erp}}]}}}}}}'
+    )
+    monkeypatch.setenv("LAKEHOUSE_DUCKDB_PATH", str(shop / "a.duckdb"))
+    with duckdb.connect(shop / "a.duckdb"):
+        pass
+    with pytest.raises(duckdb.Error, match="the database `erp` of target `a`") as caught:
+        DuckDBResource(path=str(shop / "a.duckdb")).fetch_all("select * from erp.main.orders")
+    assert "db.example" in str(caught.value)
+    assert "hunter" not in str(caught.value)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -192,3 +194,29 @@ def test_files_beside_the_dbt_folders_do_not_count(project: DbtProject) -> None:
     write(project, "venv/lib/some.py", "x = 1")
     write(project, "data/export.csv", "a,b")
     assert project.changes() == []
+
+
+def test_the_fingerprint_holds_no_secret_inside_a_variable(project: DbtProject) -> None:
+    variables = {"mail": {"user": "ann", "password": "hunter-2"}, "url": "https://ann:hunter-2@db.example/x", "days": 7}
+    secretive = replace(project, variables=variables)
+    fingerprint = secretive.fingerprint()
+    assert "hunter" not in json.dumps(fingerprint)
+    assert fingerprint["vars"]["days"] == "7"
+    make(secretive)
+    assert secretive.changes() == []
+    other = replace(project, variables={**variables, "mail": {"user": "bob", "password": "hunter-3"}}).changes()
+    assert "hunter" not in str(other)
+    assert "the variable `mail`" in str(other)
+
+
+def test_a_variable_of_any_yaml_has_a_fingerprint(project: DbtProject) -> None:
+    odd = replace(project, variables={"odd": {date(2026, 1, 1): {"a": 1}, "b": {2, 1}, None: float("nan")}})
+    make(odd)
+    assert odd.changes() == []
+
+
+def test_an_environment_variable_with_the_password_of_an_address_is_not_in_the_fingerprint(project: DbtProject) -> None:
+    read = replace(project, environment={"SHOP_URL": "postgres://ann:hunter-2@db.example/x", "SHOP_SCHEMA": "eu"})
+    fingerprint = read.fingerprint({"SHOP_URL", "SHOP_SCHEMA"})
+    assert "hunter" not in json.dumps(fingerprint)
+    assert fingerprint["variables"]["SHOP_SCHEMA"] == "eu"

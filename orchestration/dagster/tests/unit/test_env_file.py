@@ -123,6 +123,15 @@ def test_a_line_that_cannot_be_read_stops_make(checkout: Path, line: str, error:
     assert "secret" not in done.stdout + done.stderr
 
 
+def test_names_that_the_script_uses_itself_are_names_like_any_other(checkout: Path) -> None:
+    # Each value would break the rest of the file, were it the script's own.
+    names = ["name", "file", "line", "label", "space", "number", "assignment", "single", "double", "rest", "default"]
+    text = "".join(f"{name}=x\nA_{name}='${{{name}}} b'\n" for name in names)
+    done = read(checkout, text, *names, *(f"A_{name}" for name in names))
+    assert done.stderr == b""
+    assert done.stdout.decode().split("\0")[:-1] == ["x"] * len(names) + ["x b"] * len(names)
+
+
 def test_a_file_that_is_not_readable_stops_make(checkout: Path) -> None:
     (checkout / ".env").unlink(missing_ok=True)
     (checkout / ".env").mkdir()

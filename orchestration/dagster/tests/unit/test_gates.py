@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 from hypothesis import given
@@ -682,3 +682,26 @@ def test_a_failed_test_of_another_projects_model_blocks_what_reads_it() -> None:
     played = Played(m.graph(), {test: "fail"})
     assert played.built == EVERYTHING
     assert "gold/reader was blocked by platform/dim" in played.run.summary()
+
+
+class Watched(frozenset[str]):
+    """A selection that counts how often it is walked through."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[str]:
+        type(self).walks += 1
+        return super().__iter__()
+
+
+def test_the_stages_of_a_run_do_not_walk_through_its_tables_for_each_test() -> None:
+    def walks(tests: int) -> int:
+        m = medallion()
+        for number in range(tests):
+            m.test(f"t{number}", model("fct"), attached=model("fct"))
+        graph = m.graph()
+        Watched.walks = 0
+        assert len(Run(graph, Watched(graph.tables)).stages()) > 1
+        return Watched.walks
+
+    assert walks(100) == walks(1)

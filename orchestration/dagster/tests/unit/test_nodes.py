@@ -8,6 +8,7 @@ import pytest
 from dbt.artifacts.resources.types import NodeType
 from hypothesis import given
 from hypothesis import strategies as st
+from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.nodes import Answer, answer_to, every_node, left_out
 from manifests import PROJECT, Manifest
 
@@ -256,3 +257,14 @@ def test_two_exposures_of_one_name_stay_apart() -> None:
         other: ("exposures", "addon", "weekly"),
         alone: ("exposures", "daily"),
     }
+
+
+@pytest.mark.parametrize(("dagster", "group"), [({}, "gold"), ({"group": "reference"}, "reference")])
+def test_a_model_of_constants_has_a_group_of_its_own_whatever_its_key_is(dagster: dict[str, str], group: str) -> None:
+    m = Manifest()
+    constants = m.model(
+        "rates", folder="gold", materialized="ephemeral", dagster={"asset_key": ["my-team", "größe"], **dagster}
+    )
+    m.test("positive", constants)
+    (spec,) = external_assets(m.graph())
+    assert (spec.key.path, spec.group_name) == (["my-team", "größe"], group)

@@ -145,7 +145,14 @@ def test_what_is_no_mail_address_is_an_error(monkeypatch: pytest.MonkeyPatch, na
 
 
 @pytest.mark.parametrize(
-    "address", ["a@example.com", "Data Team <a@example.com>", "a+b@mail", '"a, b" <a@example.com>']
+    "address",
+    [
+        "a@example.com",
+        "Data Team <a@example.com>",
+        "a+b@mail",
+        '"a, b" <a@example.com>',
+        "Datenteam München <a@example.com>",
+    ],
 )
 def test_mail_addresses_may_have_a_name(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     assert load(monkeypatch, LAKEHOUSE_SMTP_FROM=address).smtp_from == address
@@ -155,6 +162,12 @@ def test_mail_addresses_may_have_a_name(monkeypatch: pytest.MonkeyPatch, address
 def test_what_is_no_mail_server_is_an_error(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     [line] = mistakes(monkeypatch, LAKEHOUSE_SMTP_HOST=host)
     assert line.startswith("LAKEHOUSE_SMTP_HOST: expected the name of a host")
+
+
+@pytest.mark.parametrize("host", ["mail:587", "mail.example.com:25", "10.0.0.1:25"])
+def test_a_mail_server_with_its_port_names_the_ports_variable(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    [line] = mistakes(monkeypatch, LAKEHOUSE_SMTP_HOST=host)
+    assert "LAKEHOUSE_SMTP_PORT" in line
 
 
 @pytest.mark.parametrize("host", ["mail", "mail.example.com", "10.0.0.1", "::1", "fe80::1"])
