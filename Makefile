@@ -108,7 +108,7 @@ cluster-test: $(DEV) ## Install on the cluster of KUBECONFIG, run the demo, kill
 ##@ Guard it
 .PHONY: test
 test: $(DEV) ## Everything that guards it: unit, definitions, dbt unit tests, integration
-	@$(CODE)/tests/run
+	@$(CODE)/tests/run $(ARGS)
 
 .PHONY: test-trino
 test-trino: $(DEV) stack-up ## The integration tests on the real engine

@@ -58,14 +58,17 @@ class Column:
 
 
 def columns(json_schema: dict[str, Any]) -> tuple[Column, ...]:
-    """The columns of a stream, in the schema's order. Names equal but for case get a number: DuckDB ignores case."""
+    """The columns of a stream, in the schema's order.
+
+    Names equal but for case get a number, because DuckDB ignores case. A field without a name becomes the column `_`.
+    """
     taken = {name.lower() for name in META}
     result = []
     for field, schema in (json_schema.get("properties") or {}).items():
-        name, number = field, 0
+        name, number = field or "_", 0
         while name.lower() in taken:
             number += 1
-            name = f"{field}_{number}"
+            name = f"{field or '_'}_{number}"
         taken.add(name.lower())
         result.append(Column(field, name, _kind(schema if isinstance(schema, dict) else {})))
     return tuple(result)

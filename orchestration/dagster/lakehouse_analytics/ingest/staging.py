@@ -188,11 +188,11 @@ class Staging:
             self._progress(f"Passing over stream {name}, which was not asked for")
 
 
-def to_parquet(directory: Path, staged: Staged, query_of: Callable[[str], str]) -> None:
-    """Types a stream's records, outside the destination. `query_of` turns a source into a query.
+def to_parquet(directory: Path, stream: str, staged: Staged, query_of: Callable[[str], str]) -> None:
+    """Type a stream's records, outside the destination. `query_of` turns a source into a query.
 
     Raises:
-        IngestError: DuckDB gave up, for memory or disk.
+        IngestError: DuckDB cannot read the records, or ran out of memory or disk.
     """
     import duckdb
 
@@ -209,7 +209,9 @@ def to_parquet(directory: Path, staged: Staged, query_of: Callable[[str], str]) 
             connection.execute(f"COPY ({query_of(source)}) TO {literal(str(parquet))} (FORMAT parquet)")
         except duckdb.Error as error:
             words = str(error).strip().splitlines()[0]
-            raise IngestError(f"the records cannot be typed, nothing was changed: {words}") from error
+            raise IngestError(
+                f"stream {stream!r}: its records cannot be typed, nothing was changed: {words}"
+            ) from error
     ndjson.unlink()
     staged.parquet = parquet
 

@@ -79,6 +79,7 @@ def _sync(
         began = time.monotonic()
         to_parquet(
             directory,
+            stream.stream.name,
             staging.streams[key],
             partial(_query, columns=stream.columns, generation_id=stream.generation_id, sync_id=planned.sync_id),
         )

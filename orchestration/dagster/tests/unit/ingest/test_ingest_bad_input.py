@@ -118,6 +118,19 @@ def test_a_record_that_is_no_json_names_stream_position_and_reason(lake: Lake, d
     assert not lake.work.exists()
 
 
+def test_records_that_duckdb_cannot_read_name_their_stream(lake: Lake) -> None:
+    deep: Any = 1
+    for _ in range(400):
+        deep = {"a": deep}
+    steps = [{"record": ["users", {"id": 1, "o": deep}]}, COMPLETE]
+    lake.scenario(schemas={"users": {**ID, "o": {"type": "object"}}}, steps=steps)
+    with pytest.raises(
+        IngestError, match=r"^stream 'users': its records cannot be typed, nothing was changed: .*depth"
+    ):
+        lake.run()
+    assert not lake.work.exists()
+
+
 def test_a_message_that_nothing_can_read_says_where(lake: Lake) -> None:
     lake.scenario(schemas={"users": ID}, steps=[{"print": '{"type":"RECORD" "record"}'}, COMPLETE])
     with pytest.raises(IngestError, match=r"printed a broken message \(.+ at character 18\)"):
