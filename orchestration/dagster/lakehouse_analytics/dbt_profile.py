@@ -267,8 +267,9 @@ def read(
     if not file.is_file():
         if place.reason == "default":
             raise ProfileError(
-                f"There is no {FILE} in {project_dir} and none in {Path.home() / '.dbt'}: set "
-                "LAKEHOUSE_DBT_PROFILES_DIR to its folder."
+                f"There is no {FILE} in {project_dir} and none in {Path.home() / '.dbt'}. {_named(project_dir)}: set "
+                f"LAKEHOUSE_DBT_PROFILES_DIR to the folder of the {FILE} that has it, or write one with a target of type "
+                f"{' or '.join(SUPPORTED)}."
             )
         raise ProfileError(f"{place.reason or 'The dbt project'} names {place.folder}, which has no {FILE}.")
     jinja = Jinja(environment, defaults or {}, request.variables)
@@ -291,9 +292,17 @@ def read(
         )
     adapter = str(jinja.render(output.get("type"), f"{file}: `type` of target `{target}`"))
     if adapter not in SUPPORTED:
+        usable = [
+            str(other) for other, one in outputs.items() if isinstance(one, Mapping) and one.get("type") in SUPPORTED
+        ]
+        way_out = (
+            f"Name another target in LAKEHOUSE_DBT_TARGET: {', '.join(usable)}."
+            if usable
+            else "Add a target of one of these types to the profile, and name it in LAKEHOUSE_DBT_TARGET."
+        )
         raise ProfileError(
             f"{file}: target `{target}` of profile `{name}` has type {adapter}; this version runs on "
-            f"{' and '.join(SUPPORTED)}. Name another target in LAKEHOUSE_DBT_TARGET."
+            f"{' and '.join(SUPPORTED)}. {way_out}"
         )
     fields: dict[str, Any] = {}
     reads: dict[str, tuple[str, ...]] = {}
@@ -316,6 +325,11 @@ def read(
 def _follows_us(value: object) -> bool:
     """Whether an expression makes a field of our own variables, so that our settings say the same."""
     return isinstance(value, str) and "env_var('LAKEHOUSE_" in value and not is_simple(value)
+
+
+def _named(project_dir: Path) -> str:
+    """The profile that is missing, as `dbt_project.yml` writes it."""
+    return f"dbt_project.yml names the profile `{load_yaml(project_dir / 'dbt_project.yml').get('profile')}`"
 
 
 def _target(
