@@ -267,21 +267,26 @@ def read(
     if not file.is_file():
         if place.reason == "default":
             raise ProfileError(
-                f"There is no {FILE} in {project_dir} and none in {Path.home() / '.dbt'}. {_named(project_dir)}: set "
-                f"LAKEHOUSE_DBT_PROFILES_DIR to the folder of the {FILE} that has it, or write one with a target of type "
-                f"{' or '.join(SUPPORTED)}."
+                f"There is no {FILE} in {project_dir} and none in {Path.home() / '.dbt'}. Set "
+                f"LAKEHOUSE_DBT_PROFILES_DIR to the folder of the file that has {_named(project_dir, environment)}, or "
+                f"write one with a target of type {' or '.join(SUPPORTED)}."
             )
         raise ProfileError(f"{place.reason or 'The dbt project'} names {place.folder}, which has no {FILE}.")
     jinja = Jinja(environment, defaults or {}, request.variables)
     profiles, project = load_yaml(file), load_yaml(project_dir / "dbt_project.yml")
     name = environment.get("DBT_PROFILE") or jinja.render(project.get("profile"), f"{project_dir}/dbt_project.yml")
+    if not name:
+        raise ProfileError(
+            f"{project_dir / 'dbt_project.yml'} names no profile: add `profile:`, or set DBT_PROFILE. {file} has: "
+            f"{_profiles(profiles)}."
+        )
     profile = profiles.get(name)
     outputs = profile.get("outputs") if isinstance(profile, Mapping) else None
     if not isinstance(profile, Mapping) or not isinstance(outputs, Mapping):
-        known = ", ".join(sorted(str(key) for key in profiles.keys() - {"config"})) or "none"
         named = f" (named by {place.reason})" if place.reason else ""
         raise ProfileError(
-            f"{file}{named} has no profile `{name}` with outputs, which dbt_project.yml names; it has: {known}."
+            f"{file}{named} has no profile `{name}` with outputs, which dbt_project.yml names; it has: "
+            f"{_profiles(profiles)}."
         )
     target, why = _target(profile, outputs, request, jinja, file)
     output = outputs.get(target)
@@ -327,9 +332,13 @@ def _follows_us(value: object) -> bool:
     return isinstance(value, str) and "env_var('LAKEHOUSE_" in value and not is_simple(value)
 
 
-def _named(project_dir: Path) -> str:
-    """The profile that is missing, as `dbt_project.yml` writes it."""
-    return f"dbt_project.yml names the profile `{load_yaml(project_dir / 'dbt_project.yml').get('profile')}`"
+def _named(project_dir: Path, environment: Mapping[str, str]) -> str:
+    name = environment.get("DBT_PROFILE") or load_yaml(project_dir / "dbt_project.yml").get("profile")
+    return f"profile `{name}`" if name else "the profile of this project"
+
+
+def _profiles(file: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(str(key) for key in file.keys() - {"config"})) or "none"
 
 
 def _target(

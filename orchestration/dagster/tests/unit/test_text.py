@@ -5,7 +5,6 @@ from __future__ import annotations
 import traceback
 
 import pytest
-
 from lakehouse_analytics.common.text import without_traceback
 
 
