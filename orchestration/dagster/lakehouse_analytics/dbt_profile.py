@@ -275,20 +275,26 @@ def read(
     if not file.is_file():
         if place.reason == "default":
             raise ProfileError(
-                f"There is no {FILE} in {project_dir} and none in {Path.home() / '.dbt'}: set "
-                "LAKEHOUSE_DBT_PROFILES_DIR to its folder."
+                f"There is no {FILE} in {project_dir} and none in {Path.home() / '.dbt'}. Set "
+                f"LAKEHOUSE_DBT_PROFILES_DIR to the folder of the file that has {_named(project_dir, environment)}, or "
+                f"write one with a target of type {' or '.join(SUPPORTED)}."
             )
         raise ProfileError(f"{place.reason or 'The dbt project'} names {place.folder}, which has no {FILE}.")
     jinja = Jinja(environment, defaults or {}, request.variables)
     profiles, project = load_yaml(file), load_yaml(project_dir / "dbt_project.yml")
     name = environment.get("DBT_PROFILE") or jinja.render(project.get("profile"), f"{project_dir}/dbt_project.yml")
+    if not name:
+        raise ProfileError(
+            f"{project_dir / 'dbt_project.yml'} names no profile: add `profile:`, or set DBT_PROFILE. {file} has: "
+            f"{_profiles(profiles)}."
+        )
     profile = profiles.get(name)
     outputs = profile.get("outputs") if isinstance(profile, Mapping) else None
     if not isinstance(profile, Mapping) or not isinstance(outputs, Mapping):
-        known = ", ".join(sorted(str(key) for key in profiles.keys() - {"config"})) or "none"
         named = f" (named by {place.reason})" if place.reason else ""
         raise ProfileError(
-            f"{file}{named} has no profile `{name}` with outputs, which dbt_project.yml names; it has: {known}."
+            f"{file}{named} has no profile `{name}` with outputs, which dbt_project.yml names; it has: "
+            f"{_profiles(profiles)}."
         )
     target, why = _target(profile, outputs, request, jinja, file)
     output = outputs.get(target)
@@ -299,9 +305,17 @@ def read(
         )
     adapter = str(jinja.render(output.get("type"), f"{file}: `type` of target `{target}`"))
     if adapter not in SUPPORTED:
+        usable = [
+            str(other) for other, one in outputs.items() if isinstance(one, Mapping) and one.get("type") in SUPPORTED
+        ]
+        way_out = (
+            f"Name another target in LAKEHOUSE_DBT_TARGET: {', '.join(usable)}."
+            if usable
+            else "Add a target of one of these types to the profile, and name it in LAKEHOUSE_DBT_TARGET."
+        )
         raise ProfileError(
             f"{file}: target `{target}` of profile `{name}` has type {adapter}; this version runs on "
-            f"{' and '.join(SUPPORTED)}. Name another target in LAKEHOUSE_DBT_TARGET."
+            f"{' and '.join(SUPPORTED)}. {way_out}"
         )
     fields: dict[str, Any] = {}
     reads: dict[str, tuple[str, ...]] = {}
@@ -325,6 +339,15 @@ def _follows_us(key: str, value: object) -> bool:
     """Whether an expression makes a field of nothing but the variables of the setting that means the same."""
     read = set(_READS.findall(value)) if isinstance(value, str) and not is_simple(value) else set()
     return bool(read) and read <= _OURS.get(key, set())
+
+
+def _named(project_dir: Path, environment: Mapping[str, str]) -> str:
+    name = environment.get("DBT_PROFILE") or load_yaml(project_dir / "dbt_project.yml").get("profile")
+    return f"profile `{name}`" if name else "the profile of this project"
+
+
+def _profiles(file: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(str(key) for key in file.keys() - {"config"})) or "none"
 
 
 def _target(

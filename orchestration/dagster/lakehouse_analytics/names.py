@@ -25,6 +25,8 @@ def plural(noun: str) -> str:
     """English plural of a regular noun."""
     if re.search(r"[^aeiou]y$", noun):
         return noun[:-1] + "ies"
+    if noun.endswith("sis"):
+        return noun[:-2] + "es"
     if re.search(r"(s|x|z|ch|sh)$", noun):
         return noun + "es"
     return noun + "s"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lakehouse_analytics.common.redact import MASK
+from lakehouse_analytics.common.text import without_traceback
 from lakehouse_analytics.dbt_profile import Profile, ProfileError, is_secret, load_yaml
 from lakehouse_analytics.dbt_project import RUN_TIME, STAMP, DbtProject, ManifestError
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
@@ -122,7 +123,7 @@ def _run(
         hook=hook,
     )
     if result.exit_code != 0:
-        said = "\n".join(result.errors or lines).rstrip()
+        said = without_traceback("\n".join(result.errors or lines))
         if "Required var" in said:
             said += "\nSet it in LAKEHOUSE_DBT_VARS, or give var() a default."
         raise ManifestError(f"`dbt {args[0]}` failed in {project.project_dir} (target {project.target}):\n{said}")

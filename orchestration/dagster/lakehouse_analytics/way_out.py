@@ -104,7 +104,10 @@ def _yaml(snippet: Mapping[str, Any], indent: str = "") -> str:
 
 
 def _suggestions(unmapped: Iterable[Mapping[str, Any]], mapped: Iterable[Mapping[str, Any]]) -> dict[Place, str]:
-    """A layer for every unmapped node: of whole folders where their nodes agree and none is mapped already."""
+    """A layer for every unmapped node, by folder where no node inside is mapped already.
+
+    Where the folders inside a folder suggest other layers, its layer is that of its own models.
+    """
     taken = {place for node in mapped for place in _places(node)}
     inside: dict[Place, list[Mapping[str, Any]]] = {}
     hints: dict[Place, set[str | None]] = {}
@@ -117,11 +120,15 @@ def _suggestions(unmapped: Iterable[Mapping[str, Any]], mapped: Iterable[Mapping
     foldered = {places[0] for places in of_node.values() if len(places) > 2}  # package and name
     found: dict[Place, str] = {}
     for package, *others in of_node.values():
+        folder = others[-2] if len(others) > 1 else None
         for place in others if package in foldered else [package, *others]:
+            mixed = len(hints[place]) > 1
+            if place != others[-1] and (place in taken or (mixed and place != folder)):
+                continue
             if place not in found:
-                if place != others[-1] and (place in taken or len(hints[place]) > 1):
-                    continue
-                found[place] = _layer(inside[place])
+                # Folders inside a mixed one have lines of their own, which win.
+                own = [node for node in inside[place] if len(of_node[node["unique_id"]]) == len(place)]
+                found[place] = _layer(own if mixed else inside[place])
             break
     return found
 

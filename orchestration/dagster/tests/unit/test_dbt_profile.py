@@ -117,8 +117,37 @@ def test_a_folder_without_profiles_names_the_variable(
 def test_no_profiles_at_all_names_the_variable(shop: Path, tmp_path: Path) -> None:
     (shop / "profiles.yml").unlink()
     assert problem() == (
-        f"There is no profiles.yml in {shop} and none in {tmp_path / 'home' / '.dbt'}: set LAKEHOUSE_DBT_PROFILES_DIR "
-        "to its folder."
+        f"There is no profiles.yml in {shop} and none in {tmp_path / 'home' / '.dbt'}. Set LAKEHOUSE_DBT_PROFILES_DIR "
+        "to the folder of the file that has profile `shop`, or write one with a target of type duckdb or trino."
+    )
+
+
+def test_a_project_without_a_profile_says_where_to_name_one(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shop / "dbt_project.yml").write_text("name: shop\n")
+    (shop / "profiles.yml").write_text("{other: {outputs: {dev: {type: duckdb, path: other.duckdb}}, target: dev}}")
+    assert problem() == (
+        f"{shop / 'dbt_project.yml'} names no profile: add `profile:`, or set DBT_PROFILE. "
+        f"{shop / 'profiles.yml'} has: other."
+    )
+    monkeypatch.setenv("DBT_PROFILE", "other")
+    assert problem().startswith("There is no manifest at")
+
+
+def test_a_warehouse_that_is_not_supported_names_the_targets_that_are(shop: Path) -> None:
+    (shop / "profiles.yml").write_text(
+        "shop: {target: prod, outputs: {prod: {type: bigquery}, dev: {type: duckdb}, qa: {type: trino}}}"
+    )
+    assert problem() == (
+        f"{shop / 'profiles.yml'}: target `prod` of profile `shop` has type bigquery; this version runs on duckdb and "
+        "trino. Name another target in LAKEHOUSE_DBT_TARGET: dev, qa."
+    )
+
+
+def test_a_profile_without_a_supported_target_says_to_add_one(shop: Path) -> None:
+    (shop / "profiles.yml").write_text("shop: {target: prod, outputs: {prod: {type: bigquery}, dev: {type: bigquery}}}")
+    assert problem() == (
+        f"{shop / 'profiles.yml'}: target `prod` of profile `shop` has type bigquery; this version runs on duckdb and "
+        "trino. Add a target of one of these types to the profile, and name it in LAKEHOUSE_DBT_TARGET."
     )
 
 

@@ -28,6 +28,7 @@ from lakehouse_analytics.names import (
         ("order_date", "unique_order_dates"),
         ("day_id", "unique_days"),
         ("branch", "unique_branches"),
+        ("analysis", "unique_analyses"),
         ("email", "unique_emails"),
         ("id", "unique_ids"),
         ("_id", "unique__ids"),
@@ -38,7 +39,7 @@ def test_distinct_values_are_named_by_what_they_count(column: str, key: str) -> 
     assert unique_metadata_key(column) == key
 
 
-@given(st.text(min_size=1))
+@given(st.text(min_size=1).filter(lambda noun: not noun.endswith("sis")))
 def test_a_plural_starts_like_its_noun_and_is_longer(noun: str) -> None:
     assert plural(noun).startswith(noun[:-1])
     assert len(plural(noun)) > len(noun)

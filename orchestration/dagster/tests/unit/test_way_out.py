@@ -67,6 +67,18 @@ def test_folders_by_domain_are_mapped_by_the_folders_inside() -> None:
     assert "      staging: {+meta: {lakehouse: {layer: bronze}}}" in warning.splitlines()
 
 
+def test_a_folder_with_models_and_folders_of_another_layer_is_mapped_once() -> None:
+    m = Manifest()
+    for n in range(60):
+        m.model(f"rpt_{n}", folder="extracts/tableau")
+    m.model("int_people", folder="extracts/tableau/intermediate")
+    [warning] = m.graph().warnings
+    gold, silver = ({"lakehouse": {"layer": layer}} for layer in ("gold", "silver"))
+    tableau = {"+meta": gold, "intermediate": {"+meta": silver}}
+    assert pasted(warning) == {"models": {PROJECT: {"extracts": {"tableau": tableau}}}}
+    assert m.graph(pasted(warning)).warnings == ()
+
+
 FOLDERS = st.sampled_from(["", "a", "a/b", "a/c", "a/gold", "b", "b/c", "c/d/e", "silver", "a/b/c"])
 
 
