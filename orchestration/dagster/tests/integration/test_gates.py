@@ -274,7 +274,7 @@ def test_a_failing_hook_fails_the_run(lakehouse: Lakehouse) -> None:
 
     assert outcome.built == {"bronze/b"}
     assert not outcome.success
-    assert "dbt ended with exit code 1" in outcome.failure
+    assert "operation.small.small-on-run-end-0" in outcome.failure
     assert "no_such_table" in outcome.failure
 
 
