@@ -66,12 +66,13 @@ class DuckDBFile:
             return known
         schema = connection.schema_name
         with self._connect(read_only=True) as db:
-            for table, column, kind in db.execute(
-                "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+            for table, column, kind, view in db.execute(
+                "SELECT table_name, column_name, data_type, (database_name, schema_name, table_name) IN "
+                "(SELECT (database_name, schema_name, view_name) FROM duckdb_views()) FROM duckdb_columns() "
                 "WHERE lower(schema_name) = lower(?) AND database_name = current_database() ORDER BY column_index",
                 [schema],
             ).fetchall():
-                known.tables.setdefault(table.lower(), Table({})).columns[column] = kind
+                known.tables.setdefault(table.lower(), Table({}, view=view)).columns[column] = kind
             if state.TABLE not in known.tables:
                 return known
             where = f"{schema}.{state.TABLE} in {self.path}"

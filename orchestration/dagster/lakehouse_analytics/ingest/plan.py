@@ -100,11 +100,8 @@ def _plan(
     settings = {"config": config, "sync_mode": sync_mode, "key": list(keys), "table": wanted.table_name}
     stored = known.streams.get(stream.key)
     table = known.tables.get(wanted.table_name.lower())
-    if table is not None and not _is_ours(table, connection.name, has_state=stored is not None):
-        raise IngestError(
-            f"{connection.schema_name}.{wanted.table_name} exists and was not written by source {connection.name}: it "
-            f"would be replaced. Drop or rename it, or give stream {wanted.name!r} another 'table' in {connection.path}"
-        )
+    if table is not None:
+        _must_be_ours(table, connection, wanted, has_state=stored is not None)
     mode: Mode = "refresh"
     reason = ""
     if stored is None:
@@ -135,6 +132,18 @@ def _plan(
     return StreamPlan(
         stream, wanted.table_name, columns, sync_mode, mode, reason, generation, keys, settings, unfinished_after
     )
+
+
+def _must_be_ours(table: Table, connection: Connection, wanted: StreamConfig, *, has_state: bool) -> None:
+    """Refuse what a sync did not write, or cannot write."""
+    name = f"{connection.schema_name}.{wanted.table_name}"
+    way_out = f"Drop or rename it, or give stream {wanted.name!r} another 'table' in {connection.path}"
+    if table.view:
+        raise IngestError(f"{name} is a view, and a sync writes tables. {way_out}")
+    if not _is_ours(table, connection.name, has_state=has_state):
+        raise IngestError(
+            f"{name} exists and was not written by source {connection.name}: it would be replaced. {way_out}"
+        )
 
 
 def _is_ours(table: Table, source: str, *, has_state: bool) -> bool:

@@ -41,12 +41,14 @@ class Table:
         columns: name to type, as DuckDB names types, in the table's order.
         source: who wrote it last, where the table itself says so; else only the stored state tells.
         sync_id, generation_id: of that load. Beyond those of the stored state, the sync that wrote them never ended.
+        view: It is a view, which no sync can write.
     """
 
     columns: dict[str, str]
     source: str | None = None
     sync_id: int = 0
     generation_id: int = 0
+    view: bool = False
 
 
 @dataclass

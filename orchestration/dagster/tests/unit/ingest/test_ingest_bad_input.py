@@ -198,6 +198,19 @@ def test_a_state_table_of_somebody_else_is_named(duckdb_lake: Lake) -> None:
         duckdb_lake.run()
 
 
+def test_a_view_in_the_place_of_a_table_is_refused(duckdb_lake: Lake) -> None:
+    import duckdb
+
+    duckdb_lake.scenario(schemas={"users": ID}, steps=GOOD)
+    duckdb_lake.run()
+    with duckdb.connect(str(duckdb_lake.database)) as connection:
+        connection.execute("ALTER TABLE raw.users RENAME TO stored; CREATE VIEW raw.users AS FROM raw.stored")
+    with pytest.raises(
+        IngestError, match=r"^raw\.users is a view, and a sync writes tables\. Drop or rename it, or give "
+    ):
+        duckdb_lake.run()
+
+
 @pytest.mark.parametrize("kind", ["fifo", "folder", "link"])
 def test_a_database_that_is_no_file_is_refused_before_anything_is_read(duckdb_lake: Lake, kind: str) -> None:
     import os
