@@ -381,8 +381,9 @@ class Settings(BaseSettings):
             elif name in _ONE_DATABASE and not _same(getattr(self, name), value):
                 variable = f"{PREFIX}{name.upper()}"
                 secret = any(map(dbt_profile.is_secret, profile.variables(*_ONE_DATABASE[name])))
+                other = MASK if secret else value
                 problems.append(
-                    f"{variable}: is {getattr(self, name)}, but {profile.where} has {MASK if secret else value}; dbt would build in one "
+                    f"{variable}: is {getattr(self, name)}, but {profile.where} has {other}; dbt would build in one "
                     "database, and rows would be counted in another. Unset the variable, or let the profile read it: "
                     f"{{{{ env_var('{variable}') }}}}"
                 )
