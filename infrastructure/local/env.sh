@@ -7,7 +7,7 @@
 
 _env_stop() {
   printf '%s:%s: %s\n' "$1" "$2" "$3" >&2
-  # `exit` would close the shell of somebody who sources this file.
+  # `exit` would close an interactive shell that sources this file.
   case $- in *i*) return 1 ;; *) exit 2 ;; esac
 }
 

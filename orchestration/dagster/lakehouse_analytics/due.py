@@ -111,7 +111,11 @@ class Plan:
         for source in self.after:
             synced = synced_until(instance, dg.AssetKey(source.key))
             if synced is None or synced < window.end:
-                said = f"its last sync began {synced:%Y-%m-%d %H:%M} UTC" if synced else "no begin of a sync is known"
+                said = (
+                    f"its last sync began {synced:%Y-%m-%d %H:%M} UTC"
+                    if synced
+                    else "no sync has recorded when it began"
+                )
                 found.append(f"{'.'.join(source.key)} has not synced since {window.end:%Y-%m-%d %H:%M %Z} ({said})")
         for table in self.tables:
             for above, keys in missing_above(self.graph, table, Span([window]), self.calendars, instance):

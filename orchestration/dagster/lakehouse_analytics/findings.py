@@ -1,4 +1,4 @@
-"""What a dbt project should be told when it loads: found node by node, reported once for each kind.
+"""Remarks about a dbt project when it loads: found node by node, and reported once for each kind.
 
 Pure: no Dagster, no dbt.
 """

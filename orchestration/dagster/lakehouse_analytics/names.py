@@ -74,7 +74,7 @@ def apart(names: Iterable[str], shape: Callable[[str], str]) -> dict[str, str]:
     """The identifier of each name, where no two may have the same.
 
     Args:
-        names: What is to be told apart.
+        names: Names that must stay distinct.
         shape: Makes an identifier of a name, such as `group_name`.
 
     Returns:

@@ -19,7 +19,7 @@ _SUCCESS = "success"
 def refuse_other_relations(tables: Iterable[Table], result: DbtResult) -> DbtResult:
     """The result, with every table that dbt built under another name than the manifest's as an error.
 
-    Otherwise the rows of one table would be counted and the other would be read by whoever uses the asset.
+    Otherwise the rows of one table would be counted, while readers of the asset see another.
     """
     nodes = dict(result.nodes)
     for table in tables:

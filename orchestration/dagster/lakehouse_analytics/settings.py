@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from lakehouse_analytics import dbt_profile
 from lakehouse_analytics.common.mail import is_mail_address
+from lakehouse_analytics.common.redact import MASK
 from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.contract import Duration
 from lakehouse_analytics.cron import is_cron
@@ -41,7 +42,13 @@ AirbyteAuth = Literal["none", "client_credentials", "bearer", "basic"]
 #: Targets that an environment prefers, where the profile has them.
 _TARGETS: Mapping[Environment, tuple[str, ...]] = {"local": ("local",), "trino": ("trino",), "prod": ("trino", "prod")}
 #: Settings that name the database: dbt's profile must not have another value than they have.
-_ONE_DATABASE = frozenset({"duckdb_path", "trino_host", "trino_port", "trino_catalog"})
+#: With the fields of the profile that hold the same.
+_ONE_DATABASE: Mapping[str, tuple[str, ...]] = {
+    "duckdb_path": ("path",),
+    "trino_host": ("host",),
+    "trino_port": ("port",),
+    "trino_catalog": ("database", "catalog"),
+}
 #: Ways to log in to Trino, by the setting that asks for one.
 LOG_INS: Mapping[str, AuthMethod] = {
     "trino_password": "password",
@@ -373,8 +380,10 @@ class Settings(BaseSettings):
                 found[name] = value
             elif name in _ONE_DATABASE and not _same(getattr(self, name), value):
                 variable = f"{PREFIX}{name.upper()}"
+                secret = any(map(dbt_profile.is_secret, profile.variables(*_ONE_DATABASE[name])))
+                other = MASK if secret else value
                 problems.append(
-                    f"{variable}: is {getattr(self, name)}, but {profile.where} has {value}; dbt would build in one "
+                    f"{variable}: is {getattr(self, name)}, but {profile.where} has {other}; dbt would build in one "
                     "database, and rows would be counted in another. Unset the variable, or let the profile read it: "
                     f"{{{{ env_var('{variable}') }}}}"
                 )

@@ -28,7 +28,7 @@ PAGE, MOST = 250, 20_000
 _KINDS = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
-#: What tells an event of a job from the events of other jobs.
+#: What distinguishes an event of one job from the events of other jobs.
 Known = tuple[Any, ...]
 
 

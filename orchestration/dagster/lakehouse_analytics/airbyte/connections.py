@@ -8,6 +8,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lakehouse_analytics.graph import Key
 
@@ -43,6 +44,15 @@ class Connection:
         if self.namespace == "custom_format":
             return self.namespace_format.replace("${SOURCE_NAMESPACE}", namespace) or None, table
         return None, table
+
+    @cached_property
+    def by_table(self) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """Streams by each name of a table that they may land in, in lower case; see `landing_names`."""
+        found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for stream in self.streams or ():
+            for name in landing_names(self.table_of(stream)[1]):
+                found[name].append(stream)
+        return dict(found)
 
 
 @dataclass(frozen=True)
@@ -173,8 +183,13 @@ def map_connections(
         problems += [wrong for table in of if (wrong := _wrong_stream(table, connection))]
         found[connection.id] += of
     unfilled: list[SourceTable] = []
+    candidates: dict[str, list[Connection]] = defaultdict(list)
+    for connection in connections:
+        if connection.status not in RESTING:
+            for name in connection.by_table:
+                candidates[name].append(connection)
     for table in silent:
-        landing = _landing([c for c in connections if c.status not in RESTING], table)
+        landing = _landing(candidates.get(table.table.lower(), ()), table)
         if len(landing) == 1:
             found[landing[0].id].append(table)
         elif landing:
@@ -195,7 +210,8 @@ def map_connections(
 
 def _landing(connections: Sequence[Connection], table: SourceTable) -> list[Connection]:
     """The connections of which a stream lands in a table: under its own name, or else renamed."""
-    exact = [c for c in connections if any(_lands(c, stream, table) for stream in c.streams or ())]
+    name = table.table.lower()
+    exact = [c for c in connections if any(_lands(c, stream, table) for stream in c.by_table.get(name, ()))]
     return exact or [c for c in connections if _streams_of(c, table)]
 
 
@@ -246,7 +262,7 @@ def _unused(connection: Connection, tables: Sequence[SourceTable]) -> list[str]:
 
 def _streams_of(connection: Connection, table: SourceTable, *, strict: bool = True) -> list[tuple[str, str]]:
     """Streams that may land in a table. Not `strict`: in whatever schema, for a contract has named the connection."""
-    streams = connection.streams or ()
+    streams = connection.by_table.get(table.table.lower(), ())
     return [stream for stream in streams if _lands(connection, stream, table, landing_names, strict=strict)]
 
 

@@ -51,7 +51,7 @@ class Cursor:
         floor: Every job that ended before is done with; none is asked for again.
         watermark: The latest end that was seen.
         seen: Jobs that ended at the floor or later and are done with, and until when each has to be remembered: its
-            end, or the second that was asked for where Airbyte gives no end.
+            end, or the second of the request if Airbyte gives no end.
         place: Where the pass goes on; None when the last one came to its end.
         epoch: Tells the runs of a replay from those before; empty until somebody replays.
         server: The server that all of this is about, see `server_of`; empty in a cursor of version 1.

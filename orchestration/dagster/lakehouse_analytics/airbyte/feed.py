@@ -120,7 +120,7 @@ def poll(
     floor = cursor.floor
     if found.finished:
         floor = max(floor, place.began - overlap)
-        # One that Airbyte gives no end for is listed for as long as it would be told again.
+        # A job without an end is remembered as long as Airbyte lists it, so that it is not reported again.
         seen = {end: until for end, until in seen.items() if until >= floor or (end.at is None and end in listed)}
     found.cursor = replace(cursor, floor=floor, watermark=watermark, seen=seen, place=None if found.finished else place)
     return found
@@ -129,7 +129,7 @@ def poll(
 def _is_seen(end: Ended, seen: Mapping[Ended, datetime]) -> bool:
     if end in seen:
         return True
-    # As version 1 of the cursor wrote it: under its second, which for a job without an end was the one asked for.
+    # As version 1 of the cursor wrote it: by its second; of a job without an end, by the second of the request.
     if end.at:
         return Ended(end.id, "", end.at) in seen
     return any(known.id == end.id and not known.tag for known in seen)

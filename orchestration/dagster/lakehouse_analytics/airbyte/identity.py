@@ -1,4 +1,4 @@
-"""What tells one ended job from every other: server, connection, id and end. Pure.
+"""What distinguishes one ended job from every other: server, connection, id and end. Pure.
 
 The id alone does not. An Airbyte that is installed again counts from 1, another server has the same numbers, and a job
 that failed may be tried again and succeed under the id that it had.

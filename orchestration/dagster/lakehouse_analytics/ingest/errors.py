@@ -28,7 +28,7 @@ def boundary(source: str) -> Iterator[None]:
     """Turn what the operating system and DuckDB raise during a sync of `source` into an `IngestError`.
 
     Raises:
-        IngestError: a disk is full, a file cannot be written or closed, DuckDB failed.
+        IngestError: a disk is full, a file cannot be written or closed, or DuckDB failed.
     """
     try:
         yield

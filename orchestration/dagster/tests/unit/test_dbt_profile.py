@@ -292,6 +292,18 @@ def test_another_trino_than_the_profiles_is_one_error(
         Settings.load()
 
 
+def test_a_contradiction_does_not_show_a_secret_of_the_profile(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shop / "profiles.yml").write_text(
+        "shop: {target: a, outputs: {a: {type: trino, catalog: c, schema: s, "
+        "host: \"{{ env_var('DBT_ENV_SECRET_HOST') }}\"}}}"
+    )
+    monkeypatch.setenv("DBT_ENV_SECRET_HOST", "hidden.example")
+    monkeypatch.setenv("LAKEHOUSE_TRINO_HOST", "other")
+    with pytest.raises(SettingsError, match="LAKEHOUSE_TRINO_HOST: is other, but target `a`") as caught:
+        Settings.load()
+    assert "hidden" not in str(caught.value)
+
+
 def test_names_that_are_secret_are_compared_and_not_shown(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (shop / "profiles.yml").write_text(
         "shop: {target: a, outputs: {a: {type: trino, host: h, catalog: c, "

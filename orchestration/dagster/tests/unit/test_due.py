@@ -175,7 +175,7 @@ def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
     midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
     with dg.DagsterInstance.ephemeral() as instance:
         assert made.lacks(window, instance) == [
-            "shop.orders has not synced since 2026-05-10 00:00 UTC (no begin of a sync is known)"
+            "shop.orders has not synced since 2026-05-10 00:00 UTC (no sync has recorded when it began)"
         ]
         # Ended after midnight, but begun before: what came in between is not in it.
         minutes = [dt.timedelta(minutes=n) for n in range(60)]

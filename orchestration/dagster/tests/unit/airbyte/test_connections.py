@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lakehouse_analytics.airbyte import connections
 from lakehouse_analytics.airbyte.connections import (
     Connection,
     Fills,
@@ -349,3 +350,22 @@ def test_any_json_is_a_connection_or_none(row: object) -> None:
     if found:
         map_connections([table(), table(wanted="Shop", stream="x")], [found])
         is_wanted(found, ("Shop",), ())
+
+
+def test_each_table_is_compared_with_the_streams_of_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+    lands = connections._lands
+
+    def counted(*args: Any, **options: Any) -> bool:
+        nonlocal compared
+        compared += 1
+        return lands(*args, **options)
+
+    monkeypatch.setattr(connections, "_lands", counted)
+    many = [Connection(str(n), f"c{n}", streams=tuple(("", f"Stream-{n}.{m}") for m in range(20))) for n in range(30)]
+    filled = [SourceTable(("s", f"{n}_{m}"), "raw", f"stream_{n}_{m}") for n in range(30) for m in range(20)]
+    others = [SourceTable(("o", str(n)), "raw", f"other_{n}") for n in range(300)]
+    fills = map_connections([*filled, *others], many)
+    assert {*fills.unfilled} == {*others}
+    assert sum(map(len, fills.tables.values())) == len(filled)
+    assert compared < 10 * len(filled)
