@@ -208,6 +208,7 @@ $(RUNTIME): $(CODE)/requirements-local.lock $(CODE)/pyproject.toml | $(TOOLS)/bi
 	@test -x $(BIN)/python || $(TOOLS)/bin/uv venv --quiet --python $(PYTHON) $(VENV)
 	@$(TOOLS)/bin/uv pip install --quiet $(HASHES) -r $(CODE)/requirements-local.lock
 	@$(TOOLS)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable $(CODE)
+	@test -e $(CODE)/.env || ln -sf ../../.env $(CODE)/.env   # `dagster dev` reads the folder that it is started in
 	@touch $@
 
 $(DEV): $(CODE)/requirements-dev.lock $(RUNTIME)

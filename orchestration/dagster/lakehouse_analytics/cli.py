@@ -46,7 +46,7 @@ def manifest() -> None:
     from lakehouse_analytics.settings import Settings
 
     with _plain_errors():
-        settings = Settings.load()
+        settings = Settings.load(complete=False)
         project = DbtProject.of(settings)
         click.echo(prepare(project, dbt_runner(settings, project), click.echo))
 

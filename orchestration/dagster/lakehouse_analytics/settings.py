@@ -326,8 +326,12 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
     @classmethod
-    def load(cls) -> Settings:
+    def load(cls, *, complete: bool = True) -> Settings:
         """Read the environment.
+
+        Args:
+            complete: LAKEHOUSE_ENV=prod needs all of `REQUIRED_IN_PROD`. False where only dbt's project is read, as in the
+                build of an image, which knows neither Trino's address nor its user.
 
         Raises:
             SettingsError: naming every variable that is missing, wrong or unknown, at once.
@@ -347,7 +351,8 @@ class Settings(BaseSettings):
                 message = expected or item["msg"].removeprefix("Value error, ")
                 problems.append(f"{PREFIX}{str(item['loc'][0]).upper()}: {message}")
         # A variable that is wrong has its line already.
-        problems += [p for p in settings._missing() if p.split(":")[0].removeprefix(PREFIX).lower() not in wrong]
+        missing = settings._missing(complete=complete)
+        problems += [p for p in missing if p.split(":")[0].removeprefix(PREFIX).lower() not in wrong]
         if not problems:
             settings, problems = settings._with_profile()
         if problems:
@@ -393,8 +398,25 @@ class Settings(BaseSettings):
         chosen.__dict__["profile"] = profile  # of this environment, whatever the next one is
         return chosen, problems
 
-    def _missing(self) -> list[str]:
-        wanted = {name: f"LAKEHOUSE_ENV={self.env}" for name in REQUIRED_IN_PROD if self.env == "prod"}
+    def _named_by_profile(self) -> set[str]:
+        """Settings of Trino that dbt's profile has, and not from our own variable."""
+        try:
+            found = _connection(self.profile) if self.profile.adapter == "trino" else {}
+        except ProfileError:
+            return set()
+        fields = {**_ONE_DATABASE, "trino_user": ("user",)}
+        return {
+            name
+            for name in found.keys() & fields.keys()
+            if f"{PREFIX}{name.upper()}" not in self.profile.variables(*fields[name])
+        }
+
+    def _missing(self, *, complete: bool = True) -> list[str]:
+        required = [*REQUIRED_IN_PROD] if complete and self.env == "prod" else []
+        if required:
+            named = self._named_by_profile()
+            required = [name for name in required if name not in named]
+        wanted = {name: f"LAKEHOUSE_ENV={self.env}" for name in required}
         if "slack" in self.notify:
             wanted["slack_webhook_url"] = "LAKEHOUSE_NOTIFY has slack"
         if "smtp" in self.notify:

@@ -25,9 +25,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["git", "ls-files", "-z", "dbt", "pyproject.toml", "orchestration"], cwd=ROOT, capture_output=True, check=True
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).exists() or (ROOT / name).is_symlink():
+        if (ROOT / name).exists():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
+    (copy / CODE / ".env").symlink_to("../../.env")  # as `make` makes it
     return copy
 
 

@@ -249,6 +249,33 @@ def test_a_profile_that_reads_the_variable_follows_it(monkeypatch: pytest.Monkey
     assert Settings.load().duckdb_path == Path("/data/shop.duckdb")
 
 
+def test_what_the_profile_names_itself_need_not_be_set_for_prod(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shop / "profiles.yml").write_text(
+        "shop: {target: prod, outputs: {prod: {type: trino, method: none, host: trino.example.com, port: 8080, "
+        "user: dbt, database: lake, schema: shop}}}"
+    )
+    monkeypatch.setenv("LAKEHOUSE_ENV", "prod")
+    assert "LAKEHOUSE_TIMEZONE: not set" in problem()
+    assert "LAKEHOUSE_TRINO" not in problem()
+    monkeypatch.setenv("LAKEHOUSE_TIMEZONE", "UTC")
+    settings = Settings.load()
+    assert (settings.trino_host, settings.trino_user, settings.trino_catalog) == ("trino.example.com", "dbt", "lake")
+
+
+def test_a_profile_that_reads_our_variables_with_defaults_does_not_replace_them_for_prod(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = "{{ env_var('LAKEHOUSE_TRINO_HOST', 'localhost') }}"
+    (shop / "profiles.yml").write_text(
+        "shop: {target: prod, outputs: {prod: {type: trino, method: none, "
+        f'host: "{host}", port: 8080, user: dbt, database: lake, schema: shop}}}}}}'
+    )
+    monkeypatch.setenv("LAKEHOUSE_ENV", "prod")
+    monkeypatch.setenv("LAKEHOUSE_TIMEZONE", "UTC")
+    assert "LAKEHOUSE_TRINO_HOST: not set" in problem()
+    assert "LAKEHOUSE_TRINO_USER" not in problem()
+
+
 def test_rows_are_counted_on_the_profiles_trino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_DBT_TARGET", "trino")
     settings = Settings.load()

@@ -70,6 +70,15 @@ def test_prod_lists_everything_missing_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert all("not set, needed because LAKEHOUSE_ENV=prod" in line for line in lines)
 
 
+def test_a_build_of_an_image_for_prod_needs_no_trino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project may read LAKEHOUSE_ENV while it is parsed: the manifest is then made with production's."""
+    monkeypatch.setenv("LAKEHOUSE_ENV", "prod")
+    assert Settings.load(complete=False).on_trino
+    monkeypatch.setenv("LAKEHOUSE_TIMEZONE", "Mars/Olympus")
+    with pytest.raises(SettingsError, match="Mars/Olympus"):
+        Settings.load(complete=False)
+
+
 def test_missing_wrong_and_misspelt_variables_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = mistakes(
         monkeypatch,
