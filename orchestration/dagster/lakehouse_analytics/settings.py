@@ -330,8 +330,8 @@ class Settings(BaseSettings):
         """Read the environment.
 
         Args:
-            complete: LAKEHOUSE_ENV=prod needs all of `REQUIRED_IN_PROD`. False where only dbt's project is read, as in the
-                build of an image, which knows neither Trino's address nor its user.
+            complete: Whether LAKEHOUSE_ENV=prod needs all of `REQUIRED_IN_PROD`. The build of an image, which only reads
+                the dbt project, knows neither Trino's address nor its user.
 
         Raises:
             SettingsError: naming every variable that is missing, wrong or unknown, at once.
@@ -416,7 +416,7 @@ class Settings(BaseSettings):
         if required:
             named = self._named_by_profile()
             required = [name for name in required if name not in named]
-        wanted = {name: f"LAKEHOUSE_ENV={self.env}" for name in required}
+        wanted = dict.fromkeys(required, f"LAKEHOUSE_ENV={self.env}")
         if "slack" in self.notify:
             wanted["slack_webhook_url"] = "LAKEHOUSE_NOTIFY has slack"
         if "smtp" in self.notify:
