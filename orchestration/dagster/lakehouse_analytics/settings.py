@@ -330,8 +330,8 @@ class Settings(BaseSettings):
         """Read the environment.
 
         Args:
-            complete: Whether LAKEHOUSE_ENV=prod needs all of `REQUIRED_IN_PROD`. The build of an image, which only reads
-                the dbt project, knows neither Trino's address nor its user.
+            complete: Whether LAKEHOUSE_ENV=prod needs all of `REQUIRED_IN_PROD`. The build of an image only reads
+                the dbt project, and knows neither Trino's address nor its user.
 
         Raises:
             SettingsError: naming every variable that is missing, wrong or unknown, at once.
