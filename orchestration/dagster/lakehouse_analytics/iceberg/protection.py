@@ -229,11 +229,9 @@ class Protected:
     def _tables(self, catalog: str) -> dict[Relation, Files | Unreadable]:
         stale_at, known = self._catalogs.get(catalog, (0.0, None))
         if known is None or self._clock() > stale_at:
-            began = self._clock()
             known = all_files(catalog, self._engine.fetch_all)
-            # A catalog that takes long to read is read less often.
-            took = self._clock() - began
-            self._catalogs[catalog] = (self._clock() + max(CATALOG_LASTS, 10 * took), known)
+            # From the end of the reading on: a catalog that takes longer to read would be read for every statement.
+            self._catalogs[catalog] = (self._clock() + CATALOG_LASTS, known)
         return known
 
 

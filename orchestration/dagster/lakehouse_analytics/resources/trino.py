@@ -153,7 +153,8 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         reason = "its dbt is dead"
         try:
             queries = [query for query in list_queries(self.server()) if query.belongs_to(run_id) and not query.ended]
-        except Exception:
+        except Exception as error:
+            _LOGGER.info("Trino does not list the queries of run %s (%s): asking by a statement", run_id, error)
             self._end_by_statements(run_id, reason)
             return
         for query in queries:
