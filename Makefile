@@ -6,6 +6,15 @@ export BASH_ENV := $(CURDIR)/infrastructure/local/env.sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+# Make splits names at spaces, and PATH splits at colons: neither can hold such a folder.
+define FOLDER
+The folder "$(CURDIR)" has a space or one of : % # $$ ; ' " \ in its path, which make cannot handle. Clone into another one
+endef
+FOLDER_CHARACTERS := : % \# $$ ; ' " \\
+ifneq ($(words x$(CURDIR)x)$(strip $(foreach character,$(FOLDER_CHARACTERS),$(findstring $(character),$(CURDIR)))),1)
+$(error $(FOLDER))
+endif
+
 PYTHON  ?= python3
 CODE    := orchestration/dagster
 VENV    := $(CURDIR)/.venv
@@ -34,6 +43,10 @@ dev: $(RUNTIME) ## The UI and the daemon on localhost:3000 (PORT=…); DEBUG=1 f
 .PHONY: manifest
 manifest: $(RUNTIME) ## Parse the dbt project after a change
 	@lakehouse manifest
+
+.PHONY: layers
+layers: $(RUNTIME) ## Suggest layers for the models that are in none (ARGS=--write adds them to dbt_project.yml)
+	@lakehouse layers $(ARGS)
 
 .PHONY: doctor
 doctor: $(RUNTIME) ## Find out what is wrong: every system, the manifest, the daemons; and how to fix it
@@ -81,8 +94,8 @@ image: ## Build the image of the code location, tagged by git (IMAGE=…, BUILDE
 	@echo "$(IMAGE):$(TAG)"
 
 .PHONY: image-test
-image-test: ## Start the image as a pod would, without a network (IMAGE=…, TAG=…, ENGINE=podman)
-	@infrastructure/kubernetes/smoke.sh "$(IMAGE):$(TAG)" $(ENGINE)
+image-test: ## Start the image as a pod would, without a network (IMAGE=…, TAG=…, ENGINE=podman, VALUES="a.yaml b.yaml")
+	@infrastructure/kubernetes/smoke.sh "$(IMAGE):$(TAG)" "$(ENGINE)" $(abspath $(VALUES))
 
 .PHONY: helm-check
 helm-check: $(DEV) $(HELM) ## Check your values against the official chart (CHART=…, VALUES="a.yaml b.yaml", RELEASE=…)
@@ -99,7 +112,7 @@ cluster-test: $(DEV) ## Install on the cluster of KUBECONFIG, run the demo, kill
 ##@ Guard it
 .PHONY: test
 test: $(DEV) ## Everything that guards it: unit, definitions, dbt unit tests, integration
-	@$(CODE)/tests/run
+	@$(CODE)/tests/run $(ARGS)
 
 .PHONY: test-trino
 test-trino: $(DEV) stack-up ## The integration tests on the real engine
@@ -159,7 +172,7 @@ bench-ui: $(DEV) stack-up ## What the UI asks of 500 daily assets with three yea
 lock: $(DEV) ## Lock the dependencies again: hashes, no registry address
 	cd $(CODE) && uv pip compile pyproject.toml $(LOCK_OPTIONS) -o requirements.lock
 	cd $(CODE) && uv pip compile pyproject.toml --extra local $(LOCK_OPTIONS) -c requirements.lock -o requirements-local.lock
-	cd $(CODE) && uv pip compile pyproject.toml --extra local --group dev $(LOCK_OPTIONS) -c requirements-local.lock \
+	cd $(CODE) && uv pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) -c requirements-local.lock \
 		-o requirements-dev.lock
 	cd $(CODE) && uv pip compile --group build $(LOCK_OPTIONS) -c requirements-local.lock -o requirements-build.lock
 	cd connectors && uv pip compile faker.in $(LOCK_OPTIONS) -o faker.lock
@@ -199,6 +212,7 @@ $(RUNTIME): $(CODE)/requirements-local.lock $(CODE)/pyproject.toml | $(TOOLS)/bi
 	@test -x $(BIN)/python || $(TOOLS)/bin/uv venv --quiet --python $(PYTHON) $(VENV)
 	@$(TOOLS)/bin/uv pip install --quiet $(HASHES) -r $(CODE)/requirements-local.lock
 	@$(TOOLS)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable $(CODE)
+	@test -e $(CODE)/.env || ln -sf ../../.env $(CODE)/.env   # `dagster dev` reads the folder that it is started in
 	@touch $@
 
 $(DEV): $(CODE)/requirements-dev.lock $(RUNTIME)

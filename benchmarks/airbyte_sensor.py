@@ -1,7 +1,10 @@
 """One tick of the Airbyte sensor against asking each connection as dagster-airbyte's client does.
 
-The Airbyte is the simulator of this project, on loopback: 1,000 connections and 10,000 jobs of history. Exits with 1
-when a quiet tick is more than one request, or when of a burst of jobs one is lost or told twice.
+The Airbyte is the simulator of this project, on loopback: 1,000 connections and 10,000 jobs of history. Then 300
+connections whose syncs end together, again and again, over a Dagster that remembers 268 syncs of each.
+
+Exits with 1 when a quiet tick is more than one request, when of a burst of jobs one is lost or reported twice, or when
+a tick reads events of Dagster's history that are older than the tick before.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import tempfile
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
@@ -26,7 +31,7 @@ from lakehouse_analytics.airbyte.simulated import Store
 from lakehouse_analytics.airbyte.simulator import Simulator
 from lakehouse_analytics.listening import Listening, source_tables
 from lakehouse_analytics.manifest import read
-from lakehouse_analytics.sync_events import CHECK, SYNC_ID
+from lakehouse_analytics.sync_events import CHECK, PAGE, SYNC_ID
 from lakehouse_analytics.sync_sensor import airbyte_sync_sensor
 
 QUIET_TICKS = 9
@@ -49,6 +54,11 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=1000, help="how many (default: %(default)s)")
     parser.add_argument("--history", type=int, default=10_000, help="jobs that ended before (default: %(default)s)")
     parser.add_argument("--burst", type=int, default=500, help="jobs that end at once (default: %(default)s)")
+    parser.add_argument(
+        "--together", type=int, default=300, help="connections that end together (default: %(default)s)"
+    )
+    parser.add_argument("--times", type=int, default=6, help="how often they do (default: %(default)s)")
+    parser.add_argument("--past", type=int, default=268, help="syncs of each that Dagster has (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures here, too")
     options = parser.parse_args()
 
@@ -73,6 +83,7 @@ def main() -> None:
                 burst.append(ours.tick())
         stock = theirs(simulator, store.workspace, connections)
 
+    together = all_at_once(options.together, options.times, options.past)
     figures = {
         "quiet tick": {"requests": max(t["requests"] for t in quiet), "seconds": median(t["seconds"] for t in quiet)},
         "dagster-airbyte, each connection": stock,
@@ -80,11 +91,12 @@ def main() -> None:
             "requests": burst[0]["requests"], "seconds": burst[0]["seconds"], "runs": burst[0]["runs"],
         },
     }  # fmt: skip
+    figures[f"slowest tick of {options.together} that end together"] = together
     for name, figure in figures.items():
-        print(f"{name:34}  {figure['requests']:6,} requests  {figure['seconds']:8.3f} s")
-    print(f"{'ratio of a quiet tick':34}  {stock['requests'] / figures['quiet tick']['requests']:6,.0f} ×         "
+        print(f"{name:42}  {figure['requests']:6,} requests  {figure['seconds']:8.3f} s")
+    print(f"{'ratio of a quiet tick':42}  {stock['requests'] / figures['quiet tick']['requests']:6,.0f} ×         "
           f"{stock['seconds'] / figures['quiet tick']['seconds']:8.0f} ×")  # fmt: skip
-    print(f"{'longest cursor':34}  {ours.longest:6,} characters")
+    print(f"{'longest cursor':42}  {ours.longest:6,} characters")
     if options.json:
         options.json.write_text(json.dumps({**figures, "cursor": ours.longest}, indent=2))
     wrong = []
@@ -94,8 +106,70 @@ def main() -> None:
         wrong.append(
             f"{len({*jobs} - ours.told.keys())} jobs lost, {sum(n > 1 for n in ours.told.values())} told twice"
         )
+    if together["events"] > 2 * options.together + PAGE + 2:
+        wrong.append(f"a tick read {together['events']} events, and the one before stored {2 * options.together}")
     if wrong:
         sys.exit("; ".join(wrong))
+
+
+def all_at_once(connections: int, times: int, past: int) -> dict[str, float]:
+    """The slowest of some ticks, each of which finds one job of every connection, and the events that it read."""
+    clock = Clock()
+    clock.behind = timedelta(0)
+    store = Store(clock)
+    names = [store.add_connection(f"connection {n}", streams=["t"]) for n in range(connections)]
+    found: list[dict[str, float]] = []
+    with Simulator(store).serving() as simulator, dg.DagsterInstance.ephemeral() as instance:
+        ours = Ours(instance, simulator, names)
+        ours.tick()
+        for number in range(times + 1):
+            for name in names:
+                store.end(store.start(name), rows=1)
+            clock.behind -= timedelta(seconds=400)  # longer than the overlap
+            with counting(instance) as read:
+                tick = ours.tick(keep=True)
+            if number:
+                found.append({**tick, "events": sum(read)})
+            else:
+                multiply(instance, past)  # what the first one stored
+                ours.tick()
+    return max(found, key=lambda tick: tick["seconds"])
+
+
+@contextmanager
+def counting(instance: Any) -> Iterator[list[int]]:
+    """The numbers of events that an instance reads meanwhile."""
+    read: list[int] = []
+    storage = instance.event_log_storage
+    of_run, of_check = storage.get_records_for_run, storage.get_asset_check_execution_history
+
+    def records(*args: Any, **more: Any) -> Any:
+        page = of_run(*args, **more)
+        read.append(len(page.records))
+        return page
+
+    def history(*args: Any, **more: Any) -> Any:
+        rows = of_check(*args, **more)
+        read.append(len(rows))
+        return rows
+
+    storage.get_records_for_run, storage.get_asset_check_execution_history = records, history
+    try:
+        yield read
+    finally:
+        storage.get_records_for_run, storage.get_asset_check_execution_history = of_run, of_check
+
+
+def multiply(instance: Any, times: int) -> None:
+    """Give each stored event so many copies, as if so many syncs had been recorded before."""
+    with instance.event_log_storage.index_connection() as connection:
+        for table in ("event_logs", "asset_check_executions"):
+            columns = [row[1] for row in connection.exec_driver_sql(f"pragma table_info({table})") if row[1] != "id"]
+            names, copied = ", ".join(columns), ", ".join(f"a.{column}" for column in columns)
+            connection.exec_driver_sql(
+                f"insert into {table} ({names}) select {copied} from (with recursive n(i) as (select 1 union all "
+                f"select i + 1 from n where i < {times - 1}) select i from n) n cross join {table} a"
+            )
 
 
 class Ours:
@@ -111,8 +185,8 @@ class Ours:
         self.told: Counter[int] = Counter()
         self.longest = 0
 
-    def tick(self) -> dict[str, Any]:
-        """Evaluate, and store as the daemon does; only the evaluation is measured."""
+    def tick(self, *, keep: bool = False) -> dict[str, Any]:
+        """Evaluate, and, to `keep` them, store the events as the daemon does; only the evaluation is measured."""
         sent, began = len(self.simulator.requests), time.perf_counter()
         with dg.build_sensor_context(
             instance=self.instance, cursor=self.cursor, sensor_name=self.sensor.name
@@ -128,6 +202,9 @@ class Ours:
             if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == CHECK
         ]
         self.told.update(jobs)
+        if keep:
+            for event in result.asset_events:
+                self.instance.report_runless_asset_event(event)
         return {"seconds": seconds, "requests": requests, "runs": len(result.run_requests or ()), "jobs": len(jobs)}
 
 

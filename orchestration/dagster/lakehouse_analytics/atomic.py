@@ -1,15 +1,16 @@
 """Which settings of a dbt project let a reader on Trino see a half-replaced table, from the manifest alone.
 
 Pure: no Dagster, no dbt. Judged by dbt-trino 1.11's materializations over Iceberg, where every statement is a commit of
-its own. A project's override of a stock macro is believed to be atomic when its `meta.lakehouse.atomic` says so.
-What is promised, and the way out of each refusal: docs/atomic-writes.md.
+its own. A project's override of a stock macro counts as atomic when its `meta.lakehouse.atomic` says so.
+What is guaranteed, and the way out of each finding: docs/atomic-writes.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from lakehouse_analytics.findings import Finding
 
 #: Values dbt-trino knows; with any other it logs a line and renames.
 _ON_TABLE_EXISTS = {
@@ -21,27 +22,20 @@ _TWO_COMMITS = {
     "delete_insert": {"get_incremental_delete_insert_sql", "get_delete_insert_merge_sql"},
     "microbatch": {"get_incremental_microbatch_sql"},
 }
-#: So many names in a warning that stands for many nodes.
-_NAMED = 5
+#: What `meta.lakehouse.accept` calls these findings.
+NOT_ATOMIC = "not_atomic"
+REPEATED_INSERTS = "repeated_inserts"
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What a lint found. Errors refuse the project; a warning is shown and the project loads."""
-
-    errors: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-def lint(manifest: Mapping[str, Any]) -> Findings:
-    """Judge every enabled model and seed of a manifest made for Trino; of another adapter nothing is said.
+def lint(manifest: Mapping[str, Any]) -> list[Finding]:
+    """Judge every enabled model and seed of a manifest made for Trino; manifests of other adapters have no findings.
 
     Args:
         manifest: dbt's `manifest.json`.
     """
     metadata = manifest["metadata"]
     if metadata.get("adapter_type") != "trino":
-        return Findings()
+        return []
     root = metadata.get("project_name")
     atomic = _declared_atomic(manifest.get("macros") or {}, root)
     # Disabled nodes are not among a manifest's nodes. Views are replaced in one statement, snapshots in one MERGE;
@@ -49,75 +43,98 @@ def lint(manifest: Mapping[str, Any]) -> Findings:
     nodes = [
         node for node in manifest["nodes"].values() if node["config"].get("materialized") in (*_ON_TABLE_EXISTS, "seed")
     ]
-    models = [node for node in nodes if node["resource_type"] == "model"]
-    errors = [f"{_whose(node, root)}: {problem}" for node in models for problem in _errors(node, atomic)]
-    warnings = [f"{_whose(node, root)}: {problem}" for node in models for problem in _warnings(node)]
-    if renamed := [node for node in models if _on_table_exists(node) == "rename"]:
-        warnings.append(
-            f"on_table_exists is rename, dbt-trino's default, for {_names(renamed)}: between its two renames readers "
-            f"get `table does not exist`, and overlapping runs share its names; set +on_table_exists: replace in "
-            "dbt_project.yml"
-        )
-    seeds = [node for node in nodes if node["resource_type"] == "seed"]
-    if seeds and not _overridden({"load_csv_rows"}, atomic):
-        warnings.append(
-            f"dbt-trino empties a seed and fills it again by inserts of 1000 rows, and readers see it so: "
-            f"{_names(seeds)}; take over macros/load_csv_rows.sql, or run seeds apart"
-        )
-    return Findings(tuple(errors), tuple(warnings))
+    found = []
+    for node in nodes:
+        if node["resource_type"] == "model":
+            found += [_finding(node, root, *policy, policy=True) for policy in _policies(node, atomic)]
+            found += [_finding(node, root, *warning) for warning in _warnings(node)]
+        elif node["resource_type"] == "seed" and not _overridden({"load_csv_rows"}, atomic):
+            found.append(
+                _finding(
+                    node,
+                    root,
+                    NOT_ATOMIC,
+                    "dbt-trino empties a seed and fills it again by inserts of 1000 rows, and readers see it so; copy "
+                    "macros/load_csv_rows.sql into the project, or run seeds on their own",
+                )
+            )
+    return found
 
 
-def _errors(node: Mapping[str, Any], atomic: frozenset[str]) -> Iterator[str]:
+def _finding(
+    node: Mapping[str, Any], root: object, accept: str | None, problem: str, *, policy: bool = False
+) -> Finding:
+    where = _whose(node, root)
+    return Finding(node["unique_id"], where, _name(node), problem, accept, policy, node["resource_type"])
+
+
+def _policies(node: Mapping[str, Any], atomic: frozenset[str]) -> Iterator[tuple[str, str]]:
     config = node["config"]
     on_table_exists = _on_table_exists(node)
     contracted = bool((config.get("contract") or {}).get("enforced")) and not _overridden({"create_table_as"}, atomic)
     if on_table_exists == "drop":
         yield (
+            NOT_ATOMIC,
             "on_table_exists: drop leaves no table until the new one is built; "
-            "set on_table_exists: replace, which is one commit"
+            "set on_table_exists: replace, which is one commit",
         )
     elif on_table_exists == "replace" and contracted:
         yield (
+            NOT_ATOMIC,
             "on_table_exists: replace with an enforced contract shows an empty table, because dbt-trino creates it and "
-            "then inserts; take over macros/create_table_as.sql, which does it in one commit, or set "
-            "on_table_exists: rename, which shows no table for a moment"
+            "then inserts; copy macros/create_table_as.sql into the project, which does it in one commit, or set "
+            "on_table_exists: rename, which shows no table for a moment",
         )
     elif on_table_exists == "skip" and contracted:
         yield (
-            "on_table_exists: skip with an enforced contract inserts all rows again at every run; take over "
-            "macros/create_table_as.sql, or set on_table_exists: replace without the contract"
+            REPEATED_INSERTS,
+            "on_table_exists: skip with an enforced contract inserts all rows again at every run; copy "
+            "macros/create_table_as.sql into the project, or set on_table_exists: replace without the contract",
         )
     if config["materialized"] == "incremental" and not _overridden(_TWO_COMMITS.get(_strategy(node), set()), atomic):
         if _strategy(node) == "delete_insert":
             yield (
+                NOT_ATOMIC,
                 "incremental_strategy: delete+insert is two commits on Iceberg, between which readers miss the deleted "
-                "rows; use merge with the same unique_key, or replace_window for a window of time"
+                "rows; use merge with the same unique_key, or replace_window for a window of time",
             )
         if _strategy(node) == "microbatch":
             yield (
+                NOT_ATOMIC,
                 "incremental_strategy: microbatch deletes each batch, then inserts it: two commits, between which "
-                "readers miss the batch; use replace_window with the same event_time"
+                "readers miss the batch; use replace_window with the same event_time",
             )
 
 
-def _warnings(node: Mapping[str, Any]) -> Iterator[str]:
+def _warnings(node: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
     config = node["config"]
     said = config.get("on_table_exists")
     if said is not None and said not in _ON_TABLE_EXISTS[config["materialized"]]:
         known = ", ".join(sorted(_ON_TABLE_EXISTS[config["materialized"]]))
-        yield f"on_table_exists: {said} is not known for {config['materialized']} ({known}); dbt-trino renames instead"
+        yield (
+            None,
+            f"on_table_exists: {said} is not known for {config['materialized']} ({known}); dbt-trino renames instead",
+        )
+    if _on_table_exists(node) == "rename":
+        yield (
+            NOT_ATOMIC,
+            "on_table_exists is rename, dbt-trino's default: between its two renames readers get `table does not "
+            "exist`, and overlapping runs share its names; set +on_table_exists: replace in dbt_project.yml",
+        )
     if config["materialized"] != "incremental":
         return
     if config.get("on_schema_change") == "sync_all_columns":
         yield (
+            NOT_ATOMIC,
             "on_schema_change: sync_all_columns changes a type by four statements, between which the column is gone; "
-            "use append_new_columns or fail, and --full-refresh when a type changes"
+            "use append_new_columns or fail, and --full-refresh when a type changes",
         )
     hooks = " ".join(hook["sql"] if isinstance(hook, Mapping) else str(hook) for hook in config.get("post-hook") or [])
     if _strategy(node) == "replace_window" and "compact_window" not in hooks:
         yield (
+            None,
             "replace_window without compact_window() as post_hook leaves its delete files to upkeep; "
-            "set post_hook='{{ compact_window() }}'"
+            "set post_hook='{{ compact_window() }}'",
         )
 
 
@@ -153,8 +170,3 @@ def _whose(node: Mapping[str, Any], root: object) -> str:
 def _name(node: Mapping[str, Any]) -> str:
     version = "" if node.get("version") is None else f".v{node['version']}"
     return f"{node['name']}{version} ({node['schema']}.{node['alias']})"
-
-
-def _names(nodes: list[Mapping[str, Any]]) -> str:
-    more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
-    return ", ".join(_name(node) for node in nodes[:_NAMED]) + more

@@ -38,7 +38,8 @@ def demo(config_path: Path | None, count: int | None, seed: int | None) -> None:
 
 
 @main.command()
-def manifest() -> None:
+@click.option("--check", is_flag=True, help="Parse nothing; fail if the manifest is missing or stale.")
+def manifest(check: bool) -> None:
     """Parse the dbt project: run it after each change outside `dg dev`, and in the image's build."""
     from lakehouse_analytics.dbt_project import DbtProject
     from lakehouse_analytics.engines import dbt_runner
@@ -46,9 +47,28 @@ def manifest() -> None:
     from lakehouse_analytics.settings import Settings
 
     with _plain_errors():
-        settings = Settings.load()
+        settings = Settings.load(complete=False)
         project = DbtProject.of(settings)
-        click.echo(prepare(project, dbt_runner(settings, project), click.echo))
+        if check:
+            project.manifest()
+            click.echo(project.manifest_path)
+        else:
+            click.echo(prepare(project, dbt_runner(settings, project), click.echo))
+
+
+@main.command()
+@click.option("--write", is_flag=True, help="Add the lines to dbt_project.yml.")
+def layers(write: bool) -> None:
+    """Suggest a layer for each model, seed and snapshot that is in none, as lines of dbt_project.yml.
+
+    Suggestions go by the names of folders and models, and by lineage: review them.
+    """
+    from lakehouse_analytics.layers import write_layers, yaml_of_layers
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        settings = Settings.load(complete=False)
+        click.echo(write_layers(settings) if write else yaml_of_layers(settings))
 
 
 @main.command()

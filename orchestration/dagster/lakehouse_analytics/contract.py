@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.cron import is_cron, smallest_interval
 from lakehouse_analytics.names import unique_metadata_key
 
@@ -23,10 +24,16 @@ LAYERS = ("bronze", "silver", "gold", "metrics")
 
 Layer = Literal["bronze", "silver", "gold", "metrics"]
 Severity = Literal["error", "warn"]
+#: Properties of a model that are reported when the project loads, and that `accept` accepts.
+Accepted = Literal["not_atomic", "repeated_inserts", "stale_rows", "utc_batches"]
 #: Lengths of the windows that a model's history is cut into.
 Grain = Literal["hourly", "daily", "weekly", "monthly"]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+#: Of all durations, in contracts and in settings: a hundred years.
+LONGEST = timedelta(days=36_500)
 
 
 class ContractError(ValueError):
@@ -36,13 +43,17 @@ class ContractError(ValueError):
 def _duration(value: object) -> object:
     if isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"([0-9]+)\s*([smhdw])", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"([0-9]{1,9})\s*([smhdw])", value) if isinstance(value, str) else None
     if not match:
         raise ValueError("expected a duration such as 30m, 26h or 7d")
     try:
-        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+        duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
-        raise ValueError("expected a shorter duration") from None
+        duration = timedelta.max
+    if duration > LONGEST:
+        # Every duration is added to a moment or taken from one, which must stay one that a calendar has.
+        raise ValueError(f"expected at most {LONGEST.days}d")
+    return duration
 
 
 def _cron(value: object) -> object:
@@ -56,6 +67,10 @@ def _listed(value: object) -> object:
     if not isinstance(said, list | tuple) or not all(isinstance(item, str) and item for item in said):
         raise ValueError("expected the name of a source's table, such as shop.orders, or a list of them")
     return tuple(said)
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 def is_owner(value: object) -> bool:
@@ -202,6 +217,14 @@ class ModelContract(_Section):
         (),
         description="Sources, such as shop.orders, that must have synced since a window's end before it is scheduled.",
     )
+    accept: Annotated[
+        tuple[Accepted, ...], BeforeValidator(_several, json_schema_input_type=Accepted | list[Accepted])
+    ] = Field(
+        (),
+        description="Findings accepted for this model: `not_atomic` (readers on Trino can see it half-written), "
+        "`repeated_inserts` (on_table_exists: skip), `stale_rows` (a partition keeps rows that its source no longer "
+        "has), `utc_batches` (microbatch in a time zone other than UTC).",
+    )
     pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
         None, description=f"Concurrency pool. {_LATER}"
     )
@@ -287,7 +310,7 @@ def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
     message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
     if item["type"] == "missing":
         return f"{path} is missing"
-    return f"{path} is {item['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{path} is {shortened(item['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> Iterable[str]:

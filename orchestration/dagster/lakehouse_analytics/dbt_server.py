@@ -4,7 +4,8 @@ dbt spends 3 to 4 CPU seconds importing itself; a build starts it once a stage. 
 a run. Every command still is a process of its own: own memory, own connections, gone when it ends.
 
 Speaks over a socket, so that nothing dbt or its libraries print can be taken for an answer. In: one byte that
-carries the file to print to, then a line of JSON `{args, cwd, env}`. Out, as lines: the command's process id
+carries the file to print to, then a line of JSON `{args, cwd, env}`, with `hook` where `dbt_hooks` has one for the
+command. Out, as lines: the command's process id
 once it listens to SIGINT, and its exit code.
 """
 
@@ -83,6 +84,11 @@ def _become_dbt(command: dict[str, Any], output: int, control: socket.socket) ->
     os.environ.clear()
     os.environ.update(command["env"])
     sys.argv = ["dbt", *command["args"]]
+
+    if command.get("hook"):
+        from lakehouse_analytics import dbt_hooks
+
+        dbt_hooks.install(**command["hook"])
 
     from dbt.cli.main import cli
 

@@ -6,7 +6,6 @@ no subprocess, and no parse outside `dg dev`.
 
 from __future__ import annotations
 
-import logging
 import os
 
 import dagster as dg
@@ -15,6 +14,7 @@ from lakehouse_analytics.assets.build import build_assets
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.common.load_errors import message_last
+from lakehouse_analytics.common.load_warnings import warn_once
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.engines import dbt_runner, engine, pool
 from lakehouse_analytics.jobs import build_jobs
@@ -22,7 +22,7 @@ from lakehouse_analytics.listening import listening_of
 from lakehouse_analytics.lost_retries import lost_retries
 from lakehouse_analytics.manifest import read
 from lakehouse_analytics.notify import notifiers
-from lakehouse_analytics.partitions import calendars, refuse_mismatched_zones
+from lakehouse_analytics.partitions import calendars, refuse_mismatched_zones, zone_warnings
 from lakehouse_analytics.prepare import prepare
 from lakehouse_analytics.schedules import plans, schedule_definitions
 from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
@@ -39,9 +39,8 @@ def defs() -> dg.Definitions:
     if os.getenv("DAGSTER_IS_DEV_CLI") and project.changes() != []:
         prepare(project, dbt_runner(settings, project))
     manifest = project.manifest()
-    graph = read(manifest, project.configuration())
-    for warning in graph.warnings:
-        logging.getLogger(__name__).warning(warning)
+    graph = read(manifest, project.configuration(), strict=settings.strict)
+    warn_once([*graph.warnings, *zone_warnings(graph, settings.timezone, strict=settings.strict)])
 
     limit, told, url = settings.max_runtime, notifiers(settings), settings.webserver_url
     windows = calendars(graph, settings.timezone, end_offset=settings.partition_end_offset)
@@ -51,7 +50,7 @@ def defs() -> dg.Definitions:
     assets = [*build_assets(graph, project, windows, settings, pool=pool(graph)), *upkeep]
     refuse_mismatched_zones(assets)
     built = dg.Definitions(
-        assets=[*assets, *external_assets(graph, manifest)],
+        assets=[*assets, *external_assets(graph)],
         jobs=jobs,
         sensors=[run_failure_notifier(told, url), lost_retries(told, url), *gold_on_silver(graph, max_runtime=limit)],
         resources={"dbt": dbt_runner(settings, project), "engine": engine(settings, graph)},

@@ -17,15 +17,16 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from rich.console import Console
 
 from lakehouse_analytics import run_report, syncs
-from lakehouse_analytics.contract import Grain
-from lakehouse_analytics.dbt_project import DbtProject
+from lakehouse_analytics.contract import LAYERS, Grain
+from lakehouse_analytics.dbt_project import DbtProject, ManifestError
 from lakehouse_analytics.engines import dbt_runner
 from lakehouse_analytics.home import open_home
 from lakehouse_analytics.ingest import IngestReport, run_ingest
 from lakehouse_analytics.jobs import MAIN, job_of
 from lakehouse_analytics.partitions import overlapping, windows
 from lakehouse_analytics.prepare import prepare
-from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.settings import Settings, repository_root
+from lakehouse_analytics.translator import LAYER_TAG
 
 
 def run(*, config_path: Path | None, count: int | None, seed: int | None) -> bool:
@@ -36,6 +37,8 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     """
     began = time.monotonic()
     settings = Settings.load()
+    project = DbtProject.of(settings)
+    _refuse_other_projects(project)
     instance = open_home()
 
     _title("Ingest: a real Airbyte connector → raw tables")
@@ -44,7 +47,6 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     click.echo(report.table())
     click.echo(_what_came(report))
 
-    project = DbtProject.of(settings)
     if project.changes() != []:
         _title("Manifest: dbt parse")
         prepare(project, dbt_runner(settings, project), click.echo)
@@ -68,7 +70,9 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
         if not runs[-1].success:
             break
 
-    lines = run_report.lines_of(instance, [run.run_id for run in runs], sorted(keys, key=_by_layer))
+    layers = {spec.key: spec.tags.get(LAYER_TAG, "") for spec in definitions.resolve_all_asset_specs()}
+    ordered = {key: layers[key] for key in sorted(keys, key=lambda key: (_place(layers[key]), key.to_user_string()))}
+    lines = run_report.lines_of(instance, [run.run_id for run in runs], ordered)
     _title("What happened")
     Console().print(run_report.render(lines))
     total = run_report.total(lines)
@@ -81,6 +85,17 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     for run in failed:
         click.secho(f"\n{_why(instance, run.run_id)}", fg="red")
     return not failed
+
+
+def _refuse_other_projects(project: DbtProject) -> None:
+    """The demo writes its raw tables into the database of the profile: never into that of another project."""
+    project.configuration()
+    own = repository_root() / "dbt"
+    if project.project_dir.resolve() != own.resolve():
+        raise ManifestError(
+            f"The demo fills the database of {own} with sample data, but LAKEHOUSE_DBT_PROJECT_DIR names "
+            f"{project.project_dir}: unset it, or build that project with `make manifest` and `make dev`."
+        )
 
 
 def _jobs(definitions: dg.Definitions) -> list[dg.JobDefinition]:
@@ -115,11 +130,8 @@ def _where(settings: Settings) -> str:
     return f"The database: {settings.duckdb_path}\nSee it in the UI:  make dev"
 
 
-def _by_layer(key: dg.AssetKey) -> tuple[int, str]:
-    from lakehouse_analytics.contract import LAYERS
-
-    layer = key.path[0]
-    return (LAYERS.index(layer) if layer in LAYERS else len(LAYERS), key.to_user_string())
+def _place(layer: str) -> int:
+    return LAYERS.index(layer) if layer in LAYERS else len(LAYERS)
 
 
 def _what_came(report: IngestReport) -> str:

@@ -23,7 +23,12 @@ from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.cron import next_tick
 from lakehouse_analytics.graph import Graph, Source, Table
 from lakehouse_analytics.partitions import Calendar, Span, Window, missing_above, overlapping, windows
+from lakehouse_analytics.sync_events import CHECK, CLOCK_OF_AIRBYTE, EMPTIED, ENDED, STARTED
 
+#: Newest syncs of a source that are looked at: they may be recorded in another order than they began in.
+SYNCS = 20
+#: Evaluations of a source's check of one query, and such queries at most, among which jobs that empty it are searched.
+PAGE, PAGES = 100, 10
 #: Of every run that a schedule owed: its name and the window.
 OWED = "lakehouse/owed"
 #: Scheduled runs go before those of backfills and people, whose priority is 0.
@@ -108,12 +113,22 @@ class Plan:
         for source in self.after:
             synced = synced_until(instance, dg.AssetKey(source.key))
             if synced is None or synced < window.end:
-                said = f"its last sync began {synced:%Y-%m-%d %H:%M} UTC" if synced else "it was never seen to sync"
-                found.append(f"{'.'.join(source.key)} has not synced since {window.end:%Y-%m-%d %H:%M %Z} ({said})")
+                said = f"its last sync began {synced:%Y-%m-%d %H:%M} UTC" if synced else "no sync is recorded"
+                way_out = self._way_out(source, window) if _begin_is_missing(instance, dg.AssetKey(source.key)) else ""
+                found.append(
+                    f"{'.'.join(source.key)} has not synced since {window.end:%Y-%m-%d %H:%M %Z} ({said}){way_out}"
+                )
         for table in self.tables:
             for above, keys in missing_above(self.graph, table, Span([window]), self.calendars, instance):
                 found.append(f"{'/'.join(above.key)} lacks {listed(keys)}")
         return [*dict.fromkeys(found)]
+
+    def _way_out(self, source: Source, window: Window) -> str:
+        return (
+            f"; its newest materialization does not say when its sync began (metadata `{STARTED}`; from Airbyte that "
+            f"is a job's `startTime`), so it does not count: report a materialization of {'/'.join(source.key)} with "
+            f"`{STARTED}` (docs/time.md), or launch {self.job} for {window.key} yourself"
+        )
 
     def request(self, window: Window, run_key: str, *, ended: bool = True) -> dg.RunRequest:
         """The run of a window. While it has not ended it is owed still, whatever was built of it."""
@@ -126,15 +141,55 @@ class Plan:
 
 
 def synced_until(instance: dg.DagsterInstance, key: dg.AssetKey) -> datetime | None:
-    """When the last sync of a source began: what it read is whole until then. None where none was recorded."""
-    record = instance.get_latest_materialization_event(key)
-    if record is None or record.asset_materialization is None:
+    """The latest begin among the newest `SYNCS` syncs of a source: what it read is whole until then.
+
+    Only a begin that the sync recorded itself counts. It cannot be computed from its end: a duration may be missing, or
+    may leave out attempts before the last. A sync, or a materialisation of another origin, that records no begin is
+    treated as if it had not happened. Nor does one count after which a job emptied the table, such as a Clear. None
+    where no begin is recorded.
+    """
+    records = instance.fetch_materializations(key, limit=SYNCS).records
+    begins = [begin for record in records if (begin := _begin(record))]
+    emptied = _emptied(instance, key, max(begins)) if begins else None
+    return max((begin for begin in begins if emptied is None or begin >= emptied), default=None)
+
+
+def _begin(record: dg.EventLogRecord) -> datetime | None:
+    """The begin that a materialization records: a timestamp or, as JSON has none, text in ISO 8601 with a zone."""
+    value = record.asset_materialization.metadata.get(STARTED) if record.asset_materialization else None
+    if isinstance(value, dg.TimestampMetadataValue):
+        return datetime.fromtimestamp(value.value, UTC)
+    if not isinstance(value, dg.TextMetadataValue):
         return None
-    metadata = record.asset_materialization.metadata
-    ended = metadata.get("ended")
-    at = ended.value if isinstance(ended, dg.TimestampMetadataValue) else record.timestamp
-    seconds = getattr(metadata.get("runtime_seconds"), "value", None)
-    return datetime.fromtimestamp(at - (seconds if isinstance(seconds, int | float) else 0), UTC)
+    try:
+        found = datetime.fromisoformat(value.text or "")
+        return found.astimezone(UTC) if found.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _begin_is_missing(instance: dg.DagsterInstance, key: dg.AssetKey) -> bool:
+    newest = instance.fetch_materializations(key, limit=1).records
+    return bool(newest) and _begin(newest[0]) is None
+
+
+def _emptied(instance: dg.DagsterInstance, key: dg.AssetKey, since: datetime) -> datetime | None:
+    """When a job of Airbyte last emptied a source's table after a moment; None if none has."""
+    check, cursor = dg.AssetCheckKey(key, CHECK), None
+    found: list[datetime] = []
+    for _ in range(PAGES):
+        page = instance.event_log_storage.get_asset_check_execution_history(check, limit=PAGE, cursor=cursor)
+        for record in page:
+            evaluation = record.evaluation
+            if evaluation and EMPTIED in evaluation.metadata:
+                at = evaluation.metadata.get(ENDED) or evaluation.metadata.get(STARTED)
+                said = at.value if isinstance(at, dg.TimestampMetadataValue) else record.create_timestamp
+                found.append(datetime.fromtimestamp(said, UTC))
+        # A job is recorded after it has ended.
+        if len(page) < PAGE or page[-1].create_timestamp < since.timestamp() - CLOCK_OF_AIRBYTE:
+            break
+        cursor = page[-1].id
+    return max((at for at in found if at > since), default=None)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from lakehouse_analytics.dbt_profile import Profile, ProfileError, database_of
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.graph import Graph
 from lakehouse_analytics.resources.dbt import DbtRunner
@@ -22,32 +21,10 @@ def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
         profiles_dir=str(project.profiles_dir),
         target=project.target,
         target_path=str(project.target_path),
-        environment={
-            "LAKEHOUSE_DUCKDB_PATH": str(settings.duckdb_path),
-            "LAKEHOUSE_TIMEZONE": settings.timezone,
-            **({"LAKEHOUSE_DBT_THREADS": str(settings.dbt_threads)} if settings.dbt_threads else {}),
-            **_trino_variables(settings),
-        },
+        environment=settings.dbt_environment(),
         # Where the machine sets this variable, it overrides the profile's `cert`.
         database_environment={"REQUESTS_CA_BUNDLE": str(settings.trino_ca_bundle)} if settings.trino_ca_bundle else {},
     )
-
-
-def _trino_variables(settings: Settings) -> dict[str, str]:
-    """What `profiles.yml` reads, defaults included. Secrets are left in this process's environment, which dbt inherits:
-    what a resource is made of is shown in Dagster's UI."""
-    values = {
-        "HOST": settings.trino_host,
-        "PORT": settings.trino_port,
-        "HTTP_SCHEME": settings.trino_http_scheme,
-        "USER": settings.trino_user,
-        "CATALOG": settings.trino_catalog,
-        "CLIENT_CERTIFICATE": settings.trino_client_certificate,
-        "CLIENT_KEY": settings.trino_client_key,
-        "CA_BUNDLE": settings.trino_ca_bundle,
-        "SESSION_PROPERTIES": json.dumps(settings.trino_session_properties),
-    }
-    return {f"LAKEHOUSE_TRINO_{name}": str(value) for name, value in values.items() if value is not None}
 
 
 def engine(settings: Settings, graph: Graph) -> DuckDBResource | TrinoResource:
@@ -62,13 +39,26 @@ def engine(settings: Settings, graph: Graph) -> DuckDBResource | TrinoResource:
     if graph.adapter != "duckdb":
         raise SettingsError(f"dbt's adapter is {graph.adapter}; this version runs on duckdb and trino.")
     path = settings.duckdb_path
-    databases = {str(table.node["database"]) for table in graph.tables.values()}
-    if databases - {path.stem}:
+    profile = profile_of(settings)
+    known = {database_of(str(path)), *(profile.attached if profile else ())}
+    others = {str(table.node["database"]) for table in graph.tables.values()} - known
+    if others:
+        where = profile.where if profile else "dbt's profile"
         raise SettingsError(
-            f"LAKEHOUSE_DUCKDB_PATH is {path}, but dbt's profile uses the database "
-            f"{', '.join(sorted(databases))}: set it to the file of the profile."
+            f"LAKEHOUSE_DUCKDB_PATH is {path}, whose database is {database_of(str(path))}, but models are built in "
+            f"{', '.join(sorted(others))}: set it to the file of the profile, or attach that database in {where}."
         )
-    return DuckDBResource(path=str(path), lock_timeout=settings.duckdb_lock_timeout)
+    return DuckDBResource(
+        path=str(path), lock_timeout=settings.duckdb_lock_timeout, search_path=str(settings.dbt_project_dir)
+    )
+
+
+def profile_of(settings: Settings) -> Profile | None:
+    """dbt's profile, where it can be read."""
+    try:
+        return settings.profile
+    except ProfileError:
+        return None
 
 
 def pool(graph: Graph) -> str | None:

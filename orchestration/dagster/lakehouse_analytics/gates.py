@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from lakehouse_analytics.graph import DbtTest, Graph, Table
+from lakehouse_analytics.graph import DbtTest, Function, Graph, Table
 from lakehouse_analytics.run_results import DbtResult
 
 BUILT_STATUS = frozenset({"success"})
 EVALUATED_STATUS = frozenset({"pass", "warn", "fail", "error"})
+#: dbt has applied severity, `warn_if`, `error_if` and `warn_error` already: a failure stops what lies below the test,
+#: whatever severity the manifest shows.
 FAILED_STATUS = frozenset({"fail", "error"})
 FINE_STATUS = frozenset({"success", "pass", "warn", "no-op"})
 
@@ -26,9 +29,10 @@ class Run:
     Attributes:
         selected: Unique ids of the tables to build.
         checked: Unique ids of tests that are wanted although their table is not built.
-        failed: Tables that dbt could not build, with dbt's message.
+        failed: Tables and functions that dbt could not build, with dbt's message.
         gates: Tables and sources whose gate failed, with the reasons.
         built: Tables built by this run.
+        created: Functions created by this run.
         unevaluated: Tests that dbt should have evaluated and did not.
         problems: What else went wrong, of no table in particular.
     """
@@ -39,6 +43,7 @@ class Run:
     failed: dict[str, str] = field(default_factory=dict)
     gates: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     built: set[str] = field(default_factory=set)
+    created: set[str] = field(default_factory=set)
     unevaluated: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
@@ -51,25 +56,45 @@ class Run:
         return [(tables.get(rank, []), tests[rank]) for rank in sorted(tables.keys() | tests.keys())]
 
     def tests(self) -> list[DbtTest]:
-        """Every test this run must evaluate: those of what it builds, of the sources that feeds, and those asked for.
+        """Every test that this run must evaluate: of the tables it builds, of the sources and externals above them, and
+        the selected ones.
 
-        Whether somebody deselected a check does not matter: it gates all the same.
+        A deselected check of these gates all the same.
         """
         feeding = {parent for table in self.selected for parent in self.graph.tables[table].parents}
-        wanted = self.selected | {source for source in feeding if source in self.graph.sources}
+        wanted = self.selected | (feeding & self.graph.unbuilt.keys())
         return [t for t in self.graph.tests.values() if t.attached in wanted or t.unique_id in self.checked]
 
     def _rank(self, test: DbtTest) -> int:
         def rank(unique_id: str) -> int | None:
             if unique_id in self.selected:
                 return self.graph.ranks[unique_id]
-            if unique_id == test.attached and unique_id in self.graph.sources:
-                # A source's test gates its children: it runs with the first of them.
+            if unique_id == test.attached and unique_id in self.graph.unbuilt:
+                # The test of a source gates its children: it runs with the first of them.
                 below = (self.graph.ranks[c] for c in self.graph.children.get(unique_id, ()) if c in self.selected)
                 return min(below, default=None)
             return None
 
-        return max((r for parent in test.parents if (r := rank(parent)) is not None), default=0)
+        return max((r for parent in test.parents if (r := rank(parent)) is not None), default=self._first_rank)
+
+    @cached_property
+    def _first_rank(self) -> int:
+        return min((self.graph.ranks[unique_id] for unique_id in self.selected), default=0)
+
+    def functions(self, tables: Collection[Table], tests: Collection[DbtTest]) -> list[Function]:
+        """Functions that dbt must create with a stage: those that its tables and tests call and that are not there yet.
+
+        Functions that no model and no test calls come with the first stage of a run that builds the whole project.
+        """
+        things: list[Table | DbtTest] = [*tables, *tests]
+        wanted = {function for thing in things for function in thing.functions}
+        if tables and self._builds_everything():
+            wanted |= self.graph.unused_functions
+        return [f for f in self.graph.functions.values() if f.unique_id in wanted - self.created - self.failed.keys()]
+
+    def _builds_everything(self) -> bool:
+        # Tables with windows of another length are built by runs of their own.
+        return self.selected >= {table.unique_id for table in self.graph.tables.values() if table.grain is None}
 
     @property
     def blocked(self) -> dict[str, list[str]]:
@@ -86,18 +111,26 @@ class Run:
         return [table for table in tables if table.unique_id not in blocked]
 
     def testable(self, tests: Iterable[DbtTest]) -> list[DbtTest]:
-        """Those of a stage's tests whose tables are, or are about to be, what this run builds."""
+        """Those of a stage's tests of which no table is blocked or failed, and no function."""
         out = {*self.blocked, *self.failed}
-        return [test for test in tests if not out.intersection(test.parents)]
+        return [test for test in tests if out.isdisjoint((*test.parents, *test.functions))]
 
-    def record(self, tables: Collection[Table], tests: Collection[DbtTest], dbt: DbtResult) -> None:
-        """Take in what dbt reported of a stage. What it should have reported and did not is a failure."""
+    def record(
+        self,
+        tables: Collection[Table],
+        tests: Collection[DbtTest],
+        dbt: DbtResult,
+        functions: Collection[Function] = (),
+    ) -> None:
+        """Record dbt's report of one stage.
+
+        A result that is missing is a failure. So is an exit code that no recorded failure explains.
+        """
         results = dbt.nodes
-        bad = [unique_id for unique_id, node in results.items() if node.status not in FINE_STATUS]
-        if dbt.exit_code != 0 and all(unique_id.startswith("operation.") for unique_id in bad):
-            # A hook, or something that no node explains.
-            self.problems.append(f"dbt ended with exit code {dbt.exit_code}: {dbt.reason}")
+        before = self._failures()
         asked = {table.unique_id for table in tables}
+        self._record_functions(functions, dbt)
+        self._record_others({*asked, *(f.unique_id for f in functions), *(test.unique_id for test in tests)}, dbt)
         for unique_id in sorted(results.keys() & self.graph.tables.keys() - asked):
             # dbt names tables by prefixes: what it built besides was neither planned nor gated.
             self.failed[unique_id] = "dbt built it, and nobody asked it to: its name is that of a folder of models"
@@ -112,19 +145,41 @@ class Run:
                 self.failed[table.unique_id] = said
         for test in tests:
             result = results.get(test.unique_id)
-            # A test that could not run gates whatever its severity: nobody knows what it would have said.
-            if result and (result.status == "error" or (test.blocking and result.status in FAILED_STATUS)):
+            if result and result.status in FAILED_STATUS:
                 self.fail_gate(test.attached, f"{test.name}: {result.message or result.status}")
         for table in sorted(tables, key=lambda table: self.graph.order[table.unique_id]):
             result = results.get(table.unique_id)
             if result and result.status == "skipped" and table.unique_id not in self.blocked:
                 self.failed[table.unique_id] = f"dbt skipped it: {result.message or 'no reason given'}"
-        out = {*self.blocked, *self.failed}
-        for test in tests:
+        for test in self.testable(tests):
             result = results.get(test.unique_id)
-            if (result is None or result.status not in EVALUATED_STATUS) and not out.intersection(test.parents):
+            if result is None or result.status not in EVALUATED_STATUS:
                 self.unevaluated.add(test.unique_id)
                 self.fail_gate(test.attached, f"{test.name}: planned, but dbt did not evaluate it")
+        if dbt.exit_code != 0 and self._failures() == before:
+            self.problems.append(f"dbt ended with exit code {dbt.exit_code}: {dbt.reason}")
+
+    def _record_functions(self, functions: Collection[Function], dbt: DbtResult) -> None:
+        for function in functions:
+            result = dbt.nodes.get(function.unique_id)
+            if result and result.status in BUILT_STATUS:
+                self.created.add(function.unique_id)
+            elif result and result.status == "skipped":
+                continue  # below a failure, or below another function that failed
+            else:
+                said = result.message or f"dbt reported status {result.status}" if result else "dbt did not create it"
+                self.failed[function.unique_id] = said
+
+    def _record_others(self, asked: Collection[str], dbt: DbtResult) -> None:
+        """Failures of nodes that are neither tables nor tests of the stage: hooks, and whatever else dbt ran."""
+        for unique_id in sorted(dbt.nodes.keys() - asked - self.graph.tables.keys()):
+            result = dbt.nodes[unique_id]
+            if result.status not in {*FINE_STATUS, "skipped"}:
+                said = result.message or dbt.reason
+                self.problems.append(f"dbt reported status {result.status} for {unique_id}: {said}")
+
+    def _failures(self) -> int:
+        return len(self.failed) + sum(map(len, self.gates.values())) + len(self.problems)
 
     def fail_gate(self, unique_id: str, reason: str) -> None:
         """A gate of a table or source does not hold: nothing below it is built any more."""
@@ -152,5 +207,6 @@ class Run:
         return "\n".join([*lines, f"{len(self.built)} of {len(self.selected)} tables were built."])
 
     def _name(self, unique_id: str) -> str:
-        known = self.graph.tables.get(unique_id) or self.graph.sources[unique_id]
-        return "/".join(known.key)
+        if unique_id in self.graph.functions:
+            return f"function {self.graph.functions[unique_id].name}"
+        return "/".join(self.graph.known(unique_id).key)

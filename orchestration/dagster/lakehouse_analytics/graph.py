@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from lakehouse_analytics.contract import LAYERS, Grain, ModelContract, SourceContract
 
@@ -31,7 +31,9 @@ class Table:
     layer: str
     contract: ModelContract
     node: Mapping[str, Any] = field(repr=False, compare=False)
-    parents: tuple[str, ...] = field(compare=False)  # tables and sources, through ephemeral models
+    parents: tuple[str, ...] = field(compare=False)  # tables, sources and externals, through ephemeral models
+    group: str = "default"  # of Dagster; jobs, sensors and stages go by the layer
+    functions: tuple[str, ...] = field(default=(), compare=False)  # that it calls, through ephemeral models too
 
     @property
     def fqn(self) -> Fqn:
@@ -57,11 +59,45 @@ class Source:
     key: Key
     contract: SourceContract
     node: Mapping[str, Any] = field(repr=False, compare=False)
+    group: str = "sources"
+
+
+@dataclass(frozen=True)
+class External:
+    """Something that is neither a table of this project nor a source, and that lineage or a check needs.
+
+    `kind` is `model` for another project's model, `ephemeral` for an ephemeral model of constants that has tests, and
+    `project` for a dbt project with tests that read no table.
+    """
+
+    unique_id: str
+    key: Key
+    kind: Literal["model", "ephemeral", "project"]
+    node: Mapping[str, Any] = field(repr=False, compare=False)
+    group: str = "sources"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A user-defined function, which a run creates before the models that call it. No asset: it holds no data."""
+
+    unique_id: str
+    node: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """dbt's name of it."""
+        return str(self.node["name"])
+
+    @property
+    def fqn(self) -> Fqn:
+        """dbt's fully qualified name."""
+        return fqn_of(self.node)
 
 
 @dataclass(frozen=True)
 class DbtTest:
-    """A dbt data test and the table or source whose check it is."""
+    """A dbt data test, and the table, source or external whose check it is."""
 
     unique_id: str
     name: str
@@ -69,6 +105,7 @@ class DbtTest:
     parents: tuple[str, ...]
     blocking: bool
     node: Mapping[str, Any] = field(repr=False, compare=False)
+    functions: tuple[str, ...] = ()
 
     @property
     def fqn(self) -> Fqn:
@@ -90,15 +127,42 @@ class Graph:
     selectable: tuple[Fqn, ...] = ()
     #: dbt groups and the e-mail address, or addresses, of who owns them.
     group_owners: Mapping[str, Any] = field(default_factory=dict)
+    externals: Mapping[str, External] = field(default_factory=dict)
+    functions: Mapping[str, Function] = field(default_factory=dict)
+    #: dbt's name of the project.
+    project: str = ""
+    #: Tables, sources and externals above each exposure, through metrics and semantic models.
+    exposure_parents: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Asset keys of the exposures.
+    exposure_keys: Mapping[str, Key] = field(default_factory=dict)
+
+    @cached_property
+    def unbuilt(self) -> Mapping[str, Source | External]:
+        """What has an asset and is built by no run of this project."""
+        return {**self.sources, **self.externals}
+
+    def known(self, unique_id: str) -> Table | Source | External:
+        """What has the asset of a unique id.
+
+        Raises:
+            KeyError: no asset is of this unique id.
+        """
+        return self.tables.get(unique_id) or self.unbuilt[unique_id]
 
     @cached_property
     def children(self) -> Mapping[str, tuple[str, ...]]:
-        """Direct children of each table and source."""
+        """Tables directly below each table, source, external and function."""
         found: dict[str, list[str]] = defaultdict(list)
         for table in self.tables.values():
-            for parent in table.parents:
+            for parent in (*table.parents, *table.functions):
                 found[parent].append(table.unique_id)
         return {parent: tuple(children) for parent, children in found.items()}
+
+    @cached_property
+    def unused_functions(self) -> frozenset[str]:
+        """Functions that no table and no test calls."""
+        things: list[Table | DbtTest] = [*self.tables.values(), *self.tests.values()]
+        return frozenset(self.functions.keys() - {function for thing in things for function in thing.functions})
 
     @cached_property
     def tests_of(self) -> Mapping[str, tuple[DbtTest, ...]]:

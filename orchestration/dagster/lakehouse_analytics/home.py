@@ -23,7 +23,7 @@ def open_home() -> DagsterInstance:
     """Prepare DAGSTER_HOME and open its instance. An existing `dagster.yaml` is left alone.
 
     Raises:
-        HomeError: DAGSTER_HOME is not set or not writable.
+        HomeError: DAGSTER_HOME is not set or not writable, or has no `dagster.yaml` and there is none to copy.
     """
     named = os.getenv("DAGSTER_HOME")
     if not named:
@@ -32,6 +32,11 @@ def open_home() -> DagsterInstance:
     try:
         home.mkdir(parents=True, exist_ok=True)
         if not (home / "dagster.yaml").exists():
+            if not TEMPLATE.is_file():
+                raise HomeError(
+                    f"DAGSTER_HOME {home} has no dagster.yaml, and only a checkout of this project has one to copy: "
+                    "put the dagster.yaml of your instance there."
+                )
             shutil.copy(TEMPLATE, home / "dagster.yaml")
     except OSError as error:
         raise HomeError(

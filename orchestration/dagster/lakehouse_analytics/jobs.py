@@ -15,6 +15,8 @@ from lakehouse_analytics.translator import check_key
 
 MAIN, DAILY = "full_refresh", "daily_backfill"
 MAINTENANCE = "iceberg_maintenance"
+#: The demo declares itself by its project's name (dbt/dbt_project.yml); its models by their own.
+DEMO = "lakehouse"
 CUSTOMER_ENTRY = ("bronze", "stg_customers")
 #: Names the job on every run of a job that builds windows, of which `dagster.yaml` lets one go at a time: Dagster
 #: itself does not mark a run with its job.
@@ -35,8 +37,8 @@ def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.Unres
     whole = [table for table in tables if table.grain is None]
     daily = [table for table in tables if table.grain == "daily"]
     # Dagster leaves checks of external assets out of every selection of assets.
-    of_sources = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.sources]
-    everything = _assets(main) | dg.AssetSelection.checks(*of_sources) if of_sources else _assets(main)
+    of_unbuilt = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.unbuilt]
+    everything = _assets(main) | dg.AssetSelection.checks(*of_unbuilt) if of_unbuilt else _assets(main)
     what = "Every layer, bronze to metrics, with its gates" + (
         "; of daily tables one partition, or some." if daily else "."
     )
@@ -53,7 +55,7 @@ def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.Unres
     bronze = [table for table in whole if table.layer == "bronze"]
     if bronze:
         jobs.append(_job("bronze_refresh", _assets(bronze), "The bronze layer.", tags))
-    entry = graph.by_key.get(CUSTOMER_ENTRY)
+    entry = graph.by_key.get(CUSTOMER_ENTRY) if graph.project == DEMO else None
     if entry:
         below = graph.descendants([entry.unique_id]) | {entry.unique_id}
         customers = [table for table in whole if table.unique_id in below]
@@ -66,9 +68,9 @@ def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.Unres
             )
         )
     if upkeep:
-        jobs.append(
-            _job(MAINTENANCE, dg.AssetSelection.groups(GROUP), "Upkeep of every Iceberg table.", _ended(max_runtime))
-        )
+        # A table may be of a group of that name, too: a group's name can be any (meta.dagster.group).
+        selection = dg.AssetSelection.groups(GROUP) - _assets(tables)
+        jobs.append(_job(MAINTENANCE, selection, "Upkeep of every Iceberg table.", _ended(max_runtime)))
     return jobs
 
 

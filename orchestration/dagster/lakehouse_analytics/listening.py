@@ -18,7 +18,7 @@ from lakehouse_analytics.contract import Airbyte as AirbyteContract
 from lakehouse_analytics.graph import Graph, Key, Source
 from lakehouse_analytics.resources.airbyte import airbyte_of, ui_of
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.sync_events import Event, events_of
+from lakehouse_analytics.sync_events import Event, Origin, events_of
 
 #: Of a source that says nothing of Airbyte.
 UNNAMED = AirbyteContract(connection="?")
@@ -59,9 +59,12 @@ class Listening:
         return sorted(dg.AssetKey(table.key) for table in below if table.layer == "bronze" and table.grain is None)
 
     def events(self, job: Job, verdict: Verdict, keys: Sequence[Key], known: Known) -> list[Event]:
-        """What Dagster is to store of a job for some tables."""
-        assets = [dg.AssetKey(key) for key in keys]
-        return [*events_of(job, verdict, assets, connection=known.name(job.connection), url=self.url(job, known))]
+        """The events that Dagster stores of a job for some tables."""
+        return [*events_of(job, verdict, map(dg.AssetKey, keys), self.origin(job, known))]
+
+    def origin(self, job: Job, known: Known) -> Origin:
+        """Where a job comes from."""
+        return Origin(known.name(job.connection), self.airbyte.server.url, self.url(job, known))
 
     def url(self, job: Job, known: Known) -> str:
         """A job's page in Airbyte's own UI: the timeline of its connection."""

@@ -6,8 +6,8 @@ Format: https://docs.getdbt.com/reference/artifacts/manifest-json
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,101 +19,186 @@ from lakehouse_analytics.contract import (
     ModelContract,
     SourceContract,
     deep_merge,
-    is_owner,
     parse,
 )
-from lakehouse_analytics.graph import DbtTest, Graph, Key, Source, Table, fqn_of
-from lakehouse_analytics.names import DRIFT, ROW_COUNT, check_name, key_part
+from lakehouse_analytics.dagster_meta import DagsterMeta, read_meta
+from lakehouse_analytics.findings import Finding, errors, warnings
+from lakehouse_analytics.graph import DbtTest, External, Function, Graph, Key, Source, Table, fqn_of
+from lakehouse_analytics.lineage import externals_of, refs_to_nothing, tests_of, with_lineage
+from lakehouse_analytics.names import DRIFT, ROW_COUNT, apart, check_name, digest, group_name, key_part
+from lakehouse_analytics.nodes import TABLES, constants, every_node, is_table, left_out
+from lakehouse_analytics.way_out import clash, unmapped_models, unread_meta
 
 #: Group of models that no folder and no contract puts into a layer.
 DEFAULT_LAYER = "default"
-#: Kinds of nodes that a run builds.
-BUILT = frozenset({"model", "seed", "snapshot"})
+#: Resource types that dbt's `--select` could mean in our commands.
+_SELECTABLE = frozenset({*TABLES, "test", "function"})
 
 
-def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> Graph:
+def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, strict: bool = False) -> Graph:
     """Turn a manifest into a graph.
 
     Args:
         manifest: dbt's `manifest.json`.
         configuration: `dbt_project.yml`: contracts of folders are taken from it, because dbt lets a
             model's `meta.lakehouse` replace its folder's as a whole, and a gate would be lost that way.
+        strict: Refuse what is otherwise a warning: models that readers on Trino can see half-written, and the like.
 
     Raises:
-        ContractError: one line for every mistake in every `meta.lakehouse`, and for every model whose settings would
-            show a half-written table to readers on Trino.
+        ContractError: one line for every mistake in every `meta.lakehouse` and `meta.dagster`, for every asset key that
+            two resources claim, and with `strict` for every model with a finding that its contract does not accept.
     """
-    problems: list[str] = []
-    warnings: list[str] = []
+    return _Reader(manifest, configuration).graph(strict=strict)
 
-    def checked(make: Callable[[], Any]) -> Any:
+
+class _Reader:
+    """Reads one manifest, and keeps what is wrong or worth knowing until everything has been read."""
+
+    def __init__(self, manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
+        self.manifest, self.configuration = manifest, configuration
+        self.nodes = dict(every_node(manifest))
+        self.constants = constants(self.nodes)
+        self.externals = externals_of(self.nodes)
+        self.root = str(manifest["metadata"].get("project_name"))
+        self.adapter = manifest["metadata"].get("adapter_type") or "dbt"
+        self.metas: dict[str, DagsterMeta] = {}
+        self.problems: list[str] = []
+        self.findings: list[Finding] = []
+
+    def graph(self, *, strict: bool) -> Graph:
+        """The graph of the manifest.
+
+        Raises:
+            ContractError: see `read`.
+        """
+        sources, tables = self._sources(), self._tables()
+        exposures = self.manifest["exposures"]
+        for node in self.nodes.values():
+            if node["resource_type"] in ("exposure", "test"):
+                self._meta(node)
+        owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
+        keys = self._exposure_keys(exposures, {owner.key for owner in owners})
+        self.problems += self._clashes(owners, keys)
+        self.findings += atomic.lint(self.manifest)
+        accepted = {(table.unique_id, name) for table in tables.values() for name in table.contract.accept}
+        self.findings = [one for one in self.findings if (one.unique_id, one.accept) not in accepted]
+        self.problems += errors(self.findings, strict=strict)
+        if self.problems:
+            raise ContractError("\n".join(self.problems))
+        groups = self.manifest.get("groups", {}).values()
+        graph = Graph(
+            tables=tables,
+            sources=sources,
+            tests={},
+            exposures=exposures,
+            adapter=self.adapter,
+            selectable=tuple(fqn_of(n) for n in self.nodes.values() if n["resource_type"] in _SELECTABLE),
+            group_owners={group["name"]: (group.get("owner") or {}).get("email") for group in groups},
+            exposure_keys=keys,
+            externals=self.externals,
+            functions={u: Function(u, n) for u, n in self.nodes.items() if n["resource_type"] == "function"},
+            project=self.root,
+        )
+        graph = with_lineage(graph, self.nodes)
+        checks = _named_apart([*tests_of(graph, self.nodes)], graph)
+        graph = replace(graph, tests={check.unique_id: check for check in checks})
+        return replace(graph, warnings=self._warnings(graph))
+
+    def _sources(self) -> dict[str, Source]:
+        sources: dict[str, Source] = {}
+        for unique_id, node in self.manifest["sources"].items():
+            contract = self._checked(partial(_source_contract, node, self.configuration))
+            meta = self._meta(node)
+            if contract is not None:
+                key = meta.asset_key or (key_part(node["source_name"]), key_part(node["name"]))
+                sources[unique_id] = Source(unique_id, key, contract, node, meta.group or "sources")
+        return sources
+
+    def _tables(self) -> dict[str, Table]:
+        source_names = {f"{node['source_name']}.{node['name']}" for node in self.manifest["sources"].values()}
+        groups = apart({group for node in self.manifest["nodes"].values() if (group := _dbt_group(node))}, group_name)
+        tables: dict[str, Table] = {}
+        for unique_id, node in self.manifest["nodes"].items():
+            if not is_table(node) and unique_id not in self.constants:
+                continue
+            meta = self._meta(node)
+            contract = self._checked(partial(_model_contract, node, self.configuration, meta))
+            if contract is None:
+                continue
+            layer = contract.layer or next((part for part in _folders(node) if part in LAYERS), None)
+            where = _where(node)
+            self.problems += [f"{where}: {problem}" for problem in windows.problems(node, contract, source_names)]
+            layer = layer or DEFAULT_LAYER
+            key = meta.asset_key or (layer, _name(node))
+            group = meta.group or groups.get(_dbt_group(node) or "") or layer
+            if unique_id in self.constants:
+                self.externals[unique_id] = External(unique_id, key, "ephemeral", node, group)
+                continue
+            tables[unique_id] = Table(unique_id, key, layer, contract, node, (), group)
+        cut = any(table.grain for table in tables.values())
+        self.findings += [one for table in tables.values() for one in _findings(table, cut=cut)]
+        self.problems += [
+            f"{_where(table.node)}: {problem}"
+            for table in tables.values()
+            if cut
+            for problem in windows.beside_windows(table.node, table.contract)
+        ]
+        return tables
+
+    def _checked(self, make: Callable[[], Any]) -> Any:
         try:
             return make()
         except ContractError as error:
-            problems.append(str(error))
+            self.problems.append(str(error))
             return None
 
-    nodes = manifest["nodes"]
-    sources = {
-        unique_id: Source(unique_id, (key_part(node["source_name"]), key_part(node["name"])), contract, node)
-        for unique_id, node in manifest["sources"].items()
-        if (contract := checked(partial(_source_contract, node, configuration))) is not None
-    }
-    source_names = {f"{node['source_name']}.{node['name']}" for node in manifest["sources"].values()}
-    tables: dict[str, Table] = {}
-    for unique_id, node in nodes.items():
-        if node["resource_type"] not in BUILT or node["config"].get("materialized") == "ephemeral":
-            continue
-        contract = checked(partial(_model_contract, node, configuration))
-        if contract is None:
-            continue
-        layer = contract.layer or next((part for part in _folders(node) if part in LAYERS), None)
-        if layer is None:
-            warnings.append(
-                f"{node['original_file_path']}: {node['name']} is in no layer and lands in group `{DEFAULT_LAYER}`; "
-                f"set meta.lakehouse.layer on it or on its folder in dbt_project.yml ({', '.join(LAYERS)})"
-            )
-        where = f"{' or '.join(_files(node))}: {node['resource_type']} {node['name']}"
-        wrong = [owner for owner in _listed(_dagster_meta(node).get("owners")) if not is_owner(owner)]
-        problems += [
-            f"{where}: meta.dagster.owners has {owner!r}: expected an e-mail address or team:<name>" for owner in wrong
+    def _meta(self, node: Mapping[str, Any]) -> DagsterMeta:
+        meta, wrong = read_meta(node)
+        self.metas[node["unique_id"]] = meta
+        self.problems += [f"{_where(node)}: {problem}" for problem in wrong]
+        return meta
+
+    def _exposure_keys(self, exposures: Mapping[str, Any], taken: Collection[Key]) -> dict[str, Key]:
+        """`[exposures, name]`; `[exposures, package, name]` where another asset has that key.
+
+        Nothing is built or gated under an exposure's key, so that it may give way.
+        """
+        short = {unique_id: ("exposures", key_part(exposure["name"])) for unique_id, exposure in exposures.items()}
+        claims = Counter(short.values())
+        keys: dict[str, Key] = {}
+        for unique_id, exposure in exposures.items():
+            key: Key = short[unique_id]
+            if key in taken or (claims[short[unique_id]] > 1 and exposure["package_name"] != self.root):
+                key = ("exposures", key_part(exposure["package_name"]), key[-1])
+            keys[unique_id] = self.metas[unique_id].asset_key or key
+        return keys
+
+    def _clashes(self, owners: Iterable[Table | Source | External], exposure_keys: Mapping[str, Key]) -> list[str]:
+        """Asset keys that more than one resource claims.
+
+        Sources that name the same key in `meta.dagster.asset_key` are one table, known to dbt by several names.
+        """
+        claims: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for owner in owners:
+            claims["/".join(owner.key)].append(owner.node)
+        for unique_id, key in exposure_keys.items():
+            claims["/".join(key)].append(self.manifest["exposures"][unique_id])
+        return [
+            clash(key, nodes, self.root)
+            for key, nodes in claims.items()
+            if len(nodes) > 1
+            and not all(n["resource_type"] == "source" and self.metas[n["unique_id"]].asset_key for n in nodes)
         ]
-        problems += [f"{where}: {problem}" for problem in windows.problems(node, contract, source_names)]
-        warnings += [f"{where}: {warning}" for warning in windows.warnings(node, contract)]
-        for key in contract.without_effect():
-            warnings.append(f"{node['original_file_path']}: meta.lakehouse.{key} has no effect in this version")
-        key = (layer or DEFAULT_LAYER, _name(node))
-        tables[unique_id] = Table(unique_id, key, key[0], contract, node, _parents(node, nodes))
-    problems += _twice([*tables.values(), *sources.values()])
-    atomicity = atomic.lint(manifest)
-    problems += atomicity.errors
-    warnings += atomicity.warnings
-    if manifest["metadata"].get("adapter_type") == "trino" and not _tells_the_run(configuration):
-        warnings.append(
-            "dbt_project.yml: no query-comment names the run, so that queries in Trino cannot be traced to it, nor "
-            "ended when its dbt dies: see docs/your-project.md"
-        )
-    if problems:
-        raise ContractError("\n".join(problems))
-    graph = Graph(
-        tables=tables,
-        sources=sources,
-        tests={},
-        exposures=manifest["exposures"],
-        adapter=manifest["metadata"].get("adapter_type") or "dbt",
-        warnings=tuple(warnings),
-        selectable=tuple(fqn_of(node) for node in nodes.values() if node["resource_type"] in {*BUILT, "test"}),
-        group_owners={
-            group["name"]: (group.get("owner") or {}).get("email") for group in manifest.get("groups", {}).values()
-        },
-    )
-    tests = [test for node in nodes.values() if node["resource_type"] == "test" and (test := _test(node, nodes, graph))]
-    return replace(graph, tests={test.unique_id: test for test in _named_apart(tests)})
 
-
-def exposure_parents(exposure: Mapping[str, Any], manifest_nodes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Tables and sources an exposure reads."""
-    return _parents(exposure, manifest_nodes)
+    def _warnings(self, graph: Graph) -> tuple[str, ...]:
+        said = warnings([*self.findings, *refs_to_nothing(graph)])
+        if self.adapter == "trino" and not _tells_the_run(self.configuration):
+            said.append(
+                "dbt_project.yml: no query-comment names the run, so that queries in Trino cannot be traced to it, nor "
+                "ended when its dbt dies: see docs/your-project.md"
+            )
+        unmapped = unmapped_models(graph.tables.values())
+        return (*said, *unmapped, *unread_meta(self.metas.values()), *left_out(self.manifest))
 
 
 def _name(node: Mapping[str, Any]) -> str:
@@ -126,26 +211,51 @@ def _folders(node: Mapping[str, Any]) -> list[str]:
     return list(node["fqn"][1 : -1 if node.get("version") is None else -2])
 
 
-def _twice(owners: Iterable[Table | Source]) -> list[str]:
-    by_key: dict[Key, list[str]] = defaultdict(list)
-    for owner in owners:
-        by_key[owner.key].append(f"{owner.unique_id} ({owner.node['original_file_path']})")
-    return [
-        f"asset key {'/'.join(key)} is claimed by {' and by '.join(claims)}: rename one, or put it into another layer"
-        for key, claims in by_key.items()
-        if len(claims) > 1
-    ]
+def _dbt_group(node: Mapping[str, Any]) -> str | None:
+    group = node.get("group") or node["config"].get("group")
+    return str(group) if group else None
 
 
-def _named_apart(tests: Iterable[DbtTest]) -> Iterator[DbtTest]:
-    # dbt tells tests of one name apart by a hash in their unique id; Dagster by nothing.
-    taken: set[tuple[str, str]] = set()
-    for test in tests:
+def _where(node: Mapping[str, Any]) -> str:
+    name = f"{node['source_name']}.{node['name']}" if node["resource_type"] == "source" else node["name"]
+    return f"{' or '.join(dict.fromkeys(_files(node)))}: {node['resource_type']} {name}"
+
+
+def _findings(table: Table, *, cut: bool) -> Iterator[Finding]:
+    node, contract = table.node, table.contract
+
+    def finding(problem: str, accept: str | None = None) -> Finding:
+        policy = accept is not None
+        return Finding(
+            node["unique_id"], _where(node), str(node["name"]), problem, accept, policy, node["resource_type"]
+        )
+
+    for accept, problem in windows.policies(node, contract):
+        yield finding(problem, accept)
+    for problem in windows.warnings(node, contract, cut=cut):
+        yield finding(problem)
+    for key in contract.without_effect():
+        yield finding(f"meta.lakehouse.{key} has no effect in this version")
+
+
+def _named_apart(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
+    """Checks of one asset have names of their own, also where Dagster makes `_` of their dots.
+
+    dbt tells tests of one name apart by a hash at the end of their unique id: the first keeps the name, the others get
+    their hash.
+    """
+    taken: dict[Key, set[str]] = defaultdict(lambda: {ROW_COUNT, DRIFT})
+    named: dict[str, DbtTest] = {}
+    for test in sorted(tests, key=lambda test: (test.name != test.node["name"], test.unique_id)):
+        owner = graph.known(test.attached)
         name = test.name
-        if name in (ROW_COUNT, DRIFT) or (test.attached, name) in taken:
+        if name.replace(".", "_") in taken[owner.key]:
             name = f"{name}_{check_name(test.unique_id.rsplit('.', 1)[-1])}"
-        taken.add((test.attached, name))
-        yield replace(test, name=name)
+        if name.replace(".", "_") in taken[owner.key]:
+            name = f"{test.name}_{digest(test.unique_id)}"
+        taken[owner.key].add(name.replace(".", "_"))
+        named[test.unique_id] = replace(test, name=name)
+    return [named[test.unique_id] for test in tests]
 
 
 def _tells_the_run(configuration: Mapping[str, Any]) -> bool:
@@ -153,8 +263,10 @@ def _tells_the_run(configuration: Mapping[str, Any]) -> bool:
     return "query_comment(" in said or "LAKEHOUSE_RUN_ID" in said
 
 
-def _model_contract(node: Mapping[str, Any], configuration: Mapping[str, Any]) -> ModelContract:
+def _model_contract(node: Mapping[str, Any], configuration: Mapping[str, Any], meta: DagsterMeta) -> ModelContract:
     raw = _with_folders(node, configuration.get(f"{node['resource_type']}s"))
+    if meta.eager and (raw is None or isinstance(raw, Mapping)):
+        raw = {"automation": "eager", **(raw or {})}
     resource = f"{node['resource_type']} {node['name']}"
     return parse(ModelContract, raw, resource=resource, files=_files(node))
 
@@ -190,49 +302,3 @@ def _files(node: Mapping[str, Any]) -> list[str]:
     patch = (node.get("patch_path") or "").split("://")[-1]
     files = [patch, node["original_file_path"]] if patch else [node["original_file_path"]]
     return [*files, "dbt_project.yml"]
-
-
-def _parents(node: Mapping[str, Any], nodes: Mapping[str, Any]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    stack = list(reversed(_depends_on(node)))
-    while stack:
-        unique_id = stack.pop()
-        parent = nodes.get(unique_id)
-        if unique_id.startswith("source.") or (
-            parent and parent["resource_type"] in BUILT and parent["config"].get("materialized") != "ephemeral"
-        ):
-            found.setdefault(unique_id)
-        elif parent and parent["resource_type"] == "model":
-            stack.extend(reversed(_depends_on(parent)))
-    return tuple(u for u in found if u != node["unique_id"])
-
-
-def _dagster_meta(node: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (node["config"].get("meta") or {}).get("dagster") or {}
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value] if value is not None else []
-
-
-def _depends_on(node: Mapping[str, Any]) -> list[str]:
-    return (node.get("depends_on") or {}).get("nodes") or []  # seeds have no `nodes`
-
-
-def _test(node: Mapping[str, Any], nodes: Mapping[str, Any], graph: Graph) -> DbtTest | None:
-    parents = tuple(p for p in _parents(node, nodes) if p in graph.tables or p in graph.sources)
-    if not parents:
-        return None
-    # dagster-dbt's way to say whose check a singular test is: `meta: {dagster: {ref: {name: …}}}`.
-    said = _dagster_meta(node).get("ref") or {}
-    named = [
-        parent
-        for parent in parents
-        if (graph.tables.get(parent) or graph.sources[parent]).node["name"] == said.get("name")
-    ]
-    attached = named[0] if named else node.get("attached_node")
-    if attached not in parents:
-        # A singular test: the table built last, since only then can it be judged.
-        attached = max(parents, key=lambda parent: (graph.ranks.get(parent, -1), graph.order.get(parent, -1), parent))
-    severity = str(node["config"].get("severity") or "error").lower()
-    return DbtTest(node["unique_id"], check_name(node["name"]), attached, parents, severity == "error", node)

@@ -25,7 +25,10 @@ def with_source_line(message: str, node: Mapping[str, Any], project_dir: Path) -
         lines = file.read_text(errors="replace").splitlines()
         found = next((n for pattern in _patterns(message) if (n := _only(pattern, lines))), None)
         path = f"{path}:{found}" if found else path
-    return f"{path}: {message.strip()}"
+    first, *others = message.strip().splitlines() or [""]
+    # dbt's first line names the node and its file, too.
+    first = re.sub(rf" in \w+ \S+ \({re.escape(str(node['original_file_path']))}\)$", "", first)
+    return "\n".join([f"{path}: {first}", *others])
 
 
 def _patterns(message: str) -> Iterator[re.Pattern[str]]:

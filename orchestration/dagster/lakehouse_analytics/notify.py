@@ -6,9 +6,11 @@ import logging
 import smtplib
 import ssl
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Protocol
 
 from lakehouse_analytics.settings import Settings
@@ -102,8 +104,10 @@ class SmtpNotifier:
     def send(self, alert: Alert) -> None:
         """Deliver by mail."""
         message = EmailMessage()
-        message["Subject"], message["From"], message["To"] = alert.title, self.sender, ", ".join(self.receivers)
-        message.set_content(f"{alert.title}\n{alert.url}\n\n{alert.reason}\n")
+        # A header has no line breaks, whatever a job is called.
+        subject = " ".join(alert.title.split())
+        message["Subject"], message["From"], message["To"] = subject, self.sender, ", ".join(self.receivers)
+        message.set_content(f"{alert.title}\n{alert.url}\n\n{alert.reason}\n".encode(errors="replace").decode())
         try:
             with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT) as server:
                 if self.starttls:
@@ -135,14 +139,25 @@ def deliver(notifier: Notifier, alert: Alert) -> None:
 
 
 def tell(notifiers: Sequence[Notifier], alert: Alert, log: logging.Logger) -> list[str]:
-    """Send an alert to all: who has not got it must not keep it from the others. What went wrong, also in this log."""
+    """Send an alert to every notifier; one that fails, in whatever way, does not keep it from the others.
+
+    Returns:
+        What went wrong, which is also in this log.
+    """
     problems = []
     for notifier in notifiers:
         try:
             deliver(notifier, alert)
         except NotifyError as error:
-            log.error(str(error))  # noqa: TRY400  # its traceback may hold a secret
-            problems.append(str(error))
+            problem = str(error)
+        except Exception as error:  # the others must have the alert
+            # An exception's text may hold a URL or a password; its type and place do not.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            problem = f"{type(notifier).__name__}: {type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
+        else:
+            continue
+        log.error(problem)  # without a traceback, which may hold a secret
+        problems.append(problem)
     return problems
 
 

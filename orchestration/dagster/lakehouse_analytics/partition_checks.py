@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, tzinfo
 
 import dagster as dg
-from dagster._core.event_api import PartitionKeyFilter
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from lakehouse_analytics.checks import (
-    UNSAID,
-    Past,
-    drift_outcome,
-    past_of,
-    row_count_outcome,
-    uncounted_outcomes,
-)
+from lakehouse_analytics.check_history import History
+from lakehouse_analytics.checks import UNSAID, drift_outcome, last_count, row_count_outcome, uncounted_outcomes
 from lakehouse_analytics.contract import Drift, Grain
 from lakehouse_analytics.graph import Table
 from lakehouse_analytics.partitions import Calendar, Span, Window, overlapping, windows
@@ -33,31 +25,13 @@ BEFORE: Mapping[Grain, timedelta] = {
 #: What windows of a grain are alike, as a format of `strftime`: hours of a day, days of a week.
 SEASON: Mapping[Grain, str] = {"hourly": "%H:00", "daily": "%A", "weekly": "", "monthly": ""}
 
-#: The latest evaluation of a check for one partition.
-PartitionHistory = Callable[[dg.AssetCheckKey, str], Past | None]
-
-
-def partition_history_of(instance: dg.DagsterInstance) -> PartitionHistory:
-    """Read it from Dagster's event log; about 5 ms a partition."""
-
-    def read(key: dg.AssetCheckKey, partition: str) -> Past | None:
-        records = instance.event_log_storage.get_asset_check_execution_history(
-            key,
-            limit=1,
-            status={AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED},
-            partition_filter=PartitionKeyFilter(key=partition),
-        )
-        return next(iter(past_of(records)), None)
-
-    return read
-
 
 def partition_evaluations(
     table: Table,
     calendar: Calendar,
     span: Span,
     answer: Mapping[str, Counts] | str,
-    history: PartitionHistory,
+    history: History,
     *,
     zone: tzinfo,
     accepted: bool,
@@ -71,9 +45,9 @@ def partition_evaluations(
         calendar: Its windows.
         span: Those that the run has built.
         answer: Their counts, or why they are not known.
-        history: Earlier evaluations.
+        history: Earlier counts.
         zone: Decides what a weekday is.
-        accepted: Somebody said that these counts are the new normal.
+        accepted: An operator accepts these counts as the new level.
     """
     rules = table.contract.rows or UNSAID
     key = asset_key(table)
@@ -89,54 +63,72 @@ def partition_evaluations(
 
     if isinstance(answer, str):
         for window in span.windows:
-            for name, outcome in uncounted_outcomes(table, answer).items():
+            for name, outcome in uncounted_outcomes(table, answer, history, window.key).items():
                 yield evaluation(name, window.key, outcome["severity"] == dg.AssetCheckSeverity.ERROR, outcome)
         return
     count_key = dg.AssetCheckKey(key, ROW_COUNT)
+    row_counts: dict[str, bool] = {}
     for window in span.windows:
         last_passed = None
         if rules.max_drop is not None and not accepted:
             # Against the same window as it was built before: others have their own number of rows.
-            past = history(count_key, window.key)
-            last_passed = past.known if past else None
-        outcome = row_count_outcome(rules, answer[window.key].rows, last_passed, accepted=accepted)
+            last_passed = last_count(history, count_key, window.key)
+        outcome = row_count_outcome(
+            rules, answer[window.key].rows, last_passed, name=table.node["name"], accepted=accepted
+        )
+        row_counts[window.key] = bool(outcome["passed"])
         yield evaluation(ROW_COUNT, window.key, rules.severity == "error", outcome)
     if rules.drift:
-        yield from (
-            evaluation(DRIFT, partition, rules.drift.severity == "error", outcome)
-            for partition, outcome in _drifts(
-                table, rules.drift, calendar, span, answer, history=history, zone=zone, accepted=accepted
-            )
-        )
+        drifts = Drifts(table, rules.drift, history, zone, accepted=accepted)
+        for window, outcome in drifts.judge(calendar, span, answer, row_counts):
+            yield evaluation(DRIFT, window.key, rules.drift.severity == "error", outcome)
 
 
-def _drifts(
-    table: Table,
-    rules: Drift,
-    calendar: Calendar,
-    span: Span,
-    answer: Mapping[str, Counts],
-    *,
-    history: PartitionHistory,
-    zone: tzinfo,
-    accepted: bool,
-) -> Iterator[tuple[str, dict[str, object]]]:
-    grain = table.grain or "daily"
-    key = dg.AssetCheckKey(asset_key(table), DRIFT)
-    counted: list[tuple[datetime, int]] = []
-    for window in _before(calendar, span, BEFORE[grain]):
-        past = history(key, window.key)
-        if past and past.accepted:
-            counted.clear()
-        if past:
-            counted.append((window.start, past.rows))
-    for window in span.windows:
-        rows = answer[window.key].rows
-        near = [(start, count) for start, count in counted if start >= window.start - BEFORE[grain]]
-        verdict = judge_drift(rules, rows, near, window.start, zone, season=SEASON[grain])
-        yield window.key, drift_outcome(rules, rows, verdict, len(near), accepted=accepted)
-        # Judged together, windows are each other's past.
-        counted.append((window.start, rows))
+class Drifts:
+    """Compares windows with the windows before them."""
+
+    def __init__(self, table: Table, rules: Drift, history: History, zone: tzinfo, *, accepted: bool) -> None:
+        self._rules, self._history, self._zone, self._accepted = rules, history, zone, accepted
+        self._name, self._grain = table.node["name"], table.grain or "daily"
+        self._key = dg.AssetCheckKey(asset_key(table), DRIFT)
+
+    def judge(
+        self, calendar: Calendar, span: Span, answer: Mapping[str, Counts], row_counts: Mapping[str, bool]
+    ) -> Iterator[tuple[Window, dict[str, object]]]:
+        """The drift check of each window of a span.
+
+        Args:
+            calendar, span: Windows of the table, and those that were counted.
+            answer: Counts by window.
+            row_counts: Whether `row_count` passed, by window.
+        """
+        length = BEFORE[self._grain]
+        counted: list[tuple[datetime, int]] = []
+        for window in _before(calendar, span, length):
+            past = self._history.last(self._key, window.key)
+            if past and past.known is not None:
+                counted = [*([] if past.accepted or past.starts else counted), (window.start, past.known)]
+        for window in span.windows:
+            rows = answer[window.key].rows
+            memory = self._history.last(self._key, window.key)
+            known = memory.known if memory else None
+            if memory and known is not None and (memory.accepted or memory.starts):
+                # Its level was accepted before. Without the accepted count itself a second build would fail again.
+                counted = [(window.start, known)]
+            near = [(start, count) for start, count in counted if start >= window.start - length]
+            verdict = judge_drift(self._rules, rows, near, window.start, self._zone, season=SEASON[self._grain])
+            outcome = drift_outcome(
+                self._rules, rows, verdict, len(near),
+                name=self._name, accepted=self._accepted, row_count_passed=row_counts[window.key], memory=memory,
+            )  # fmt: skip
+            yield window, outcome
+            # Windows that are judged together are each other's history.
+            if self._accepted:
+                counted = [(window.start, rows)]
+            elif outcome["passed"] and row_counts[window.key]:
+                counted = [*(entry for entry in counted if entry[0] != window.start), (window.start, rows)]
+            elif known is not None and (window.start, known) not in counted:
+                counted = [*counted, (window.start, known)]
 
 
 def _before(calendar: Calendar, span: Span, length: timedelta) -> list[Window]:

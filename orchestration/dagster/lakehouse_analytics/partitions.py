@@ -16,6 +16,8 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from lakehouse_analytics.contract import ContractError, Grain
+from lakehouse_analytics.findings import Finding, errors
+from lakehouse_analytics.findings import warnings as warnings_of
 from lakehouse_analytics.graph import Graph, Table
 from lakehouse_analytics.windows import begin_of, is_microbatch
 
@@ -24,6 +26,8 @@ warnings.filterwarnings(
     "ignore", message=".*(partitions_def on an AssetCheckSpec|allow_nonexistent_upstream_partitions)"
 )
 
+#: What `meta.lakehouse.accept` calls batches that are cut in UTC.
+UTC_BATCHES = "utc_batches"
 #: From short to long.
 GRAINS: tuple[Grain, ...] = ("hourly", "daily", "weekly", "monthly")
 #: Tables of these grains share a run, and its op, with those that are built as a whole.
@@ -54,7 +58,7 @@ def calendars(graph: Graph, timezone: str, *, end_offset: int = 0) -> dict[Grain
         end_offset: Windows after the last whole one that can be built, too: 1 is the one that is running.
 
     Raises:
-        ContractError: a model cuts its windows in another zone.
+        ContractError: Dagster cannot cut a grain's windows in this zone.
     """
     begins: dict[Grain, list[datetime]] = {}
     wrong = []
@@ -62,11 +66,6 @@ def calendars(graph: Graph, timezone: str, *, end_offset: int = 0) -> dict[Grain
         if table.grain is None:
             continue
         begins.setdefault(table.grain, []).append(begin_of(table.node))
-        if is_microbatch(table.node) and timezone != "UTC":
-            wrong.append(
-                f"{table.node['original_file_path']}: model {table.node['name']}: dbt cuts the batches of a microbatch "
-                f"model in UTC, and LAKEHOUSE_TIMEZONE is {timezone}: use incremental_strategy: replace_window"
-            )
     if "hourly" in begins and _half_hours(timezone, min(begins["hourly"])):
         wrong.append(
             f"partition: hourly: clocks of {timezone} change by a part of an hour, and Dagster then cuts hours now one "
@@ -75,6 +74,41 @@ def calendars(graph: Graph, timezone: str, *, end_offset: int = 0) -> dict[Grain
     if wrong:
         raise ContractError("\n".join(wrong))
     return {grain: _calendar(grain, min(begins[grain]), timezone, end_offset) for grain in GRAINS if grain in begins}
+
+
+def zone_warnings(graph: Graph, timezone: str, *, strict: bool) -> list[str]:
+    """What should be known of windows in this zone.
+
+    Raises:
+        ContractError: there is something, and `strict` is set.
+    """
+    found = utc_batches(graph, timezone)
+    if wrong := errors(found, strict=strict):
+        raise ContractError("\n".join(wrong))
+    return warnings_of(found)
+
+
+def utc_batches(graph: Graph, timezone: str) -> list[Finding]:
+    """Models with windows that dbt cuts into batches at UTC's borders, where the windows have other borders."""
+    if timezone == "UTC":
+        return []
+    problem = (
+        f"dbt cuts the batches of a microbatch model in UTC, and LAKEHOUSE_TIMEZONE is {timezone}: a run also builds "
+        "the rest of its first and of its last batch, the last from rows that are not complete; use "
+        "incremental_strategy: replace_window"
+    )
+    return [
+        Finding(
+            table.unique_id,
+            f"{table.node['original_file_path']}: model {table.node['name']}",
+            str(table.node["name"]),
+            problem,
+            UTC_BATCHES,
+            policy=True,
+        )
+        for table in graph.tables.values()
+        if table.grain and is_microbatch(table.node) and UTC_BATCHES not in table.contract.accept
+    ]
 
 
 def _half_hours(timezone: str, begin: datetime) -> bool:
@@ -178,6 +212,11 @@ def span_of(context: dg.AssetExecutionContext, calendar: Calendar, tables: Seque
         NoWindowError: it was started without a partition, or for windows that the calendar has not (yet).
     """
     names = ", ".join(sorted("/".join(table.key) for table in tables))
+    if calendar.get_last_partition_key() is None:
+        raise NoWindowError(
+            f"{names} have no partition yet: the first begins on {calendar.start:%Y-%m-%d}, the `begin` of their "
+            "models, and can be built when it has ended."
+        )
     if not (context.has_partition_key or context.has_partition_key_range):
         last = calendar.get_last_partition_key()
         raise NoWindowError(

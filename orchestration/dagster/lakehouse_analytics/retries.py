@@ -139,10 +139,7 @@ def worth_another_try(
     shaken = {test.unique_id for test in tests if status(test.unique_id) == "error" and passes(test.unique_id)}
     again = {unique_id for unique_id in failed if passes(unique_id)}
     gates = {
-        test.attached
-        for test in tests
-        if test.unique_id not in shaken
-        and (status(test.unique_id) == "error" or (test.blocking and status(test.unique_id) in FAILED_STATUS))
+        test.attached for test in tests if test.unique_id not in shaken and status(test.unique_id) in FAILED_STATUS
     }
     for_good = failed - again
     lost = for_good | graph.descendants(for_good | gates)

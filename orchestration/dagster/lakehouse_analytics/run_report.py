@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,9 @@ class Line:
     warned: int = 0
 
 
-def lines_of(instance: dg.DagsterInstance, run_ids: Sequence[str], keys: Sequence[dg.AssetKey]) -> list[Line]:
-    """One line for each asset, in the given order, from the runs' own events; of partitions the sum."""
-    lines = {key: Line(layer=key.path[0], name=key.path[-1]) for key in keys}
+def lines_of(instance: dg.DagsterInstance, run_ids: Sequence[str], layers: Mapping[dg.AssetKey, str]) -> list[Line]:
+    """One line for each asset, in the order of the given layers, from the runs' own events; of partitions the sum."""
+    lines = {key: Line(layer=layer, name=key.path[-1]) for key, layer in layers.items()}
     for record in (record for run_id in run_ids for record in instance.all_logs(run_id)):
         event = record.dagster_event
         if event and event.is_step_materialization and (key := event.asset_key) in lines:

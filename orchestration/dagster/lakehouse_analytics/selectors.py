@@ -9,6 +9,7 @@ before anything is built, naming their folder takes none. Pure: no Dagster, no d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -32,16 +33,32 @@ def select_args(wanted: Collection[Fqn], everything: Iterable[Fqn]) -> list[str]
         everything: Those of every node that dbt could select, the wanted among them.
     """
     names = set(wanted)
-    root = _tree(names, {*everything, *names})
+    every = {*everything, *names}
+    root = _tree(names, every)
     # From the folders of a package on: a name of one part would be any node's of that name.
     said = [_select(child) for package in root.children.values() for child in package.children.values()]
     selected = [fqn for select, _ in said for fqn in select]
     excluded = [fqn for _, exclude in said for fqn in exclude]
-    return ["--select", *map(_selector, selected), *(["--exclude", *map(_selector, excluded)] if excluded else [])]
+    # dbt compares a name without its package, too: the folder `shop` of one package hides the package `shop`.
+    packages = {fqn[0] for fqn in every}
+    ambiguous = any(len(fqn) > 1 and fqn[1] in packages for fqn in every)
+
+    def selector(path: Fqn) -> str:
+        said = "fqn:" + ".".join(map(_without_specials, path))
+        if any(map(_SPECIAL.search, path)) and path not in every:
+            said += ".*"  # a name with a wildcard must match the rest as well
+        return f"{said},package:{path[0]}" if ambiguous else said
+
+    return ["--select", *map(selector, selected), *(["--exclude", *map(selector, excluded)] if excluded else [])]
 
 
-def _selector(fqn: Fqn) -> str:
-    return "fqn:" + ".".join(fqn)
+#: dbt splits selectors at blanks and commas; brackets and stars it takes for wildcards.
+_SPECIAL = re.compile(r"[\s,*?\[\]]")
+
+
+def _without_specials(part: str) -> str:
+    """A part of a name in which `?` stands for each character that dbt's selectors cannot say."""
+    return _SPECIAL.sub("?", part)
 
 
 def _tree(wanted: Collection[Fqn], everything: Iterable[Fqn]) -> _Folder:

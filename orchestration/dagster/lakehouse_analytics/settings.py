@@ -8,19 +8,26 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
+import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from lakehouse_analytics import dbt_profile
+from lakehouse_analytics.common.mail import is_mail_address
+from lakehouse_analytics.common.redact import MASK
+from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.contract import Duration
 from lakehouse_analytics.cron import is_cron
+from lakehouse_analytics.dbt_profile import Profile, ProfileError
 
 PREFIX = "LAKEHOUSE_"
 ENVIRONMENTS = ("local", "trino", "prod")
@@ -32,6 +39,16 @@ AuthMethod = Literal["none", "password", "jwt", "certificate"]
 AirbyteAuth = Literal["none", "client_credentials", "bearer", "basic"]
 
 
+#: Targets that an environment prefers, where the profile has them.
+_TARGETS: Mapping[Environment, tuple[str, ...]] = {"local": ("local",), "trino": ("trino",), "prod": ("trino", "prod")}
+#: Settings that name the database: dbt's profile must not have another value than they have.
+#: With the fields of the profile that hold the same.
+_ONE_DATABASE: Mapping[str, tuple[str, ...]] = {
+    "duckdb_path": ("path",),
+    "trino_host": ("host",),
+    "trino_port": ("port",),
+    "trino_catalog": ("database", "catalog"),
+}
 #: Ways to log in to Trino, by the setting that asks for one.
 LOG_INS: Mapping[str, AuthMethod] = {
     "trino_password": "password",
@@ -89,12 +106,23 @@ class Settings(BaseSettings):
     dbt_project_dir: Path = Field(
         default_factory=lambda: repository_root() / "dbt", description="The dbt project to load."
     )
-    dbt_profiles_dir: Path | None = Field(None, description="Folder of `profiles.yml`; default: the dbt project.")
+    dbt_profiles_dir: Path | None = Field(
+        None, description="Folder of `profiles.yml`; default: dbt's own (DBT_PROFILES_DIR, the project, ~/.dbt)."
+    )
     dbt_target: str | None = Field(
-        None, description="Target in `profiles.yml`; default: `local`, or `trino` when LAKEHOUSE_ENV is trino or prod."
+        None,
+        description="Target in `profiles.yml`; default: that of LAKEHOUSE_ENV (`local`, `trino`), of DBT_TARGET, or "
+        "`target:`.",
+    )
+    dbt_vars: Annotated[dict[str, Any], NoDecode] = Field(
+        default_factory=dict, description="Variables for dbt, as `--vars` takes them: a YAML or JSON mapping."
     )
     dbt_target_path: Path | None = Field(
         None, description="Folder of the manifest; default: `target/<target>` in the dbt project."
+    )
+    strict: bool = Field(
+        False,
+        description="`true`: models that readers could see half-written, and the like, are errors instead of warnings.",
     )
 
     dbt_threads: int | None = Field(
@@ -103,7 +131,7 @@ class Settings(BaseSettings):
 
     duckdb_path: Path = Field(
         default_factory=lambda: repository_root() / ".data" / "lakehouse.duckdb",
-        description="The embedded lakehouse: one DuckDB file.",
+        description="The embedded lakehouse: one DuckDB file; default: the file that dbt's profile names.",
     )
     duckdb_lock_timeout: float = Field(
         60.0, ge=0, description="Seconds to wait for a DuckDB file that another process holds."
@@ -114,7 +142,7 @@ class Settings(BaseSettings):
         description="Where `lakehouse ingest` keeps the isolated environments of Airbyte connectors.",
     )
 
-    trino_host: str = Field("localhost", description="Trino coordinator.")
+    trino_host: str = Field("localhost", description="Trino coordinator; default: as dbt's profile has it.")
     trino_port: int = Field(8080, ge=1, le=65535, description="Trino port.")
     trino_http_scheme: Literal["http", "https"] = Field("http", description="`https` for every kind of log-in.")
     trino_user: str = Field("lakehouse", description="Trino user.")
@@ -206,8 +234,37 @@ class Settings(BaseSettings):
     @field_validator("notify", "smtp_to", "airbyte_workspaces", "airbyte_include", "airbyte_exclude", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+        if not isinstance(value, str):
+            return value
+        parts = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        if not parts:
+            raise ValueError("expected at least one name; several are separated by commas")
+        return parts
+
+    @field_validator("smtp_from", "smtp_to")
+    @classmethod
+    def _mail_addresses(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        for address in (value,) if isinstance(value, str) else value or ():
+            if not is_mail_address(address):
+                raise ValueError(f"expected an address such as data@example.com, but found {shortened(address)}")
+        return value
+
+    @field_validator("smtp_host")
+    @classmethod
+    def _host(cls, value: str | None) -> str | None:
+        if value is not None and re.fullmatch(r"[^:]+:[0-9]+", value):
+            raise ValueError("expected the name of a host; set the port in LAKEHOUSE_SMTP_PORT")
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*::?[0-9A-Fa-f:.]+", value):
+            raise ValueError(f"expected the name of a host, but found {shortened(value)}")
+        return value
+
+    @field_validator("slack_webhook_url")
+    @classmethod
+    def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
+        # The whole URL is the secret.
+        parts = urlsplit(value.get_secret_value()) if value else None
+        if parts and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("expected a URL such as https://hooks.slack.com/services/…")
         return value
 
     @field_validator("trino_session_properties", mode="before")
@@ -217,6 +274,17 @@ class Settings(BaseSettings):
             return json.loads(value) if isinstance(value, str) else value
         except ValueError:
             raise ValueError('expected a JSON object such as {"query_max_run_time": "1h"}') from None
+
+    @field_validator("dbt_vars", mode="before")
+    @classmethod
+    def _mapping(cls, value: object) -> object:
+        try:
+            loaded = yaml.safe_load(value) if isinstance(value, str) else value
+        except yaml.YAMLError:
+            loaded = None
+        if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
+            raise ValueError('expected a YAML or JSON mapping with names as keys, such as {"start_date": "2026-01-01"}')
+        return dict(loaded)
 
     @field_validator(
         "dbt_project_dir", "dbt_profiles_dir", "dbt_target_path", "duckdb_path", "connectors_dir",
@@ -231,9 +299,9 @@ class Settings(BaseSettings):
     @classmethod
     def _known_zone(cls, value: str) -> str:
         if value not in available_timezones():
-            near = difflib.get_close_matches(value, available_timezones(), n=1)
+            near = difflib.get_close_matches(value[:64], available_timezones(), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{value!r} is not an IANA time zone (for example Europe/Berlin){hint}")
+            raise ValueError(f"{shortened(value)} is not an IANA time zone (for example Europe/Berlin){hint}")
         return value
 
     @field_validator(
@@ -242,7 +310,7 @@ class Settings(BaseSettings):
     @classmethod
     def _valid_cron(cls, value: str) -> str:
         if not is_cron(value):
-            raise ValueError(f"{value!r} is not a cron expression (for example '0 2 * * *')")
+            raise ValueError(f"{shortened(value)} is not a cron expression (for example '0 2 * * *')")
         return value
 
     @field_validator("airbyte_url")
@@ -258,13 +326,18 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
     @classmethod
-    def load(cls) -> Settings:
+    def load(cls, *, complete: bool = True) -> Settings:
         """Read the environment.
+
+        Args:
+            complete: Whether everything that a run needs must be set. The build of an image only reads the dbt project,
+                and knows neither Trino's address nor any password or certificate.
 
         Raises:
             SettingsError: naming every variable that is missing, wrong or unknown, at once.
         """
         problems = [problem for name in sorted(os.environ) if (problem := _misspelt(name))]
+        wrong: set[str] = set()
         try:
             settings = cls()
         except ValidationError as error:
@@ -277,13 +350,75 @@ class Settings(BaseSettings):
                 expected = f"expected one of: {', '.join(ENVIRONMENTS)}" if item["loc"][0] == "env" else ""
                 message = expected or item["msg"].removeprefix("Value error, ")
                 problems.append(f"{PREFIX}{str(item['loc'][0]).upper()}: {message}")
-        problems += settings._missing()
+        # A variable that is wrong has its line already.
+        missing = settings._missing(complete=complete)
+        problems += [p for p in missing if p.split(":")[0].removeprefix(PREFIX).lower() not in wrong]
+        if not problems:
+            settings, problems = settings._with_profile()
         if problems:
             raise SettingsError("The environment is not usable:\n" + "\n".join(f"  {p}" for p in problems))
         return settings
 
-    def _missing(self) -> list[str]:
-        wanted = {name: f"LAKEHOUSE_ENV={self.env}" for name in REQUIRED_IN_PROD if self.env == "prod"}
+    def _with_profile(self) -> tuple[Settings, list[str]]:
+        """These settings with what dbt's profile says in place of our defaults, and where the two contradict.
+
+        A profile that cannot be read is no problem here, because not every command needs one: `DbtProject` reports it.
+        """
+        try:
+            profile = self.profile
+        except ProfileError:
+            return self, []
+        problems, found = [], {}
+        if profile.adapter == "duckdb" and self.env != "local":
+            return self, [
+                f"{PREFIX}ENV: {self.env} runs on Trino, but {profile.where} has type duckdb; name a target of type "
+                f"trino in {PREFIX}DBT_TARGET"
+            ]
+        try:
+            theirs = _connection(profile)
+            if profile.adapter == "trino" and not any(getattr(self, name) for name in LOG_INS):
+                theirs |= _log_in(profile)
+        except ProfileError as error:
+            return self, [str(error)]
+        for name, value in theirs.items():
+            if name not in self.model_fields_set:
+                found[name] = value
+            elif name in _ONE_DATABASE and not _same(getattr(self, name), value):
+                variable = f"{PREFIX}{name.upper()}"
+                secret = any(map(dbt_profile.is_secret, profile.variables(*_ONE_DATABASE[name])))
+                other = MASK if secret else value
+                problems.append(
+                    f"{variable}: is {getattr(self, name)}, but {profile.where} has {other}; dbt would build in one "
+                    "database, and rows would be counted in another. Unset the variable, or let the profile read it: "
+                    f"{{{{ env_var('{variable}') }}}}"
+                )
+        chosen = self.model_copy(update=found) if found else self
+        if chosen.trino_http_scheme == "http" and any(name in LOG_INS for name in found):
+            problems.append(f"{PREFIX}TRINO_HTTP_SCHEME: must be https, because {profile.where} logs in to Trino")
+        chosen.__dict__["profile"] = profile  # of this environment, whatever the next one is
+        return chosen, problems
+
+    def named_by_profile(self) -> set[str]:
+        """Names of the settings of Trino that dbt's profile has, and not from our own variables."""
+        try:
+            found = _connection(self.profile) if self.profile.adapter == "trino" else {}
+        except ProfileError:
+            return set()
+        fields = {**_ONE_DATABASE, "trino_user": ("user",)}
+        return {
+            name
+            for name in found.keys() & fields.keys()
+            if f"{PREFIX}{name.upper()}" not in self.profile.variables(*fields[name])
+        }
+
+    def _missing(self, *, complete: bool = True) -> list[str]:
+        if not complete:
+            return []
+        required = [*REQUIRED_IN_PROD] if self.env == "prod" else []
+        if required:
+            named = self.named_by_profile()
+            required = [name for name in required if name not in named]
+        wanted = dict.fromkeys(required, f"LAKEHOUSE_ENV={self.env}")
         if "slack" in self.notify:
             wanted["slack_webhook_url"] = "LAKEHOUSE_NOTIFY has slack"
         if "smtp" in self.notify:
@@ -324,7 +459,7 @@ class Settings(BaseSettings):
         for name in ("trino_ca_bundle", "trino_client_certificate", "trino_client_key"):
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):
-                problems.append(f"{PREFIX}{name.upper()}: {path} does not exist or cannot be read")
+                problems.append(f"{PREFIX}{name.upper()}: {str(path)[:300]} does not exist or cannot be read")
         return problems
 
     @cached_property
@@ -340,24 +475,118 @@ class Settings(BaseSettings):
         return "bearer" if self.airbyte_token else "basic" if self.airbyte_user else "none"
 
     @cached_property
+    def profile(self) -> Profile:
+        """dbt's profile in force.
+
+        Raises:
+            ProfileError: it cannot be used.
+        """
+        place = dbt_profile.find(self.dbt_project_dir, self.dbt_profiles_dir, os.environ)
+        ours = self.dbt_environment()
+        explicit = {f"{PREFIX}{name.upper()}" for name in self.model_fields_set}
+        # Empty means unset for our own variables, and paths are absolute.
+        environment = {name: value for name, value in os.environ.items() if value or not name.startswith(PREFIX)}
+        environment |= {name: value for name, value in ours.items() if name in explicit}
+        return dbt_profile.read(self.dbt_project_dir, place, self._request(), environment, ours)
+
+    def _request(self) -> dbt_profile.Request:
+        preferred = _TARGETS[self.env] if "env" in self.model_fields_set else ()
+        return dbt_profile.Request(self.dbt_target, preferred, os.getenv("DBT_TARGET"), self.dbt_vars)
+
+    def dbt_environment(self) -> dict[str, str]:
+        """Variables that dbt gets beside the process's own, defaults included, for `profiles.yml` to read.
+
+        Without secrets, which dbt inherits: what a resource is made of is shown in Dagster's UI.
+        """
+        values = {
+            "DUCKDB_PATH": self.duckdb_path,
+            "TIMEZONE": self.timezone,
+            "DBT_THREADS": self.dbt_threads,
+            "TRINO_HOST": self.trino_host,
+            "TRINO_PORT": self.trino_port,
+            "TRINO_HTTP_SCHEME": self.trino_http_scheme,
+            "TRINO_USER": self.trino_user,
+            "TRINO_CATALOG": self.trino_catalog,
+            "TRINO_CLIENT_CERTIFICATE": self.trino_client_certificate,
+            "TRINO_CLIENT_KEY": self.trino_client_key,
+            "TRINO_CA_BUNDLE": self.trino_ca_bundle,
+            "TRINO_SESSION_PROPERTIES": json.dumps(self.trino_session_properties),
+        }
+        return {f"{PREFIX}{name}": str(value) for name, value in values.items() if value is not None}
+
+    @cached_property
     def on_trino(self) -> bool:
-        """Whether this environment's engine is Trino."""
-        return self.env != "local"
+        """Whether the engine is Trino: as the type of dbt's target says, else as LAKEHOUSE_ENV does."""
+        try:
+            return self.profile.adapter == "trino"
+        except ProfileError:
+            return self.env != "local"
 
     @cached_property
     def target(self) -> str:
         """The dbt target in force."""
-        return self.dbt_target or ("trino" if self.on_trino else "local")
+        try:
+            return self.profile.target
+        except ProfileError:
+            return self.dbt_target or ("trino" if self.env != "local" else "local")
 
     @cached_property
     def profiles_dir(self) -> Path:
         """The folder of `profiles.yml` in force."""
-        return self.dbt_profiles_dir or self.dbt_project_dir
+        return dbt_profile.find(self.dbt_project_dir, self.dbt_profiles_dir, os.environ).folder
 
     @cached_property
     def target_path(self) -> Path:
         """The folder of this target's manifest. One a target: a manifest bakes in the database."""
         return self.dbt_target_path or self.dbt_project_dir / "target" / self.target
+
+
+def _connection(profile: Profile) -> dict[str, Any]:
+    """What the profile says of the connection, by the setting that means the same; unusable values are left out."""
+    if profile.adapter == "duckdb":
+        return {"duckdb_path": profile.database_file}
+    fields = profile.fields
+    text = {
+        "trino_host": fields.get("host"),
+        "trino_user": fields.get("user"),
+        "trino_catalog": profile.database,
+        "trino_http_scheme": fields.get("http_scheme"),
+    }
+    found: dict[str, Any] = {name: str(value) for name, value in text.items() if value}
+    if found.get("trino_http_scheme", "http") not in ("http", "https"):
+        del found["trino_http_scheme"]
+    if str(fields.get("port", "")).isdecimal():
+        found["trino_port"] = int(fields["port"])
+    return found
+
+
+def _log_in(profile: Profile) -> dict[str, Any]:
+    """How the profile logs in to Trino, by setting; nothing where it does so by our own variables."""
+    fields, method = profile.fields, str(profile.fields.get("method") or "none")
+    found: dict[str, Any] = {}
+    if isinstance(fields.get("cert"), str) and fields["cert"]:
+        found["trino_ca_bundle"] = profile.project_dir / fields["cert"]
+    if method == "none":
+        return found
+    if method == "ldap" and fields.get("password"):
+        found["trino_password"] = SecretStr(str(fields["password"]))
+    elif method == "jwt" and fields.get("jwt_token"):
+        found["trino_jwt"] = SecretStr(str(fields["jwt_token"]))
+    elif method == "certificate" and fields.get("client_certificate") and fields.get("client_private_key"):
+        found["trino_client_certificate"] = profile.project_dir / str(fields["client_certificate"])
+        found["trino_client_key"] = profile.project_dir / str(fields["client_private_key"])
+    elif method not in ("ldap", "jwt", "certificate"):
+        raise ProfileError(
+            f"{profile.where} logs in to Trino by `method: {method}`, and rows can only be counted with ldap, jwt, "
+            f"certificate or none: use one of them, or set {PREFIX}TRINO_PASSWORD or {PREFIX}TRINO_JWT beside it."
+        )
+    return found | {"trino_http_scheme": "https"}
+
+
+def _same(ours: object, theirs: object) -> bool:
+    if isinstance(ours, Path):
+        return ours.resolve() == Path(str(theirs)).resolve()
+    return str(ours).lower() == str(theirs).lower()
 
 
 def _misspelt(variable: str) -> str | None:

@@ -6,25 +6,38 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from lakehouse_analytics.airbyte.client import AirbyteError
 from lakehouse_analytics.airbyte.cursor import Cursor, CursorError
-from lakehouse_analytics.airbyte.evidence import YOUNG, judge, judge_running
+from lakehouse_analytics.airbyte.evidence import YOUNG, judge, judge_running, may_have_written
 from lakehouse_analytics.airbyte.feed import Poll, poll
+from lakehouse_analytics.airbyte.identity import identity_of, server_of
 from lakehouse_analytics.airbyte.inventory import Known
 from lakehouse_analytics.airbyte.jobs import Job, instant
+from lakehouse_analytics.assets.run_windows import listed
 from lakehouse_analytics.graph import Key
 from lakehouse_analytics.jobs import build_tags
 from lakehouse_analytics.listening import Listening
 from lakehouse_analytics.names import counted
-from lakehouse_analytics.sync_events import Event, latest_of, not_stored
+from lakehouse_analytics.sync_events import (
+    CLOCK_OF_AIRBYTE,
+    CLOCKS,
+    Event,
+    is_stored,
+    latest_of,
+    newest_event,
+    not_stored,
+    rows_before,
+)
 
 NAME = "airbyte_sync_sensor"
 #: Seconds of a tick, and of one that has to list the connections anew; Dagster gives it up after 60.
 BUDGET, LISTING = 10.0, 40.0
+#: Jobs that one tick answers; the rest is the next tick's.
+MOST_JOBS = 500
 #: Seconds between two searches for jobs that run too long; each costs two requests, and one a job that is old.
 STALLED_EVERY = 600.0
 
@@ -56,6 +69,7 @@ class Tick:
     began: float = field(default_factory=time.time)
     deadline: float = field(default_factory=lambda: time.monotonic() + BUDGET)
     notes: list[str] = field(default_factory=list)
+    newest: int = 0
 
     def result(self) -> dg.SensorResult:
         """Whatever happens, in one line; the cursor moves only past what Dagster is given."""
@@ -63,6 +77,7 @@ class Tick:
             if replay := self._replay():
                 return replay
             cursor = self._cursor()
+            self.newest = newest_event(self.context.instance)
             found = self._poll(cursor)
             if found.error and not found.jobs:
                 return self._skip(f"{found.error} The cursor stays where it is.", found.cursor)
@@ -74,10 +89,18 @@ class Tick:
 
     def _cursor(self) -> Cursor:
         text = (self.context.cursor or "").strip()
+        server = server_of(self.listening.airbyte.server.url)
         if not text:
             now = self.listening.airbyte.now(deadline=self.deadline)
-            return Cursor.starting(now - self.listening.lookback)
-        return Cursor.loads(text)
+            return Cursor.starting(now - self.listening.lookback, server=server)
+        cursor = Cursor.loads(text)
+        if cursor.server in ("", server):
+            return replace(cursor, server=server)
+        # Jobs, places and clock are those of another server. What this one has had since then was never answered.
+        self.notes.append("LAKEHOUSE_AIRBYTE_URL names another Airbyte than before; its jobs are followed now.")
+        now = self.listening.airbyte.now(deadline=self.deadline)
+        fresh = Cursor.starting(min(cursor.floor, now), server=server)
+        return replace(fresh, ticked=cursor.ticked, stored=cursor.stored)
 
     def _replay(self) -> dg.SensorResult | None:
         """Begin again at a time that somebody set as the cursor."""
@@ -86,7 +109,8 @@ class Tick:
             return None
         # Dagster never runs a key twice, so those of a replay differ. Which they are must stand in the cursor before
         # the first is used.
-        cursor = Cursor.starting(since, epoch=f"replay-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+        server = server_of(self.listening.airbyte.server.url)
+        cursor = Cursor.starting(since, epoch=f"replay-{datetime.now(UTC):%Y%m%dT%H%M%S}", server=server)
         return self._skip(f"The next tick begins again with what ended since {since:%Y-%m-%d %H:%M:%S} UTC.", cursor)
 
     def _poll(self, cursor: Cursor) -> Poll:
@@ -94,6 +118,7 @@ class Tick:
             lambda since, offset: self.listening.airbyte.changed_jobs(since, offset, deadline=self.deadline),
             cursor,
             overlap=self.listening.overlap,
+            most_jobs=MOST_JOBS,
             # Half of the time is for what follows.
             out_of_time=lambda: self.deadline - time.monotonic() < BUDGET / 2,
         )
@@ -102,6 +127,16 @@ class Tick:
             raise found.error
         if found.error and found.jobs:
             self.notes.append(str(found.error))
+        if found.now and found.cursor.floor > found.now:
+            # What has ended since the last tick has earlier times than what was seen.
+            elapsed = timedelta(seconds=max(0.0, self.began - cursor.ticked)) if cursor.ticked else timedelta(0)
+            begin = found.now - elapsed - self.listening.overlap
+            self.notes.append(
+                f"Airbyte's clock was set back: it says {found.now:%Y-%m-%d %H:%M:%S} UTC, and jobs had ended at "
+                f"{found.cursor.watermark:%Y-%m-%d %H:%M:%S} UTC. The next tick begins with what ended since "
+                f"{begin:%Y-%m-%d %H:%M:%S} UTC."
+            )
+            found.cursor = found.cursor.set_back(begin)
         elif not found.error and not found.finished:
             self.notes.append("More jobs are waiting; the next tick goes on with them.")
         return found
@@ -110,6 +145,9 @@ class Tick:
         # What ends after a replay has the usual keys.
         epoch = "" if found.finished else found.cursor.epoch
         cursor = replace(found.cursor, ticked=self.began, epoch=epoch)
+        if found.finished:
+            # A tick that died may have stored events of jobs that an unfinished pass has not come to yet.
+            cursor = replace(cursor, stored=self.newest)
         search = self.began - cursor.asked_for_stalled > STALLED_EVERY
         events: list[Event] = []
         requests: list[dg.RunRequest] = []
@@ -129,7 +167,8 @@ class Tick:
             events += self._stalled({job.id for job in found.jobs})
             cursor = replace(cursor, asked_for_stalled=self.began)
         # What a tick that died has stored already, it stored after the tick of this cursor.
-        fresh = not_stored(self.context.instance, events, found.cursor.ticked) if events else []
+        since = found.cursor.ticked - CLOCKS if found.cursor.ticked else self._since(found.jobs)
+        fresh = not_stored(self.context.instance, events, after=found.cursor.stored, since=since)
         for note in self.notes:
             self.context.log.warning(note)
         return dg.SensorResult(
@@ -139,6 +178,11 @@ class Tick:
             skip_reason=None if requests else self._nothing_to_run(found),
         )
 
+    def _since(self, jobs: Sequence[Job]) -> float:
+        """From when on the events of jobs may be stored, if no tick before this one is known."""
+        ends = [job.ended.timestamp() for job in jobs if job.ended]
+        return min(ends, default=0.0) - CLOCK_OF_AIRBYTE
+
     def _of_connection(
         self, connection: str, jobs: Sequence[Job], known: Known, epoch: str
     ) -> tuple[list[Event], dg.RunRequest | None]:
@@ -147,9 +191,12 @@ class Tick:
         events: list[Event] = []
         filling: list[Job] = []
         filled: set[Key] = set()
-        for job in jobs:
+        for place, job in enumerate(jobs):
             for key in tables:
-                verdict = judge(job, may_be_empty=contracts[key].allow_empty)
+                empty = contracts[key].allow_empty
+                verdict = judge(job, may_be_empty=empty)
+                if not verdict.filled and job.status == "succeeded" and self._rows_before(jobs[:place], job, key):
+                    verdict = judge(job, may_be_empty=empty, rows_before=True)
                 events += self.listening.events(job, verdict, [key], known)
                 if verdict.filled:
                     filled.add(key)
@@ -162,7 +209,7 @@ class Tick:
             return events, None
         newest = filling[-1]
         return events, dg.RunRequest(
-            run_key="_".join(["airbyte", str(newest.id), *([epoch] if epoch else [])]),
+            run_key="_".join(["airbyte", self._identity(newest), *([epoch] if epoch else [])]),
             asset_selection=bronze,
             tags={
                 **build_tags(self.listening.max_runtime),
@@ -172,6 +219,17 @@ class Tick:
                 **({"airbyte/sync_ids": ",".join(str(job.id) for job in filling)} if len(filling) > 1 else {}),
             },
         )
+
+    def _rows_before(self, jobs: Sequence[Job], job: Job, key: Key) -> bool:
+        for other in reversed(jobs):
+            if may_have_written(other):
+                return True
+            if other.empties or (other.status == "succeeded" and not other.moved_nothing):
+                return False
+        return rows_before(self.context.instance, dg.AssetKey(key), job)
+
+    def _identity(self, job: Job) -> str:
+        return identity_of(job, self.listening.airbyte.server.url)
 
     def _stalled(self, ended: set[int]) -> list[Event]:
         airbyte, events = self.listening.airbyte, list[Event]()
@@ -196,8 +254,7 @@ class Tick:
         if verdict is None:
             return []
         told = latest_of(self.context.instance, map(dg.AssetKey, tables))
-        silent = [key for key in tables if (dg.AssetKey(key), job.id, verdict.status) not in told]
-        return self.listening.events(job, verdict, silent, known)
+        return [event for event in self.listening.events(job, verdict, tables, known) if not is_stored(event, told)]
 
     def _tell_of_others(self, by_connection: Mapping[str, Sequence[Job]], known: Known) -> None:
         others = [c for c in by_connection if c not in known.fills.tables and c not in known.ignored]
@@ -209,6 +266,18 @@ class Tick:
                 "Set meta.lakehouse.airbyte.connection on their sources, or LAKEHOUSE_AIRBYTE_EXCLUDE."
             )
         self.notes += known.fills.problems
+        for connection in by_connection:
+            if streams := known.fills.unused.get(connection):
+                name, some = known.name(connection), listed([*map(repr, streams)])
+                self.notes.append(
+                    f"{counted(len(streams), 'stream')} of connection {name!r} without a source table: {some}."
+                )
+        if tables := known.fills.left_out:
+            names = listed([".".join(table.key) for table in tables])
+            self.notes.append(
+                f"No connection is known to fill {counted(len(tables), 'source table')}: {names}. Set "
+                "meta.lakehouse.airbyte on them if Airbyte does."
+            )
 
     def _nothing_to_run(self, found: Poll) -> str:
         said = [

@@ -1,6 +1,6 @@
 """Graph → Dagster specs: key, group, owner, kinds, tags, freshness, lineage, checks.
 
-One helper an attribute. What it produces is held against dagster-dbt's own translator by a test.
+One helper per attribute. A test compares the result with dagster-dbt's own translator.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from lakehouse_analytics import names
 from lakehouse_analytics.contract import Grain, is_owner
-from lakehouse_analytics.graph import DbtTest, Graph, Source, Table
-from lakehouse_analytics.manifest import exposure_parents
+from lakehouse_analytics.dagster_meta import read_meta
+from lakehouse_analytics.graph import DbtTest, External, Graph, Source, Table
 from lakehouse_analytics.partitions import Calendar, calendar_of, mapping
 
 # Code references are marked beta; they are metadata, and a warning a model drowns our own.
@@ -24,10 +24,12 @@ warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeRe
 
 ROW_COUNT = names.ROW_COUNT
 DRIFT = names.DRIFT
+#: Tag that holds a table's layer, which its group and its key need not show.
+LAYER_TAG = "lakehouse/layer"
 
 
-def asset_key(owner: Table | Source) -> dg.AssetKey:
-    """`[layer, model]` or `[source, table]`."""
+def asset_key(owner: Table | Source | External) -> dg.AssetKey:
+    """`[layer, model]`, `[source, table]`, `[package, model]` of another project, or `meta.dagster.asset_key`."""
     return dg.AssetKey(owner.key)
 
 
@@ -37,17 +39,17 @@ def table_spec(
     """The asset of a model, seed or snapshot."""
     return dg.AssetSpec(
         key=asset_key(table),
-        deps=[_dependency(table, _known(graph, parent)) for parent in table.parents],
+        deps=list({dep.asset_key: dep for dep in _dependencies(graph, table)}.values()),
         partitions_def=calendar_of(table, calendars),
         description=_description(table.node),
-        group_name=table.layer,
+        group_name=table.group,
         owners=_owners(graph, table),
         kinds={"dbt", graph.adapter},
-        tags=_tags(table.node),
+        tags={**_tags(table.node), LAYER_TAG: table.layer},
         metadata=_metadata(graph, table.node, project_dir),
         code_version=(table.node.get("checksum") or {}).get("checksum"),
         freshness_policy=_freshness(table, timezone),
-        automation_condition=_automation(table),
+        automation_condition=_automation(graph, table),
         skippable=True,  # a blocked table is not an error of its own
     )
 
@@ -58,8 +60,9 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
     return dg.AssetSpec(
         key=asset_key(source),
         description=_description(source.node),
-        group_name="sources",
-        kinds={"airbyte", graph.adapter},
+        group_name=source.group,
+        owners=list(read_meta(source.node)[0].owners),
+        kinds={graph.adapter, *(["airbyte"] if airbyte else [])},
         tags=_tags(source.node),
         metadata={
             **_table_metadata(graph, source.node),
@@ -68,15 +71,18 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
     )
 
 
-def exposure_spec(graph: Graph, exposure: Mapping[str, Any], nodes: Mapping[str, Any]) -> dg.AssetSpec:
-    """The external asset of a dbt exposure: whoever reads the lakehouse."""
+def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
+    """The external asset of a dbt exposure: a dashboard, a notebook, or another reader of the lakehouse."""
+    exposure = graph.exposures[unique_id]
     owner = exposure.get("owner") or {}
+    meta, _ = read_meta(exposure)
+    parents = {asset_key(graph.known(parent)): None for parent in graph.exposure_parents[unique_id]}
     return dg.AssetSpec(
-        key=dg.AssetKey(["exposures", exposure["name"]]),
-        deps=[asset_key(_known(graph, parent)) for parent in exposure_parents(exposure, nodes)],
+        key=dg.AssetKey(graph.exposure_keys[unique_id]),
+        deps=[*parents],
         description=exposure.get("description") or exposure.get("label") or None,
-        group_name="exposures",
-        owners=[email for email in _listed(owner.get("email")) if is_owner(email)],
+        group_name=meta.group or "exposures",
+        owners=list(meta.owners) or [email for email in _listed(owner.get("email")) if is_owner(email)],
         kinds={str(exposure["type"])},
         tags=_tags(exposure),
         metadata={
@@ -123,14 +129,15 @@ def count_specs(tables: Iterable[Table], calendars: Mapping[Grain, Calendar]) ->
 
 def check_key(graph: Graph, test: DbtTest) -> dg.AssetCheckKey:
     """The check of a dbt test."""
-    return dg.AssetCheckKey(asset_key(_known(graph, test.attached)), test.name)
+    return dg.AssetCheckKey(asset_key(graph.known(test.attached)), test.name)
 
 
 def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
-    others = (asset_key(_known(graph, parent)) for parent in test.parents if parent != test.attached)
+    own = asset_key(graph.known(test.attached))
+    others = {key: None for parent in test.parents if (key := asset_key(graph.known(parent))) != own}
     return dg.AssetCheckSpec(
         test.name,
-        asset=asset_key(_known(graph, test.attached)),
+        asset=own,
         description=test.node.get("description") or (test.node.get("config", {}).get("meta") or {}).get("description"),
         additional_deps=list(others),
         metadata={"dagster_dbt/unique_id": test.unique_id},
@@ -138,13 +145,11 @@ def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
     )
 
 
-def _dependency(table: Table, above: Table | Source) -> dg.AssetDep:
-    grain = above.grain if isinstance(above, Table) else None
-    return dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
-
-
-def _known(graph: Graph, unique_id: str) -> Table | Source:
-    return graph.tables.get(unique_id) or graph.sources[unique_id]
+def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
+    for parent in table.parents:
+        above = graph.known(parent)
+        grain = above.grain if isinstance(above, Table) else None
+        yield dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
 
 
 def _description(node: Mapping[str, Any]) -> str:
@@ -156,9 +161,8 @@ def _description(node: Mapping[str, Any]) -> str:
 def _owners(graph: Graph, table: Table) -> list[str]:
     if table.contract.owner:
         return [table.contract.owner]
-    declared = ((table.node["config"].get("meta") or {}).get("dagster") or {}).get("owners")
     of_group = graph.group_owners.get(table.node.get("group") or "")
-    return _listed(declared) or [email for email in _listed(of_group) if is_owner(email)]
+    return list(read_meta(table.node)[0].owners) or [email for email in _listed(of_group) if is_owner(email)]
 
 
 def _listed(value: object) -> list[str]:
@@ -215,8 +219,36 @@ def _freshness(table: Table, timezone: str) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=wanted.within)
 
 
-def _automation(table: Table) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
+def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
+    """Dagster's `eager`, which waits for the gates of the tables above and not for what no event ever reports.
+
+    A run evaluates the tests of sources itself, and builds nothing below one that fails: a request need not wait for
+    them, and could not, because a new sync makes their last results outdated. The gates of a built table are evaluated
+    only by the run that builds it.
+    """
     if table.contract.automation != "eager":
         return None
-    # Gates hold here too: a run that does not select the failed table would not look at its gate.
-    return dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+    built = [parent for u in table.parents if (parent := graph.tables.get(u))]
+    silent = [graph.unbuilt[u] for u in table.parents if u in graph.unbuilt and not _is_synced(graph.unbuilt[u])]
+    missing = dg.AutomationCondition.any_deps_missing()
+    condition: Any = dg.AutomationCondition.eager()
+    if silent:
+        condition = condition.replace("any_deps_missing", missing.ignore(_selection(silent)))
+    # Of all windows of a table, only those that were built since the checks exist have a result.
+    many = [parent for parent in built if parent.grain and parent.grain != table.grain]
+    if one := [parent for parent in built if parent not in many]:
+        condition &= dg.AutomationCondition.all_deps_blocking_checks_passed().allow(_selection(one))
+    if many:
+        failed = dg.AutomationCondition.check_failed() & ~dg.AutomationCondition.will_be_requested()
+        gates = dg.AutomationCondition.any_checks_match(failed, blocking_only=True)
+        condition &= ~dg.AutomationCondition.any_deps_match(gates).allow(_selection(many))
+    return cast("dg.AutomationCondition[Any]", condition)
+
+
+def _is_synced(above: Source | External) -> bool:
+    """Whether a sync reports each update of it."""
+    return isinstance(above, Source) and above.contract.airbyte is not None
+
+
+def _selection(owners: Iterable[Table | Source | External]) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(asset_key(owner) for owner in owners))

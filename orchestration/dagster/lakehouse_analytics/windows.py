@@ -12,19 +12,24 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.contract import Grain, ModelContract
 
-#: dbt's strategies that do not replace a window, and what of a window they would leave wrong.
-_LEAVES_WRONG = {
+#: dbt's strategies that cannot build a window, and why.
+_CANNOT_BUILD = {
     "append": "adds the window's rows a second time when it is built twice",
     "default": "adds the window's rows a second time when it is built twice",
-    "merge": "leaves rows that the window no longer has",
-    "delete+insert": "leaves rows that the window no longer has",
     "insert_overwrite": "is not known to these engines",
 }
+#: dbt's strategies that replace rows by their key: right where a window never loses a row.
+_KEEPS_ROWS = frozenset({"merge", "delete+insert"})
+STALE_ROWS = "stale_rows"
 #: dbt's batch sizes, from small to large; batches must not be longer than the windows they fill.
 _BATCHES = ("hour", "day", "month", "year")
 _LONGEST: Mapping[Grain, str] = {"hourly": "hour", "daily": "day", "weekly": "day", "monthly": "month"}
+
+#: Years in which history may begin. Earlier, Dagster would keep millions of partitions; later is a slip of the pen.
+FIRST_YEAR, LAST_YEAR = 1900, 2100
 
 
 def begin_of(node: Mapping[str, Any]) -> datetime:
@@ -39,9 +44,11 @@ def begin_of(node: Mapping[str, Any]) -> datetime:
     try:
         begin = datetime.fromisoformat(str(said))
     except ValueError:
-        raise ValueError(f"is {said!r}: expected a date such as 2026-01-01") from None
+        raise ValueError(f"is {shortened(said)}: expected a date such as 2026-01-01") from None
+    if not FIRST_YEAR <= begin.year <= LAST_YEAR:
+        raise ValueError(f"is {shortened(said)}: expected a date of the years {FIRST_YEAR} to {LAST_YEAR}")
     if begin.tzinfo:
-        raise ValueError(f"is {said!r}: leave the offset out, it is a time of LAKEHOUSE_TIMEZONE")
+        raise ValueError(f"is {shortened(said)}: leave the offset out, it is a time of LAKEHOUSE_TIMEZONE")
     return begin
 
 
@@ -60,8 +67,10 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
             near = difflib.get_close_matches(name, sources, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else ""
             yield f"meta.lakehouse.after names the source {name!r}, which does not exist{hint}"
+    strategy = str(node["config"].get("incremental_strategy") or "default")
     piece = (node["config"].get("meta") or {}).get("window_piece")
-    if piece is not None and not _is_piece(piece):
+    # Of a model with another strategy the key is the project's own.
+    if strategy == "replace_window" and piece is not None and not _is_piece(piece):
         yield (
             f"meta.window_piece is {piece!r}: expected how much of a window one commit replaces, a number of days (of "
             "hours, for a table partitioned by hour) such as 90, or a duration such as 6h"
@@ -76,16 +85,21 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
             "and of any other table that window alone would be left"
         )
         return
+    if config.get("full_refresh"):
+        yield (
+            f"{asked} with `full_refresh: true`, which rebuilds the table in every run, and a run builds one window: "
+            "that window alone would be left. Remove it; a run of every partition may set `full_refresh: true` in its "
+            "config (docs/time.md)"
+        )
     if not config.get("event_time"):
         yield f"{asked} needs `event_time`: the column of the rows' own time"
     try:
         begin_of(node)
     except ValueError as error:
         yield f"{asked} needs `begin`, the first day of its history, and it {error}"
-    strategy = str(config.get("incremental_strategy") or "default")
-    if strategy in _LEAVES_WRONG:
+    if strategy in _CANNOT_BUILD:
         yield (
-            f"{asked} with `incremental_strategy: {strategy}`, which {_LEAVES_WRONG[strategy]}; use replace_window "
+            f"{asked} with `incremental_strategy: {strategy}`, which {_CANNOT_BUILD[strategy]}; use replace_window "
             "(docs/time.md)"
         )
     if strategy == "microbatch":
@@ -101,17 +115,46 @@ def _is_piece(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[1-9][0-9]* *[mhdw]", value) is not None
 
 
-def warnings(node: Mapping[str, Any], contract: ModelContract) -> Iterator[str]:
-    """What of a node without windows is worth a word."""
+def policies(node: Mapping[str, Any], contract: ModelContract) -> Iterator[tuple[str, str]]:
+    """What of a node with windows is right for some data only: its name for `accept`, and the problem."""
+    strategy = node["config"].get("incremental_strategy")
+    if contract.partition and node["config"].get("materialized") == "incremental" and strategy in _KEEPS_ROWS:
+        yield (
+            STALE_ROWS,
+            f"meta.lakehouse.partition with `incremental_strategy: {strategy}` keeps rows that a window no longer has "
+            "when it is built again; use replace_window (docs/time.md)",
+        )
+
+
+def warnings(node: Mapping[str, Any], contract: ModelContract, *, cut: bool) -> Iterator[str]:
+    """What authors of a node without windows should know.
+
+    Args:
+        node: Of dbt's manifest.
+        contract: Its `meta.lakehouse`.
+        cut: Whether the project has models with windows.
+    """
     strategy = node["config"].get("incremental_strategy")
     if contract.partition or node["config"].get("materialized") != "incremental":
         return
     if strategy == "replace_window":
         yield "replace_window without meta.lakehouse.partition: Dagster's runs give it no window, and it fails"
-    elif strategy == "microbatch":
+    elif strategy == "microbatch" and cut:
         yield (
             "microbatch without meta.lakehouse.partition: built since its last batch, but in runs of windows for the "
             "run's window alone"
+        )
+
+
+def beside_windows(node: Mapping[str, Any], contract: ModelContract) -> Iterator[str]:
+    """Why a node without windows must not be built in a run that has some; each as a sentence."""
+    config = node["config"]
+    if contract.partition or config.get("materialized") != "incremental":
+        return
+    if is_microbatch(node) and config.get("full_refresh"):
+        yield (
+            "microbatch with `full_refresh: true` and without meta.lakehouse.partition: dbt rebuilds the table in "
+            "every run, and a run of a window would leave that window alone. Remove `full_refresh: true`"
         )
 
 

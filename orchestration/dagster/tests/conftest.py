@@ -18,6 +18,9 @@ settings.load_profile("lakehouse")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="Write golden files instead of comparing them.")
+    # Of `helm` and `cluster`: an option can be declared once.
+    parser.addoption("--chart", default="dagster/dagster", help="the official chart: a folder, or repository/name")
+    parser.addoption("--chart-version", default="", help="the release to pull, if --chart is of a repository")
 
 
 class Golden:

@@ -87,9 +87,16 @@ class Airbyte:
             rows = self._data(body, "/connections")
             for connection in filter(None, map(connection_of, rows)):
                 found.setdefault(connection.id, connection)
-            # What answers the same whatever the offset would be asked for ever.
-            if (len(rows) < PAGE and not body.get("next")) or not rows or rows == before:
+            if (len(rows) < PAGE and not body.get("next")) or not rows:
                 return [*found.values()]
+            if rows == before:
+                if len(rows) < PAGE:
+                    return [*found.values()]  # all of them; that there are more is not true
+                raise AirbyteError(
+                    f"{self._http.address('/connections')} ignores `offset`: it lists the same {len(rows)} connections "
+                    "whatever the offset, so that further ones cannot be read. Expected: `offset=N` leaves out the "
+                    "first N. See that the server, or the proxy before it, passes `offset` on."
+                )
             # One row twice, so that rows that move away while this reads take none with them.
             offset, before = offset + max(1, len(rows) - 1), rows
 
@@ -99,7 +106,8 @@ class Airbyte:
         return date_of(headers.get("Date")) or datetime.now(UTC)
 
     def _jobs(self, query: Mapping[str, Any], *, deadline: float | None) -> Page:
-        body, _ = self._http.request("GET", "/jobs", self._workspaces({"limit": PAGE, **query}), deadline=deadline)
+        query = self._workspaces({"limit": PAGE, **query})
+        body, headers = self._http.request("GET", "/jobs", query, deadline=deadline)
         rows = self._data(body, "/jobs")
         jobs: list[Job | None] = []
         problems = []
@@ -117,6 +125,7 @@ class Airbyte:
             last=ids[-1] if ids else None,
             more=bool(body.get("next")),
             problems=problems,
+            now=date_of(headers.get("Date")),
         )
 
     def _job(self, answer: tuple[dict[str, Any], Mapping[str, str]]) -> Job:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lakehouse_analytics.graph import Key
 
@@ -42,6 +45,15 @@ class Connection:
             return self.namespace_format.replace("${SOURCE_NAMESPACE}", namespace) or None, table
         return None, table
 
+    @cached_property
+    def by_table(self) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """Streams by each name of a table that they may land in, in lower case; see `landing_names`."""
+        found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for stream in self.streams or ():
+            for name in landing_names(self.table_of(stream)[1]):
+                found[name].append(stream)
+        return dict(found)
+
 
 @dataclass(frozen=True)
 class SourceTable:
@@ -65,13 +77,24 @@ class Fills:
 
     Attributes:
         tables: By the connection's id.
-        problems: What contracts ask for and is not there, in words.
+        problems: Contracts that do not fit the connections, and streams that share a table, in words.
         unmapped: Connections that fill no table of a dbt source.
+        unused: Streams that fill no table, of connections that fill others, by the connection's id.
+        unfilled: Tables that no connection is known to fill.
     """
 
     tables: Mapping[str, Sequence[SourceTable]]
     problems: Sequence[str] = ()
     unmapped: Sequence[Connection] = field(default_factory=tuple)
+    unused: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unfilled: Sequence[SourceTable] = ()
+
+    @property
+    def left_out(self) -> list[SourceTable]:
+        """Unfilled tables beside filled ones, in a dbt source or a schema: Airbyte probably should fill these, too."""
+        filled = [table for tables in self.tables.values() for table in tables]
+        beside = {table.key[:-1] for table in filled} | {table.schema.lower() for table in filled}
+        return [table for table in self.unfilled if {table.key[:-1], table.schema.lower()} & beside]
 
 
 def connection_of(row: object) -> Connection | None:
@@ -157,10 +180,16 @@ def map_connections(
                 why = f"LAKEHOUSE_AIRBYTE_INCLUDE or LAKEHOUSE_AIRBYTE_EXCLUDE leaves out {name!r}"
             problems.append(f"meta.lakehouse.airbyte.connection of source {', '.join(map(_words, of))}: {why}")
             continue
-        problems += [missing for table in of if (missing := _missing_stream(table, connection))]
+        problems += [wrong for table in of if (wrong := _wrong_stream(table, connection))]
         found[connection.id] += of
+    unfilled: list[SourceTable] = []
+    candidates: dict[str, list[Connection]] = defaultdict(list)
+    for connection in connections:
+        if connection.status not in RESTING:
+            for name in connection.by_table:
+                candidates[name].append(connection)
     for table in silent:
-        landing = [c for c in connections if c.status not in RESTING and _lands(c, table)]
+        landing = _landing(candidates.get(table.table.lower(), ()), table)
         if len(landing) == 1:
             found[landing[0].id].append(table)
         elif landing:
@@ -169,14 +198,37 @@ def map_connections(
                 f"source {_words(table)}: streams of several connections could land there ({ids}); name one in "
                 "meta.lakehouse.airbyte.connection"
             )
+        else:
+            unfilled.append(table)
     unmapped = [connection for connection in connections if connection.id not in found]
-    return Fills(dict(found), problems, unmapped)
+    of_mapped = [(connection, found[connection.id]) for connection in connections if connection.id in found]
+    for connection, filled in of_mapped:
+        problems += [shared for table in filled if (shared := _shared(table, connection))]
+    unused = {connection.id: names for connection, filled in of_mapped if (names := _unused(connection, filled))}
+    return Fills(dict(found), problems, unmapped, unused, unfilled)
 
 
-def _missing_stream(table: SourceTable, connection: Connection) -> str | None:
-    if table.stream is None or connection.streams is None:
+def _landing(connections: Sequence[Connection], table: SourceTable) -> list[Connection]:
+    """The connections of which a stream lands in a table: under its own name, or else renamed."""
+    name = table.table.lower()
+    exact = [c for c in connections if any(_lands(c, stream, table) for stream in c.by_table.get(name, ()))]
+    return exact or [c for c in connections if _streams_of(c, table)]
+
+
+def _wrong_stream(table: SourceTable, connection: Connection) -> str | None:
+    """What is wrong with a table whose contract names a connection, if anything is."""
+    if connection.streams is None:
         return None
     names = [name for _, name in connection.streams]
+    if table.stream is None:
+        if _streams_of(connection, table, strict=False):
+            return None
+        near = difflib.get_close_matches(table.table, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return (
+            f"source {_words(table)}: no stream of connection {connection.name!r} lands in a table {table.table!r}; "
+            f"set meta.lakehouse.airbyte.stream to the stream that fills it, or name another connection{hint}"
+        )
     if table.stream in names:
         return None
     near = difflib.get_close_matches(table.stream, names, n=1)
@@ -187,13 +239,61 @@ def _missing_stream(table: SourceTable, connection: Connection) -> str | None:
     )
 
 
-def _lands(connection: Connection, table: SourceTable) -> bool:
-    for stream in connection.streams or ():
-        schema, name = connection.table_of(stream)
-        # A destination may fold names; where it alone knows the schema, the table's name has to do.
-        if name.lower() == table.table.lower() and (schema is None or schema.lower() == table.schema.lower()):
-            return True
-    return False
+def _shared(table: SourceTable, connection: Connection) -> str | None:
+    """What is wrong with a table that several streams of its connection may fill."""
+    schemas = [(connection.table_of(stream)[0] or "").lower() for stream in _streams_of(connection, table)]
+    if table.stream is not None or len(schemas) == len({*schemas}):
+        return None
+    streams = ", ".join(repr(".".join(filter(None, stream))) for stream in _streams_of(connection, table))
+    return (
+        f"source {_words(table)}: several streams of connection {connection.name!r} may land in this table "
+        f"({streams}), and each sync may replace the rows of another; give them different prefixes or namespaces in "
+        "Airbyte, or name the one that fills it in meta.lakehouse.airbyte.stream"
+    )
+
+
+def _unused(connection: Connection, tables: Sequence[SourceTable]) -> list[str]:
+    """Streams of a connection that fill none of its tables."""
+    named = {table.stream for table in tables if table.stream}
+    silent = [table for table in tables if not table.stream]
+    used = {stream for table in silent for stream in _streams_of(connection, table, strict=table.wanted is None)}
+    return [stream[1] for stream in connection.streams or () if stream not in used and stream[1] not in named]
+
+
+def _streams_of(connection: Connection, table: SourceTable, *, strict: bool = True) -> list[tuple[str, str]]:
+    """Streams that may land in a table. Not `strict`: in whatever schema, for a contract has named the connection."""
+    streams = connection.by_table.get(table.table.lower(), ())
+    return [stream for stream in streams if _lands(connection, stream, table, landing_names, strict=strict)]
+
+
+def landing_names(name: str) -> set[str]:
+    """Names in lower case of the tables that a stream may land in.
+
+    Some destinations keep a name. S3 Data Lake with Glue, and others, replace characters that are not allowed there:
+    each by an underscore, or as Airbyte's `Names.toAlphanumericAndUnderscore` does, which drops accents first and takes
+    blanks together. Source: airbytehq/airbyte, io.airbyte.commons.text.Names, and issue 52690.
+    """
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.category(c).startswith("M"))
+    spaced = re.sub(r"\s+", "_", plain)
+    return {name.lower(), *(re.sub("[^a-z0-9_]", "_", text.lower()) for text in (name, spaced))}
+
+
+def _own_name(name: str) -> set[str]:
+    return {name.lower()}
+
+
+def _lands(
+    connection: Connection,
+    stream: tuple[str, str],
+    table: SourceTable,
+    names: Callable[[str], set[str]] = _own_name,
+    *,
+    strict: bool = True,
+) -> bool:
+    schema, name = connection.table_of(stream)
+    # A destination may fold names; where it alone knows the schema, the table's name has to do.
+    fits = schema is None or not strict or table.schema.lower() in names(schema)
+    return fits and table.table.lower() in names(name)
 
 
 def _words(table: SourceTable) -> str:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from lakehouse_analytics.airbyte.identity import TAG, Ended
 from lakehouse_analytics.airbyte.jobs import instant
 
-VERSION = 1
+VERSION = 2
+#: Versions that are read: 1 knew jobs by their id and second alone, and no server.
+READ = (1, VERSION)
 #: Characters of the text, below what a sensor's cursor should hold.
 LONGEST = 60_000
 
@@ -47,26 +50,37 @@ class Cursor:
     Attributes:
         floor: Every job that ended before is done with; none is asked for again.
         watermark: The latest end that was seen.
-        seen: Jobs that ended at the floor or later and are done with, with their ends.
+        seen: Jobs that ended at the floor or later and are done with, and until when each has to be remembered: its
+            end, or the second of the request if Airbyte gives no end.
         place: Where the pass goes on; None when the last one came to its end.
         epoch: Tells the runs of a replay from those before; empty until somebody replays.
+        server: The server that all of this is about, see `server_of`; empty in a cursor of version 1.
+        stored: Number of the newest event that Dagster had stored when the last pass that came to its end began: what a
+            tick stored whose cursor was lost has a higher one. None where it is not known.
         ticked: When the last tick began,
         asked_for_stalled: and when jobs that run too long were looked for: by our clock, in seconds since 1970.
     """
 
     floor: datetime
     watermark: datetime
-    seen: Mapping[int, datetime] = field(default_factory=dict)
+    seen: Mapping[Ended, datetime] = field(default_factory=dict)
     place: Place | None = None
     epoch: str = ""
+    server: str = ""
+    stored: int | None = None
     ticked: float = 0.0
     asked_for_stalled: float = 0.0
 
     @staticmethod
-    def starting(at: datetime, epoch: str = "") -> Cursor:
+    def starting(at: datetime, epoch: str = "", server: str = "") -> Cursor:
         """Of a feed that begins with jobs that end at an instant or later."""
         second = at.astimezone(UTC).replace(microsecond=0)
-        return Cursor(floor=second, watermark=second, epoch=epoch)
+        return Cursor(floor=second, watermark=second, epoch=epoch, server=server)
+
+    def set_back(self, at: datetime) -> Cursor:
+        """For a server whose clock was set back: begin again at an instant, and remember what was seen."""
+        second = at.astimezone(UTC).replace(microsecond=0)
+        return replace(self, floor=second, watermark=second, place=None)
 
     def dumps(self) -> str:
         """The text; its length is bounded whatever was seen, at the price of the overlap."""
@@ -76,16 +90,17 @@ class Cursor:
         return text
 
     def _text(self) -> str:
-        by_second: dict[int, list[int]] = defaultdict(list)
-        for job_id, ended in self.seen.items():
-            by_second[int((ended - self.floor).total_seconds())].append(job_id)
+        rows: dict[tuple[int, str], list[Ended]] = defaultdict(list)
+        for job, until in self.seen.items():
+            rows[int((until - self.floor).total_seconds()), _kind(job)].append(job)
         fields: dict[str, Any] = {
             "version": VERSION,
             "floor": _written(self.floor),
             "watermark": _written(self.watermark),
-            # Seconds after the floor, then ids as distances from each other: most take two or three characters.
-            "seen": [[second, *_distances(sorted(ids))] for second, ids in sorted(by_second.items())],
+            "seen": [_row(second, kind, jobs) for (second, kind), jobs in sorted(rows.items())],
             "epoch": self.epoch,
+            "server": self.server,
+            "stored": self.stored,
             "ticked": round(self.ticked),
             "asked_for_stalled": round(self.asked_for_stalled),
         }
@@ -100,10 +115,10 @@ class Cursor:
         floor = ends[len(ends) // 10] + timedelta(seconds=1)
         if self.place:
             floor = min(floor, self.place.since)  # the rest of that second is still to come
-        seen = {job_id: ended for job_id, ended in self.seen.items() if ended >= floor}
+        seen = {job: until for job, until in self.seen.items() if until >= floor}
         if len(seen) == len(self.seen):
             # All in one second: the pass goes on behind them, and Dagster's history knows them.
-            seen = {job_id: seen[job_id] for job_id in sorted(seen)[len(seen) // 10 + 1 :]}
+            seen = {job: seen[job] for job in sorted(seen, key=lambda job: job[:2])[len(seen) // 10 + 1 :]}
         return replace(self, floor=max(floor, self.floor), seen=seen)
 
     @staticmethod
@@ -120,13 +135,11 @@ class Cursor:
             return Cursor(
                 floor=floor,
                 watermark=_read(fields["watermark"]),
-                seen={
-                    job_id: floor + timedelta(seconds=second)
-                    for second, *distances in fields["seen"]
-                    for job_id in _sums(distances)
-                },
+                seen=dict(entry for row in fields["seen"] for entry in _seen(floor, row)),
                 place=place and Place(_read(place[0]), int(place[1]), place[2], _read(place[3])),
                 epoch=str(fields["epoch"]),
+                server=str(fields.get("server", "")),
+                stored=None if fields.get("stored") is None else int(fields["stored"]),
                 ticked=float(fields["ticked"]),
                 asked_for_stalled=float(fields["asked_for_stalled"]),
             )
@@ -139,9 +152,28 @@ class Cursor:
 
 
 def _of_this_version(fields: Any) -> Any:
-    if fields["version"] != VERSION:
-        raise CursorError(f"it is of version {fields['version']}, and this code reads version {VERSION}")
+    if fields["version"] not in READ:
+        raise CursorError(f"it is of version {fields['version']}, and this code reads versions up to {VERSION}")
     return fields
+
+
+def _kind(job: Ended) -> str:
+    """`=` with an end, `?` without one, empty of version 1."""
+    return "" if not job.tag else "=" if job.at else "?"
+
+
+def _row(second: int, kind: str, jobs: list[Ended]) -> list[Any]:
+    """Seconds after the floor, kind and tags, then ids as distances from each other: most take two or three digits."""
+    jobs = sorted(jobs, key=lambda job: job[:2])
+    return [second, kind + "".join(job.tag for job in jobs), *_distances([job.id for job in jobs])]
+
+
+def _seen(floor: datetime, row: list[Any]) -> Iterator[tuple[Ended, datetime]]:
+    until, written = floor + timedelta(seconds=row[0]), row[1:]
+    # Version 1 has no kinds and no tags.
+    kind, tags = (written[0][:1], written.pop(0)[1:]) if written and isinstance(written[0], str) else ("", "")
+    for place, job_id in enumerate(_sums(written)):
+        yield Ended(job_id, tags[TAG * place : TAG * (place + 1)], None if kind == "?" else until), until
 
 
 def _distances(ids: list[int]) -> list[int]:

@@ -34,12 +34,19 @@ class Verdict:
     reason: str
 
 
-def judge(job: Job, *, may_be_empty: bool = False) -> Verdict:
+def may_have_written(job: Job) -> bool:
+    """Whether a job that did not succeed may have left rows in the tables: Airbyte commits them as it goes."""
+    return job.status != "succeeded" and not job.empties and not job.moved_nothing
+
+
+def judge(job: Job, *, may_be_empty: bool = False, rows_before: bool = False) -> Verdict:
     """Judge a job that has ended.
 
     Args:
         job: What ended.
         may_be_empty: The contract's `allow_empty`: no rows are nothing unusual, and what reads them is built.
+        rows_before: Since the last success a job may have written rows without succeeding. The next one goes on from
+            there, and may find nothing left to move.
     """
     name = f"{job.kind or 'job'} {job.id}"
     if job.status != "succeeded":
@@ -48,6 +55,11 @@ def judge(job: Job, *, may_be_empty: bool = False) -> Verdict:
         return Verdict(False, False, False, job.status, f"{name} {job.status}{_after(job)}; {some}")
     if job.empties:
         return Verdict(False, True, False, job.status, f"{name} emptied the tables; the next sync fills them")
+    if job.moved_nothing and rows_before:
+        reason = (
+            f"{name} succeeded{_after(job)}: no rows, but a job before it that did not succeed may have written some"
+        )
+        return Verdict(True, False, True, job.status, reason)
     if job.moved_nothing and not may_be_empty:
         return Verdict(
             False, True, False, job.status,

@@ -29,6 +29,10 @@ FIRST_WAIT = 0.5
 TOKEN_MARGIN = 30.0
 TOKEN_PATH = "/applications/token"  # noqa: S105
 
+#: Bytes of an answer, decompressed. A page has 100 jobs or connections at most; one of a connection's thousand streams
+#: takes some hundred bytes.
+LARGEST = 64 << 20
+
 _LONGEST = 200
 _PIECE = 1 << 16
 _DAY = 86_400
@@ -206,7 +210,7 @@ class Http:
                     allow_redirects=False,
                     stream=True,
                 ) as answer:
-                    content = self._content(answer, until)
+                    content = self._content(answer, path, until)
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise _FailedError(
                 f"{self.address(path)} did not answer within {timeout:.3g} s (LAKEHOUSE_AIRBYTE_TIMEOUT).",
@@ -231,13 +235,20 @@ class Http:
             ) from None
         return self._read(answer, content, path, log_in), answer.headers
 
-    def _content(self, answer: requests.Response, until: float) -> bytes:
-        """All of an answer's body: a limit of its own, as that of `requests` begins anew with each byte."""
+    def _content(self, answer: requests.Response, path: str, until: float) -> bytes:
+        """The body of an answer, limited in time and size: the timeout of `requests` starts again with each byte."""
         import requests
 
         pieces: list[bytes] = []
+        size = 0
         while piece := answer.raw.read1(_PIECE, decode_content=True):
             pieces.append(piece)
+            size += len(piece)
+            if size > LARGEST:
+                raise _FailedError(
+                    f"{self.address(path)} answered with more than {LARGEST >> 20} MiB, and a page has 100 entries at "
+                    f"most: {_ADDRESS_ADVICE}"
+                )
             if self._clock() > until:
                 raise requests.Timeout
         return b"".join(pieces)

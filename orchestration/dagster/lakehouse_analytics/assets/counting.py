@@ -10,11 +10,12 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import dagster as dg
 
-from lakehouse_analytics.checks import History, row_count_results, uncounted_results
+from lakehouse_analytics.check_history import History
+from lakehouse_analytics.checks import row_count_results, uncounted_results
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.graph import Table
 from lakehouse_analytics.iceberg.policies import Relation, relation_of
-from lakehouse_analytics.partition_checks import PartitionHistory, partition_evaluations
+from lakehouse_analytics.partition_checks import partition_evaluations
 from lakehouse_analytics.partitions import Calendar, Span
 from lakehouse_analytics.retries import Reason
 from lakehouse_analytics.row_counts import Counted, Counts, chunks, count_sql, read_counts
@@ -81,7 +82,7 @@ class CountedWindows:
     adapter: str
     calendar: Calendar
     span: Span
-    history: PartitionHistory
+    history: History
 
     @property
     def statement(self) -> ByWindow:
@@ -95,7 +96,7 @@ class Counter:
     """Counts and judges the tables of one run.
 
     Attributes:
-        accepted: Names of models whose count is the new normal.
+        accepted: Unique ids of tables whose count an operator accepts as the new level.
         zone: Decides what a weekday is.
         windows: Of the run, where it has partitioned tables.
     """
@@ -143,7 +144,7 @@ class Counter:
 
     def judge(self, table: Table, answer: Answer) -> Iterable[dg.AssetCheckResult | dg.AssetCheckEvaluation]:
         """The row-count checks of one table; of a partitioned one an evaluation for each partition."""
-        accepted = table.node["name"] in self._accepted
+        accepted = table.unique_id in self._accepted
         if self._windows and table.grain and not isinstance(answer, Counts):
             return partition_evaluations(
                 table,
@@ -157,7 +158,7 @@ class Counter:
         if isinstance(answer, Counts):
             now = datetime.now(UTC)
             return row_count_results(table, answer, self._history, now=now, zone=self._zone, accepted=accepted)
-        return uncounted_results(table, str(answer))
+        return uncounted_results(table, str(answer), self._history)
 
 
 class Statement(Protocol[A_co]):

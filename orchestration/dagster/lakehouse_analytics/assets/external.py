@@ -1,18 +1,38 @@
-"""What the lakehouse is fed by and read by: sources and exposures, as external assets."""
+"""What feeds the lakehouse and what reads it, as external assets: no run of this project builds them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import dagster as dg
 
-from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.translator import exposure_spec, source_spec
+from lakehouse_analytics.graph import External, Graph, Key
+from lakehouse_analytics.translator import asset_key, exposure_spec, source_spec
+
+_ABOUT = {
+    "model": "Model {name} of dbt project {package}, which builds it.",
+    "ephemeral": "Ephemeral model {name}: constants, which dbt inlines into the models that read it.",
+    "project": "Tests of dbt project {name} that read no table.",
+}
 
 
-def external_assets(graph: Graph, manifest: Mapping[str, Any]) -> list[dg.AssetSpec]:
-    """One external asset for each dbt source table and each exposure."""
-    sources = [source_spec(graph, source) for source in graph.sources.values()]
-    exposures = [exposure_spec(graph, exposure, manifest["nodes"]) for exposure in graph.exposures.values()]
-    return [*sources, *exposures]
+def external_assets(graph: Graph) -> list[dg.AssetSpec]:
+    """One external asset for each dbt source table, each exposure, and each `External` of the graph."""
+    sources: dict[Key, dg.AssetSpec] = {}
+    for source in graph.sources.values():
+        # Sources that name one key in `meta.dagster.asset_key` are one table.
+        sources.setdefault(source.key, source_spec(graph, source))
+    externals = [_external_spec(graph, external) for external in graph.externals.values()]
+    exposures = [exposure_spec(graph, unique_id) for unique_id in graph.exposures]
+    return [*sources.values(), *externals, *exposures]
+
+
+def _external_spec(graph: Graph, external: External) -> dg.AssetSpec:
+    node = external.node
+    about = _ABOUT[external.kind].format(name=node["name"], package=node.get("package_name"))
+    in_database = external.kind == "model"
+    return dg.AssetSpec(
+        key=asset_key(external),
+        description=node.get("description") or about,
+        group_name=external.group,
+        kinds={"dbt", graph.adapter} if in_database else {"dbt"},
+        metadata={"dagster_dbt/unique_id": external.unique_id},
+    )

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import dagster as dg
 from pydantic import Field
 
+from lakehouse_analytics.assets.multi_asset import multi_asset
 from lakehouse_analytics.assets.upkeep_report import Memory, listed, memories_of, numbers
 from lakehouse_analytics.assets.writers import TablesBusyError, Writers, slot_of
 from lakehouse_analytics.failed_launch import refuse_failed_launch
@@ -105,7 +106,7 @@ def maintenance_assets(
         return []
     asked = guard or NobodyAnswers()
 
-    @dg.multi_asset(name=OP_NAME, specs=[_spec(table) for table in tables], can_subset=True)
+    @multi_asset(name=OP_NAME, specs=[_spec(table) for table in tables], can_subset=True)
     def upkeep(
         context: dg.AssetExecutionContext, config: UpkeepConfig, engine: dg.ResourceParam[Trino]
     ) -> Iterator[dg.MaterializeResult[Any]]:

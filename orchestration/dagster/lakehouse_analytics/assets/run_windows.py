@@ -61,8 +61,9 @@ class RunWindows:
         first, last = self.calendar.get_first_partition_key(), self.calendar.get_last_partition_key()
         if (self.span.windows[0].key, self.span.windows[-1].key) != (first, last):
             raise dg.Failure(
-                f"full_refresh of partitioned tables needs every partition in one run, {first}...{last}, because "
-                f"{self.span.label} alone would be left of them. Without it this run replaces {self.span.label}.",
+                "full_refresh (or DBT_FULL_REFRESH) of partitioned tables needs every partition in one run, "
+                f"{first}...{last}, because {self.span.label} alone would be left of them. Without it this run "
+                f"replaces {self.span.label}.",
                 allow_retries=False,
             )
 

@@ -9,17 +9,18 @@ import dagster as dg
 
 from lakehouse_analytics.airbyte.client import AirbyteError
 from lakehouse_analytics.airbyte.evidence import judge
+from lakehouse_analytics.assets.multi_asset import multi_asset_check
 from lakehouse_analytics.listening import Listening
 from lakehouse_analytics.sync_events import CHECK, metadata_of, outcome
 
 
 def sync_checks(listening: Listening) -> list[dg.AssetChecksDefinition]:
     """The check of every source table; none without sources."""
-    keys = [source.key for source in listening.graph.sources.values()]
+    keys = dict.fromkeys(source.key for source in listening.graph.sources.values())
     if not keys:
         return []
 
-    @dg.multi_asset_check(name="airbyte_sync_check", specs=[_spec(dg.AssetKey(key)) for key in keys], can_subset=True)
+    @multi_asset_check(name="airbyte_sync_check", specs=[_spec(dg.AssetKey(key)) for key in keys], can_subset=True)
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         asked = {key.asset_key for key in context.selected_asset_check_keys}
         try:
@@ -50,7 +51,7 @@ def _results(listening: Listening, asked: set[dg.AssetKey]) -> Iterator[dg.Asset
                 yield _unjudged(dg.AssetKey(key), f"no job of connection {known.name(connection)!r} has ended yet")
                 continue
             verdict = judge(job, may_be_empty=listening.contract(key).allow_empty)
-            metadata = metadata_of(job, verdict, connection=known.name(connection), url=listening.url(job, known))
+            metadata = metadata_of(job, verdict, listening.origin(job, known))
             yield dg.AssetCheckResult(**outcome(dg.AssetKey(key), verdict, metadata))
     for unfilled in sorted(asked - filled):
         yield _unjudged(unfilled, "no connection is known to fill this table: set meta.lakehouse.airbyte.connection")

@@ -8,8 +8,6 @@ from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped
 from lakehouse_analytics.names import counted
 
-_SOME = 5
-
 
 def airbyte(known: Known) -> Finding:
     """As the sensor asks it."""
@@ -18,6 +16,7 @@ def airbyte(known: Known) -> Finding:
 
     from lakehouse_analytics.airbyte.client import AirbyteError
     from lakehouse_analytics.airbyte.inventory import Inventory
+    from lakehouse_analytics.assets.run_windows import listed
     from lakehouse_analytics.listening import source_tables
     from lakehouse_analytics.resources.airbyte import airbyte_of
 
@@ -46,8 +45,11 @@ def airbyte(known: Known) -> Finding:
     filled = sum(map(len, found.fills.tables.values()))
     words[0] += f", {len(found.fills.tables)} mapped to {filled} of {counted(len(tables), 'source table')}"
     if unmapped := [connection.name or connection.id for connection in found.fills.unmapped]:
-        more = f" and {len(unmapped) - _SOME} more" if len(unmapped) > _SOME else ""
-        words.append(f"fill no source: {', '.join(sorted(unmapped)[:_SOME])}{more}")
+        words.append(f"fill no source: {listed(sorted(unmapped))}")
+    for connection, streams in found.fills.unused.items():
+        words.append(f"streams of {found.name(connection)} that fill no source table: {listed(streams)}")
+    if unfilled := sorted(".".join(table.key) for table in found.fills.unfilled):
+        words.append(f"source tables that no connection is known to fill: {listed(unfilled)}")
     if found.fills.problems:
         return failed("\n".join([*words, *found.fills.problems]), fixes.correct_connections(fixes.here()))
     return fine("\n".join(words))

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.dbt_profile import database_of
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, unchecked
 
@@ -69,7 +70,7 @@ def _there(known: Known, database: str) -> set[str] | None:
 
         rows = coordinator.ask(coordinator.server_of(known), f"show schemas from {identifier(database)}")
         return {str(name).lower() for (name,) in rows}
-    if database.lower() != known.settings.duckdb_path.stem.lower():
+    if database.lower() != database_of(str(known.settings.duckdb_path)).lower():
         return None
     rows = _duckdb(known, "select schema_name from duckdb_schemas() where database_name = current_database()")
     return {str(name).lower() for (name,) in rows}

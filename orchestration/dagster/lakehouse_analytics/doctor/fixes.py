@@ -54,8 +54,17 @@ def set_variables(place: Place) -> str:
 def parse_project(place: Place) -> str:
     """The manifest is missing or stale."""
     if place is Place.POD:
-        return f"The image holds the manifest. Build a new image, set its tag in {VALUES}, and run `helm upgrade`."
+        return (
+            f"The image holds the manifest. Build a new image, set its tag in {VALUES}, and run `helm upgrade`. If "
+            "only a variable differs, set it in `env` there to the value of the build instead."
+        )
     return "Run `lakehouse manifest`."
+
+
+def correct_profile(place: Place) -> str:
+    """dbt's profile cannot be used."""
+    how = "Set LAKEHOUSE_DBT_PROFILES_DIR to the folder of dbt's profiles.yml, or correct that file."
+    return f"{how} {parse_project(place)}" if place is Place.POD else how
 
 
 def correct_contracts(place: Place) -> str:
@@ -86,7 +95,10 @@ def fill_duckdb(place: Place) -> str:
             "LAKEHOUSE_DUCKDB_PATH to it."
         )
     make = " or `make demo`" if place is Place.CHECKOUT else ""
-    return f"`lakehouse ingest`{make} makes it; or set LAKEHOUSE_DUCKDB_PATH to an existing file."
+    return (
+        f"`lakehouse ingest`{make} makes it, and so does the first build of a project without sources; or let dbt's "
+        "profile, or LAKEHOUSE_DUCKDB_PATH, name an existing file."
+    )
 
 
 def fill_sources(place: Place) -> str:

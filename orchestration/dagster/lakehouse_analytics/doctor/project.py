@@ -34,27 +34,36 @@ def manifest(known: Known) -> Finding:
     from lakehouse_analytics.manifest import read
 
     project = DbtProject.of(known.settings)
-    path = project.manifest_path
     try:
         configuration = project.configuration()
-        changed = project.changes()
+        if not_fresh := _not_fresh(project):
+            return not_fresh
     except ManifestError as error:
         message = str(error).partition(": set ")[0]
         return failed(message, "Set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project, or correct that file.")
-    if changed is None:
-        return failed(f"there is none at {path}", fixes.parse_project(fixes.here()))
-    if changed:
-        some = ", ".join(changed[:_SOME]) + (f" and {len(changed) - _SOME} more" if len(changed) > _SOME else "")
-        return failed(f"{path} is stale: changed since it was made: {some}", fixes.parse_project(fixes.here()))
     try:
-        known.graph = read(project.manifest(), configuration)
+        known.graph = read(project.manifest(), configuration, strict=known.settings.strict)
     except ManifestError as error:
         return failed(str(error).partition(" Make it")[0], fixes.parse_project(fixes.here()))
     except ContractError as error:
         return failed(str(error), fixes.correct_contracts(fixes.here()))
     known.project = project
     tables, sources = counted(len(known.graph.tables), "table"), counted(len(known.graph.sources), "source table")
-    return fine("\n".join([f"{path} is fresh: {tables}, {sources}", *known.graph.warnings]))
+    fresh = f"{project.manifest_path} is fresh: {tables}, {sources}"
+    return fine("\n".join([fresh, *known.graph.warnings]))
+
+
+def _not_fresh(project: DbtProject) -> Finding | None:
+    path = project.manifest_path
+    if project.problem:
+        return failed(project.problem, fixes.correct_profile(fixes.here()))
+    changed = project.changes()
+    if changed is None:
+        return failed(f"there is none at {path}", fixes.parse_project(fixes.here()))
+    if changed:
+        some = ", ".join(changed[:_SOME]) + (f" and {len(changed) - _SOME} more" if len(changed) > _SOME else "")
+        return failed(f"{path} is stale: changed since it was made: {some}", fixes.parse_project(fixes.here()))
+    return None
 
 
 def location(known: Known) -> Finding:

@@ -19,6 +19,8 @@ META = {
     "_airbyte_generation_id": "BIGINT",
     "_airbyte_meta": f"STRUCT(sync_id BIGINT, changes {CHANGES})",
 }
+#: Why a value became null, in `_airbyte_meta.changes`, if it is not of its column's type.
+TYPECAST = "DESTINATION_TYPECAST_ERROR"
 _JSON = "JSON"  # stored as VARCHAR
 _SCALARS = {"integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN"}
 _FORMATS = {"date": "DATE", "date-time": "TIMESTAMP WITH TIME ZONE", "time": "TIME"}
@@ -58,14 +60,17 @@ class Column:
 
 
 def columns(json_schema: dict[str, Any]) -> tuple[Column, ...]:
-    """The columns of a stream, in the schema's order. Names equal but for case get a number: DuckDB ignores case."""
+    """The columns of a stream, in the schema's order.
+
+    Names equal but for case get a number, because DuckDB ignores case. A field without a name becomes the column `_`.
+    """
     taken = {name.lower() for name in META}
     result = []
     for field, schema in (json_schema.get("properties") or {}).items():
-        name, number = field, 0
+        name, number = field or "_", 0
         while name.lower() in taken:
             number += 1
-            name = f"{field}_{number}"
+            name = f"{field or '_'}_{number}"
         taken.add(name.lower())
         result.append(Column(field, name, _kind(schema if isinstance(schema, dict) else {})))
     return tuple(result)
@@ -112,7 +117,7 @@ def select(source: str, table_columns: tuple[Column, ...], *, generation_id: int
         if cast:
             changes.append(
                 f"CASE WHEN r{index} IS NOT NULL AND v{index} IS NULL THEN {{'field': {literal(column.name)}, "
-                "'change': 'NULLED', 'reason': 'DESTINATION_TYPECAST_ERROR'} END"
+                f"'change': 'NULLED', 'reason': '{TYPECAST}'}} END"
             )
     nulled = f"list_filter([{', '.join(changes)}], lambda c: c IS NOT NULL)" if changes else "[]"
     return f"""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from lakehouse_analytics.ingest import IngestReport
+    from lakehouse_analytics.settings import Settings
 
 
 @click.command()
@@ -33,19 +35,37 @@ def ingest(config_path: Path | None, count: int | None, seed: int | None) -> Non
         click.echo(line, err=True)
 
     try:
-        report = run_ingest(Settings.load(), config_path=config_path, count=count, seed=seed, progress=say)
+        settings = Settings.load()
+        report = run_ingest(settings, config_path=config_path, count=count, seed=seed, progress=say)
     except (IngestError, SettingsError) as error:
         raise click.ClickException(str(error)) from None
-    _tell_dagster(report)
     click.echo(report.table())
+    _tell_dagster(report, settings)
     if not any(stream.rows_read for stream in report.streams):
         click.echo("Nothing new since the last sync.")
 
 
-def _tell_dagster(report: IngestReport) -> None:
-    # Without a home there is no history to write to: the sync stands for itself.
+def _tell_dagster(report: IngestReport, settings: Settings) -> None:
+    # Without a home there is no history to write to.
     if os.getenv("DAGSTER_HOME"):
         from lakehouse_analytics import syncs
-        from lakehouse_analytics.home import open_home
+        from lakehouse_analytics.home import HomeError, open_home
 
-        syncs.record(open_home(), report)
+        try:
+            syncs.record(open_home(), report, _sources(settings))
+        except HomeError as error:
+            raise click.ClickException(f"The sync is done, but Dagster was not told: {error}") from None
+
+
+def _sources(settings: Settings) -> Sequence[Mapping[str, Any]]:
+    """Source nodes of the manifest; none where there is no manifest yet."""
+    from lakehouse_analytics.dbt_project import DbtProject, ManifestError
+
+    project = DbtProject.of(settings)
+    if not project.manifest_path.is_file():
+        return []
+    try:
+        return [*project.manifest()["sources"].values()]
+    except ManifestError as error:
+        click.echo(f"The sync is recorded on the assets [source, table] of its streams. {error}", err=True)
+        return []

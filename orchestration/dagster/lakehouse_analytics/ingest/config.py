@@ -12,7 +12,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lakehouse_analytics.ingest import json_values
 from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.state import TABLE as STATE_TABLE
 
 #: Names as in the Airbyte API (`ConnectionSyncModeEnum`).
 SyncMode = Literal["full_refresh_overwrite", "incremental_append", "incremental_deduped_history"]
@@ -82,7 +84,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Connection:
         IngestError: naming the file, the key, what was expected and the nearest valid key.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), json_values.YamlLoader)  # noqa: S506  # a SafeLoader
     except FileNotFoundError:
         others = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         hint = f"; {nearest(path.name, others)}" if others else ""
@@ -93,10 +95,17 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Connection:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise IngestError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', 'syntax error')}") from None
+    except (ValueError, RecursionError) as error:
+        # PyYAML makes values while it reads: a tag such as !!int or !!timestamp in front of other text, deep nesting.
+        raise IngestError(f"{path}: a value cannot be read as YAML: {error}") from None
     if not isinstance(raw, dict):
         raise IngestError(f"{path}: expected a mapping with the keys {', '.join(_keys(Connection))}")
     if "path" in raw:
         raise IngestError(f"{path}: unknown key 'path'; {nearest('path', _keys(Connection))}")
+    try:
+        json_values.check(raw.get("config"), "config")
+    except json_values.NotJsonError as error:
+        raise IngestError(f"{path}: {error}") from None
     raw["config"] = _substitute(raw.get("config") or {}, path, "config", os.environ if environ is None else environ)
     try:
         connection = Connection.model_validate({**raw, "path": path.resolve()})
@@ -133,6 +142,10 @@ def _substitute(value: Any, path: Path, key: str, environ: Mapping[str, str]) ->
     def read(match: re.Match[str]) -> str:
         if match[1] not in environ:
             raise IngestError(f"{path}: key {key!r} reads the environment variable {match[1]}, which is not set")
+        if json_values.lone_surrogate(environ[match[1]]) is not None:
+            raise IngestError(
+                f"{path}: key {key!r} reads the environment variable {match[1]}, which is not valid UTF-8"
+            )
         return environ[match[1]]
 
     return _VARIABLE.sub(read, value)
@@ -157,6 +170,11 @@ def _check_lock(connection: Connection) -> None:
 def _check_tables(connection: Connection) -> None:
     seen: set[str] = set()
     for stream in connection.streams:
+        if stream.table_name.lower() == STATE_TABLE:
+            raise IngestError(
+                f"{connection.path}: key 'streams': table {stream.table_name!r} is where syncs keep their state; give "
+                f"stream {stream.name!r} another 'table'"
+            )
         if stream.table_name.lower() in seen:
             raise IngestError(
                 f"{connection.path}: key 'streams': two streams go to table {stream.table_name!r}; give one a 'table'"

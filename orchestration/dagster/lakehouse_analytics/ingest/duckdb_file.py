@@ -44,14 +44,20 @@ class DuckDBFile:
             if not parent.exists():
                 # One level only: a missing disk must not be mistaken for an empty one.
                 parent.mkdir()
-            if self.path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            self._must_be_a_file()
             if self.path.exists() and not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, "the file is read-only")
         except OSError as error:
             raise refuse(where, parent, error) from None
         with private_folder(parent, connection.name, where=where, into=str(self.path)) as folder:
             yield folder
+
+    def _must_be_a_file(self) -> None:
+        # A missing file is right: the sync makes it.
+        if self.path.is_symlink() and not self.path.exists():
+            raise FileNotFoundError(errno.ENOENT, f"it is a link to {self.path.readlink()}, which does not exist")
+        if self.path.exists() and not self.path.is_file():
+            raise OSError(errno.EINVAL, "it is a folder" if self.path.is_dir() else "it is not a regular file")
 
     def read(self, connection: Connection) -> Known:
         """What is stored; empty for a new file."""
@@ -60,20 +66,23 @@ class DuckDBFile:
             return known
         schema = connection.schema_name
         with self._connect(read_only=True) as db:
-            for table, column, kind in db.execute(
-                "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+            for table, column, kind, view in db.execute(
+                "SELECT table_name, column_name, data_type, (database_name, schema_name, table_name) IN "
+                "(SELECT (database_name, schema_name, view_name) FROM duckdb_views()) FROM duckdb_columns() "
                 "WHERE lower(schema_name) = lower(?) AND database_name = current_database() ORDER BY column_index",
                 [schema],
             ).fetchall():
-                known.tables.setdefault(table.lower(), Table({})).columns[column] = kind
+                known.tables.setdefault(table.lower(), Table({}, view=view)).columns[column] = kind
             if state.TABLE not in known.tables:
                 return known
+            where = f"{schema}.{state.TABLE} in {self.path}"
+            state.check_columns(where, known.tables[state.TABLE].columns)
             name = f"{identifier(schema)}.{state.TABLE}"
             row = db.execute(f"SELECT max(sync_id) FROM {name}").fetchone()  # noqa: S608
             known.sync_id = (row[0] if row else None) or 0
             columns = "namespace, stream, generation_id, sync_id, settings, state"
             stored = db.execute(f"SELECT {columns} FROM {name} WHERE source = ?", [connection.name])  # noqa: S608
-            state.take(known, [Row(*row) for row in stored.fetchall()])
+            state.take(known, [Row(*row) for row in stored.fetchall()], where)
         return known
 
     def load(self, connection: Connection, plan: Plan, staging: Staging, known: Known) -> dict[StreamKey, int]:

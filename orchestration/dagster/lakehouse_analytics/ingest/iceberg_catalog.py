@@ -85,7 +85,7 @@ class IcebergCatalog:
             if not self._catalog.namespace_exists(namespace):
                 return known
             known.sync_id, stored = iceberg_state.read(self._catalog, namespace, connection.name)
-            state.take(known, stored)
+            state.take(known, stored, f"{connection.schema_name}.{state.TABLE}")
             for stream in connection.streams:
                 if table := find(self._catalog, _name(connection, stream.table_name)):
                     known.tables[stream.table_name.lower()] = _known(table)
@@ -98,7 +98,7 @@ class IcebergCatalog:
         with self._told("Nothing was changed"):
             self._catalog.create_namespace_if_not_exists(namespace)
             _, stored = iceberg_state.read(self._catalog, namespace, connection.name)
-            state.take(now := Known(), stored)
+            state.take(now := Known(), stored, f"{connection.schema_name}.{state.TABLE}")
             if (now.streams, now.shared) != (known.streams, known.shared):
                 raise self._meanwhile(f"another sync of {connection.name} ended, on another machine?")
             try:

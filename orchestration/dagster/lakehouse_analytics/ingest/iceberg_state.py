@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lakehouse_analytics.ingest.iceberg_table import find
-from lakehouse_analytics.ingest.state import TABLE, Row
+from lakehouse_analytics.ingest.state import TABLE, Row, check_columns
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -21,6 +21,7 @@ def read(catalog: Catalog, namespace: str, source: str) -> tuple[int, list[Row]]
     table = find(catalog, (namespace, TABLE))
     if table is None:
         return 0, []
+    check_columns(f"{namespace}.{TABLE}", (field.name for field in table.schema().fields))
     stored = table.scan().to_arrow().to_pylist()  # a row a stream: small
     rows = [
         Row(*(row[name] for name in ("namespace", "stream", "generation_id", "sync_id", "settings", "state")))

@@ -97,14 +97,17 @@ def _plan(
     if not stream.can_increment:
         sync_mode = "full_refresh_overwrite"
     keys = _key_columns(connection, wanted, stream, columns) if sync_mode == "incremental_deduped_history" else ()
-    settings = {"config": config, "sync_mode": sync_mode, "key": list(keys), "table": wanted.table_name}
+    settings = {
+        "config": config,
+        "sync_mode": sync_mode,
+        "key": list(keys),
+        "table": wanted.table_name,
+        "fields": {column.name: column.field for column in columns},
+    }
     stored = known.streams.get(stream.key)
     table = known.tables.get(wanted.table_name.lower())
-    if table is not None and not _is_ours(table, connection.name, has_state=stored is not None):
-        raise IngestError(
-            f"{connection.schema_name}.{wanted.table_name} exists and was not written by source {connection.name}: it "
-            f"would be replaced. Drop or rename it, or give stream {wanted.name!r} another 'table' in {connection.path}"
-        )
+    if table is not None:
+        _must_be_ours(table, connection, wanted, has_state=stored is not None)
     mode: Mode = "refresh"
     reason = ""
     if stored is None:
@@ -115,11 +118,14 @@ def _plan(
         reason = "full refresh" if stream.can_increment else "the connector cannot sync it incrementally"
     elif changed := _changes(stored.settings, settings):
         reason = f"{changed} changed"
-    elif retyped := [c.name for c in columns if table.columns.get(c.name, c.type) != c.type]:
-        reason = f"type of {', '.join(retyped)} changed"
+    elif changed := _changed_columns(table, columns, stored.settings):
+        reason = changed
     elif table.generation_id > stored.generation_id:
         # Its rows were replaced by a sync that did not live to store its state: the stored one is of rows now gone.
         reason = "the last refresh did not end"
+    elif stored.state is None and known.shared is None and not keys:
+        # Without a state the connector sends everything: appended, it would be there twice.
+        reason = "no state of it is stored"
     elif anew:
         reason = "its state is one with that of another stream"
     else:
@@ -134,6 +140,18 @@ def _plan(
     )
 
 
+def _must_be_ours(table: Table, connection: Connection, wanted: StreamConfig, *, has_state: bool) -> None:
+    """Refuse what a sync did not write, or cannot write."""
+    name = f"{connection.schema_name}.{wanted.table_name}"
+    way_out = f"Drop or rename it, or give stream {wanted.name!r} another 'table' in {connection.path}"
+    if table.view:
+        raise IngestError(f"{name} is a view, and a sync writes tables. {way_out}")
+    if not _is_ours(table, connection.name, has_state=has_state):
+        raise IngestError(
+            f"{name} exists and was not written by source {connection.name}: it would be replaced. {way_out}"
+        )
+
+
 def _is_ours(table: Table, source: str, *, has_state: bool) -> bool:
     if not set(sql.META) <= set(table.columns):
         return False
@@ -145,6 +163,27 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
     names = [f"config {key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     names += [key for key in ("sync_mode", "key", "table") if before.get(key) != now[key]]
     return ", ".join(names)
+
+
+def _changed_columns(table: Table, columns: tuple[sql.Column, ...], before: dict[str, Any]) -> str:
+    if retyped := _retyped(table, columns):
+        return f"type of {', '.join(retyped)} changed"
+    moved = _moved(before, columns)
+    return f"the field of column {', '.join(moved)} changed" if moved else ""
+
+
+def _retyped(table: Table, columns: tuple[sql.Column, ...]) -> list[str]:
+    """Columns that the table has with another type; DuckDB ignores the case of their names."""
+    have = {name.lower(): kind for name, kind in table.columns.items()}
+    return [column.name for column in columns if have.get(column.name.lower(), column.type) != column.type]
+
+
+def _moved(before: dict[str, Any], columns: tuple[sql.Column, ...]) -> list[str]:
+    """Columns that hold another field than before: names that are equal but for case are numbered in the order in which
+    the connector lists them, and it may list them in another order."""
+    # State of an older version of this project does not have the fields.
+    held = {name.lower(): field for name, field in (before.get("fields") or {}).items()}
+    return [column.name for column in columns if held.get(column.name.lower(), column.field) != column.field]
 
 
 def _key_columns(

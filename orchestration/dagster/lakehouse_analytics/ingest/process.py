@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import IO, Any
 import orjson
 from pydantic import ValidationError
 
+from lakehouse_analytics.ingest.broken_records import broken_record
 from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.protocol import Catalog, TraceError
 
@@ -73,7 +75,7 @@ class Connector:
         for option, content in files.items():
             path = self._directory / f"{option}.json"
             path.touch(mode=0o600)
-            path.write_bytes(orjson.dumps(content))
+            path.write_text(json.dumps(content), encoding="utf-8")  # orjson refuses integers beyond 64 bits
             arguments += [f"--{option}", str(path)]
         # A session of its own: Ctrl-C reaches us alone, and workers it starts can be ended with it.
         process = subprocess.Popen(
@@ -104,11 +106,9 @@ class Connector:
             for line in lines:
                 try:
                     message = orjson.loads(line)
-                except orjson.JSONDecodeError:
+                except orjson.JSONDecodeError as invalid:
                     if line.lstrip().startswith(b"{"):
-                        # Half a message may be half a record: never pass over it.
-                        start = self.redact(line.decode(errors="replace"))[:60].strip()
-                        broken = f"{self.name}: `{verb}` printed a broken message: {start}"
+                        broken = self._broken(verb, line, invalid)
                         if line.endswith(b"\n"):
                             raise IngestError(broken) from None
                         continue  # cut off by the connector's end: its exit says more
@@ -120,8 +120,8 @@ class Connector:
                     continue
                 if (error := _error(message)) is not None:
                     errors.append(error)
-                elif message["type"] == "LOG" and message.get("log", {}).get("level") in ("FATAL", "ERROR"):
-                    logged.append(str(message["log"].get("message", "")))
+                elif message["type"] == "LOG" and (text := _logged_error(message)):
+                    logged.append(text)
                 elif message["type"] == "CONTROL":
                     self._progress(f"{self.name} changed its own config (a rotated token?): that is not stored")
                 yield message, line
@@ -135,6 +135,21 @@ class Connector:
             raise IngestError(f"{self.name}: `{verb}` {ended}" + (f": {self.redact(reason)[:500]}" if reason else ""))
         if broken:
             raise IngestError(broken)
+
+    def _broken(self, verb: str, line: bytes, invalid: orjson.JSONDecodeError) -> str:
+        """Why a message cannot be read: half a message may be half a record, so it must not be passed over."""
+        if (record := broken_record(line)) is not None:
+            raise record
+        start = self.redact(line.decode(errors="replace"))[:60].strip()
+        reason = f"{invalid.msg} at character {invalid.pos + 1}"
+        return f"{self.name}: `{verb}` printed a broken message ({reason}): {start}"
+
+
+def _logged_error(message: Message) -> str:
+    log = message.get("log")
+    if not isinstance(log, dict) or log.get("level") not in ("FATAL", "ERROR"):
+        return ""
+    return str(log.get("message", ""))
 
 
 def _error(message: Message) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 #: `first`: the table is new. `incremental`: from the stored state on. `refresh`: read anew, the old rows replaced.
@@ -25,13 +26,17 @@ class StreamReport:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """One sync. `connector` is the package, `source` the dbt source, `schema` that of its tables."""
+    """One sync. `connector` is the package, `source` the dbt source, `schema` that of its tables.
+
+    `started`, aware, is before anything was read: what the source had by then is in the tables.
+    """
 
     connector: str
     version: str
     source: str
     schema: str
     streams: tuple[StreamReport, ...]
+    started: datetime | None = None
 
     def table(self) -> str:
         """One line a stream, with a heading."""

@@ -9,8 +9,8 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from typing import IO, TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from lakehouse_analytics.ingest import columns as sql
-from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.errors import BrokenRecordError, IngestError
 from lakehouse_analytics.ingest.process import Message, Messages
 from lakehouse_analytics.ingest.protocol import StreamKey, StreamStatus, state_key
+from lakehouse_analytics.names import counted
 from lakehouse_analytics.sql import literal
 
 if TYPE_CHECKING:
@@ -111,24 +112,30 @@ class Staging:
         self._progress = progress
         self._said: float | None = None
         self._strangers: set[str] = set()
+        self._files = ExitStack()
 
     def consume(self, messages: Messages) -> None:
         """Takes every message; afterwards each stream is known to be whole.
 
         Raises:
-            IngestError: the connector failed, or ended without completing a stream, or the disk is full.
+            IngestError: the connector failed, or ended without completing a stream, or sent a record that cannot be
+                stored, or the disk is full.
         """
         try:
-            for message, line in messages:
-                self._take(message, line)
-        except (ValidationError, KeyError, TypeError):
+            # Closing writes what is buffered: a full disk may show only then.
+            with ExitStack() as self._files:
+                for message, line in messages:
+                    self._take(message, line)
+        except BrokenRecordError as error:
+            rows = sum(staged.rows for key, staged in self.streams.items() if key[1] == error.stream)
+            raise IngestError(
+                f"stream {error.stream!r}, record {rows + 1}: {error}. Nothing was changed; correct it in the source, "
+                "or leave the field out there"
+            ) from None
+        except (ValidationError, KeyError, TypeError, AttributeError):
             raise IngestError("the connector sent a message that is not of the Airbyte protocol") from None
         except OSError as error:
             raise IngestError(f"cannot keep the connector's records in {self.directory}: {error.strerror}") from None
-        finally:
-            for staged in self.streams.values():
-                if staged.file:
-                    staged.file.close()
         # Old connectors send no statuses at all; then the exit code alone speaks.
         statuses = {key: staged.status for key, staged in self.streams.items()}
         if any(statuses.values()) and (missing := [key[1] for key, status in statuses.items() if status != "COMPLETE"]):
@@ -163,7 +170,8 @@ class Staging:
 
     def _keep(self, staged: Staged, line: bytes) -> None:
         if staged.file is None:
-            staged.file = (self.directory / f"{staged.index}.ndjson").open("wb", buffering=1 << 20)
+            path = self.directory / f"{staged.index}.ndjson"
+            staged.file = self._files.enter_context(path.open("wb", buffering=1 << 20))
         staged.file.write(line if line.endswith(b"\n") else line + b"\n")
         staged.rows += 1
         staged.size += len(line)
@@ -181,11 +189,14 @@ class Staging:
             self._progress(f"Passing over stream {name}, which was not asked for")
 
 
-def to_parquet(directory: Path, staged: Staged, query_of: Callable[[str], str]) -> None:
-    """Types a stream's records, outside the destination. `query_of` turns a source into a query.
+def to_parquet(
+    directory: Path, stream: str, staged: Staged, query_of: Callable[[str], str], key_columns: Sequence[str] = ()
+) -> None:
+    """Type a stream's records, outside the destination. `query_of` turns a source into a query.
 
     Raises:
-        IngestError: DuckDB gave up, for memory or disk.
+        IngestError: DuckDB cannot read the records, or ran out of memory or disk; or records have a key that is not of
+            its column's type.
     """
     import duckdb
 
@@ -200,11 +211,34 @@ def to_parquet(directory: Path, staged: Staged, query_of: Callable[[str], str]) 
         )
         try:
             connection.execute(f"COPY ({query_of(source)}) TO {literal(str(parquet))} (FORMAT parquet)")
+            nulled = _nulled_keys(connection, parquet, key_columns)
         except duckdb.Error as error:
             words = str(error).strip().splitlines()[0]
-            raise IngestError(f"the records cannot be typed, nothing was changed: {words}") from error
+            raise IngestError(
+                f"stream {stream!r}: its records cannot be typed, nothing was changed: {words}"
+            ) from error
+    if nulled:
+        which = ", ".join(f"{name!r} of {counted(number, 'record')}" for name, number in nulled.items())
+        raise IngestError(
+            f"stream {stream!r}: the primary key does not fit the type that the connector gives it: {which}, of "
+            f"{staged.rows:,}. As nulls they would have one key and replace each other, so nothing was changed. Set "
+            "another 'primary_key', or 'sync_mode: incremental_append'"
+        )
     ndjson.unlink()
     staged.parquet = parquet
+
+
+def _nulled_keys(connection: duckdb.DuckDBPyConnection, parquet: Path, columns: Sequence[str]) -> dict[str, int]:
+    """How many records have a value in a column that became null, because it is not of the column's type."""
+    if not columns:
+        return {}
+    counts = ", ".join(
+        f"count(*) FILTER (len(list_filter(_airbyte_meta.changes, lambda c: c.field = {literal(name)} AND "
+        f"c.reason = '{sql.TYPECAST}')) > 0)"
+        for name in columns
+    )
+    row = connection.execute(f"SELECT {counts} FROM read_parquet({literal(str(parquet))})").fetchone()  # noqa: S608
+    return {name: number for name, number in zip(columns, row or (), strict=True) if number}
 
 
 def scratch(directory: Path) -> duckdb.DuckDBPyConnection:

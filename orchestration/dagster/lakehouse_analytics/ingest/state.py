@@ -6,16 +6,21 @@ Kept in `<schema>._airbyte_state`, beside the data.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
-from lakehouse_analytics.ingest.protocol import StreamKey
+from pydantic import ValidationError
+
+from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.protocol import StreamKey, state_key
 
 if TYPE_CHECKING:
     from lakehouse_analytics.ingest.plan import Plan
     from lakehouse_analytics.ingest.staging import Staging
 
 TABLE = "_airbyte_state"
+_MAX_SYNC_ID = 2**62  # far below the largest 64-bit integer
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,14 @@ class Table:
         columns: name to type, as DuckDB names types, in the table's order.
         source: who wrote it last, where the table itself says so; else only the stored state tells.
         sync_id, generation_id: of that load. Beyond those of the stored state, the sync that wrote them never ended.
+        view: It is a view, which no sync can write.
     """
 
     columns: dict[str, str]
     source: str | None = None
     sync_id: int = 0
     generation_id: int = 0
+    view: bool = False
 
 
 @dataclass
@@ -66,17 +73,60 @@ class Row:
     state: str | None
 
 
-def take(known: Known, rows: list[Row]) -> None:
-    """Notes a source's stored rows in `known`."""
+def check_columns(where: str, columns: Iterable[str]) -> None:
+    """Raise `IngestError` unless the state table `where` has the columns that a sync reads."""
+    have = {*columns}
+    missing = [name for name in ("source", *(field.name for field in fields(Row))) if name not in have]
+    if missing:
+        raise IngestError(
+            f"{where} has no column {', '.join(missing)}: `lakehouse ingest` did not make it. Rename it, and sync again"
+        )
+
+
+def take(known: Known, rows: list[Row], where: str) -> None:
+    """Note a source's stored rows in `known`.
+
+    Args:
+        where: Names the state table in messages.
+
+    Raises:
+        IngestError: a row cannot be read.
+    """
+    if not 0 <= known.sync_id < _MAX_SYNC_ID:
+        raise IngestError(f"{where}: column sync_id holds {known.sync_id}; expected 0 to {_MAX_SYNC_ID - 1}")
     for row in rows:
-        content = json.loads(row.state) if row.state else None
+        content = _object(row, "state", where)
         if row.stream is None:
             known.shared = content
         else:
-            settings = json.loads(row.settings or "{}")
+            settings = _object(row, "settings", where) or {}
             known.streams[(row.namespace, row.stream)] = StreamState(
                 row.generation_id or 0, settings, content, row.sync_id
             )
+
+
+def _object(row: Row, column: Literal["settings", "state"], where: str) -> dict[str, Any] | None:
+    text = getattr(row, column)
+    try:
+        content = json.loads(text) if text else None
+        wrong = content is not None and not _has_shape(row, column, content)
+    except (ValueError, KeyError, TypeError, ValidationError, RecursionError):
+        wrong = True
+    if wrong:
+        of = f"stream {row.stream!r}" if row.stream is not None else "the whole source"
+        raise IngestError(
+            f"{where}: column {column} of {of} is not what a sync stored there. Set it to NULL: the next sync then "
+            "reads the stream from its beginning"
+        )
+    return content
+
+
+def _has_shape(row: Row, column: str, content: Any) -> bool:
+    if not isinstance(content, dict):
+        return False
+    if column == "settings":
+        return isinstance(content.get("config", {}), dict)
+    return state_key(content) == ((row.namespace, row.stream) if row.stream is not None else None)
 
 
 def following(plan: Plan, staging: Staging, known: Known) -> list[Row]:

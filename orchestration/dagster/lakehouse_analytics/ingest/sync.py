@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,7 +20,7 @@ from lakehouse_analytics.ingest import destination as destinations
 from lakehouse_analytics.ingest import environment, plan, secrets
 from lakehouse_analytics.ingest.config import Connection, load, nearest
 from lakehouse_analytics.ingest.destination import Destination
-from lakehouse_analytics.ingest.errors import IngestError
+from lakehouse_analytics.ingest.errors import IngestError, boundary
 from lakehouse_analytics.ingest.process import Connector
 from lakehouse_analytics.ingest.report import IngestReport, StreamReport
 from lakehouse_analytics.ingest.staging import Staging, to_parquet
@@ -37,7 +38,7 @@ def sync(settings: Settings, config_path: Path | None, overrides: dict[str, int]
 
     connection = load(config_path or repository_root() / DEFAULT)
     destination = destinations.of(settings)
-    with _ended_by_signal(), destination.stage(connection) as directory:
+    with _ended_by_signal(), boundary(connection.name), destination.stage(connection) as directory:
         installed = environment.ensure(connection, settings.connectors_dir, progress)
         connector = Connector(connection.connector.executable, installed.command, directory, progress)
         spec = _spec(connector, installed.directory)
@@ -62,6 +63,7 @@ def _sync(
     destination: Destination,
     progress: Progress,
 ) -> IngestReport:
+    started = datetime.now(UTC)
     config = _configured(connection, spec, overrides)
     public, hidden = secrets.split(spec, config)
     connector.redact = Redactor(hidden)
@@ -74,13 +76,15 @@ def _sync(
     with closing(connector.read(config, planned.catalog(), planned.state)) as messages:
         staging.consume(messages)
     for key, stream in planned.streams.items():
-        started = time.monotonic()
+        began = time.monotonic()
         to_parquet(
             directory,
+            stream.stream.name,
             staging.streams[key],
             partial(_query, columns=stream.columns, generation_id=stream.generation_id, sync_id=planned.sync_id),
+            stream.key_columns,
         )
-        staging.streams[key].ended += time.monotonic() - started
+        staging.streams[key].ended += time.monotonic() - began
     totals = destination.load(connection, planned, staging, known)
     return IngestReport(
         connector=connection.connector.package,
@@ -100,6 +104,7 @@ def _sync(
             )
             for key, stream in planned.streams.items()
         ),
+        started=started,
     )
 
 

@@ -26,7 +26,7 @@ from dagster._core.storage.event_log.schema import (
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
-from lakehouse_analytics.checks import HISTORY
+from lakehouse_analytics.check_history import HISTORY
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -144,6 +144,11 @@ def _trim(storage: SqlEventLogStorage, events: Any, executions: Any) -> Pruned:
         newer_execution.c.check_name == Executions.check_name,
         # What was planned and never evaluated tells nothing that could take the place of a result.
         newer_execution.c.execution_status != AssetCheckExecutionRecordStatus.PLANNED.value,
+        # Counts that passed are the history of a check: any number of failed ones must not take their place.
+        sa.or_(
+            newer_execution.c.execution_status == Executions.execution_status,
+            Executions.execution_status == AssetCheckExecutionRecordStatus.PLANNED.value,
+        ),
     )
     same_asset = sa.and_(
         newer_event.c.asset_key == Events.asset_key, newer_event.c.dagster_event_type == Events.dagster_event_type

@@ -24,11 +24,21 @@ import dagster as dg
 from pydantic import Field
 
 from lakehouse_analytics.dbt_server import TERMINATION_SECONDS
-from lakehouse_analytics.run_results import DbtResult, read_results
+from lakehouse_analytics.run_results import COMPILED_CODE, DbtResult, read_results
 
 #: The level of lines that are not dbt's own.
 STRAY = "stray"
+#: The level of lines in which dbt repeats, at a command's end, what it has already reported of a node.
+REPEATED = "repeated"
 PARTIAL_PARSE = "partial_parse.msgpack"
+#: dbt's `--vars`; see `Settings.dbt_vars`.
+VARS = "LAKEHOUSE_DBT_VARS"
+#: dbt's events of that kind: https://github.com/dbt-labs/dbt-core/blob/main/core/dbt/task/printer.py
+_REPEATED = frozenset(
+    ("RunResultError", "RunResultErrorNoMessage", "RunResultFailure", "RunResultWarning", "RunResultWarningMessage")
+)
+#: It names a file of a temporary folder, which is gone when the run ends.
+_COMPILED_PATH = "SQLCompiledPath"
 NOT_STARTED = "dbt could not be started: what it said stands in this process's error output"
 
 Log = Callable[[str, str], None]
@@ -46,19 +56,23 @@ class DbtSession:
             shutil.copy(built, self._parsed)
         self._answers = control.makefile("r")
 
-    def run(self, args: Sequence[str], log: Log, *, target_path: Path | None = None) -> DbtResult:
+    def run(
+        self, args: Sequence[str], log: Log, *, target_path: Path | None = None, hook: Mapping[str, str] | None = None
+    ) -> DbtResult:
         """Run one dbt command to its end.
 
         Args:
             args: The command and its options, such as `["build", "--select", "fqn:a.b"]`.
-            log: Called with dbt's level (debug, info, warn, error, or stray for what is not dbt's) and message.
+            log: Called with the level and the message of each line. The level is dbt's (debug, info, warn, error), or
+                `REPEATED`, or `STRAY` for lines that are not dbt's.
             target_path: For artifacts; default: a temporary folder, so that commands do not share one.
+            hook: Arguments of `dbt_hooks.install`, which is called in dbt's process before the command.
 
         Returns:
             Exit code and node results. A dbt that crashed is a result too: see `DbtResult.crashed`.
         """
         if target_path:
-            return self._run(args, log, target_path)
+            return self._run(args, log, target_path, hook)
         with tempfile.TemporaryDirectory(prefix="dbt-") as folder:
             ours = Path(folder) / PARTIAL_PARSE
             if self._parsed.is_file():
@@ -69,11 +83,17 @@ class DbtSession:
                 shutil.move(ours, self._parsed)
             return result
 
-    def _run(self, args: Sequence[str], log: Log, target_path: Path) -> DbtResult:
+    def _run(
+        self, args: Sequence[str], log: Log, target_path: Path, hook: Mapping[str, str] | None = None
+    ) -> DbtResult:
+        environment = {**os.environ, **self._runner.environment, **self._environment}
+        # From the environment and not a field of the resource, whose fields are shown in Dagster's UI.
+        variables = ["--vars", said] if (said := environment.get(VARS, "").strip()) else []
         command = {
-            "args": [*args, "--target", self._runner.target],
+            "args": [*args, "--target", self._runner.target, *variables],
             "cwd": self._runner.project_dir,
-            "env": {**os.environ, **self._runner.environment, **self._environment, **self._runner.flags(target_path)},
+            "env": {**environment, **self._runner.flags(target_path)},
+            "hook": hook,
         }
         errors: list[str] = []
         stray: deque[str] = deque(maxlen=20)
@@ -86,9 +106,13 @@ class DbtSession:
             try:
                 pid = self._answer()
                 for line in lines:
-                    level, message = _event(line.rstrip())
+                    level, name, message = _event(line.rstrip())
                     if level == "error":
                         errors.append(message)
+                    if name == _COMPILED_PATH:
+                        continue
+                    if name in _REPEATED:
+                        level = REPEATED
                     elif level == STRAY:
                         stray.append(message)
                     if message:
@@ -187,19 +211,24 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
             "DBT_TARGET_PATH": str(target_path),
             "DBT_LOG_PATH": str(target_path),
             "DBT_LOG_FORMAT": "json",
+            # Artifacts and the log file are how we read what dbt did; a project may have switched them off.
+            "DBT_WRITE_JSON": "true",
+            "DBT_LOG_FORMAT_FILE": "json",
+            "DBT_LOG_LEVEL_FILE": "debug",
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
             "DBT_USE_COLORS": "false",
             **({"DBT_LOG_LEVEL": "debug"} if os.getenv("DEBUG") else {}),
         }
 
 
-def _event(line: str) -> tuple[str, str]:
+def _event(line: str) -> tuple[str, str, str]:
+    """Level, name and message of dbt's event."""
     try:
         info = json.loads(line)["info"]
-        return str(info["level"]), str(info["msg"])
-    except (ValueError, KeyError, TypeError):
+        return str(info["level"]), str(info.get("name")), COMPILED_CODE.sub("", str(info["msg"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
         # Not dbt's JSON: a warning of Python or of an adapter's library.
-        return STRAY, line
+        return STRAY, "", line
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

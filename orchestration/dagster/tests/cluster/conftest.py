@@ -34,8 +34,6 @@ VOLUMES = "dagster-test-data", "dagster-test-postgres", "dagster-test-backup"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chart", default="dagster/dagster", help="the official chart: a folder, or repository/name")
-    parser.addoption("--chart-version", default="", help="the release to pull, if --chart is of a repository")
     parser.addoption("--chart-before", help="the folder of an older chart, from which an upgrade is tried")
     parser.addoption("--image", default="registry.example/lakehouse-analytics", help="the image, without its tag")
     parser.addoption("--tag", required=False, help="of the image, as the cluster can pull it")

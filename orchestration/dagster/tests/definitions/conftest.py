@@ -19,6 +19,9 @@ from lakehouse_analytics.manifest import read
 from lakehouse_analytics.prepare import prepare
 from lakehouse_analytics.settings import Settings
 
+#: The repository's own project keeps to every policy.
+STRICT = {"LAKEHOUSE_STRICT": "true"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
@@ -49,7 +52,7 @@ class Location:
 
     @property
     def graph(self) -> Graph:
-        return read(self.project.manifest(), self.project.configuration())
+        return read(self.project.manifest(), self.project.configuration(), strict=self.settings.strict)
 
     def load(self) -> dg.Definitions:
         """As Dagster loads the module, anew."""
@@ -63,14 +66,15 @@ class Location:
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Location:
     """The repository's project on DuckDB."""
-    return Location({"LAKEHOUSE_DBT_TARGET_PATH": str(tmp_path_factory.mktemp("local"))}).prepare()
+    folder = str(tmp_path_factory.mktemp("local"))
+    return Location({"LAKEHOUSE_DBT_TARGET_PATH": folder, **STRICT}).prepare()
 
 
 @pytest.fixture(scope="session")
 def trino(tmp_path_factory: pytest.TempPathFactory) -> Location:
     """The repository's project on Trino: parsed, never connected to."""
     folder = str(tmp_path_factory.mktemp("trino"))
-    return Location({"LAKEHOUSE_DBT_TARGET_PATH": folder, "LAKEHOUSE_DBT_TARGET": "trino"}).prepare()
+    return Location({"LAKEHOUSE_DBT_TARGET_PATH": folder, "LAKEHOUSE_DBT_TARGET": "trino", **STRICT}).prepare()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtProject
 from dagster_dbt.asset_utils import get_asset_check_key_for_test
+from lakehouse_analytics.translator import LAYER_TAG
 
 BUILT = ("model", "seed", "snapshot")
 
@@ -76,10 +77,15 @@ def test_metadata_is_the_same(stock: Stock, entry: str) -> None:
     assert [(key, value) for key, value, _ in seen] == [(key, value) for key, _, value in seen]
 
 
-@pytest.mark.parametrize("attribute", ["tags", "kinds", "skippable"])
+@pytest.mark.parametrize("attribute", ["kinds", "skippable"])
 def test_attributes_are_the_same(stock: Stock, attribute: str) -> None:
     for theirs, ours in stock.pairs():
         assert getattr(ours, attribute) == getattr(theirs, attribute), ours.key
+
+
+def test_tags_are_the_same_but_for_the_layer(stock: Stock) -> None:
+    for theirs, ours in stock.pairs():
+        assert ours.tags == {**theirs.tags, LAYER_TAG: ours.group_name}, ours.key
 
 
 def test_descriptions_are_the_same_up_to_the_layout_of_the_sql(stock: Stock) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from lakehouse_analytics.common import load_warnings
 from lakehouse_analytics.contract import ContractError
 from lakehouse_analytics.dbt_project import STAMP, ManifestError
 
@@ -139,11 +140,15 @@ def test_checks_are_those_of_dbt_and_of_the_contract(stranger: Any) -> None:
     }
 
 
-def test_an_unmapped_model_is_a_warning_and_no_error(stranger: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unmapped_model_is_a_warning_once_and_no_error(
+    stranger: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_warnings, "_told", set())
     with caplog.at_level(logging.WARNING):
         stranger.load()
+        stranger.load()
     [warning] = [r.getMessage() for r in caplog.records if "in no layer" in r.getMessage()]
-    assert warning.startswith("models/scratch/adhoc.sql: adhoc is in no layer and lands in group `default`")
+    assert warning.startswith("1 model is in no layer and lands in `default`: adhoc.")
 
 
 def test_its_jobs_exist_as_far_as_its_assets_do(stranger: Any) -> None:

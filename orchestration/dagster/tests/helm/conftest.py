@@ -16,8 +16,6 @@ Made = Callable[..., Subject]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chart", default="dagster/dagster", help="the official chart: a folder, or repository/name")
-    parser.addoption("--chart-version", default="", help="the release to pull, if --chart is of a repository")
     parser.addoption("--release", default="dagster", help="the name of the release")
     parser.addoption(
         "--values", nargs="*", default=[], help="values files, as `helm -f` takes them; default: the example"

@@ -312,8 +312,8 @@ def runs_have_the_environment_of_the_code_server(subject: Subject) -> Iterator[s
 
 
 def settings_exist(subject: Subject) -> Iterator[str]:
-    """A variable that the package does not read is a typo or of another release."""
-    from lakehouse_analytics.settings import REQUIRED_IN_PROD, Settings
+    """A variable that the package does not read is a typo or of another release; others must fit dbt's profile."""
+    from lakehouse_analytics.settings import REQUIRED_IN_PROD, Settings, SettingsError
 
     known = {f"LAKEHOUSE_{field.upper()}" for field in Settings.model_fields}
     said = variables(subject.rendered.server, subject.rendered)
@@ -322,10 +322,26 @@ def settings_exist(subject: Subject) -> Iterator[str]:
         near = difflib.get_close_matches(name, known, n=1)
         advice = f"Did you mean {near[0]}?" if near else ".env.example has all of them."
         yield f"dagster-user-deployments.deployments[0].env.{name}: there is no such setting. {advice}"
+    named: set[str] = set()
+    with mock.patch.dict(os.environ, _in_pod(said), clear=True):
+        try:
+            named = Settings.load(complete=False).named_by_profile()
+        except SettingsError as error:
+            for line in map(str.strip, str(error).splitlines()[1:]):
+                if line.partition(":")[0] in env & known:
+                    yield f"dagster-user-deployments.deployments[0].env.{line}"
     if said.get("LAKEHOUSE_ENV") == "prod":
-        for field in sorted(REQUIRED_IN_PROD):
+        for field in sorted(set(REQUIRED_IN_PROD) - named):
             if (name := f"LAKEHOUSE_{field.upper()}") not in env:
                 yield f"dagster-user-deployments.deployments[0].env.{name}: it is missing, and required in production."
+
+
+def _in_pod(said: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the code server, with the dbt project of this checkout."""
+    theirs = {name: value for name, value in said.items() if value is not None and not name.startswith("secret:")}
+    project = {name: value for name, value in os.environ.items() if name == "LAKEHOUSE_DBT_PROJECT_DIR"}
+    others = {k: v for k, v in os.environ.items() if not k.startswith(("LAKEHOUSE_", "DAGSTER_", "DBT_"))}
+    return {**others, **theirs, **project}
 
 
 def runs_end_as_they_should(subject: Subject) -> Iterator[str]:

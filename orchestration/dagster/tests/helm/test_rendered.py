@@ -11,7 +11,15 @@ import yaml
 from .chart import Chart
 from .conftest import Made
 from .rendered import VALUES, Object, conforms
-from .rules import EVERYWHERE, PRODUCTION, Rule, Subject, nothing_is_left_of_the_example, restricted
+from .rules import (
+    EVERYWHERE,
+    PRODUCTION,
+    Rule,
+    Subject,
+    nothing_is_left_of_the_example,
+    restricted,
+    settings_exist,
+)
 
 EXAMPLE = (VALUES / "values.yaml",)
 
@@ -111,6 +119,33 @@ def test_a_rule_finds_what_is_wrong(make: Made, rule: str, sets: tuple[str, ...]
     found = "\n".join(check(changed))
     for each in words:
         assert each in found
+
+
+LITERAL = """
+shop:
+  target: prod
+  outputs:
+    prod: {type: trino, method: none, host: "{{ env_var('TRINO_HOST') }}", port: 443, user: me, catalog: analytics,
+           schema: main}
+"""
+
+
+def test_the_values_fit_a_profile_that_names_the_catalog_itself(
+    make: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dbt_project.yml").write_text("name: shop\nprofile: shop\n")
+    (tmp_path / "profiles.yml").write_text(LITERAL)
+    monkeypatch.setenv("LAKEHOUSE_DBT_PROJECT_DIR", str(tmp_path))
+    found = [*settings_exist(make(EXAMPLE, "--set", f"{DEPLOYMENT}.env.TRINO_HOST=other.example"))]
+    assert {problem.partition(":")[0].rpartition(".")[2] for problem in found} == {
+        "LAKEHOUSE_TRINO_HOST", "LAKEHOUSE_TRINO_PORT", "LAKEHOUSE_TRINO_CATALOG"
+    }  # fmt: skip
+    assert "LAKEHOUSE_TRINO_CATALOG: is lakehouse, but target `prod` of profile `shop`" in "".join(found)
+    names = ("HOST", "PORT", "USER", "CATALOG")
+    unset = [word for name in names for word in ("--set", f"{DEPLOYMENT}.env.LAKEHOUSE_TRINO_{name}=null")]
+    assert [*settings_exist(make(EXAMPLE, "--set", f"{DEPLOYMENT}.env.TRINO_HOST=trino.example", *unset))] == []
+    [missing] = settings_exist(make(EXAMPLE, *unset))
+    assert "LAKEHOUSE_TRINO_HOST: it is missing" in missing
 
 
 def test_a_run_queue_that_is_off_is_named_in_plain_words(make: Made) -> None:

@@ -68,7 +68,9 @@ BELOW_A = {"silver/sa", "gold/ga", "metrics/m"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", choices=["duckdb", "trino"], default="duckdb", help="where the lakehouse is")
-    parser.addoption("--brief", action="store_true", help="without the tests marked nightly: what a push is held by")
+    parser.addoption(
+        "--brief", action="store_true", help="leave out the tests marked nightly, as .ci/run does for a push"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -244,7 +244,7 @@ def quiet(instance: dg.DagsterInstance) -> bool:
 def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> Counter[int]:
     records = instance.fetch_materializations(key, limit=10_000).records
     found = [record.asset_materialization for record in records]
-    return Counter(int((one.tags or {})["dagster/data_version"]) for one in found if one)
+    return Counter(int(one.metadata[SYNC_ID].value) for one in found if one)  # type: ignore[arg-type]
 
 
 def evaluated(instance: dg.DagsterInstance, key: dg.AssetKey) -> Counter[int]:

@@ -142,7 +142,7 @@ def is_right(lake: Lakehouse) -> None:
         assert lake.sql(f"select count(*), count(distinct id), sum(n) from silver.{table}") == [(100, 100, 50_600)]
 
 
-AGAIN = "once more, because the reason may have passed: "
+AGAIN = " s after a transient failure: "
 
 
 # --- Trino goes away

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
+from textwrap import dedent
 
 import dagster as dg
 import pytest
 
-from .conftest import BELOW_A, EVERYTHING, Lakehouse
+from .conftest import BELOW_A, EVERYTHING, Lakehouse, Outcome
 from .databases import DuckDB
 
 pytestmark = pytest.mark.engine("duckdb", "trino")
@@ -40,11 +42,28 @@ def test_a_failed_test_blocks_exactly_its_descendants_and_a_retry_builds_only_th
     assert "gold/ga was blocked by bronze/a" in outcome.failure
     assert "sb" not in outcome.failure
     assert lakehouse.to_retry(outcome.run_id) == BELOW_A | {"bronze/a"}
+    [line] = warnings_of(lakehouse, outcome)
+    assert "FAIL 1 unique_a_id" in line
 
     lakehouse.sql("delete from raw.a where n = 0")
     retry = lakehouse.run(assets=sorted(lakehouse.to_retry(outcome.run_id)))
     assert retry.success, retry.failure
     assert retry.built == BELOW_A | {"bronze/a"}
+
+
+@pytest.mark.engine("duckdb")
+@pytest.mark.nightly
+def test_a_warning_that_dbt_takes_for_an_error_gates_and_is_retried(lakehouse: Lakehouse) -> None:
+    lakehouse.files["dbt_project.yml"] = dedent(lakehouse.files["dbt_project.yml"]) + "flags: {warn_error: true}\n"
+    lakehouse.write()
+    lakehouse.sql("update raw.b set n = null where id = 1")
+    outcome = lakehouse.run()
+
+    assert not outcome.success
+    assert outcome.built == EVERYTHING - {"silver/sb", "gold/gb", "metrics/m"}
+    assert outcome.checks["bronze/b:not_null_b_n"] is False
+    assert "bronze/b failed its gate: not_null_b_n: Got 1 result" in outcome.failure
+    assert lakehouse.to_retry(outcome.run_id) == {"bronze/b", "silver/sb", "gold/gb", "metrics/m"}
 
 
 @pytest.mark.nightly("trino")
@@ -92,15 +111,26 @@ def test_a_drop_is_judged_against_the_last_passed_count_until_somebody_accepts_i
     assert lakehouse.run(assets=["bronze/a"]).success
 
 
-def test_a_model_error_names_its_file_and_line_and_skips_only_what_is_below(lakehouse: Lakehouse) -> None:
+def test_a_model_error_names_its_file_and_line_and_skips_only_what_is_below(
+    lakehouse: Lakehouse, capfd: pytest.CaptureFixture[str]
+) -> None:
     lakehouse.files["models/silver/sa.sql"] = "select\n    id,\n    no_such_column + 1 as n\nfrom {{ ref('a') }}\n"
     lakehouse.write()
     outcome = lakehouse.run()
 
     assert outcome.built == EVERYTHING - BELOW_A
     assert "silver/sa was not built: models/silver/sa.sql:3: " in outcome.failure
+    assert outcome.failure.count("models/silver/sa.sql") == 1
     assert "no_such_column" in outcome.failure
     assert "metrics/m was blocked by silver/sa" in outcome.failure
+    # The error is said in full once; when the model fails, a line says so.
+    [line] = warnings_of(lakehouse, outcome)
+    assert "ERROR creating" in line
+    assert "no_such_column" not in line
+    # dbt's own output is whole, except for a file that is gone when the run ends.
+    output = capfd.readouterr().out
+    assert "Completed with 1 error" in output
+    assert "compiled code at" not in output
 
 
 def test_a_dbt_that_crashes_before_any_node_fails_the_run(lakehouse: Lakehouse) -> None:
@@ -258,7 +288,7 @@ def test_a_failing_hook_fails_the_run(lakehouse: Lakehouse) -> None:
 
     assert outcome.built == {"bronze/b"}
     assert not outcome.success
-    assert "dbt ended with exit code 1" in outcome.failure
+    assert "operation.small.small-on-run-end-0" in outcome.failure
     assert "no_such_table" in outcome.failure
 
 
@@ -303,3 +333,9 @@ def test_a_misspelt_acceptance_names_the_nearest_model(lakehouse: Lakehouse) -> 
 
     assert outcome.built == set()
     assert "there is no model 'order'; did you mean orders?" in outcome.failure
+
+
+def warnings_of(lakehouse: Lakehouse, outcome: Outcome) -> list[str]:
+    """What a run logged from the level of warnings on, except Dagster's own events."""
+    logs = lakehouse.instance.all_logs(outcome.run_id)
+    return [entry.user_message for entry in logs if entry.dagster_event is None and entry.level >= logging.WARNING]

@@ -152,20 +152,22 @@ def told(instance: dg.DagsterInstance, names: Names) -> dict[str, Any]:
 
 
 def kept(history: list[tuple[str, list[Built]]]) -> set[str]:
-    """The runs that must stay, thought out anew: of each kind of event of each partition the newest."""
+    """The runs that must stay, by a second way: the newest of each kind of event and result of each partition."""
     groups = defaultdict(list)
     stay: set[str] = set()
-    evaluated: Counter[tuple[str, str | None, str]] = Counter()
+    evaluated: Counter[tuple[str, str | None, str, bool]] = Counter()
     for run_id, tables in reversed(history):
         for asset, day, built, checks in tables:
             groups[asset, day, "planned"].append(run_id)
             if built:
                 groups[asset, day, "built"].append(run_id)
             for check, passed in zip(CHECKS, checks, strict=True):
-                # Until there are as many newer results, whatever was only planned.
-                if evaluated[asset, day, check] < KEPT:
+                # Until there are as many newer results: of the same kind, or of either one if it was only planned.
+                kinds = [True, False] if passed is None else [passed]
+                if sum(evaluated[asset, day, check, kind] for kind in kinds) < KEPT:
                     stay.add(run_id)
-                evaluated[asset, day, check] += passed is not None
+                if passed is not None:
+                    evaluated[asset, day, check, passed] += 1
     return stay | {run_id for runs in groups.values() for run_id in runs[:KEPT]}
 
 

@@ -89,7 +89,7 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) -
 
 
 def synced(night: Night, at: dt.datetime) -> None:
-    metadata = {"ended": dg.MetadataValue.timestamp(at), "runtime_seconds": 60.0}
+    metadata = {"started": dg.MetadataValue.timestamp(at - dt.timedelta(seconds=60)), "runtime_seconds": 60.0}
     night.instance.report_runless_asset_event(dg.AssetMaterialization(["raw", "orders"], metadata=metadata))
 
 

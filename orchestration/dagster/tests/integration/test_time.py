@@ -127,6 +127,9 @@ def test_each_partition_has_its_own_rows_and_checks(lakehouse: Lakehouse) -> Non
     found = outcome.by_partition["silver/days:row_count"]
     said = {(key, e.passed, e.description) for key, e in found.items()}
     assert said == {(f"2026-03-{day}", True, "3 rows; max_drop not judged: no earlier count") for day in (21, 22, 23)}
+    # Dagster takes an evaluation for current only where it names the partition's latest materialization.
+    assert {e.target_materialization_data.run_id for e in found.values()} == {outcome.run_id}
+    assert len({e.target_materialization_data.storage_id for e in found.values()}) == len(found)
     # What is built as a whole has no partitions, and one row of a test of dbt.
     assert outcome.partitions["bronze/orders"] == set()
     assert outcome.checks["silver/days:unique_days_id"]
@@ -162,12 +165,19 @@ def test_a_run_of_windows_without_one_is_refused_before_anything_is_built(lakeho
     assert lakehouse.run(assets=["bronze/orders"]).success
 
 
-def test_a_part_of_history_is_no_full_refresh(lakehouse: Lakehouse, engine: str) -> None:
+def test_a_part_of_history_is_no_full_refresh(
+    lakehouse: Lakehouse, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     some = ["bronze/orders", "silver/days"]
     assert lakehouse.run(assets=some, windows=(DAYS[0], DAYS[-1])).success
+    with monkeypatch.context() as patch:
+        patch.setenv("DBT_FULL_REFRESH", "True")
+        by_variable = lakehouse.run(windows=("2026-03-21", "2026-03-21"))
+    assert (by_variable.success, by_variable.built) == (False, set())
+    assert "full_refresh (or DBT_FULL_REFRESH) of partitioned tables needs every partition" in by_variable.failure
     outcome = lakehouse.run(windows=("2026-03-21", "2026-03-21"), config={"full_refresh": True})
     assert (outcome.success, outcome.built) == (False, set())
-    assert "full_refresh of partitioned tables needs every partition in one run, 2026-03-20..." in outcome.failure
+    assert "of partitioned tables needs every partition in one run, 2026-03-20..." in outcome.failure
     assert len(lakehouse.sql("select * from silver.days")) == 35
 
     everything = (DAYS[0], (dt.datetime.now(ZoneInfo(ZONE)).date() - dt.timedelta(days=1)).isoformat())

@@ -20,6 +20,8 @@ class Manifest:
         self.nodes: dict[str, Any] = {}
         self.sources: dict[str, Any] = {}
         self.exposures: dict[str, Any] = {}
+        #: Further sections, such as `metrics`.
+        self.sections: dict[str, dict[str, Any]] = {}
 
     def model(
         self,
@@ -27,6 +29,7 @@ class Manifest:
         *parents: str,
         folder: str = "",
         lakehouse: Any = None,
+        dagster: Any = None,
         kind: str = "model",
         package: str = PROJECT,
         version: int | str | None = None,
@@ -49,19 +52,23 @@ class Manifest:
             "relation_name": f'"lake"."main"."{name}"',
             "config": {
                 "materialized": "table",
-                "meta": {"lakehouse": lakehouse} if lakehouse is not None else {},
+                "meta": {
+                    **({"lakehouse": lakehouse} if lakehouse is not None else {}),
+                    **({"dagster": dagster} if dagster is not None else {}),
+                },
                 **config,
             },
             "depends_on": {"nodes": list(parents)},
         }
         return unique_id
 
-    def source(self, source: str, table: str, *, lakehouse: Any = None, whole: Any = None) -> str:
+    def source(self, source: str, table: str, *, lakehouse: Any = None, whole: Any = None, dagster: Any = None) -> str:
         unique_id = f"source.{PROJECT}.{source}.{table}"
         self.sources[unique_id] = {
             "unique_id": unique_id,
             "resource_type": "source",
             "source_name": source,
+            "package_name": PROJECT,
             "name": table,
             "fqn": [PROJECT, source, table],
             "original_file_path": "models/sources.yml",
@@ -69,7 +76,12 @@ class Manifest:
             "schema": source,
             "identifier": table,
             "source_meta": {"lakehouse": whole} if whole is not None else {},
-            "config": {"meta": {"lakehouse": lakehouse} if lakehouse is not None else {}},
+            "config": {
+                "meta": {
+                    **({"lakehouse": lakehouse} if lakehouse is not None else {}),
+                    **({"dagster": dagster} if dagster is not None else {}),
+                }
+            },
         }
         return unique_id
 
@@ -95,12 +107,42 @@ class Manifest:
         }
         return unique_id
 
-    def exposure(self, name: str, *parents: str, **more: Any) -> str:
-        unique_id = f"exposure.{PROJECT}.{name}"
+    def foreign(self, name: str, *parents: str, package: str = "platform", version: int | None = None) -> str:
+        """A model that a plugin injected from another project, as dbt-loom does: without a file."""
+        unique_id = self.model(name, *parents, package=package, version=version)
+        self.nodes[unique_id] |= {"original_file_path": "", "path": ""}
+        return unique_id
+
+    def node(self, section: str, kind: str, name: str, *parents: str, **more: Any) -> str:
+        """A node of any resource type in any section."""
+        unique_id = f"{kind}.{PROJECT}.{name}"
+        nodes = self.nodes if section == "nodes" else self.sections.setdefault(section, {})
+        nodes[unique_id] = {
+            "unique_id": unique_id,
+            "resource_type": kind,
+            "name": name,
+            "package_name": PROJECT,
+            "fqn": [PROJECT, name],
+            "path": f"{name}.yml",
+            "original_file_path": f"{section}/{name}.yml",
+            "config": {},
+            "depends_on": {"nodes": list(parents)},
+            **more,
+        }
+        return unique_id
+
+    def function(self, name: str, *parents: str) -> str:
+        return self.node("functions", "function", name, *parents)
+
+    def exposure(self, name: str, *parents: str, package: str = PROJECT, **more: Any) -> str:
+        unique_id = f"exposure.{package}.{name}"
         self.exposures[unique_id] = {
             "unique_id": unique_id,
             "resource_type": "exposure",
             "name": name,
+            "package_name": package,
+            "fqn": [package, name],
+            "original_file_path": "models/exposures.yml",
             "type": "dashboard",
             "owner": {"name": "Finance"},
             "depends_on": {"nodes": list(parents)},
@@ -114,10 +156,11 @@ class Manifest:
             "nodes": self.nodes,
             "sources": self.sources,
             "exposures": self.exposures,
+            **self.sections,
         }
 
-    def graph(self, configuration: Mapping[str, Any] | None = None) -> Graph:
-        return read(self.build(), configuration or {})
+    def graph(self, configuration: Mapping[str, Any] | None = None, *, strict: bool = False) -> Graph:
+        return read(self.build(), configuration or {}, strict=strict)
 
 
 def medallion() -> Manifest:

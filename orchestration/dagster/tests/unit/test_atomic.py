@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lakehouse_analytics.atomic import Findings, lint
+from lakehouse_analytics.atomic import lint
+from lakehouse_analytics.findings import Finding, warnings
 from manifests import PROJECT, Manifest
 
 CONTRACT = {"enforced": True, "alias_types": True}
@@ -13,7 +14,7 @@ CONTRACT = {"enforced": True, "alias_types": True}
 
 def findings(
     m: Manifest, *atomic: str, adapter: str = "trino", package: str = PROJECT, declared: object = True
-) -> Findings:
+) -> list[Finding]:
     """Lint the manifest, with macros of `package` that declare themselves atomic."""
     macros = {
         f"macro.{package}.{name}": {
@@ -53,7 +54,7 @@ def incremental(strategy: str | None, **config: Any) -> Manifest:
     ],
 )
 def test_what_is_atomic_passes(manifest: Manifest) -> None:
-    assert findings(manifest) == Findings()
+    assert findings(manifest) == []
 
 
 @pytest.mark.parametrize(
@@ -70,11 +71,12 @@ def test_what_is_atomic_passes(manifest: Manifest) -> None:
     ],
 )
 def test_what_is_not_is_refused_with_the_alternative(manifest: Manifest, found: str, alternative: str) -> None:
-    [error] = findings(manifest).errors
-    assert error.startswith("models/gold/fct.sql: model fct (main.fct): ")
-    assert found in error
-    assert alternative in error
-    assert findings(manifest, adapter="duckdb") == Findings()
+    [finding] = findings(manifest)
+    assert finding.policy
+    assert finding.where == "models/gold/fct.sql: model fct (main.fct)"
+    assert found in finding.problem
+    assert alternative in finding.problem
+    assert findings(manifest, adapter="duckdb") == []
 
 
 @pytest.mark.parametrize(
@@ -89,12 +91,15 @@ def test_what_is_not_is_refused_with_the_alternative(manifest: Manifest, found: 
     ],
 )
 def test_an_override_passes_when_the_project_declares_it_atomic(manifest: Manifest, macro: str) -> None:
-    assert findings(manifest, macro).errors == ()
+    def refused(*args: str, **kwargs: Any) -> bool:
+        return any(one.policy for one in findings(manifest, *args, **kwargs))
+
+    assert not refused(macro)
     # Its being there says nothing; nor does that of a package, which dbt does not dispatch to.
-    assert findings(manifest, macro, declared=None).errors
-    assert findings(manifest, macro, declared="yes").errors
-    assert findings(manifest, macro, package="dbt_utils").errors
-    assert findings(manifest, "another_macro").errors
+    assert refused(macro, declared=None)
+    assert refused(macro, declared="yes")
+    assert refused(macro, package="dbt_utils")
+    assert refused("another_macro")
 
 
 def test_every_mistake_is_named_in_one_reading() -> None:
@@ -107,11 +112,11 @@ def test_every_mistake_is_named_in_one_reading() -> None:
         incremental_strategy="microbatch",
         on_table_exists="drop",
     )
-    errors = findings(m).errors
-    assert len(errors) == 3
-    assert errors[0].startswith("models/gold/orders.sql: model orders.v2 (main.orders): on_table_exists: drop")
-    assert errors[1].startswith("models/events.sql: model events (main.events) of package events_package: on_table")
-    assert "microbatch" in errors[2]
+    first, second, third = [one for one in findings(m) if one.policy]
+    assert first.where == "models/gold/orders.sql: model orders.v2 (main.orders)"
+    assert first.problem.startswith("on_table_exists: drop")
+    assert second.where == "models/events.sql: model events (main.events) of package events_package"
+    assert "microbatch" in third.problem
 
 
 def test_renaming_is_one_warning_for_all_models() -> None:
@@ -119,31 +124,30 @@ def test_renaming_is_one_warning_for_all_models() -> None:
     for i in range(7):
         m.model(f"m{i}", on_table_exists=[None, "rename"][i % 2])
     m.model("good", on_table_exists="replace")
-    found = findings(m)
-    assert found.errors == ()
-    [warning] = found.warnings
+    assert not [one for one in findings(m) if one.policy]
+    [warning] = warnings(findings(m))
     assert "m4 (main.m4) and 2 more" in warning
     assert "+on_table_exists: replace" in warning
     assert "good" not in warning
 
 
 def test_a_value_dbt_does_not_know_is_a_rename() -> None:
-    unknown, renamed = findings(table(on_table_exists="swap")).warnings
+    unknown, renamed = warnings(findings(table(on_table_exists="swap")))
     assert "on_table_exists: swap is not known for table (drop, rename, replace, skip)" in unknown
     assert "fct" in renamed
-    unknown, _ = findings(incremental("append", on_table_exists="skip")).warnings
+    unknown, _ = warnings(findings(incremental("append", on_table_exists="skip")))
     assert "skip is not known for incremental (drop, rename, replace)" in unknown
 
 
 def test_seeds_are_warned_of_unless_they_are_loaded_atomically() -> None:
     m = table(kind="seed", materialized="seed", on_table_exists="drop")
-    [warning] = findings(m).warnings
+    [warning] = warnings(findings(m))
     assert "fct (main.fct)" in warning
-    assert findings(m, "trino__load_csv_rows") == Findings()
+    assert findings(m, "trino__load_csv_rows") == []
 
 
 def test_other_warnings_name_the_way_out() -> None:
-    [warning] = findings(incremental("merge", on_schema_change="sync_all_columns")).warnings
+    [warning] = warnings(findings(incremental("merge", on_schema_change="sync_all_columns")))
     assert "append_new_columns" in warning
-    [warning] = findings(incremental("replace_window")).warnings
+    [warning] = warnings(findings(incremental("replace_window")))
     assert "compact_window()" in warning

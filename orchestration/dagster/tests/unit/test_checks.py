@@ -6,8 +6,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.checks import Past, history_of, row_count_results
+from lakehouse_analytics.check_history import Past, history_of
 from lakehouse_analytics.checks import dbt_test_result as result_of_test
+from lakehouse_analytics.checks import row_count_results
 from lakehouse_analytics.graph import Graph
 from lakehouse_analytics.row_counts import Counts
 from lakehouse_analytics.run_results import NodeResult
@@ -32,11 +33,24 @@ def past(*evaluations: tuple[int, bool], baseline: int | None = None) -> list[Pa
     return [Past(NOW - timedelta(hours=n), rows, ok, baseline) for n, (rows, ok) in enumerate(evaluations, 1)]
 
 
+class Given:
+    """A history that is given: newest first."""
+
+    def __init__(self, history: Sequence[Past]) -> None:
+        self.history = history
+
+    def last(self, key: dg.AssetCheckKey, partition: str | None = None) -> Past | None:
+        return next((past for past in self.history if past.known is not None), None)
+
+    def counts(self, key: dg.AssetCheckKey) -> list[Past]:
+        return [past for past in self.history if past.is_history]
+
+
 def judge(
     rows: Mapping[str, Any] | None, counted: int, history: Sequence[Past] = (), *, accepted: bool = False
 ) -> dict[str, dg.AssetCheckResult]:
     [table] = graph(rows).tables.values()
-    results = row_count_results(table, Counts(counted), lambda key: history, now=NOW, zone=UTC, accepted=accepted)
+    results = row_count_results(table, Counts(counted), Given(history), now=NOW, zone=UTC, accepted=accepted)
     assert all(result.asset_key == ROW_COUNT.asset_key for result in results)
     return {result.check_name or "": result for result in results}
 
@@ -54,7 +68,7 @@ def node(status: str, message: str = "", failures: int | None = None) -> NodeRes
         ("warn", "ERROR", False, WARN),
         ("pass", "WARN", True, WARN),
         ("warn", "WARN", False, WARN),
-        ("fail", "WARN", False, WARN),
+        ("fail", "WARN", False, ERROR),  # under `warn_error`
         ("error", "WARN", False, ERROR),
     ],
 )
@@ -69,6 +83,13 @@ def test_a_dbt_test_becomes_a_check_result(
     assert result.description == "Got 3 results"
     assert result.metadata["failures"] == dg.IntMetadataValue(3)
     assert result.metadata["seconds"] == dg.FloatMetadataValue(0.124)
+
+
+@pytest.mark.parametrize(("status", "blocking"), [("fail", True), ("error", True), ("warn", False), ("pass", False)])
+def test_a_failure_that_stops_a_run_is_marked_for_dagsters_retry(status: str, blocking: bool) -> None:
+    project = graph(severity="warn")
+    [test] = project.tests.values()
+    assert getattr(result_of_test(project, test, node(status)), "blocking", False) == blocking
 
 
 def test_a_test_that_broke_has_no_count_of_failures() -> None:
@@ -99,7 +120,10 @@ def test_a_drop_is_measured_from_the_last_passed_count_not_from_the_last() -> No
     history = past((10, False), (40, False), (100, True), (1, True))
     result = judge({"max_drop": 0.5}, 45, history)["row_count"]
     assert not result.passed
-    assert result.description == "45 rows, 55% fewer than the 100 of the last passed check (max_drop 50%)"
+    assert result.description == (
+        "45 rows, 55% fewer than the 100 of the last passed check (max_drop 50%); "
+        "to accept this count as the new level, run with accept_row_counts: [fct]"
+    )
     assert result.metadata["last_passed_rows"] == dg.IntMetadataValue(100)
 
 
@@ -175,23 +199,38 @@ def evaluate(instance: dg.DagsterInstance, counted: int, *, accepted: bool = Fal
     return next(e for e in result.get_asset_check_evaluations() if e.check_name == "row_count")
 
 
-def test_history_is_what_dagster_stored_newest_first() -> None:
+def test_history_is_what_passed_or_was_accepted_newest_first() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         passed = [evaluate(instance, counted).passed for counted in (100, 45, 60, 29)]
         assert passed == [True, False, True, False]
-        found = history_of(instance)(ROW_COUNT)
-        assert [(p.rows, p.passed, p.baseline) for p in found] == [
-            (29, False, 60),
-            (60, True, 100),
-            (45, False, 100),
-            (100, True, None),
-        ]
-        assert found[0].when.tzinfo is not None
+        history = history_of(instance)
+        newest = history.last(ROW_COUNT)
+        assert newest
+        assert (newest.rows, newest.passed, newest.baseline, newest.known) == (29, False, 60, 60)
+        assert newest.when.tzinfo is not None
+        assert [past.rows for past in history.counts(ROW_COUNT)] == [60, 100]
         assert evaluate(instance, 10, accepted=True).passed
         assert evaluate(instance, 6).passed
-        assert [p.accepted for p in history_of(instance)(DRIFT)] == [False, True, False, False, False, False]
+        assert [(past.rows, past.accepted) for past in history.counts(DRIFT)] == [
+            (6, False),
+            (10, True),
+            (60, False),
+            (100, False),
+        ]
 
 
 def test_a_check_that_never_ran_has_no_history() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        assert history_of(instance)(ROW_COUNT) == []
+        assert history_of(instance).last(ROW_COUNT) is None
+        assert history_of(instance).counts(DRIFT) == []
+
+
+@pytest.mark.parametrize("status", ["fail", "error", "warn", "pass"])
+def test_a_test_that_did_not_pass_shows_the_sql_that_finds_the_rows(status: str) -> None:
+    g = graph()
+    [test] = g.tests.values()
+    result = result_of_test(g, test, NodeResult(test.unique_id, status, "", 0.1, 1, "\nselect id from fct\n"))
+    shown = result.metadata.get("sql")
+    assert shown == (None if status == "pass" else dg.MetadataValue.md("```sql\nselect id from fct\n```"))
+    long = result_of_test(g, test, NodeResult(test.unique_id, "fail", "", 0.1, 1, "x" * 1_000_000))
+    assert len(str(long.metadata["sql"].value)) < 11_000

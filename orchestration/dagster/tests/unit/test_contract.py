@@ -212,7 +212,14 @@ def test_anything_else_is_no_duration(value: Any) -> None:
 
 
 def test_a_duration_beyond_all_bounds_is_a_mistake_and_no_crash() -> None:
-    assert "expected a shorter duration" in mistake({"freshness": {"within": "99999999999w"}})
+    assert "expected at most 36500d" in mistake({"freshness": {"within": "99999999w"}})
+    assert "expected at most 36500d" in mistake({"freshness": {"within": "999999999w"}})
+    assert "expected a duration such as 30m" in mistake({"freshness": {"within": "9999999999w"}})
+
+
+def test_a_long_value_is_never_shown_whole() -> None:
+    assert len(mistake({"freshness": {"within": "x" * 100_000}})) < 300
+    assert len(mistake({"rows": {"min": ["x"] * 100_000}})) < 300
 
 
 @pytest.mark.parametrize("text", ["0h", "59s"])

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 from lakehouse_analytics.dbt_project import STAMP, DbtProject, ManifestError
 from lakehouse_analytics.settings import Settings, repository_root
 
-MANIFEST = {"metadata": {}, "nodes": {}}
+MANIFEST: dict[str, object] = {"metadata": {}, "nodes": {}, "sources": {}, "exposures": {}}
 
 
 @pytest.fixture
@@ -77,7 +79,9 @@ def test_touched_times_are_not_stale(project: DbtProject) -> None:
 
 
 def test_another_target_is_stale(project: DbtProject) -> None:
-    assert DbtProject(project.project_dir, project.profiles_dir, "trino", project.target_path).changes() == ["target"]
+    assert DbtProject(project.project_dir, project.profiles_dir, "trino", project.target_path).changes() == [
+        "the dbt target (it was 'local', is 'trino' now)"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,9 +89,9 @@ def test_another_target_is_stale(project: DbtProject) -> None:
     [
         "target/compiled/shop/models/stg.sql",
         "logs/dbt.sql",
-        "dbt_packages/dbt_utils/macros/a.sql",
         ".venv/lib/x.py",
         "README.txt",
+        ".user.yml",  # of dbt itself, where a person lets it send statistics
     ],
 )
 def test_what_dbt_writes_and_does_not_read_is_not_the_project(project: DbtProject, path: str) -> None:
@@ -105,7 +109,8 @@ def test_folders_that_the_project_file_names_for_dbts_output_are_left_out(projec
     write(project, "dbt_project.yml", "name: shop\ntarget-path: build\npackages-install-path: vendor/dbt\n")
     make(project)
     write(project, "build/run/stg.sql", "select 1")
-    write(project, "vendor/dbt/utils/a.sql", "select 1")
+    write(project, "dbt_packages/utils/dbt_project.yml", "name: utils\n")
+    write(project, "dbt_packages/utils/macros/a.sql", "select 1")
     assert project.changes() == []
 
 
@@ -129,13 +134,50 @@ def test_a_stale_manifest_names_its_path_what_changed_and_the_command(project: D
     assert message.endswith("Make it again: lakehouse manifest")
 
 
-@pytest.mark.parametrize("stamp", [None, "", "{"])
-def test_a_manifest_without_a_whole_stamp_counts_as_missing(project: DbtProject, stamp: str | None) -> None:
-    (project.target_path / STAMP).unlink()
-    if stamp is not None:
-        (project.target_path / STAMP).write_text(stamp)
+def test_in_an_image_the_advice_is_what_can_be_done_there(project: DbtProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(project)
+    write(project, "models/stg.sql", "select 2")
+    monkeypatch.setattr("os.access", lambda *_: False)  # root, as whom tests may run, can write everywhere
+    with pytest.raises(ManifestError) as caught:
+        project.manifest()
+    message = str(caught.value)
+    assert "changed since it was made: models/stg.sql. " in message
+    assert message.endswith(
+        "Make it by building the image again, or set a variable that differs to the value that the build had: "
+        f"{project.target_path} cannot be written here."
+    )
+    project.stamp_path.unlink()
+    with pytest.raises(ManifestError, match=r"again, with `local` among its LAKEHOUSE_TARGETS: .* cannot be written"):
+        project.manifest()
+
+
+def test_a_manifest_without_a_fingerprint_counts_as_missing(project: DbtProject) -> None:
+    project.stamp_path.unlink()
     with pytest.raises(ManifestError, match="There is no manifest at"):
         project.manifest()
+
+
+SHAPES = ["", "{", "null", "[]", "3", '"text"', '{"models/stg.sql": "5f3c"}', '{"version": 2, "files": []}', "\udcff"]
+
+
+@pytest.mark.parametrize("text", SHAPES)
+def test_a_fingerprint_of_another_shape_is_one_error(project: DbtProject, text: str) -> None:
+    project.stamp_path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ManifestError) as caught:
+        project.manifest()
+    assert str(caught.value) == (
+        f"The manifest at {project.manifest_path} is stale: changed since it was made: lakehouse_fingerprint.json "
+        "(not in the format of this version). Make it again: lakehouse manifest"
+    )
+
+
+@pytest.mark.parametrize("text", SHAPES)
+def test_a_manifest_of_another_shape_is_one_error(project: DbtProject, text: str) -> None:
+    project.manifest_path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ManifestError) as caught:
+        project.manifest()
+    assert str(project.manifest_path) in str(caught.value)
+    assert str(caught.value).endswith("Make it again: lakehouse manifest")
 
 
 def test_no_dbt_project_names_the_variable(tmp_path: Path) -> None:
@@ -166,26 +208,33 @@ def test_a_readme_of_the_project_is_nobodys_doc_block(project: DbtProject) -> No
     assert project.changes() == []
 
 
-def test_profiles_outside_the_project_count(project: DbtProject, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "profiles"
-    elsewhere.mkdir()
-    (elsewhere / "profiles.yml").write_text("shop: {}\n")
-    project = DbtProject(project.project_dir, elsewhere, "local", project.target_path)
-    make(project)
-    assert project.changes() == []
-
-    (elsewhere / "profiles.yml").write_text("shop: {target: other}\n")
-    assert project.changes() == ["profiles.yml"]
-
-
 def test_files_beside_the_dbt_folders_do_not_count(project: DbtProject) -> None:
     write(project, "venv/lib/some.py", "x = 1")
     write(project, "data/export.csv", "a,b")
     assert project.changes() == []
 
 
-def test_another_database_is_stale(project: DbtProject) -> None:
-    other = DbtProject(
-        project.project_dir, project.profiles_dir, "local", project.target_path, ("LAKEHOUSE_DUCKDB_PATH", "other")
-    )
-    assert other.changes() == ["LAKEHOUSE_DUCKDB_PATH"]
+def test_the_fingerprint_holds_no_secret_inside_a_variable(project: DbtProject) -> None:
+    variables = {"mail": {"user": "ann", "password": "hunter-2"}, "url": "https://ann:hunter-2@db.example/x", "days": 7}
+    secretive = replace(project, variables=variables)
+    fingerprint = secretive.fingerprint()
+    assert "hunter" not in json.dumps(fingerprint)
+    assert fingerprint["vars"]["days"] == "7"
+    make(secretive)
+    assert secretive.changes() == []
+    other = replace(project, variables={**variables, "mail": {"user": "bob", "password": "hunter-3"}}).changes()
+    assert "hunter" not in str(other)
+    assert "the variable `mail`" in str(other)
+
+
+def test_a_variable_of_any_yaml_has_a_fingerprint(project: DbtProject) -> None:
+    odd = replace(project, variables={"odd": {date(2026, 1, 1): {"a": 1}, "b": {2, 1}, None: float("nan")}})
+    make(odd)
+    assert odd.changes() == []
+
+
+def test_an_environment_variable_with_the_password_of_an_address_is_not_in_the_fingerprint(project: DbtProject) -> None:
+    read = replace(project, environment={"SHOP_URL": "postgres://ann:hunter-2@db.example/x", "SHOP_SCHEMA": "eu"})
+    fingerprint = read.fingerprint({"SHOP_URL", "SHOP_SCHEMA"})
+    assert "hunter" not in json.dumps(fingerprint)
+    assert fingerprint["variables"]["SHOP_SCHEMA"] == "eu"

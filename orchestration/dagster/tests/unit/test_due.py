@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import dagster as dg
@@ -12,11 +12,14 @@ import pytest
 from dagster._utils.schedules import schedule_execution_time_iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lakehouse_analytics.airbyte.evidence import judge
+from lakehouse_analytics.airbyte.jobs import Job
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.due import OWED, Plan, synced_until
 from lakehouse_analytics.partitions import calendars, windows
 from lakehouse_analytics.schedules import plans
 from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.sync_events import Origin, events_of
 
 from .manifests import Manifest
 from .test_partitions import at
@@ -148,9 +151,19 @@ def test_after_any_outage_each_window_is_owed_once_and_the_newest_within_the_bou
     assert owed == expected
 
 
-def sync(instance: dg.DagsterInstance, ended: dt.datetime, seconds: float) -> None:
-    metadata = {"ended": dg.MetadataValue.timestamp(ended), "runtime_seconds": seconds}
-    instance.report_runless_asset_event(dg.AssetMaterialization(["shop", "orders"], metadata=metadata))
+def sync(
+    instance: dg.DagsterInstance,
+    ended: dt.datetime,
+    seconds: float | None,
+    started: dt.datetime | None = None,
+    source: str = "shop",
+) -> None:
+    metadata: dict[str, Any] = {"ended": dg.MetadataValue.timestamp(ended)}
+    if seconds is not None:
+        metadata["runtime_seconds"] = seconds
+    if started:
+        metadata["started"] = dg.MetadataValue.timestamp(started)
+    instance.report_runless_asset_event(dg.AssetMaterialization([source, "orders"], metadata=metadata))
 
 
 def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
@@ -165,14 +178,97 @@ def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
     midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
     with dg.DagsterInstance.ephemeral() as instance:
         assert made.lacks(window, instance) == [
-            "shop.orders has not synced since 2026-05-10 00:00 UTC (it was never seen to sync)"
+            "shop.orders has not synced since 2026-05-10 00:00 UTC (no sync is recorded)"
         ]
         # Ended after midnight, but begun before: what came in between is not in it.
-        sync(instance, midnight + dt.timedelta(minutes=5), 600)
-        assert synced_until(instance, dg.AssetKey(["shop", "orders"])) == midnight - dt.timedelta(minutes=5)
+        minutes = [dt.timedelta(minutes=n) for n in range(60)]
+        sync(instance, midnight + minutes[5], 600, midnight - minutes[5])
+        assert synced_until(instance, dg.AssetKey(["shop", "orders"])) == midnight - minutes[5]
         assert "its last sync began 2026-05-09 23:55 UTC" in made.lacks(window, instance)[0]
-        sync(instance, midnight + dt.timedelta(minutes=20), 600)
+        # A short last attempt, no duration at all, another's materialisation: none of them says when reading began.
+        sync(instance, midnight + minutes[50], 10, midnight - minutes[10])
+        sync(instance, midnight + minutes[51], 60)
+        sync(instance, midnight + minutes[52], None)
+        instance.report_runless_asset_event(dg.AssetMaterialization(["shop", "orders"]))
+        assert "its last sync began 2026-05-09 23:55 UTC" in made.lacks(window, instance)[0]
+        sync(instance, midnight + minutes[59], 600, midnight)
         assert made.lacks(window, instance) == []
+
+
+def test_a_sync_without_its_begin_is_named_with_a_way_out_and_another_tool_can_give_the_begin() -> None:
+    m = Manifest()
+    windowed(m, "days", m.source("shop", "orders"), grain="daily", lakehouse={"after": "shop.orders"})
+    graph = m.graph()
+    base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    [made] = plans(base, graph, calendars(graph, "UTC"))
+    [window] = made.owed(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
+    midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
+    with dg.DagsterInstance.ephemeral() as instance:
+        sync(instance, midnight + dt.timedelta(minutes=20), 60)
+        [said] = made.lacks(window, instance)
+        assert "its newest materialization does not say when its sync began" in said
+        assert "`started`" in said
+        assert f"launch {made.job} for 2026-05-09" in said
+        # What Dagster's REST endpoint `/report_asset_materialization/shop/orders` makes of JSON.
+        for wrong in ("soon", "2026-05-10T00:01:00", True):
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(["shop", "orders"], metadata={"started": wrong})
+            )
+            assert made.lacks(window, instance) == [said]
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(["shop", "orders"], metadata={"started": "2026-05-10T02:00:01+02:00"})
+        )
+        assert made.lacks(window, instance) == []
+
+
+def test_a_window_waits_for_a_sync_after_the_tables_were_emptied() -> None:
+    """A Clear in Airbyte leaves no rows: what a sync before it read is no longer there."""
+    key = dg.AssetKey(["shop", "orders"])
+    begin = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
+    hour = dt.timedelta(hours=1)
+    with dg.DagsterInstance.ephemeral() as instance:
+        for number, (kind, status) in enumerate(
+            [("sync", "succeeded"), ("clear", "succeeded"), ("sync", "failed"), ("sync", "succeeded")]
+        ):
+            started = begin + number * hour
+            job = Job(number + 1, "c", kind, status, started, started + hour / 2, 1800.0, 5, 100)
+            for event in events_of(job, judge(job), [key], Origin("Shop", "http://airbyte", "http://airbyte/1")):
+                instance.report_runless_asset_event(event)
+            expected = [begin, None, None, begin + 3 * hour][number]
+            assert synced_until(instance, key) == expected
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as found:
+        yield found
+
+
+SOURCES = (f"shop{number}" for number in count())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    syncs=st.lists(
+        st.tuples(st.integers(-90, 90), st.integers(0, 180), st.booleans(), st.sampled_from([None, 0, 10, 600])),
+        max_size=6,
+    )
+)
+def test_a_window_is_ready_when_a_sync_began_after_its_end_in_whatever_order_syncs_are_recorded(
+    instance: dg.DagsterInstance, syncs: list[tuple[int, int, bool, float | None]]
+) -> None:
+    m, source = Manifest(), next(SOURCES)
+    windowed(m, "days", m.source(source, "orders"), grain="daily", lakehouse={"after": f"{source}.orders"})
+    graph = m.graph()
+    base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    [made] = plans(base, graph, calendars(graph, "UTC"))
+    [window] = made.owed(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
+    ready = False
+    for begin, length, known, seconds in syncs:
+        started = window.end + dt.timedelta(minutes=begin)
+        sync(instance, started + dt.timedelta(minutes=length), seconds, started if known else None, source)
+        ready = ready or (known and begin >= 0)
+        assert (made.lacks(window, instance) == []) == ready
 
 
 def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.gates import Run
-from lakehouse_analytics.graph import DbtTest, Graph, Table
+from lakehouse_analytics.graph import DbtTest, Function, Graph, Table
 from lakehouse_analytics.run_results import DbtResult, NodeResult
 from manifests import PROJECT, Manifest, manifests, medallion
 
@@ -45,8 +45,7 @@ def dbt_build(
                 status[test.unique_id] = "skipped"
             else:
                 status[test.unique_id] = outcome.get(test.unique_id, "pass")
-                failed = status[test.unique_id]
-                if failed == "error" or (test.blocking and failed == "fail"):
+                if status[test.unique_id] in ("error", "fail"):
                     failing.append(test)
 
     failing: list[DbtTest] = []
@@ -54,7 +53,7 @@ def dbt_build(
     run_tests(done)
     for table in sorted(tables, key=lambda t: graph.order[t.unique_id]):
         upstream = ancestors(graph, table.unique_id)
-        if stopped & upstream or any(set(test.parents) <= upstream for test in failing):
+        if stopped & upstream or any(test.parents and set(test.parents) <= upstream for test in failing):
             status[table.unique_id] = "skipped"
         else:
             status[table.unique_id] = outcome.get(table.unique_id, "success")
@@ -200,13 +199,23 @@ def test_tests_of_sources_that_feed_nothing_selected_are_left_alone() -> None:
     assert Played(m.graph(), selected=[model("stg_a"), model("dim_a")]).tests_handed == [test_a]
 
 
-@pytest.mark.parametrize("status", ["warn", "fail", "pass"])
+@pytest.mark.parametrize("status", ["warn", "pass"])
 def test_a_warning_blocks_nothing(status: str) -> None:
     m = medallion()
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity="warn")
     played = Played(m.graph(), {test: status})
     assert played.built == EVERYTHING
     assert played.run.succeeded
+
+
+def test_a_failure_gates_although_the_manifest_says_warn() -> None:
+    # dbt's `warn_error` turns warnings into failures; the manifest's severity does not show it.
+    m = medallion()
+    test = m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity="warn")
+    played = Played(m.graph(), {test: "fail"})
+    assert played.built == {"stg_a", "stg_b", "dim_b", "only_b"}
+    assert not played.run.succeeded
+    assert "bronze/stg_a failed its gate: unique_a: fail of" in played.run.summary()
 
 
 def test_an_error_test_below_its_error_threshold_blocks_nothing() -> None:
@@ -347,7 +356,7 @@ def test_results_of_nodes_nobody_asked_for_change_nothing() -> None:
     graph = m.graph()
     run = Run(graph, frozenset({model("dim_b")}))
     [(tables, tests)] = run.stages()
-    run.record(tables, tests, dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "fail")}))
+    run.record(tables, tests, dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "pass")}))
     assert run.succeeded
 
 
@@ -487,7 +496,75 @@ def test_an_exit_code_that_no_node_explains_fails_the_run() -> None:
     run.record(tables, tests, DbtResult(1, {**nodes, hook: said(hook, "error")}, errors=("permission denied",)))
     assert run.built == {model("stg_a")}
     assert not run.succeeded
-    assert "exit code 1: permission denied" in run.summary()
+    assert f"dbt reported status error for {hook}: permission denied" in run.summary()
+
+
+def test_an_exit_code_beside_passes_only_fails_the_run() -> None:
+    m = medallion()
+    test = m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity="warn")
+    graph = m.graph()
+    run = Run(graph, frozenset({model("stg_a")}))
+    [(tables, tests)] = run.stages()
+    nodes = {model("stg_a"): said(model("stg_a"), "success"), test: said(test, "warn")}
+    run.record(tables, tests, DbtResult(1, nodes, errors=("a warning that dbt was told to take for an error",)))
+    assert not run.succeeded
+    assert "exit code 1: a warning that dbt was told to take for an error" in run.summary()
+
+
+def test_a_failed_hook_is_named_beside_a_failed_test() -> None:
+    m = medallion()
+    test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
+    graph = m.graph()
+    run = Run(graph, frozenset({model("stg_a")}))
+    [(tables, tests)] = run.stages()
+    hook = "operation.shop.shop-on-run-end-0"
+    nodes = {model("stg_a"): said(model("stg_a"), "success"), test: said(test, "fail"), hook: said(hook, "error", "no")}
+    run.record(tables, tests, dbt(nodes))
+    assert "unique_a: fail" in run.summary()
+    assert f"{hook}: no" in run.summary()
+
+
+def test_a_failure_of_a_test_that_was_not_selected_fails_the_run() -> None:
+    m = medallion()
+    test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
+    graph = m.graph()
+    run = Run(graph, frozenset({model("dim_b")}))
+    [(tables, tests)] = run.stages()
+    run.record(tables, tests, dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "fail")}))
+    assert run.built == {model("dim_b")}
+    assert test in run.summary()
+    assert not run.succeeded
+
+
+STATUSES = [
+    "success", "pass", "warn", "no-op", "fail", "error", "skipped", "partial success", "runtime error", "a new one",
+]  # fmt: skip
+
+
+@given(st.data(), st.sampled_from([0, 1]))
+def test_a_run_succeeds_only_if_dbt_and_every_node_say_so(data: st.DataObject, exit_code: int) -> None:
+    m = medallion()
+    wanted = [m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity=s) for s in ("ERROR", "warn")][-1:]
+    wanted.append(m.test("singular", model("stg_a")))
+    others = ["operation.shop.hook", "unit_test.shop.stg_a.u", "exposure.shop.board", "saved_query.shop.q"]
+    graph = m.graph()
+    run = Run(graph, frozenset({model("stg_a")}))
+    [(tables, tests)] = run.stages()
+    asked = {model("stg_a"), *wanted}
+    answers = {
+        unique_id: data.draw(st.sampled_from([*STATUSES, None, *["success", "pass"] * 5]), label=unique_id)
+        for unique_id in (*asked, *others)
+    }
+    nodes = {unique_id: said(unique_id, status) for unique_id, status in answers.items() if status is not None}
+    run.record(tables, tests, DbtResult(exit_code, nodes))
+    fine = (
+        exit_code == 0
+        and answers[model("stg_a")] == "success"
+        and all(answers[test] in ("pass", "warn") for test in wanted)
+        and all(answers[other] in ("success", "pass", "warn", "no-op", "skipped", None) for other in others)
+    )
+    assert run.succeeded == fine
+    assert fine or "✘" in run.summary()
 
 
 def test_a_table_that_nobody_asked_for_is_a_failure() -> None:
@@ -497,3 +574,134 @@ def test_a_table_that_nobody_asked_for_is_a_failure() -> None:
     run.record(tables, tests, dbt({u: said(u, "success") for u in (model("stg_a"), model("stg_b"))}))
     assert not run.succeeded
     assert "nobody asked" in run.summary()
+
+
+# Functions, and tests without a table.
+
+
+def with_functions() -> tuple[Manifest, str, str]:
+    """`rate` is called by silver dim_a's sibling only, `unused` by nothing."""
+    m = medallion()
+    used, unused = m.function("rate"), m.function("unused")
+    m.model("converted", used, model("stg_a"), folder="silver")
+    m.model("below", model("converted"), folder="gold")
+    return m, used, unused
+
+
+def results(statuses: Mapping[str, str], things: Iterable[Table | DbtTest | Function]) -> DbtResult:
+    nodes = {t.unique_id: said(t.unique_id, statuses.get(t.unique_id, "success")) for t in things}
+    return DbtResult(0 if all(node.status == "success" for node in nodes.values()) else 1, nodes)
+
+
+def play_functions(run: Run, statuses: Mapping[str, str]) -> list[set[str]]:
+    """Run every stage; what dbt was given to create at each."""
+    given = []
+    for planned, _ in run.stages():
+        tables = run.buildable(planned)
+        functions = run.functions(tables, [])
+        given.append({function.name for function in functions})
+        below = {
+            u for f in functions if statuses.get(f.unique_id) == "error" for u in run.graph.descendants([f.unique_id])
+        }
+        run.record(
+            tables, [], results({**dict.fromkeys(below, "skipped"), **statuses}, [*functions, *tables]), functions
+        )
+    return given
+
+
+def test_a_function_is_created_once_with_the_first_tables_that_call_it() -> None:
+    m, *_ = with_functions()
+    graph = m.graph()
+    run = Run(graph, frozenset(graph.tables))
+    assert play_functions(run, {}) == [{"unused"}, {"rate"}, set(), set()]
+    assert run.succeeded
+
+
+def test_a_run_of_some_tables_creates_their_functions_only() -> None:
+    m, *_ = with_functions()
+    run = Run(m.graph(), frozenset({model("converted")}))
+    assert play_functions(run, {}) == [{"rate"}]
+    assert run.succeeded
+
+
+def test_a_failed_function_blocks_what_calls_it_and_nothing_else() -> None:
+    m, used, _ = with_functions()
+    graph = m.graph()
+    run = Run(graph, frozenset(graph.tables))
+    play_functions(run, {used: "error"})
+    assert run.blocked == {model("converted"): [used], model("below"): [used]}
+    assert run.built == set(graph.tables) - set(run.blocked)
+    assert "✘ function rate was not built: dbt reported status error" in run.summary()
+    assert "– silver/converted was blocked by function rate" in run.summary()
+    assert not run.succeeded
+
+
+def test_a_function_that_dbt_says_nothing_of_fails_the_run() -> None:
+    m, used, _ = with_functions()
+    graph = m.graph()
+    run = Run(graph, frozenset({model("converted")}))
+    [(tables, _)] = run.stages()
+    run.record(tables, [], results({}, tables), run.functions(tables, []))
+    assert run.failed == {used: "dbt did not create it"}
+    assert not run.succeeded
+
+
+def test_a_failed_test_of_the_project_fails_the_run_and_blocks_nothing() -> None:
+    m = medallion()
+    test = m.test("constants_hold")
+    played = Played(m.graph(), {test: "fail"}, checked=[test])
+    assert played.built == EVERYTHING
+    assert played.tests_handed == [test]
+    assert test in played.handed[0][1]
+    assert f"dbt_project/{PROJECT} failed its gate: constants_hold" in played.run.summary()
+    assert not played.run.succeeded
+
+
+def test_a_test_of_the_project_is_run_where_it_is_selected() -> None:
+    m = medallion()
+    m.test("constants_hold")
+    assert Played(m.graph()).tests_handed == []
+
+
+def test_a_failed_test_of_constants_blocks_what_reads_them() -> None:
+    m = medallion()
+    constants = m.model("currencies", materialized="ephemeral", folder="bronze")
+    m.model("prices", constants, folder="silver")
+    test = m.test("unique_currencies", constants, attached=constants)
+    played = Played(m.graph(), {test: "fail"})
+    assert played.built == EVERYTHING
+    assert played.run.blocked == {model("prices"): [constants]}
+    assert "bronze/currencies failed its gate" in played.run.summary()
+
+
+def test_a_failed_test_of_another_projects_model_blocks_what_reads_it() -> None:
+    m = medallion()
+    foreign = m.foreign("dim")
+    m.model("reader", foreign, folder="gold")
+    test = m.test("unique_dim", foreign, attached=foreign)
+    played = Played(m.graph(), {test: "fail"})
+    assert played.built == EVERYTHING
+    assert "gold/reader was blocked by platform/dim" in played.run.summary()
+
+
+class Watched(frozenset[str]):
+    """A selection that counts how often it is walked through."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[str]:
+        type(self).walks += 1
+        return super().__iter__()
+
+
+def test_the_stages_of_a_run_do_not_walk_through_its_tables_for_each_test() -> None:
+    def walks(tests: int) -> int:
+        m = medallion()
+        for number in range(tests):
+            m.test(f"t{number}", model("fct"), attached=model("fct"))
+        graph = m.graph()
+        Watched.walks = 0
+        assert len(Run(graph, Watched(graph.tables)).stages()) > 1
+        return Watched.walks
+
+    assert walks(100) == walks(1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
+CODE, ROOT = TESTS.parent, TESTS.parents[2]
 
 
 def test_no_folder_hides_an_installed_package() -> None:
@@ -15,3 +18,23 @@ def test_no_folder_hides_an_installed_package() -> None:
     installed = {*packages_distributions(), *sys.stdlib_module_names} - {"tests"}
     assert names >= {"unit", "definitions", "integration"}
     assert not names & installed
+
+
+def _tools(folder: Path) -> dict[str, Any]:
+    tools: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]
+    return tools
+
+
+def test_the_root_configures_dagster_and_pytest_as_the_package_does() -> None:
+    """pytest, dagster and dg read the nearest pyproject.toml: there is one in the root and one beside the package."""
+    root, code = _tools(ROOT), _tools(CODE)
+    path = CODE.relative_to(ROOT).as_posix()
+    assert root["dagster"] == code["dagster"]
+    expected = code["dg"]["project"] | {
+        "root_module": f"{path}/{code['dg']['project']['root_module']}".replace("/", ".")
+    }
+    assert root["dg"]["project"] == expected
+    options = code["pytest"]["ini_options"]
+    for name in ("testpaths", "pythonpath"):
+        options[name] = [f"{path}/{folder}".removesuffix("/.") for folder in options[name]]
+    assert root["pytest"]["ini_options"] == options

@@ -49,6 +49,15 @@ def test_without_exactly_one_such_line_only_the_file_is_named(project: Path, quo
     assert with_source_line(message(quoted), NODE, project).startswith("models/silver/dim.sql: Runtime Error")
 
 
+def test_the_file_is_named_once(project: Path) -> None:
+    said = "Runtime Error in model dim (models/silver/dim.sql)\n  Binder Error: no such column"
+    assert (
+        with_source_line(said, NODE, project) == "models/silver/dim.sql: Runtime Error\n  Binder Error: no such column"
+    )
+    other = "Runtime Error in model other (models/silver/other.sql)"
+    assert with_source_line(other, NODE, project) == f"models/silver/dim.sql: {other}"
+
+
 def test_a_message_without_a_line_names_the_file(project: Path) -> None:
     assert with_source_line("  dbt skipped it \n", NODE, project) == "models/silver/dim.sql: dbt skipped it"
 

@@ -22,6 +22,7 @@ from lakehouse_analytics.notify import (
     SlackNotifier,
     SmtpNotifier,
     notifiers,
+    tell,
 )
 from lakehouse_analytics.settings import Settings
 
@@ -274,3 +275,26 @@ def test_settings_name_the_notifiers_in_order_and_hand_them_their_secrets() -> N
 def test_a_notifier_shown_in_a_log_does_not_show_its_secret() -> None:
     settings = Settings(notify="slack,smtp", slack_webhook_url=f"https://hooks.example/{SECRET}", smtp_password=SECRET)
     assert SECRET not in repr(notifiers(settings))
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, UnicodeError, AssertionError])
+def test_a_notifier_that_fails_in_any_way_does_not_keep_an_alert_from_the_others(
+    error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def send(self, alert: Alert) -> None:
+            raise error(SECRET)
+
+    log = logging.getLogger("test")
+    problems = tell([Broken(), LogNotifier()], ALERT, log)
+    assert [problem.split(" in ")[0] for problem in problems] == [f"Broken: {error.__name__}"]
+    assert ALERT.title in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_title_of_several_lines_is_one_subject(mail: MailServer) -> None:
+    alert = Alert("Run of a\nBcc: x@example.com failed", ALERT.url, "half a pair: \ud83d")
+    mail.notifier().send(alert)
+    [(_, _, message)] = mail.received
+    assert message["Subject"] == "Run of a Bcc: x@example.com failed"
+    assert message["Bcc"] is None

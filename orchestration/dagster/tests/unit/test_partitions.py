@@ -199,11 +199,3 @@ def test_windows_of_two_zones_do_not_meet() -> None:
     refuse_mismatched_zones([spec("a", "UTC"), spec("b", "UTC", "a"), dg.AssetSpec("c", deps=["a", "b"])])
     with pytest.raises(ContractError, match="b has windows of Europe/Berlin, and reads a, whose windows are of UTC"):
         refuse_mismatched_zones([spec("a", "UTC"), spec("b", "Europe/Berlin", "a")])
-
-
-def test_microbatch_cuts_in_utc_and_nowhere_else() -> None:
-    m = Manifest()
-    windowed(m, "days", grain="daily", incremental_strategy="microbatch", batch_size="day")
-    assert calendars(m.graph(), "UTC")
-    with pytest.raises(ContractError, match="model days: dbt cuts the batches of a microbatch model in UTC"):
-        calendars(m.graph(), "Europe/Berlin")

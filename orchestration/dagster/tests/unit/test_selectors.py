@@ -20,7 +20,9 @@ def _matched(args: list[str], everything: set[Fqn]) -> set[Fqn]:
     method = SimpleNamespace()
 
     def matches(selector: str, fqn: Fqn) -> bool:
-        return QualifiedNameSelectorMethod.node_is_match(method, selector.removeprefix("fqn:"), list(fqn), False)
+        assert not set(selector) & set(" \t")
+        name, _, package = selector.removeprefix("fqn:").partition(",package:")
+        return QualifiedNameSelectorMethod.node_is_match(method, name, list(fqn), False) and package in ("", fqn[0])
 
     def of(selectors: list[str]) -> set[Fqn]:
         return {fqn for fqn in everything if any(matches(selector, fqn) for selector in selectors)}
@@ -64,3 +66,22 @@ def test_a_whole_layer_is_one_selector_and_a_layer_less_one_table_is_two() -> No
 @pytest.mark.parametrize("name", ["stg_orders", "v1"])
 def test_a_table_without_a_folder_is_named_with_its_package(name: str) -> None:
     assert select_args({("shop", name)}, {("shop", name), ("shop", "other")}) == ["--select", f"fqn:shop.{name}"]
+
+
+# Names that dbt's selectors cannot say, and packages named like folders.
+
+ODD_PARTS = st.sampled_from(["shop", "x", "my models", "a,b", "stg", "orders"])
+ODD_NAMES = st.tuples(st.sampled_from(["shop", "x"]), st.lists(ODD_PARTS, min_size=1, max_size=3)).map(
+    lambda parts: (parts[0], *parts[1])
+)
+
+
+@given(st.sets(ODD_NAMES, min_size=1, max_size=15), st.data())
+def test_packages_named_like_folders_and_names_with_blanks_stay_apart(
+    everything: set[Fqn], data: st.DataObject
+) -> None:
+    # By names dbt cannot tell apart a node and a folder of one name, nor a package and a folder of its own.
+    assume(all(name[0] != name[1] for name in everything))
+    assume(not any(a != b and b[: len(a)] == a for a in everything for b in everything))
+    wanted = data.draw(st.sets(st.sampled_from(sorted(everything)), min_size=1))
+    assert _matched(select_args(wanted, everything), everything) == wanted

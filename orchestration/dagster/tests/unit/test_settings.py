@@ -55,7 +55,8 @@ def test_the_target_folder_follows_project_and_target(monkeypatch: pytest.Monkey
 def test_prod_with_all_it_needs_runs_on_trino(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, **PROD)
     assert settings.target == "trino"
-    assert load(monkeypatch, LAKEHOUSE_DBT_TARGET="local").target == "local"
+    [mistake] = mistakes(monkeypatch, LAKEHOUSE_DBT_TARGET="local")
+    assert mistake.startswith("LAKEHOUSE_ENV: prod runs on Trino, but target `local` of profile `lakehouse` in ")
 
 
 @pytest.mark.parametrize("value", ["production", "Prod", "dev", "local "])
@@ -67,6 +68,19 @@ def test_prod_lists_everything_missing_at_once(monkeypatch: pytest.MonkeyPatch) 
     lines = mistakes(monkeypatch, LAKEHOUSE_ENV="prod")
     assert {line.split(":")[0] for line in lines} == {PREFIX + name.upper() for name in REQUIRED_IN_PROD}
     assert all("not set, needed because LAKEHOUSE_ENV=prod" in line for line in lines)
+
+
+def test_a_build_of_an_image_for_prod_needs_no_trino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project may read LAKEHOUSE_ENV while it is parsed: the manifest is then made with production's."""
+    monkeypatch.setenv("LAKEHOUSE_ENV", "prod")
+    assert Settings.load(complete=False).on_trino
+    # Nor what only a run needs: the pods have it from a Secret.
+    for name, value in {"NOTIFY": "slack", "TRINO_CA_BUNDLE": "/etc/trino-ca/ca.pem", "AIRBYTE_USER": "a"}.items():
+        monkeypatch.setenv(f"LAKEHOUSE_{name}", value)
+    assert Settings.load(complete=False).notify == ("slack",)
+    monkeypatch.setenv("LAKEHOUSE_TIMEZONE", "Mars/Olympus")
+    with pytest.raises(SettingsError, match="Mars/Olympus"):
+        Settings.load(complete=False)
 
 
 def test_missing_wrong_and_misspelt_variables_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +122,8 @@ def test_slack_asks_for_its_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_smtp_asks_for_server_sender_and_receivers(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = mistakes(monkeypatch, LAKEHOUSE_NOTIFY="smtp", LAKEHOUSE_SMTP_TO=" , ")
-    assert [line.split(":")[0] for line in lines] == [f"LAKEHOUSE_SMTP_{name}" for name in ("HOST", "FROM", "TO")]
+    assert {line.split(":")[0] for line in lines} == {f"LAKEHOUSE_SMTP_{name}" for name in ("HOST", "FROM", "TO")}
+    assert len(lines) == 3
     settings = load(
         monkeypatch,
         LAKEHOUSE_SMTP_HOST="mail",
@@ -116,6 +131,87 @@ def test_smtp_asks_for_server_sender_and_receivers(monkeypatch: pytest.MonkeyPat
         LAKEHOUSE_SMTP_TO="a@example.com, b@example.com,",
     )
     assert settings.smtp_to == ("a@example.com", "b@example.com")
+
+
+@pytest.mark.parametrize("value", [",", " , ", ",,"])
+@pytest.mark.parametrize("name", ["NOTIFY", "SMTP_TO", "AIRBYTE_WORKSPACES", "AIRBYTE_INCLUDE", "AIRBYTE_EXCLUDE"])
+def test_a_list_without_a_name_is_not_the_default(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    [line] = mistakes(monkeypatch, **{PREFIX + name: value})
+    assert line == f"{PREFIX}{name}: expected at least one name; several are separated by commas"
+
+
+def test_a_notifier_that_is_named_twice_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, LAKEHOUSE_NOTIFY="log, log").notify == ("log",)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "data", "data@", "@example.com", "a b@example.com", "a@example.com b@example.com", "a@example.com\nBcc: x@y.z",
+        "dätä@example.com", "group: a@example.com;", "<a@example.com", "a@@example.com",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["SMTP_FROM", "SMTP_TO"])
+def test_what_is_no_mail_address_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str, address: str) -> None:
+    [line] = mistakes(monkeypatch, **{PREFIX + name: address})
+    assert line.startswith(f"{PREFIX}{name}: expected an address such as data@example.com, but found ")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "a@example.com",
+        "Data Team <a@example.com>",
+        "a+b@mail",
+        '"a, b" <a@example.com>',
+        "Datenteam München <a@example.com>",
+    ],
+)
+def test_mail_addresses_may_have_a_name(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    assert load(monkeypatch, LAKEHOUSE_SMTP_FROM=address).smtp_from == address
+
+
+@pytest.mark.parametrize("host", ["smtp://mail", "mail:587", "mail server", "a@mail"])
+def test_what_is_no_mail_server_is_an_error(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    [line] = mistakes(monkeypatch, LAKEHOUSE_SMTP_HOST=host)
+    assert line.startswith("LAKEHOUSE_SMTP_HOST: expected the name of a host")
+
+
+@pytest.mark.parametrize("host", ["mail:587", "mail.example.com:25", "10.0.0.1:25"])
+def test_a_mail_server_with_its_port_names_the_ports_variable(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    [line] = mistakes(monkeypatch, LAKEHOUSE_SMTP_HOST=host)
+    assert "LAKEHOUSE_SMTP_PORT" in line
+
+
+@pytest.mark.parametrize("host", ["mail", "mail.example.com", "10.0.0.1", "::1", "fe80::1"])
+def test_names_and_addresses_are_mail_servers(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    assert load(monkeypatch, LAKEHOUSE_SMTP_HOST=host).smtp_host == host
+
+
+@pytest.mark.parametrize("url", ["hooks.slack.com/s3cret", "ftp://s3cret", "s3cret", "https:///s3cret"])
+def test_a_webhook_is_a_url_and_never_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    [line] = mistakes(monkeypatch, LAKEHOUSE_SLACK_WEBHOOK_URL=url)
+    assert line == "LAKEHOUSE_SLACK_WEBHOOK_URL: expected a URL such as https://hooks.slack.com/services/…"
+
+
+@pytest.mark.parametrize("value", ["999999999d", "99999999999999d", "36501d", "9" * 5000 + "s"])
+@pytest.mark.parametrize("name", ["AIRBYTE_LOOKBACK", "AIRBYTE_OVERLAP", "AFTER_DEADLINE", "MAINTENANCE_FLOOR"])
+def test_a_duration_that_no_calendar_holds_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    [line] = mistakes(monkeypatch, **{PREFIX + name: value})
+    assert line.startswith(f"{PREFIX}{name}: expected a")
+    assert len(line) < 120
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in Settings.model_fields if name not in ("dbt_project_dir", "dbt_profiles_dir")]
+)
+def test_a_long_value_is_never_shown_whole(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Somebody pastes a file into the wrong field: neither a log nor a page is filled with it."""
+    monkeypatch.setenv(PREFIX + name.upper(), "x" * 100_000)
+    try:
+        Settings.load()
+    except SettingsError as error:
+        assert len(str(error)) < 2_000  # noqa: PT017  # most settings are texts, and take it
 
 
 def test_an_unknown_notifier_is_an_error_that_lists_the_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,14 +31,18 @@ def test_the_ladder_loads_without_a_word() -> None:
         ({"materialized": "view"}, "needs `materialized: incremental`, not view"),
         ({"kind": "seed"}, "needs `materialized: incremental`"),
         ({"kind": "snapshot"}, "needs `materialized: incremental`"),
+        ({"full_refresh": True}, "`full_refresh: true`, which rebuilds the table in every run, and a run builds one"),
         ({"event_time": None}, "needs `event_time`: the column of the rows' own time"),
         ({"begin": None}, "needs `begin`, the first day of its history, and it is not set"),
         ({"begin": "soon"}, "and it is 'soon': expected a date such as 2026-01-01"),
+        ({"begin": "0001-01-01"}, "and it is '0001-01-01': expected a date of the years 1900 to 2100"),
+        ({"begin": "2999-01-01"}, "and it is '2999-01-01': expected a date of the years 1900 to 2100"),
+        ({"begin": "9999-12-31"}, "and it is '9999-12-31': expected a date of the years 1900 to 2100"),
+        ({"begin": "x" * 100_000}, "(100,000 characters): expected a date such as 2026-01-01"),
         ({"begin": "2026-01-01T00:00:00+01:00"}, "leave the offset out, it is a time of LAKEHOUSE_TIMEZONE"),
         ({"incremental_strategy": None}, "`incremental_strategy: default`, which adds the window's rows a second time"),
         ({"incremental_strategy": "append"}, "which adds the window's rows a second time when it is built twice"),
-        ({"incremental_strategy": "merge"}, "which leaves rows that the window no longer has; use replace_window"),
-        ({"incremental_strategy": "delete+insert"}, "which leaves rows that the window no longer has"),
+        ({"incremental_strategy": "insert_overwrite"}, "which is not known to these engines; use replace_window"),
         (
             {"incremental_strategy": "microbatch", "batch_size": "month"},
             "a batch is longer than a window; set batch_size",
@@ -53,8 +57,25 @@ def test_what_windows_would_spoil_is_refused_by_file_and_model(config: dict[str,
     assert words in said
 
 
+def test_a_microbatch_that_is_rebuilt_each_time_is_refused_beside_windows_only() -> None:
+    m = Manifest()
+    rebuilt = {"materialized": "incremental", "incremental_strategy": "microbatch", "full_refresh": True}
+    m.model("all_of_it", folder="silver", event_time="t", begin="2026-01-01", **rebuilt)
+    m.graph()
+    windowed(m, "days", grain="daily")
+    with pytest.raises(ContractError, match=r"all_of_it.*would leave that window alone"):
+        m.graph()
+
+
+@pytest.mark.parametrize("said", [None, False])
+def test_windows_are_built_with_full_refresh_off(said: bool | None) -> None:
+    m = Manifest()
+    windowed(m, "days", grain="daily", full_refresh=said)
+    assert m.graph().tables
+
+
 def test_every_mistake_is_told_at_once() -> None:
-    said = refusal(event_time=None, begin=None, incremental_strategy="merge")
+    said = refusal(event_time=None, begin=None, incremental_strategy="append")
     assert len(said.splitlines()) == 3
 
 
@@ -90,6 +111,12 @@ def test_a_piece_is_a_number_of_partitions_or_a_duration(piece: object) -> None:
     assert m.graph().warnings == ()
 
 
+def test_a_piece_of_a_model_without_windows_is_the_projects_own_key() -> None:
+    m = Manifest()
+    m.nodes[m.model("orders", folder="gold")]["config"]["meta"]["window_piece"] = "north side"
+    assert m.graph().warnings == ()
+
+
 def test_a_strategy_of_the_projects_own_is_believed() -> None:
     m = Manifest()
     windowed(m, "days", grain="daily", incremental_strategy="swap_partition")
@@ -101,6 +128,7 @@ def test_a_strategy_of_the_projects_own_is_believed() -> None:
 )
 def test_windows_without_a_grain_are_worth_a_word(strategy: str, words: str) -> None:
     m = Manifest()
+    windowed(m, "days", grain="daily")
     m.model("m", folder="gold", materialized="incremental", incremental_strategy=strategy)
     [warning] = [w.replace("Dagster's runs give", "gives") for w in m.graph().warnings]
     assert f"{strategy} without meta.lakehouse.partition" in warning

@@ -686,9 +686,19 @@ def test_a_connection_that_is_deleted_meanwhile_hides_no_other(airbyte: CheckedS
 
 @pytest.mark.usefixtures("small_pages")
 def test_a_server_that_knows_no_offset_is_not_asked_for_ever(airbyte: CheckedSimulator) -> None:
-    rows = [{"connectionId": f"c{number}"} for number in range(5)]
+    rows = [{"connectionId": f"c{number}"} for number in range(module.PAGE - 1)]
     airbyte.faults.append(always(Answer(200, {"data": rows, "next": "http://more"}), path="/connections"))
-    assert len(client_of(airbyte).connections()) == 5
+    assert len(client_of(airbyte).connections()) == module.PAGE - 1
+    assert len(airbyte.requests) == 2
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_full_pages_that_ignore_the_offset_are_an_error_and_no_list(airbyte: CheckedSimulator) -> None:
+    """Behind the first page may be connections that fill tables: without them their syncs would go unanswered."""
+    rows = [{"connectionId": f"c{number}"} for number in range(module.PAGE)]
+    airbyte.faults.append(always(Answer(200, {"data": rows, "next": "http://more"}), path="/connections"))
+    with pytest.raises(AirbyteError, match="/connections ignores `offset`: it lists the same"):
+        client_of(airbyte).connections()
     assert len(airbyte.requests) == 2
 
 
@@ -785,3 +795,20 @@ def test_a_token_is_sent_to_its_own_server_only(airbyte: CheckedSimulator, shop:
         airbyte.store.start(shop)
     assert json.loads(airbyte.requests[0].body)["client_secret"] == SECRET
     assert len(client.running_jobs()) == 100
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/connections"])
+def test_an_answer_that_is_too_large_to_be_airbytes_is_not_read_to_its_end(
+    airbyte: CheckedSimulator, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "LARGEST", 1 << 20)
+    client = client_of(airbyte)
+    ask = client.running_jobs if path == "/jobs" else client.connections
+    airbyte.faults.append(answers(Answer(200, '{"data": [], "next": "' + "x" * (1 << 19) + '"}'), path=path))
+    ask()
+    airbyte.requests.clear()
+    airbyte.faults.append(always(Answer(200, '{"data": [], "next": "' + "x" * (8 << 20) + '"}'), path=path))
+    error = failure(ask)
+    assert f"{path} answered with more than 1 MiB" in str(error)
+    assert "LAKEHOUSE_AIRBYTE_URL should be the base of the public API" in str(error)
+    assert len(airbyte.requests) == 1  # it would be as large again

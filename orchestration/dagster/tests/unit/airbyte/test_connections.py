@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lakehouse_analytics.airbyte import connections
 from lakehouse_analytics.airbyte.connections import (
     Connection,
     Fills,
     SourceTable,
     connection_of,
     is_wanted,
+    landing_names,
     map_connections,
 )
 
@@ -42,7 +45,7 @@ def filled(fills: Fills) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("wanted", [SHOP, SHOP.upper(), "Shop"])
 def test_a_connection_is_named_by_id_or_exact_name(wanted: str) -> None:
-    fills = map_connections([table(wanted=wanted)], [connection(), connection(CRM, "CRM")])
+    fills = map_connections([table(wanted=wanted)], [connection(SHOP, "Shop", "orders"), connection(CRM, "CRM")])
     assert filled(fills) == {SHOP: ["orders"]}
     assert not fills.problems
     assert [c.id for c in fills.unmapped] == [CRM]
@@ -81,7 +84,7 @@ def test_a_connection_that_a_filter_leaves_out_is_not_called_unknown(wanted: str
 
 
 def test_a_name_of_which_a_filter_leaves_one_is_that_one() -> None:
-    fills = map_connections([table(wanted="Shop")], [connection(SHOP)], [connection(CRM, "Shop")])
+    fills = map_connections([table(wanted="Shop")], [connection(SHOP, "Shop", "orders")], [connection(CRM, "Shop")])
     assert filled(fills) == {SHOP: ["orders"]}
     assert not fills.problems
 
@@ -104,6 +107,92 @@ def test_streams_that_airbyte_does_not_list_are_not_missed() -> None:
 
 def test_a_named_connection_needs_no_matching_stream() -> None:
     assert filled(map_connections([table(wanted="Shop")], [connection(SHOP, "Shop", "x")])) == {SHOP: ["orders"]}
+
+
+def test_a_table_of_a_named_connection_that_no_stream_fills_is_named_with_the_way_out() -> None:
+    shop = connection(SHOP, "Shop", "orders_v2", "items")
+    fills = map_connections([table(wanted="Shop"), table("items", wanted="Shop")], [shop])
+    assert filled(fills) == {SHOP: ["orders", "items"]}  # the contract decides
+    assert fills.problems == [
+        "source source.orders: no stream of connection 'Shop' lands in a table 'orders'; set "
+        "meta.lakehouse.airbyte.stream to the stream that fills it, or name another connection; did you mean "
+        "'orders_v2'?"
+    ]
+    assert fills.unused == {SHOP: ["orders_v2"]}
+    assert not map_connections([table(wanted="Shop", stream="orders_v2")], [shop]).problems
+
+
+# --- Renamed by the destination
+
+
+@pytest.mark.parametrize(
+    ("stream", "name", "more"),
+    [
+        ("Order-Items", "order_items", {}),
+        ("order items", "order_items", {}),
+        ("order  items", "order_items", {}),  # Airbyte takes blanks together,
+        ("order  items", "order__items", {}),  # or the catalog replaces each
+        ("orders.2026", "orders_2026", {}),
+        ("Café", "cafe", {}),
+        ("Café", "caf_", {}),
+        ("注文", "__", {}),
+        ("items", "order_items", {"prefix": "Order-"}),
+        ("Sales Ops.Order-Items", "order_items", {"namespace": "source"}),
+    ],
+)
+@pytest.mark.parametrize("wanted", [None, SHOP])
+def test_a_stream_that_the_destination_renames_fills_its_table(
+    stream: str, name: str, more: dict[str, str], wanted: str | None
+) -> None:
+    namespace, _, plain = stream.rpartition(".") if "namespace" in more else ("", "", stream)
+    shop = Connection(SHOP, "Shop", streams=((namespace, plain),), **more)  # type: ignore[arg-type]
+    fills = map_connections([table(name, "sales_ops", wanted)], [shop])
+    assert filled(fills) == {SHOP: [name]}
+    assert not fills.problems
+    assert not fills.unused
+    assert not fills.unfilled
+
+
+@given(st.text(min_size=1, max_size=12))
+def test_a_renamed_stream_has_a_name_that_a_catalog_takes(name: str) -> None:
+    own, *renamed = sorted(landing_names(name), key=lambda found: found != name.lower())
+    assert own == name.lower()
+    assert all(re.fullmatch("[a-z0-9_]+", found) for found in renamed)
+
+
+def test_the_name_itself_wins_over_a_renamed_one() -> None:
+    own, renamed = connection(SHOP, "Shop", "order_items"), connection(CRM, "CRM", "Order-Items")
+    fills = map_connections([table("order_items")], [own, renamed])
+    assert filled(fills) == {SHOP: ["order_items"]}
+    assert not fills.problems
+
+
+def test_two_streams_of_one_table_are_named() -> None:
+    shop = connection(SHOP, "Shop", "Order-Items", "order_items")
+    for wanted in (None, "Shop"):
+        fills = map_connections([table("order_items", wanted=wanted)], [shop])
+        assert filled(fills) == {SHOP: ["order_items"]}
+        [said] = fills.problems
+        assert "several streams of connection 'Shop' may land in this table ('Order-Items', 'order_items')" in said
+    assert not map_connections([table("order_items", wanted="Shop", stream="Order-Items")], [shop]).problems
+
+
+def test_streams_of_one_name_in_two_namespaces_share_a_table_unless_the_connection_keeps_them_apart() -> None:
+    for more, shared in (({}, True), ({"namespace": "source"}, False)):
+        shop = connection(SHOP, "Shop", "eu.orders", "us.orders", **more)
+        fills = map_connections([table("orders", "eu", "Shop")], [shop])
+        assert bool(fills.problems) == shared
+        assert all("'eu.orders', 'us.orders'" in said for said in fills.problems)
+
+
+def test_streams_without_a_table_and_tables_without_a_stream_are_listed() -> None:
+    shop = connection(SHOP, "Shop", "orders", "Refunds", "log")
+    tables = [table(), table("customers"), SourceTable(("files", "x"), "elsewhere", "x")]
+    fills = map_connections(tables, [shop, connection(CRM, "CRM", "leads")])
+    assert fills.unused == {SHOP: ["Refunds", "log"]}
+    assert [table.table for table in fills.unfilled] == ["customers", "x"]
+    # A source that has nothing to do with Airbyte is not its fault.
+    assert [table.table for table in fills.left_out] == ["customers"]
 
 
 # --- Inferred
@@ -261,3 +350,22 @@ def test_any_json_is_a_connection_or_none(row: object) -> None:
     if found:
         map_connections([table(), table(wanted="Shop", stream="x")], [found])
         is_wanted(found, ("Shop",), ())
+
+
+def test_each_table_is_compared_with_the_streams_of_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = 0
+    lands = connections._lands
+
+    def counted(*args: Any, **options: Any) -> bool:
+        nonlocal compared
+        compared += 1
+        return lands(*args, **options)
+
+    monkeypatch.setattr(connections, "_lands", counted)
+    many = [Connection(str(n), f"c{n}", streams=tuple(("", f"Stream-{n}.{m}") for m in range(20))) for n in range(30)]
+    filled = [SourceTable(("s", f"{n}_{m}"), "raw", f"stream_{n}_{m}") for n in range(30) for m in range(20)]
+    others = [SourceTable(("o", str(n)), "raw", f"other_{n}") for n in range(300)]
+    fills = map_connections([*filled, *others], many)
+    assert {*fills.unfilled} == {*others}
+    assert sum(map(len, fills.tables.values())) == len(filled)
+    assert compared < 10 * len(filled)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,6 +15,8 @@ from lakehouse_analytics.airbyte import feed
 from lakehouse_analytics.airbyte.cursor import Cursor
 from lakehouse_analytics.airbyte.feed import Page, poll
 from lakehouse_analytics.airbyte.jobs import Job
+
+from .versions import as_version_1
 
 BEGIN = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
 OVERLAP = timedelta(seconds=30)
@@ -31,6 +33,7 @@ class Row:
     status: str
     updated: datetime
     visible: datetime
+    connection: str = "c"
 
 
 class Airbyte:
@@ -44,15 +47,31 @@ class Airbyte:
 
     def start(self, status: str = "running") -> int:
         self.next_id += 1
-        self.rows[self.next_id] = Row(self.next_id, status, self.now, self.now)
+        # Two connections, so that ids say nothing of them.
+        self.rows[self.next_id] = Row(self.next_id, status, self.now, self.now, f"c{self.next_id % 2}")
         return self.next_id
+
+    def try_again(self, job_id: int) -> None:
+        """A job that failed runs again, under its id."""
+        self.rows[job_id] = replace(self.rows[job_id], status="running", updated=self.now, visible=self.now)
+
+    def install_again(self) -> None:
+        """Another database behind the same address: ids begin again, connections have their old ids or new ones."""
+        self.rows, self.next_id = {}, 100 - self.next_id % 2
 
     def end(self, job_id: int, status: str, early: timedelta = timedelta(0), late: timedelta = timedelta(0)) -> None:
         """`early`: it is stamped with a time so long past; `late`: it can be seen so much later."""
-        self.rows[job_id] = Row(job_id, status, self.now - early, self.now + late)
+        row = self.rows[job_id]
+        self.rows[job_id] = Row(job_id, status, self.now - early, self.now + late, row.connection)
 
     def running(self) -> list[int]:
         return [row.id for row in self.rows.values() if row.status == "running"]
+
+    def failed(self) -> list[int]:
+        return [row.id for row in self.rows.values() if row.status == "failed" and row.visible <= self.now]
+
+    def ends(self) -> set[End]:
+        return {end_of(job_of(row)) for row in self.rows.values() if row.status != "running"}
 
     def ask(self, since: datetime, offset: int) -> Page:
         if self.between:
@@ -77,14 +96,27 @@ class Airbyte:
             first=page[0].id if page else None,
             last=page[-1].id if page else None,
             more=len(page) == feed.PAGE,
+            now=self.now,
         )
 
 
 def job_of(row: Row) -> Job:
     ended = row.updated.replace(microsecond=0) if row.status in ("succeeded", "failed", "cancelled") else None
-    return Job(row.id, "c", "sync", row.status, ended=ended)
+    return Job(row.id, row.connection, "sync", row.status, ended=ended)
 
 
+#: What a job is told by: connection, id, status and end.
+End = tuple[str, int, str, datetime | None]
+
+
+def end_of(job: Job) -> End:
+    return (job.connection, job.id, job.status, job.ended)
+
+
+#: Also in the future, by a clock that was wrong.
+STAMPS = st.integers(-int(2 * OVERLAP.total_seconds()), int(OVERLAP.total_seconds() / 2) - 1).map(
+    lambda n: timedelta(seconds=n)
+)
 TIMES = st.integers(0, int(OVERLAP.total_seconds() / 2) - 1).map(lambda n: timedelta(seconds=n))
 FINAL = st.sampled_from(["succeeded", "failed", "cancelled"])
 
@@ -95,15 +127,15 @@ class Feed(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.airbyte = Airbyte()
-        self.told: Counter[int] = Counter()
-        self.history: set[int] = set()
+        self.told: Counter[End] = Counter()
+        self.history: set[End] = set()
         self.cursor = Cursor.starting(BEGIN).dumps()
 
     @initialize(before=st.integers(0, 6))
     def a_history(self, before: int) -> None:
         for _ in range(before):
             self.airbyte.end(self.airbyte.start(), "succeeded")
-        self.history = {*self.airbyte.rows}
+        self.history = self.airbyte.ends()
         self.airbyte.now += timedelta(seconds=1)
         self.cursor = Cursor.starting(self.airbyte.now).dumps()
 
@@ -117,7 +149,7 @@ class Feed(RuleBasedStateMachine):
             self.airbyte.start()
 
     @precondition(lambda self: self.airbyte.running())
-    @rule(data=st.data(), status=FINAL, early=TIMES, late=TIMES)
+    @rule(data=st.data(), status=FINAL, early=STAMPS, late=TIMES)
     def one_ends(self, data: st.DataObject, status: str, early: timedelta, late: timedelta) -> None:
         job_id = data.draw(st.sampled_from(self.airbyte.running()))
         began = self.airbyte.rows[job_id].updated
@@ -129,6 +161,23 @@ class Feed(RuleBasedStateMachine):
     def all_end_in_one_transaction(self, late: timedelta) -> None:
         for job_id in self.airbyte.running():
             self.airbyte.end(job_id, "succeeded", late=late)
+
+    @precondition(lambda self: self.airbyte.failed())
+    @rule(data=st.data())
+    def one_that_failed_is_tried_again(self, data: st.DataObject) -> None:
+        self.airbyte.try_again(data.draw(st.sampled_from(self.airbyte.failed())))
+
+    @precondition(lambda self: self.airbyte.rows)
+    @rule(seconds=st.sampled_from([1, 600]))
+    def airbyte_is_installed_again(self, seconds: int) -> None:
+        self.airbyte.now += timedelta(seconds=seconds)
+        self.airbyte.install_again()
+
+    @rule()
+    def the_code_is_upgraded(self) -> None:
+        """The cursor that an older version of this project would have left."""
+        if not any(job.at is None for job in Cursor.loads(self.cursor).seen):
+            self.cursor = as_version_1(self.cursor)
 
     @rule(
         requests=st.integers(1, 6),
@@ -145,13 +194,13 @@ class Feed(RuleBasedStateMachine):
         )
         self.airbyte.between = []
         if not crashes:
-            self.told.update(job.id for job in found.jobs)
+            self.told.update(end_of(job) for job in found.jobs)
             self.cursor = found.cursor.dumps()
 
     @invariant()
     def nothing_is_told_twice_or_before_its_end(self) -> None:
-        assert not [job_id for job_id, times in self.told.items() if times > 1]
-        assert not self.told.keys() & {*self.airbyte.running()}
+        assert not [end for end, times in self.told.items() if times > 1]
+        assert not [end for end in self.told if end[2] not in ("succeeded", "failed", "cancelled")]
         assert not self.told.keys() & self.history
 
     def teardown(self) -> None:
@@ -160,10 +209,11 @@ class Feed(RuleBasedStateMachine):
             finished = False
             while not finished:
                 found = poll(self.airbyte.ask, Cursor.loads(self.cursor), overlap=OVERLAP)
-                self.told.update(job.id for job in found.jobs)
+                self.told.update(end_of(job) for job in found.jobs)
                 self.cursor, finished = found.cursor.dumps(), found.finished
-        ended = {row.id for row in self.airbyte.rows.values() if row.status != "running"} - self.history
-        assert self.told == dict.fromkeys(ended, 1)
+        # Those of a server that is gone, or that were tried again, may have been seen before.
+        assert self.airbyte.ends() - self.history <= self.told.keys()
+        assert {*self.told.values()} <= {1}
 
 
 def test_rows_that_move_away_within_one_second_take_nothing_with_them() -> None:
@@ -178,6 +228,32 @@ def test_rows_that_move_away_within_one_second_take_nothing_with_them() -> None:
     found = poll(airbyte.ask, Cursor.starting(BEGIN), overlap=OVERLAP)
     assert sorted(job.id for job in found.jobs) == sorted([*ended, *running[:3]])
     assert found.finished
+
+
+@pytest.mark.parametrize("since_is_ignored", [False, True])
+def test_a_server_that_ignores_the_offset_is_one_error_and_loses_no_job(since_is_ignored: bool) -> None:
+    airbyte = Airbyte()
+    ended = [airbyte.start() for _ in range(SMALL_PAGE + 2)]
+    for job_id in ended:
+        airbyte.end(job_id, "succeeded")
+
+    def ask(since: datetime, _: int) -> Page:
+        return airbyte.ask(BEGIN if since_is_ignored else since, 0)
+
+    told: list[int] = []
+    cursor = Cursor.starting(BEGIN)
+    for _ in range(3):
+        found = poll(ask, cursor, overlap=OVERLAP)
+        assert not found.finished
+        assert found.requests < 10
+        assert "ignores `offset`" in str(found.error)
+        told += [job.id for job in found.jobs]
+        cursor = Cursor.loads(found.cursor.dumps())
+    assert told == ended[:SMALL_PAGE]
+    # The server is repaired: what it had hidden is still to come.
+    found = poll(airbyte.ask, cursor, overlap=OVERLAP)
+    assert (found.finished, found.error) == (True, None)
+    assert [job.id for job in found.jobs] == ended[SMALL_PAGE:]
 
 
 @pytest.fixture(autouse=True, scope="module")

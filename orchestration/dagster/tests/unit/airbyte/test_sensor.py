@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import dagster as dg
 import pytest
+from lakehouse_analytics import sync_events, sync_sensor
 from lakehouse_analytics.airbyte import http
 from lakehouse_analytics.airbyte.connections import SourceTable
 from lakehouse_analytics.airbyte.cursor import Cursor
@@ -23,6 +26,8 @@ from lakehouse_analytics.sync_events import CHECK
 from lakehouse_analytics.sync_job import sync_job
 from lakehouse_analytics.sync_sensor import airbyte_sync_sensor
 from manifests import Manifest
+
+from .versions import as_version_1
 
 SECRET = "the-client-secret"
 SHOP, ADS = "6f1c7f0a-0000-4000-8000-000000000001", "6f1c7f0a-0000-4000-8000-000000000002"
@@ -96,6 +101,12 @@ class World:
         ]
 
     def syncs(self, key: str) -> list[str]:
+        """Jobs of a source's materialisations, the oldest first."""
+        records = self.instance.fetch_materializations(dg.AssetKey(key.split("/")), limit=100).records
+        found = [record.asset_materialization for record in reversed(records)]
+        return [str(one.metadata["airbyte/sync_id"].value) for one in found if one]
+
+    def versions(self, key: str) -> list[str]:
         """Data versions of a source's materialisations, the oldest first."""
         records = self.instance.fetch_materializations(dg.AssetKey(key.split("/")), limit=100).records
         found = [record.asset_materialization for record in reversed(records)]
@@ -120,7 +131,7 @@ def world(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_SECRET", SECRET)
     listening = listening_of(Settings.load(), project().graph())
     assert listening
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         made = World(instance, simulator, listening)
         made.tick()
         yield made
@@ -128,6 +139,11 @@ def world(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
 
 def keys(result: dg.SensorResult) -> list[list[str]]:
     return [[key.to_user_string() for key in r.asset_selection or ()] for r in result.run_requests or ()]
+
+
+def answered(result: dg.SensorResult) -> list[int]:
+    """Jobs whose runs are requested."""
+    return [int(request.tags["airbyte/sync_id"]) for request in result.run_requests or ()]
 
 
 def skipped(result: dg.SensorResult) -> str:
@@ -141,7 +157,8 @@ def test_a_sync_is_recorded_on_its_sources_and_asks_for_a_run_of_the_bronze_belo
     result = world.tick()
     [request] = result.run_requests or ()
     assert keys(result) == [["bronze/stg_items", "bronze/stg_orders"]]
-    assert request.run_key == f"airbyte_{job}"
+    assert request.run_key
+    assert re.fullmatch(rf"airbyte_{job}-[0-9]{{8}}T[0-9]{{6}}Z-[0-9a-f]{{10}}", request.run_key)
     assert request.tags == {
         "source": "airbyte",
         "airbyte/sync_id": str(job),
@@ -151,6 +168,7 @@ def test_a_sync_is_recorded_on_its_sources_and_asks_for_a_run_of_the_bronze_belo
     }
     for key in ("shop/orders", "shop/items"):
         assert world.syncs(key) == [str(job)]
+        assert world.versions(key) == [request.run_key.removeprefix("airbyte_")]
         [said] = world.history(key)
         assert said["passed"]
         assert said["said"] == f"sync {job} succeeded after 0 s: 1,234 rows"
@@ -167,7 +185,7 @@ def test_a_sync_that_dagster_started_is_answered_as_any_other_and_once(world: Wo
     config = {"ops": {"sync": {"config": {"connection": "Shop"}}}}
     assert sync_job(world.listening, every=0.02).execute_in_process(instance=world.instance, run_config=config).success
     assert world.syncs("shop/orders") == []
-    assert [r.run_key for r in world.tick().run_requests or ()] == ["airbyte_1"]
+    assert answered(world.tick()) == [1]
     assert not world.tick().run_requests
     assert world.syncs("shop/orders") == ["1"]
 
@@ -180,8 +198,7 @@ def test_what_ended_before_the_first_tick_is_let_be_and_what_ran_then_is_not(
     simulator.store.clock.ahead += timedelta(seconds=2)  # type: ignore[attr-defined]
     assert skipped(world.tick()) == "No job of Airbyte has ended."
     world.store.end(running)
-    [request] = world.tick().run_requests or ()
-    assert request.run_key == f"airbyte_{running}"
+    assert answered(world.tick()) == [running]
     assert str(before) not in world.syncs("shop/orders")
 
 
@@ -194,7 +211,7 @@ def test_a_look_back_takes_in_what_ended_shortly_before_the_first_tick(
     job = world.sync(SHOP)
     world.cursor = None
     world.sensor = airbyte_sync_sensor(listening)
-    assert [r.run_key for r in world.tick().run_requests or ()] == [f"airbyte_{job}"]
+    assert answered(world.tick()) == [job]
 
 
 def test_several_syncs_of_a_connection_make_one_run_that_names_them_all(world: World) -> None:
@@ -202,9 +219,9 @@ def test_several_syncs_of_a_connection_make_one_run_that_names_them_all(world: W
     result = world.tick()
     assert keys(result) == [["bronze/stg_items", "bronze/stg_orders"], ["bronze/deep", "bronze/stg_clicks"]]
     shop, ads = result.run_requests or ()
-    assert shop.run_key == f"airbyte_{second}"
+    assert shop.tags["airbyte/sync_id"] == str(second)
     assert shop.tags["airbyte/sync_ids"] == f"{first},{second}"
-    assert ads.run_key == f"airbyte_{other}"
+    assert ads.tags["airbyte/sync_id"] == str(other)
     assert "airbyte/sync_ids" not in ads.tags
     assert world.syncs("shop/orders") == [str(first), str(second)]
 
@@ -225,6 +242,36 @@ def test_a_connection_that_may_be_empty_is_built_all_the_same(world: World) -> N
     assert keys(world.tick()) == [["bronze/deep", "bronze/stg_clicks"]]
     assert world.history("ads/clicks")[0]["passed"]
     assert world.syncs("ads/clicks") == [str(job)]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(("status", "rows"), [("failed", 500), ("cancelled", 500), ("failed", None)])
+def test_rows_of_a_failed_sync_are_built_by_the_next_success_although_that_moved_none(
+    world: World, status: str, rows: int | None, together: bool
+) -> None:
+    """Airbyte keeps the rows and the state of a job that fails late: the next one has nothing left to move."""
+    world.sync(SHOP, status=status, rows=rows, bytes=None)
+    if not together:
+        assert not world.tick().run_requests
+    job = world.sync(SHOP, rows=0, bytes=0)
+    # A daemon dies after it stored the events: the tick that is repeated still asks for the run.
+    for event in world.evaluate().asset_events:
+        world.instance.report_runless_asset_event(event)
+    assert answered(world.tick()) == [job]
+    assert world.syncs("shop/orders") == [str(job)]
+    assert world.history("shop/orders")[-1]["passed"]
+    world.store.clock.ahead += timedelta(seconds=1)  # type: ignore[attr-defined]
+    world.sync(SHOP, rows=0, bytes=0)
+    assert "none asks for a run" in skipped(world.tick())
+
+
+@pytest.mark.parametrize("kind", ["sync", "clear"])
+def test_a_failed_job_without_rows_leaves_nothing_to_build(world: World, kind: str) -> None:
+    job = world.store.start(SHOP, kind)
+    world.store.end(job, "failed", rows=0, bytes=0)
+    world.tick()
+    world.sync(SHOP, rows=0, bytes=0)
+    assert "none asks for a run" in skipped(world.tick())
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
@@ -264,12 +311,256 @@ def test_a_tick_whose_daemon_died_leaves_nothing_twice(world: World) -> None:
         assert [said["airbyte/sync_id"] for said in world.history(key)] == [first, second]
 
 
+@pytest.mark.parametrize("kept", ["in one database", "in files"])
+@pytest.mark.parametrize(("stored", "deaths"), [(0, 1), (1, 1), (2, 1), (3, 1), (1, 2), (3, 3)])
+def test_an_event_that_a_dying_daemon_stored_by_half_is_completed(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: str, stored: int, deaths: int
+) -> None:
+    """Dagster stores an event, and in a second transaction what its asset or its check points at."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as files:
+        if kept == "in files":
+            world.instance = files
+        storage = type(world.instance.event_log_storage)
+        job = world.sync(SHOP)
+        events = [*world.evaluate().asset_events]
+        assert len(events) == 4
+        for event in events[:stored]:
+            world.instance.report_runless_asset_event(event)
+        with monkeypatch.context() as dying:
+            for name in ("_store_asset_event_tags", "store_asset_check_event"):
+                dying.setattr(storage, name, killed)
+            # The next daemon begins with the same event, and may die at the same place.
+            for _ in range(deaths):
+                with pytest.raises(Killed):
+                    world.instance.report_runless_asset_event(events[stored])
+        world.tick()
+        for key in ("shop/orders", "shop/items"):
+            assert world.syncs(key) == [str(job)]
+            assert [said["airbyte/sync_id"] for said in world.history(key)] == [job]
+            [record] = world.instance.get_asset_records([dg.AssetKey(key.split("/"))])
+            newest = record.asset_entry.last_materialization
+            assert newest
+            assert newest.asset_materialization
+            assert newest.asset_materialization.metadata["airbyte/sync_id"].value == job
+        assert world.evaluate().asset_events == []
+
+
+def test_an_event_that_was_stored_by_half_is_the_first_that_the_next_tick_stores(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else events of other connections would be newer when the next daemon dies, and this one would never be found."""
+    world.sync(ADS, rows=1)
+    job = world.sync(SHOP)
+    events = [*world.evaluate().asset_events]
+    *whole, half = events[:4]  # two of each connection
+    assert isinstance(half, dg.AssetCheckEvaluation)
+    for event in whole:
+        world.instance.report_runless_asset_event(event)
+    with monkeypatch.context() as dying:
+        dying.setattr(type(world.instance.event_log_storage), "store_asset_check_event", killed)
+        with pytest.raises(Killed):
+            world.instance.report_runless_asset_event(half)
+    world.sync(ADS, rows=1)  # stands with the first one of its connection, before the events of the other
+    again = [*world.evaluate().asset_events]
+    assert (again[0].asset_key, again[0].metadata["airbyte/sync_id"].value) == (half.asset_key, job)
+    world.instance.report_runless_asset_event(again[0])
+    world.instance.report_runless_asset_event(again[1])
+    world.tick()
+    assert [said["airbyte/sync_id"] for said in world.history("shop/orders")] == [job]
+
+
+class Killed(BaseException):
+    """What a kill does to a transaction that was not committed."""
+
+
+def killed(*_: object, **__: object) -> NoReturn:
+    raise Killed
+
+
 def test_a_burst_of_one_connection_that_was_stored_in_full_leaves_nothing_twice(world: World) -> None:
     jobs = [world.sync(SHOP) for _ in range(130)]
     for event in world.evaluate().asset_events:
         world.instance.report_runless_asset_event(event)
     assert world.evaluate().asset_events == []
     assert [r.tags["airbyte/sync_ids"] for r in world.tick().run_requests or ()] == [",".join(map(str, jobs))]
+
+
+def test_a_job_that_failed_and_succeeds_when_it_is_tried_again_is_answered(world: World) -> None:
+    job = world.store.start(SHOP)
+    world.store.end(job, "failed")
+    assert "none asks for a run" in skipped(world.tick())
+    assert skipped(world.tick()) == "No job of Airbyte has ended."
+    world.store.clock.ahead += timedelta(seconds=5)  # type: ignore[attr-defined]
+    world.store.end(job)
+    assert answered(world.tick()) == [job]
+    assert [said["airbyte/status"] for said in world.history("shop/orders")] == ["failed", "succeeded"]
+    assert world.syncs("shop/orders") == [str(job)]
+    assert not world.tick().asset_events
+
+
+@pytest.mark.parametrize("same_connections", [True, False])
+def test_an_airbyte_that_is_installed_again_and_counts_from_one_is_answered(
+    world: World, *, same_connections: bool
+) -> None:
+    first = world.sync(SHOP)
+    before = world.tick()
+    store = Store(world.store.clock)
+    store.add_connection("Shop", id=SHOP if same_connections else None, streams=["orders", "items"])
+    store.add_connection("Ads", id=ADS if same_connections else None, streams=["clicks"])
+    if not same_connections:
+        # The contract then names the connection by its name, or by its new id.
+        world.listening = replace(
+            world.listening,
+            inventory=Inventory(
+                world.listening.airbyte,
+                [replace(t, wanted="Shop") if t.wanted == SHOP else t for t in source_tables(world.listening.graph)],
+            ),
+        )
+        world.sensor = airbyte_sync_sensor(world.listening)
+    world.simulator.store = store
+    world.store = store
+    world.store.clock.ahead += timedelta(minutes=2)  # type: ignore[attr-defined]
+    [shop, _] = store.connections
+    again = world.sync(shop)
+    assert again == first
+    result = world.tick()
+    assert answered(result) == [again]
+    assert {r.run_key for r in result.run_requests or ()}.isdisjoint({r.run_key for r in before.run_requests or ()})
+    assert world.syncs("shop/orders") == [str(first), str(again)]
+    assert len({*world.versions("shop/orders")}) == 2
+    assert not world.tick().asset_events
+
+
+def test_another_server_with_the_same_connection_id_and_end_is_another_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = world.sync(SHOP)
+    before = world.tick()
+    with Simulator(world.store, client=("the-client-id", SECRET)).serving() as other:
+        monkeypatch.setenv("LAKEHOUSE_AIRBYTE_URL", other.url)
+        listening = listening_of(Settings.load(), project().graph())
+        assert listening
+        world.sensor = airbyte_sync_sensor(listening)
+        result = world.tick()
+        assert answered(result) == [job]
+        assert [r.run_key for r in result.run_requests or ()] != [r.run_key for r in before.run_requests or ()]
+        assert len({*world.versions("shop/orders")}) == 2
+        assert skipped(world.tick()) == "No job of Airbyte has ended."
+
+
+def as_before(event: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> Any:
+    """The event as release 0.1 stored it: known by the job's id."""
+    added = ("airbyte/identity", "airbyte/connection_id", "started")
+    metadata = {name: value for name, value in event.metadata.items() if name not in added}
+    if isinstance(event, dg.AssetMaterialization):
+        tags = {"dagster/data_version": str(event.metadata["airbyte/sync_id"].value)}
+        return dg.AssetMaterialization(event.asset_key, description=event.description, metadata=metadata, tags=tags)
+    return dg.AssetCheckEvaluation(
+        asset_key=event.asset_key,
+        check_name=event.check_name,
+        passed=event.passed,
+        severity=event.severity,
+        description=event.description,
+        metadata=metadata,
+    )
+
+
+def test_an_upgrade_neither_repeats_nor_loses_a_job(world: World) -> None:
+    """Release 0.1 answered one job, and died while it stored the events of another; a third has ended since."""
+    first = world.sync(SHOP)
+    for event in world.tick().asset_events:
+        world.instance.report_runless_asset_event(as_before(event))
+    world.cursor = as_version_1(world.cursor or "")
+    second = world.sync(SHOP)
+    stored = [as_before(event) for event in world.evaluate().asset_events]
+    assert len(stored) == 4
+    for event in stored[:3]:
+        world.instance.report_runless_asset_event(event)
+    third = world.sync(ADS)
+    result = world.tick()
+    assert sorted(answered(result)) == [second, third]
+    assert [(event.asset_key.to_user_string(), type(event).__name__) for event in result.asset_events] == [
+        ("shop/items", "AssetCheckEvaluation"),
+        ("ads/clicks", "AssetMaterialization"),
+        ("ads/clicks", "AssetCheckEvaluation"),
+    ]
+    assert str(first) not in [str(job) for job in answered(result)]
+    assert not world.tick().asset_events
+
+
+def test_a_tick_reads_what_was_stored_since_the_last_one_and_nothing_of_the_history(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    found = dg.DagsterInstance.get_records_for_run
+
+    def counted(*args: Any, **more: Any) -> Any:
+        page = found(*args, **more)
+        read.append(len(page.records))
+        return page
+
+    monkeypatch.setattr(sync_events, "PAGE", 4)
+    monkeypatch.setattr(dg.DagsterInstance, "get_records_for_run", counted)
+    monkeypatch.setattr(
+        type(world.instance.event_log_storage),
+        "get_asset_check_execution_history",
+        lambda *_, **__: pytest.fail("reads the history of a check"),
+    )
+    for _ in range(6):
+        for _ in range(3):
+            world.sync(SHOP)
+        read.clear()
+        assert len(world.tick().asset_events) == 12
+        # Which event is the newest, twice; then, page by page, those of the last tick that came to its end.
+        assert sum(read) <= 2 + 12 + 4
+        assert len(read) <= 2 + 12 / 4 + 1
+
+
+def test_a_replay_past_the_search_records_no_sync_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_events, "PAGE", 4)
+    monkeypatch.setattr(sync_events, "MOST", 12)
+    jobs = [world.sync(SHOP) for _ in range(7)]
+    for event in (events := world.evaluate().asset_events)[:-1]:
+        world.instance.report_runless_asset_event(event)
+    for number in range(16):
+        world.instance.report_runless_asset_event(dg.AssetMaterialization(["files", str(number)]))
+    # The newest twelve events are of others; what is not decided by them is looked up in the tables' own histories.
+    assert [_told(event) for event in world.evaluate().asset_events] == [_told(events[-1])]
+    world.tick()
+    world.cursor = f"{datetime.now(UTC):%Y-%m-%dT00:00Z}"
+    world.tick()
+    assert world.tick().asset_events == []
+    assert world.syncs("shop/orders") == world.syncs("shop/items") == [str(job) for job in jobs]
+
+
+def _told(event: sync_events.Event | Any) -> tuple[Any, ...]:
+    return type(event), event.asset_key, event.metadata["airbyte/sync_id"].value
+
+
+def test_numbers_of_another_database_are_not_trusted(world: World) -> None:
+    """The events were moved to a new database, and the cursor knows the numbers of the old one."""
+    world.cursor = replace(Cursor.loads(world.cursor or ""), stored=10**9).dumps()
+    world.sync(SHOP)
+    for event in world.evaluate().asset_events:
+        world.instance.report_runless_asset_event(event)
+    assert world.evaluate().asset_events == []
+
+
+def test_the_events_of_a_burst_are_found_however_many_ticks_it_takes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tick dies after it stored all of its events; the next ones see the same jobs in smaller parts."""
+    jobs = [world.sync(SHOP) for _ in range(20)]
+    for event in world.evaluate().asset_events:
+        world.instance.report_runless_asset_event(event)
+    monkeypatch.setattr(sync_sensor, "MOST_JOBS", 7)
+    told: list[int] = []
+    while requests := (result := world.tick()).run_requests:
+        assert result.asset_events == []
+        told += [
+            int(job) for r in requests for job in r.tags.get("airbyte/sync_ids", r.tags["airbyte/sync_id"]).split(",")
+        ]
+    assert told == jobs
 
 
 def test_a_cursor_set_to_a_time_replays_what_ended_since_in_runs_of_their_own(world: World) -> None:
@@ -279,10 +570,11 @@ def test_a_cursor_set_to_a_time_replays_what_ended_since_in_runs_of_their_own(wo
     assert "The next tick begins again with what ended since" in skipped(world.tick())
     [request] = world.tick().run_requests or ()
     assert request.run_key
-    assert request.run_key.startswith(f"airbyte_{job}_replay-")
+    assert request.run_key.startswith(f"airbyte_{job}-")
+    assert "_replay-" in request.run_key
     assert world.syncs("shop/orders") == [str(job)]
     later = world.sync(SHOP)
-    assert [r.run_key for r in world.tick().run_requests or ()] == [f"airbyte_{later}"]
+    assert answered(world.tick()) == [later]
 
 
 def test_a_connection_that_no_source_names_is_told_and_one_that_is_left_out_is_not(
@@ -297,6 +589,36 @@ def test_a_connection_that_no_source_names_is_told_and_one_that_is_left_out_is_n
     world.sensor = airbyte_sync_sensor(listening)
     world.sync(other)
     assert skipped(world.tick()) == "1 job of Airbyte ended, and none asks for a run."
+
+
+def test_streams_and_tables_that_do_not_meet_are_named_and_a_renamed_stream_is_answered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m = Manifest()
+    for name in ("orders", "order_items", "customers"):
+        m.model(f"stg_{name}", m.source("shop", name), folder="bronze")
+    listening = listening_of(Settings.load(), m.graph())
+    assert listening
+    world.sensor = airbyte_sync_sensor(listening)
+    store = Store(world.store.clock)
+    shop = store.add_connection("Shop", streams=["orders", "Order-Items", "Refunds"])
+    world.simulator.store = world.store = store
+    world.sync(shop)
+    messages: list[str] = []
+    monkeypatch.setattr(dg.SensorEvaluationContext, "log", property(lambda _: Log(messages)))
+    assert keys(world.tick()) == [["bronze/stg_order_items", "bronze/stg_orders"]]
+    assert messages == [
+        "1 stream of connection 'Shop' without a source table: 'Refunds'.",
+        "No connection is known to fill 1 source table: shop.customers. Set meta.lakehouse.airbyte on them if Airbyte "
+        "does.",
+    ]
+
+
+class Log:
+    """Keeps the warnings of a tick."""
+
+    def __init__(self, messages: list[str]) -> None:
+        self.warning = messages.append
 
 
 def test_a_sync_that_runs_beyond_its_usual_time_fails_its_check_once_and_the_next_success_clears_it(
@@ -376,9 +698,57 @@ def test_an_airbyte_that_does_not_answer_as_it_should_is_told_in_one_line_and_re
     assert "\n" not in said
     assert world.cursor == before
     world.simulator.faults.clear()
-    assert [r.run_key for r in world.tick().run_requests or ()] == [f"airbyte_{job}"]
+    assert answered(world.tick()) == [job]
     heard = capsys.readouterr()
     assert SECRET not in said + heard.out + heard.err
+
+
+def test_a_server_that_ignores_the_offset_is_named_and_what_it_lists_is_answered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One second in which more jobs end than a page holds.
+    now = world.store.clock().replace(microsecond=0)
+    world.store.clock = lambda: now
+    jobs = [world.sync(SHOP) for _ in range(102)]
+    listed = Simulator._list_jobs
+    monkeypatch.setattr(
+        Simulator,
+        "_list_jobs",
+        lambda self, asked: listed(self, replace(asked, query={**asked.query, "offset": ["0"]})),
+    )
+    result = world.tick()
+    assert answered(result) == [jobs[99]]
+    said = skipped(world.tick())
+    assert "ignores `offset`" in said
+    assert "More jobs are waiting" not in said
+    monkeypatch.undo()
+    assert answered(world.tick()) == [jobs[101]]
+
+
+def test_a_job_with_an_end_in_the_future_hides_none_of_those_after_it(world: World) -> None:
+    job = world.store.start(SHOP)
+    world.store.end(job, early=timedelta(days=-365))
+    assert answered(world.tick()) == [job]
+    for _ in range(3):
+        world.store.clock.ahead += timedelta(minutes=30)  # type: ignore[attr-defined]
+        assert "No job of Airbyte has ended" in skipped(world.tick())
+        later = world.sync(SHOP)
+        assert answered(world.tick()) == [later]
+
+
+def test_a_clock_of_airbyte_that_is_set_back_loses_no_job(world: World) -> None:
+    clock = world.store.clock
+    clock.ahead += timedelta(days=1)  # type: ignore[attr-defined]
+    before = [world.sync(SHOP)]
+    assert answered(world.tick()) == before
+    for _ in range(3):
+        world.tick()
+    clock.ahead -= timedelta(days=1)  # type: ignore[attr-defined]
+    job = world.sync(SHOP)
+    assert "Airbyte's clock was set back" in skipped(world.tick())
+    assert answered(world.tick()) == [job]
+    assert "No job of Airbyte has ended" in skipped(world.tick())
+    assert world.syncs("shop/orders") == [str(number) for number in (*before, job)]
 
 
 def test_connections_that_cannot_be_listed_cost_no_job(world: World) -> None:
@@ -387,13 +757,13 @@ def test_connections_that_cannot_be_listed_cost_no_job(world: World) -> None:
     world.simulator.faults.append(lambda r: Answer(500, {}) if r.path.endswith("/connections") else None)
     assert "connections answered 500" in skipped(world.tick())
     world.simulator.faults.clear()
-    assert [r.run_key for r in world.tick().run_requests or ()] == [f"airbyte_{job}"]
+    assert answered(world.tick()) == [job]
 
 
 def test_a_cursor_that_cannot_be_read_is_kept_and_told(world: World) -> None:
-    world.cursor = '{"version": 2}'
-    assert "version 2, and this code reads version 1" in skipped(world.tick())
-    assert world.cursor == '{"version": 2}'
+    world.cursor = '{"version": 3}'
+    assert "version 3, and this code reads versions up to 2" in skipped(world.tick())
+    assert world.cursor == '{"version": 3}'
 
 
 def test_an_empty_workspace_is_nothing_unusual(world: World) -> None:

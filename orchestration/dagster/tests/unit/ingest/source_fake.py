@@ -47,6 +47,8 @@ def do(step):
     match step:
         case {"sleep": seconds}:
             time.sleep(seconds)
+        case {"config": path}:
+            Path(path).write_text(Path(options["--config"]).read_text())
         case {"print": text}:
             print(text, flush=True)
         case {"stderr": text}:

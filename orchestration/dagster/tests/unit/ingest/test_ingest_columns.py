@@ -42,6 +42,11 @@ def test_names_that_duckdb_cannot_tell_apart_get_a_number() -> None:
     assert [c.name for c in columns({"properties": properties})] == ["ID", "id_1", "_airbyte_meta_1"]
 
 
+def test_a_field_without_a_name_has_a_column() -> None:
+    properties: dict[str, Any] = {"_": {}, "": {}}
+    assert [(c.field, c.name) for c in columns({"properties": properties})] == [("_", "_"), ("", "__1")]
+
+
 def convert(schema: dict[str, Any], value: Any, field: str = "x") -> tuple[Any, list[Any]]:
     import duckdb
 
@@ -114,7 +119,7 @@ def test_values_that_do_not_fit_are_null_and_listed(schema: dict[str, Any], valu
     assert convert(schema, value) == (None, LISTED)
 
 
-@pytest.mark.parametrize("field", ["a b", "a/b~c", 'q"uote', "it's", "$.x", "0", "select"])
+@pytest.mark.parametrize("field", ["", "a b", "a/b~c", 'q"uote', "it's", "$.x", "0", "select"])
 def test_any_field_name_can_be_a_column(field: str) -> None:
-    assert convert({"type": "integer"}, "x", field) == (None, [(field, "DESTINATION_TYPECAST_ERROR")])
+    assert convert({"type": "integer"}, "x", field) == (None, [(field or "_", "DESTINATION_TYPECAST_ERROR")])
     assert convert({"type": "integer"}, 7, field) == (7, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -24,7 +25,8 @@ def runner(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
 
 
 def test_it_ends_with_a_table(lake: Lake, runner: CliRunner) -> None:
-    lake.scenario(schemas={"users": ID}, steps=[{"record": ["users", {"id": 1}]}, {"status": ["users", "COMPLETE"]}])
+    steps = [{"record": ["users", {"id": 1}]}, {"state": ["users", 1]}, {"status": ["users", "COMPLETE"]}]
+    lake.scenario(schemas={"users": ID}, steps=steps)
     first = runner.invoke(ingest, ["--config", str(lake.config_path)])
     assert first.exit_code == 0
     assert first.stdout.splitlines()[0].split() == ["stream", "mode", "rows", "read", "rows", "now", "seconds"]
@@ -42,6 +44,19 @@ def test_an_error_is_one_line_and_exit_code_1(lake: Lake, runner: CliRunner) -> 
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] == "Error: source-fake: `read` ended with exit code 3: no memory"
     assert result.stdout == ""
+
+
+def test_a_dagster_home_that_cannot_be_written_is_one_line_after_the_table(
+    lake: Lake, runner: CliRunner, tmp_path: Path
+) -> None:
+    steps = [{"record": ["users", {"id": 1}]}, {"state": ["users", 1]}, {"status": ["users", "COMPLETE"]}]
+    lake.scenario(schemas={"users": ID}, steps=steps)
+    file = tmp_path / "home"
+    file.touch()
+    result = runner.invoke(ingest, ["--config", str(lake.config_path)], env={"DAGSTER_HOME": str(file)})
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[1].split()[0] == "users"
+    assert result.stderr.splitlines()[-1].startswith("Error: The sync is done, but Dagster was not told: DAGSTER_HOME")
 
 
 def test_a_wrong_variable_is_an_error_too(runner: CliRunner) -> None:

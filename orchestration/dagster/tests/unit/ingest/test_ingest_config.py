@@ -21,6 +21,7 @@ from .conftest import ID, Lake
         ({"streams": [{"name": "users", "sync": "x"}]}, "unknown key 'streams.0.sync'; did you mean 'sync_mode'?"),
         ({"streams": [{"name": "users", "sync_mode": "append"}]}, "key 'streams.0.sync_mode': Input should be"),
         ({"streams": [{"name": "user"}]}, "the connector has no stream 'user'; did you mean 'users'?"),
+        ({"streams": [{"name": "_Airbyte_State"}]}, "table '_Airbyte_State' is where syncs keep their state; give"),
         ({"streams": [{"name": "users"}, {"name": "x", "table": "USERS"}]}, "two streams go to table 'USERS'"),
         ({"streams": []}, "key 'streams'"),
         ({"name": "a b"}, "key 'name'"),

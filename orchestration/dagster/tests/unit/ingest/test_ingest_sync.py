@@ -203,3 +203,56 @@ def test_a_legacy_state_that_one_stream_loses_is_lost_by_all(lake: Lake) -> None
     assert [stream.mode for stream in lake.run().streams] == ["refresh", "refresh"]
     assert "b: refresh, because its state is one with that of another stream" in lake.lines
     assert lake.query("SELECT count(*) FROM raw.b") == [(1,)]
+
+
+@pytest.mark.parametrize("order", [("name", "Name"), ("NAME", "name", "Name"), ("name",), ("name", "Name", "id")])
+def test_fields_equal_but_for_case_keep_their_values_in_whatever_order_they_are_listed(
+    lake: Lake, order: tuple[str, ...]
+) -> None:
+    text = {"type": "string"}
+
+    def sync(fields: tuple[str, ...], number: int) -> None:
+        record = {"record": ["users", {field: f"{field} {number}" for field in fields}]}
+        steps = [record, {"state": ["users", number]}, COMPLETE]
+        lake.scenario(schemas={"users": dict.fromkeys(fields, text)}, steps=steps)
+        lake.run()
+
+    sync(("Name", "name"), 1)
+    sync(order, 2)
+    columns = [row[0] for row in lake.query("SELECT column_name FROM duckdb_columns() WHERE table_name = 'users'")][4:]
+    for column in columns:
+        held = {str(value).split()[0] for value in lake.column(f'SELECT "{column}" FROM raw.users') if value}
+        assert len(held) <= 1, column
+
+
+def test_a_field_that_changes_its_case_and_its_type_is_a_refresh(lake: Lake) -> None:
+    lake.scenario(schemas={"users": {"Amount": {"type": "integer"}}}, steps=rows(cursor=1))
+    lake.run()
+    steps = [{"record": ["users", {"amount": 12.7}]}, {"state": ["users", 2]}, COMPLETE]
+    lake.scenario(schemas={"users": {"amount": {"type": "number"}}}, steps=steps)
+    lake.run()
+    assert lake.column("SELECT amount FROM raw.users") == [12.7]
+
+
+def test_keys_that_are_not_of_their_type_are_refused_and_not_one_row(lake: Lake) -> None:
+    lake.config["streams"] = [{"name": "users", "sync_mode": "incremental_deduped_history", "primary_key": ["id"]}]
+    lake.scenario(schemas={"users": ID}, steps=rows(1, cursor=1))
+    lake.run()
+    strange = [{"record": ["users", {"id": key}]} for key in (2, 2**70, 2**70 + 1, "a-1")]
+    lake.scenario(schemas={"users": ID}, steps=[*strange, *rows(cursor=2)])
+    with pytest.raises(IngestError, match=r"stream 'users': the primary key does not fit .*'id' of 3 records, of 4"):
+        lake.run()
+    assert lake.column("SELECT id FROM raw.users") == [1]
+    # As they are, they can be appended.
+    lake.config["streams"][0]["sync_mode"] = "incremental_append"
+    lake.run()
+    assert len(lake.query("SELECT * FROM raw.users")) == 4
+
+
+def test_records_without_a_key_are_still_one_row(lake: Lake) -> None:
+    lake.config["streams"] = [{"name": "users", "sync_mode": "incremental_deduped_history", "primary_key": ["id"]}]
+    lake.scenario(
+        schemas={"users": ID}, steps=[{"record": ["users", {}]}, *rows(1, cursor=1), {"record": ["users", {}]}]
+    )
+    lake.run()
+    assert len(lake.query("SELECT * FROM raw.users")) == 2

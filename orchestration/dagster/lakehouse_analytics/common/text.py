@@ -1,0 +1,20 @@
+"""Text for messages."""
+
+from __future__ import annotations
+
+#: Of a value that a message quotes, in characters.
+MAX_QUOTED = 60
+
+
+def shortened(value: object) -> str:
+    """A value as a message quotes it: its `repr`, and of a long one only the beginning and the length."""
+    text = repr(value)
+    return text if len(text) <= MAX_QUOTED + 2 else f"{text[: MAX_QUOTED + 1]}… ({len(text) - 2:,} characters)"
+
+
+def without_traceback(text: str) -> str:
+    """What a program reported, without Python's tracebacks; of a text that is nothing else, the last line."""
+    before, traceback, after = text.partition("Traceback (most recent call last):")
+    if not traceback or before.strip():
+        return before.rstrip()
+    return after.rstrip().rpartition("\n")[2]

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lakehouse_analytics.batches import Batches, reasons_in
+from lakehouse_analytics.partitions import Window
+from lakehouse_analytics.run_results import read_results
+
+EVENTS = "model.shop.events"
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def day(number: int) -> tuple[datetime, datetime]:
+    start = BEGIN + timedelta(days=number - 1)
+    return start, start + timedelta(days=1)
+
+
+def window(number: int) -> Window:
+    start, end = day(number)
+    return Window(f"{start:%Y-%m-%d}", start, end)
+
+
+def line(name: str, thread: str, **data: Any) -> str:
+    return json.dumps({"info": {"name": name, "thread": thread}, "data": {"node_info": {"unique_id": EVENTS}, **data}})
+
+
+def error(thread: str, reason: str) -> str:
+    return line("CatchableExceptionOnRun", thread, exc=reason)
+
+
+def result(thread: str, number: int, status: str) -> str:
+    return line("LogBatchResult", thread, batch_index=number, status=status)
+
+
+def test_a_reason_belongs_to_the_next_result_of_its_thread() -> None:
+    log = [
+        error("1", "of batch 2"),
+        error("2", "of batch 1"),
+        "not JSON, with LogBatchResult in it",
+        result("2", 1, "error"),
+        result("1", 2, "error"),
+        error("1", "of a model that was tried again"),
+        result("1", 3, "OK"),
+        result("1", 4, "error"),  # without a reason of its own
+    ]
+    assert reasons_in(log) == {EVENTS: {1: "of batch 1", 2: "of batch 2"}}
+
+
+def test_failed_batches_are_named_with_their_reasons() -> None:
+    batches = Batches([day(1), day(5)], [day(4), day(2), day(3)], {day(2)[0]: "bad", day(3)[0]: "bad"})
+    assert batches.message.splitlines() == [
+        "3 of 5 batches failed, the others were replaced:",
+        "2026-01-02, 2026-01-03: bad",
+        "2026-01-04: dbt gave no reason",
+    ]
+    assert Batches([day(1)], []).message == ""
+
+
+def test_many_reasons_are_cut() -> None:
+    batches = Batches([], [day(n) for n in range(1, 7)], {day(n)[0]: f"reason {n}" for n in range(1, 7)})
+    assert batches.message.count("reason ") == 3
+    assert "and 3 further reasons" in batches.message
+
+
+@given(st.data())
+def test_each_window_is_replaced_or_has_a_reason(data: st.DataObject) -> None:
+    numbers = range(1, data.draw(st.integers(1, 8)) + 1)
+    states = {n: data.draw(st.sampled_from(["replaced", "failed", "absent"])) for n in numbers}
+    reasons = {
+        day(n)[0]: f"reason {n}" for n, state in states.items() if state == "failed" and data.draw(st.booleans())
+    }
+    batches = Batches(
+        [day(n) for n, state in states.items() if state == "replaced"],
+        [day(n) for n, state in states.items() if state == "failed"],
+        reasons,
+    )
+    found = batches.of(window(n) for n in numbers)
+    assert {w.key: reason is None for w, reason in found.items()} == {
+        window(n).key: state == "replaced" for n, state in states.items()
+    }
+    for n in numbers:
+        if day(n)[0] in reasons:
+            assert found[window(n)] == f"reason {n}"
+
+
+def test_a_window_of_several_batches_is_replaced_only_if_all_of_them_were() -> None:
+    hours = [(BEGIN + timedelta(hours=h), BEGIN + timedelta(hours=h + 1)) for h in range(24)]
+    assert Batches(hours, []).of([window(1)]) == {window(1): None}
+    assert Batches(hours[:-1], hours[-1:], {hours[-1][0]: "bad"}).of([window(1)]) == {window(1): "bad"}
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_results_of_a_microbatch_model_have_their_reasons_from_the_log(tmp_path: Path, *, log: bool) -> None:
+    def written(*numbers: int) -> list[list[str]]:
+        return [[moment.isoformat() for moment in day(number)] for number in numbers]
+
+    item = {
+        "unique_id": EVENTS,
+        "status": "partial success",
+        "message": "PARTIAL SUCCESS (1/2)",
+        "batch_results": {"successful": written(2), "failed": written(1)},
+    }
+    (tmp_path / "run_results.json").write_text(json.dumps({"results": [item, {"unique_id": "a", "status": "success"}]}))
+    if log:
+        (tmp_path / "dbt.log").write_text("\n".join([error("1", "bad day"), result("1", 1, "error")]))
+    found = read_results(tmp_path / "run_results.json")
+    assert found["a"].batches is None
+    reason = "bad day" if log else "dbt gave no reason"
+    assert found[EVENTS].message == f"1 of 2 batches failed, the others were replaced:\n2026-01-01: {reason}"

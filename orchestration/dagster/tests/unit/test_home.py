@@ -1,0 +1,27 @@
+"""What is wrong with DAGSTER_HOME is said, and not something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lakehouse_analytics import home
+from lakehouse_analytics.home import HomeError, open_home
+
+
+def test_an_image_has_no_configuration_of_an_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setattr(home, "TEMPLATE", tmp_path / "python" / "dagster.yaml")  # the package is not in a checkout
+    with pytest.raises(HomeError) as caught:
+        open_home()
+    assert str(caught.value) == (
+        f"DAGSTER_HOME {tmp_path} has no dagster.yaml, and only a checkout of this project has one to copy: put the "
+        "dagster.yaml of your instance there."
+    )
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(HomeError, match=r"file/home is not writable \(Not a directory\): set it to a folder that is\."):
+        open_home()
