@@ -753,6 +753,31 @@ def test_streams_and_tables_that_do_not_meet_are_named_and_a_renamed_stream_is_a
     ]
 
 
+@pytest.mark.parametrize("wanted", [None, "Shop"])
+def test_streams_of_several_connections_that_land_in_one_table_are_named(
+    world: World, monkeypatch: pytest.MonkeyPatch, wanted: str | None
+) -> None:
+    m = Manifest()
+    named = {"lakehouse": {"airbyte": {"connection": wanted}}} if wanted else {}
+    m.model("stg_order_items", m.source("shop", "order_items", **named), folder="bronze")
+    listening = listening_of(Settings.load(), m.graph())
+    assert listening
+    world.sensor = airbyte_sync_sensor(listening)
+    store = Store(world.store.clock)
+    shop = store.add_connection("Shop", streams=["order_items"], destinationId="lake")
+    crm = store.add_connection("CRM", streams=["Order-Items"], destinationId="lake")
+    world.simulator.store = world.store = store
+    world.sync(shop)
+    messages: list[str] = []
+    monkeypatch.setattr(dg.SensorEvaluationContext, "log", property(lambda _: Log(messages)))
+    assert keys(world.tick()) == [["bronze/stg_order_items"]]
+    [said] = messages
+    assert (
+        f"('order_items' of connection 'Shop' ({shop}), 'Order-Items' of connection 'CRM' ({crm})), and each sync may "
+        "replace the rows of another"
+    ) in said
+
+
 class Log:
     """Keeps the warnings of a tick."""
 

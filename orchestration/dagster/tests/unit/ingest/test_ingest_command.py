@@ -64,7 +64,7 @@ def test_a_dagster_home_that_cannot_be_written_is_one_line_after_the_table(
 def test_a_sync_is_recorded_as_begun_before_its_connector_looks_at_the_source(
     lake: Lake, runner: CliRunner, tmp_path: Path
 ) -> None:
-    """Rows that reach the source while it is read may be missing: a window that ends then must wait for another sync."""
+    """Rows that reach the source while it is read may be missing: a window that ends then waits for another sync."""
     looked, read = tmp_path / "looked", tmp_path / "read"
     lake.scenario(
         schemas={"users": ID},
