@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lakehouse_analytics import dbt_profile
+from lakehouse_analytics import dbt_profile, manifest_shape
 from lakehouse_analytics.common.paths import is_file, is_folder
 from lakehouse_analytics.common.redact import Redactor, secret_values
 from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
 from lakehouse_analytics.dbt_profile import Jinja, Profile, ProfileError, is_secret
+from lakehouse_analytics.manifest_shape import ShapeError
 from lakehouse_analytics.names import some
 from lakehouse_analytics.settings import Settings
 
@@ -52,8 +53,6 @@ _FIELDS = {
     "schema": "the dbt target's schema",
     "attached": "the databases that the dbt target attaches",
 }
-#: What dbt's manifest must have for us to read it.
-_PARTS = ("metadata", "nodes", "sources", "exposures")
 #: The command that makes a manifest; every message about one ends with it.
 PREPARE = "lakehouse manifest"
 #: Variables of which models may make their SQL at run time and which therefore may differ between an image's build and
@@ -262,15 +261,14 @@ class DbtProject:
             )
         try:
             loaded = json.loads(self.manifest_path.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             how = self._how_to_make(again=True)
             raise ManifestError(f"{self.manifest_path} cannot be read as JSON. {how}") from None
-        missing = [part for part in _PARTS if not isinstance(loaded, dict) or not isinstance(loaded.get(part), dict)]
-        if missing:
-            raise ManifestError(
-                f"{self.manifest_path} is not a manifest of dbt: it has no object {' and no '.join(missing)}. "
-                f"{self._how_to_make(again=True)}"
-            )
+        try:
+            manifest_shape.check(loaded)
+        except ShapeError as error:
+            how = self._how_to_make(again=True)
+            raise ManifestError(f"{self.manifest_path} is not a manifest as dbt writes it: {error}. {how}") from None
         return dict(loaded)
 
     def _how_to_make(self, in_an_image: str = "", *, again: bool = False) -> str:
