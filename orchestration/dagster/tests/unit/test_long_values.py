@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from lakehouse_analytics.assets.build import accepted_tables
 from lakehouse_analytics.common.text import brief, shortened
 from lakehouse_analytics.contract import ContractError
 from lakehouse_analytics.dbt_profile import Profile
 from lakehouse_analytics.dbt_project import DbtProject, ManifestError
 from lakehouse_analytics.home import HomeError, open_home
+from lakehouse_analytics.manifest import read
 from lakehouse_analytics.prepare import _compare
 from lakehouse_analytics.settings import PREFIX, Settings, SettingsError
 
@@ -250,3 +252,19 @@ def test_of_dagster_home(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HomeError, match="DAGSTER_HOME") as caught:
         open_home()
     bounded(str(caught.value))
+
+
+def test_of_the_config_of_a_run() -> None:
+    m = Manifest()
+    m.model("orders", folder="gold")
+    with pytest.raises(ValueError, match="there is no model") as caught:
+        accepted_tables(m.graph(), [LONG])
+    bounded(str(caught.value))
+
+
+def test_of_an_unknown_on_table_exists() -> None:
+    m = Manifest()
+    m.model("orders", folder="gold", on_table_exists=LONG)
+    manifest = m.build() | {"metadata": {"adapter_type": "trino", "project_name": "shop"}}
+    [line] = [line for line in read(manifest, {}).warnings if "is not known for table" in line]
+    bounded(line)
