@@ -1,23 +1,18 @@
 """The batches of a microbatch model: which were replaced, which failed, and why. Pure: no Dagster, no dbt.
 
-`run_results.json` names the batches of each kind and no reasons
-(https://docs.getdbt.com/docs/build/incremental-microbatch); dbt's structured log has these.
+dbt's results name the batches of each kind and no reasons
+(https://docs.getdbt.com/docs/build/incremental-microbatch); its events have these.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 #: Reasons that a message gives in full.
 NAMED = 3
-#: Events of dbt's log with the error of a node (https://docs.getdbt.com/reference/events-logging).
-_ERRORS = frozenset({"CatchableExceptionOnRun", "GenericExceptionOnRun", "InternalErrorOnRun"})
-_BATCH = "LogBatchResult"
-
 Batch = tuple[datetime, datetime]
 
 
@@ -83,36 +78,6 @@ class Batches:
         whole = len(self.replaced) + len(self.failed)
         rest = ", the others were replaced" if self.replaced else ""
         return "\n".join([f"{len(self.failed)} of {whole} batches failed{rest}:", *lines])
-
-
-def reasons_in(log: Iterable[str]) -> dict[str, dict[int, str]]:
-    """Reasons of failed batches in dbt's JSON log: by unique id of the model, then by the batch's number.
-
-    A batch's error stands before its result, in the same thread.
-    """
-    found: dict[str, dict[int, str]] = {}
-    last: dict[tuple[str, str], str] = {}
-    for info, data in _events(log):
-        key = (str(info.get("thread")), str((data.get("node_info") or {}).get("unique_id")))
-        if info.get("name") in _ERRORS:
-            last[key] = str(data.get("exc") or "")
-        elif data.get("status") == "error" and (reason := last.pop(key, "")):
-            found.setdefault(key[1], {})[int(data["batch_index"])] = reason
-        else:
-            last.pop(key, None)
-    return found
-
-
-def _events(log: Iterable[str]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    for line in log:
-        if _BATCH not in line and not any(name in line for name in _ERRORS):
-            continue
-        try:
-            event = json.loads(line)
-            if event["info"]["name"] == _BATCH or event["info"]["name"] in _ERRORS:
-                yield event["info"], event["data"]
-        except (ValueError, KeyError, TypeError):
-            continue
 
 
 def _read(batches: Any) -> list[Batch]:

@@ -23,16 +23,14 @@ from lakehouse_analytics.contract import (
 )
 from lakehouse_analytics.dagster_meta import DagsterMeta, read_meta
 from lakehouse_analytics.findings import Finding, errors, warnings
-from lakehouse_analytics.graph import DbtTest, External, Function, Graph, Key, Source, Table, fqn_of
+from lakehouse_analytics.graph import DbtTest, External, Function, Graph, Key, Source, Table
 from lakehouse_analytics.lineage import externals_of, refs_to_nothing, tests_of, with_lineage
 from lakehouse_analytics.names import DRIFT, ROW_COUNT, apart, check_name, digest, group_name, key_part
-from lakehouse_analytics.nodes import TABLES, constants, every_node, is_table, left_out
+from lakehouse_analytics.nodes import constants, every_node, is_table, left_out
 from lakehouse_analytics.way_out import clash, unmapped_models, unread_meta
 
 #: Group of models that no folder and no contract puts into a layer.
 DEFAULT_LAYER = "default"
-#: Resource types that dbt's `--select` could mean in our commands.
-_SELECTABLE = frozenset({*TABLES, "test", "function"})
 
 
 def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, strict: bool = False) -> Graph:
@@ -92,7 +90,6 @@ class _Reader:
             tests={},
             exposures=exposures,
             adapter=self.adapter,
-            selectable=tuple(fqn_of(n) for n in self.nodes.values() if n["resource_type"] in _SELECTABLE),
             group_owners={group["name"]: (group.get("owner") or {}).get("email") for group in groups},
             exposure_keys=keys,
             externals=self.externals,
