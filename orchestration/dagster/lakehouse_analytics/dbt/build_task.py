@@ -98,6 +98,10 @@ class _Nodes:
 class PlannedBuildTask(BuildTask):
     """dbt's build, of a plan."""
 
+    #: Whatever is no success stops what lies below.
+    MARK_DEPENDENT_ERRORS_STATUSES = [
+        status for status in NodeStatus if status not in (NodeStatus.Success, NodeStatus.Pass, NodeStatus.Warn)
+    ]
     plan: BuildPlan
     run_process: Run
 
