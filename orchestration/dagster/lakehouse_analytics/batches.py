@@ -13,6 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 #: Reasons that a message gives in full.
 NAMED = 3
+#: Events of dbt with the error of a node (https://docs.getdbt.com/reference/events-logging), and with a batch's result.
+_ERRORS = frozenset({"CatchableExceptionOnRun", "GenericExceptionOnRun", "InternalErrorOnRun"})
+_RESULT = "LogBatchResult"
 Batch = tuple[datetime, datetime]
 
 
@@ -78,6 +81,34 @@ class Batches:
         whole = len(self.replaced) + len(self.failed)
         rest = ", the others were replaced" if self.replaced else ""
         return "\n".join([f"{len(self.failed)} of {whole} batches failed{rest}:", *lines])
+
+
+class Reasons:
+    """Why batches failed, from dbt's events. A batch's error comes before its result, in the same thread."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], str] = {}
+        self._found: dict[str, dict[int, str]] = {}
+
+    def note(self, name: str, thread: str, data: Any) -> None:
+        """Take an event.
+
+        Args:
+            name: Of the event.
+            thread: That it happened in.
+            data: dbt's message, an object with the fields of this kind of event.
+        """
+        if name != _RESULT and name not in _ERRORS:
+            return
+        unique_id = str(data.node_info.unique_id)
+        if name in _ERRORS:
+            self._last[thread, unique_id] = str(data.exc)
+        elif (reason := self._last.pop((thread, unique_id), "")) and data.status == "error":
+            self._found.setdefault(unique_id, {})[int(data.batch_index)] = reason
+
+    def of(self, unique_id: str) -> Mapping[int, str]:
+        """Reasons by dbt's number of the batch, from 1."""
+        return self._found.get(unique_id, {})
 
 
 def _read(batches: Any) -> list[Batch]:

@@ -23,11 +23,12 @@ import socket
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from lakehouse_analytics.batches import Reasons
 
 #: Seconds between SIGINT, on which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
 TERMINATION_SECONDS = 25.0
@@ -36,10 +37,12 @@ QUERIES = 2
 #: Exit codes of dbt (https://docs.getdbt.com/reference/exit-codes).
 FINE, FAILED, CRASHED = 0, 1, 2
 
-_ERRORS = frozenset({"CatchableExceptionOnRun", "GenericExceptionOnRun", "InternalErrorOnRun"})
-_BATCH = "LogBatchResult"
 #: It names a file of a temporary folder, which is gone when the run ends.
 _COMPILED_PATH = "SQLCompiledPath"
+
+
+class ManifestError(Exception):
+    """dbt has nothing to build from."""
 
 
 class StoppingError(Exception):
@@ -63,8 +66,7 @@ class Server:
         self._adapter: Any = None
         self._context = contextvars.copy_context()
         self._reported: set[str] = set()
-        self._batch_errors: dict[tuple[str, str], str] = {}
-        self._reasons: dict[str, dict[int, str]] = defaultdict(dict)
+        self._reasons = Reasons()
 
     def serve(self) -> None:
         """Build until the run closes the socket."""
@@ -117,7 +119,7 @@ class Server:
             importlib.import_module(f"dbt.adapters.{adapter}")
         importlib.import_module("lakehouse_analytics.dbt.build_task")
         if manifest:
-            with contextlib.suppress(OSError):  # the build says what is wrong
+            with contextlib.suppress(ManifestError):  # the build says what is wrong
                 self._manifests[manifest] = _load(manifest)
 
     def _build(
@@ -129,6 +131,8 @@ class Server:
             exit_code, errors = self._run_dbt(args, cwd, env, manifest, plan, levels)
         except KeyboardInterrupt:
             exit_code, errors = CRASHED, ["it was interrupted"]
+        except ManifestError as error:
+            exit_code, errors = CRASHED, [str(error)]
         except Exception as error:
             exit_code, errors = CRASHED, [f"{type(error).__name__}: {error}"]
         finally:
@@ -146,7 +150,7 @@ class Server:
 
         from lakehouse_analytics.dbt import build_task
 
-        self._reported, self._batch_errors, self._reasons = set(), {}, defaultdict(dict)
+        self._reported, self._reasons = set(), Reasons()
         sys.argv = ["dbt", *args]
         build_task.install(build_task.BuildPlan(**plan), _Asking(self))
         # A build changes the manifest that it is given.
@@ -168,7 +172,7 @@ class Server:
     def finished(self, result: Any) -> None:
         """Tell the run of a node's result."""
         self._reported.add(result.node.unique_id)
-        self._send({"finished": _told(result), "reasons": self._reasons.get(result.node.unique_id, {})})
+        self._send({"finished": _told(result), "reasons": self._reasons.of(result.node.unique_id)})
 
     def ask(self, kind: str, node: str) -> Any:
         """See `build_task.Run`.
@@ -209,19 +213,9 @@ class Server:
         """Pass on an event of dbt."""
         info = event.info
         name = str(info.name)
-        if name == _BATCH or name in _ERRORS:
-            self._keep_reason(name, info, event.data)
+        self._reasons.note(name, str(info.thread), event.data)
         if info.level in levels and name != _COMPILED_PATH and (message := str(info.msg)):
             self._send({"log": message, "level": str(info.level), "name": name})
-
-    def _keep_reason(self, name: str, info: Any, data: Any) -> None:
-        """Why a batch failed. Its error stands before its result, in the same thread."""
-        unique_id = str(data.node_info.unique_id)
-        key = (str(info.thread), unique_id)
-        if name in _ERRORS:
-            self._batch_errors[key] = str(data.exc)
-        elif (reason := self._batch_errors.pop(key, "")) and data.status == "error":
-            self._reasons[unique_id][int(data.batch_index)] = reason
 
 
 class _Asking:
@@ -236,7 +230,13 @@ class _Asking:
 def _load(path: str) -> Any:
     from dbt.contracts.graph.manifest import Manifest
 
-    manifest: Any = Manifest.from_msgpack(Path(path).read_bytes())
+    way_out = "run `lakehouse manifest`"
+    try:
+        manifest: Any = Manifest.from_msgpack(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise ManifestError(f"{path} does not exist: {way_out}") from None
+    except Exception as error:
+        raise ManifestError(f"{path} cannot be read: {way_out} ({error})") from None
     manifest.build_flat_graph()  # for macros that read `graph`
     return manifest
 

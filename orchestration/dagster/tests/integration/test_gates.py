@@ -10,6 +10,7 @@ from textwrap import dedent
 
 import dagster as dg
 import pytest
+from lakehouse_analytics.settings import Settings
 
 from .conftest import BELOW_A, EVERYTHING, Lakehouse, Outcome
 from .databases import DuckDB
@@ -136,20 +137,38 @@ def test_a_model_error_names_its_file_and_line_and_skips_only_what_is_below(
 def test_a_dbt_that_crashes_before_any_node_fails_the_run(lakehouse: Lakehouse) -> None:
     definitions = lakehouse.definitions()
     # After the manifest was made, so that only dbt at run time sees it.
-    (lakehouse.project / "models/silver/sa.sql").write_text("select {% if %}")
-    result = definitions.resolve_job_def("full_refresh").execute_in_process(
-        instance=lakehouse.instance, raise_on_error=False
-    )
-    outcome = lakehouse.outcome(result.run_id, result.success)
+    (lakehouse.project / "dbt_project.yml").write_text("name: [")
+    outcome = _executed(lakehouse, definitions)
 
     assert not outcome.success
     assert outcome.built == set()
-    assert "dbt crashed (exit code 2) while building bronze" in outcome.failure
-    assert "models/silver/sa.sql" in outcome.failure
+    assert "dbt crashed (exit code 2) while building 7 tables" in outcome.failure
+    assert "dbt_project.yml" in outcome.failure
 
 
 @pytest.mark.nightly("trino")
-def test_a_planned_check_that_dbt_does_not_evaluate_fails_the_gate(
+def test_a_parsed_project_that_is_gone_is_one_error(lakehouse: Lakehouse) -> None:
+    definitions = lakehouse.definitions()
+    parsed = Settings.load().target_path / "partial_parse.msgpack"
+    parsed.unlink()
+    outcome = _executed(lakehouse, definitions)
+
+    assert outcome.built == set()
+    assert f"{parsed} does not exist: run `lakehouse manifest`" in outcome.failure
+
+    parsed.write_bytes(b"{}")
+    assert f"{parsed} cannot be read: run `lakehouse manifest`" in _executed(lakehouse, definitions).failure
+
+
+def _executed(lakehouse: Lakehouse, definitions: dg.Definitions) -> Outcome:
+    result = definitions.resolve_job_def("full_refresh").execute_in_process(
+        instance=lakehouse.instance, raise_on_error=False
+    )
+    return lakehouse.outcome(result.run_id, result.success)
+
+
+@pytest.mark.nightly("trino")
+def test_a_planned_check_is_evaluated_whatever_the_environment_of_the_run_says(
     lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lakehouse.files["models/bronze/bronze.yml"] = """
@@ -161,15 +180,23 @@ def test_a_planned_check_that_dbt_does_not_evaluate_fails_the_gate(
         """
     lakehouse.write()
     definitions = lakehouse.definitions()
-    monkeypatch.setenv("CHECKED", "no")  # the manifest plans the test, dbt at run time does not know it
-    result = definitions.resolve_job_def("full_refresh").execute_in_process(
-        instance=lakehouse.instance, raise_on_error=False
-    )
-    outcome = lakehouse.outcome(result.run_id, result.success)
+    monkeypatch.setenv("CHECKED", "no")  # a dbt that parses would not know the test
+    outcome = _executed(lakehouse, definitions)
+
+    assert outcome.success, outcome.failure
+    assert outcome.checks["bronze/a:unique_a_id"] is True
+
+
+@pytest.mark.engine("duckdb")
+def test_what_dbt_gives_up_is_named(lakehouse: Lakehouse) -> None:
+    lakehouse.files["dbt_project.yml"] = dedent(lakehouse.files["dbt_project.yml"]) + "flags: {fail_fast: true}\n"
+    lakehouse.write()
+    lakehouse.sql("insert into raw.a values (1, 0)")
+    outcome = lakehouse.run()
 
     assert not outcome.success
-    assert outcome.built == EVERYTHING - BELOW_A
-    assert "bronze/a failed its gate: unique_a_id: planned, but dbt did not evaluate it" in outcome.failure
+    assert "bronze/a failed its gate: unique_a_id" in outcome.failure
+    assert "silver/sb was not built: dbt skipped it: Skipping due to fail_fast" in outcome.failure
 
 
 @pytest.mark.nightly("trino")

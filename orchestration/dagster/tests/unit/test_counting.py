@@ -65,7 +65,7 @@ class BigLake(Lake):
 
 
 def counter(engine: Any) -> Counter:
-    return Counter(engine, lambda key: [], accepted=(), zone=UTC)
+    return Counter(engine, engine.fetch_all, lambda key: [], accepted=(), zone=UTC)
 
 
 def tables(number: int, **wanted: Any) -> list[Table]:
