@@ -173,7 +173,8 @@ class DagsterUI:
         counts = {
             _key(event): entry["intValue"]
             for event in events
-            if event["__typename"] == "MaterializationEvent"
+            # An observation tells the rows of a table that took long to count.
+            if event["__typename"] in ("MaterializationEvent", "ObservationEvent")
             for entry in event["metadataEntries"]
             if entry["label"] == "dagster/row_count"
         }

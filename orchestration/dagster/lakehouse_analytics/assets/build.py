@@ -349,9 +349,9 @@ class Build:
             metadata = self._metadata(table, report.answer, node)
             self._tell_partitions(table, report.answer)
             yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
-        if report.late and isinstance(report.answer, Counts):
-            metadata = {"dagster/row_count": report.answer.rows, **_of_rows(report.answer)}
-            self.context.log_event(dg.AssetObservation(asset_key(table), metadata=metadata))
+        if report.late:
+            for partition, metadata in _counted(report.answer):
+                self.context.log_event(dg.AssetObservation(asset_key(table), partition=partition, metadata=metadata))
         if report.answer is not None:
             for verdict in with_targets(self.context.instance, asset_key(table), self.verdicts[table.unique_id]):
                 yield from self._report(verdict)
@@ -517,15 +517,14 @@ class Build:
 
     def _tell_partitions(self, table: Table, answer: Answer | None) -> None:
         """What a materialisation says of its own partition, and not of the run."""
-        if isinstance(answer, Mapping):
-            for partition, counts in answer.items():
-                metadata = {"dagster/partition_row_count": counts.rows, **_of_rows(counts)}
+        for partition, metadata in _counted(answer):
+            if partition is not None:
                 self.context.add_asset_metadata(metadata, asset_key(table), partition)
 
     def _metadata(self, table: Table, answer: Answer | None, node: NodeResult) -> dict[str, Any]:
         metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": table.node["relation_name"]}
-        if isinstance(answer, Counts):
-            metadata |= {"dagster/row_count": answer.rows, **_of_rows(answer)}
+        for partition, rows in _counted(answer):
+            metadata |= rows if partition is None else {}
         if url := node.query_id and self.engine.query_url(node.query_id):
             metadata["query"] = dg.MetadataValue.url(url)
         return metadata
@@ -589,6 +588,15 @@ def _messages(result: DbtResult, asked: Sequence[Table | DbtTest]) -> Iterator[s
 
 def _may_pass(node: NodeResult, patience: Patience) -> bool:
     return node.status == "error" and patience.judge(node.message).transient
+
+
+def _counted(answer: Answer | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """The metadata of a table's rows: of the table, or of each partition."""
+    if isinstance(answer, Counts):
+        yield None, {"dagster/row_count": answer.rows, **_of_rows(answer)}
+    elif isinstance(answer, Mapping):
+        for partition, counts in answer.items():
+            yield partition, {"dagster/partition_row_count": counts.rows, **_of_rows(counts)}
 
 
 def _of_rows(counts: Counts) -> dict[str, Any]:
