@@ -266,6 +266,7 @@ query($id: ID!) { runOrError(runId: $id) { ... on Run {
     __typename
     ... on MessageEvent { message }
     ... on MaterializationEvent { assetKey { path } metadataEntries { label ... on IntMetadataEntry { intValue } } }
+    ... on ObservationEvent { assetKey { path } metadataEntries { label ... on IntMetadataEntry { intValue } } }
     ... on AssetMaterializationPlannedEvent { assetKey { path } }
     ... on AssetCheckEvaluationEvent { evaluation { assetKey { path } checkName success } }
     ... on ExecutionStepFailureEvent { error { message } failureMetadata { description } }

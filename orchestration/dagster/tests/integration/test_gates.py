@@ -6,6 +6,8 @@ import logging
 import re
 import subprocess
 import sys
+import threading
+from pathlib import Path
 from textwrap import dedent
 
 import dagster as dg
@@ -367,3 +369,51 @@ def warnings_of(lakehouse: Lakehouse, outcome: Outcome) -> list[str]:
     """What a run logged from the level of warnings on, except Dagster's own events."""
     logs = lakehouse.instance.all_logs(outcome.run_id)
     return [entry.user_message for entry in logs if entry.dagster_event is None and entry.level >= logging.WARNING]
+
+
+@pytest.mark.engine("duckdb")
+def test_what_is_built_is_told_while_the_rest_is_being_built(
+    lakehouse: Lakehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last table waits for a file, which is written when everything before it stands in Dagster."""
+    monkeypatch.setenv("GO", str(tmp_path / "go"))
+    del lakehouse.files["models/metrics/m.sql"]
+    (lakehouse.project / "models/metrics/m.sql").unlink()
+    lakehouse.files["models/metrics/m.py"] = """
+        import os, pathlib, time
+
+        def model(dbt, session):
+            dbt.ref("sa")
+            for _ in range(1200):
+                if pathlib.Path(os.environ["GO"]).exists():
+                    return session.sql("select 1 as x")
+                time.sleep(0.1)
+            raise RuntimeError("nobody said go")
+        """
+    lakehouse.write()
+    lakehouse.definitions()  # parses here, not while the clock of the model runs
+    told = {*EVERYTHING, "bronze/a:unique_a_id", "gold/gb:row_count"} - {"metrics/m"}
+
+    def watch() -> None:
+        while not told <= seen:
+            for run in lakehouse.instance.get_runs():
+                for record in lakehouse.instance.all_logs(run.run_id):
+                    event = record.dagster_event
+                    if event and event.is_step_materialization and event.asset_key:
+                        seen.add(event.asset_key.to_user_string())
+                    if check := record.asset_check_evaluation:
+                        seen.add(f"{check.asset_key.to_user_string()}:{check.check_name}")
+            if stopped.wait(0.1):
+                return
+        (tmp_path / "go").touch()
+
+    seen: set[str] = set()
+    stopped = threading.Event()
+    watching = threading.Thread(target=watch)
+    watching.start()
+    outcome = lakehouse.run()
+    stopped.set()
+    watching.join()
+
+    assert outcome.success, outcome.failure
+    assert outcome.built == EVERYTHING
