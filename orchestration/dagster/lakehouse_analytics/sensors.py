@@ -29,7 +29,7 @@ def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinitio
 
     @dg.sensor(
         name="gold_on_silver",
-        # No `target`, of which Dagster would make a job to resolve and describe: these runs are of the job of all assets.
+        # No `target`: Dagster would make a job of it, to resolve and to describe. Runs are of the job of all assets.
         asset_selection=dg.AssetSelection.assets(*(table.key for table in above)),
         minimum_interval_seconds=60,
         description="Builds gold tables whose silver tables were built since.",
