@@ -13,6 +13,7 @@ import dagster as dg
 from lakehouse_analytics.assets.build import build_assets
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
+from lakehouse_analytics.common.garbage import without_collecting
 from lakehouse_analytics.common.load_errors import message_last
 from lakehouse_analytics.common.load_warnings import warn_once
 from lakehouse_analytics.dbt_project import DbtProject
@@ -32,6 +33,7 @@ from lakehouse_analytics.sync_definitions import sync_definitions
 
 @dg.definitions
 @message_last
+@without_collecting
 def defs() -> dg.Definitions:
     """Everything Dagster knows of this lakehouse."""
     settings = Settings.load()

@@ -251,7 +251,7 @@ def _named_apart(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
         if name.replace(".", "_") in taken[owner.key]:
             name = f"{test.name}_{digest(test.unique_id)}"
         taken[owner.key].add(name.replace(".", "_"))
-        named[test.unique_id] = replace(test, name=name)
+        named[test.unique_id] = test if name == test.name else replace(test, name=name)
     return [named[test.unique_id] for test in tests]
 
 
