@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from lakehouse_analytics.common.text import brief
 from lakehouse_analytics.findings import Finding
 
 #: Values dbt-trino knows; with any other it logs a line and renames.
@@ -113,7 +114,8 @@ def _warnings(node: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
         known = ", ".join(sorted(_ON_TABLE_EXISTS[config["materialized"]]))
         yield (
             None,
-            f"on_table_exists: {said} is not known for {config['materialized']} ({known}); dbt-trino renames instead",
+            f"on_table_exists: {brief(said)} is not known for {config['materialized']} ({known}); dbt-trino renames "
+            "instead",
         )
     if _on_table_exists(node) == "rename":
         yield (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Protocol
 
 import dagster as dg
@@ -16,8 +17,6 @@ from dagster._core.storage.asset_check_execution_record import (
 
 #: Earlier counts of one check that drift is judged against, at most: two months of a daily run.
 HISTORY = 60
-#: Pages of that many that are read at most, if counts are left out because `row_count` failed for them.
-PAGES = 5
 #: Newest evaluations among which the latest is searched: Dagster lists them in the order in which their runs were
 #: queued, and a run of higher priority overtakes others.
 NEAR = 5
@@ -26,7 +25,7 @@ ROWS = "rows"
 BASELINE = "last_passed_rows"
 ACCEPTED = "accepted_by_hand"
 STARTS = "accepted_level"
-EXCLUDED = "not_in_history"
+EXCLUDED, REMEMBERED = "not_in_history", "history_before"
 
 _EVALUATED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
@@ -43,6 +42,8 @@ class Past:
         accepted: An operator accepted this count as the new level.
         starts: The drift history starts at this partition, because its level was accepted.
         in_history: Whether other checks of the same count allow it to become history.
+        remembered: The history before this evaluation, as one that passed and is not history recorded it; None if it
+            recorded none.
     """
 
     when: datetime
@@ -52,6 +53,7 @@ class Past:
     accepted: bool = False
     starts: bool = False
     in_history: bool = True
+    remembered: Sequence[Past] | None = None
 
     @property
     def is_history(self) -> bool:
@@ -81,8 +83,10 @@ class StoredHistory:
     """The history that Dagster's event log holds; about 5 ms for a check or a partition.
 
     Evaluations that are not counts of the past are never looked at instead of those that are: Dagster stores the
-    result of each evaluation, and planned, failed and uncounted ones are left out by it. An evaluation that did not
-    pass also records the baseline, so that the baseline survives if the passed evaluation is deleted.
+    result of each evaluation, and planned, failed and uncounted ones are left out by it. One that passed and is not
+    history records the history before it (`remembered`), so that any number of them hides nothing, and the newest
+    `HISTORY` evaluations that passed are all that has to be kept. An evaluation that did not pass also records the
+    baseline, so that the baseline survives if the passed evaluation is deleted.
     """
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
@@ -99,18 +103,21 @@ class StoredHistory:
 
     def counts(self, key: dg.AssetCheckKey) -> list[Past]:
         """See `History`."""
-        return sorted(self._passed(key, None, HISTORY), key=lambda past: past.when, reverse=True)
+        return self._passed(key, None, HISTORY)
 
     def _passed(self, key: dg.AssetCheckKey, partition: str | None, most: int) -> list[Past]:
-        found: list[Past] = []
+        found: dict[datetime, Past] = {}
         cursor: int | None = None
-        for _ in range(PAGES):
+        while True:
             rows = self._read(key, partition, {AssetCheckExecutionRecordStatus.SUCCEEDED}, HISTORY, cursor)
-            found += [past for past in past_of(rows) if past.is_history]
-            if len(found) >= most or len(rows) < HISTORY:
-                break
+            page = [*past_of(rows)]
+            memories = [past.remembered for past in page if past.remembered is not None]
+            found |= {past.when: past for memory in memories for past in memory}
+            found |= {past.when: past for past in page if past.is_history}
+            # Further pages are read only if all of one was stored by a version that recorded no history.
+            if memories or len(found) >= most or len(rows) < HISTORY:
+                return sorted(found.values(), key=lambda past: past.when, reverse=True)[:most]
             cursor = rows[-1].id
-        return found[:most]
 
     def _read(
         self,
@@ -145,7 +152,24 @@ def past_of(records: Iterable[object]) -> Iterable[Past]:
                 ACCEPTED in metadata,
                 STARTS in metadata,
                 EXCLUDED not in metadata,
+                _memory(metadata.get(REMEMBERED)),
             )
+
+
+def memory_of(history: Iterable[Past]) -> dg.JsonMetadataValue:
+    """Earlier counts, newest first, as an evaluation records them (`Past.remembered`): time, rows, accepted."""
+    return dg.MetadataValue.json(
+        [[past.when.timestamp(), past.rows, past.accepted] for past in islice(history, HISTORY)]
+    )
+
+
+def _memory(value: object) -> list[Past] | None:
+    if not isinstance(value, dg.JsonMetadataValue) or not isinstance(value.data, list):
+        return None
+    return [
+        Past(datetime.fromtimestamp(when, UTC), rows, passed=True, accepted=accepted)
+        for when, rows, accepted in value.data
+    ]
 
 
 def _whole(value: object) -> int | None:

@@ -8,7 +8,17 @@ from typing import Any
 
 import dagster as dg
 
-from lakehouse_analytics.check_history import ACCEPTED, BASELINE, EXCLUDED, ROWS, STARTS, History, Past
+from lakehouse_analytics.check_history import (
+    ACCEPTED,
+    BASELINE,
+    EXCLUDED,
+    REMEMBERED,
+    ROWS,
+    STARTS,
+    History,
+    Past,
+    memory_of,
+)
 from lakehouse_analytics.contract import Drift, Rows
 from lakehouse_analytics.gates import FAILED_STATUS
 from lakehouse_analytics.graph import DbtTest, Graph, Table
@@ -83,12 +93,12 @@ def row_count_results(
     results = [dg.AssetCheckResult(asset_key=key.asset_key, check_name=ROW_COUNT, **rows)]
     if rules.drift:
         drift_key = dg.AssetCheckKey(asset_key(table), DRIFT)
-        earlier = _since_accepted(history.counts(drift_key))
+        earlier = [*_since_accepted(history.counts(drift_key))]
         past = [(p.when, p.rows) for p in earlier if p.rows is not None]
         verdict = judge_drift(rules.drift, counts.rows, past, now, zone)
         drift = drift_outcome(
             rules.drift, counts.rows, verdict, len(past),
-            name=table.node["name"], accepted=accepted, row_count_passed=rows["passed"],
+            name=table.node["name"], accepted=accepted, row_count_passed=rows["passed"], history=earlier,
         )  # fmt: skip
         results.append(dg.AssetCheckResult(asset_key=key.asset_key, check_name=DRIFT, **drift))
     return results
@@ -138,6 +148,7 @@ def drift_outcome(
     accepted: bool,
     row_count_passed: bool,
     memory: Past | None = None,
+    history: Iterable[Past] = (),
 ) -> dict[str, Any]:
     """The drift check, likewise.
 
@@ -150,8 +161,11 @@ def drift_outcome(
         accepted: An operator accepts this count as the new level.
         row_count_passed: Result of `row_count` for the same count: one that failed does not become history.
         memory: Of a partition, what is known from its earlier evaluations.
+        history: Of a table without partitions, the earlier counts since the last accepted one, newest first.
     """
     passed = verdict.passed or accepted
+    excluded = not accepted and not row_count_passed
+    carried = _carried(memory)
     note = " (accepted by hand)" if accepted and not verdict.passed else "" if passed else f"; {_how_to_accept(name)}"
     return {
         "passed": passed,
@@ -161,8 +175,11 @@ def drift_outcome(
             ROWS: rows,
             "judged": verdict.judged,
             "earlier_counts": earlier,
-            **_carried(memory),
-            **({ACCEPTED: True} if accepted else {} if row_count_passed else {EXCLUDED: "row_count failed"}),
+            **carried,
+            **({ACCEPTED: True} if accepted else {}),
+            **({EXCLUDED: "row_count failed"} if excluded else {}),
+            # One that failed hides no earlier count: only those that passed are searched.
+            **({REMEMBERED: memory_of(history)} if excluded and passed and not carried else {}),
             **({"median": verdict.median, "allowed": verdict.allowed} if verdict.judged else {}),
         },
     }

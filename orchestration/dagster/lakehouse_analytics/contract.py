@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lakehouse_analytics.common.text import shortened
+from lakehouse_analytics.common.text import brief, shortened
 from lakehouse_analytics.cron import is_cron, smallest_interval
 from lakehouse_analytics.names import unique_metadata_key
 
@@ -117,7 +117,7 @@ class Rows(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> Rows:
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}")
+            raise ValueError(f"min {brief(self.min)} is above max {brief(self.max)}")
         return self
 
 
@@ -135,7 +135,7 @@ class Freshness(_Section):
         if self.within < timedelta(minutes=1):
             raise ValueError("within: Dagster evaluates freshness by the minute, use at least 1m")
         if self.cron and self.within > (interval := smallest_interval(self.cron)):
-            raise ValueError(f"within: longer than the {interval} between two deadlines of cron {self.cron!r}")
+            raise ValueError(f"within: longer than the {interval} between two deadlines of cron {shortened(self.cron)}")
         return self
 
 
@@ -240,7 +240,7 @@ class ModelContract(_Section):
         for column in value:
             name = unique_metadata_key(column)
             if name in reported:
-                raise ValueError(f"{reported[name]} and {column} would both be reported as {name}")
+                raise ValueError(f"{brief(reported[name])} and {brief(column)} would both be reported as {brief(name)}")
             reported[name] = column
         return value
 
@@ -301,7 +301,7 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
 
 
 def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
-    path = ".".join(["meta.lakehouse", *map(str, item["loc"])])
+    path = ".".join(["meta.lakehouse", *map(brief, item["loc"])])
     if item["type"] == "extra_forbidden":
         valid = sorted(_fields_at(kind, item["loc"][:-1]))
         near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lakehouse_analytics.common.text import brief, shortened
 from lakehouse_analytics.contract import is_owner
 from lakehouse_analytics.names import is_group_name
 
@@ -36,8 +37,8 @@ class Ref:
     @property
     def label(self) -> str:
         """As a person writes it, such as `billing.invoices.v2`."""
-        name = f"{self.package}.{self.name}" if self.package else self.name
-        return f"{name}.v{self.version}" if self.version else name
+        name = f"{brief(self.package)}.{brief(self.name)}" if self.package else brief(self.name)
+        return f"{name}.v{brief(self.version)}" if self.version else name
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_meta(node: Mapping[str, Any]) -> tuple[DagsterMeta, list[str]]:
     known = _KEYS.get(str(node.get("resource_type")), _OF_ASSETS)
     reading = _Reading({key: value for key, value in raw.items() if key in known})
     read = DagsterMeta(reading.asset_key(), reading.group(), reading.owners(), reading.eager(), reading.ref())
-    unread = (*(str(key) for key in raw if key not in known), *reading.unread)
+    unread = (*(brief(key) for key in raw if key not in known), *reading.unread)
     return replace(read, unread=unread), reading.problems
 
 
@@ -118,7 +119,9 @@ class _Reading:
         owners = said if isinstance(said, list) else [said]
         for owner in owners:
             if not is_owner(owner):
-                self.problems.append(f"meta.dagster.owners has {owner!r}: expected an e-mail address or team:<name>")
+                self.problems.append(
+                    f"meta.dagster.owners has {shortened(owner)}: expected an e-mail address or team:<name>"
+                )
         return tuple(owner for owner in owners if is_owner(owner))
 
     def eager(self) -> bool:
@@ -146,4 +149,4 @@ class _Reading:
         return None
 
     def _wrong(self, key: str, expected: str) -> None:
-        self.problems.append(f"meta.dagster.{key} is {self.raw[key]!r}: expected {expected}")
+        self.problems.append(f"meta.dagster.{key} is {shortened(self.raw[key])}: expected {expected}")

@@ -14,7 +14,7 @@ import itertools
 import json
 import os.path
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,10 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from lakehouse_analytics.common.paths import expanded, is_file, problem_of
 from lakehouse_analytics.common.redact import SECRET_NAME
+from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
+from lakehouse_analytics.names import some
 
 FILE = "profiles.yml"
 #: dbt's prefix of variables that it never writes anywhere.
@@ -45,6 +48,8 @@ _OURS = {
     "method": {"LAKEHOUSE_TRINO_PASSWORD", "LAKEHOUSE_TRINO_JWT", "LAKEHOUSE_TRINO_CLIENT_CERTIFICATE"},
     "cert": {"LAKEHOUSE_TRINO_CA_BUNDLE"},
 }
+#: Of the profiles or targets that a message lists.
+_MOST = 20
 _READS = re.compile(r"""env_var\(\s*['"]([^'"]+)['"]""")
 _MISSING = object()
 #: What dbt parses with where a variable of the connection is not set; see `placeholders`.
@@ -79,7 +84,7 @@ def load_yaml(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise ProfileError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path} is not valid YAML: {error}") from None
+        raise ProfileError(f"{path} is not valid YAML: {brief(error, MAX_TEXT)}") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, Mapping):
@@ -114,11 +119,11 @@ def find(project_dir: Path, explicit: Path | None, environment: Mapping[str, str
     if explicit:
         return Place(explicit, "LAKEHOUSE_DBT_PROFILES_DIR")
     if named := environment.get("DBT_PROFILES_DIR"):
-        return Place(project_dir / Path(named).expanduser(), "DBT_PROFILES_DIR")
-    if (project_dir / FILE).is_file():
+        return Place(project_dir / expanded(named), "DBT_PROFILES_DIR")
+    if is_file(project_dir / FILE):
         return Place(project_dir, "")
     home = Path.home() / ".dbt"
-    return Place(home, "") if (home / FILE).is_file() else Place(project_dir, "default")
+    return Place(home, "") if is_file(home / FILE) else Place(project_dir, "default")
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ class Profile:
     @property
     def where(self) -> str:
         """For messages."""
-        return f"target `{self.target}` of profile `{self.name}` in {self.file}"
+        return f"target `{brief(self.target)}` of profile `{brief(self.name)}` in {brief(self.file, MAX_TEXT)}"
 
     @property
     def database(self) -> str:
@@ -174,7 +179,10 @@ class Profile:
         path = str(self.fields.get("path") or ":memory:")
         if self.adapter != "duckdb" or path == ":memory:" or len(urlsplit(path).scheme) > 1:
             return None
-        return Path(_normal(self.project_dir / Path(path).expanduser()))
+        file = Path(_normal(self.project_dir / expanded(path)))
+        if problem := problem_of(file):
+            raise ProfileError(f"{self.where} has the `path` {shortened(path)}: {problem}.")
+        return file
 
     def names(self) -> dict[str, Any]:
         """What of the target the manifest contains: names of databases and schemas, never anything secret."""
@@ -240,14 +248,15 @@ def read(
             cannot be rendered.
     """
     file = place.file
-    if not file.is_file():
+    if not is_file(file):
         if place.reason == "default":
             raise ProfileError(
-                f"There is no {FILE} in {project_dir} and none in {Path.home() / '.dbt'}. Set "
+                f"There is no {FILE} in {project_dir} and none in {brief(Path.home() / '.dbt', MAX_TEXT)}. Set "
                 f"LAKEHOUSE_DBT_PROFILES_DIR to the folder of the file that has {_named(project_dir, environment)}, or "
                 f"write one with a target of type {' or '.join(SUPPORTED)}."
             )
-        raise ProfileError(f"{place.reason or 'The dbt project'} names {place.folder}, which has no {FILE}.")
+        folder = brief(place.folder, MAX_TEXT)
+        raise ProfileError(f"{place.reason or 'The dbt project'} names {folder}, which has no {FILE}.")
     jinja = Jinja(environment, defaults or {}, request.variables)
     profiles, project = load_yaml(file), load_yaml(project_dir / "dbt_project.yml")
     name = environment.get("DBT_PROFILE") or jinja.render(project.get("profile"), f"{project_dir}/dbt_project.yml")
@@ -261,29 +270,29 @@ def read(
     if not isinstance(profile, Mapping) or not isinstance(outputs, Mapping):
         named = f" (named by {place.reason})" if place.reason else ""
         raise ProfileError(
-            f"{file}{named} has no profile `{name}` with outputs, which dbt_project.yml names; it has: "
+            f"{file}{named} has no profile `{brief(name)}` with outputs, which dbt_project.yml names; it has: "
             f"{_profiles(profiles)}."
         )
     target, why = _target(profile, outputs, request, jinja, file)
     output = outputs.get(target)
     if not isinstance(output, Mapping):
         raise ProfileError(
-            f"{file}: profile `{name}` has no target `{target}`, which {why} names; it has: "
-            f"{', '.join(sorted(map(str, outputs)))}."
+            f"{file}: profile `{brief(name)}` has no target `{brief(target)}`, which {why} names; it has: "
+            f"{_names(outputs)}."
         )
-    adapter = str(jinja.render(output.get("type"), f"{file}: `type` of target `{target}`"))
+    adapter = str(jinja.render(output.get("type"), f"{file}: `type` of target `{brief(target)}`"))
     if adapter not in SUPPORTED:
         usable = [
             str(other) for other, one in outputs.items() if isinstance(one, Mapping) and one.get("type") in SUPPORTED
         ]
         way_out = (
-            f"Name another target in LAKEHOUSE_DBT_TARGET: {', '.join(usable)}."
+            f"Name another target in LAKEHOUSE_DBT_TARGET: {_names(usable)}."
             if usable
             else "Add a target of one of these types to the profile, and name it in LAKEHOUSE_DBT_TARGET."
         )
         raise ProfileError(
-            f"{file}: target `{target}` of profile `{name}` has type {adapter}; this version runs on "
-            f"{' and '.join(SUPPORTED)}. {way_out}"
+            f"{file}: target `{brief(target)}` of profile `{brief(name)}` has type {brief(adapter)}; this version "
+            f"runs on {' and '.join(SUPPORTED)}. {way_out}"
         )
     fields: dict[str, Any] = {}
     reads: dict[str, tuple[str, ...]] = {}
@@ -294,7 +303,7 @@ def read(
             continue
         jinja.read.clear()
         try:
-            fields[key] = jinja.render(output[key], f"{file}: `{key}` of target `{target}`")
+            fields[key] = jinja.render(output[key], f"{file}: `{key}` of target `{brief(target)}`")
         except ProfileError:
             if key in _NAMING[adapter]:
                 raise
@@ -344,11 +353,15 @@ def _follows_us(key: str, value: object) -> bool:
 
 def _named(project_dir: Path, environment: Mapping[str, str]) -> str:
     name = environment.get("DBT_PROFILE") or load_yaml(project_dir / "dbt_project.yml").get("profile")
-    return f"profile `{name}`" if name else "the profile of this project"
+    return f"profile `{brief(name)}`" if name else "the profile of this project"
 
 
 def _profiles(file: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(str(key) for key in file.keys() - {"config"})) or "none"
+    return _names(file.keys() - {"config"}) or "none"
+
+
+def _names(names: Iterable[Any]) -> str:
+    return some(sorted(map(brief, names)), _MOST)
 
 
 def _target(
@@ -410,7 +423,7 @@ class Jinja:
         try:
             return self._render(value)
         except (TemplateError, TypeError, ValueError, AttributeError, KeyError) as error:
-            raise ProfileError(f"{where} cannot be rendered: {error}") from None
+            raise ProfileError(f"{where} cannot be rendered: {brief(error, MAX_TEXT)}") from None
 
     def _renderer(self) -> Callable[[str], str]:
         from jinja2.sandbox import SandboxedEnvironment
@@ -433,13 +446,13 @@ class Jinja:
         if value is None:
             value = default if default is not None else self._defaults.get(name)
         if value is None:
-            raise _UnsetError(f"the environment variable {name}")
+            raise _UnsetError(f"the environment variable {brief(name)}")
         return value
 
     def _var(self, name: str, default: Any = _MISSING) -> Any:
         value = self._variables.get(name, default)
         if value is _MISSING:
-            raise _UnsetError(f"the variable `{name}` (dbt's --vars; LAKEHOUSE_DBT_VARS)")
+            raise _UnsetError(f"the variable `{brief(name)}` (dbt's --vars; LAKEHOUSE_DBT_VARS)")
         return value
 
 

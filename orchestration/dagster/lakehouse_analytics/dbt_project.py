@@ -15,9 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lakehouse_analytics import dbt_profile
+from lakehouse_analytics import dbt_profile, manifest_shape
+from lakehouse_analytics.common.paths import is_file, is_folder
 from lakehouse_analytics.common.redact import Redactor, secret_values
+from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
 from lakehouse_analytics.dbt_profile import Jinja, Profile, ProfileError, is_secret
+from lakehouse_analytics.manifest_shape import ShapeError
+from lakehouse_analytics.names import some
 from lakehouse_analytics.settings import Settings
 
 STAMP = "lakehouse_fingerprint.json"
@@ -49,8 +53,6 @@ _FIELDS = {
     "schema": "the dbt target's schema",
     "attached": "the databases that the dbt target attaches",
 }
-#: What dbt's manifest must have for us to read it.
-_PARTS = ("metadata", "nodes", "sources", "exposures")
 #: The command that makes a manifest; every message about one ends with it.
 PREPARE = "lakehouse manifest"
 #: Variables of which models may make their SQL at run time and which therefore may differ between an image's build and
@@ -130,8 +132,10 @@ class DbtProject:
             ManifestError: there is no such file, or it is not YAML.
         """
         path = self.project_dir / "dbt_project.yml"
-        if not path.is_file():
-            raise ManifestError(f"{path} does not exist: set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project.")
+        if not is_file(path):
+            raise ManifestError(
+                f"{brief(path, MAX_TEXT)} does not exist: set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project."
+            )
         try:
             return dbt_profile.load_yaml(path)
         except ProfileError as error:
@@ -146,7 +150,7 @@ class DbtProject:
         """Every file that dbt may parse, of the project and of its installed packages, in a stable order."""
         yield from self._sources_of(self.project_dir, self.configuration())
         packages = self.packages_dir
-        for package in sorted(packages.iterdir()) if packages.is_dir() else ():
+        for package in sorted(packages.iterdir()) if is_folder(packages) else ():
             path = package / "dbt_project.yml"
             if path.is_file():
                 try:
@@ -206,7 +210,7 @@ class DbtProject:
 
     def changes(self) -> list[str] | None:
         """What differs from what the manifest was made of; None when there is no manifest."""
-        if not self.manifest_path.is_file() or not self.stamp_path.is_file():
+        if not is_file(self.manifest_path) or not is_file(self.stamp_path):
             return None
         try:
             then = json.loads(self.stamp_path.read_bytes())
@@ -223,11 +227,11 @@ class DbtProject:
                 if name in _FIELDS
             ),
             *(
-                f"the environment variable {name} ({_was(before)}, {_is(after)})"
+                f"the environment variable {brief(name)} ({_was(before)}, {_is(after)})"
                 for name, before, after in _differences(then["variables"], now["variables"])
             ),
             *(
-                f"the variable `{name}` of LAKEHOUSE_DBT_VARS ({_was(before)}, {_is(after)})"
+                f"the variable `{brief(name)}` of LAKEHOUSE_DBT_VARS ({_was(before)}, {_is(after)})"
                 for name, before, after in _differences(then["vars"], now["vars"])
             ),
         ]
@@ -235,7 +239,7 @@ class DbtProject:
     def _because(self, name: str) -> str:
         fields = {"database": ("path", "database", "catalog"), "schema": ("schema",), "attached": ("attach",)}
         variables = self.profile.variables(*fields.get(name, ())) if self.profile else []
-        return f"; it reads {', '.join(variables)}" if variables else ""
+        return f"; it reads {some([brief(name) for name in variables])}" if variables else ""
 
     def manifest(self) -> dict[str, Any]:
         """Read the manifest.
@@ -248,30 +252,28 @@ class DbtProject:
             raise ManifestError(self.problem)
         changed = self.changes()
         if changed is None:
-            how = self._how_to_make(f", with `{self.target}` among its LAKEHOUSE_TARGETS")
+            how = self._how_to_make(f", with `{brief(self.target)}` among its LAKEHOUSE_TARGETS")
             raise ManifestError(f"There is no manifest at {self.manifest_path}. {how}")
         if changed:
-            some = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
             how = self._how_to_make(", or set a variable that differs to the value that the build had", again=True)
             raise ManifestError(
-                f"The manifest at {self.manifest_path} is stale: changed since it was made: {some}. {how}"
+                f"The manifest at {self.manifest_path} is stale: changed since it was made: {some(changed)}. {how}"
             )
         try:
             loaded = json.loads(self.manifest_path.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             how = self._how_to_make(again=True)
             raise ManifestError(f"{self.manifest_path} cannot be read as JSON. {how}") from None
-        missing = [part for part in _PARTS if not isinstance(loaded, dict) or not isinstance(loaded.get(part), dict)]
-        if missing:
-            raise ManifestError(
-                f"{self.manifest_path} is not a manifest of dbt: it has no object {' and no '.join(missing)}. "
-                f"{self._how_to_make(again=True)}"
-            )
+        try:
+            manifest_shape.check(loaded)
+        except ShapeError as error:
+            how = self._how_to_make(again=True)
+            raise ManifestError(f"{self.manifest_path} is not a manifest as dbt writes it: {error}. {how}") from None
         return dict(loaded)
 
     def _how_to_make(self, in_an_image: str = "", *, again: bool = False) -> str:
         """The last sentence of a message about a manifest that cannot be used."""
-        folder = next(path for path in (self.target_path, *self.target_path.parents) if path.exists())
+        folder = next(path for path in (self.target_path, *self.target_path.parents) if is_folder(path))
         if os.access(folder, os.W_OK):
             return f"Make it{' again' if again else ''}: {PREPARE}"
         return f"Make it by building the image again{in_an_image}: {folder} cannot be written here."
@@ -327,8 +329,8 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tu
 
 
 def _was(value: Any) -> str:
-    return "it was not set" if value is None else f"it was {value!r}"
+    return "it was not set" if value is None else f"it was {shortened(value)}"
 
 
 def _is(value: Any) -> str:
-    return "is not set now" if value is None else f"is {value!r} now"
+    return "is not set now" if value is None else f"is {shortened(value)} now"

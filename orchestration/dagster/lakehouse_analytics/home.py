@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
 from lakehouse_analytics.engines import DUCKDB_POOL
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ def open_home() -> DagsterInstance:
     named = os.getenv("DAGSTER_HOME")
     if not named:
         raise HomeError("DAGSTER_HOME is not set: it is where Dagster keeps its runs; `make` uses .dagster_home.")
-    home = Path(named).expanduser().absolute()
+    try:
+        home = Path(named).expanduser().absolute()
+    except RuntimeError:
+        raise HomeError(f"DAGSTER_HOME is {shortened(named)}: no such user's home; set it to a folder.") from None
     try:
         home.mkdir(parents=True, exist_ok=True)
         if not (home / "dagster.yaml").exists():
@@ -40,7 +44,7 @@ def open_home() -> DagsterInstance:
             shutil.copy(TEMPLATE, home / "dagster.yaml")
     except OSError as error:
         raise HomeError(
-            f"DAGSTER_HOME {home} is not writable ({error.strerror}): set it to a folder that is."
+            f"DAGSTER_HOME {brief(home, MAX_TEXT)} is not writable ({error.strerror}): set it to a folder that is."
         ) from None
     os.environ["DAGSTER_HOME"] = str(home)
 

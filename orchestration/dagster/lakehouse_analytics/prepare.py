@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lakehouse_analytics.common.redact import MASK
-from lakehouse_analytics.common.text import without_traceback
+from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened, without_traceback
 from lakehouse_analytics.dbt_hooks import DEPS_BECAUSE
 from lakehouse_analytics.dbt_profile import Profile, ProfileError, is_secret, load_yaml, placeholders
 from lakehouse_analytics.dbt_project import RUN_TIME, STAMP, DbtProject, ManifestError
+from lakehouse_analytics.names import some
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
 
 _PACKAGES = ("packages.yml", "dependencies.yml")
+#: Of a line of dbt's own errors, which may quote a value, in characters.
+_MAX_LINE = 2_000
 
 
 def prepare(project: DbtProject, dbt: DbtRunner, say: Callable[[str], None] = print) -> Path:
@@ -70,8 +73,9 @@ def prepare(project: DbtProject, dbt: DbtRunner, say: Callable[[str], None] = pr
         _compare(project.profile, found["credentials"])
         counted = _counted(found)
         if rendered := sorted(counted & unset.keys()):
+            names = some([brief(name) for name in rendered])
             raise ManifestError(
-                f"{project.project_dir} reads {', '.join(rendered)} while it is parsed, not only for the connection "
+                f"{project.project_dir} reads {names} while it is parsed, not only for the connection "
                 "in profiles.yml: set it, or give env_var() a default. An image's build takes it from DBT_ENVIRONMENT."
             )
         fingerprint = {**before, "variables": project.fingerprint(counted)["variables"]}
@@ -104,14 +108,18 @@ def _compare(profile: Profile | None, theirs: Mapping[str, Any]) -> None:
     for name, value in theirs.items():
         if value is not None and name != "path" and ours[name] != value:
             secret = any(is_secret(variable) for variable in profile.variables(*profile.reads))
-            said = f"dbt renders {MASK}" if secret else f"dbt renders {value!r}, this program {ours[name]!r}"
+            said = (
+                f"dbt renders {MASK}"
+                if secret
+                else f"dbt renders {shortened(value)}, this program {shortened(ours[name])}"
+            )
             raise ManifestError(
                 f"`{name}` of {profile.where}: {said}. Write it without Jinja, or with env_var() alone."
             )
     if theirs.get("path") and file and os.path.realpath(theirs["path"]) != os.path.realpath(file):
         raise ManifestError(
-            f"`path` of {profile.where}: dbt renders {theirs['path']}, this program {file}. Write it without Jinja, or "
-            "with env_var() alone."
+            f"`path` of {profile.where}: dbt renders {brief(theirs['path'], MAX_TEXT)}, this program "
+            f"{brief(file, MAX_TEXT)}. Write it without Jinja, or with env_var() alone."
         )
 
 
@@ -152,7 +160,8 @@ def _run(
 
     result = session.run(args, log, target_path=folder, hook=hook)
     if result.exit_code != 0:
-        said = without_traceback("\n".join(result.errors or lines))
+        whole = without_traceback("\n".join(result.errors or lines))
+        said = "\n".join(brief(line, _MAX_LINE) for line in whole.splitlines())
         if "Required var" in said:
             said += "\nSet it in LAKEHOUSE_DBT_VARS, or give var() a default."
         raise ManifestError(f"`dbt {args[0]}` failed in {project.project_dir} (target {project.target}):\n{said}")

@@ -23,8 +23,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from lakehouse_analytics import dbt_profile
 from lakehouse_analytics.common.mail import is_mail_address
+from lakehouse_analytics.common.paths import problem_of
 from lakehouse_analytics.common.redact import MASK
-from lakehouse_analytics.common.text import shortened
+from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
 from lakehouse_analytics.contract import Duration
 from lakehouse_analytics.cron import is_cron
 from lakehouse_analytics.dbt_profile import Profile, ProfileError
@@ -293,7 +294,15 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # One meaning in every process, whatever folder it was started in.
-        return value and repository_root() / value.expanduser()
+        if value is None:
+            return None
+        try:
+            path = repository_root() / value.expanduser()
+        except RuntimeError:
+            raise ValueError(f"expected a path, but found {shortened(str(value))}: no such user's home") from None
+        if problem := problem_of(path):
+            raise ValueError(f"expected a path, but found {shortened(str(value))}: {problem}")
+        return path
 
     @field_validator("timezone")
     @classmethod
@@ -386,10 +395,10 @@ class Settings(BaseSettings):
             elif name in _ONE_DATABASE and not _same(getattr(self, name), value):
                 variable = f"{PREFIX}{name.upper()}"
                 secret = any(map(dbt_profile.is_secret, profile.variables(*_ONE_DATABASE[name])))
-                other = MASK if secret else value
+                ours, other = brief(getattr(self, name), MAX_TEXT), MASK if secret else brief(value, MAX_TEXT)
                 problems.append(
-                    f"{variable}: is {getattr(self, name)}, but {profile.where} has {other}; dbt would build in one "
-                    "database, and rows would be counted in another. Unset the variable, or let the profile read it: "
+                    f"{variable}: is {ours}, but {profile.where} has {other}; dbt would build in one database, and "
+                    "rows would be counted in another. Unset the variable, or let the profile read it: "
                     f"{{{{ env_var('{variable}') }}}}"
                 )
         chosen = self.model_copy(update=found) if found else self
@@ -459,7 +468,7 @@ class Settings(BaseSettings):
         for name in ("trino_ca_bundle", "trino_client_certificate", "trino_client_key"):
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):
-                problems.append(f"{PREFIX}{name.upper()}: {str(path)[:300]} does not exist or cannot be read")
+                problems.append(f"{PREFIX}{name.upper()}: {brief(path, MAX_TEXT)} does not exist or cannot be read")
         return problems
 
     @cached_property
@@ -555,7 +564,7 @@ def _connection(profile: Profile) -> dict[str, Any]:
     found: dict[str, Any] = {name: str(value) for name, value in text.items() if value}
     if found.get("trino_http_scheme", "http") not in ("http", "https"):
         del found["trino_http_scheme"]
-    if str(fields.get("port", "")).isdecimal():
+    if re.fullmatch("[0-9]{1,5}", str(fields.get("port", ""))):
         found["trino_port"] = int(fields["port"])
     return found
 
@@ -577,8 +586,8 @@ def _log_in(profile: Profile) -> dict[str, Any]:
         found["trino_client_key"] = profile.project_dir / str(fields["client_private_key"])
     elif method not in ("ldap", "jwt", "certificate"):
         raise ProfileError(
-            f"{profile.where} logs in to Trino by `method: {method}`, and rows can only be counted with ldap, jwt, "
-            f"certificate or none: use one of them, or set {PREFIX}TRINO_PASSWORD or {PREFIX}TRINO_JWT beside it."
+            f"{profile.where} logs in to Trino by `method: {brief(method)}`, and rows can only be counted with ldap, "
+            f"jwt, certificate or none: use one of them, or set {PREFIX}TRINO_PASSWORD or {PREFIX}TRINO_JWT beside it."
         )
     return found | {"trino_http_scheme": "https"}
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.instance.utils import RUNLESS_RUN_ID
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
-from lakehouse_analytics.airbyte.evidence import Verdict
+from lakehouse_analytics.airbyte.evidence import Verdict, may_have_written
 from lakehouse_analytics.airbyte.identity import identity_of
 from lakehouse_analytics.airbyte.jobs import ENDED as ENDED_STATUS
 from lakehouse_analytics.airbyte.jobs import Job
@@ -27,13 +28,16 @@ STARTED, ENDED = "started", "ended"
 #: Of a job that empties the tables, such as a Clear: what syncs read before it is gone.
 EMPTIED = "airbyte/emptied"
 ROWS, BYTES = "connection_rows", "connection_bytes"
-#: Evaluations of a check among which a success is searched, see `rows_before`.
+#: Of a job that wrote nothing: what `RowsBefore` knew when it was recorded.
+ROWS_BEFORE = "airbyte/rows_before"
+#: Evaluations of a check that are searched where the newest does not tell, see `RowsBefore`.
 LOOK_BACK = 50
 #: Seconds by which the clocks that write Dagster's events may differ from ours, and from Airbyte's.
 CLOCKS, CLOCK_OF_AIRBYTE = 900.0, 86_400.0
 #: Events of one query, and those that are searched at most: 0.25 ms each.
 PAGE, MOST = 250, 20_000
 _KINDS = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
+_EVALUATED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
 Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 #: What distinguishes an event of one job from the events of other jobs.
@@ -55,9 +59,18 @@ class Origin:
     page: str
 
 
-def events_of(job: Job, verdict: Verdict, keys: Iterable[dg.AssetKey], origin: Origin) -> Iterable[Event]:
-    """The events that Dagster stores for the tables that a job fills."""
-    metadata = metadata_of(job, verdict, origin)
+def events_of(
+    job: Job, verdict: Verdict, keys: Iterable[dg.AssetKey], origin: Origin, *, rows_before: bool | None = None
+) -> Iterable[Event]:
+    """The events that Dagster stores for the tables that a job fills.
+
+    Args:
+        job, verdict: What ended, and what is said of it.
+        keys: Of the tables.
+        origin: Where the job comes from.
+        rows_before: Of a job that wrote nothing: whether jobs before it may have written rows, see `RowsBefore`.
+    """
+    metadata = metadata_of(job, verdict, origin) | ({} if rows_before is None else {ROWS_BEFORE: rows_before})
     for key in keys:
         if verdict.filled:
             yield dg.AssetMaterialization(
@@ -218,27 +231,97 @@ def _event(record: dg.EventLogRecord) -> Event | None:
 
 def latest_of(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> set[Known]:
     """What the newest evaluation of each table's check is known as."""
-    checks = [dg.AssetCheckKey(key, CHECK) for key in keys]
-    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks)
-    found = (record.evaluation for record in latest.values())
-    return {_stored_as(known) for known in found if known}
+    return {_stored_as(known) for known in _latest(instance, keys).values()}
 
 
-def rows_before(instance: dg.DagsterInstance, key: dg.AssetKey, job: Job) -> bool:
-    """Whether jobs of a table that did not succeed may have written rows since the last success before a job."""
-    check = dg.AssetCheckKey(key, CHECK)
-    for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=LOOK_BACK):
-        known = record.evaluation
-        if known is None or _value(known, SYNC_ID) == job.id or _value(known, STATUS) not in ENDED_STATUS:
-            continue
-        ended = _value(known, ENDED)
-        if job.ended and ended is not None and ended > job.ended.timestamp():
-            continue  # a replay: it came later
+def _latest(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> dict[dg.AssetKey, dg.AssetCheckEvaluation]:
+    """The newest evaluation of each table's check; one query for each `PAGE` tables."""
+    found: dict[dg.AssetKey, dg.AssetCheckEvaluation] = {}
+    checks = [dg.AssetCheckKey(key, CHECK) for key in dict.fromkeys(keys)]
+    for start in range(0, len(checks), PAGE):
+        latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks[start : start + PAGE])
+        found |= {check.asset_key: record.evaluation for check, record in latest.items() if record.evaluation}
+    return found
+
+
+class RowsBefore:
+    """Whether jobs that did not succeed may have written rows to a table since its last success.
+
+    The newest evaluation of a table tells: one of a job that wrote nothing carries what was known before it. So the
+    tables of a tick cost one query for each `PAGE` of them, when the first is asked about, whatever the number of jobs.
+    The history of a table is read, once, only where its newest evaluation does not tell: it is of the job itself or of
+    a later one (a tick that is repeated, a replay), of a running job, of no job, or of an earlier version of this
+    project.
+
+    Args:
+        instance: Where the evaluations are stored.
+        keys: The tables that may be asked about.
+        server: URL of Airbyte's API.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey], server: str) -> None:
+        self._instance, self._keys, self._server = instance, [*keys], server
+        self._latest: dict[dg.AssetKey, dg.AssetCheckEvaluation] | None = None
+        self._histories: dict[dg.AssetKey, list[dg.AssetCheckEvaluation]] = {}
+        self._answered: dict[dg.AssetKey, bool] = {}
+
+    def before(self, key: dg.AssetKey, job: Job) -> bool:
+        """Of the jobs before one: those that were `answered` with this object, else those that Dagster has stored."""
+        if key in self._answered:
+            return self._answered[key]
+        newest = self._newest(key)
+        if newest is None:
+            return False
+        if (told := self._told(newest, job)) is not None:
+            return told
+        if key not in self._histories:
+            rows = self._instance.event_log_storage.get_asset_check_execution_history(
+                dg.AssetCheckKey(key, CHECK), limit=LOOK_BACK, status=_EVALUATED
+            )
+            self._histories[key] = [row.evaluation for row in rows if row.evaluation]
+        return next((told for known in self._histories[key] if (told := self._told(known, job)) is not None), False)
+
+    def answered(self, key: dg.AssetKey, job: Job, verdict: Verdict) -> bool | None:
+        """Take in that a job was judged; what its evaluation has to carry, None if it tells by itself."""
+        if verdict.passed or job.empties:
+            self._answered[key] = False
+            return None
+        if may_have_written(job):
+            self._answered[key] = True
+            return None
+        before = self._answered[key] = self.before(key, job)
+        # A job that became visible late is stored after a later one, and must not hide what that left.
+        newest = self._newest(key)
+        return before or bool(newest and _is_later(newest, job) and self._told(newest))
+
+    def _newest(self, key: dg.AssetKey) -> dg.AssetCheckEvaluation | None:
+        if self._latest is None:
+            self._latest = _latest(self._instance, self._keys)
+        return self._latest.get(key)
+
+    def _told(self, known: dg.AssetCheckEvaluation, job: Job | None = None) -> bool | None:
+        """What an evaluation tells of the time after it; None if it tells nothing, or is not from before a job."""
+        if _value(known, STATUS) not in ENDED_STATUS:
+            return None
+        if job and (self._is_of(known, job) or _is_later(known, job)):
+            return None
         if known.passed or EMPTIED in known.metadata:
             return False
         if _value(known, STATUS) != "succeeded" and (_value(known, ROWS) != 0 or _value(known, BYTES)):
             return True
-    return False
+        carried = _value(known, ROWS_BEFORE)
+        return carried if isinstance(carried, bool) else None
+
+    def _is_of(self, known: dg.AssetCheckEvaluation, job: Job) -> bool:
+        identity = _value(known, IDENTITY)
+        if identity is None:
+            return bool(_value(known, SYNC_ID) == job.id)
+        return bool(identity == identity_of(job, self._server))
+
+
+def _is_later(known: dg.AssetCheckEvaluation, job: Job) -> bool:
+    ended = _value(known, ENDED)
+    return bool(job.ended and ended is not None and ended > job.ended.timestamp())
 
 
 def is_stored(event: Event, stored: Collection[Known]) -> bool:

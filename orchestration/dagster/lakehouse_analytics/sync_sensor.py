@@ -12,7 +12,7 @@ import dagster as dg
 
 from lakehouse_analytics.airbyte.client import AirbyteError
 from lakehouse_analytics.airbyte.cursor import Cursor, CursorError
-from lakehouse_analytics.airbyte.evidence import YOUNG, judge, judge_running, may_have_written
+from lakehouse_analytics.airbyte.evidence import YOUNG, judge, judge_running
 from lakehouse_analytics.airbyte.feed import Poll, poll
 from lakehouse_analytics.airbyte.identity import identity_of, server_of
 from lakehouse_analytics.airbyte.inventory import Known
@@ -26,11 +26,12 @@ from lakehouse_analytics.sync_events import (
     CLOCK_OF_AIRBYTE,
     CLOCKS,
     Event,
+    RowsBefore,
+    events_of,
     is_stored,
     latest_of,
     newest_event,
     not_stored,
-    rows_before,
 )
 
 NAME = "airbyte_sync_sensor"
@@ -158,9 +159,10 @@ class Tick:
             for job in found.jobs:
                 by_connection[job.connection].append(job)
             self._tell_of_others(by_connection, known)
+            before = self._rows_before(by_connection, known)
             for connection, jobs in by_connection.items():
                 if connection in known.fills.tables:
-                    told, request = self._of_connection(connection, jobs, known, found.cursor.epoch)
+                    told, request = self._of_connection(connection, jobs, known, found.cursor.epoch, before)
                     events += told
                     requests += [request] if request else []
         if search:
@@ -184,20 +186,21 @@ class Tick:
         return min(ends, default=0.0) - CLOCK_OF_AIRBYTE
 
     def _of_connection(
-        self, connection: str, jobs: Sequence[Job], known: Known, epoch: str
+        self, connection: str, jobs: Sequence[Job], known: Known, epoch: str, before: RowsBefore
     ) -> tuple[list[Event], dg.RunRequest | None]:
         tables = [table.key for table in known.fills.tables[connection]]
         contracts = {key: self.listening.contract(key) for key in tables}
         events: list[Event] = []
         filling: list[Job] = []
         filled: set[Key] = set()
-        for place, job in enumerate(jobs):
+        for job in jobs:
             for key in tables:
-                empty = contracts[key].allow_empty
+                empty, asset = contracts[key].allow_empty, dg.AssetKey(key)
                 verdict = judge(job, may_be_empty=empty)
-                if not verdict.filled and job.status == "succeeded" and self._rows_before(jobs[:place], job, key):
+                if not verdict.filled and job.status == "succeeded" and not job.empties and before.before(asset, job):
                     verdict = judge(job, may_be_empty=empty, rows_before=True)
-                events += self.listening.events(job, verdict, [key], known)
+                carried = before.answered(asset, job, verdict)
+                events += events_of(job, verdict, [asset], self.listening.origin(job, known), rows_before=carried)
                 if verdict.filled:
                     filled.add(key)
                     if job not in filling:
@@ -220,13 +223,14 @@ class Tick:
             },
         )
 
-    def _rows_before(self, jobs: Sequence[Job], job: Job, key: Key) -> bool:
-        for other in reversed(jobs):
-            if may_have_written(other):
-                return True
-            if other.empties or (other.status == "succeeded" and not other.moved_nothing):
-                return False
-        return rows_before(self.context.instance, dg.AssetKey(key), job)
+    def _rows_before(self, by_connection: Mapping[str, Sequence[Job]], known: Known) -> RowsBefore:
+        asked = (
+            dg.AssetKey(table.key)
+            for connection, jobs in by_connection.items()
+            if any(job.moved_nothing for job in jobs)
+            for table in known.fills.tables.get(connection, ())
+        )
+        return RowsBefore(self.context.instance, asked, self.listening.airbyte.server.url)
 
     def _identity(self, job: Job) -> str:
         return identity_of(job, self.listening.airbyte.server.url)

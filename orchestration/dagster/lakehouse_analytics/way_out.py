@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lakehouse_analytics.common.text import MAX_TEXT, brief
 from lakehouse_analytics.contract import LAYERS
 from lakehouse_analytics.dagster_meta import DagsterMeta
 from lakehouse_analytics.graph import Table
@@ -48,7 +49,7 @@ def clash(key: str, nodes: Sequence[Mapping[str, Any]], root: str) -> str:
         else ""
     )
     way_out = f"{layer}give one a key of its own, in dbt_project.yml:\n{as_yaml(snippet)}"
-    return f"asset key {key} is claimed by {claims}: {way_out}"
+    return f"asset key {brief(key, MAX_TEXT)} is claimed by {claims}: {way_out}"
 
 
 def unmapped_models(tables: Iterable[Table]) -> list[str]:
@@ -115,7 +116,7 @@ def unread_meta(metas: Iterable[DagsterMeta]) -> list[str]:
     keys = Counter(key for meta in metas for key in meta.unread)
     if not keys:
         return []
-    listed = ", ".join(f"{key} ({number})" for key, number in keys.most_common())
+    listed = some([f"{key} ({number})" for key, number in keys.most_common()], _MOST)
     return [f"meta.dagster has keys without an effect here, as in dagster-dbt's own translator: {listed}"]
 
 

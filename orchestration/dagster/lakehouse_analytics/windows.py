@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from lakehouse_analytics.common.text import shortened
+from lakehouse_analytics.common.text import brief, shortened
 from lakehouse_analytics.contract import Grain, ModelContract
 
 #: dbt's strategies that cannot build a window, and why.
@@ -66,14 +66,14 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
         if name not in sources:
             near = difflib.get_close_matches(name, sources, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else ""
-            yield f"meta.lakehouse.after names the source {name!r}, which does not exist{hint}"
+            yield f"meta.lakehouse.after names the source {shortened(name)}, which does not exist{hint}"
     strategy = str(node["config"].get("incremental_strategy") or "default")
     piece = (node["config"].get("meta") or {}).get("window_piece")
     # Of a model with another strategy the key is the project's own.
     if strategy == "replace_window" and piece is not None and not _is_piece(piece):
         yield (
-            f"meta.window_piece is {piece!r}: expected how much of a window one commit replaces, a number of days (of "
-            "hours, for a table partitioned by hour) such as 90, or a duration such as 6h"
+            f"meta.window_piece is {shortened(piece)}: expected how much of a window one commit replaces, a number of "
+            "days (of hours, for a table partitioned by hour) such as 90, or a duration such as 6h"
         )
     if not contract.partition:
         return
@@ -81,8 +81,8 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
     config = node["config"]
     if node["resource_type"] != "model" or config.get("materialized") != "incremental":
         yield (
-            f"{asked} needs `materialized: incremental`, not {config.get('materialized')}: a run builds one window, "
-            "and of any other table that window alone would be left"
+            f"{asked} needs `materialized: incremental`, not {brief(config.get('materialized'))}: a run builds one "
+            "window, and of any other table that window alone would be left"
         )
         return
     if config.get("full_refresh"):

@@ -21,6 +21,7 @@ class Connection:
     """One connection.
 
     Attributes:
+        destination: Id of the destination that it writes to; empty where Airbyte does not say.
         streams: Namespace and name of each stream that it syncs; None where Airbyte does not list them.
         namespace, namespace_format: Who decides on the schema: the source, the destination, or this format.
     """
@@ -33,6 +34,7 @@ class Connection:
     prefix: str = ""
     namespace: str = "destination"
     namespace_format: str = ""
+    destination: str = ""
     streams: tuple[tuple[str, str], ...] | None = None
 
     def table_of(self, stream: tuple[str, str]) -> tuple[str | None, str]:
@@ -116,6 +118,7 @@ def connection_of(row: object) -> Connection | None:
         prefix=str(row.get("prefix") or ""),
         namespace=str(row.get("namespaceDefinition") or "destination").lower(),
         namespace_format=str(row.get("namespaceFormat") or ""),
+        destination=str(row.get("destinationId") or ""),
         streams=None if streams is None else tuple((str(s.get("namespace") or ""), str(s["name"])) for s in streams),
     )
 
@@ -182,30 +185,34 @@ def map_connections(
             continue
         problems += [wrong for table in of if (wrong := _wrong_stream(table, connection))]
         found[connection.id] += of
+    candidates = _candidates(connections)
     unfilled: list[SourceTable] = []
-    candidates: dict[str, list[Connection]] = defaultdict(list)
-    for connection in connections:
-        if connection.status not in RESTING:
-            for name in connection.by_table:
-                candidates[name].append(connection)
     for table in silent:
-        landing = _landing(candidates.get(table.table.lower(), ()), table)
+        near = candidates.get(table.table.lower(), ())
+        landing = _landing(near, table)
         if len(landing) == 1:
             found[landing[0].id].append(table)
-        elif landing:
-            ids = ", ".join(sorted(c.id for c in landing))
-            problems.append(
-                f"source {_words(table)}: streams of several connections could land there ({ids}); name one in "
-                "meta.lakehouse.airbyte.connection"
-            )
-        else:
+        elif not landing:
             unfilled.append(table)
+        problems += _several(table, near, landing)
     unmapped = [connection for connection in connections if connection.id not in found]
     of_mapped = [(connection, found[connection.id]) for connection in connections if connection.id in found]
     for connection, filled in of_mapped:
-        problems += [shared for table in filled if (shared := _shared(table, connection))]
+        for table in filled:
+            problems += _shared(table, connection)
+            problems += _shared_with_others(table, connection, candidates.get(table.table.lower(), ()))
     unused = {connection.id: names for connection, filled in of_mapped if (names := _unused(connection, filled))}
     return Fills(dict(found), problems, unmapped, unused, unfilled)
+
+
+def _candidates(connections: Iterable[Connection]) -> Mapping[str, Sequence[Connection]]:
+    """Connections by each name of a table that a stream of theirs may land in; not those that sync nothing."""
+    found: dict[str, list[Connection]] = defaultdict(list)
+    for connection in connections:
+        if connection.status not in RESTING:
+            for name in connection.by_table:
+                found[name].append(connection)
+    return dict(found)
 
 
 def _landing(connections: Sequence[Connection], table: SourceTable) -> list[Connection]:
@@ -213,6 +220,49 @@ def _landing(connections: Sequence[Connection], table: SourceTable) -> list[Conn
     name = table.table.lower()
     exact = [c for c in connections if any(_lands(c, stream, table) for stream in c.by_table.get(name, ()))]
     return exact or [c for c in connections if _streams_of(c, table)]
+
+
+def _several(table: SourceTable, connections: Sequence[Connection], taken: Sequence[Connection]) -> list[str]:
+    """What is wrong with a table that names no connection, if streams of several may land there."""
+    streams = [(connection, stream) for connection in connections for stream in _streams_of(connection, table)]
+    if len({connection.id for connection, _ in streams}) < 2:
+        return []
+    said = _colliding(table, streams, "meta.lakehouse.airbyte.connection")
+    if len(taken) == 1:
+        said += f". Until then, connection {taken[0].name!r} is taken, whose stream has the name of the table"
+    return [said]
+
+
+def _shared_with_others(table: SourceTable, connection: Connection, connections: Sequence[Connection]) -> list[str]:
+    """What is wrong with a table whose contract names a connection, if others write the same table.
+
+    A connection is named to tell tables of one name apart. So only what is certain counts: the same destination, and
+    the same schema.
+    """
+    if table.wanted is None or table.stream is not None or not connection.destination or connection.status in RESTING:
+        return []
+    own = [(connection, stream) for stream in _streams_of(connection, table, strict=False)]
+    schemas = {_schema(connection, stream) for _, stream in own}
+    others = [
+        (other, stream)
+        for other in connections
+        if other.id != connection.id and other.destination == connection.destination
+        for stream in _streams_of(other, table, strict=False)
+        if _schema(other, stream) in schemas
+    ]
+    return [_colliding(table, [*own, *others], "meta.lakehouse.airbyte.stream")] if others else []
+
+
+def _colliding(table: SourceTable, streams: Iterable[tuple[Connection, tuple[str, str]]], key: str) -> str:
+    named = ", ".join(
+        f"{'.'.join(filter(None, stream))!r} of connection {connection.name!r} ({connection.id})"
+        for connection, stream in streams
+    )
+    return (
+        f"source {_words(table)}: streams of several connections may land in this table ({named}), and each sync may "
+        "replace the rows of another; give them different prefixes or namespaces in Airbyte, or name the one that "
+        f"fills it in {key}"
+    )
 
 
 def _wrong_stream(table: SourceTable, connection: Connection) -> str | None:
@@ -239,17 +289,22 @@ def _wrong_stream(table: SourceTable, connection: Connection) -> str | None:
     )
 
 
-def _shared(table: SourceTable, connection: Connection) -> str | None:
+def _shared(table: SourceTable, connection: Connection) -> list[str]:
     """What is wrong with a table that several streams of its connection may fill."""
-    schemas = [(connection.table_of(stream)[0] or "").lower() for stream in _streams_of(connection, table)]
+    schemas = [_schema(connection, stream) for stream in _streams_of(connection, table)]
     if table.stream is not None or len(schemas) == len({*schemas}):
-        return None
+        return []
     streams = ", ".join(repr(".".join(filter(None, stream))) for stream in _streams_of(connection, table))
-    return (
+    return [
         f"source {_words(table)}: several streams of connection {connection.name!r} may land in this table "
         f"({streams}), and each sync may replace the rows of another; give them different prefixes or namespaces in "
         "Airbyte, or name the one that fills it in meta.lakehouse.airbyte.stream"
-    )
+    ]
+
+
+def _schema(connection: Connection, stream: tuple[str, str]) -> str:
+    """The schema of a stream in lower case; empty where only the destination knows it."""
+    return (connection.table_of(stream)[0] or "").lower()
 
 
 def _unused(connection: Connection, tables: Sequence[SourceTable]) -> list[str]:

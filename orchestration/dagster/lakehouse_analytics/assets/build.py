@@ -25,6 +25,7 @@ from lakehouse_analytics.assets.run_windows import RunWindows, listed
 from lakehouse_analytics.assets.writers import Writers, slot_of
 from lakehouse_analytics.check_history import history_of
 from lakehouse_analytics.checks import dbt_test_result
+from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.dbt_project import DbtProject
@@ -560,12 +561,12 @@ def accepted_tables(graph: Graph, said: Sequence[str]) -> set[str]:
         meant = tables.get(name, set())
         if not meant:
             near = difflib.get_close_matches(name, tables, n=1)
-            raise ValueError(f"there is no model {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ValueError(f"there is no model {shortened(name)}" + (f"; did you mean {near[0]}?" if near else ""))
         if len(meant) > 1:
             labels = {unique_id: _label(graph.tables[unique_id]) for unique_id in meant}
             if len({*labels.values()}) < len(meant):
                 labels = {unique_id: "/".join(graph.tables[unique_id].key) for unique_id in meant}
-            raise ValueError(f"{name!r} names {len(meant)} tables: say {' or '.join(sorted(labels.values()))}")
+            raise ValueError(f"{shortened(name)} names {len(meant)} tables: say {' or '.join(sorted(labels.values()))}")
         found |= meant
     return found
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 #: Of a value that a message quotes, in characters.
 MAX_QUOTED = 60
+#: Of a path or of what another program says, in characters: their ends matter as well, and ordinary ones are whole.
+MAX_TEXT = 300
 
 
 def shortened(value: object) -> str:
     """A value as a message quotes it: its `repr`, and of a long one only the beginning and the length."""
     text = repr(value)
     return text if len(text) <= MAX_QUOTED + 2 else f"{text[: MAX_QUOTED + 1]}… ({len(text) - 2:,} characters)"
+
+
+def brief(value: object, most: int = MAX_QUOTED) -> str:
+    """A name, a path or a text as a message says it, without quotes: of a long one only the beginning and the length.
+
+    Args:
+        value: What has the text.
+        most: Characters of it that are shown.
+    """
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def without_traceback(text: str) -> str:

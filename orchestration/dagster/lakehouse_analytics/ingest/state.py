@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.protocol import StreamKey, state_key
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from lakehouse_analytics.ingest.staging import Staging
 
 TABLE = "_airbyte_state"
-_MAX_SYNC_ID = 2**62  # far below the largest 64-bit integer
+_MAX_NUMBER = 2**62  # far below the largest 64-bit integer
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,14 @@ class Row:
 
 
 def check_columns(where: str, columns: Iterable[str]) -> None:
-    """Raise `IngestError` unless the state table `where` has the columns that a sync reads."""
-    have = {*columns}
-    missing = [name for name in ("source", *(field.name for field in fields(Row))) if name not in have]
+    """Raise `IngestError` unless the state table `where` has the columns that a sync reads, in the order it writes."""
+    have, wanted = [*columns], ["source", *(field.name for field in fields(Row))]
+    way_out = "`lakehouse ingest` did not make it so. Rename it, and sync again"
+    missing = [name for name in wanted if name not in have]
     if missing:
-        raise IngestError(
-            f"{where} has no column {', '.join(missing)}: `lakehouse ingest` did not make it. Rename it, and sync again"
-        )
+        raise IngestError(f"{where} has no column {', '.join(missing)}: {way_out}")
+    if [name for name in have if name in wanted] != wanted:
+        raise IngestError(f"{where} has its columns in another order than {', '.join(wanted)}: {way_out}")
 
 
 def take(known: Known, rows: list[Row], where: str) -> None:
@@ -92,9 +94,19 @@ def take(known: Known, rows: list[Row], where: str) -> None:
     Raises:
         IngestError: a row cannot be read.
     """
-    if not 0 <= known.sync_id < _MAX_SYNC_ID:
-        raise IngestError(f"{where}: column sync_id holds {known.sync_id}; expected 0 to {_MAX_SYNC_ID - 1}")
+    if not _is_number(known.sync_id):
+        raise IngestError(
+            f"{where}: column sync_id holds {shortened(known.sync_id)}; expected a whole number, 0 to {_MAX_NUMBER - 1}"
+        )
+    taken: dict[StreamKey | None, Row] = {}
     for row in rows:
+        _check_types(row, where)
+        key = (row.namespace, row.stream) if row.stream is not None else None
+        if taken.setdefault(key, row) != row:
+            raise IngestError(
+                f"{where} holds {_named(row)} twice, with different contents. Delete the row that is not of its last "
+                "sync"
+            )
         content = _object(row, "state", where)
         if row.stream is None:
             known.shared = content
@@ -105,6 +117,30 @@ def take(known: Known, rows: list[Row], where: str) -> None:
             )
 
 
+def _check_types(row: Row, where: str) -> None:
+    """Refuse values that a sync does not write: the columns of the table may have got other types."""
+    number = f"a whole number, 0 to {_MAX_NUMBER - 1}"
+    for name, value in asdict(row).items():
+        if name in ("generation_id", "sync_id"):
+            right, expected = _is_number(value), number
+        else:
+            right, expected = isinstance(value, str), "a text"
+        if not right and (value is not None or name == "sync_id"):
+            of = f" of {_named(row)}" if name != "stream" else ""
+            raise IngestError(
+                f"{where}: column {name}{of} is {shortened(value)}; expected {expected}. Give the column its type and "
+                "value back, or rename the table, and sync again"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_NUMBER
+
+
+def _named(row: Row) -> str:
+    return f"stream {shortened(row.stream)}" if row.stream is not None else "the whole source"
+
+
 def _object(row: Row, column: Literal["settings", "state"], where: str) -> dict[str, Any] | None:
     text = getattr(row, column)
     try:
@@ -113,10 +149,9 @@ def _object(row: Row, column: Literal["settings", "state"], where: str) -> dict[
     except (ValueError, KeyError, TypeError, ValidationError, RecursionError):
         wrong = True
     if wrong:
-        of = f"stream {row.stream!r}" if row.stream is not None else "the whole source"
         raise IngestError(
-            f"{where}: column {column} of {of} is not what a sync stored there. Set it to NULL: the next sync then "
-            "reads the stream from its beginning"
+            f"{where}: column {column} of {_named(row)} is not what a sync stored there. Set it to NULL: the next sync "
+            "then reads the stream from its beginning"
         )
     return content
 

@@ -264,6 +264,14 @@ def test_airbyte_with_the_right_and_a_wrong_log_in(lakehouse: Lakehouse) -> None
         for report in (well, fewer, without, wrong):
             assert not [secret for secret in ("th3-s3cret", "wr0ng-s3cret") if secret in report.text]
 
+        store.add_connection("CRM", streams=["á"])  # some destinations drop the accent
+        shared = doctor(only=only, **environment)
+        assert shared.failed == ["airbyte"]
+        assert "source raw.a: streams of several connections may land in this table ('a' of connection 'Shop' (" in (
+            shared.said("airbyte")
+        )
+        assert "meta.lakehouse.airbyte" in shared.findings["airbyte"]["mend"]
+
         named = "{connection: Shopp}"
         lakehouse.files["models/sources.yml"] = f"""
             sources:

@@ -7,18 +7,22 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.events import DagsterEvent, DagsterEventType
-from hypothesis import given, settings
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lakehouse_analytics import check_history
 from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter
 from lakehouse_analytics.check_history import history_of
+from lakehouse_analytics.contract import Drift
+from lakehouse_analytics.instance import retention
 from lakehouse_analytics.partitions import Span, calendars, windows
-from lakehouse_analytics.row_counts import Counts
+from lakehouse_analytics.row_counts import Counts, judge_drift
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key
 
 from .manifests import Manifest
@@ -85,6 +89,13 @@ class Gate:
             place = found[partition or next(iter(answers))]
             place[verdict.check_name or ""] = (verdict.passed, verdict.description or "")
         return found
+
+    def prune(self) -> None:
+        """What `lakehouse instance prune` deletes of check evaluations, on whatever database."""
+        storage = self.instance.event_log_storage
+        assert isinstance(storage, SqlEventLogStorage)
+        of_table = retention.Executions.asset_key == asset_key(self.table).to_string()
+        retention._trim(storage, retention.Events.id < 0, of_table)
 
     def skip(self) -> None:
         """A run that planned the checks and died: its model failed, or was skipped."""
@@ -181,6 +192,104 @@ def test_drift_does_not_open_by_being_looked_at() -> None:
         assert all(gate.look(100)[DRIFT][0] for _ in range(7))
         assert not any(gate.look(300)[DRIFT][0] for _ in range(70))  # more than the history is long
         assert gate.look(100)[DRIFT][0]
+
+
+#: A history this long is used up by a few looks, and too short to be compared by weekday.
+SHORT = 3
+
+
+@settings(max_examples=2 * EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    looks=st.lists(
+        st.one_of(
+            st.tuples(st.just("count"), st.sampled_from([97, 98, 99, 100, 101, 300])),
+            st.tuples(st.just("count"), st.sampled_from([98, 98, 100])),
+            st.tuples(st.just("accept"), st.sampled_from([50, 98, 300])),
+            st.tuples(st.sampled_from(["cannot be counted", "skip", "prune"]), st.just(0)),
+        ),
+        min_size=8,
+        max_size=24,
+    )
+)
+def test_drift_is_judged_against_the_newest_counts_that_passed_or_were_accepted(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, looks: Sequence[tuple[str, int]]
+) -> None:
+    monkeypatch.setattr(check_history, "HISTORY", SHORT)
+    monkeypatch.setattr(retention, "KEPT", SHORT)
+    # 98 is within drift's limits and below the minimum: such a count passes drift, and is not history.
+    rules = Drift(severity="error", min_history=3)
+    gate = Gate(instance, {"min": 99, "drift": rules.model_dump()})
+    history: list[int] = []  # what the rules say, without any memory but this
+    for what, rows in [*[("count", 100)] * 3, *looks]:
+        if what == "skip":
+            gate.skip()
+        elif what == "prune":
+            gate.prune()
+        elif what == "cannot be counted":
+            assert not gate.look("table does not exist")[DRIFT][0]
+        else:
+            now = datetime.now(UTC)
+            verdict = judge_drift(rules, rows, [(now, count) for count in history[-SHORT:]], now, UTC)
+            passed, said = gate.look(rows, accepted=what == "accept")[DRIFT]
+            assert said.startswith(verdict.explanation)
+            assert passed == (verdict.passed or what == "accept")
+            if what == "accept":
+                history = [rows]
+            elif passed and rows >= 99:
+                history.append(rows)
+
+
+@GRAINS
+def test_drift_does_not_forget_by_counts_that_row_count_refuses(
+    grain: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_history, "HISTORY", SHORT)
+    monkeypatch.setattr(retention, "KEPT", SHORT)
+    with dg.DagsterInstance.ephemeral() as own:
+        gate = Gate(own, {"min": 199, "drift": {"severity": "error", "min_history": 3}}, grain)
+        for day in range(1, SHORT + 1):
+            gate.look(200, window=f"2026-01-0{day}")
+        for number in range(6 * SHORT):
+            results = gate.look(198, window="2026-01-06")
+            assert (results[ROW_COUNT][0], results[DRIFT][0]) == (False, True)
+            if number % SHORT == 0:
+                gate.prune()
+        passed, said = gate.look(1000, window="2026-01-06")[DRIFT]
+        assert not passed
+        assert said.startswith(f"1000 rows, 200 ± 12 expected from {SHORT} earlier counts;")
+
+
+def test_what_drift_reads_does_not_grow_with_counts_that_row_count_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_history, "HISTORY", SHORT)
+    with dg.DagsterInstance.ephemeral() as own:
+        gate = Gate(own, {"min": 199, "drift": {"severity": "error", "min_history": 3}})
+        read: list[int] = []
+        of_check = own.event_log_storage.get_asset_check_execution_history
+
+        def counted(*args: object, **more: object) -> Sequence[object]:
+            rows = of_check(*args, **more)  # type: ignore[arg-type]
+            read.append(len(rows))
+            return rows
+
+        for rows in (200, 200, 200, *[198] * 5 * SHORT):
+            gate.look(rows)
+        monkeypatch.setattr(own.event_log_storage, "get_asset_check_execution_history", counted)
+        gate.look(198)
+        assert read == [SHORT]
+
+
+def test_drift_does_not_forget_what_evaluations_without_a_memory_hide(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An earlier version of this project stored such evaluations without the counts before them.
+    monkeypatch.setattr(check_history, "HISTORY", SHORT)
+    with dg.DagsterInstance.ephemeral() as own:
+        gate = Gate(own, {"drift": {"severity": "error", "min_history": 3}})
+        for _ in range(3):
+            gate.look(200)
+        for _ in range(10 * SHORT):
+            old = {"rows": 198, "not_in_history": "row_count failed"}
+            verdict = dg.AssetCheckResult(asset_key=asset_key(gate.table), check_name=DRIFT, passed=True, metadata=old)
+            store(own, verdict, str(uuid.uuid4()))
+        assert not gate.look(1000)[DRIFT][0]
 
 
 def test_drift_of_a_window_does_not_open_by_building_bad_windows() -> None:

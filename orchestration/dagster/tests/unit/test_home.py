@@ -20,6 +20,12 @@ def test_an_image_has_no_configuration_of_an_instance(tmp_path: Path, monkeypatc
     )
 
 
+def test_a_home_of_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", "~no-such-user/home")
+    with pytest.raises(HomeError, match=r"^DAGSTER_HOME is '~no-such-user/home': no such user's home; set it to a fol"):
+        open_home()
+
+
 def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "file" / "home"))

@@ -202,9 +202,7 @@ def test_a_duration_that_no_calendar_holds_is_an_error(monkeypatch: pytest.Monke
     assert len(line) < 120
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in Settings.model_fields if name not in ("dbt_project_dir", "dbt_profiles_dir")]
-)
+@pytest.mark.parametrize("name", Settings.model_fields)
 def test_a_long_value_is_never_shown_whole(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Somebody pastes a file into the wrong field: neither a log nor a page is filled with it."""
     monkeypatch.setenv(PREFIX + name.upper(), "x" * 100_000)
@@ -212,6 +210,32 @@ def test_a_long_value_is_never_shown_whole(monkeypatch: pytest.MonkeyPatch, name
         Settings.load()
     except SettingsError as error:
         assert len(str(error)) < 2_000  # noqa: PT017  # most settings are texts, and take it
+
+
+PATHS = [name for name, field in Settings.model_fields.items() if "Path" in str(field.annotation)]
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("value", ["x" * 256, "/" + "a/" * 2_100, "é" * 128])
+def test_a_path_that_no_file_can_have_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    first, *_ = mistakes(monkeypatch, **{PREFIX + name.upper(): value})
+    assert first.startswith(f"{PREFIX}{name.upper()}: expected a path, but found '{value[:59]}")
+    assert first.endswith("a path has at most 4,095 bytes, and each name in it at most 255")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_home_of_nobody_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    first, *_ = mistakes(monkeypatch, **{PREFIX + name.upper(): "~no-such-user/x"})
+    assert first == f"{PREFIX}{name.upper()}: expected a path, but found '~no-such-user/x': no such user's home"
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_longest_path_is_a_path(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(PREFIX + name.upper(), "x" * 255)
+    try:
+        Settings.load()
+    except SettingsError as error:  # a certificate needs more than a name
+        assert "expected a path" not in str(error)  # noqa: PT017
 
 
 def test_an_unknown_notifier_is_an_error_that_lists_the_known(monkeypatch: pytest.MonkeyPatch) -> None:

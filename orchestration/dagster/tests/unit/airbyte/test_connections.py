@@ -160,11 +160,66 @@ def test_a_renamed_stream_has_a_name_that_a_catalog_takes(name: str) -> None:
     assert all(re.fullmatch("[a-z0-9_]+", found) for found in renamed)
 
 
-def test_the_name_itself_wins_over_a_renamed_one() -> None:
+def test_the_name_itself_wins_over_a_renamed_one_and_both_are_named() -> None:
     own, renamed = connection(SHOP, "Shop", "order_items"), connection(CRM, "CRM", "Order-Items")
-    fills = map_connections([table("order_items")], [own, renamed])
+    fills = map_connections([table("order_items")], [renamed, own])
     assert filled(fills) == {SHOP: ["order_items"]}
-    assert not fills.problems
+    [said] = fills.problems
+    assert said == (
+        "source source.order_items: streams of several connections may land in this table ('Order-Items' of connection "
+        f"'CRM' ({CRM}), 'order_items' of connection 'Shop' ({SHOP})), and each sync may replace the rows of another; "
+        "give them different prefixes or namespaces in Airbyte, or name the one that fills it in "
+        "meta.lakehouse.airbyte.connection. Until then, connection 'Shop' is taken, whose stream has the name of the "
+        "table"
+    )
+    # Either one, as the contract says.
+    for wanted in ("Shop", "CRM"):
+        decided = map_connections([table("order_items", wanted=wanted)], [renamed, own])
+        assert [*decided.tables] == [SHOP if wanted == "Shop" else CRM]
+        assert not decided.problems
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "one_table"),
+    [
+        # The default schema of one destination, or one that both name.
+        ({"destination": "lake"}, {"destination": "lake"}, True),
+        ({"destination": "lake"}, {"destination": "lake", "prefix": "crm_"}, False),
+        ({"destination": "lake"}, {"destination": "other"}, False),
+        ({"destination": "lake"}, {}, False),  # what Airbyte does not say
+        ({"destination": "lake"}, {"destination": "lake", "status": "inactive"}, False),
+        ({"destination": "lake", **LAKE}, {"destination": "lake", **LAKE}, True),
+        ({"destination": "lake", **LAKE}, {"destination": "lake", **LAKE, "namespace_format": "crm"}, False),
+        ({"destination": "lake", **LAKE}, {"destination": "lake"}, False),  # its default schema is not known
+        ({**LAKE}, {**LAKE}, False),
+    ],
+)
+@pytest.mark.parametrize("stream", ["order_items", "Order-Items", "order items"])
+def test_a_connection_that_the_contract_names_shares_a_table_with_one_of_the_same_destination(
+    first: dict[str, str], second: dict[str, str], one_table: bool, stream: str
+) -> None:
+    shop = connection(SHOP, "Shop", "order_items", **first)
+    crm = connection(CRM, "CRM", stream, **second)
+    for wanted in ("Shop", SHOP):
+        fills = map_connections([table("order_items", "lake_", wanted=wanted)], [shop, crm])
+        assert filled(fills) == {SHOP: ["order_items"]}
+        assert bool(fills.problems) == one_table
+        assert all(
+            f"('order_items' of connection 'Shop' ({SHOP}), {stream!r} of connection 'CRM' ({CRM}))" in said
+            and said.endswith("or name the one that fills it in meta.lakehouse.airbyte.stream")
+            for said in fills.problems
+        )
+    decided = map_connections([table("order_items", "lake_", wanted="Shop", stream="order_items")], [shop, crm])
+    assert not decided.problems
+
+
+def test_several_connections_that_could_fill_a_table_are_named_with_their_streams() -> None:
+    shop, crm = connection(SHOP, "Shop", "Order-Items"), connection(CRM, "CRM", "order items")
+    fills = map_connections([table("order_items")], [shop, crm])
+    assert not fills.tables
+    [said] = fills.problems
+    assert f"('Order-Items' of connection 'Shop' ({SHOP}), 'order items' of connection 'CRM' ({CRM}))" in said
+    assert "name the one that fills it in meta.lakehouse.airbyte.connection" in said
 
 
 def test_two_streams_of_one_table_are_named() -> None:
@@ -242,10 +297,9 @@ def test_a_stream_that_lands_elsewhere_fills_nothing(stream: str, more: dict[str
 def test_several_that_may_land_there_are_told() -> None:
     fills = map_connections([table()], [connection(CRM, "CRM", "orders"), connection(SHOP, "Shop", "orders")])
     assert not fills.tables
-    assert fills.problems == [
-        f"source source.orders: streams of several connections could land there ({SHOP}, {CRM}); name one in "
-        "meta.lakehouse.airbyte.connection"
-    ]
+    [said] = fills.problems
+    assert f"('orders' of connection 'CRM' ({CRM}), 'orders' of connection 'Shop' ({SHOP}))" in said
+    assert said.endswith("or name the one that fills it in meta.lakehouse.airbyte.connection")
 
 
 @pytest.mark.parametrize("status", ["inactive", "deprecated"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, NoReturn
 
 import dagster as dg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lakehouse_analytics import sync_events, sync_sensor
 from lakehouse_analytics.airbyte import http
 from lakehouse_analytics.airbyte.connections import SourceTable
@@ -272,6 +275,142 @@ def test_a_failed_job_without_rows_leaves_nothing_to_build(world: World, kind: s
     world.tick()
     world.sync(SHOP, rows=0, bytes=0)
     assert "none asks for a run" in skipped(world.tick())
+
+
+def test_rows_of_a_failed_sync_are_not_forgotten_by_many_that_moved_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync_events, "LOOK_BACK", 2)
+    world.sync(SHOP, status="failed", rows=500)
+    for _ in range(2 * sync_events.LOOK_BACK):
+        world.sync(SHOP, status="failed", rows=0, bytes=0)
+        world.tick()
+    job = world.sync(SHOP, rows=0, bytes=0)
+    assert answered(world.tick()) == [job]
+    world.sync(SHOP, status="failed", rows=0, bytes=0)
+    world.sync(SHOP, rows=0, bytes=0)
+    assert "none asks for a run" in skipped(world.tick())
+
+
+#: What a job does, and whether it leaves rows that no success has followed; None: as it was.
+JOBS: Mapping[tuple[str, str, int], bool | None] = {
+    ("sync", "succeeded", 5): False,
+    ("sync", "succeeded", 0): None,
+    ("sync", "failed", 5): True,
+    ("sync", "failed", 0): None,
+    ("sync", "cancelled", 0): None,
+    ("clear", "succeeded", 0): False,
+}
+
+
+@settings(
+    max_examples=int(os.environ.get("LAKEHOUSE_TEST_HISTORIES", "300")) // 30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(steps=st.lists(st.tuples(st.sampled_from([*JOBS]), st.sampled_from(["", "tick", "died"])), max_size=12))
+def test_a_success_without_rows_is_built_exactly_if_jobs_before_it_left_some(
+    world: World, steps: Sequence[tuple[tuple[str, str, int], str]]
+) -> None:
+    """Whatever ended in one tick, and whichever ticks are repeated because their daemon died."""
+    clear = ("clear", "succeeded", 0)
+    left = False
+    expected: dict[int, bool] = {}
+    for (kind, status, rows), then in [(clear, "tick"), *steps, (clear, "tick")]:
+        world.store.clock.ahead += timedelta(seconds=2)  # type: ignore[attr-defined]
+        job = world.store.start(SHOP, kind)
+        world.store.end(job, status, rows=rows, bytes=rows)
+        filled = kind == "sync" and status == "succeeded" and (rows > 0 or left)
+        expected[job] = filled
+        after = JOBS[kind, status, rows]
+        left = not filled and (left if after is None else after)
+        if then == "died":
+            for event in world.evaluate().asset_events:
+                world.instance.report_runless_asset_event(event)
+        if then:
+            world.tick()
+    said = {one["airbyte/sync_id"]: one["passed"] for one in world.history("shop/orders")}
+    assert {job: said[job] for job in expected} == expected
+
+
+def test_rows_of_a_job_that_failed_are_built_when_it_succeeds_under_its_id_without_any(world: World) -> None:
+    job = world.sync(SHOP, status="failed", rows=500)
+    assert not world.tick().run_requests
+    world.store.clock.ahead += timedelta(seconds=1)  # type: ignore[attr-defined]
+    world.store.end(job, rows=0, bytes=0)
+    assert answered(world.tick()) == [job]
+
+
+def test_a_success_in_the_same_tick_is_built_once(world: World) -> None:
+    world.sync(SHOP, status="failed", rows=500)
+    built = world.sync(SHOP, rows=0, bytes=0)
+    empty = world.sync(SHOP, rows=0, bytes=0)
+    assert answered(world.tick()) == [built]
+    assert [said["passed"] for said in world.history("shop/orders")] == [False, True, False]
+    assert world.history("shop/orders")[-1]["airbyte/sync_id"] == empty
+
+
+def test_a_job_that_becomes_visible_late_does_not_hide_rows_of_a_later_one(world: World) -> None:
+    late = world.store.start(SHOP)
+    world.store.end(late, "failed", rows=0, bytes=0, late=timedelta(seconds=30))
+    world.store.clock.ahead += timedelta(seconds=1)  # type: ignore[attr-defined]
+    world.sync(SHOP, status="failed", rows=500)
+    world.tick()
+    assert len(world.history("shop/orders")) == 1
+    world.store.clock.ahead += timedelta(seconds=40)  # type: ignore[attr-defined]
+    world.tick()
+    assert world.history("shop/orders")[-1]["airbyte/sync_id"] == late
+    job = world.sync(SHOP, rows=0, bytes=0)
+    assert answered(world.tick()) == [job]
+
+
+@pytest.mark.parametrize("jobs", [1, 5])
+def test_jobs_without_rows_cost_one_query_a_tick(world: World, monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
+    world.sync(SHOP, rows=0, bytes=0)
+    world.tick()
+    asked: list[int] = []
+    latest = world.instance.event_log_storage.get_latest_asset_check_execution_by_key
+
+    def counted(keys: Sequence[dg.AssetCheckKey], *more: Any, **named: Any) -> Any:
+        asked.append(len(keys))
+        return latest(keys, *more, **named)
+
+    monkeypatch.setattr(world.instance.event_log_storage, "get_latest_asset_check_execution_by_key", counted)
+    monkeypatch.setattr(
+        world.instance.event_log_storage,
+        "get_asset_check_execution_history",
+        lambda *_, **__: pytest.fail("reads the history of a check"),
+    )
+    for _ in range(jobs):
+        world.sync(SHOP, rows=0, bytes=0)
+        world.sync(SHOP, status="failed", rows=0, bytes=0)
+    result = world.evaluate()
+    assert len(result.asset_events) == 2 * 2 * jobs
+    assert asked == [2]  # shop/orders and shop/items
+
+
+def test_a_history_is_read_once_a_tick_where_the_newest_evaluation_does_not_tell(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an earlier version of this project, which recorded nothing of the jobs before."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(sync_events, "ROWS_BEFORE", "unknown to it")
+        world.sync(SHOP, status="failed", rows=500)
+        world.sync(SHOP, status="failed", rows=0, bytes=0)
+        world.tick()
+    read: list[str] = []
+    history = world.instance.event_log_storage.get_asset_check_execution_history
+
+    def counted(key: dg.AssetCheckKey, *more: Any, **named: Any) -> Any:
+        read.append(key.asset_key.to_user_string())
+        return history(key, *more, **named)
+
+    monkeypatch.setattr(world.instance.event_log_storage, "get_asset_check_execution_history", counted)
+    for _ in range(3):
+        world.sync(SHOP, status="failed", rows=0, bytes=0)
+    job = world.sync(SHOP, rows=0, bytes=0)
+    assert answered(world.evaluate()) == [job]
+    assert sorted(read) == ["shop/items", "shop/orders"]
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
@@ -612,6 +751,31 @@ def test_streams_and_tables_that_do_not_meet_are_named_and_a_renamed_stream_is_a
         "No connection is known to fill 1 source table: shop.customers. Set meta.lakehouse.airbyte on them if Airbyte "
         "does.",
     ]
+
+
+@pytest.mark.parametrize("wanted", [None, "Shop"])
+def test_streams_of_several_connections_that_land_in_one_table_are_named(
+    world: World, monkeypatch: pytest.MonkeyPatch, wanted: str | None
+) -> None:
+    m = Manifest()
+    named = {"lakehouse": {"airbyte": {"connection": wanted}}} if wanted else {}
+    m.model("stg_order_items", m.source("shop", "order_items", **named), folder="bronze")
+    listening = listening_of(Settings.load(), m.graph())
+    assert listening
+    world.sensor = airbyte_sync_sensor(listening)
+    store = Store(world.store.clock)
+    shop = store.add_connection("Shop", streams=["order_items"], destinationId="lake")
+    crm = store.add_connection("CRM", streams=["Order-Items"], destinationId="lake")
+    world.simulator.store = world.store = store
+    world.sync(shop)
+    messages: list[str] = []
+    monkeypatch.setattr(dg.SensorEvaluationContext, "log", property(lambda _: Log(messages)))
+    assert keys(world.tick()) == [["bronze/stg_order_items"]]
+    [said] = messages
+    assert (
+        f"('order_items' of connection 'Shop' ({shop}), 'Order-Items' of connection 'CRM' ({crm})), and each sync may "
+        "replace the rows of another"
+    ) in said
 
 
 class Log:

@@ -47,6 +47,8 @@ def do(step):
     match step:
         case {"sleep": seconds}:
             time.sleep(seconds)
+        case {"clock": path}:
+            Path(path).write_text(repr(time.time()))
         case {"config": path}:
             Path(path).write_text(Path(options["--config"]).read_text())
         case {"print": text}:

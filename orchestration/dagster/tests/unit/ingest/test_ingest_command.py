@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from click.testing import CliRunner
 from lakehouse_analytics.common.redact import Redactor
@@ -57,6 +59,30 @@ def test_a_dagster_home_that_cannot_be_written_is_one_line_after_the_table(
     assert result.exit_code == 1
     assert result.stdout.splitlines()[1].split()[0] == "users"
     assert result.stderr.splitlines()[-1].startswith("Error: The sync is done, but Dagster was not told: DAGSTER_HOME")
+
+
+def test_a_sync_is_recorded_as_begun_before_its_connector_looks_at_the_source(
+    lake: Lake, runner: CliRunner, tmp_path: Path
+) -> None:
+    """Rows that reach the source while it is read may be missing: a window that ends then waits for another sync."""
+    looked, read = tmp_path / "looked", tmp_path / "read"
+    lake.scenario(
+        schemas={"users": ID},
+        discover_steps=[{"clock": str(looked)}],
+        steps=[{"clock": str(read)}, {"record": ["users", {"id": 1}]}, {"status": ["users", "COMPLETE"]}],
+    )
+    home = tmp_path / "home"
+    for number in (1, 2):  # the first one installs the connector
+        called = time.time()
+        result = runner.invoke(ingest, ["--config", str(lake.config_path)], env={"DAGSTER_HOME": str(home)})
+        assert result.exit_code == 0, result.output
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            syncs = instance.fetch_materializations(dg.AssetKey(["fake", "users"]), limit=10).records
+        assert len(syncs) == number
+        assert syncs[0].asset_materialization
+        started = syncs[0].asset_materialization.metadata["started"].value
+        assert isinstance(started, float)
+        assert called <= started <= float(looked.read_text()) < float(read.read_text())
 
 
 def test_a_wrong_variable_is_an_error_too(runner: CliRunner) -> None:
