@@ -125,7 +125,9 @@ class Lake:
         from lakehouse_analytics.assets.counting import Questions, Whole
         from lakehouse_analytics.row_counts import Counted
 
-        answers = Questions(self.trino.fetch_all, Whole(), self.trino.max_stages).ask([Counted(str(self.relation(name))) for name in tables])
+        answers = Questions(self.trino.fetch_all, Whole(), self.trino.max_stages).ask(
+            [Counted(str(self.relation(name))) for name in tables]
+        )
         return {name: getattr(answer, "rows", -1) for name, answer in zip(tables, answers, strict=True)}
 
     def known(self, tables: Mapping[str, int]) -> Rows:
