@@ -226,8 +226,8 @@ class Build:
         patience = Patience(self.engine.judge, self.engine.queue_timeout)
         whole, threads = plan, None
         result: DbtResult | None = None
-        self._wait_until_free()
         with DbtOfRun(self.graph.adapter, self.dbt.manifest) as dbt:
+            self._wait_until_free()  # meanwhile dbt is imported
             while True:
                 last = yield from self._invoke(dbt, plan, patience, threads)
                 result = merge(result, last) if result else last
