@@ -18,7 +18,7 @@ import dagster as dg
 from pydantic import Field
 
 from lakehouse_analytics.assets.check_targets import with_targets
-from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Engine, FetchAll, fetching
+from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Distributed, Engine, FetchAll, fetching
 from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
 from lakehouse_analytics.assets.run_windows import RunWindows, listed
@@ -52,6 +52,8 @@ OP_TAGS = {"dagster/compute_kind": "dbt"}
 DEFAULT_THREADS = 4
 
 
+#: Seconds in which tables whose count is no gate come together, where each statement is dear.
+GATHER = 0.5
 #: How dbt's options read `true` from a variable (click's BOOL).
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
@@ -308,6 +310,7 @@ class Build:
             judge=self._judge,
             log=self._log,
             lock=self._writing if self.graph.adapter == "trino" else None,
+            gather=GATHER if isinstance(self.engine, Distributed) else 0.0,
             threads=self.threads,
         )
         request = self.dbt.request(
@@ -508,6 +511,7 @@ class Build:
             accepted=self.accepted,
             zone=self.zone,
             windows=self._counted_windows(),
+            expected=len(self.run.selected | self.run.counted),
         )
 
     def _counted_windows(self) -> CountedWindows | None:

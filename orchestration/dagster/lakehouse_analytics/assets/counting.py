@@ -77,8 +77,12 @@ class Distributed(Protocol):
     #: Stages of one statement.
     max_stages: int
 
-    def known_counts(self, relations: Collection[Relation]) -> Mapping[Relation, int]:
+    def known_counts(self, relations: Collection[Relation], *, of: int) -> Mapping[Relation, int]:
         """Exact row counts of those relations of which they are known without a query; any may be left out.
+
+        Args:
+            relations: Tables and views.
+            of: Tables that the run counts in all: with few of them looking up is not worth its start.
 
         Raises:
             Exception: with what a person has to mend. The counts can be asked for all the same.
@@ -107,6 +111,7 @@ class Counter:
 
     Attributes:
         fetch_all: Asks over dbt's own connection, so that what dbt can build can be counted.
+        expected: Tables that the run counts in all.
         accepted: Unique ids of tables whose count an operator accepts as the new level.
         zone: Decides what a weekday is.
         windows: Of the run, where it has partitioned tables.
@@ -121,7 +126,9 @@ class Counter:
         accepted: Collection[str],
         zone: tzinfo,
         windows: CountedWindows | None = None,
+        expected: int = 0,
     ) -> None:
+        self._expected = expected
         self._engine, self._fetch_all, self._history = engine, fetch_all, history
         self._accepted, self._zone, self._windows = accepted, zone, windows
 
@@ -151,7 +158,7 @@ class Counter:
         if not plain or not isinstance(self._engine, Distributed):
             return {}
         try:
-            known = self._engine.known_counts(plain)
+            known = self._engine.known_counts(plain, of=max(self._expected, len(plain)))
         except Exception as error:
             # What is wrong with Trino itself, the statements will tell.
             dg.get_dagster_logger().warning(f"Rows are counted by queries, because metadata could not be read. {error}")

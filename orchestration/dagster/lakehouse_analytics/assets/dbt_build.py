@@ -121,6 +121,7 @@ class DbtBuild:
         judge: Callable[[Table, Answer], bool],
         log: Callable[[str, str], None],
         lock: Lock | None = None,
+        gather: float = 0.0,
         threads: int = 4,
     ) -> None:
         """
@@ -132,6 +133,7 @@ class DbtBuild:
             judge: Whether what was counted lets the tables below be built. Called once for each table.
             log: Told the level and the text of each line.
             lock: Holds a table while it is built and counted; None where nothing else can write.
+            gather: Seconds in which tables whose count is no gate come together for one statement.
             threads: Tables that dbt builds at once.
         """
         self._process, self._plan, self._tables = process, plan, tables
@@ -149,7 +151,7 @@ class DbtBuild:
         self._errors: list[str] = []
         self._starters = ThreadPoolExecutor(max(1, threads), thread_name_prefix="table-lock")
         # Gates hold others up, so they never wait for counts that are only told.
-        self._gate_counter, self._counter = _Counting(self._count_some), _Counting(self._count_some)
+        self._gate_counter, self._counter = _Counting(self._count_some), _Counting(self._count_some, gather)
         self.result = DbtResult(-1, {})
 
     def run(self, request: Request) -> Iterator[Report]:
@@ -310,8 +312,8 @@ class DbtBuild:
 class _Counting:
     """A thread that counts: each time all that has come together meanwhile."""
 
-    def __init__(self, count: Callable[[Sequence[Table]], None]) -> None:
-        self._count = count
+    def __init__(self, count: Callable[[Sequence[Table]], None], gather: float = 0.0) -> None:
+        self._count, self._gather, self._closed = count, gather, threading.Event()
         self._tables: queue.SimpleQueue[Table | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -324,6 +326,7 @@ class _Counting:
 
     def close(self, *, wait: bool = True) -> None:
         """End the thread once it has counted what it has."""
+        self._closed.set()
         self._tables.put(None)
         if wait and self._thread:
             self._thread.join()
@@ -331,6 +334,7 @@ class _Counting:
     def _work(self) -> None:
         while True:
             together = [self._tables.get()]
+            self._closed.wait(self._gather)
             with contextlib.suppress(queue.Empty):
                 while True:
                     together.append(self._tables.get_nowait())

@@ -57,7 +57,7 @@ class BigLake(Lake):
         self.looked_up: list[str] = []
         self.unreadable: Exception | None = None
 
-    def known_counts(self, relations: Collection[Relation]) -> Mapping[Relation, int]:
+    def known_counts(self, relations: Collection[Relation], *, of: int) -> Mapping[Relation, int]:
         self.looked_up += [str(relation) for relation in relations]
         if self.unreadable:
             raise self.unreadable

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
+import early_child
 import pytest
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._grpc.types import ExecuteRunArgs, ExecuteStepArgs, ResumeRunArgs
+from dagster._serdes import serialize_value
 from lakehouse_analytics.dbt.early import WITHOUT_DBT, runs_dbt
 
 
@@ -46,3 +50,16 @@ def test_the_process_of_a_job_without_dbt_does_not(job: str) -> None:
 )
 def test_no_other_process_does(command: list[str]) -> None:
     assert not runs_dbt(command)
+
+
+@pytest.mark.parametrize(("job", "started"), [("silver_refresh", 1), ("airbyte_sync", 0)])
+def test_a_run_that_the_code_server_starts_begins_with_dbt(job: str, started: int) -> None:
+    # As `DagsterApiServer` starts it: `multiprocessing`, with the serialized arguments first.
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    arguments = serialize_value(ExecuteRunArgs(_origin(job), "run", None))
+    child = context.Process(target=early_child.processes, args=(arguments, answer))
+    child.start()
+    assert answer.get(timeout=60) == started
+    child.join(60)
+    assert child.exitcode == 0
