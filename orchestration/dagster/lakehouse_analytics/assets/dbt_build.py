@@ -261,7 +261,7 @@ class DbtBuild:
         stack = contextlib.ExitStack()
         try:
             stack.enter_context(
-                self._lock(self._tables[asked.node], lambda text: self._inbox.put(Logged("said", text)), self._stop)
+                self._lock(self._tables[asked.node], lambda text: self._inbox.put(Logged("warn", text)), self._stop)
             )
         except Exception as error:
             self._inbox.put(_Started(asked, str(error)))
