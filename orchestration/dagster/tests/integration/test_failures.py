@@ -387,15 +387,14 @@ def test_what_a_killed_dbt_leaves_is_harmless_and_found_by_upkeep(
 
     def kill() -> None:
         in_state(stack, MERGING, "RUNNING")
-        found = dbt_below(os.getpid())
-        [dbt] = [process for process in found if process.parent() in found]
+        [dbt] = dbt_below(os.getpid())
         dbt.kill()
         os.environ["PASSED"] = "yes"
 
     with meanwhile(stack, kill):
         killed = half_built.run(assets=SILVER)
     assert not killed.success
-    assert "dbt crashed (exit code -9) while building silver: 2 tables" in killed.failure
+    assert "dbt crashed (exit code -9) while building 2 tables" in killed.failure
     assert half_built.sql("select count(*), sum(n) from silver.sa") == [(50, 12_750)]
 
     left = [name for _, name in half_built.database.tables(["silver"]) if "__dbt_tmp" in name]
