@@ -5,7 +5,6 @@ would abandon all of silver. Inside one op each stage is a dbt invocation of its
 gates, and what lies below a failed one is left out of the next stage.
 """
 
-import difflib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +19,11 @@ from pydantic import Field
 from lakehouse_analytics.assets.check_targets import with_targets
 from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Engine
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
-from lakehouse_analytics.assets.run_windows import RunWindows, listed
+from lakehouse_analytics.assets.run_windows import RunWindows
 from lakehouse_analytics.assets.writers import Writers, slot_of
 from lakehouse_analytics.check_history import history_of
 from lakehouse_analytics.checks import dbt_test_result
-from lakehouse_analytics.common.text import shortened
+from lakehouse_analytics.common.text import did_you_mean, shortened
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.dbt_project import DbtProject
@@ -33,7 +32,7 @@ from lakehouse_analytics.gates import FINE_STATUS, Run
 from lakehouse_analytics.graph import DbtTest, Function, Graph, Table
 from lakehouse_analytics.iceberg.policies import relation_of
 from lakehouse_analytics.messages import with_source_line
-from lakehouse_analytics.names import counted, unique_metadata_key
+from lakehouse_analytics.names import FEW, counted, some, unique_metadata_key
 from lakehouse_analytics.partitions import TOGETHER, Calendar, Window
 from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.relations import refuse_other_relations
@@ -394,7 +393,7 @@ class Build:
                     broken.setdefault(verdict.check_name or "", []).append(said)
                 yield from self._report(verdict)
             for name, reasons in broken.items():
-                self.run.fail_gate(table.unique_id, f"{name}: {listed(reasons, '; ')}")
+                self.run.fail_gate(table.unique_id, f"{name}: {some(reasons, FEW, between='; ')}")
 
     def _counts_of_unbuilt(self) -> Iterator[Event]:
         counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)}
@@ -507,8 +506,7 @@ def accepted_tables(graph: Graph, said: Sequence[str]) -> set[str]:
     for name in said:
         meant = tables.get(name, set())
         if not meant:
-            near = difflib.get_close_matches(name, tables, n=1)
-            raise ValueError(f"there is no model {shortened(name)}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ValueError(f"there is no model {shortened(name)}{did_you_mean(name, tables)}")
         if len(meant) > 1:
             labels = {unique_id: _label(graph.tables[unique_id]) for unique_id in meant}
             if len({*labels.values()}) < len(meant):
