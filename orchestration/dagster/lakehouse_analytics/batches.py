@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
+from lakehouse_analytics.names import FEW, some
+
 #: Reasons that a message gives in full.
 NAMED = 3
 #: Events of dbt with the error of a node (https://docs.getdbt.com/reference/events-logging), and with a batch's result.
@@ -75,7 +77,7 @@ class Batches:
             starts_of.setdefault(self.reasons.get(start, ""), []).append(_label(start))
         # Batches that dbt did not start after an earlier one have no reason of their own.
         named = sorted(starts_of.items(), key=lambda item: (not item[0], item[1]))
-        lines = [f"{_listed(starts)}: {reason.strip() or 'dbt gave no reason'}" for reason, starts in named[:NAMED]]
+        lines = [f"{some(starts, FEW)}: {reason.strip() or 'dbt gave no reason'}" for reason, starts in named[:NAMED]]
         if len(named) > NAMED:
             lines.append(f"and {len(named) - NAMED} further reasons; see dbt's log in the run's stdout")
         whole = len(self.replaced) + len(self.failed)
@@ -117,8 +119,3 @@ def _read(batches: Any) -> list[Batch]:
 
 def _label(start: datetime) -> str:
     return f"{start:%Y-%m-%d}" if start.hour == start.minute == 0 else f"{start:%Y-%m-%d %H:%M}"
-
-
-def _listed(starts: Sequence[str]) -> str:
-    more = f" and {len(starts) - NAMED} more" if len(starts) > NAMED else ""
-    return ", ".join(starts[:NAMED]) + more

@@ -18,10 +18,10 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import ScheduleInstigatorData, TickStatus
 
-from lakehouse_analytics.assets.run_windows import listed
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.cron import next_tick
 from lakehouse_analytics.graph import Graph, Source, Table
+from lakehouse_analytics.names import FEW, some
 from lakehouse_analytics.partitions import Calendar, Span, Window, missing_above, overlapping, windows
 from lakehouse_analytics.sync_events import CHECK, CLOCK_OF_AIRBYTE, EMPTIED, ENDED, STARTED
 
@@ -120,7 +120,7 @@ class Plan:
                 )
         for table in self.tables:
             for above, keys in missing_above(self.graph, table, Span([window]), self.calendars, instance):
-                found.append(f"{'/'.join(above.key)} lacks {listed(keys)}")
+                found.append(f"{'/'.join(above.key)} lacks {some(keys, FEW)}")
         return [*dict.fromkeys(found)]
 
     def _way_out(self, source: Source, window: Window) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lakehouse_analytics.common.text import MAX_TEXT, brief
-from lakehouse_analytics.nodes import TABLES, is_foreign
+from lakehouse_analytics.nodes import NO_NODES, TABLES, is_foreign
 
 Types = frozenset[type]
 #: The types of a key's value.
@@ -120,12 +120,12 @@ _SECTIONS: Spec = {
     ),
     "groups": _OBJECT | {_Missing},
 }
-#: Sections without a key that is read.
-_NOT_READ = frozenset({"metadata", "docs", "selectors", "disabled", "parent_map", "child_map", "group_map"})
 #: The package and the name, at least.
 _PARTS_OF_FQN = 2
 #: Sections that hold what is no node.
 _OTHERS: Mapping[str, Spec] = {"groups": _GROUP, "macros": _MACRO}
+#: Sections without a key that is read.
+_NOT_READ = NO_NODES - _OTHERS.keys()
 
 
 class ShapeError(ValueError):

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 #: Checks of ours; dbt's tests must not take their names.
 ROW_COUNT = "row_count"
 DRIFT = "row_count_drift"
+#: Names of a list in a message that holds several lists; see `some`.
+FEW = 3
 
 
 def unique_metadata_key(column: str) -> str:
@@ -95,10 +97,10 @@ def digest(name: str) -> str:
     return hashlib.sha256(unicodedata.normalize("NFC", name).encode()).hexdigest()[:8]
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
-    """The first of some names, and how many more there are."""
+def some(names: Sequence[str], most: int = 5, *, between: str = ", ") -> str:
+    """The first of some names, or of other short texts, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return between.join(names[:most]) + more
 
 
 def counted(number: int, noun: str) -> str:

@@ -18,7 +18,7 @@ Node = Mapping[str, Any]
 #: Resource types that are tables in the database.
 TABLES = frozenset({"model", "seed", "snapshot"})
 #: Sections of a manifest that hold no nodes of the graph.
-_NO_NODES = frozenset(
+NO_NODES = frozenset(
     {"metadata", "macros", "docs", "groups", "selectors", "disabled", "parent_map", "child_map", "group_map"}
 )
 #: Nodes through which lineage goes: dbt inlines them, or they describe tables without being one.
@@ -86,7 +86,7 @@ def is_table(node: Node) -> bool:
 def every_node(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
     """All nodes of all sections of a manifest, those of sections that a later dbt adds included."""
     for name, section in manifest.items():
-        if name in _NO_NODES or not isinstance(section, Mapping):
+        if name in NO_NODES or not isinstance(section, Mapping):
             continue
         for unique_id, node in section.items():
             if isinstance(node, Mapping) and "resource_type" in node:

@@ -25,7 +25,7 @@ from lakehouse_analytics import dbt_profile
 from lakehouse_analytics.common.mail import is_mail_address
 from lakehouse_analytics.common.paths import problem_of
 from lakehouse_analytics.common.redact import MASK
-from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
+from lakehouse_analytics.common.text import MAX_TEXT, brief, did_you_mean, shortened
 from lakehouse_analytics.contract import Duration
 from lakehouse_analytics.cron import is_cron
 from lakehouse_analytics.dbt_profile import Profile, ProfileError
@@ -308,8 +308,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_zone(cls, value: str) -> str:
         if value not in available_timezones():
-            near = difflib.get_close_matches(value[:64], available_timezones(), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(value, available_timezones())
             raise ValueError(f"{shortened(value)} is not an IANA time zone (for example Europe/Berlin){hint}")
         return value
 

@@ -17,11 +17,10 @@ from lakehouse_analytics.airbyte.feed import Poll, poll
 from lakehouse_analytics.airbyte.identity import identity_of, server_of
 from lakehouse_analytics.airbyte.inventory import Known
 from lakehouse_analytics.airbyte.jobs import Job, instant
-from lakehouse_analytics.assets.run_windows import listed
 from lakehouse_analytics.graph import Key
 from lakehouse_analytics.jobs import build_tags
 from lakehouse_analytics.listening import Listening
-from lakehouse_analytics.names import counted
+from lakehouse_analytics.names import FEW, counted, some
 from lakehouse_analytics.sync_events import (
     CLOCK_OF_AIRBYTE,
     CLOCKS,
@@ -263,21 +262,20 @@ class Tick:
     def _tell_of_others(self, by_connection: Mapping[str, Sequence[Job]], known: Known) -> None:
         others = [c for c in by_connection if c not in known.fills.tables and c not in known.ignored]
         if others:
-            names = ", ".join(sorted(repr(known.name(connection)) for connection in others)[:5])
-            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            names = some(sorted(repr(known.name(connection)) for connection in others))
             self.notes.append(
-                f"No dbt source names {counted(len(others), 'connection')} whose jobs ended: {names}{more}. "
+                f"No dbt source names {counted(len(others), 'connection')} whose jobs ended: {names}. "
                 "Set meta.lakehouse.airbyte.connection on their sources, or LAKEHOUSE_AIRBYTE_EXCLUDE."
             )
         self.notes += known.fills.problems
         for connection in by_connection:
             if streams := known.fills.unused.get(connection):
-                name, some = known.name(connection), listed([*map(repr, streams)])
+                name, names = known.name(connection), some([*map(repr, streams)], FEW)
                 self.notes.append(
-                    f"{counted(len(streams), 'stream')} of connection {name!r} without a source table: {some}."
+                    f"{counted(len(streams), 'stream')} of connection {name!r} without a source table: {names}."
                 )
         if tables := known.fills.left_out:
-            names = listed([".".join(table.key) for table in tables])
+            names = some([".".join(table.key) for table in tables], FEW)
             self.notes.append(
                 f"No connection is known to fill {counted(len(tables), 'source table')}: {names}. Set "
                 "meta.lakehouse.airbyte on them if Airbyte does."

@@ -6,13 +6,12 @@ rest of the table alone, and the window right, depends on the model's materializ
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from lakehouse_analytics.common.text import brief, shortened
+from lakehouse_analytics.common.text import brief, did_you_mean, shortened
 from lakehouse_analytics.contract import Grain, ModelContract
 
 #: dbt's strategies that cannot build a window, and why.
@@ -64,8 +63,7 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
         yield "meta.lakehouse.after is for models with a `partition`: a schedule waits with a window, not with a table"
     for name in contract.after:
         if name not in sources:
-            near = difflib.get_close_matches(name, sources, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
+            hint = did_you_mean(name, sources, quoted="`{}`".format)
             yield f"meta.lakehouse.after names the source {shortened(name)}, which does not exist{hint}"
     strategy = str(node["config"].get("incremental_strategy") or "default")
     piece = (node["config"].get("meta") or {}).get("window_piece")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
 from collections import defaultdict
@@ -10,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from lakehouse_analytics.common.text import did_you_mean
 from lakehouse_analytics.graph import Key
 
 #: Statuses of connections that sync nothing: often the predecessor of one that does.
@@ -152,8 +152,7 @@ def meant(wanted: str, connections: Collection[Connection]) -> Connection:
         raise UnknownConnectionError(
             f"{wanted!r} is the name of several connections: use the id of one of them ({ids})"
         )
-    near = difflib.get_close_matches(wanted, [connection.name for connection in connections], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(wanted, (connection.name for connection in connections), quoted=repr)
     raise UnknownConnectionError(f"Airbyte has no connection of the id or name {wanted!r}{hint}")
 
 
@@ -273,16 +272,14 @@ def _wrong_stream(table: SourceTable, connection: Connection) -> str | None:
     if table.stream is None:
         if _streams_of(connection, table, strict=False):
             return None
-        near = difflib.get_close_matches(table.table, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(table.table, names, quoted=repr)
         return (
             f"source {_words(table)}: no stream of connection {connection.name!r} lands in a table {table.table!r}; "
             f"set meta.lakehouse.airbyte.stream to the stream that fills it, or name another connection{hint}"
         )
     if table.stream in names:
         return None
-    near = difflib.get_close_matches(table.stream, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(table.stream, names, quoted=repr)
     return (
         f"source {_words(table)}: meta.lakehouse.airbyte.stream is {table.stream!r}, and connection "
         f"{connection.name!r} does not sync such a stream{hint}"

@@ -4,7 +4,6 @@ One `multi_asset` and not one op a layer: between ops Dagster gates whole steps,
 all of silver. Inside one op one dbt builds all of it, and skips what lies below a failed gate.
 """
 
-import difflib
 import os
 import threading
 import time
@@ -21,11 +20,11 @@ from lakehouse_analytics.assets.check_targets import with_targets
 from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Distributed, Engine, FetchAll, fetching
 from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
-from lakehouse_analytics.assets.run_windows import RunWindows, listed
+from lakehouse_analytics.assets.run_windows import RunWindows
 from lakehouse_analytics.assets.writers import Writers, slot_of
 from lakehouse_analytics.check_history import history_of
 from lakehouse_analytics.checks import dbt_test_result
-from lakehouse_analytics.common.text import shortened
+from lakehouse_analytics.common.text import did_you_mean, shortened
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.dbt_project import DbtProject
@@ -34,7 +33,7 @@ from lakehouse_analytics.gates import BUILT_STATUS, FINE_STATUS, Plan, Run
 from lakehouse_analytics.graph import DbtTest, Function, Graph, Table
 from lakehouse_analytics.iceberg.policies import relation_of
 from lakehouse_analytics.messages import with_source_line
-from lakehouse_analytics.names import counted, unique_metadata_key
+from lakehouse_analytics.names import FEW, counted, some, unique_metadata_key
 from lakehouse_analytics.partitions import TOGETHER, Calendar, Window
 from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.resources.dbt import DbtRunner
@@ -446,7 +445,7 @@ class Build:
                 said = f"{partition}: {verdict.description}" if partition else verdict.description or ""
                 broken.setdefault(verdict.check_name or "", []).append(said)
         for name, reasons in broken.items():
-            self.run.fail_gate(table.unique_id, f"{name}: {listed(reasons, '; ')}")
+            self.run.fail_gate(table.unique_id, f"{name}: {some(reasons, FEW, between='; ')}")
         return not broken
 
     def _accepted(self) -> AbstractSet[str]:
@@ -564,8 +563,7 @@ def accepted_tables(graph: Graph, said: Sequence[str]) -> set[str]:
     for name in said:
         meant = tables.get(name, set())
         if not meant:
-            near = difflib.get_close_matches(name, tables, n=1)
-            raise ValueError(f"there is no model {shortened(name)}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ValueError(f"there is no model {shortened(name)}{did_you_mean(name, tables)}")
         if len(meant) > 1:
             labels = {unique_id: _label(graph.tables[unique_id]) for unique_id in meant}
             if len({*labels.values()}) < len(meant):

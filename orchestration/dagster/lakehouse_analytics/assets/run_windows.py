@@ -9,10 +9,9 @@ import dagster as dg
 
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.graph import Graph, Table
+from lakehouse_analytics.names import FEW, some
 from lakehouse_analytics.partitions import Calendar, NoWindowError, Span, missing_above, span_of
 
-#: So many of a long list stand in a message.
-NAMED = 3
 #: Of a held connection: milliseconds of a statement, seconds until it is opened anew, and others beside it.
 _STATEMENT_TIMEOUT, _POOL_RECYCLE, _MAX_OVERFLOW = 300_000, 3600, 2
 
@@ -80,7 +79,7 @@ class RunWindows:
             dagster.Failure: a table of a shorter grain lacks windows inside these.
         """
         gaps = [
-            f"{'/'.join(above.key)} lacks {listed(keys)}"
+            f"{'/'.join(above.key)} lacks {some(keys, FEW)}"
             for unique_id in sorted(selected)
             for above, keys in missing_above(graph, graph.tables[unique_id], self.span, calendars, instance)
         ]
@@ -90,9 +89,3 @@ class RunWindows:
                 "`allow_missing_partitions: true` in this run's config.",
                 allow_retries=False,
             )
-
-
-def listed(items: Sequence[str], between: str = ", ") -> str:
-    """The first of them, and how many more."""
-    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return between.join(items[:NAMED]) + more

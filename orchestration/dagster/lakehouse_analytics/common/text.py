@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable, Iterable
+
 #: Of a value that a message quotes, in characters.
 MAX_QUOTED = 60
 #: Of a path or of what another program says, in characters: their ends matter as well, and ordinary ones are whole.
@@ -23,6 +26,12 @@ def brief(value: object, most: int = MAX_QUOTED) -> str:
     """
     text = str(value)
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
+def did_you_mean(word: str, known: Iterable[str], *, quoted: Callable[[str], str] = str) -> str:
+    """`; did you mean …?`, with the known word that is like another one; empty if none is."""
+    near = difflib.get_close_matches(word, [*known], n=1)
+    return f"; did you mean {quoted(near[0])}?" if near else ""
 
 
 def without_traceback(text: str) -> str:

@@ -6,7 +6,7 @@ import time
 
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped
-from lakehouse_analytics.names import counted
+from lakehouse_analytics.names import FEW, counted, some
 
 
 def airbyte(known: Known) -> Finding:
@@ -16,7 +16,6 @@ def airbyte(known: Known) -> Finding:
 
     from lakehouse_analytics.airbyte.client import AirbyteError
     from lakehouse_analytics.airbyte.inventory import Inventory
-    from lakehouse_analytics.assets.run_windows import listed
     from lakehouse_analytics.listening import source_tables
     from lakehouse_analytics.resources.airbyte import airbyte_of
 
@@ -45,11 +44,11 @@ def airbyte(known: Known) -> Finding:
     filled = sum(map(len, found.fills.tables.values()))
     words[0] += f", {len(found.fills.tables)} mapped to {filled} of {counted(len(tables), 'source table')}"
     if unmapped := [connection.name or connection.id for connection in found.fills.unmapped]:
-        words.append(f"fill no source: {listed(sorted(unmapped))}")
+        words.append(f"fill no source: {some(sorted(unmapped), FEW)}")
     for connection, streams in found.fills.unused.items():
-        words.append(f"streams of {found.name(connection)} that fill no source table: {listed(streams)}")
+        words.append(f"streams of {found.name(connection)} that fill no source table: {some(streams, FEW)}")
     if unfilled := sorted(".".join(table.key) for table in found.fills.unfilled):
-        words.append(f"source tables that no connection is known to fill: {listed(unfilled)}")
+        words.append(f"source tables that no connection is known to fill: {some(unfilled, FEW)}")
     if found.fills.problems:
         return failed("\n".join([*words, *found.fills.problems]), fixes.correct_connections(fixes.here()))
     return fine("\n".join(words))

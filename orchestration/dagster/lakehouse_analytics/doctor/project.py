@@ -11,10 +11,8 @@ import time
 from lakehouse_analytics.dbt_project import DbtProject, ManifestError
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, Location, failed, fine
-from lakehouse_analytics.names import counted
+from lakehouse_analytics.names import counted, some
 from lakehouse_analytics.settings import Settings, SettingsError
-
-_SOME = 5
 
 
 def settings(known: Known) -> Finding:
@@ -61,8 +59,7 @@ def _not_fresh(project: DbtProject) -> Finding | None:
     if changed is None:
         return failed(f"there is none at {path}", fixes.parse_project(fixes.here()))
     if changed:
-        some = ", ".join(changed[:_SOME]) + (f" and {len(changed) - _SOME} more" if len(changed) > _SOME else "")
-        return failed(f"{path} is stale: changed since it was made: {some}", fixes.parse_project(fixes.here()))
+        return failed(f"{path} is stale: changed since it was made: {some(changed)}", fixes.parse_project(fixes.here()))
     return None
 
 

@@ -17,6 +17,7 @@ from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.coordinator import DeniedError, NotCheckedError, ask, server_of, version_of
 from lakehouse_analytics.doctor.data import on_trino
 from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, skipped, unchecked
+from lakehouse_analytics.names import some
 
 if TYPE_CHECKING:
     from lakehouse_analytics.graph import Source, Table
@@ -316,7 +317,7 @@ def too_short(tables: Iterable[Upkept], floors: Mapping[str, Mapping[str, timede
     problems, advice = [], []
     for (catalog, prop), found in sorted(short.items()):
         floor, setting = floors[catalog][prop], _CONFIGURED[prop]
-        named = ", ".join(text for _, text in found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+        named = some([text for _, text in found])
         problems.append(f"{catalog} refuses to delete what is younger than {_days(floor)} ({setting}): {named}")
         key = "retain" if prop == EXPIRE else "orphans"
         advice.append(
