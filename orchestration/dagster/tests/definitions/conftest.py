@@ -46,6 +46,15 @@ class Location:
             self.settings = Settings.load()
         self.project = DbtProject.of(self.settings)
 
+    @classmethod
+    def written(cls, folder: Path, files: Mapping[str, str], variables: Mapping[str, str]) -> Location:
+        """A project of these files."""
+        for path, text in files.items():
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text.lstrip("\n"))
+        return cls(variables).prepare()
+
     def prepare(self) -> Location:
         prepare(self.project, dbt_runner(self.settings, self.project), say=lambda _: None)
         return self

@@ -99,11 +99,7 @@ exposures:
 @pytest.fixture(scope="module")
 def location(tmp_path_factory: pytest.TempPathFactory, local: Any) -> Any:
     folder = tmp_path_factory.mktemp("written_for_dagster_dbt") / "shop"
-    for path, text in FILES.items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text.lstrip("\n"))
-    return type(local)(variables(folder)).prepare()
+    return type(local).written(folder, FILES, variables(folder))
 
 
 def variables(folder: Path) -> dict[str, str]:

@@ -79,11 +79,7 @@ exposures:
 @pytest.fixture(scope="module")
 def stranger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, local: Any) -> Any:
     folder = tmp_path_factory.mktemp("stranger") / "jaffle"
-    for path, text in FILES.items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text.lstrip("\n"))
-    return type(local)(variables(folder)).prepare()
+    return type(local).written(folder, FILES, variables(folder))
 
 
 def variables(folder: Path) -> dict[str, str]:
