@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import dedent
 
 import dagster as dg
 import pytest
@@ -141,9 +140,7 @@ class Built:
 
 
 @pytest.fixture(params=["demo", "marts", "kinds"])
-def lakehouse(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Lakehouse]:
+def lakehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lakehouse]:
     """One of the projects, and nothing built. Its database is called what the copy's is, for dbt names it in SQL."""
     if request.param == "demo":
         new_lake(tmp_path, "duckdb")
@@ -193,8 +190,9 @@ def dbts(database: DuckDB, project: Path, options: list[str]) -> Built:
             variables.setenv(name, value)
         subprocess.run([*command, "--target-path", str(target)], cwd=project, capture_output=True, check=False)
     results = json.loads((target / "run_results.json").read_text())["results"]
-    statuses = {result["unique_id"]: result["status"] for result in results}
-    return Built(contents(database), {k: v for k, v in statuses.items() if not k.startswith(("operation.", "exposure."))})
+    others = ("operation.", "exposure.")  # hooks, and what dbt only mentions
+    statuses = {one["unique_id"]: one["status"] for one in results if not one["unique_id"].startswith(others)}
+    return Built(contents(database), statuses)
 
 
 def contents(database: DuckDB) -> dict[str, list[Row]]:

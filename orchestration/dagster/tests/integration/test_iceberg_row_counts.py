@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.assets.counting import Questions, Whole
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
 from lakehouse_analytics.iceberg.policies import Relation
-from lakehouse_analytics.iceberg.row_counts import row_counts
+from lakehouse_analytics.iceberg.row_counts import MetadataCounts
 from lakehouse_analytics.resources.trino import TrinoResource
 from lakehouse_analytics.row_counts import Counted, Counts
 from lakehouse_analytics.settings import Settings
@@ -58,11 +58,9 @@ class Lake:
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         return self.trino.fetch_all(statement)
 
-    def known(self, *tables: str, at_least: int = 1) -> dict[str, int]:
+    def known(self, *tables: str) -> dict[str, int]:
         relations = [self.relation(table) for table in tables]
-        found = row_counts(
-            self.name, relations, database=self.database, fetch_all=self.trino.fetch_all, at_least=at_least
-        )
+        found = MetadataCounts(self.name, database=self.database, fetch_all=self.trino.fetch_all).rows(relations)
         return {relation.name: rows for relation, rows in found.items()}
 
     def true(self, *tables: str) -> dict[str, int]:
