@@ -110,6 +110,8 @@ class Bench:
             ratio = seconds[f"one run, {last}, {turn}"] / seconds[f"bare dbt, {last}, {turn}"]
             print(f"{'ratio, ' + turn:<40} {ratio:8.2f}")
             print(f"{'  of it before the run starts':<40} {planned[turn]:8.1f} s")
+            alone = seconds[f"one run, {last}, {turn}"] - planned[turn]
+            print(f"{'ratio of the run alone, ' + turn:<40} {alone / seconds[f'bare dbt, {last}, {turn}']:8.2f}")
         one = sum(each) / len(each)
         print(f"{'a run a day, mean of ' + str(runs):<40} {one:8.1f} s a day")
         if batches:

@@ -125,20 +125,17 @@ class Lake:
         from lakehouse_analytics.assets.counting import Questions, Whole
         from lakehouse_analytics.row_counts import Counted
 
-        answers = Questions(self.trino, Whole()).ask([Counted(str(self.relation(name))) for name in tables])
+        answers = Questions(self.trino.fetch_all, Whole(), self.trino.max_stages).ask(
+            [Counted(str(self.relation(name))) for name in tables]
+        )
         return {name: getattr(answer, "rows", -1) for name, answer in zip(tables, answers, strict=True)}
 
     def known(self, tables: Mapping[str, int]) -> Rows:
         """From metadata, those that it tells."""
-        from lakehouse_analytics.iceberg.row_counts import row_counts
+        from lakehouse_analytics.iceberg.row_counts import MetadataCounts
 
-        found = row_counts(
-            self.name,
-            [self.relation(name) for name in tables],
-            database=self.database,
-            fetch_all=self.trino.fetch_all,
-            at_least=1,
-        )
+        counts = MetadataCounts(self.name, database=self.database, fetch_all=self.trino.fetch_all)
+        found = counts.rows([self.relation(name) for name in tables])
         return {relation.name: rows for relation, rows in found.items()}
 
     def mixed(self, tables: Mapping[str, int]) -> Rows:

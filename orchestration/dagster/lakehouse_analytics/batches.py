@@ -1,13 +1,12 @@
 """The batches of a microbatch model: which were replaced, which failed, and why. Pure: no Dagster, no dbt.
 
-`run_results.json` names the batches of each kind and no reasons
-(https://docs.getdbt.com/docs/build/incremental-microbatch); dbt's structured log has these.
+dbt's results name the batches of each kind and no reasons
+(https://docs.getdbt.com/docs/build/incremental-microbatch); its events have these.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -16,10 +15,9 @@ from lakehouse_analytics.names import FEW, some
 
 #: Reasons that a message gives in full.
 NAMED = 3
-#: Events of dbt's log with the error of a node (https://docs.getdbt.com/reference/events-logging).
+#: Events of dbt with the error of a node (https://docs.getdbt.com/reference/events-logging), and with a batch's result.
 _ERRORS = frozenset({"CatchableExceptionOnRun", "GenericExceptionOnRun", "InternalErrorOnRun"})
-_BATCH = "LogBatchResult"
-
+_RESULT = "LogBatchResult"
 Batch = tuple[datetime, datetime]
 
 
@@ -87,34 +85,32 @@ class Batches:
         return "\n".join([f"{len(self.failed)} of {whole} batches failed{rest}:", *lines])
 
 
-def reasons_in(log: Iterable[str]) -> dict[str, dict[int, str]]:
-    """Reasons of failed batches in dbt's JSON log: by unique id of the model, then by the batch's number.
+class Reasons:
+    """Why batches failed, from dbt's events. A batch's error comes before its result, in the same thread."""
 
-    A batch's error stands before its result, in the same thread.
-    """
-    found: dict[str, dict[int, str]] = {}
-    last: dict[tuple[str, str], str] = {}
-    for info, data in _events(log):
-        key = (str(info.get("thread")), str((data.get("node_info") or {}).get("unique_id")))
-        if info.get("name") in _ERRORS:
-            last[key] = str(data.get("exc") or "")
-        elif data.get("status") == "error" and (reason := last.pop(key, "")):
-            found.setdefault(key[1], {})[int(data["batch_index"])] = reason
-        else:
-            last.pop(key, None)
-    return found
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], str] = {}
+        self._found: dict[str, dict[int, str]] = {}
 
+    def note(self, name: str, thread: str, data: Any) -> None:
+        """Take an event.
 
-def _events(log: Iterable[str]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    for line in log:
-        if _BATCH not in line and not any(name in line for name in _ERRORS):
-            continue
-        try:
-            event = json.loads(line)
-            if event["info"]["name"] == _BATCH or event["info"]["name"] in _ERRORS:
-                yield event["info"], event["data"]
-        except (ValueError, KeyError, TypeError):
-            continue
+        Args:
+            name: Of the event.
+            thread: That it happened in.
+            data: dbt's message, an object with the fields of this kind of event.
+        """
+        if name != _RESULT and name not in _ERRORS:
+            return
+        unique_id = str(data.node_info.unique_id)
+        if name in _ERRORS:
+            self._last[thread, unique_id] = str(data.exc)
+        elif (reason := self._last.pop((thread, unique_id), "")) and data.status == "error":
+            self._found.setdefault(unique_id, {})[int(data.batch_index)] = reason
+
+    def of(self, unique_id: str) -> Mapping[int, str]:
+        """Reasons by dbt's number of the batch, from 1."""
+        return self._found.get(unique_id, {})
 
 
 def _read(batches: Any) -> list[Batch]:

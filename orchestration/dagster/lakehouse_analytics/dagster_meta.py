@@ -62,6 +62,9 @@ class DagsterMeta:
     unread: tuple[str, ...] = ()
 
 
+_NOTHING = DagsterMeta()
+
+
 def read_meta(node: Mapping[str, Any]) -> tuple[DagsterMeta, list[str]]:
     """Read `meta.dagster` of a node.
 
@@ -70,7 +73,7 @@ def read_meta(node: Mapping[str, Any]) -> tuple[DagsterMeta, list[str]]:
     """
     raw = meta_of(node).get("dagster")
     if raw is None:
-        return DagsterMeta(), []
+        return _NOTHING, []
     if not isinstance(raw, Mapping):
         return DagsterMeta(), [f"meta.dagster must be a mapping, not {type(raw).__name__}"]
     known = _KEYS.get(str(node.get("resource_type")), _OF_ASSETS)

@@ -28,7 +28,6 @@ from lakehouse_analytics.common.paths import expanded, is_file, problem_of
 from lakehouse_analytics.common.redact import SECRET_NAME
 from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
 from lakehouse_analytics.names import some
-from lakehouse_analytics.sql import identifier, literal
 
 FILE = "profiles.yml"
 #: dbt's prefix of variables that it never writes anywhere.
@@ -176,51 +175,14 @@ class Profile:
 
     @property
     def database_file(self) -> Path | None:
-        """The absolute path of the DuckDB file; None of another adapter.
-
-        Raises:
-            ProfileError: the tables are not in a file on this machine.
-        """
-        if self.adapter != "duckdb":
-            return None
+        """The absolute path of the DuckDB file; None of another adapter, and where the tables are in no local file."""
         path = str(self.fields.get("path") or ":memory:")
-        if path == ":memory:":
-            raise ProfileError(
-                f"{self.where} keeps its tables in memory, where no other process can read them: set `path` to a file."
-            )
-        if len(urlsplit(path).scheme) > 1:
-            scheme = urlsplit(path).scheme
-            raise ProfileError(
-                f"{self.where} has a `path` of the kind {brief(scheme)}: — only local DuckDB files work."
-            )
+        if self.adapter != "duckdb" or path == ":memory:" or len(urlsplit(path).scheme) > 1:
+            return None
         file = Path(_normal(self.project_dir / expanded(path)))
         if problem := problem_of(file):
             raise ProfileError(f"{self.where} has the `path` {shortened(path)}: {problem}.")
         return file
-
-    def attach_statements(self) -> list[tuple[str, str]]:
-        """DuckDB statements, each with its name, that load extensions and open for reading what dbt-duckdb attaches.
-
-        The statements may contain secrets.
-        """
-        names = [
-            item.get("name") if isinstance(item, Mapping) else item for item in self.fields.get("extensions") or ()
-        ]
-        statements = [
-            (f"the extension {name}", f"LOAD {name}")
-            for name in names
-            if isinstance(name, str) and re.fullmatch(r"\w+", name)
-        ]
-        for alias, item in self.attached.items():
-            path, kind = str(item["path"]), str(item.get("type") or "duckdb").lower()
-            if kind in ("duckdb", "sqlite") and len(urlsplit(path).scheme) <= 1:
-                path = _normal(self.project_dir / expanded(path))
-            options = ["READ_ONLY", *([f"TYPE {kind}"] if kind != "duckdb" else [])]
-            if item.get("secret"):
-                options.append(f"SECRET {item['secret']}")
-            statement = f"ATTACH IF NOT EXISTS {literal(path)} AS {identifier(alias)} ({', '.join(options)})"
-            statements.append((f"the database `{alias}`", statement))
-        return statements
 
     def names(self) -> dict[str, Any]:
         """What of the target the manifest contains: names of databases and schemas, never anything secret."""

@@ -13,6 +13,7 @@ import dagster as dg
 from lakehouse_analytics.assets.build import build_assets
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
+from lakehouse_analytics.common.garbage import without_collecting
 from lakehouse_analytics.common.load_errors import message_last
 from lakehouse_analytics.common.load_warnings import warn_once
 from lakehouse_analytics.dbt_project import DbtProject
@@ -32,14 +33,14 @@ from lakehouse_analytics.sync_definitions import sync_definitions
 
 @dg.definitions
 @message_last
+@without_collecting
 def defs() -> dg.Definitions:
     """Everything Dagster knows of this lakehouse."""
     settings = Settings.load()
     project = DbtProject.of(settings)
     if os.getenv("DAGSTER_IS_DEV_CLI") and project.changes() != []:
         prepare(project, dbt_runner(settings, project))
-    manifest = project.manifest()
-    graph = read(manifest, project.configuration(), strict=settings.strict)
+    graph = read(project.manifest(), project.configuration(), strict=settings.strict)
     warn_once([*graph.warnings, *zone_warnings(graph, settings.timezone, strict=settings.strict)])
 
     limit, told, url = settings.max_runtime, notifiers(settings), settings.webserver_url

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_analytics.dbt_profile import Profile, ProfileError, database_of
+from lakehouse_analytics.dbt_profile import Profile, ProfileError
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.graph import Graph
 from lakehouse_analytics.resources.dbt import DbtRunner
@@ -15,7 +15,7 @@ DUCKDB_POOL = "duckdb"
 
 
 def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
-    """dbt for this target. It and the row counts must ask the same database."""
+    """dbt for this target."""
     return DbtRunner(
         project_dir=str(project.project_dir),
         profiles_dir=str(project.profiles_dir),
@@ -28,28 +28,19 @@ def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
 
 
 def engine(settings: Settings, graph: Graph) -> DuckDBResource | TrinoResource:
-    """Where row counts are asked.
+    """What knows the database that dbt builds in.
 
     Raises:
-        SettingsError: the adapter is not supported, or LAKEHOUSE_DUCKDB_PATH has another name than the profile's
-            database.
+        SettingsError: the adapter is not supported.
     """
     if graph.adapter == "trino":
         return TrinoResource.of(settings)
     if graph.adapter != "duckdb":
         raise SettingsError(f"dbt's adapter is {graph.adapter}; this version runs on duckdb and trino.")
-    path = settings.duckdb_path
     profile = profile_of(settings)
-    known = {database_of(str(path)), *(profile.attached if profile else ())}
-    others = {str(table.node["database"]) for table in graph.tables.values()} - known
-    if others:
-        where = profile.where if profile else "dbt's profile"
-        raise SettingsError(
-            f"LAKEHOUSE_DUCKDB_PATH is {path}, whose database is {database_of(str(path))}, but models are built in "
-            f"{', '.join(sorted(others))}: set it to the file of the profile, or attach that database in {where}."
-        )
+    is_file = profile is None or profile.database_file is not None
     return DuckDBResource(
-        path=str(path), lock_timeout=settings.duckdb_lock_timeout, search_path=str(settings.dbt_project_dir)
+        path=str(settings.duckdb_path) if is_file else None, lock_timeout=settings.duckdb_lock_timeout
     )
 
 

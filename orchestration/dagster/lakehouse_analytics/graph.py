@@ -1,4 +1,4 @@
-"""The dbt manifest as a graph of tables and tests, and the stages in which a run builds it.
+"""The dbt manifest as a graph of tables and tests.
 
 Pure: no Dagster, no dbt.
 """
@@ -6,7 +6,7 @@ Pure: no Dagster, no dbt.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -14,12 +14,6 @@ from typing import Any, Literal
 from lakehouse_analytics.contract import LAYERS, Grain, ModelContract, SourceContract
 
 Key = tuple[str, ...]
-Fqn = tuple[str, ...]
-
-
-def fqn_of(node: Mapping[str, Any]) -> Fqn:
-    """A node's fully qualified name, in the parts that dbt's selectors compare: a dot separates."""
-    return tuple(part for name in node["fqn"] for part in name.split("."))
 
 
 @dataclass(frozen=True)
@@ -32,13 +26,13 @@ class Table:
     contract: ModelContract
     node: Mapping[str, Any] = field(repr=False, compare=False)
     parents: tuple[str, ...] = field(compare=False)  # tables, sources and externals, through ephemeral models
-    group: str = "default"  # of Dagster; jobs, sensors and stages go by the layer
+    group: str = "default"  # of Dagster; jobs and sensors go by the layer
     functions: tuple[str, ...] = field(default=(), compare=False)  # that it calls, through ephemeral models too
 
     @property
-    def fqn(self) -> Fqn:
-        """dbt's fully qualified name."""
-        return fqn_of(self.node)
+    def name(self) -> str:
+        """dbt's name of it."""
+        return str(self.node["name"])
 
     @property
     def grain(self) -> Grain | None:
@@ -89,13 +83,8 @@ class Function:
         """dbt's name of it."""
         return str(self.node["name"])
 
-    @property
-    def fqn(self) -> Fqn:
-        """dbt's fully qualified name."""
-        return fqn_of(self.node)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DbtTest:
     """A dbt data test, and the table, source or external whose check it is."""
 
@@ -106,11 +95,6 @@ class DbtTest:
     blocking: bool
     node: Mapping[str, Any] = field(repr=False, compare=False)
     functions: tuple[str, ...] = ()
-
-    @property
-    def fqn(self) -> Fqn:
-        """dbt's fully qualified name."""
-        return fqn_of(self.node)
 
 
 @dataclass(frozen=True)
@@ -123,8 +107,6 @@ class Graph:
     exposures: Mapping[str, Mapping[str, Any]]
     adapter: str
     warnings: tuple[str, ...] = ()
-    #: Names of every node that dbt's `--select` could mean.
-    selectable: tuple[Fqn, ...] = ()
     #: dbt groups and the e-mail address, or addresses, of who owns them.
     group_owners: Mapping[str, Any] = field(default_factory=dict)
     externals: Mapping[str, External] = field(default_factory=dict)
@@ -184,11 +166,9 @@ class Graph:
 
     @cached_property
     def ranks(self) -> Mapping[str, int]:
-        """The stage each table belongs to.
+        """How late each table is built, roughly: its layer's place, or later.
 
-        A table's rank is its layer's place, or later: an edge between layers always crosses a stage, whatever
-        the project's shape, and so does an edge from a table whose row count is a gate, because dbt knows
-        nothing of that one.
+        Tells of which of its tables a test of several is a check. Keys of checks, and with them history, depend on it.
         """
         ranks: dict[str, int] = {}
         for unique_id in self.order:
@@ -201,13 +181,6 @@ class Graph:
             )
             ranks[unique_id] = max([own, *above])
         return ranks
-
-    def stages(self, selected: Collection[str]) -> list[list[Table]]:
-        """The selected tables, stage by stage; one dbt invocation each."""
-        staged: dict[int, list[Table]] = defaultdict(list)
-        for unique_id in sorted(selected, key=self.order.__getitem__):
-            staged[self.ranks[unique_id]].append(self.tables[unique_id])
-        return [staged[rank] for rank in sorted(staged)]
 
     def descendants(self, unique_ids: Iterable[str]) -> set[str]:
         """Every table downstream of the given ones, without themselves unless reached."""

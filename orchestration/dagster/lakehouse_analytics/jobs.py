@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from lakehouse_analytics.asset_jobs import AssetJob
 from lakehouse_analytics.assets.maintenance import GROUP
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.graph import Graph, Table
@@ -96,4 +97,4 @@ def _job(
     name: str, selection: dg.AssetSelection, description: str, tags: Mapping[str, str]
 ) -> dg.UnresolvedAssetJobDefinition:
     hooks = {retry_after_a_lost_database}
-    return dg.define_asset_job(name, selection, description=description, tags=tags, hooks=hooks)
+    return AssetJob.of(dg.define_asset_job(name, selection, description=description, tags=tags, hooks=hooks))

@@ -5,7 +5,7 @@ Pure: no Dagster, no dbt.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from lakehouse_analytics.dagster_meta import read_meta
@@ -56,12 +56,20 @@ def _belongs_to_the_project(test: Node, nodes: Mapping[str, Node]) -> bool:
 
 def above(node: Node, nodes: Mapping[str, Node], *known: Collection[str]) -> tuple[str, ...]:
     """Unique ids above a node that are among the known ones."""
-    return tuple(u for u in upstream(node, nodes) if any(u in ids for ids in known))
+    return _among(upstream(node, nodes), *known)
+
+
+def _among(found: Iterable[str], *known: Collection[str]) -> tuple[str, ...]:
+    return tuple(unique_id for unique_id in found if any(unique_id in ids for ids in known))
 
 
 def functions_above(node: Node, nodes: Mapping[str, Node]) -> tuple[str, ...]:
     """Functions that a node calls, and those that these call."""
-    return tuple(u for u in upstream(node, nodes) if nodes[u]["resource_type"] == "function")
+    return _functions(upstream(node, nodes), nodes)
+
+
+def _functions(found: Iterable[str], nodes: Mapping[str, Node]) -> tuple[str, ...]:
+    return tuple(unique_id for unique_id in found if nodes[unique_id]["resource_type"] == "function")
 
 
 def tests_of(graph: Graph, nodes: Mapping[str, Node]) -> Iterator[DbtTest]:
@@ -72,7 +80,8 @@ def tests_of(graph: Graph, nodes: Mapping[str, Node]) -> Iterator[DbtTest]:
 
 
 def _test(node: Node, nodes: Mapping[str, Node], graph: Graph) -> DbtTest:
-    parents = above(node, nodes, graph.tables, graph.unbuilt)
+    found = upstream(node, nodes)
+    parents = _among(found, graph.tables, graph.unbuilt)
     attached = node.get("attached_node")
     named = _named(node, parents, graph)
     if named:
@@ -93,7 +102,7 @@ def _test(node: Node, nodes: Mapping[str, Node], graph: Graph) -> DbtTest:
         parents,
         severity == "error",
         node,
-        functions_above(node, nodes),
+        _functions(found, nodes),
     )
 
 

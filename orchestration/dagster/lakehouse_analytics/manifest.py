@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lakehouse_analytics import atomic, windows
+from lakehouse_analytics import atomic, manifest_shape, windows
 from lakehouse_analytics.contract import (
     LAYERS,
     ContractError,
@@ -23,16 +23,14 @@ from lakehouse_analytics.contract import (
 )
 from lakehouse_analytics.dagster_meta import DagsterMeta, read_meta
 from lakehouse_analytics.findings import Finding, errors, warnings
-from lakehouse_analytics.graph import DbtTest, External, Function, Graph, Key, Source, Table, fqn_of
+from lakehouse_analytics.graph import DbtTest, External, Function, Graph, Key, Source, Table
 from lakehouse_analytics.lineage import externals_of, refs_to_nothing, tests_of, with_lineage
 from lakehouse_analytics.names import DRIFT, ROW_COUNT, apart, check_name, digest, group_name, key_part
-from lakehouse_analytics.nodes import TABLES, constants, every_node, is_table, left_out
+from lakehouse_analytics.nodes import constants, every_node, is_table, left_out
 from lakehouse_analytics.way_out import clash, unmapped_models, unread_meta
 
 #: Group of models that no folder and no contract puts into a layer.
 DEFAULT_LAYER = "default"
-#: Resource types that dbt's `--select` could mean in our commands.
-_SELECTABLE = frozenset({*TABLES, "test", "function"})
 
 
 def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, strict: bool = False) -> Graph:
@@ -48,6 +46,7 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, stric
         ContractError: one line for every mistake in every `meta.lakehouse` and `meta.dagster`, for every asset key that
             two resources claim, and with `strict` for every model with a finding that its contract does not accept.
     """
+    manifest = manifest_shape.kept(manifest)  # the whole of it is free from here on, unless the caller has it
     return _Reader(manifest, configuration).graph(strict=strict)
 
 
@@ -92,7 +91,6 @@ class _Reader:
             tests={},
             exposures=exposures,
             adapter=self.adapter,
-            selectable=tuple(fqn_of(n) for n in self.nodes.values() if n["resource_type"] in _SELECTABLE),
             group_owners={group["name"]: (group.get("owner") or {}).get("email") for group in groups},
             exposure_keys=keys,
             externals=self.externals,
@@ -254,7 +252,7 @@ def _named_apart(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
         if name.replace(".", "_") in taken[owner.key]:
             name = f"{test.name}_{digest(test.unique_id)}"
         taken[owner.key].add(name.replace(".", "_"))
-        named[test.unique_id] = replace(test, name=name)
+        named[test.unique_id] = test if name == test.name else replace(test, name=name)
     return [named[test.unique_id] for test in tests]
 
 

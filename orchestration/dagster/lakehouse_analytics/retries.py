@@ -1,4 +1,4 @@
-"""What of a failed dbt command is worth another try: what failed for a reason that passes, and what waited for it.
+"""What of a failed dbt build is worth another try: what failed for a reason that passes, and what waited for it.
 
 Pure: no Dagster, no dbt. Whether a reason passes is the engine's knowledge (`trino_errors`).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,6 +88,13 @@ class Patience:
             last: The last try, of which something is worth another one.
         """
         messages = [last.reason] if last.crashed else [node.message for node in last.nodes.values() if node.message]
+        return self._wait(messages, progress=any(node.status in FINE_STATUS for node in last.nodes.values()))
+
+    def wait_for(self, message: str) -> float:
+        """Seconds to wait before a statement that failed with this message is tried again."""
+        return self._wait([message], progress=False)[0]
+
+    def _wait(self, messages: Sequence[str], *, progress: bool) -> tuple[float, bool]:
         reasons = [self._judge(message) for message in messages]
         others = any(reason.transient and not reason.queue_full for reason in reasons)
         if others:
@@ -95,7 +102,7 @@ class Patience:
         if not any(reason.queue_full for reason in reasons):
             self._full_since = None
             return BACKOFF[len(BACKOFF) - 1 - self._left], False
-        if self._full_since is None or any(node.status in FINE_STATUS for node in last.nodes.values()):
+        if self._full_since is None or progress:
             self._full_since, self.refusals = self._clock(), 0
             self._queue_waits = _growing(*QUEUE_BACKOFF)
         self.refusals += 1
@@ -108,15 +115,22 @@ def _growing(first: float, longest: float) -> Iterator[float]:
 
 
 def worth_another_try(
-    graph: Graph, tables: Sequence[Table], tests: Sequence[DbtTest], result: DbtResult, judge: Judge
+    graph: Graph,
+    tables: Sequence[Table],
+    tests: Sequence[DbtTest],
+    result: DbtResult,
+    judge: Judge,
+    *,
+    failed_gates: Collection[str] = (),
 ) -> tuple[list[Table], list[DbtTest]]:
-    """The tables and tests of a finished command to ask for again.
+    """The tables and tests of a finished build to ask for again.
 
     Args:
         graph: The manifest's.
-        tables, tests: What the command was asked for.
+        tables, tests: What the build was asked for.
         result: What came of it.
         judge: Tells of dbt's message whether its reason passes.
+        failed_gates: Unique ids of the tables whose row count failed.
 
     Returns:
         What failed for a passing reason and can safely be done again, and what dbt skipped because of it. Never what
@@ -140,7 +154,7 @@ def worth_another_try(
     again = {unique_id for unique_id in failed if passes(unique_id)}
     gates = {
         test.attached for test in tests if test.unique_id not in shaken and status(test.unique_id) in FAILED_STATUS
-    }
+    } | {*failed_gates}
     for_good = failed - again
     lost = for_good | graph.descendants(for_good | gates)
     waiting = graph.descendants(again | {graph.tests[unique_id].attached for unique_id in shaken})
@@ -158,7 +172,7 @@ def worth_another_try(
 
 
 def worth_a_second_start(tables: Sequence[Table], result: DbtResult, judge: Judge) -> bool:
-    """Whether a dbt that crashed is asked for the same again: it does not tell which of the tables it had built."""
+    """Whether a dbt that crashed is asked again for what it did not report: of that it may have built some."""
     return judge(result.reason).transient and all(_repeatable(table) for table in tables)
 
 

@@ -38,11 +38,10 @@ def lines_of(instance: dg.DagsterInstance, run_ids: Sequence[str], layers: Mappi
             line = lines[key]
             line.built = True
             line.seconds = _value(metadata, "runtime_seconds")
-            in_partition = _value(metadata, "dagster/partition_row_count")
-            if in_partition is None:
-                line.rows = _value(metadata, "dagster/row_count")
-            else:
-                line.rows, line.partitions = (line.rows or 0) + in_partition, line.partitions + 1
+            _add_rows(line, metadata)
+        elif event and event.is_asset_observation and (key := event.asset_key) in lines:
+            # Of a table whose rows took long to count.
+            _add_rows(lines[key], event.asset_observation_data.asset_observation.metadata)
         evaluation = record.asset_check_evaluation
         if evaluation and evaluation.asset_key in lines:
             line = lines[evaluation.asset_key]
@@ -53,6 +52,15 @@ def lines_of(instance: dg.DagsterInstance, run_ids: Sequence[str], layers: Mappi
             else:
                 line.failed += 1
     return list(lines.values())
+
+
+def _add_rows(line: Line, metadata: Mapping[str, Any]) -> None:
+    in_partition = _value(metadata, "dagster/partition_row_count")
+    rows = _value(metadata, "dagster/row_count")
+    if in_partition is not None:
+        line.rows, line.partitions = (line.rows or 0) + in_partition, line.partitions + 1
+    elif rows is not None:
+        line.rows = rows
 
 
 def _value(metadata: Any, key: str) -> Any:

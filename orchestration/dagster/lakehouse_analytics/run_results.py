@@ -1,4 +1,4 @@
-"""What a finished dbt command says of its nodes. Pure: reads dbt's `run_results.json`.
+"""What dbt says of the nodes that it ran. Pure.
 
 Format: https://docs.getdbt.com/reference/artifacts/run-results-json
 """
@@ -13,23 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lakehouse_analytics.batches import Batches, reasons_in
+from lakehouse_analytics.batches import Batches
 
 #: dbt's exit codes 0 and 1 mean that it ran and wrote its results; anything else is a crash.
 RAN = (0, 1)
-#: The event with which dbt reports a seed that it has loaded.
-_SEED = "LogSeedResult"
 #: A line of dbt's message that names a file of the temporary target folder, which is gone when the run ends.
 COMPILED_CODE = re.compile(r"\n[ \t]*compiled code at [^\n]+")
 
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What `run_results.json` says of one node.
+    """What dbt says of one node, as in `run_results.json`.
 
     `status` is dbt's own: success, error, skipped, pass, fail, warn. `seconds` is dbt's execution time. `query_id` is
     the engine's name of the query that did the work, where it has one. `batches` are those of a microbatch model.
-    `relation` is what dbt built, as SQL names it. `compiled_code` is the SQL, without Jinja.
+    `compiled_code` is the SQL of a test that did not pass, without Jinja.
     """
 
     unique_id: str
@@ -40,7 +38,29 @@ class NodeResult:
     compiled_code: str | None
     query_id: str | None = None
     batches: Batches | None = None
-    relation: str | None = None
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any], reasons: Mapping[int, str] | None = None) -> NodeResult:
+        """One entry of `run_results.json`.
+
+        Args:
+            item: The entry.
+            reasons: Why batches of a microbatch model failed, by dbt's number of the batch, from 1.
+        """
+        said = item.get("batch_results")
+        batches = Batches.read(said, reasons or {}) if said else None
+        # dbt's own message of a microbatch model says how many batches failed, and not which.
+        message = (batches.message if batches else "") or str(item.get("message") or "")
+        return cls(
+            unique_id=item["unique_id"],
+            status=str(item["status"]),
+            message=COMPILED_CODE.sub("", message),
+            seconds=float(item.get("execution_time") or 0.0),
+            failures=item.get("failures"),
+            compiled_code=item.get("compiled_code"),
+            query_id=(item.get("adapter_response") or {}).get("query_id") or None,
+            batches=batches,
+        )
 
 
 @dataclass(frozen=True)
@@ -72,74 +92,7 @@ class DbtResult:
 
 
 def read_results(path: Path) -> dict[str, NodeResult]:
-    """Node results by unique id; none where dbt wrote no file.
-
-    Args:
-        path: `run_results.json`. `dbt.log` beside it, in JSON, has what this file does not: the reasons of failed
-            batches and the relations of seeds.
-    """
+    """Node results by unique id, of a `run_results.json`; none where dbt wrote no file."""
     if not path.is_file():
         return {}
-    results = json.loads(path.read_bytes())["results"]
-    reasons: Mapping[str, Mapping[int, str]] = {}
-    if any((item.get("batch_results") or {}).get("failed") for item in results):
-        reasons = _reasons(path.with_name("dbt.log"))
-    seeds: Mapping[str, str] = {}
-    if any(_is_loaded_seed(item) for item in results):
-        seeds = _relations_of_seeds(path.with_name("dbt.log"))
-    batches = {
-        item["unique_id"]: Batches.read(item["batch_results"], reasons.get(item["unique_id"], {}))
-        for item in results
-        if item.get("batch_results")
-    }
-    return {
-        item["unique_id"]: NodeResult(
-            unique_id=item["unique_id"],
-            status=str(item["status"]),
-            message=_message(item, batches.get(item["unique_id"])),
-            seconds=float(item.get("execution_time") or 0.0),
-            failures=item.get("failures"),
-            compiled_code=item.get("compiled_code"),
-            query_id=(item.get("adapter_response") or {}).get("query_id") or None,
-            batches=batches.get(item["unique_id"]),
-            relation=item.get("relation_name") or seeds.get(item["unique_id"]),
-        )
-        for item in results
-    }
-
-
-def _message(item: Mapping[str, Any], batches: Batches | None) -> str:
-    """dbt's own message of a microbatch model says how many batches failed, and not which."""
-    said = (batches.message if batches else "") or str(item.get("message") or "")
-    return COMPILED_CODE.sub("", said)
-
-
-def _reasons(log: Path) -> Mapping[str, Mapping[int, str]]:
-    if not log.is_file():
-        return {}
-    with log.open(errors="replace") as lines:
-        return reasons_in(lines)
-
-
-def _is_loaded_seed(item: Mapping[str, Any]) -> bool:
-    return str(item["unique_id"]).startswith("seed.") and item["status"] == "success" and not item.get("relation_name")
-
-
-def _relations_of_seeds(log: Path) -> dict[str, str]:
-    """The relations that dbt loaded seeds into, by unique id."""
-    found: dict[str, str] = {}
-    if not log.is_file():
-        return found
-    with log.open(errors="replace") as lines:
-        for line in lines:
-            if _SEED not in line:
-                continue
-            try:
-                event = json.loads(line)
-                if event["info"]["name"] == _SEED:
-                    node = event["data"]["node_info"]
-                    if relation := node["node_relation"]["relation_name"]:
-                        found[node["unique_id"]] = str(relation)
-            except (ValueError, KeyError, TypeError):
-                continue
-    return found
+    return {item["unique_id"]: NodeResult.read(item) for item in json.loads(path.read_bytes())["results"]}

@@ -29,7 +29,8 @@ def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinitio
 
     @dg.sensor(
         name="gold_on_silver",
-        target=dg.AssetSelection.assets(*(table.key for table in above)),
+        # No `target`: Dagster would make a job of it, to resolve and to describe. Runs are of the job of all assets.
+        asset_selection=dg.AssetSelection.assets(*(table.key for table in above)),
         minimum_interval_seconds=60,
         description="Builds gold tables whose silver tables were built since.",
     )
@@ -140,11 +141,11 @@ def _lets_through(record: AssetCheckExecutionRecord) -> bool:
 
 
 def _silver_above_gold(graph: Graph) -> Mapping[Table, Sequence[Table]]:
-    silver = [table for table in graph.tables.values() if table.layer == "silver"]
-    below = {table.unique_id: graph.descendants([table.unique_id]) for table in silver}
-    found = {
-        gold: [table for table in silver if gold.unique_id in below[table.unique_id]]
-        for gold in graph.tables.values()
-        if gold.layer == "gold" and gold.grain is None
-    }
-    return {gold: tables for gold, tables in found.items() if tables}
+    found: dict[Table, Sequence[Table]] = {}
+    for gold in graph.tables.values():
+        if gold.layer == "gold" and gold.grain is None:
+            above = _ancestors(graph, gold)
+            silver = [t for u in above if (t := graph.tables.get(u)) and t.layer == "silver"]
+            if silver:
+                found[gold] = silver
+    return found

@@ -173,7 +173,8 @@ class DagsterUI:
         counts = {
             _key(event): entry["intValue"]
             for event in events
-            if event["__typename"] == "MaterializationEvent"
+            # An observation tells the rows of a table that took long to count.
+            if event["__typename"] in ("MaterializationEvent", "ObservationEvent")
             for entry in event["metadataEntries"]
             if entry["label"] == "dagster/row_count"
         }
@@ -265,6 +266,7 @@ query($id: ID!) { runOrError(runId: $id) { ... on Run {
     __typename
     ... on MessageEvent { message }
     ... on MaterializationEvent { assetKey { path } metadataEntries { label ... on IntMetadataEntry { intValue } } }
+    ... on ObservationEvent { assetKey { path } metadataEntries { label ... on IntMetadataEntry { intValue } } }
     ... on AssetMaterializationPlannedEvent { assetKey { path } }
     ... on AssetCheckEvaluationEvent { evaluation { assetKey { path } checkName success } }
     ... on ExecutionStepFailureEvent { error { message } failureMetadata { description } }

@@ -1,15 +1,15 @@
-"""The one op that builds every layer, with gates between them.
+"""The one op that builds every layer, with gates between the tables.
 
-One `multi_asset` and not one op a layer: between ops Dagster gates whole steps, and one bad bronze table
-would abandon all of silver. Inside one op each stage is a dbt invocation of its own; after it stand the
-gates, and what lies below a failed one is left out of the next stage.
+One `multi_asset` and not one op a layer: between ops Dagster gates whole steps, and one bad bronze table would abandon
+all of silver. Inside one op one dbt builds all of it, and skips what lies below a failed gate.
 """
 
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
@@ -17,7 +17,8 @@ import dagster as dg
 from pydantic import Field
 
 from lakehouse_analytics.assets.check_targets import with_targets
-from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Engine
+from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Distributed, Engine, FetchAll, fetching
+from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
 from lakehouse_analytics.assets.run_windows import RunWindows
 from lakehouse_analytics.assets.writers import Writers, slot_of
@@ -28,19 +29,17 @@ from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.database import DatabaseError
 from lakehouse_analytics.dbt_project import DbtProject
 from lakehouse_analytics.failed_launch import refuse_failed_launch
-from lakehouse_analytics.gates import FINE_STATUS, Run
+from lakehouse_analytics.gates import BUILT_STATUS, FINE_STATUS, Plan, Run
 from lakehouse_analytics.graph import DbtTest, Function, Graph, Table
 from lakehouse_analytics.iceberg.policies import relation_of
 from lakehouse_analytics.messages import with_source_line
 from lakehouse_analytics.names import FEW, counted, some, unique_metadata_key
 from lakehouse_analytics.partitions import TOGETHER, Calendar, Window
 from lakehouse_analytics.provenance import Provenance
-from lakehouse_analytics.relations import refuse_other_relations
-from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
+from lakehouse_analytics.resources.dbt import DbtRunner
 from lakehouse_analytics.retries import Patience, merge, worth_a_second_start, worth_another_try
 from lakehouse_analytics.row_counts import Counts
 from lakehouse_analytics.run_results import DbtResult, NodeResult
-from lakehouse_analytics.selectors import select_args
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key, count_specs, table_spec, test_specs
 
@@ -52,6 +51,8 @@ OP_TAGS = {"dagster/compute_kind": "dbt"}
 DEFAULT_THREADS = 4
 
 
+#: Seconds in which tables whose count is no gate come together, where each statement is dear.
+GATHER = 0.5
 #: How dbt's options read `true` from a variable (click's BOOL).
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
@@ -193,15 +194,19 @@ class Build:
         self.keys, self.checks = keys, context.selected_asset_check_keys
         selected = {table.unique_id for table in graph.tables.values() if asset_key(table) in keys}
         checked = {test.unique_id for test in graph.tests.values() if check_key(graph, test) in self.checks}
-        self.run = Run(graph, frozenset(selected), frozenset(checked))
+        counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)} - keys
+        only_counted = {table.unique_id for table in graph.tables.values() if asset_key(table) in counted}
+        self.run = Run(graph, frozenset(selected), frozenset(checked), frozenset(only_counted))
         self.windows = self._windows()
-        self.counter = Counter(
-            engine, history_of(context.instance), accepted=self._accepted(), zone=zone, windows=self._counted_windows()
-        )
+        self.zone, self.accepted = zone, self._accepted()
+        self.counter: Counter
         self.evaluated: set[dg.AssetCheckKey] = set()
+        self.verdicts: dict[str, list[dg.AssetCheckResult | dg.AssetCheckEvaluation]] = {}
+        self.counted_in_part: dict[str, Answer] = {}
+        self.told: set[str] = set()
 
     def events(self) -> Iterator[Event]:
-        """Build stage by stage.
+        """Build, and report what happens as it happens.
 
         Raises:
             dg.Failure: something was not built, a gate failed, or a planned check was not evaluated.
@@ -210,65 +215,170 @@ class Build:
             self.windows.hold_connection(self.context.instance)
         if self.windows and not self.config.allow_missing_partitions:
             self.windows.refuse_gaps(self.graph, self.run.selected, self.calendars, self.context.instance)
-        # Checks asked for without their tables come first: a retry may select what lies below them.
-        yield from self._counts_of_unbuilt()
-        stages = self.run.stages()
-        if stages:
-            environment = {**self.dbt.database_environment, **self._provenance().environment()}
-            if self.windows and self._rebuilds:
-                environment["LAKEHOUSE_WHOLE_HISTORY"] = "true"
-            with self.dbt.session(self.graph.adapter, environment) as dbt:
-                for tables, tests in stages:
-                    yield from self._stage(dbt, self.run.buildable(tables), self.run.testable(tests))
+        if plan := self.run.plan():
+            what = f"{counted(len(plan.tables), 'table')}, {counted(len(plan.tests), 'test')}"
+            self.context.log.info(what)
+            _say(f"== {what}")
+            yield from self._build(plan, what)
         self._close()
 
-    def _stage(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest]) -> Iterator[Event]:
-        if not tables and not tests:
-            return
-        layers = ", ".join(dict.fromkeys(table.layer for table in tables)) or "checks"
-        what = f"{layers}: {counted(len(tables), 'table')}, {counted(len(tests), 'test')}"
-        self.context.log.info(what)
-        _say(f"== {what}")
+    def _build(self, plan: Plan, what: str) -> Iterator[Event]:
+        """Build a plan, and again what failed of it for a reason that passes."""
+        patience = Patience(self.engine.judge, self.engine.queue_timeout)
+        whole, threads = plan, None
+        result: DbtResult | None = None
+        with DbtOfRun(self.graph.adapter, self.dbt.manifest) as dbt:
+            self._wait_until_free()  # meanwhile dbt is imported
+            while True:
+                last = yield from self._invoke(dbt, plan, patience, threads)
+                result = merge(result, last) if result else last
+                again = self._again(whole, plan, result, last, patience)
+                if not again:
+                    break
+                seconds, full = patience.wait(last)
+                # Fewer statements at once, so that ours do not fill the queue themselves.
+                threads = max(1, self.threads >> patience.refusals) if full else None
+                self._tell_retry(again, last, seconds, threads)
+                time.sleep(seconds)
+                try:
+                    self.engine.wait_until_free(self._warn)
+                except DatabaseError as error:
+                    self.run.problems.append(str(error))  # what was built meanwhile is reported all the same
+                    break
+                plan = again
+        self.run.record(whole, result)
+        yield from self._settle(whole, result)
+        if result.crashed:
+            raise dg.Failure(
+                f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
+                f"{self._with_advice(result.reason)}\n{self.run.summary()}",
+                allow_retries=False,
+            )
+
+    def _wait_until_free(self) -> None:
         try:
             self.engine.wait_until_free(self._warn)
         except DatabaseError as error:
             raise dg.Failure(f"{error}\n{self.run.summary()}", allow_retries=False) from error
-        functions = self.run.functions(tables, tests)
-        with self._writing(tables):
-            result = self._ask(dbt, tables, tests, functions)
-            if result.crashed:
-                raise dg.Failure(
-                    f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
-                    f"{self._with_advice(result.reason)}\n{self.run.summary()}",
-                    allow_retries=False,
-                )
-            result = refuse_other_relations(tables, result)
-            self.run.record(tables, tests, result, functions)
-            built = [table for table in tables if table.unique_id in self.run.built]
-            partly = self._partly_replaced(tables, result)
-            answers = self.counter.count(
-                [*built, *(self.graph.tables[u] for u in partly)]
-            )  # before another run writes them
-        things: list[Table | Function] = [*tables, *functions]
-        for thing in things:
-            if thing.unique_id not in self.run.failed:
-                continue
-            unique_id, node = thing.unique_id, thing.node
-            message = self._with_advice(self.run.failed[unique_id])
-            self.run.failed[unique_id] = with_source_line(message, node, self.project.project_dir)
-        for table in built:
-            metadata = self._metadata(table, answers[table.unique_id], result.nodes[table.unique_id])
-            self._tell_partitions(table, answers[table.unique_id])
-            yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
-        for unique_id, reasons in partly.items():
-            yield from self._report_windows(self.graph.tables[unique_id], answers[unique_id], reasons)
-        for test in tests:
-            outcome = result.nodes.get(test.unique_id)
-            if outcome and outcome.status != "skipped":
-                yield from self._report(dbt_test_result(self.graph, test, outcome))
-        yield from self._judge(built, answers)
 
-    def _partly_replaced(self, tables: list[Table], result: DbtResult) -> dict[str, dict[Window, str | None]]:
+    def _again(self, whole: Plan, asked: Plan, result: DbtResult, last: DbtResult, patience: Patience) -> Plan | None:
+        """What to ask for again; None where nothing is worth it."""
+        judge = patience.judge
+        if last.crashed:
+            unanswered = [table for table in asked.tables if table.unique_id not in last.nodes]
+            if not worth_a_second_start(unanswered, last, judge):
+                return None
+            tests = [test for test in asked.tests if test.unique_id not in last.nodes]
+            again = self.run.plan_again(unanswered, tests)
+        else:
+            again = self.run.plan_again(
+                *worth_another_try(
+                    self.graph, whole.tables, whole.tests, result, judge, failed_gates=self.run.failed_gates
+                )
+            )
+        return again or None
+
+    def _tell_retry(self, again: Plan, last: DbtResult, seconds: float, threads: int | None) -> None:
+        things: list[Table | DbtTest] = [*again.tables, *again.tests]
+        names = ", ".join(thing.name for thing in things)
+        if threads:
+            self._warn(f"The queue is full; retrying in {seconds:g} s with {counted(threads, 'thread')}: {names}")
+        else:
+            said = "\n".join(_messages(last, things))
+            self._warn(f"Retrying in {seconds:g} s after a transient failure: {names}\n{said}".rstrip())
+
+    def _environment(self) -> dict[str, str]:
+        whole_history = {"LAKEHOUSE_WHOLE_HISTORY": "true"} if self.windows and self._rebuilds else {}
+        return {**self.dbt.database_environment, **self._provenance().environment(), **whole_history}
+
+    def _invoke(
+        self, dbt: DbtOfRun, plan: Plan, patience: Patience, threads: int | None
+    ) -> Generator[Event, None, DbtResult]:
+        """One build, to its end."""
+        process = dbt.process()
+        stop = threading.Event()
+        fetch_all = fetching(process, self.engine, stop)
+        self.counter = self._counter(fetch_all)
+        tables = {table.unique_id: table for table in plan.tables}
+        tables |= {unique_id: self.graph.tables[unique_id] for unique_id in plan.gates.values()}
+        build = DbtBuild(
+            process,
+            plan,
+            tables,
+            count=self.counter.count,
+            judge=self._judge,
+            log=self._log,
+            lock=self._writing if self.graph.adapter == "trino" else None,
+            gather=GATHER if isinstance(self.engine, Distributed) else 0.0,
+            threads=self.threads,
+        )
+        request = self.dbt.request(
+            self._command(plan, threads),
+            self._environment(),
+            target_path=dbt.folder,
+            plan={
+                "nodes": plan.nodes,
+                "gates": [*plan.gates],
+                "edges": [*plan.edges],
+                "ask": self.graph.adapter == "trino",
+            },
+        )
+        run_id, ended = self.context.run.run_id, False
+        try:
+            with self.engine.queue_reported(run_id, self._warn):
+                for report in build.run(request):
+                    yield from self._report_node(report, patience)
+            ended = not build.result.crashed
+        finally:
+            stop.set()
+            if not ended:
+                dbt.stop()
+                self.engine.end_queries_of(run_id)
+        return build.result
+
+    def _report_node(self, report: Report, patience: Patience) -> Iterator[Event]:
+        """What there is to tell of a node that will not be tried again."""
+        table, node = report.table, report.node
+        if table is None:
+            # Functions are no assets. A test that may be tried again is told when that is decided.
+            if node and node.unique_id in self.graph.tests and not _may_pass(node, patience):
+                yield from self._report_test(node)
+            return
+        if node and node.status not in BUILT_STATUS:
+            if report.answer is not None:
+                self.counted_in_part[table.unique_id] = report.answer
+            return
+        if node and not report.late:
+            metadata = self._metadata(table, report.answer, node)
+            self._tell_partitions(table, report.answer)
+            yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
+        if report.late:
+            for partition, metadata in _counted(report.answer):
+                self.context.log_event(dg.AssetObservation(asset_key(table), partition=partition, metadata=metadata))
+        if report.answer is not None:
+            for verdict in with_targets(self.context.instance, asset_key(table), self.verdicts[table.unique_id]):
+                yield from self._report(verdict)
+
+    def _report_test(self, node: NodeResult) -> Iterator[Event]:
+        if node.status != "skipped" and node.unique_id not in self.told:
+            self.told.add(node.unique_id)
+            yield from self._report(dbt_test_result(self.graph, self.graph.tests[node.unique_id], node))
+
+    def _settle(self, plan: Plan, result: DbtResult) -> Iterator[Event]:
+        """What could be told only at the end: failures that were tried again, and tables built in part."""
+        things: list[Table | Function] = [*plan.tables, *plan.functions]
+        for thing in things:
+            if thing.unique_id in self.run.failed:
+                message = self._with_advice(self.run.failed[thing.unique_id])
+                self.run.failed[thing.unique_id] = with_source_line(message, thing.node, self.project.project_dir)
+        for unique_id, reasons in self._partly_replaced(plan.tables, result).items():
+            answer = self.counted_in_part.get(unique_id, "dbt ended before it was counted")
+            yield from self._report_windows(self.graph.tables[unique_id], answer, reasons)
+        for test in plan.tests:
+            if node := result.nodes.get(test.unique_id):
+                yield from self._report_test(node)
+
+    def _partly_replaced(self, tables: Sequence[Table], result: DbtResult) -> dict[str, dict[Window, str | None]]:
         """Of failed tables of which dbt replaced some windows: for each window None, or why it was not replaced.
 
         Only where this run may report the row count: its failure is what brings the table into Dagster's retry.
@@ -307,99 +417,36 @@ class Build:
                     )
                 )
 
-    def _writing(self, tables: list[Table]) -> AbstractContextManager[None]:
-        """Hold the tables against other runs and upkeep. DuckDB needs none of it: its pool holds whole runs."""
-        if self.graph.adapter != "trino" or not tables:
-            return nullcontext()
+    def _writing(self, table: Table, say: Callable[[str], None], stop: threading.Event) -> AbstractContextManager[None]:
+        """Hold a table against other runs and upkeep. DuckDB needs none of it: its pool holds whole runs."""
         writers = Writers(self.context.instance, self.context.run.run_id, OP_NAME)
-        slots = [slot_of(relation_of(table.node)) for table in tables]
-        return writers.writing(slots, wait=self.max_runtime, say=self._warn, bury=self.engine.end_queries_of)
-
-    def _ask(self, dbt: DbtSession, tables: list[Table], tests: list[DbtTest], functions: list[Function]) -> DbtResult:
-        """One dbt command, and again for what failed of it for a reason that passes."""
-        patience = Patience(self.engine.judge, self.engine.queue_timeout)
-        asked = tables, tests
-        result = last = self._dbt(dbt, *asked, functions)
-        while True:
-            if not last.crashed:
-                asked = worth_another_try(self.graph, tables, tests, result, patience.judge)
-            elif not worth_a_second_start(asked[0], last, patience.judge):
-                break
-            if not any(asked):
-                break
-            names = ", ".join(thing.fqn[-1] for things in asked for thing in things)
-            seconds, full = patience.wait(last)
-            # Fewer statements at once, so that ours do not fill the queue themselves.
-            threads = max(1, self.threads >> patience.refusals) if full else None
-            if full:
-                with_threads = counted(threads or 1, "thread")
-                self._warn(f"The queue is full; retrying in {seconds:g} s with {with_threads}: {names}")
-            else:
-                said = "\n".join(_messages(last, asked))
-                self._warn(f"Retrying in {seconds:g} s after a transient failure: {names}\n{said}".rstrip())
-            time.sleep(seconds)
-            try:
-                self.engine.wait_until_free(self._warn)
-            except DatabaseError as error:
-                self.run.problems.append(str(error))  # what was built meanwhile is reported all the same
-                break
-            # Functions are created again with what calls them: one that failed may be why it failed.
-            called = {unique_id for things in asked for thing in things for unique_id in thing.functions}
-            last = self._dbt(dbt, *asked, [f for f in functions if f.unique_id in called], threads=threads)
-            result = merge(result, last)
-        return result
-
-    def _dbt(
-        self,
-        dbt: DbtSession,
-        tables: list[Table],
-        tests: list[DbtTest],
-        functions: list[Function],
-        *,
-        threads: int | None = None,
-    ) -> DbtResult:
-        command = self._command(tables, tests, functions)
-        if threads:
-            command += ["--threads", str(threads)]
-        with self.engine.queue_reported(self.context.run.run_id, self._warn):
-            result = dbt.run(command, self._log)
-        if result.crashed:
-            self.engine.end_queries_of(self.context.run.run_id)
-        return result
+        slot = slot_of(relation_of(table.node))
+        return writers.writing([slot], wait=self.max_runtime, say=say, stop=stop, bury=self.engine.end_queries_of)
 
     def _with_advice(self, message: str) -> str:
         advice = self.engine.judge(message).advice
         return f"{message.rstrip()}\n  {advice}" if advice else message
 
-    def _command(self, tables: list[Table], tests: list[DbtTest], functions: list[Function]) -> list[str]:
-        # Unit tests guard the code, not the data: they run in CI.
-        command = ["build" if tables or functions else "test", "--exclude-resource-type", "unit_test"]
-        if tables and self.config.full_refresh:
+    def _command(self, plan: Plan, threads: int | None) -> list[str]:
+        command = ["build"]
+        if plan.tables and self.config.full_refresh:
             command.append("--full-refresh")
-        if self.windows and any(table.grain for table in tables):
+        if self.windows and any(table.grain for table in plan.tables):
             command += self.windows.span.args()
-        things: list[Function | Table | DbtTest] = [*functions, *tables, *tests]
-        wanted = [thing.fqn for thing in things]
-        return [*command, "--indirect-selection", "empty", *select_args(wanted, self.graph.selectable)]
+        return [*command, *(["--threads", str(threads)] if threads else [])]
 
-    def _judge(self, tables: list[Table], answers: Mapping[str, Answer]) -> Iterator[Event]:
-        for table in tables:
-            broken: dict[str, list[str]] = {}
-            verdicts = [*self.counter.judge(table, answers[table.unique_id])]
-            for verdict in with_targets(self.context.instance, asset_key(table), verdicts):
-                if not verdict.passed and verdict.severity == dg.AssetCheckSeverity.ERROR:
-                    partition = getattr(verdict, "partition", None)
-                    said = f"{partition}: {verdict.description}" if partition else verdict.description or ""
-                    broken.setdefault(verdict.check_name or "", []).append(said)
-                yield from self._report(verdict)
-            for name, reasons in broken.items():
-                self.run.fail_gate(table.unique_id, f"{name}: {some(reasons, FEW, between='; ')}")
-
-    def _counts_of_unbuilt(self) -> Iterator[Event]:
-        counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)}
-        tables = self.graph.tables.values()
-        wanted = [t for t in tables if t.unique_id not in self.run.selected and asset_key(t) in counted]
-        yield from self._judge(wanted, self.counter.count(wanted))
+    def _judge(self, table: Table, answer: Answer) -> bool:
+        """Whether a row count lets the tables below be built."""
+        verdicts = self.verdicts[table.unique_id] = [*self.counter.judge(table, answer)]
+        broken: dict[str, list[str]] = {}
+        for verdict in verdicts:
+            if not verdict.passed and verdict.severity == dg.AssetCheckSeverity.ERROR:
+                partition = getattr(verdict, "partition", None)
+                said = f"{partition}: {verdict.description}" if partition else verdict.description or ""
+                broken.setdefault(verdict.check_name or "", []).append(said)
+        for name, reasons in broken.items():
+            self.run.fail_gate(table.unique_id, f"{name}: {some(reasons, FEW, between='; ')}")
+        return not broken
 
     def _accepted(self) -> AbstractSet[str]:
         try:
@@ -455,23 +502,33 @@ class Build:
         said = {**os.environ, **self.dbt.environment}.get("DBT_FULL_REFRESH", "")
         return self.config.full_refresh or said.strip().lower() in _TRUE
 
+    def _counter(self, fetch_all: FetchAll) -> Counter:
+        return Counter(
+            self.engine,
+            fetch_all,
+            history_of(self.context.instance),
+            accepted=self.accepted,
+            zone=self.zone,
+            windows=self._counted_windows(),
+            expected=len(self.run.selected | self.run.counted),
+        )
+
     def _counted_windows(self) -> CountedWindows | None:
         if self.windows is None:
             return None
         history = history_of(self.context.instance)
         return CountedWindows(self.graph.adapter, self.windows.calendar, self.windows.span, history)
 
-    def _tell_partitions(self, table: Table, answer: Answer) -> None:
+    def _tell_partitions(self, table: Table, answer: Answer | None) -> None:
         """What a materialisation says of its own partition, and not of the run."""
-        if isinstance(answer, Mapping):
-            for partition, counts in answer.items():
-                metadata = {"dagster/partition_row_count": counts.rows, **_of_rows(counts)}
+        for partition, metadata in _counted(answer):
+            if partition is not None:
                 self.context.add_asset_metadata(metadata, asset_key(table), partition)
 
-    def _metadata(self, table: Table, answer: Answer, node: NodeResult) -> dict[str, Any]:
+    def _metadata(self, table: Table, answer: Answer | None, node: NodeResult) -> dict[str, Any]:
         metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": table.node["relation_name"]}
-        if isinstance(answer, Counts):
-            metadata |= {"dagster/row_count": answer.rows, **_of_rows(answer)}
+        for partition, rows in _counted(answer):
+            metadata |= rows if partition is None else {}
         if url := node.query_id and self.engine.query_url(node.query_id):
             metadata["query"] = dg.MetadataValue.url(url)
         return metadata
@@ -521,16 +578,28 @@ def _label(table: Table) -> str:
     return str(table.node["name"]) if version is None else f"{table.node['name']}.v{version}"
 
 
-def _messages(result: DbtResult, asked: tuple[list[Table], list[DbtTest]]) -> Iterator[str]:
-    """Why a command that is retried failed. After a retry that succeeds, nothing else says so."""
+def _messages(result: DbtResult, asked: Sequence[Table | DbtTest]) -> Iterator[str]:
+    """Why a build that is tried again failed. After a try that succeeds, nothing else says so."""
     if result.crashed:
         yield result.reason
         return
-    for things in asked:
-        for thing in things:
-            node = result.nodes.get(thing.unique_id)
-            if node and node.status not in (*FINE_STATUS, "skipped"):
-                yield f"{thing.fqn[-1]}: {node.message}"
+    for thing in asked:
+        node = result.nodes.get(thing.unique_id)
+        if node and node.status not in (*FINE_STATUS, "skipped"):
+            yield f"{thing.name}: {node.message}"
+
+
+def _may_pass(node: NodeResult, patience: Patience) -> bool:
+    return node.status == "error" and patience.judge(node.message).transient
+
+
+def _counted(answer: Answer | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """The metadata of a table's rows: of the table, or of each partition."""
+    if isinstance(answer, Counts):
+        yield None, {"dagster/row_count": answer.rows, **_of_rows(answer)}
+    elif isinstance(answer, Mapping):
+        for partition, counts in answer.items():
+            yield partition, {"dagster/partition_row_count": counts.rows, **_of_rows(counts)}
 
 
 def _of_rows(counts: Counts) -> dict[str, Any]:

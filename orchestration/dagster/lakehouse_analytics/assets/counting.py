@@ -1,7 +1,8 @@
-"""Row counts of what a stage built: asked in as few statements as can be, judged by each table's contract."""
+"""Row counts of what a run built: asked in as few statements as can be, judged by each table's contract."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from lakehouse_analytics.graph import Table
 from lakehouse_analytics.iceberg.policies import Relation, relation_of
 from lakehouse_analytics.partition_checks import partition_evaluations
 from lakehouse_analytics.partitions import Calendar, Span
-from lakehouse_analytics.retries import Reason
+from lakehouse_analytics.retries import Patience, Reason
 from lakehouse_analytics.row_counts import Counted, Counts, chunks, count_sql, read_counts
 from lakehouse_analytics.window_counts import STAGES, Bins, read_window_counts, window_count_sql
 
@@ -25,24 +26,33 @@ A_co = TypeVar("A_co", covariant=True)
 
 #: What was counted, by partition where there are some, or why it could not be.
 Answer = Counts | Mapping[str, Counts] | str
+#: Answers one statement with every row. Raises `DatabaseError` if no statement can be answered, whatever it asks.
+FetchAll = Callable[[str], Sequence[Sequence[Any]]]
 #: Statements that may fail before the rest is left alone. One table at fault among 50 costs 12.
 MOST_FAILURES = 64
 
 
+class Asks(Protocol):
+    """A dbt process that answers statements."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can answer at all."""
+
+    def fetch_all(self, sql: str) -> Sequence[Sequence[Any]]:
+        """Every row of one statement.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+
+
 class Engine(Protocol):
-    """Where the tables are: asked for row counts, and whether dbt may write."""
+    """Where the tables are: whether dbt may write, and what its failures mean."""
 
     @property
     def queue_timeout(self) -> float:
         """Seconds to retry what the engine refuses because its queue is full."""
-
-    def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        """Every row of one statement.
-
-        Raises:
-            DatabaseError: no statement can be answered, whatever it asks.
-            Exception: this one failed.
-        """
 
     def wait_until_free(self, say: Callable[[str], None]) -> None:
         """Return when dbt may start, or raise with the reason why it cannot; `say` is told what is waited for."""
@@ -67,8 +77,12 @@ class Distributed(Protocol):
     #: Stages of one statement.
     max_stages: int
 
-    def known_counts(self, relations: Collection[Relation]) -> Mapping[Relation, int]:
+    def known_counts(self, relations: Collection[Relation], *, of: int) -> Mapping[Relation, int]:
         """Exact row counts of those relations of which they are known without a query; any may be left out.
+
+        Args:
+            relations: Tables and views.
+            of: Tables that the run counts in all: with few of them looking up is not worth its start.
 
         Raises:
             Exception: with what a person has to mend. The counts can be asked for all the same.
@@ -96,6 +110,8 @@ class Counter:
     """Counts and judges the tables of one run.
 
     Attributes:
+        fetch_all: Asks over dbt's own connection, so that what dbt can build can be counted.
+        expected: Tables that the run counts in all.
         accepted: Unique ids of tables whose count an operator accepts as the new level.
         zone: Decides what a weekday is.
         windows: Of the run, where it has partitioned tables.
@@ -104,13 +120,16 @@ class Counter:
     def __init__(
         self,
         engine: Engine,
+        fetch_all: FetchAll,
         history: History,
         *,
         accepted: Collection[str],
         zone: tzinfo,
         windows: CountedWindows | None = None,
+        expected: int = 0,
     ) -> None:
-        self._engine, self._history = engine, history
+        self._expected = expected
+        self._engine, self._fetch_all, self._history = engine, fetch_all, history
         self._accepted, self._zone, self._windows = accepted, zone, windows
 
     def count(self, tables: Sequence[Table]) -> dict[str, Answer]:
@@ -121,21 +140,25 @@ class Counter:
         whole = [table for table in tables if table.grain is None]
         answers: dict[str, Answer] = dict(self._known(whole))
         rest = [table for table in whole if table.unique_id not in answers]
-        found = Questions(self._engine, Whole()).ask([_asked(table) for table in rest])
+        found = self._questions(Whole()).ask([_asked(table) for table in rest])
         answers |= dict(zip((table.unique_id for table in rest), found, strict=True))
         windowed = [table for table in tables if table.grain]
         if self._windows and windowed:
             asked = [replace(_asked(table), event_time=table.event_time) for table in windowed]
-            counts = Questions(self._engine, self._windows.statement).ask(asked)
+            counts = self._questions(self._windows.statement).ask(asked)
             answers |= dict(zip((table.unique_id for table in windowed), counts, strict=True))
         return answers
+
+    def _questions(self, statement: Statement[A_co]) -> Questions[A_co]:
+        most = self._engine.max_stages if isinstance(self._engine, Distributed) else None
+        return Questions(self._fetch_all, statement, most)
 
     def _known(self, tables: Sequence[Table]) -> dict[str, Counts]:
         plain = {relation_of(table.node): table.unique_id for table in tables if _only_rows(_asked(table))}
         if not plain or not isinstance(self._engine, Distributed):
             return {}
         try:
-            known = self._engine.known_counts(plain)
+            known = self._engine.known_counts(plain, of=max(self._expected, len(plain)))
         except Exception as error:
             # What is wrong with Trino itself, the statements will tell.
             dg.get_dagster_logger().warning(f"Rows are counted by queries, because metadata could not be read. {error}")
@@ -212,9 +235,8 @@ class Questions(Generic[A_co]):
     Where one fails, its halves are asked, down to the tables at fault; and no more when too many have failed.
     """
 
-    def __init__(self, engine: Engine, statement: Statement[A_co]) -> None:
-        self._engine, self._statement = engine, statement
-        self._stages = engine.max_stages if isinstance(engine, Distributed) else None
+    def __init__(self, fetch_all: FetchAll, statement: Statement[A_co], stages: int | None = None) -> None:
+        self._fetch_all, self._statement, self._stages = fetch_all, statement, stages
         self._failed = 0
         self._stopped = ""
 
@@ -227,7 +249,7 @@ class Questions(Generic[A_co]):
         if self._stopped:
             return [self._stopped] * len(tables)
         try:
-            return [*self._statement.read(tables, self._engine.fetch_all(self._statement.sql(tables)))]
+            return [*self._statement.read(tables, self._fetch_all(self._statement.sql(tables)))]
         except DatabaseError as error:
             self._stopped = str(error)
             return [self._stopped] * len(tables)
@@ -252,3 +274,30 @@ def _asked(table: Table) -> Counted:
     freshness = table.contract.freshness
     event_time = (freshness and freshness.column) or table.node["config"].get("event_time")
     return Counted(table.node["relation_name"], table.contract.distinct, event_time)
+
+
+def fetching(dbt: Asks, engine: Engine, stop: threading.Event) -> FetchAll:
+    """Statements on dbt's own connection, again where they fail for a reason that passes.
+
+    Args:
+        dbt: The process.
+        engine: Tells which reasons pass.
+        stop: Ends the waiting.
+    """
+
+    def fetch_all(sql: str) -> Sequence[Sequence[Any]]:
+        patience = Patience(engine.judge, engine.queue_timeout)
+        while True:
+            try:
+                return dbt.fetch_all(sql)
+            except RuntimeError as error:
+                message = str(error)
+                if not dbt.alive or stop.is_set():
+                    raise DatabaseError(message) from None
+                if not engine.judge(message).transient:
+                    raise
+                if not patience.judge(message).transient:
+                    raise DatabaseError(message) from None  # nor would another statement fare better
+                stop.wait(patience.wait_for(message))
+
+    return fetch_all

@@ -1,90 +1,132 @@
-"""`dg.multi_asset` for assets of any name.
+"""`dg.multi_asset` for thousands of assets and checks, of any name.
 
 Dagster names an op's inputs and outputs after asset keys and checks: dots and dashes become `_`, and the parts are
 joined by `_`. So `orders.daily` and `orders_daily` share an output, as do the check `row_count` of `orders` and the
-asset `orders_row_count`, and a key with a letter outside ASCII is refused. Here such keys are replaced by others while
-the op is made, and put back afterwards: people see the asset keys, and the op's own names only in its log.
+asset `orders_row_count`, and a key with a letter outside ASCII is refused. Here such names are replaced: people see the
+asset keys, and the op's own names only in its log.
+
+Dagster also copies description and metadata of each asset to the op's output, and with it into the snapshot of every
+job. Here outputs have neither: what describes an asset is stored with the asset.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import dagster as dg
 
 #: Parameters of the ops' functions: an input must not have their names.
 _PARAMETERS = frozenset({"context", "config", "dbt", "engine"})
 
+_Spec = TypeVar("_Spec", bound=dg.AssetSpec | dg.AssetCheckSpec)
+_Named = TypeVar("_Named")
+
 
 def multi_asset(
-    *, specs: Sequence[dg.AssetSpec], check_specs: Sequence[dg.AssetCheckSpec] = (), **options: Any
+    *,
+    name: str,
+    specs: Sequence[dg.AssetSpec],
+    check_specs: Sequence[dg.AssetCheckSpec] = (),
+    can_subset: bool = False,
+    allow_arbitrary_check_specs: bool = False,
+    backfill_policy: dg.BackfillPolicy | None = None,
+    pool: str | None = None,
+    op_tags: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """As `dg.multi_asset`, whatever the asset keys are.
 
     Args:
+        name: Of the op.
         specs: The assets.
         check_specs: Their checks. Check names are made by `names.check_name`.
-        options: Of `dg.multi_asset`.
+        can_subset: A run may build a part of them.
+        allow_arbitrary_check_specs: Checks may be of other assets, too.
+        backfill_policy: Of those that are partitioned.
+        pool: Concurrency pool of the op.
+        op_tags: Of the op.
+
+    Raises:
+        ValueError: a check is of another asset, which was not allowed.
     """
-    stand_ins = _stand_ins(specs, check_specs)
-    actual = {new: key for key, new in stand_ins.items()}
+    own = {spec.key for spec in specs}
+    if not allow_arbitrary_check_specs and (others := {check.asset_key for check in check_specs} - own):
+        names = ", ".join(sorted(key.to_user_string() for key in others))
+        raise ValueError(f"Checks of assets that op {name} does not build: {names}")
+    read = dict.fromkeys(dep.asset_key for spec in specs for dep in spec.deps)
+    # Of its own assets, because Dagster splits the op where assets of another op lie between them.
+    ins = _inputs(key for key in read if can_subset or key not in own)
+    all_of_it: list[dg.AssetSpec | dg.AssetCheckSpec] = [*specs, *check_specs]
+    outs = _outputs(all_of_it)
+    checks = {output: spec for output, spec in outs.items() if isinstance(spec, dg.AssetCheckSpec)}
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
-        made = dg.multi_asset(
-            specs=[_renamed(spec, stand_ins) for spec in specs],
-            check_specs=[_renamed_check(check, stand_ins) for check in check_specs],
-            **options,
-        )(function)
-        return made.with_attributes(asset_key_replacements=actual) if actual else made
+        op = dg.op(name=name, ins=_nothings(ins), out=_outs(outs, can_subset), tags=op_tags, pool=pool)(function)
+        return dg.AssetsDefinition(
+            node_def=op,
+            keys_by_input_name=ins,
+            keys_by_output_name={output: spec.key for output, spec in outs.items() if isinstance(spec, dg.AssetSpec)},
+            check_specs_by_output_name=checks,
+            specs=specs,
+            can_subset=can_subset,
+            backfill_policy=backfill_policy,
+        )
 
     return decorate
 
 
 def multi_asset_check(
-    *, specs: Sequence[dg.AssetCheckSpec], **options: Any
+    *,
+    name: str,
+    specs: Sequence[dg.AssetCheckSpec],
+    can_subset: bool = False,
+    pool: str | None = None,
+    op_tags: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
-    """As `dg.multi_asset_check`, whatever the asset keys are.
+    """As `dg.multi_asset_check`, likewise.
 
     Args:
+        name: Of the op.
         specs: The checks.
-        options: Of `dg.multi_asset_check`.
+        can_subset: A run may evaluate a part of them.
+        pool: Concurrency pool of the op.
+        op_tags: Of the op.
     """
-    stand_ins = _stand_ins([dg.AssetSpec(key) for key in dict.fromkeys(spec.asset_key for spec in specs)], specs)
-    actual = {new: key for key, new in stand_ins.items()}
+    read = (key for spec in specs for key in (spec.asset_key, *(dep.asset_key for dep in spec.additional_deps)))
+    ins = _inputs(dict.fromkeys(read))
+    outs = _outputs(specs)
 
     def decorate(function: Callable[..., Any]) -> dg.AssetChecksDefinition:
-        renamed = [_renamed_check(spec, stand_ins) for spec in specs]
-        made = dg.multi_asset_check(specs=renamed, **options)(function)
-        if not actual:
-            return made
-        return cast("dg.AssetChecksDefinition", made.with_attributes(asset_key_replacements=actual))
+        op = dg.op(name=name, ins=_nothings(ins), out=_outs(outs, can_subset), tags=op_tags, pool=pool)(function)
+        made: dg.AssetChecksDefinition = dg.AssetChecksDefinition.create(
+            node_def=op, keys_by_input_name=ins, check_specs_by_output_name=outs, can_subset=can_subset
+        )
+        return made
 
     return decorate
 
 
-def _stand_ins(
-    specs: Iterable[dg.AssetSpec], check_specs: Iterable[dg.AssetCheckSpec]
-) -> dict[dg.AssetKey, dg.AssetKey]:
-    """Another key for each whose op names are not its own, or not names."""
-    outputs: dict[str, set[dg.AssetKey]] = defaultdict(set)
-    claims: dict[str, int] = defaultdict(int)
-    inputs: dict[str, set[dg.AssetKey]] = defaultdict(set)
-    for spec in specs:
-        outputs[spec.key.to_python_identifier()].add(spec.key)
-        claims[spec.key.to_python_identifier()] += 1
-        for key in (spec.key, *(dep.asset_key for dep in spec.deps)):
-            inputs["_".join(key.path).replace("-", "_").replace(".", "_")].add(key)
-    for check in check_specs:
-        outputs[check.get_python_identifier()].add(check.asset_key)
-        claims[check.get_python_identifier()] += 1
-    wrong = {key for name, keys in outputs.items() if claims[name] > 1 or not _is_name(name) for key in keys} | {
-        key for name, keys in inputs.items() if len(keys) > 1 or not _is_name(name) for key in keys
-    }
-    return {key: _stand_in(key) for key in sorted(wrong)}
+def _inputs(keys: Iterable[dg.AssetKey]) -> dict[str, dg.AssetKey]:
+    return _named([("_".join(key.path).replace("-", "_").replace(".", "_"), key.path, key) for key in keys])
+
+
+def _outputs(specs: Iterable[_Spec]) -> dict[str, _Spec]:
+    return _named([_output(spec) for spec in specs])
+
+
+def _output(spec: _Spec) -> tuple[str, Sequence[str], _Spec]:
+    if isinstance(spec, dg.AssetSpec):
+        return spec.key.to_python_identifier(), spec.key.path, spec
+    return spec.get_python_identifier(), (*spec.asset_key.path, "", spec.name), spec
+
+
+def _named(wanted: Sequence[tuple[str, Sequence[str], _Named]]) -> dict[str, _Named]:
+    """Each thing by its name, and by a digest of its path where the name is none or several would have it."""
+    claims = Counter(name for name, _, _ in wanted)
+    return {name if claims[name] == 1 and _is_name(name) else _stand_in(path): thing for name, path, thing in wanted}
 
 
 def _is_name(name: str) -> bool:
@@ -93,23 +135,19 @@ def _is_name(name: str) -> bool:
     return is_valid_name(name) and name not in _PARAMETERS
 
 
-def _stand_in(key: dg.AssetKey) -> dg.AssetKey:
-    return dg.AssetKey("asset_" + hashlib.sha256(json.dumps(key.path).encode()).hexdigest()[:16])
+def _stand_in(path: Sequence[str]) -> str:
+    return "asset_" + hashlib.sha256(json.dumps(path).encode()).hexdigest()[:16]
 
 
-def _renamed(spec: dg.AssetSpec, stand_ins: Mapping[dg.AssetKey, dg.AssetKey]) -> dg.AssetSpec:
-    if stand_ins.keys().isdisjoint([spec.key, *(dep.asset_key for dep in spec.deps)]):
-        return spec  # nearly every one: a copy costs 0.2 ms
-    return spec.replace_attributes(key=stand_ins.get(spec.key, spec.key), deps=[*_dependencies(spec.deps, stand_ins)])
+def _nothings(inputs: Iterable[str]) -> dict[str, dg.In]:
+    return dict.fromkeys(inputs, dg.In(dg.Nothing))
 
 
-def _renamed_check(check: dg.AssetCheckSpec, stand_ins: Mapping[dg.AssetKey, dg.AssetKey]) -> dg.AssetCheckSpec:
-    if check.asset_key not in stand_ins:
-        return check
-    return check.replace_key(check.key.replace_asset_key(stand_ins.get(check.asset_key, check.asset_key)))
-
-
-def _dependencies(deps: Iterable[dg.AssetDep], stand_ins: Mapping[dg.AssetKey, dg.AssetKey]) -> Iterator[dg.AssetDep]:
-    for dep in deps:
-        key = stand_ins.get(dep.asset_key, dep.asset_key)
-        yield dg.AssetDep(key, partition_mapping=dep.partition_mapping, metadata=dep.metadata)
+def _outs(outputs: Mapping[str, dg.AssetSpec | dg.AssetCheckSpec], can_subset: bool) -> dict[str, dg.Out]:
+    # One for all of a kind: Dagster resolves the type of each `Out` anew, and nothing else about it takes as long.
+    asset, check = (dg.Out(kind, is_required=not can_subset) for kind in (dg.Nothing, None))
+    skippable = dg.Out(dg.Nothing, is_required=False)
+    return {
+        output: check if isinstance(spec, dg.AssetCheckSpec) else skippable if spec.skippable else asset
+        for output, spec in outputs.items()
+    }

@@ -79,6 +79,7 @@ class Writers:
         wait: float = 0.0,
         say: Callable[[str], None] = lambda _: None,
         bury: Callable[[str], None] = lambda _: None,
+        stop: threading.Event | None = None,
     ) -> Iterator[None]:
         """Hold all the slots, or none.
 
@@ -89,6 +90,7 @@ class Writers:
             slots: Of the tables to write, see `slot_of`.
             wait: Seconds to wait for those that are taken.
             say: Told once who holds them, and again when that changes.
+            stop: Set by another thread when it is no use to wait any longer.
             bury: Called with the id of each dead run whose slots were taken over: its last query may still be running.
 
         Raises:
@@ -99,12 +101,12 @@ class Writers:
         try:
             while taken := self._exchange(wanted, queue=wait > 0):
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or (stop and stop.is_set()):
                     raise TablesBusyError(self._explain(taken, f"waited {wait:g} s" if wait else ""), taken)
                 if taken != told:
                     say(self._explain(taken, f"waiting up to {left:.0f} s more"))
                     told = taken
-                time.sleep(min(delay, left))
+                (stop or threading.Event()).wait(min(delay, left))
                 delay = min(delay * 2, _LATER)
             with self._renewed(wanted):
                 for run_id in self._dead:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lakehouse_analytics.dbt_profile import database_of
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, unchecked
+from lakehouse_analytics.engines import profile_of
 
 if TYPE_CHECKING:
     from lakehouse_analytics.graph import Graph
@@ -25,6 +26,12 @@ def engine(known: Known) -> Finding:
         version = coordinator.version_of(server)
         coordinator.ask(server, "select 1")
         return fine(f"Trino {version} at {server.address} lets {server.user} in ({_log_in(server.auth)})")
+    profile = profile_of(known.settings)
+    if profile and profile.database_file is None:
+        return unchecked(
+            f"{profile.where} names a database that is no local file: not looked at",
+            "Check in dbt itself that it can be reached: `dbt debug`.",
+        )
     [[duckdb]] = _duckdb(known, "select version()")
     return fine(f"DuckDB {duckdb} opens {known.settings.duckdb_path}")
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 #: Each waits for one answer of the catalog and one file; what they do with it is Python: 16 were no faster than 8.
 THREADS = 8
-#: Fewer tables are cheaper to ask in one statement than pyiceberg is to import.
-WORTH_IT = 20
 #: All must be there and be zero. Files, too: a writer that appends whole manifests may leave the two counts of deletes
 #: as they were (Iceberg's `SnapshotSummary` calls them untrusted then).
 _NO_DELETES = ("total-delete-files", "total-position-deletes", "total-equality-deletes")
@@ -40,36 +38,45 @@ class Current:
     rows: int | None
 
 
-def row_counts(
-    catalog: str, relations: Collection[Relation], *, database: str, fetch_all: FetchAll, at_least: int = WORTH_IT
-) -> dict[Relation, int]:
-    """Count the rows of the tables whose metadata tells exactly.
+class MetadataCounts:
+    """Counts rows in one Iceberg catalog. Once it is known to be Trino's own it is not compared again."""
 
-    Args:
-        catalog: Its name in pyiceberg's configuration.
-        relations: Tables and views, as Trino names them.
-        database: The name of the same catalog in Trino; relations elsewhere are left out.
-        fetch_all: Asks Trino; it is asked once, whether both names mean the same catalog.
-        at_least: With fewer relations than this nothing is looked up.
+    def __init__(self, catalog: str, *, database: str, fetch_all: FetchAll) -> None:
+        """
+        Args:
+            catalog: Its name in pyiceberg's configuration.
+            database: The name of the same catalog in Trino.
+            fetch_all: Asks Trino; it is asked once, whether both names mean the same catalog.
+        """
+        self._name, self._database, self._fetch_all = catalog, database, fetch_all
+        self._catalog: Catalog | None = None
+        self._same = False
 
-    Returns:
-        Rows by relation. Whatever is not in it, the caller must count: views, tables with delete files, tables that
-        the catalog does not know.
+    def rows(self, relations: Collection[Relation]) -> dict[Relation, int]:
+        """Count the rows of the tables whose metadata tells exactly.
 
-    Raises:
-        CatalogError: the catalog cannot be read, or is not the one that Trino reads.
-    """
-    here = [relation for relation in relations if relation.catalog.lower() == database.lower()]
-    if not here or len(here) < at_least:
-        return {}
-    opened = open_catalog(catalog)
-    try:
-        found = _look_up(catalog, opened, here)
-    finally:
-        opened.close()  # idle connections; the catalog opens new ones when it is used again
-    if not _same_catalog(catalog, found, fetch_all):
-        return {}
-    return {relation: current.rows for relation, current in found.items() if current.rows is not None}
+        Args:
+            relations: Tables and views, as Trino names them; those of other catalogs are left out.
+
+        Returns:
+            Rows by relation. Whatever is not in it, the caller must count: views, tables with delete files, tables
+            that the catalog does not know.
+
+        Raises:
+            CatalogError: the catalog cannot be read, or is not the one that Trino reads.
+        """
+        here = [relation for relation in relations if relation.catalog.lower() == self._database.lower()]
+        if not here:
+            return {}
+        opened = self._catalog = self._catalog or open_catalog(self._name)
+        try:
+            found = _look_up(self._name, opened, here)
+        finally:
+            opened.close()  # idle connections; the catalog opens new ones when it is used again
+        self._same = self._same or _same_catalog(self._name, found, self._fetch_all)
+        if not self._same:
+            return {}
+        return {relation: current.rows for relation, current in found.items() if current.rows is not None}
 
 
 def exact_rows(summary: Mapping[str, Any] | None) -> int | None:
@@ -84,7 +91,7 @@ def _look_up(name: str, catalog: Catalog, relations: Sequence[Relation]) -> dict
     """What each table's metadata says; tables that cannot be read are left out, unless all of them fail."""
     found: dict[Relation, Current] = {}
     failures: list[Exception] = []
-    load = _loader(catalog)
+    load = _loader(catalog, relations)
     # Hive's client has one connection, which threads cannot share.
     threads = 1 if type(catalog).__name__ == "HiveCatalog" else THREADS
     with ThreadPoolExecutor(threads, thread_name_prefix="iceberg-metadata") as pool:
@@ -101,7 +108,7 @@ def _look_up(name: str, catalog: Catalog, relations: Sequence[Relation]) -> dict
     return found
 
 
-def _loader(catalog: Catalog) -> Callable[[tuple[str, str]], TableMetadata]:
+def _loader(catalog: Catalog, relations: Collection[Relation]) -> Callable[[tuple[str, str]], TableMetadata]:
     """How a table's metadata is read. A SQL catalog tells with one query where all of them are: half the work."""
     if type(catalog).__name__ != "SqlCatalog":
         return lambda name: catalog.load_table(name).metadata
@@ -113,8 +120,10 @@ def _loader(catalog: Catalog) -> Callable[[tuple[str, str]], TableMetadata]:
 
     assert isinstance(catalog, SqlCatalog)  # noqa: S101  # as its name says
     columns = IcebergTables.table_namespace, IcebergTables.table_name, IcebergTables.metadata_location
+    schemas = {relation.schema.lower() for relation in relations}
+    wanted = IcebergTables.catalog_name == catalog.name, IcebergTables.table_namespace.in_(schemas)
     with catalog.engine.connect() as connection:
-        rows = connection.execute(select(*columns).where(IcebergTables.catalog_name == catalog.name)).fetchall()
+        rows = connection.execute(select(*columns).where(*wanted)).fetchall()
     # A view is here, too. Its metadata are no table's: what cannot be read is asked by a query.
     places = {(str(schema), str(table)): str(place) for schema, table, place in rows if place}
     files = load_file_io(dict(catalog.properties), next(iter(places.values()), None))

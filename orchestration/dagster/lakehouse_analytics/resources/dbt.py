@@ -18,25 +18,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import dagster as dg
 from pydantic import Field
 
+from lakehouse_analytics.dbt.session import REPEATED, REPEATED_EVENTS, STRAY, Request
 from lakehouse_analytics.dbt_server import TERMINATION_SECONDS
 from lakehouse_analytics.run_results import COMPILED_CODE, DbtResult, read_results
 
-#: The level of lines that are not dbt's own.
-STRAY = "stray"
-#: The level of lines in which dbt repeats, at a command's end, what it has already reported of a node.
-REPEATED = "repeated"
 PARTIAL_PARSE = "partial_parse.msgpack"
 #: dbt's `--vars`; see `Settings.dbt_vars`.
 VARS = "LAKEHOUSE_DBT_VARS"
-#: dbt's events of that kind: https://github.com/dbt-labs/dbt-core/blob/main/core/dbt/task/printer.py
-_REPEATED = frozenset(
-    ("RunResultError", "RunResultErrorNoMessage", "RunResultFailure", "RunResultWarning", "RunResultWarningMessage")
-)
+#: Levels of dbt's log that a run passes on.
+LEVELS = ("info", "warn", "error")
 #: It names a file of a temporary folder, which is gone when the run ends.
 _COMPILED_PATH = "SQLCompiledPath"
 NOT_STARTED = "dbt could not be started: what it said stands in this process's error output"
@@ -87,10 +82,8 @@ class DbtSession:
         self, args: Sequence[str], log: Log, target_path: Path, hook: Mapping[str, str] | None = None
     ) -> DbtResult:
         environment = {**os.environ, **self._runner.environment, **self._environment}
-        # From the environment and not a field of the resource, whose fields are shown in Dagster's UI.
-        variables = ["--vars", said] if (said := environment.get(VARS, "").strip()) else []
         command = {
-            "args": [*args, "--target", self._runner.target, *variables],
+            "args": [*args, *self._runner._options(environment)],
             "cwd": self._runner.project_dir,
             "env": {**environment, **self._runner.flags(target_path)},
             "hook": hook,
@@ -111,7 +104,7 @@ class DbtSession:
                         errors.append(message)
                     if name == _COMPILED_PATH:
                         continue
-                    if name in _REPEATED:
+                    if name in REPEATED_EVENTS:
                         level = REPEATED
                     elif level == STRAY:
                         stray.append(message)
@@ -202,6 +195,40 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
                 with suppress(OSError):  # the server may be gone already
                     ours.shutdown(socket.SHUT_RDWR)
                 server.wait()
+
+    @property
+    def manifest(self) -> str:
+        """The parsed project that builds start from, so that no run parses it."""
+        return str(Path(self.target_path) / PARTIAL_PARSE)
+
+    def request(
+        self, args: Sequence[str], environment: Mapping[str, str], *, target_path: str, plan: Mapping[str, Any]
+    ) -> Request:
+        """A build for `dbt.session`.
+
+        Args:
+            args: The command and its options.
+            environment: Variables of this run beside the runner's own.
+            target_path: For compiled SQL.
+            plan: What to build.
+        """
+        whole = {**os.environ, **self.environment, **environment}
+        # Results and the log come over the socket.
+        said = {"DBT_WRITE_JSON": "false", "DBT_LOG_LEVEL": "none", "DBT_LOG_LEVEL_FILE": "none"}
+        levels = ("debug", *LEVELS) if os.getenv("DEBUG") else LEVELS
+        return Request(
+            args=[*args, *self._options(whole)],
+            folder=self.project_dir,
+            environment={**whole, **self.flags(Path(target_path)), **said},
+            manifest=self.manifest,
+            plan=plan,
+            levels=levels,
+        )
+
+    def _options(self, environment: Mapping[str, str]) -> list[str]:
+        # From the environment and not a field of the resource, whose fields are shown in Dagster's UI.
+        variables = environment.get(VARS, "").strip()
+        return ["--target", self.target, *(["--vars", variables] if variables else [])]
 
     def flags(self, target_path: Path) -> dict[str, str]:
         """dbt's global options, as its environment variables."""

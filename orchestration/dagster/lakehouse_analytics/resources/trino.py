@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from lakehouse_analytics.iceberg.catalog import check_client
 from lakehouse_analytics.iceberg.policies import Relation
-from lakehouse_analytics.iceberg.row_counts import row_counts
+from lakehouse_analytics.iceberg.row_counts import MetadataCounts
 from lakehouse_analytics.provenance import Provenance
 from lakehouse_analytics.settings import AuthMethod, Settings
 from lakehouse_analytics.trino_client import QueryResult, execute, wait_until_ready
@@ -25,6 +25,8 @@ from lakehouse_analytics.trino_session import TrinoServer
 #: `query.max-stage-count`, Trino's default. The session property of that name changes it for us.
 MAX_STAGES = 150
 _LOGGER = logging.getLogger(__name__)
+#: Fewer tables are cheaper to ask in one statement than pyiceberg is to import.
+WORTH_IT = 20
 
 
 class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -54,6 +56,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     _token_needed_until: datetime | None = PrivateAttr(default=None)
     _client_tags: tuple[str, ...] = PrivateAttr(default=())
     _run_log: dg.DagsterLogManager | None = PrivateAttr(default=None)
+    _metadata: MetadataCounts | None = PrivateAttr(default=None)
 
     @classmethod
     def of(cls, settings: Settings) -> "TrinoResource":
@@ -116,15 +119,22 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Stages Trino allows one statement."""
         return int(self.session_properties.get("query_max_stage_count", MAX_STAGES)) - 1  # one puts them together
 
-    def known_counts(self, relations: Collection[Relation]) -> Mapping[Relation, int]:
+    def known_counts(self, relations: Collection[Relation], *, of: int) -> Mapping[Relation, int]:
         """Exact row counts from the metadata of Iceberg tables, where pyiceberg's catalog is configured.
+
+        Args:
+            relations: Tables and views.
+            of: Tables that the run counts in all: with few of them pyiceberg is not worth its import.
 
         Raises:
             CatalogError: the catalog cannot be read, or is not the one that Trino reads.
         """
-        if not self.iceberg_catalog:
+        if not self.iceberg_catalog or of < WORTH_IT:
             return {}
-        return row_counts(self.iceberg_catalog, relations, database=self.catalog, fetch_all=self.fetch_all)
+        self._metadata = self._metadata or MetadataCounts(
+            self.iceberg_catalog, database=self.catalog, fetch_all=self.fetch_all
+        )
+        return self._metadata.rows(relations)
 
     def wait_until_free(self, say: Callable[[str], None] = _LOGGER.warning) -> None:
         """Return once Trino has started and answers a query on the catalog; `say` is told what is waited for.

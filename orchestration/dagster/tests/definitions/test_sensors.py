@@ -12,13 +12,21 @@ from manifests import Manifest
 FACT, VALUE, SILVER = (dg.AssetKey(key) for key in (["gold", "fct"], ["gold", "clv"], ["silver", "s"]))
 
 
-def _sensor() -> dg.SensorDefinition:
+def _definitions() -> dg.Definitions:
     manifest = Manifest()
     silver = manifest.model("s", folder="silver")
     fact = manifest.model("fct", silver, folder="gold")
     manifest.model("clv", silver, fact, folder="gold")
-    [sensor] = gold_on_silver(manifest.graph(), max_runtime=60)
-    return sensor
+
+    @dg.multi_asset(
+        specs=[dg.AssetSpec(key) for key in (FACT, VALUE, SILVER)],
+        check_specs=[dg.AssetCheckSpec("row_count", asset=FACT)],
+        can_subset=True,
+    )
+    def build():  # type: ignore[no-untyped-def]
+        yield from ()
+
+    return dg.Definitions(assets=[build], sensors=gold_on_silver(manifest.graph(), max_runtime=60))
 
 
 @pytest.fixture
@@ -33,8 +41,10 @@ def _built(instance: dg.DagsterInstance, *keys: dg.AssetKey) -> None:
 
 
 def _tick(instance: dg.DagsterInstance) -> list[dg.RunRequest]:
-    with dg.build_sensor_context(instance=instance) as context:
-        return list(_sensor().evaluate_tick(context).run_requests or [])
+    definitions = _definitions()
+    sensor = definitions.resolve_sensor_def("gold_on_silver")
+    with dg.build_sensor_context(instance=instance, definitions=definitions) as context:
+        return list(sensor.evaluate_tick(context).run_requests or [])
 
 
 def _asked(requests: list[dg.RunRequest]) -> list[set[dg.AssetKey]]:
@@ -46,6 +56,15 @@ def test_gold_follows_silver_and_retries_from_the_failed_asset(instance: dg.Dags
     requests = _tick(instance)
     assert _asked(requests) == [{FACT, VALUE}]
     assert requests[0].tags["dagster/retry_strategy"] == "FROM_ASSET_FAILURE"
+
+
+def test_its_runs_are_of_the_job_of_all_assets_with_the_checks_of_what_they_build(instance: dg.DagsterInstance) -> None:
+    _built(instance, SILVER)
+    [request] = _tick(instance)
+    assert request.job_name == "__ASSET_JOB"
+    assert request.asset_check_keys == [dg.AssetCheckKey(FACT, "row_count")]
+    # A job of its own would be resolved and described at each start of a code server.
+    assert [job.name for job in _definitions().resolve_all_job_defs()] == ["__ASSET_JOB"]
 
 
 def test_the_same_question_has_the_same_key_and_a_newer_silver_another(instance: dg.DagsterInstance) -> None:

@@ -185,6 +185,9 @@ class Lakehouse:
         materialized = [
             event.step_materialization_data.materialization for event in events if event.is_step_materialization
         ]
+        # Rows of a table that took long to count are told in an observation.
+        observed = [e.asset_observation_data.asset_observation for e in events if e.is_asset_observation]
+        told = [*materialized, *observed]
         evaluations = [record.asset_check_evaluation for record in logs if record.asset_check_evaluation]
         failures = [event.step_failure_data for event in events if event.is_step_failure]
         names = {id(e): f"{e.asset_key.to_user_string()}:{e.check_name}" for e in evaluations}
@@ -195,7 +198,12 @@ class Lakehouse:
             built={m.asset_key.to_user_string() for m in materialized},
             checks={names[id(e)]: e.passed for e in evaluations},
             descriptions={names[id(e)]: e.description or "" for e in evaluations},
-            metadata={m.asset_key.to_user_string(): {k: v.value for k, v in m.metadata.items()} for m in materialized},
+            metadata={
+                m.asset_key.to_user_string(): {
+                    k: v.value for o in told if o.asset_key == m.asset_key for k, v in o.metadata.items()
+                }
+                for m in materialized
+            },
             failure="\n".join(word or "" for word in words),
             partitions={
                 m.asset_key.to_user_string(): {
@@ -210,8 +218,8 @@ class Lakehouse:
             rows={
                 m.asset_key.to_user_string(): {
                     o.partition: o.metadata["dagster/partition_row_count"].value
-                    for o in materialized
-                    if o.asset_key == m.asset_key and o.partition
+                    for o in told
+                    if o.asset_key == m.asset_key and o.partition and "dagster/partition_row_count" in o.metadata
                 }
                 for m in materialized
             },

@@ -118,7 +118,7 @@ def new_lake(root: Path, engine: str, variables: Mapping[str, str] | None = None
     lake = Lake(root, new_database(engine, root / RAW), variables or {})
     if engine != "duckdb":
         raw_rows_of(root / RAW, lake.database)
-    # Made here and not copied: dbt parses anew in every stage when its profile names another file.
+    # Made here and not copied: the manifest names the database, whose name is that of the file.
     lake.command("lakehouse", "manifest")
     lake.command("lakehouse", "init")
     return lake
@@ -129,7 +129,7 @@ def dbt_below(pid: int) -> list[psutil.Process]:
 
     def is_dbt(process: psutil.Process) -> bool:
         with suppress(psutil.Error):
-            return any(Path(word).name == "dbt" or "dbt_server" in word for word in process.cmdline())
+            return any(Path(word).name == "dbt" or "dbt.server" in word for word in process.cmdline())
         return False
 
     with suppress(psutil.NoSuchProcess):

@@ -6,10 +6,13 @@ import logging
 import re
 import subprocess
 import sys
+import threading
+from pathlib import Path
 from textwrap import dedent
 
 import dagster as dg
 import pytest
+from lakehouse_analytics.settings import Settings
 
 from .conftest import BELOW_A, EVERYTHING, Lakehouse, Outcome
 from .databases import DuckDB
@@ -136,20 +139,38 @@ def test_a_model_error_names_its_file_and_line_and_skips_only_what_is_below(
 def test_a_dbt_that_crashes_before_any_node_fails_the_run(lakehouse: Lakehouse) -> None:
     definitions = lakehouse.definitions()
     # After the manifest was made, so that only dbt at run time sees it.
-    (lakehouse.project / "models/silver/sa.sql").write_text("select {% if %}")
-    result = definitions.resolve_job_def("full_refresh").execute_in_process(
-        instance=lakehouse.instance, raise_on_error=False
-    )
-    outcome = lakehouse.outcome(result.run_id, result.success)
+    (lakehouse.project / "dbt_project.yml").write_text("name: small")
+    outcome = _executed(lakehouse, definitions)
 
     assert not outcome.success
     assert outcome.built == set()
-    assert "dbt crashed (exit code 2) while building bronze" in outcome.failure
-    assert "models/silver/sa.sql" in outcome.failure
+    assert "dbt crashed (exit code 2) while building 7 tables" in outcome.failure
+    assert "no profile was specified" in outcome.failure
 
 
 @pytest.mark.nightly("trino")
-def test_a_planned_check_that_dbt_does_not_evaluate_fails_the_gate(
+def test_a_parsed_project_that_is_gone_is_one_error(lakehouse: Lakehouse) -> None:
+    definitions = lakehouse.definitions()
+    parsed = Settings.load().target_path / "partial_parse.msgpack"
+    parsed.unlink()
+    outcome = _executed(lakehouse, definitions)
+
+    assert outcome.built == set()
+    assert f"{parsed} does not exist: run `lakehouse manifest`" in outcome.failure
+
+    parsed.write_bytes(b"{}")
+    assert f"{parsed} cannot be read: run `lakehouse manifest`" in _executed(lakehouse, definitions).failure
+
+
+def _executed(lakehouse: Lakehouse, definitions: dg.Definitions) -> Outcome:
+    result = definitions.resolve_job_def("full_refresh").execute_in_process(
+        instance=lakehouse.instance, raise_on_error=False
+    )
+    return lakehouse.outcome(result.run_id, result.success)
+
+
+@pytest.mark.nightly("trino")
+def test_a_planned_check_is_evaluated_whatever_the_environment_of_the_run_says(
     lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lakehouse.files["models/bronze/bronze.yml"] = """
@@ -161,15 +182,24 @@ def test_a_planned_check_that_dbt_does_not_evaluate_fails_the_gate(
         """
     lakehouse.write()
     definitions = lakehouse.definitions()
-    monkeypatch.setenv("CHECKED", "no")  # the manifest plans the test, dbt at run time does not know it
-    result = definitions.resolve_job_def("full_refresh").execute_in_process(
-        instance=lakehouse.instance, raise_on_error=False
-    )
-    outcome = lakehouse.outcome(result.run_id, result.success)
+    monkeypatch.setenv("CHECKED", "no")  # a dbt that parses would not know the test
+    outcome = _executed(lakehouse, definitions)
+
+    assert outcome.success, outcome.failure
+    assert outcome.checks["bronze/a:unique_a_id"] is True
+
+
+@pytest.mark.engine("duckdb")
+def test_what_dbt_gives_up_is_named(lakehouse: Lakehouse) -> None:
+    lakehouse.files["dbt_project.yml"] = dedent(lakehouse.files["dbt_project.yml"]) + "flags: {fail_fast: true}\n"
+    lakehouse.write()
+    lakehouse.sql("insert into raw.a values (1, 0)")
+    outcome = lakehouse.run()
 
     assert not outcome.success
-    assert outcome.built == EVERYTHING - BELOW_A
-    assert "bronze/a failed its gate: unique_a_id: planned, but dbt did not evaluate it" in outcome.failure
+    assert "bronze/a failed its gate: unique_a_id" in outcome.failure
+    assert "dbt skipped it: Skipping due to fail_fast" in outcome.failure
+    assert outcome.built < EVERYTHING - BELOW_A | {"bronze/a"}
 
 
 @pytest.mark.nightly("trino")
@@ -339,3 +369,53 @@ def warnings_of(lakehouse: Lakehouse, outcome: Outcome) -> list[str]:
     """What a run logged from the level of warnings on, except Dagster's own events."""
     logs = lakehouse.instance.all_logs(outcome.run_id)
     return [entry.user_message for entry in logs if entry.dagster_event is None and entry.level >= logging.WARNING]
+
+
+@pytest.mark.engine("duckdb")
+def test_what_is_built_is_told_while_the_rest_is_being_built(
+    lakehouse: Lakehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last table waits for a file, which is written when everything before it stands in Dagster."""
+    monkeypatch.setenv("GO", str(tmp_path / "go"))
+    del lakehouse.files["models/metrics/m.sql"]
+    (lakehouse.project / "models/metrics/m.sql").unlink()
+    lakehouse.files["models/metrics/m.py"] = """
+        import os, pathlib, time
+
+        def model(dbt, session):
+            dbt.ref("sa")
+            for _ in range(1200):
+                if pathlib.Path(os.environ["GO"]).exists():
+                    break
+                time.sleep(0.1)
+            else:
+                raise RuntimeError("nobody said go")
+            return session.sql("select 1 as x")
+        """
+    lakehouse.write()
+    lakehouse.definitions()  # parses here, not while the clock of the model runs
+    told = {*EVERYTHING, "bronze/a:unique_a_id", "gold/gb:row_count"} - {"metrics/m"}
+
+    def watch() -> None:
+        while not told <= seen:
+            for run in lakehouse.instance.get_runs():
+                for record in lakehouse.instance.all_logs(run.run_id):
+                    event = record.dagster_event
+                    if event and event.is_step_materialization and event.asset_key:
+                        seen.add(event.asset_key.to_user_string())
+                    if check := record.asset_check_evaluation:
+                        seen.add(f"{check.asset_key.to_user_string()}:{check.check_name}")
+            if stopped.wait(0.1):
+                return
+        (tmp_path / "go").touch()
+
+    seen: set[str] = set()
+    stopped = threading.Event()
+    watching = threading.Thread(target=watch)
+    watching.start()
+    outcome = lakehouse.run()
+    stopped.set()
+    watching.join()
+
+    assert outcome.success, outcome.failure
+    assert outcome.built == EVERYTHING

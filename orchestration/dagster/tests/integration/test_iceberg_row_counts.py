@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.assets.counting import Questions, Whole
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
 from lakehouse_analytics.iceberg.policies import Relation
-from lakehouse_analytics.iceberg.row_counts import row_counts
+from lakehouse_analytics.iceberg.row_counts import MetadataCounts
 from lakehouse_analytics.resources.trino import TrinoResource
 from lakehouse_analytics.row_counts import Counted, Counts
 from lakehouse_analytics.settings import Settings
@@ -58,15 +58,15 @@ class Lake:
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         return self.trino.fetch_all(statement)
 
-    def known(self, *tables: str, at_least: int = 1) -> dict[str, int]:
+    def known(self, *tables: str) -> dict[str, int]:
         relations = [self.relation(table) for table in tables]
-        found = row_counts(
-            self.name, relations, database=self.database, fetch_all=self.trino.fetch_all, at_least=at_least
-        )
+        found = MetadataCounts(self.name, database=self.database, fetch_all=self.trino.fetch_all).rows(relations)
         return {relation.name: rows for relation, rows in found.items()}
 
     def true(self, *tables: str) -> dict[str, int]:
-        answers = Questions(self.trino, Whole()).ask([Counted(str(self.relation(table))) for table in tables])
+        answers = Questions(self.trino.fetch_all, Whole(), self.trino.max_stages).ask(
+            [Counted(str(self.relation(table))) for table in tables]
+        )
         assert all(isinstance(answer, Counts) for answer in answers), answers
         return {table: answer.rows for table, answer in zip(tables, answers, strict=True)}  # type: ignore[union-attr]
 
@@ -321,7 +321,7 @@ class Limited:
             self.failed += 1
             raise
 
-    def known_counts(self, relations: object) -> dict[Relation, int]:
+    def known_counts(self, relations: object, *, of: int) -> dict[Relation, int]:
         return {}
 
     def wait_until_free(self, say: Callable[[str], None]) -> None:
@@ -339,7 +339,7 @@ def test_statements_stay_within_the_stages_of_trino_and_find_the_table_at_fault(
     lake.sql(f"create table {t} as select i as a, i % 7 as b, i % 3 as c from unnest(sequence(1, 50)) as s(i)")
     wide, plain = Counted(str(t), ("a", "b", "c")), Counted(str(t), (), "a")
     trino = Limited(lake.trino)
-    answers = Questions(trino, Whole()).ask([*[wide] * 10, *[plain] * 60])
+    answers = Questions(trino.fetch_all, Whole(), trino.max_stages).ask([*[wide] * 10, *[plain] * 60])
     assert {answer.rows for answer in answers if isinstance(answer, Counts)} == {50}
     assert [answer.distinct for answer in answers[:10] if isinstance(answer, Counts)] == [
         {"a": 50, "b": 7, "c": 3}
@@ -349,13 +349,15 @@ def test_statements_stay_within_the_stages_of_trino_and_find_the_table_at_fault(
     # The same limit refuses one table more.
     too_many = Limited(lake.trino)
     too_many.max_stages = 31
-    assert {answer.rows for answer in Questions(too_many, Whole()).ask([plain] * 31) if isinstance(answer, Counts)} == {
-        50
-    }
+    assert {
+        answer.rows
+        for answer in Questions(too_many.fetch_all, Whole(), too_many.max_stages).ask([plain] * 31)
+        if isinstance(answer, Counts)
+    } == {50}
     assert too_many.failed == 1
 
     missing = Counted(str(lake.relation("missing")))
-    found = Questions(trino, Whole()).ask([*[plain] * 20, missing, *[plain] * 9])
+    found = Questions(trino.fetch_all, Whole(), trino.max_stages).ask([*[plain] * 20, missing, *[plain] * 9])
     assert [place for place, answer in enumerate(found) if not isinstance(answer, Counts)] == [20]
     assert "missing" in str(found[20])
     assert trino.failed <= 6

@@ -112,7 +112,7 @@ def test_a_run_killed_without_its_dbt_is_made_good_by_one_that_waits_for_the_orp
         duckdb.connect(str(scene.lake.database.path))
 
     second = scene.run()
-    second.wait_for("bronze: 3 tables")  # from here on it needs the database
+    second.wait_for("== 13 tables")  # from here on it needs the database
     said = second.said
     for process in alive(dbt):
         process.resume()

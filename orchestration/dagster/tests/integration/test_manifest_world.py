@@ -92,16 +92,35 @@ def test_every_table_is_counted_where_dbt_built_it(shop: Lakehouse, monkeypatch:
         "bronze/history": 5,
     }
 
-    # What dbt renders in the run only: no fingerprint can tell.
+    # What a macro derives in the run only, no fingerprint can tell: the names are those of the manifest.
     monkeypatch.setenv("ZONE", "Europe/Berlin")
     names = ("orders", "kinds", "history")  # a model, a seed, a snapshot
-    elsewhere = shop.run(assets=[f"bronze/{name}" for name in names])
-    assert not elsewhere.success
-    assert elsewhere.built == set()
-    for name in names:
-        expected = f'"warehouse"."dev"."{name}"'
-        said = f'dbt built "warehouse"."elsewhere"."{name}", but the manifest of this location has {expected}'
-        assert said in elsewhere.failure
+    again = shop.run(assets=[f"bronze/{name}" for name in names])
+    assert again.success, again.failure
+    assert {key: metadata["dagster/row_count"] for key, metadata in again.metadata.items()} == {
+        f"bronze/{name}": rows[f"bronze/{name}"] for name in names
+    }
+    assert shop.sql("select table_schema from information_schema.tables where table_schema = 'elsewhere'") == []
+
+
+def test_a_database_in_memory_is_built_counted_and_gated(shop: Lakehouse) -> None:
+    """Nothing else can read it: what counts is dbt itself."""
+    shop.files = {
+        **{name: text for name, text in shop.files.items() if not name.startswith(("models/", "snapshots/"))},
+        "profiles.yml": "shop: {target: dev, outputs: {dev: {type: duckdb, path: ':memory:', schema: dev}}}",
+        "macros/names.sql": "",
+        "models/bronze/few.sql": "{{ config(meta={'lakehouse': {'rows': {'min': 3}}}) }} select * from range(2)",
+        "models/silver/below.sql": "select * from {{ ref('few') }}",
+        "models/silver/beside.sql": "select * from range(7)",
+    }
+    for path in [*(shop.project / "models").rglob("*"), *(shop.project / "snapshots").rglob("*.yml")]:
+        if path.is_file():
+            path.unlink()
+    shop.write()
+    outcome = shop.run()
+    assert outcome.built == {"bronze/few", "bronze/kinds", "silver/beside"}
+    assert outcome.metadata["silver/beside"]["dagster/row_count"] == 7
+    assert "bronze/few failed its gate: row_count: 2 rows, expected at least 3" in outcome.failure
 
 
 @pytest.mark.nightly

@@ -193,7 +193,10 @@ def manifests(draw: st.DrawFn, *, tests: bool = False) -> Manifest:
                 f"m{(i * 7) % 10}",
                 *(parents if kind != "seed" else []),
                 kind=kind,
-                lakehouse={"layer": layer} if layer else None,
+                lakehouse={
+                    **({"layer": layer} if layer else {}),
+                    **({"rows": {"not_empty": True}} if tests and not ephemeral and draw(st.booleans()) else {}),
+                },
                 materialized="ephemeral" if ephemeral else "table",
             )
         )

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.batches import Batches, reasons_in
+from lakehouse_analytics.batches import Batches, Reasons
 from lakehouse_analytics.partitions import Window
-from lakehouse_analytics.run_results import read_results
+from lakehouse_analytics.run_results import NodeResult
 
 EVENTS = "model.shop.events"
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -26,30 +25,31 @@ def window(number: int) -> Window:
     return Window(f"{start:%Y-%m-%d}", start, end)
 
 
-def line(name: str, thread: str, **data: Any) -> str:
-    return json.dumps({"info": {"name": name, "thread": thread}, "data": {"node_info": {"unique_id": EVENTS}, **data}})
+def error(thread: str, reason: str) -> tuple[str, str, Any]:
+    node = SimpleNamespace(unique_id=EVENTS)
+    return "CatchableExceptionOnRun", thread, SimpleNamespace(node_info=node, exc=reason)
 
 
-def error(thread: str, reason: str) -> str:
-    return line("CatchableExceptionOnRun", thread, exc=reason)
-
-
-def result(thread: str, number: int, status: str) -> str:
-    return line("LogBatchResult", thread, batch_index=number, status=status)
+def result(thread: str, number: int, status: str) -> tuple[str, str, Any]:
+    node = SimpleNamespace(unique_id=EVENTS)
+    return "LogBatchResult", thread, SimpleNamespace(node_info=node, batch_index=number, status=status)
 
 
 def test_a_reason_belongs_to_the_next_result_of_its_thread() -> None:
-    log = [
+    reasons = Reasons()
+    for event in [
         error("1", "of batch 2"),
         error("2", "of batch 1"),
-        "not JSON, with LogBatchResult in it",
+        ("MainReportVersion", "1", None),
         result("2", 1, "error"),
         result("1", 2, "error"),
         error("1", "of a model that was tried again"),
         result("1", 3, "OK"),
         result("1", 4, "error"),  # without a reason of its own
-    ]
-    assert reasons_in(log) == {EVENTS: {1: "of batch 1", 2: "of batch 2"}}
+    ]:
+        reasons.note(*event)
+    assert reasons.of(EVENTS) == {1: "of batch 1", 2: "of batch 2"}
+    assert reasons.of("model.shop.other") == {}
 
 
 def test_failed_batches_are_named_with_their_reasons() -> None:
@@ -95,8 +95,8 @@ def test_a_window_of_several_batches_is_replaced_only_if_all_of_them_were() -> N
     assert Batches(hours[:-1], hours[-1:], {hours[-1][0]: "bad"}).of([window(1)]) == {window(1): "bad"}
 
 
-@pytest.mark.parametrize("log", [True, False])
-def test_results_of_a_microbatch_model_have_their_reasons_from_the_log(tmp_path: Path, *, log: bool) -> None:
+@pytest.mark.parametrize("reasons", [{1: "bad day"}, {}])
+def test_the_result_of_a_microbatch_model_has_the_reasons(reasons: dict[int, str]) -> None:
     def written(*numbers: int) -> list[list[str]]:
         return [[moment.isoformat() for moment in day(number)] for number in numbers]
 
@@ -106,10 +106,7 @@ def test_results_of_a_microbatch_model_have_their_reasons_from_the_log(tmp_path:
         "message": "PARTIAL SUCCESS (1/2)",
         "batch_results": {"successful": written(2), "failed": written(1)},
     }
-    (tmp_path / "run_results.json").write_text(json.dumps({"results": [item, {"unique_id": "a", "status": "success"}]}))
-    if log:
-        (tmp_path / "dbt.log").write_text("\n".join([error("1", "bad day"), result("1", 1, "error")]))
-    found = read_results(tmp_path / "run_results.json")
-    assert found["a"].batches is None
-    reason = "bad day" if log else "dbt gave no reason"
-    assert found[EVENTS].message == f"1 of 2 batches failed, the others were replaced:\n2026-01-01: {reason}"
+    reason = reasons.get(1, "dbt gave no reason")
+    message = f"1 of 2 batches failed, the others were replaced:\n2026-01-01: {reason}"
+    assert NodeResult.read(item, reasons).message == message
+    assert NodeResult.read({"unique_id": "a", "status": "success"}).batches is None

@@ -73,6 +73,7 @@ class Gate:
             windows_of_run = CountedWindows("duckdb", self.calendar, span, history_of(self.instance))
         counter = Counter(
             NoEngine(),  # type: ignore[arg-type]
+            lambda _: [],
             history_of(self.instance),
             accepted=[self.table.unique_id] if accepted else [],
             zone=UTC,

@@ -57,7 +57,7 @@ class BigLake(Lake):
         self.looked_up: list[str] = []
         self.unreadable: Exception | None = None
 
-    def known_counts(self, relations: Collection[Relation]) -> Mapping[Relation, int]:
+    def known_counts(self, relations: Collection[Relation], *, of: int) -> Mapping[Relation, int]:
         self.looked_up += [str(relation) for relation in relations]
         if self.unreadable:
             raise self.unreadable
@@ -65,7 +65,7 @@ class BigLake(Lake):
 
 
 def counter(engine: Any) -> Counter:
-    return Counter(engine, lambda key: [], accepted=(), zone=UTC)
+    return Counter(engine, engine.fetch_all, lambda key: [], accepted=(), zone=UTC)
 
 
 def tables(number: int, **wanted: Any) -> list[Table]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-import duckdb
 import pytest
 from lakehouse_analytics import demo, prepare
 from lakehouse_analytics.dbt_profile import Jinja, ProfileError, database_of
 from lakehouse_analytics.dbt_project import DbtProject, ManifestError
-from lakehouse_analytics.doctor import project
+from lakehouse_analytics.doctor import data, project
 from lakehouse_analytics.doctor.probe import Known, Status
+from lakehouse_analytics.engines import engine
 from lakehouse_analytics.resources.duckdb import DuckDBResource
 from lakehouse_analytics.settings import Settings, SettingsError
+from manifests import medallion
 
 PROFILES = """
 shop:
@@ -192,17 +194,22 @@ def test_a_target_that_cannot_be_used_is_one_error(
     assert message in said
 
 
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [("memory", "keeps its tables in memory"), ("cloud", "only local DuckDB files work")],
-)
-def test_a_database_that_no_other_process_reads_is_one_error(
-    shop: Path, monkeypatch: pytest.MonkeyPatch, target: str, message: str
+@pytest.mark.parametrize("target", ["memory", "cloud"])
+def test_a_database_that_is_no_local_file_is_left_to_dbt(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     monkeypatch.setenv("LAKEHOUSE_DBT_TARGET", target)
-    with pytest.raises(SettingsError, match=message) as caught:
-        Settings.load()
-    assert str(shop / "profiles.yml") in str(caught.value)
+    settings = Settings.load()
+    assert settings.profile.database_file is None
+    resource = engine(settings, dataclasses.replace(medallion().graph(), adapter="duckdb"))
+    assert isinstance(resource, DuckDBResource)
+    assert resource.path is None
+    resource.wait_until_free(print)
+    known = Known(timeout=1)
+    assert project.settings(known).status == Status.OK
+    finding = data.engine(known)
+    assert finding.status == Status.UNCHECKED
+    assert f"target `{target}`" in finding.message
 
 
 def test_variables_of_dbt_reach_the_profile(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,20 +460,3 @@ def test_the_demo_fills_no_other_projects_database(shop: Path) -> None:
     with pytest.raises(ManifestError, match=f"LAKEHOUSE_DBT_PROJECT_DIR names {shop}: unset it"):
         demo.run(config_path=None, count=None, seed=None)
     assert {path.name for path in shop.iterdir()} == {"dbt_project.yml", "profiles.yml"}
-
-
-def test_an_attached_database_that_cannot_be_opened_is_named_without_its_password(
-    shop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address = "host=db.example password=hunter-2"
-    (shop / "profiles.yml").write_text(
-        "shop: {target: a, outputs: {a: {type: duckdb, path: a.duckdb, "
-        f'attach: [{{path: "{address}", alias: erp}}]}}}}}}'
-    )
-    monkeypatch.setenv("LAKEHOUSE_DUCKDB_PATH", str(shop / "a.duckdb"))
-    with duckdb.connect(shop / "a.duckdb"):
-        pass
-    with pytest.raises(duckdb.Error, match="the database `erp` of target `a`") as caught:
-        DuckDBResource(path=str(shop / "a.duckdb")).fetch_all("select * from erp.main.orders")
-    assert "db.example" in str(caught.value)
-    assert "hunter" not in str(caught.value)

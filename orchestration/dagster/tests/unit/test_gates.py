@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.gates import Run
-from lakehouse_analytics.graph import DbtTest, Function, Graph, Table
+from lakehouse_analytics.gates import Plan, Run
+from lakehouse_analytics.graph import Graph
 from lakehouse_analytics.run_results import DbtResult, NodeResult
 from manifests import PROJECT, Manifest, manifests, medallion
 
@@ -25,60 +25,44 @@ def dbt(nodes: dict[str, NodeResult]) -> DbtResult:
 
 
 def dbt_build(
-    graph: Graph, tables: Iterable[Table], tests: Iterable[DbtTest], outcome: Mapping[str, str]
-) -> dict[str, NodeResult]:
-    """What `dbt build` reports of a stage: nodes fail as told, and what lies below in this stage is skipped.
+    plan: Plan, outcome: Mapping[str, str], broken: Collection[str]
+) -> tuple[dict[str, NodeResult], set[str]]:
+    """What dbt reports of a plan whose nodes fail as told, and which gates it asked.
 
-    dbt skips a node when a parent failed, was skipped, or when a blocking test of its ancestors failed. It runs a
-    test before the nodes below all of the test's parents, and skips it when one of them was not built.
+    It takes nodes in any order that the edges allow, and skips those below one that failed or was skipped, except that
+    a skipped test stops nothing.
     """
-    tables, tests = list(tables), list(tests)
+    above: dict[str, set[str]] = {unique_id: set() for unique_id in (*plan.nodes, *plan.gates)}
+    for first, second in plan.edges:
+        above[second].add(first)
     status: dict[str, str] = {}
-    stopped: set[str] = set()
-
-    def run_tests(done: set[str]) -> None:
-        here = {table.unique_id for table in tables}
-        for test in tests:
-            if test.unique_id in status or not set(test.parents) & here <= done:
-                continue
-            if stopped & set(test.parents):
-                status[test.unique_id] = "skipped"
+    while len(status) < len(above):
+        ready = sorted(node for node in above if node not in status and above[node] <= status.keys())
+        assert ready, "the plan has a cycle"
+        for node in ready:
+            stops = {
+                other
+                for other in above[node]
+                if status[other] in STOPS or (status[other] == "skipped" and not other.startswith("test."))
+            }
+            if stops:
+                status[node] = "skipped"
+            elif node in plan.gates:
+                status[node] = "fail" if plan.gates[node] in broken else "pass"
             else:
-                status[test.unique_id] = outcome.get(test.unique_id, "pass")
-                if status[test.unique_id] in ("error", "fail"):
-                    failing.append(test)
-
-    failing: list[DbtTest] = []
-    done: set[str] = set()
-    run_tests(done)
-    for table in sorted(tables, key=lambda t: graph.order[t.unique_id]):
-        upstream = ancestors(graph, table.unique_id)
-        if stopped & upstream or any(test.parents and set(test.parents) <= upstream for test in failing):
-            status[table.unique_id] = "skipped"
-        else:
-            status[table.unique_id] = outcome.get(table.unique_id, "success")
-        if status[table.unique_id] != "success":
-            stopped.add(table.unique_id)
-        done.add(table.unique_id)
-        run_tests(done)
+                status[node] = outcome.get(node, "pass" if node.startswith("test.") else "success")
+    asked = {plan.gates[node] for node in plan.gates if status[node] in ("pass", "fail")}
     # "gone" stands for a node dbt says nothing of.
-    return {u: said(u, s, f"{s} of {u}") for u, s in status.items() if s != "gone"}
+    told = {u: said(u, s, f"{s} of {u}") for u, s in status.items() if s != "gone" and u not in plan.gates}
+    return told, asked
 
 
-def ancestors(graph: Graph, unique_id: str) -> set[str]:
-    found: set[str] = set()
-    stack = [*graph.tables[unique_id].parents]
-    while stack:
-        parent = stack.pop()
-        if parent not in found:
-            found.add(parent)
-            if parent in graph.tables:
-                stack.extend(graph.tables[parent].parents)
-    return found
+#: What dbt skips the nodes below of; "gone" because it is a failure to us, and nothing may be built below one.
+STOPS = ("fail", "error", "gone", "partial success", "runtime error", "no-op")
 
 
 class Played:
-    """A run from its first stage to its last, with what was handed to dbt at each."""
+    """A whole run, with what dbt did not skip."""
 
     def __init__(
         self,
@@ -87,30 +71,44 @@ class Played:
         *,
         selected: Iterable[str] | None = None,
         checked: Iterable[str] = (),
-        broken_counts: Iterable[str] = (),
+        counted: Iterable[str] = (),
+        broken_counts: Collection[str] = (),
     ) -> None:
         chosen = graph.tables if selected is None else selected
-        self.run = Run(graph, frozenset(chosen), frozenset(checked))
-        self.handed: list[tuple[set[str], set[str]]] = []
-        for planned_tables, planned_tests in self.run.stages():
-            tables, tests = self.run.buildable(planned_tables), self.run.testable(planned_tests)
-            self.handed.append(({t.unique_id for t in tables}, {t.unique_id for t in tests}))
-            self.run.record(tables, tests, dbt(dbt_build(graph, tables, tests, outcome or {})))
-            for table in tables:
-                if table.unique_id in self.run.built and table.unique_id in broken_counts:
-                    self.run.fail_gate(table.unique_id, "row_count: the table is empty")
+        self.run = Run(graph, frozenset(chosen), frozenset(checked), frozenset(counted))
+        self.plan = self.run.plan()
+        nodes, asked = dbt_build(self.plan, outcome or {}, broken_counts)
+        self.nodes = nodes
+        self.ran = {unique_id for unique_id, node in nodes.items() if node.status != "skipped"}
+        for table in sorted(asked & {*broken_counts}):
+            self.run.fail_gate(table, "row_count: the table is empty")
+        self.run.record(self.plan, dbt(nodes))
 
     @property
     def built(self) -> set[str]:
         return {unique_id.rsplit(".", 1)[-1] for unique_id in self.run.built}
 
     @property
-    def tables_handed(self) -> set[str]:
-        return set().union(*(tables for tables, _ in self.handed))
+    def tests_run(self) -> list[str]:
+        return sorted(test.unique_id for test in self.plan.tests if test.unique_id in self.ran)
 
-    @property
-    def tests_handed(self) -> list[str]:
-        return [test for _, tests in self.handed for test in tests]
+    def waits(self, node: str, other: str) -> bool:
+        """Whether a node of the plan starts only after another."""
+        found, stack = set[str](), [other]
+        while stack:
+            place = stack.pop()
+            for first, second in self.plan.edges:
+                if first == place and second not in found:
+                    found.add(second)
+                    stack.append(second)
+        return node in found
+
+
+def gating(m: Manifest, *names: str) -> Manifest:
+    """Let row counts of models be gates."""
+    for name in names:
+        m.nodes[model(name)]["config"]["meta"]["lakehouse"] = {"rows": {"not_empty": True}}
+    return m
 
 
 EVERYTHING = {"stg_a", "stg_b", "dim_a", "dim_b", "fct", "only_a", "only_b"}
@@ -126,7 +124,7 @@ def test_an_undisturbed_run_builds_and_tests_everything_once() -> None:
     played = Played(m.graph())
     assert played.run.succeeded
     assert played.built == EVERYTHING
-    assert sorted(played.tests_handed) == sorted(tests)
+    assert played.tests_run == sorted(tests)
     assert played.run.summary() == "7 of 7 tables were built."
 
 
@@ -152,7 +150,7 @@ def test_an_error_of_a_blocking_test_gates_like_a_failure() -> None:
 
 
 def test_a_broken_row_count_gates_like_a_test() -> None:
-    played = Played(medallion().graph(), broken_counts=[model("dim_b")])
+    played = Played(gating(medallion(), "dim_b").graph(), broken_counts=[model("dim_b")])
     assert played.built == {"stg_a", "stg_b", "dim_a", "dim_b", "only_a"}
     assert "silver/dim_b failed its gate: row_count: the table is empty" in played.run.summary()
 
@@ -180,15 +178,14 @@ def test_a_failed_source_test_blocks_everything_below_the_source() -> None:
     assert "bronze/stg_a was blocked by raw/a" in played.run.summary()
 
 
-def test_a_source_test_runs_with_the_first_table_that_reads_it() -> None:
+def test_a_source_test_runs_before_everything_that_reads_the_source() -> None:
     m = Manifest()
     raw = m.source("raw", "a")
-    m.model("gold_reader", raw, folder="gold")
-    m.model("silver_reader", raw, folder="silver")
+    readers = m.model("gold_reader", raw, folder="gold"), m.model("silver_reader", raw, folder="silver")
     test = m.test("raw_a", raw)
     played = Played(m.graph(), {test: "fail"})
-    assert played.tests_handed == [test]
-    assert test in played.handed[0][1]
+    assert played.tests_run == [test]
+    assert all(played.waits(reader, test) for reader in readers)
     assert played.built == set()
 
 
@@ -196,7 +193,7 @@ def test_tests_of_sources_that_feed_nothing_selected_are_left_alone() -> None:
     m = medallion()
     test_a = m.test("raw_a", f"source.{PROJECT}.raw.a")
     m.test("raw_b", f"source.{PROJECT}.raw.b")
-    assert Played(m.graph(), selected=[model("stg_a"), model("dim_a")]).tests_handed == [test_a]
+    assert Played(m.graph(), selected=[model("stg_a"), model("dim_a")]).tests_run == [test_a]
 
 
 @pytest.mark.parametrize("status", ["warn", "pass"])
@@ -231,7 +228,8 @@ def test_a_planned_test_that_dbt_did_not_evaluate_fails_the_gate(severity: str, 
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity=severity)
     played = Played(m.graph(), {test: status})
     assert played.run.unevaluated == {test}
-    assert played.built == {"stg_a", "stg_b", "dim_b", "only_b"}
+    # dbt skips a test because it skipped everything (fail_fast), or because of a table: what reads others goes on.
+    assert played.built == (EVERYTHING if status == "skipped" else {"stg_a", "stg_b", "dim_b", "only_b"})
     assert "unique_a: planned, but dbt did not evaluate it" in played.run.summary()
 
 
@@ -246,11 +244,9 @@ def test_a_dbt_that_reports_nothing_at_all_builds_nothing() -> None:
     m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     graph = m.graph()
     run = Run(graph, frozenset(graph.tables))
-    for tables, tests in run.stages():
-        run.record(run.buildable(tables), run.testable(tests), dbt({}))
+    run.record(run.plan(), dbt({}))
     assert not run.succeeded
-    assert set(run.failed) == {model("stg_a"), model("stg_b")}
-    assert set(run.blocked) == set(graph.tables) - set(run.failed)
+    assert set(run.failed) == set(graph.tables)
 
 
 def test_a_skip_without_a_reason_is_a_failure_and_only_the_topmost_is_blamed() -> None:
@@ -260,14 +256,13 @@ def test_a_skip_without_a_reason_is_a_failure_and_only_the_topmost_is_blamed() -
     m.model("c", b, folder="bronze")
     graph = m.graph()
     run = Run(graph, frozenset(graph.tables))
-    [(tables, tests)] = run.stages()
-    run.record(tables[::-1], tests, dbt({u: said(u, "skipped") for u in graph.tables}))
+    run.record(run.plan(), dbt({u: said(u, "skipped") for u in graph.tables}))
     assert set(run.failed) == {a}
     assert "dbt skipped it: no reason given" in run.failed[a]
     assert run.blocked == {model("b"): [a], model("c"): [a]}
 
 
-def test_a_skip_below_a_failure_in_the_same_stage_is_blocked_not_failed() -> None:
+def test_a_skip_below_a_failure_is_blocked_not_failed() -> None:
     m = Manifest()
     a = m.model("a", folder="bronze")
     m.model("b", a, folder="bronze")
@@ -276,7 +271,7 @@ def test_a_skip_below_a_failure_in_the_same_stage_is_blocked_not_failed() -> Non
     assert played.run.blocked == {model("b"): [a]}
 
 
-def test_tests_of_what_dbt_skips_below_a_failed_gate_in_the_same_stage_are_not_missed() -> None:
+def test_tests_of_what_dbt_skips_below_a_failed_gate_are_not_missed() -> None:
     m = Manifest()
     a = m.model("a", folder="bronze")
     b = m.model("b", a, folder="bronze")
@@ -298,24 +293,62 @@ def test_a_test_that_reads_a_blocked_table_is_not_run_and_not_missed() -> None:
     gate = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     across = m.test("across", model("dim_a"), model("dim_b"), attached=model("dim_b"))
     played = Played(m.graph(), {gate: "fail"})
-    assert played.tests_handed == [gate]
+    assert played.tests_run == [gate]
     assert across not in played.run.unevaluated
     assert "dim_b" in played.built
     assert "only_b" in played.built
 
 
-def test_a_test_that_reads_a_later_layer_waits_for_it() -> None:
+def test_a_test_that_reads_a_later_table_waits_for_it() -> None:
     m = medallion()
     late = m.test("bronze_equals_gold", model("stg_a"), model("fct"), attached=model("stg_a"))
     played = Played(m.graph(), {late: "fail"})
-    assert [late in tests for _, tests in played.handed] == [False, False, True, False]
-    # Its gate is stg_a's: what was built before it was judged stays built, and the run fails.
+    assert played.waits(late, model("fct"))
+    # Its gate is stg_a's: what was built before it was judged stays built, and what could wait is stopped.
+    assert played.built == EVERYTHING - {"only_a"}
     assert "bronze/stg_a failed its gate" in played.run.summary()
     assert not played.run.succeeded
 
 
+def test_a_skipped_test_of_two_tables_stops_nothing_below_the_other_one() -> None:
+    m = medallion()
+    m.test("across", model("stg_a"), model("stg_b"), attached=model("stg_b"))
+    played = Played(m.graph(), {model("stg_a"): "error"})
+    assert played.built == {"stg_b", "dim_b", "only_b"}
+    assert played.run.unevaluated == set()
+
+
+def test_a_test_of_two_siblings_gates_the_one_that_it_is_a_check_of() -> None:
+    m = medallion()
+    test = m.test("across", model("stg_a"), model("stg_b"), attached=model("stg_a"))
+    played = Played(m.graph(), {test: "fail"})
+    assert played.built == {"stg_a", "stg_b", "dim_b", "only_b"}
+
+
+def test_two_tests_that_would_wait_for_each_other_do_not() -> None:
+    m = Manifest()
+    a, b = m.model("a", folder="bronze"), m.model("b", folder="bronze")
+    c, d = m.model("c", a, folder="silver"), m.model("d", b, folder="silver")
+    m.test("first", a, d, attached=a)
+    m.test("second", b, c, attached=b)
+    assert Played(m.graph()).run.succeeded
+
+
+def test_only_what_reads_a_table_waits_for_it() -> None:
+    m = medallion()
+    test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
+    played = Played(gating(m, "stg_a").graph())
+    below, gate = {"dim_a", "fct", "only_a"}, f"gate.{model('stg_a')}"
+    for name in EVERYTHING - {"stg_a"}:
+        assert played.waits(model(name), model("stg_a")) == (name in below)
+        assert played.waits(model(name), test) == (name in below)
+        assert played.waits(model(name), gate) == (name in below)
+    assert not played.waits(gate, test)
+
+
 def test_every_culprit_above_a_blocked_table_is_named() -> None:
-    played = Played(medallion().graph(), {model("stg_a"): "error"}, broken_counts=[model("stg_b")])
+    graph = gating(medallion(), "stg_b").graph()
+    played = Played(graph, {model("stg_a"): "error"}, broken_counts=[model("stg_b")])
     assert played.run.blocked[model("fct")] == [model("stg_a"), model("stg_b")]
     assert "gold/fct was blocked by bronze/stg_a, bronze/stg_b" in played.run.summary()
 
@@ -332,22 +365,38 @@ def test_a_check_asked_for_without_its_table_runs_and_gates() -> None:
     m = medallion()
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     played = Played(m.graph(), {test: "fail"}, selected=[model("dim_a"), model("dim_b")], checked=[test])
-    assert played.tests_handed == [test]
+    assert played.tests_run == [test]
     assert played.built == {"dim_b"}
+
+
+def test_a_row_count_asked_for_without_its_table_is_judged_and_gates() -> None:
+    graph = gating(medallion(), "stg_a").graph()
+    played = Played(
+        graph, selected=[model("dim_a"), model("dim_b")], counted=[model("stg_a")], broken_counts=[model("stg_a")]
+    )
+    assert played.built == {"dim_b"}
+    assert "bronze/stg_a failed its gate: row_count" in played.run.summary()
+
+
+def test_a_row_count_asked_for_alone_is_judged_without_any_node() -> None:
+    played = Played(gating(medallion(), "stg_a").graph(), selected=[], counted=[model("stg_a")])
+    assert played.plan.nodes == []
+    assert played.plan
+    assert played.run.succeeded
 
 
 def test_a_check_asked_for_alone_runs_without_any_table() -> None:
     m = medallion()
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     played = Played(m.graph(), selected=[], checked=[test])
-    assert played.handed == [(set(), {test})]
+    assert played.plan.nodes == [test]
     assert played.run.succeeded
 
 
 def test_tests_of_tables_that_are_not_selected_are_left_alone() -> None:
     m = medallion()
     m.test("unique_a", model("stg_a"), attached=model("stg_a"))
-    assert Played(m.graph(), selected=[model("dim_a")]).tests_handed == []
+    assert Played(m.graph(), selected=[model("dim_a")]).tests_run == []
 
 
 def test_results_of_nodes_nobody_asked_for_change_nothing() -> None:
@@ -355,8 +404,7 @@ def test_results_of_nodes_nobody_asked_for_change_nothing() -> None:
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     graph = m.graph()
     run = Run(graph, frozenset({model("dim_b")}))
-    [(tables, tests)] = run.stages()
-    run.record(tables, tests, dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "pass")}))
+    run.record(run.plan(), dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "pass")}))
     assert run.succeeded
 
 
@@ -375,18 +423,19 @@ def histories(draw: st.DrawFn) -> Played:
     some = st.sets(st.sampled_from(sorted(graph.tables))) if graph.tables else st.just(set())
     selected = draw(st.one_of(st.just(set(graph.tables)), some))
     broken = draw(some)
+    counted = draw(some) - selected
     checked = draw(st.sets(st.sampled_from(sorted(graph.tests)))) if graph.tests else set()
-    return Played(graph, outcome, selected=selected, broken_counts=broken, checked=checked)
+    return Played(graph, outcome, selected=selected, broken_counts=broken, counted=counted, checked=checked)
 
 
 def culprits(run: Run) -> set[str]:
-    return {*run.failed, *(unique_id for unique_id, reasons in run.gates.items() if reasons)}
+    return {*run.failed, *run.failed_gates}
 
 
 @given(histories())
-def test_blocked_is_always_the_selected_descendants_of_the_culprits(played: Played) -> None:
+def test_blocked_is_always_the_selected_descendants_of_the_culprits_that_were_not_built(played: Played) -> None:
     run = played.run
-    below = {culprit: run.graph.descendants([culprit]) & run.selected for culprit in culprits(run)}
+    below = {c: (run.graph.descendants([c]) & run.selected) - run.built for c in culprits(run)}
     assert set(run.blocked) == set().union(*below.values())
     for table, named in run.blocked.items():
         assert named == sorted(culprit for culprit, blocked in below.items() if table in blocked)
@@ -400,44 +449,36 @@ def test_every_selected_table_is_built_failed_or_blocked(played: Played) -> None
 
 
 @given(histories())
-def test_nothing_below_a_culprit_of_an_earlier_stage_is_handed_to_dbt_and_all_else_is(played: Played) -> None:
+def test_nothing_is_skipped_that_is_below_no_culprit(played: Played) -> None:
     run = played.run
-    graph = run.graph
-    # A gate is known when the test that failed it has run: after the stage of the test's last parent.
-    again = Run(graph, run.selected, run.checked)
-    handed = iter(played.handed)
-    seen: set[str] = set()
-    for tables, _ in again.stages():
-        given_tables, given_tests = next(handed)
-        planned = {t.unique_id for t in tables}
-        known = {c for c in culprits(run) if c in seen}
-        assert given_tables >= planned - graph.descendants(culprits(run))
-        assert not given_tables & graph.descendants(known & set(run.failed))
-        seen |= planned | given_tests
-    assert next(handed, None) is None
+    below = run.graph.descendants(culprits(run))
+    for table in played.plan.tables:
+        assert table.unique_id in played.ran or played.nodes.get(table.unique_id) is None or table.unique_id in below
 
 
 @given(histories())
-def test_a_failed_gate_between_stages_lets_nothing_later_be_built(played: Played) -> None:
-    run = played.run
-    for culprit in culprits(run) & run.selected:
-        # Only tests that also read later tables can fail a gate after its own stage.
-        late = any(
-            t.attached == culprit and any(run.graph.ranks.get(p, -1) > run.graph.ranks[culprit] for p in t.parents)
-            for t in run.graph.tests.values()
-        )
-        later = {u for u in run.graph.descendants([culprit]) if run.graph.ranks[u] > run.graph.ranks[culprit]}
-        assert late or not later & run.built
-        assert late or not later & played.tables_handed
+def test_nothing_is_built_below_a_failure_or_below_a_gate_that_could_come_first(played: Played) -> None:
+    run, graph = played.run, played.run.graph
+    assert not graph.descendants(run.failed) & run.built
+    broken = {t.attached for t in played.plan.tests if (n := played.nodes.get(t.unique_id)) and n.status in STOPS}
+    # A test that also reads other tables may have to wait for what it would stop.
+    for test in played.plan.tests:
+        if test.attached in broken and {*test.parents} == {test.attached} and test.unique_id in played.ran:
+            assert played.nodes[test.unique_id].status not in STOPS or not (
+                graph.descendants([test.attached]) & run.built
+            )
+    for table in {*played.plan.gates.values()} & run.failed_gates:
+        if any("row_count" in reason for reason in run.gates[table]):
+            assert not graph.descendants([table]) & run.built
 
 
 @given(histories())
-def test_no_test_is_handed_to_dbt_twice_and_every_planned_one_is_accounted_for(played: Played) -> None:
+def test_every_planned_test_is_evaluated_once_or_accounted_for(played: Played) -> None:
     run = played.run
-    assert len(played.tests_handed) == len(set(played.tests_handed))
-    out = {*run.blocked, *run.failed}
-    for test in run.tests():
-        assert test.unique_id in played.tests_handed or out & set(test.parents)
+    assert len(played.plan.nodes) == len({*played.plan.nodes})
+    for test in run.tests:
+        evaluated = test.unique_id in played.ran and test.unique_id not in run.unevaluated
+        assert evaluated or test.unique_id in run.unevaluated or {*run.blocked, *run.failed} & set(test.parents)
 
 
 @given(histories())
@@ -462,21 +503,25 @@ def test_the_summary_names_each_failed_and_blocked_table_with_its_culprits(playe
             assert f"✘ {name(unique_id)} failed its gate: {reason}" in lines
     for unique_id, named in run.blocked.items():
         line = f"– {name(unique_id)} was blocked by {', '.join(map(name, named))}"
-        assert (line in lines) == (unique_id not in run.built and unique_id not in run.failed)
+        assert (line in lines) == (unique_id not in run.failed)
     assert lines[-1] == f"{len(run.built)} of {len(run.selected)} tables were built."
 
 
 @given(histories())
 def test_the_run_does_not_depend_on_the_order_in_which_dbt_reports(played: Played) -> None:
-    graph = played.run.graph
-    forwards, backwards = (Run(graph, played.run.selected, played.run.checked) for _ in range(2))
+    forwards, backwards = (Run(played.run.graph, played.run.selected, played.run.checked) for _ in range(2))
     for run, turn in ((forwards, 1), (backwards, -1)):
-        for tables, tests in run.stages():
-            given_tables, given_tests = run.buildable(tables), run.testable(tests)
-            results = dbt_build(graph, given_tables, given_tests, dict.fromkeys(played.run.failed, "error"))
-            run.record(given_tables[::turn], given_tests[::turn], dbt(dict([*results.items()][::turn])))
+        run.record(run.plan(), dbt(dict([*played.nodes.items()][::turn])))
     assert forwards.blocked == backwards.blocked
     assert forwards.failed == backwards.failed
+
+
+@given(histories())
+def test_another_try_of_a_part_keeps_its_order(played: Played) -> None:
+    run = played.run
+    again = run.plan_again(played.plan.tables, played.plan.tests)
+    assert {*again.edges} <= {*played.plan.edges}
+    assert again.nodes == played.plan.nodes
 
 
 def test_a_test_that_cannot_run_gates_whatever_its_severity() -> None:
@@ -490,10 +535,9 @@ def test_a_test_that_cannot_run_gates_whatever_its_severity() -> None:
 def test_an_exit_code_that_no_node_explains_fails_the_run() -> None:
     graph = medallion().graph()
     run = Run(graph, frozenset({model("stg_a")}))
-    [(tables, tests)] = run.stages()
     nodes = {model("stg_a"): said(model("stg_a"), "success")}
     hook = "operation.shop.shop-on-run-end-0"
-    run.record(tables, tests, DbtResult(1, {**nodes, hook: said(hook, "error")}, errors=("permission denied",)))
+    run.record(run.plan(), DbtResult(1, {**nodes, hook: said(hook, "error")}, errors=("permission denied",)))
     assert run.built == {model("stg_a")}
     assert not run.succeeded
     assert f"dbt reported status error for {hook}: permission denied" in run.summary()
@@ -504,9 +548,8 @@ def test_an_exit_code_beside_passes_only_fails_the_run() -> None:
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity="warn")
     graph = m.graph()
     run = Run(graph, frozenset({model("stg_a")}))
-    [(tables, tests)] = run.stages()
     nodes = {model("stg_a"): said(model("stg_a"), "success"), test: said(test, "warn")}
-    run.record(tables, tests, DbtResult(1, nodes, errors=("a warning that dbt was told to take for an error",)))
+    run.record(run.plan(), DbtResult(1, nodes, errors=("a warning that dbt was told to take for an error",)))
     assert not run.succeeded
     assert "exit code 1: a warning that dbt was told to take for an error" in run.summary()
 
@@ -516,10 +559,9 @@ def test_a_failed_hook_is_named_beside_a_failed_test() -> None:
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     graph = m.graph()
     run = Run(graph, frozenset({model("stg_a")}))
-    [(tables, tests)] = run.stages()
     hook = "operation.shop.shop-on-run-end-0"
     nodes = {model("stg_a"): said(model("stg_a"), "success"), test: said(test, "fail"), hook: said(hook, "error", "no")}
-    run.record(tables, tests, dbt(nodes))
+    run.record(run.plan(), dbt(nodes))
     assert "unique_a: fail" in run.summary()
     assert f"{hook}: no" in run.summary()
 
@@ -529,8 +571,7 @@ def test_a_failure_of_a_test_that_was_not_selected_fails_the_run() -> None:
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     graph = m.graph()
     run = Run(graph, frozenset({model("dim_b")}))
-    [(tables, tests)] = run.stages()
-    run.record(tables, tests, dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "fail")}))
+    run.record(run.plan(), dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "fail")}))
     assert run.built == {model("dim_b")}
     assert test in run.summary()
     assert not run.succeeded
@@ -549,14 +590,13 @@ def test_a_run_succeeds_only_if_dbt_and_every_node_say_so(data: st.DataObject, e
     others = ["operation.shop.hook", "unit_test.shop.stg_a.u", "exposure.shop.board", "saved_query.shop.q"]
     graph = m.graph()
     run = Run(graph, frozenset({model("stg_a")}))
-    [(tables, tests)] = run.stages()
     asked = {model("stg_a"), *wanted}
     answers = {
         unique_id: data.draw(st.sampled_from([*STATUSES, None, *["success", "pass"] * 5]), label=unique_id)
         for unique_id in (*asked, *others)
     }
     nodes = {unique_id: said(unique_id, status) for unique_id, status in answers.items() if status is not None}
-    run.record(tables, tests, DbtResult(exit_code, nodes))
+    run.record(run.plan(), DbtResult(exit_code, nodes))
     fine = (
         exit_code == 0
         and answers[model("stg_a")] == "success"
@@ -565,15 +605,6 @@ def test_a_run_succeeds_only_if_dbt_and_every_node_say_so(data: st.DataObject, e
     )
     assert run.succeeded == fine
     assert fine or "✘" in run.summary()
-
-
-def test_a_table_that_nobody_asked_for_is_a_failure() -> None:
-    graph = medallion().graph()
-    run = Run(graph, frozenset({model("stg_a")}))
-    [(tables, tests)] = run.stages()
-    run.record(tables, tests, dbt({u: said(u, "success") for u in (model("stg_a"), model("stg_b"))}))
-    assert not run.succeeded
-    assert "nobody asked" in run.summary()
 
 
 # Functions, and tests without a table.
@@ -588,60 +619,53 @@ def with_functions() -> tuple[Manifest, str, str]:
     return m, used, unused
 
 
-def results(statuses: Mapping[str, str], things: Iterable[Table | DbtTest | Function]) -> DbtResult:
-    nodes = {t.unique_id: said(t.unique_id, statuses.get(t.unique_id, "success")) for t in things}
-    return DbtResult(0 if all(node.status == "success" for node in nodes.values()) else 1, nodes)
+def functions_of(run: Run) -> set[str]:
+    return {function.name for function in run.plan().functions}
 
 
-def play_functions(run: Run, statuses: Mapping[str, str]) -> list[set[str]]:
-    """Run every stage; what dbt was given to create at each."""
-    given = []
-    for planned, _ in run.stages():
-        tables = run.buildable(planned)
-        functions = run.functions(tables, [])
-        given.append({function.name for function in functions})
-        below = {
-            u for f in functions if statuses.get(f.unique_id) == "error" for u in run.graph.descendants([f.unique_id])
-        }
-        run.record(
-            tables, [], results({**dict.fromkeys(below, "skipped"), **statuses}, [*functions, *tables]), functions
-        )
-    return given
-
-
-def test_a_function_is_created_once_with_the_first_tables_that_call_it() -> None:
-    m, *_ = with_functions()
+def test_a_function_is_created_before_the_tables_that_call_it() -> None:
+    m, used, _ = with_functions()
     graph = m.graph()
-    run = Run(graph, frozenset(graph.tables))
-    assert play_functions(run, {}) == [{"unused"}, {"rate"}, set(), set()]
-    assert run.succeeded
+    played = Played(graph)
+    assert functions_of(played.run) == set()  # they are there by now
+    assert {function.name for function in played.plan.functions} == {"rate", "unused"}
+    assert played.waits(model("converted"), used)
+    assert not played.waits(model("stg_a"), used)
+    assert played.run.succeeded
 
 
 def test_a_run_of_some_tables_creates_their_functions_only() -> None:
     m, *_ = with_functions()
-    run = Run(m.graph(), frozenset({model("converted")}))
-    assert play_functions(run, {}) == [{"rate"}]
-    assert run.succeeded
+    assert functions_of(Run(m.graph(), frozenset({model("converted")}))) == {"rate"}
+
+
+def test_functions_wait_for_what_they_read_and_for_functions_that_they_call() -> None:
+    m = medallion()
+    first = m.function("first", model("stg_a"))
+    second = m.function("second", first)
+    caller = m.model("caller", second, folder="gold")
+    played = Played(m.graph())
+    assert played.waits(first, model("stg_a"))
+    assert played.waits(second, first)
+    assert played.waits(caller, second)
+    assert played.run.succeeded
 
 
 def test_a_failed_function_blocks_what_calls_it_and_nothing_else() -> None:
     m, used, _ = with_functions()
     graph = m.graph()
-    run = Run(graph, frozenset(graph.tables))
-    play_functions(run, {used: "error"})
+    run = Played(graph, {used: "error"}).run
     assert run.blocked == {model("converted"): [used], model("below"): [used]}
     assert run.built == set(graph.tables) - set(run.blocked)
-    assert "✘ function rate was not built: dbt reported status error" in run.summary()
+    assert "✘ function rate was not built: error of" in run.summary()
     assert "– silver/converted was blocked by function rate" in run.summary()
     assert not run.succeeded
 
 
 def test_a_function_that_dbt_says_nothing_of_fails_the_run() -> None:
     m, used, _ = with_functions()
-    graph = m.graph()
-    run = Run(graph, frozenset({model("converted")}))
-    [(tables, _)] = run.stages()
-    run.record(tables, [], results({}, tables), run.functions(tables, []))
+    run = Run(m.graph(), frozenset({model("converted")}))
+    run.record(run.plan(), dbt({model("converted"): said(model("converted"), "success")}))
     assert run.failed == {used: "dbt did not create it"}
     assert not run.succeeded
 
@@ -651,8 +675,7 @@ def test_a_failed_test_of_the_project_fails_the_run_and_blocks_nothing() -> None
     test = m.test("constants_hold")
     played = Played(m.graph(), {test: "fail"}, checked=[test])
     assert played.built == EVERYTHING
-    assert played.tests_handed == [test]
-    assert test in played.handed[0][1]
+    assert played.tests_run == [test]
     assert f"dbt_project/{PROJECT} failed its gate: constants_hold" in played.run.summary()
     assert not played.run.succeeded
 
@@ -660,7 +683,7 @@ def test_a_failed_test_of_the_project_fails_the_run_and_blocks_nothing() -> None
 def test_a_test_of_the_project_is_run_where_it_is_selected() -> None:
     m = medallion()
     m.test("constants_hold")
-    assert Played(m.graph()).tests_handed == []
+    assert Played(m.graph()).tests_run == []
 
 
 def test_a_failed_test_of_constants_blocks_what_reads_them() -> None:
@@ -694,14 +717,14 @@ class Watched(frozenset[str]):
         return super().__iter__()
 
 
-def test_the_stages_of_a_run_do_not_walk_through_its_tables_for_each_test() -> None:
+def test_a_plan_does_not_walk_through_its_tables_for_each_test() -> None:
     def walks(tests: int) -> int:
         m = medallion()
         for number in range(tests):
             m.test(f"t{number}", model("fct"), attached=model("fct"))
         graph = m.graph()
         Watched.walks = 0
-        assert len(Run(graph, Watched(graph.tables)).stages()) > 1
+        assert Run(graph, Watched(graph.tables)).plan()
         return Watched.walks
 
     assert walks(100) == walks(1)

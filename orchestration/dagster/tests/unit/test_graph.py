@@ -17,9 +17,9 @@ def keys(graph: Graph) -> set[str]:
     return {"/".join(table.key) for table in graph.tables.values()}
 
 
-def stage_names(graph: Graph, selected: list[str] | None = None) -> list[set[str]]:
-    chosen = graph.tables if selected is None else [u for u in graph.tables if u.rsplit(".", 1)[-1] in selected]
-    return [{table.key[-1] for table in stage} for stage in graph.stages(chosen)]
+def rank_names(graph: Graph) -> list[set[str]]:
+    ranks = sorted({*graph.ranks.values()})
+    return [{table.key[-1] for u, table in graph.tables.items() if graph.ranks[u] == rank} for rank in ranks]
 
 
 def reachable(manifest: Manifest, start: str) -> set[str]:
@@ -64,16 +64,12 @@ def test_the_order_is_topological_and_complete(manifest: Manifest) -> None:
     )
 
 
-@given(manifests(), st.data())
-def test_stages_partition_any_selection_and_go_upwards(manifest: Manifest, data: st.DataObject) -> None:
+@given(manifests())
+def test_no_table_is_ranked_before_one_that_it_reads(manifest: Manifest) -> None:
     graph = manifest.graph()
-    selected = data.draw(st.sets(st.sampled_from(sorted(graph.tables)))) if graph.tables else set()
-    stages = graph.stages(selected)
-    assert sorted(t.unique_id for stage in stages for t in stage) == sorted(selected)
-    assert all(stage for stage in stages)
-    ranks = [{graph.ranks[t.unique_id] for t in stage} for stage in stages]
-    assert all(len(rank) == 1 for rank in ranks)
-    assert sorted(ranks, key=min) == ranks
+    assert graph.ranks.keys() == graph.tables.keys()
+    for table in graph.tables.values():
+        assert all(graph.ranks[p] <= graph.ranks[table.unique_id] for p in table.parents if p in graph.tables)
 
 
 @given(manifests())
@@ -95,26 +91,26 @@ def test_reading_does_not_depend_on_the_order_of_the_manifest() -> None:
     manifest = medallion()
     graph = manifest.graph()
     manifest.nodes = dict(reversed(manifest.nodes.items()))
-    assert stage_names(manifest.graph()) == stage_names(graph)
+    assert rank_names(manifest.graph()) == rank_names(graph)
 
 
-def test_layers_are_built_in_medallion_order() -> None:
-    assert stage_names(medallion().graph()) == [{"stg_a", "stg_b"}, {"dim_a", "dim_b"}, {"fct", "only_a"}, {"only_b"}]
+def test_layers_are_ranked_in_medallion_order() -> None:
+    assert rank_names(medallion().graph()) == [{"stg_a", "stg_b"}, {"dim_a", "dim_b"}, {"fct", "only_a"}, {"only_b"}]
 
 
-def test_a_layer_that_reads_a_later_layer_is_built_after_it() -> None:
+def test_a_layer_that_reads_a_later_layer_is_ranked_after_it() -> None:
     m = Manifest()
     gold = m.model("gold_first", folder="gold")
     bronze = m.model("bronze_after", gold, folder="bronze")
     m.model("silver_last", bronze, folder="silver")
-    assert stage_names(m.graph()) == [{"gold_first"}, {"bronze_after"}, {"silver_last"}]
+    assert rank_names(m.graph()) == [{"gold_first"}, {"bronze_after"}, {"silver_last"}]
 
 
-def test_a_model_without_a_layer_below_gold_is_built_after_gold() -> None:
+def test_a_model_without_a_layer_below_gold_is_ranked_after_gold() -> None:
     m = Manifest()
     gold = m.model("fct", folder="gold")
     m.model("adhoc", gold, folder="scratch")
-    assert stage_names(m.graph()) == [{"fct"}, {"adhoc"}]
+    assert rank_names(m.graph()) == [{"fct"}, {"adhoc"}]
 
 
 def test_lineage_passes_through_chained_ephemeral_models_without_repeats() -> None:
@@ -358,7 +354,7 @@ def test_versions_of_a_model_are_tables_of_their_own() -> None:
     m.model("dim", one, folder="silver", version="2.1")
     graph = m.graph()
     assert keys(graph) == {"silver/dim_v1", "silver/dim_v2.1"}
-    assert graph.tables[one].fqn == (PROJECT, "silver", "dim", "v1")
+    assert graph.tables[one].node["version"] == 1
 
 
 def test_two_claims_to_one_asset_key_are_an_error_that_names_both() -> None:

@@ -19,7 +19,7 @@ from lakehouse_analytics.doctor.probe import Known, Status
 from lakehouse_analytics.doctor.warehouse import warehouse
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
 from lakehouse_analytics.iceberg.policies import Relation
-from lakehouse_analytics.iceberg.row_counts import row_counts
+from lakehouse_analytics.iceberg.row_counts import MetadataCounts
 from lakehouse_analytics.settings import Settings
 
 SECRET, TOKEN = "s3cr3t-of-the-client", "t0k3n-of-the-server"
@@ -119,7 +119,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
 def test_rows_are_counted_behind_oauth2(server: Server) -> None:
     snapshot = server.table["metadata"]["current-snapshot-id"]
-    found = row_counts("lake", [ORDERS], database="lake", fetch_all=lambda _: [(snapshot,)], at_least=1)
+    found = MetadataCounts("lake", database="lake", fetch_all=lambda _: [(snapshot,)]).rows([ORDERS])
     assert found == {ORDERS: 3}
 
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
 from lakehouse_analytics.iceberg.policies import Relation
-from lakehouse_analytics.iceberg.row_counts import WORTH_IT, exact_rows, row_counts
+from lakehouse_analytics.iceberg.row_counts import MetadataCounts, exact_rows
+from lakehouse_analytics.resources.trino import WORTH_IT, TrinoResource
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 
@@ -54,9 +55,8 @@ class Trino:
         return [(self.catalog.load_table(("s", name)).metadata.current_snapshot_id - self.behind,)]
 
 
-def count(catalog: Catalog, *relations: Relation, trino: Trino | None = None, at_least: int = 1) -> dict[str, int]:
-    ask = trino or Trino(catalog)
-    found = row_counts("unit", relations, database="lake", fetch_all=ask, at_least=at_least)
+def count(catalog: Catalog, *relations: Relation, trino: Trino | None = None) -> dict[str, int]:
+    found = MetadataCounts("unit", database="lake", fetch_all=trino or Trino(catalog)).rows(relations)
     return {relation.name: rows for relation, rows in found.items()}
 
 
@@ -99,19 +99,21 @@ def test_names_are_asked_in_lower_case_and_with_their_dots(catalog: Catalog) -> 
     assert '"LAKE"."S"."Orders.Daily$refs"' in trino.asked[0]
 
 
-def test_few_tables_are_not_looked_up(catalog: Catalog) -> None:
-    for n in range(WORTH_IT):
-        catalog.create_table(f"s.t{n}", ROWS.schema).append(ROWS)
-    relations = [table(f"t{n}") for n in range(WORTH_IT)]
-    assert count(catalog, *relations[1:], table("t0", catalog="other"), at_least=WORTH_IT) == {}
-    assert count(catalog, *relations, at_least=WORTH_IT) == {f"t{n}": 3 for n in range(WORTH_IT)}
+def test_of_a_run_with_few_tables_none_is_looked_up() -> None:
+    trino = TrinoResource(host="trino.invalid", port=1, user="ann", catalog="lake", iceberg_catalog="not_configured")
+    assert trino.known_counts([table("t")], of=WORTH_IT - 1) == {}
+    with pytest.raises(CatalogError, match="not_configured"):
+        trino.known_counts([table("t")], of=WORTH_IT)
 
 
 def test_trino_is_asked_once_whether_it_is_the_same_catalog(catalog: Catalog) -> None:
+    trino = Trino(catalog)
+    counts = MetadataCounts("unit", database="lake", fetch_all=trino)
+    catalog.create_table("s.new", ROWS.schema)
+    assert counts.rows([table("new")]) == {}  # nothing to compare yet
     for name in ("a", "b", "c"):
         catalog.create_table(f"s.{name}", ROWS.schema).append(ROWS)
-    trino = Trino(catalog)
-    count(catalog, table("a"), table("b"), table("c"), trino=trino)
+        assert counts.rows([table(name), table("new")]) == {table(name): 3, table("new"): 0}
     assert trino.asked == ["""select snapshot_id from "lake"."s"."a$refs" where name = 'main'"""]
 
 

@@ -153,7 +153,6 @@ PROFILES: dict[str, Any] = {
     "targets that could be used": {"shop": {"target": "a", "outputs": {"a": {"type": "s"}, LONG: {"type": "duckdb"}}}},
     "many targets": {"shop": {"target": "none", "outputs": {f"target_{i}": {} for i in range(10_000)}}},
     "a type": output(type=LONG),
-    "an address as path": output(path=f"{LONG}://a"),
     "a path": output(path=f"/{LONG}/shop.duckdb"),
     "a log-in": trino(method=LONG),
     "a variable": output(schema=f"{{{{ env_var('{LONG}') }}}}"),

@@ -1,0 +1,50 @@
+"""Python's garbage collector while the code location loads.
+
+A project of 5,000 models becomes two million objects that live as long as the process. By default Python looks for
+garbage after every 700 of them, and through all of them again whenever they have grown by a quarter. That was half of
+the time of a load, and it finds none.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+
+Loaded = TypeVar("Loaded")
+
+#: New objects between two collections, from the first load on: Dagster describes what was loaded, which makes as many.
+YOUNG = 20_000
+#: Objects of earlier loads that a process may keep although nothing refers to them any more.
+KEPT = 1_000_000
+
+
+def without_collecting(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
+    """Collect no garbage during a load, and never look through what it made.
+
+    Args:
+        load: Loads the code location.
+
+    Returns:
+        `load`. A process that loads again and again gives back what earlier loads made when it is `KEPT` objects.
+    """
+
+    @wraps(load)
+    def loading() -> Loaded:
+        if gc.get_freeze_count() > KEPT:
+            gc.unfreeze()
+            gc.collect()
+        enabled, (young, *older) = gc.isenabled(), gc.get_threshold()
+        gc.disable()
+        try:
+            loaded = load()
+            gc.freeze()
+        finally:
+            if enabled:
+                gc.enable()
+        if young:
+            gc.set_threshold(max(young, YOUNG), *older)
+        return loaded
+
+    return loading

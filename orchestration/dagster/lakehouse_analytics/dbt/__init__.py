@@ -1,0 +1,1 @@
+"""dbt: one process for a run, which builds exactly what the run asks for."""

@@ -1,0 +1,190 @@
+"""`dbt build` of exactly the nodes of a plan, with row counts as gates in dbt's own graph. Runs in dbt's process.
+
+dbt selects nodes by names and tags, decides itself which tests its models wait for, and knows no check that stands
+outside of it. Here the run gives the nodes and their order, and dbt does what it does best: it builds them in parallel,
+each as soon as what it waits for has ended, and skips what lies below a failure. Uses parts of dbt-core 1.11 that are
+not public; `tests/integration/test_dbt_process.py` fails when one of them changes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import networkx as nx
+from dbt.adapters.factory import get_adapter
+from dbt.artifacts.schemas.results import NodeStatus, RunStatus
+from dbt.config.catalogs import get_active_write_integration, load_catalogs
+from dbt.artifacts.resources.types import NodeType
+from dbt.graph.graph import Graph
+from dbt.graph.queue import GraphQueue
+from dbt.task.build import BuildTask
+from dbt.task.run import MicrobatchBatchRunner
+from dbt_common.events.contextvars import task_contextvars
+
+#: Questions that the build asks the run.
+STARTING, GATE, FINISHING = "starting", "gate", "finishing"
+_BUILDS = frozenset({NodeType.Model, NodeType.Seed, NodeType.Snapshot})
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What to build, and in which order.
+
+    Attributes:
+        nodes: Unique ids of dbt's nodes.
+        gates: Ids of the row-count gates.
+        edges: What ends first, and what waits for it.
+        ask: Whether to ask before each table is built.
+    """
+
+    nodes: Sequence[str]
+    gates: Collection[str]
+    edges: Sequence[Sequence[str]]
+    ask: bool = False
+
+
+class Run(Protocol):
+    """The run that wants the build."""
+
+    def begun(self, adapter: Any) -> None:
+        """Told the adapter, through which it may ask the database until `FINISHING` is answered."""
+
+    def finished(self, result: Any) -> None:
+        """Told each of dbt's results as it happens."""
+
+    def ask(self, kind: str, node: str) -> Any:
+        """Ask and wait for the answer: for `STARTING` and `GATE` the reason why not, or None."""
+
+
+@dataclass
+class _Gate:
+    """A row count that decides what may be built below its table."""
+
+    unique_id: str
+    is_ephemeral_model: bool = False
+    resource_type: str = "gate"
+
+
+@dataclass
+class _GateResult:
+    node: _Gate
+    status: Any
+
+
+@dataclass
+class _GateRunner:
+    node: _Gate
+    skip: bool = False
+
+    def do_skip(self, cause: object = None) -> None:
+        self.skip = True
+
+
+@dataclass
+class _Nodes:
+    """What dbt's queue needs of a manifest."""
+
+    manifest: Any
+    gates: Mapping[str, _Gate] = field(default_factory=dict)
+
+    def expect(self, unique_id: str) -> Any:
+        return self.gates.get(unique_id) or self.manifest.expect(unique_id)
+
+
+class PlannedBuildTask(BuildTask):
+    """dbt's build, of a plan."""
+
+    #: Whatever is no success stops what lies below.
+    MARK_DEPENDENT_ERRORS_STATUSES = [
+        status for status in NodeStatus if status not in (NodeStatus.Success, NodeStatus.Pass, NodeStatus.Warn)
+    ]
+    plan: BuildPlan
+    run_process: Run
+
+    def _runtime_initialize(self) -> None:
+        gates = {unique_id: _Gate(unique_id) for unique_id in self.plan.gates}
+        graph: Any = nx.DiGraph()
+        graph.add_nodes_from([*self.plan.nodes, *gates])
+        graph.add_edges_from(self.plan.edges)
+        self._below = {node: tuple(graph.successors(node)) for node in graph}
+        self.graph = Graph(graph.copy())
+        compiler: Any = self.compiler
+        compiler.initialize()
+        adapter: Any = get_adapter(self.config)
+        # dbt registers them only where it parses.
+        for catalog in load_catalogs(self.args.project_dir, self.config.project_name, self.args.vars):
+            adapter.add_catalog_integration(get_active_write_integration(catalog))
+        self.run_process.begun(adapter)
+        nodes: Any = _Nodes(self.manifest, gates)
+        selected: Any = {*self.plan.nodes}
+        self.job_queue = GraphQueue(graph, nodes, selected)
+        self._flattened_nodes = [nodes.expect(unique_id) for unique_id in self.plan.nodes]
+        self.num_nodes = len(self._flattened_nodes)
+
+    def run(self) -> Any:
+        """Build; where there are only gates, without dbt's hooks."""
+        task: Any = super()
+        if self.plan.nodes:
+            return task.run()
+        with task_contextvars(project_root=self.config.project_root):
+            self._runtime_initialize()
+            self.started_at = time.time()
+            try:
+                task.execute_nodes()
+                self.run_process.ask(FINISHING, "")
+            finally:
+                get_adapter(self.config).cleanup_connections()
+        return task.get_result([], 0.0, datetime.now(UTC).replace(tzinfo=None))
+
+    def after_run(self, adapter: Any, results: Any) -> None:
+        """The run counts what it has not counted yet before dbt's hooks end the build."""
+        self.run_process.ask(FINISHING, "")
+        super().after_run(adapter, results)
+
+    def get_runner(self, node: Any) -> Any:
+        """What runs a node."""
+        return _GateRunner(node) if isinstance(node, _Gate) else super().get_runner(node)
+
+    def call_runner(self, runner: Any) -> Any:
+        """Run one node, in a thread of dbt's."""
+        if isinstance(runner, _GateRunner):
+            if runner.skip:
+                return _GateResult(runner.node, NodeStatus.Skipped)
+            problem = self.run_process.ask(GATE, runner.node.unique_id)
+            return _GateResult(runner.node, NodeStatus.Fail if problem else NodeStatus.Pass)
+        node = runner.node
+        asks = self.plan.ask and node.resource_type in _BUILDS and not isinstance(runner, MicrobatchBatchRunner)
+        if asks and not runner.skip and (problem := self.run_process.ask(STARTING, node.unique_id)):
+            return runner.error_result(node, problem, time.time(), [])
+        return super().call_runner(runner)
+
+    def _handle_result(self, result: Any) -> None:
+        if isinstance(result, _GateResult):
+            if result.status == NodeStatus.Fail:
+                self._skip_below(result.node.unique_id)
+            return
+        super()._handle_result(result)
+        self.run_process.finished(result)
+
+    def _mark_dependent_errors(self, node_id: str, result: Any, cause: Any) -> None:
+        # A test is skipped because one of its tables is; what is built from the others may be built.
+        if result.status == RunStatus.Skipped and result.node.resource_type == NodeType.Test:
+            return
+        self._skip_below(node_id, cause)
+
+    def _skip_below(self, unique_id: str, cause: Any = None) -> None:
+        for below in self._below[unique_id]:
+            self._skipped_children[below] = cause
+
+
+def install(plan: BuildPlan, run: Run) -> None:
+    """Have the next `dbt build` of this process build a plan for a run."""
+    import dbt.task.build
+
+    attributes = {"plan": plan, "run_process": run}
+    task: Any = type("Build", (PlannedBuildTask,), attributes)
+    dbt.task.build.BuildTask = task  # type: ignore[misc]

@@ -1,0 +1,69 @@
+"""A load is not held up by the garbage collector, and leaves nothing behind for ever."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+from lakehouse_analytics.common import garbage
+from lakehouse_analytics.common.garbage import YOUNG, without_collecting
+
+
+class Cycle:
+    """What only the collector can free."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    threshold = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*threshold)
+    gc.enable()
+
+
+def test_nothing_is_collected_during_a_load_and_what_it_made_is_passed_over_afterwards() -> None:
+    gc.set_threshold(700, 10, 10)
+    during: list[bool] = []
+    made = without_collecting(lambda: (during.append(gc.isenabled()), Cycle()))()[1]
+    alive = weakref.ref(made)
+    assert during == [False]
+    assert gc.isenabled()
+    assert gc.get_threshold() == (YOUNG, 10, 10)
+    assert gc.get_freeze_count() > 0
+    del made
+    gc.collect()
+    assert alive() is not None, "it was looked through"
+
+
+def test_a_process_that_loads_again_and_again_gives_back_what_the_loads_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = weakref.ref(without_collecting(Cycle)())
+    without_collecting(list)()
+    assert alive() is not None, "collecting takes longer than a small load"
+    monkeypatch.setattr(garbage, "KEPT", gc.get_freeze_count() - 1)
+    without_collecting(list)()
+    assert alive() is None
+
+
+def test_an_error_leaves_the_collector_as_it_was() -> None:
+    def fail() -> None:
+        raise ValueError("no manifest")
+
+    threshold, frozen = gc.get_threshold(), gc.get_freeze_count()
+    with pytest.raises(ValueError, match="no manifest"):
+        without_collecting(fail)()
+    assert gc.isenabled()
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (threshold, frozen)
+
+
+def test_whoever_turned_the_collector_off_finds_it_off() -> None:
+    gc.disable()
+    gc.set_threshold(0)
+    without_collecting(list)()
+    assert not gc.isenabled()
+    assert gc.get_threshold()[0] == 0
