@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -289,7 +290,7 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
         ContractError: one line for each mistake.
     """
     if raw is None:
-        return kind()
+        return _nothing_said(kind)
     where = f"{' or '.join(dict.fromkeys(files))}: {resource}"
     if not isinstance(raw, Mapping):
         raise ContractError(f"{where}: meta.lakehouse must be a mapping, not {type(raw).__name__}")
@@ -298,6 +299,11 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
     except ValidationError as error:
         lines = [f"{where}: {_explain(kind, dict(item))}" for item in error.errors(include_url=False)]
         raise ContractError("\n".join(lines)) from None
+
+
+@cache
+def _nothing_said(kind: type[C]) -> C:
+    return kind()
 
 
 def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:

@@ -260,7 +260,7 @@ class DbtProject:
                 f"The manifest at {self.manifest_path} is stale: changed since it was made: {some(changed)}. {how}"
             )
         try:
-            loaded = json.loads(self.manifest_path.read_bytes())
+            loaded = json.loads(self.manifest_path.read_bytes().decode())  # without the bytes while it is parsed
         except (ValueError, RecursionError):
             how = self._how_to_make(again=True)
             raise ManifestError(f"{self.manifest_path} cannot be read as JSON. {how}") from None

@@ -40,8 +40,7 @@ def defs() -> dg.Definitions:
     project = DbtProject.of(settings)
     if os.getenv("DAGSTER_IS_DEV_CLI") and project.changes() != []:
         prepare(project, dbt_runner(settings, project))
-    manifest = project.manifest()
-    graph = read(manifest, project.configuration(), strict=settings.strict)
+    graph = read(project.manifest(), project.configuration(), strict=settings.strict)
     warn_once([*graph.warnings, *zone_warnings(graph, settings.timezone, strict=settings.strict)])
 
     limit, told, url = settings.max_runtime, notifiers(settings), settings.webserver_url

@@ -84,7 +84,7 @@ class Function:
         return str(self.node["name"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DbtTest:
     """A dbt data test, and the table, source or external whose check it is."""
 

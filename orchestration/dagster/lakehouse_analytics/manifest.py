@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lakehouse_analytics import atomic, windows
+from lakehouse_analytics import atomic, manifest_shape, windows
 from lakehouse_analytics.contract import (
     LAYERS,
     ContractError,
@@ -46,6 +46,7 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, stric
         ContractError: one line for every mistake in every `meta.lakehouse` and `meta.dagster`, for every asset key that
             two resources claim, and with `strict` for every model with a finding that its contract does not accept.
     """
+    manifest = manifest_shape.kept(manifest)  # the whole of it is free from here on, unless the caller has it
     return _Reader(manifest, configuration).graph(strict=strict)
 
 

@@ -1,7 +1,7 @@
 """Whether a manifest has the shape that this program reads: one clear error instead of a traceback somewhere.
 
 Pure: no Dagster, no dbt. Every key of a manifest that any module reads is listed here, with the JSON types that it may
-have. Format: https://docs.getdbt.com/reference/artifacts/manifest-json
+have; keys that are not listed do not outlive the reading. Format: https://docs.getdbt.com/reference/artifacts/manifest-json
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _OBJECT: Types = frozenset({dict})
 _LIST: Types = frozenset({list})
 _OR_NULL: Types = frozenset({_NULL, _Missing})
 _TEXT_OR_NULL, _OBJECT_OR_NULL, _LIST_OR_NULL = _TEXT | _OR_NULL, _OBJECT | _OR_NULL, _LIST | _OR_NULL
+_ANYTHING: Types = frozenset({str, int, float, bool, list, dict}) | _OR_NULL
 _VERSION: Types = frozenset({str, int, float}) | _OR_NULL
 _WORDS = {str: "a text", dict: "an object", list: "a list", int: "a number", _NULL: "null"}
 
@@ -57,13 +58,27 @@ _TABLE: Spec = {
     "database": _TEXT,
     "alias": _TEXT,
     "version": _VERSION,
+    "latest_version": _VERSION,
     "relation_name": _TEXT_OR_NULL,
+    "language": _TEXT_OR_NULL,
     "raw_code": _TEXT_OR_NULL,
     "checksum": _OBJECT_OR_NULL,
 }
+#: Three for each table, or more: what they have in common with tables and is not read is not listed.
+_TEST: Spec = {
+    **_NODE,
+    "original_file_path": _TEXT,
+    "description": _TEXT_OR_NULL,
+    "meta": _OBJECT_OR_NULL,
+    "patch_path": _TEXT_OR_NULL,
+    "config": _OBJECT,
+    "group": _TEXT_OR_NULL,
+    "attached_node": _TEXT_OR_NULL,
+}
 #: Of another project, which a plugin injects: it has no file.
 _FOREIGN: Spec = {**_NODE, "package_name": _TEXT, "fqn": _LIST, "config": _OBJECT, "group": _TEXT_OR_NULL,
-                  "description": _TEXT_OR_NULL, "version": _VERSION, "original_file_path": _TEXT_OR_NULL}  # fmt: skip
+                  "description": _TEXT_OR_NULL, "version": _VERSION, "latest_version": _VERSION,
+                  "original_file_path": _TEXT_OR_NULL, "path": _TEXT_OR_NULL}  # fmt: skip
 _SOURCE: Spec = {
     **_RESOURCE,
     **_RELATION,
@@ -80,12 +95,13 @@ _EXPOSURE: Spec = {
     "label": _TEXT_OR_NULL,
     "url": _TEXT_OR_NULL,
     "owner": _OBJECT_OR_NULL,
+    "maturity": _TEXT_OR_NULL,
 }
 #: By resource type; other types in the section `nodes` are `_IN_NODES`, and in further sections `_NODE`.
 _SPECS: Mapping[str, Spec] = {
     **dict.fromkeys(TABLES, _TABLE),
-    "test": {**_IN_NODES, "attached_node": _TEXT_OR_NULL},
-    "function": {**_NODE, "fqn": _LIST},
+    "test": _TEST,
+    "function": {**_NODE, "fqn": _LIST, "original_file_path": _TEXT},
     "source": _SOURCE,
     "exposure": _EXPOSURE,
 }
@@ -99,6 +115,9 @@ _CONFIG: Spec = {
     "event_time": _TEXT_OR_NULL,
     "contract": _OBJECT_OR_NULL,
     "post-hook": _LIST_OR_NULL,
+    **dict.fromkeys(
+        ("batch_size", "begin", "full_refresh", "on_schema_change", "severity", "unique_key"), _ANYTHING
+    ),
 }
 _COLUMN: Spec = {
     "name": _TEXT,
@@ -120,6 +139,8 @@ _SECTIONS: Spec = {
     ),
     "groups": _OBJECT | {_Missing},
 }
+#: Objects inside a node.
+_INSIDE: Mapping[str, Spec] = {"config": _CONFIG, "depends_on": _DEPENDS_ON, "checksum": _CHECKSUM}
 #: The package and the name, at least.
 _PARTS_OF_FQN = 2
 #: Sections that hold what is no node.
@@ -153,6 +174,42 @@ def check(manifest: Any) -> None:
                 _entry(section, unique_id, entry)
             except ShapeError as error:
                 raise ShapeError(f"{brief(unique_id, MAX_TEXT)} in `{brief(section)}`: {error}") from None
+
+
+def kept(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What is read of a manifest: a third of it, and nodes live as long as the process.
+
+    Args:
+        manifest: dbt's `manifest.json`, loaded.
+
+    Returns:
+        A copy that shares the values of the keys that are read, and is without the others.
+    """
+    return {
+        section: {unique_id: _kept(section, entry) for unique_id, entry in entries.items()}
+        if isinstance(entries, dict) and section != "metadata"
+        else entries
+        for section, entries in manifest.items()
+        if section not in _NOT_READ or section == "metadata"
+    }
+
+
+def _kept(section: str, entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    if section in _OTHERS:
+        return _only(entry, _OTHERS[section])
+    node = _only(entry, _spec(section, entry))
+    for key, spec in _INSIDE.items():
+        if inside := node.get(key):
+            node[key] = _only(inside, spec)
+    if columns := node.get("columns"):
+        node["columns"] = {name: _only(column, _COLUMN) for name, column in columns.items()}
+    return node
+
+
+def _only(entry: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
+    return {key: entry[key] for key in spec if key in entry}
 
 
 def _entry(section: str, unique_id: str, entry: Any) -> None:

@@ -16,6 +16,8 @@ ROW_COUNT = "row_count"
 DRIFT = "row_count_drift"
 #: Names of a list in a message that holds several lists; see `some`.
 FEW = 3
+#: Most names by far: they stay as they are.
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]*")
 
 
 def unique_metadata_key(column: str) -> str:
@@ -40,6 +42,8 @@ def key_part(name: str) -> str:
     Asset keys may hold any character. A slash separates the parts in Dagster's UI and selections, and blanks, quotes
     and the like have to be quoted there. Unicode is composed (NFC): file systems differ in how they store an `ä`.
     """
+    if _PLAIN.fullmatch(name):
+        return name
     return "".join(char if _is_word(char) else "_" for char in unicodedata.normalize("NFC", name))
 
 
@@ -67,9 +71,10 @@ def is_group_name(name: str) -> bool:
 
 
 def _ascii(name: str, other: str) -> str:
+    if name.isascii():
+        return re.sub(other, "_", name)
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    made = re.sub(other, "_", plain)
-    return made if name.isascii() else f"{made}_{digest(name)}"
+    return f"{re.sub(other, '_', plain)}_{digest(name)}"
 
 
 def apart(names: Iterable[str], shape: Callable[[str], str]) -> dict[str, str]:
