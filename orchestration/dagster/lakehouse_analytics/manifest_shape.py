@@ -115,9 +115,7 @@ _CONFIG: Spec = {
     "event_time": _TEXT_OR_NULL,
     "contract": _OBJECT_OR_NULL,
     "post-hook": _LIST_OR_NULL,
-    **dict.fromkeys(
-        ("batch_size", "begin", "full_refresh", "on_schema_change", "severity", "unique_key"), _ANYTHING
-    ),
+    **dict.fromkeys(("batch_size", "begin", "full_refresh", "on_schema_change", "severity", "unique_key"), _ANYTHING),
 }
 _COLUMN: Spec = {
     "name": _TEXT,

@@ -164,6 +164,36 @@ def test_every_place_is_read_or_refused(shop: Location, manifest: dict[str, Any]
     assert refused
 
 
+def test_what_is_not_kept_is_not_read(shop: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    defined = specs(shop)
+    monkeypatch.setattr(manifest_shape, "kept", lambda manifest: manifest)
+    assert specs(shop) == defined
+
+
+def specs(shop: Location) -> tuple[Any, ...]:
+    """All that says what the assets and checks are, and what is warned of."""
+    repository = shop.load().get_repository_def()
+    checks = [spec for one in repository.assets_defs_by_key.values() for spec in one.check_specs]
+    return (
+        {spec.key: spec for spec in shop.load().resolve_all_asset_specs()},
+        {spec.key: spec for spec in checks},
+        shop.graph.warnings,
+    )
+
+
+def test_nodes_do_not_keep_what_is_not_read(shop: Location) -> None:
+    whole = json.loads(shop.project.manifest_path.read_bytes())
+    kept = manifest_shape.kept(whole)
+    assert "parent_map" not in kept
+    node = kept["nodes"]["model.shop.stg_orders"]
+    assert node["name"] == "stg_orders"
+    assert "unrendered_config" in whole["nodes"]["model.shop.stg_orders"]
+    assert "unrendered_config" not in node
+    assert "quoting" not in node["config"]
+    assert node["columns"]["id"] == {"name": "id", "data_type": "integer", "description": "Key", "tags": []}
+    manifest_shape.check(kept)
+
+
 def load(shop: Location) -> str | None:
     """What is said of a location that does not load."""
     try:
