@@ -290,7 +290,8 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
         ContractError: one line for each mistake.
     """
     if raw is None:
-        return _nothing_said(kind)
+        nothing: C = _nothing_said(kind)
+        return nothing
     where = f"{' or '.join(dict.fromkeys(files))}: {resource}"
     if not isinstance(raw, Mapping):
         raise ContractError(f"{where}: meta.lakehouse must be a mapping, not {type(raw).__name__}")
