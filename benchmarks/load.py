@@ -55,15 +55,14 @@ def main() -> None:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _project(folder: Path, models: int) -> dict[str, str]:
-    """Generate a project and parse it once, for both sides; the environment that names it."""
-    _progress(f"generating and parsing {models} models")
-    generate(folder / "dbt", models)
-    (folder / "home").mkdir()
-    # With Python's byte code, as an image has it: else compiling is most of what importing costs.
+def clean_environment(folder: Path, **more: str) -> dict[str, str]:
+    """Variables for the project in `dbt` of a folder, without any other of ours, of Dagster or of dbt.
+
+    With Python's byte code, as an image has it: else compiling is most of what importing costs.
+    """
     left_out = ("LAKEHOUSE_", "DAGSTER_", "DBT_", "PYTHONDONTWRITEBYTECODE")
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
-    environment = {
+    return {
         **inherited,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', '')}",
         "DAGSTER_HOME": str(folder / "home"),
@@ -71,8 +70,16 @@ def _project(folder: Path, models: int) -> dict[str, str]:
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "LAKEHOUSE_DBT_PROJECT_DIR": str(folder / "dbt"),
         "LAKEHOUSE_DBT_TARGET_PATH": str(folder / "target"),
-        "LAKEHOUSE_DUCKDB_PATH": str(folder / "bench.duckdb"),
+        **more,
     }
+
+
+def _project(folder: Path, models: int) -> dict[str, str]:
+    """Generate a project and parse it once, for both sides; the environment that names it."""
+    _progress(f"generating and parsing {models} models")
+    generate(folder / "dbt", models)
+    (folder / "home").mkdir()
+    environment = clean_environment(folder, LAKEHOUSE_DUCKDB_PATH=str(folder / "bench.duckdb"))
     subprocess.run(["lakehouse", "manifest"], env=environment, check=True, stdout=subprocess.DEVNULL)
     # Stock dbt looks for the partial parse in its own target folder: it shall not have to parse either.
     environment["DBT_TARGET_PATH"] = str(folder / "target")

@@ -21,7 +21,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from load import _machine, _progress
+from load import _machine, _progress, clean_environment
 
 TURNS = 5
 THREADS = 4
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _skewed(folder: Path) -> dict[str, str]:
-    """Tables that take as long as they are told, whatever the machine is."""
+    """Tables that take a given time, whatever the machine is."""
 
     def model(layer: str, name: str, seconds: int, parent: str | None) -> None:
         reads = f'    dbt.ref("{parent}")\n' if parent else ""
@@ -104,19 +104,8 @@ def _project(folder: Path, output: Mapping[str, object], more: Mapping[str, str]
     _write(folder, "dbt_project.yml", 'name: bench\nversion: "1.0"\nprofile: bench\nmodels: {+materialized: table}\n')
     _write(folder, "profiles.yml", json.dumps({"bench": {"target": "here", "outputs": {"here": output}}}))
     (folder / "home").mkdir()
-    left_out = ("LAKEHOUSE_", "DAGSTER_", "DBT_", "PYTHONDONTWRITEBYTECODE")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
-    environment = {
-        **inherited,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', '')}",
-        "DAGSTER_HOME": str(folder / "home"),
-        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-        "DBT_PROFILES_DIR": str(folder / "dbt"),
-        "LAKEHOUSE_DBT_PROJECT_DIR": str(folder / "dbt"),
-        "LAKEHOUSE_DBT_TARGET": "here",
-        "LAKEHOUSE_DBT_TARGET_PATH": str(folder / "target"),
-        **more,
-    }
+    profiles = {"DBT_PROFILES_DIR": str(folder / "dbt"), "LAKEHOUSE_DBT_TARGET": "here"}
+    environment = clean_environment(folder, **profiles, **more)
     subprocess.run(["lakehouse", "manifest"], env=environment, check=True, stdout=subprocess.DEVNULL)
     # Bare dbt parses nothing either.
     shutil.copytree(folder / "target", folder / "of-dbt")

@@ -1,7 +1,7 @@
 """Asset jobs that cost a fraction of `dg.define_asset_job` to resolve, where one op builds thousands of assets.
 
 Of each asset of an op that a job leaves out, Dagster copies the spec twice, and matches the keys and table names of all
-assets anew, to put it into the job as an external asset. A code server resolves every job when it starts. Here the job
+assets again, to put it into the job as an external asset. A code server resolves every job when it starts. Here the job
 shares the specs of the repository, whose keys are resolved already.
 
 Nothing else takes Dagster's graph apart. `tests/definitions/test_asset_jobs.py` compares the jobs with Dagster's own.

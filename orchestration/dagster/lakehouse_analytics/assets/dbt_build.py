@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from lakehouse_analytics.assets.counting import Answer
+from lakehouse_analytics.dbt import FINISHING, STARTING
 from lakehouse_analytics.dbt.session import Asked, DbtProcess, Ended, Finished, Logged, Request, start_process
 from lakehouse_analytics.gates import BUILT_STATUS, Plan
 from lakehouse_analytics.graph import Table
@@ -26,8 +27,6 @@ from lakehouse_analytics.run_results import DbtResult, NodeResult
 
 #: Seconds that the report of a table waits for its row count.
 PATIENCE = 1.0
-#: Questions of `build_task`, which only dbt's process imports.
-STARTING, GATE, FINISHING = "starting", "gate", "finishing"
 
 
 @dataclass
@@ -143,6 +142,7 @@ class DbtBuild:
         self._waiting: deque[Report] = deque()
         self._late: dict[str, Report] = {}
         self._counting: set[str] = set()
+        self._gating = frozenset(plan.gates.values())
         self._gates_asked: dict[str, Asked] = {}
         self._verdicts: dict[str, bool] = {}
         self._finishing: Asked | None = None
@@ -208,8 +208,7 @@ class DbtBuild:
 
     def _start_counting(self, table: Table) -> None:
         self._counting.add(table.unique_id)
-        gates = f"gate.{table.unique_id}" in self._plan.gates
-        (self._gate_counter if gates else self._counter).add(table)
+        (self._gate_counter if table.unique_id in self._gating else self._counter).add(table)
 
     def _count_some(self, tables: Sequence[Table]) -> None:
         try:

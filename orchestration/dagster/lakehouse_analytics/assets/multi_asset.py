@@ -144,7 +144,7 @@ def _nothings(inputs: Iterable[str]) -> dict[str, dg.In]:
 
 
 def _outs(outputs: Mapping[str, dg.AssetSpec | dg.AssetCheckSpec], can_subset: bool) -> dict[str, dg.Out]:
-    # One for all of a kind: Dagster resolves the type of each `Out` anew, and nothing else about it takes as long.
+    # One for all of a kind: Dagster resolves the type of each `Out` again, and nothing else about it takes as long.
     asset, check = (dg.Out(kind, is_required=not can_subset) for kind in (dg.Nothing, None))
     skippable = dg.Out(dg.Nothing, is_required=False)
     return {

@@ -25,8 +25,8 @@ from dbt.task.build import BuildTask
 from dbt.task.run import MicrobatchBatchRunner
 from dbt_common.events.contextvars import task_contextvars
 
-#: Questions that the build asks the run.
-STARTING, GATE, FINISHING = "starting", "gate", "finishing"
+from lakehouse_analytics.dbt import FINISHING, GATE, STARTING
+
 _BUILDS = frozenset({NodeType.Model, NodeType.Seed, NodeType.Snapshot})
 
 
