@@ -59,12 +59,6 @@ class _Counted:
     answers: Mapping[str, Answer]
 
 
-@dataclass(frozen=True)
-class _Started:
-    asked: Asked
-    problem: str | None = None
-
-
 class DbtOfRun:
     """dbt's process of a run, and its folder for as long as the block runs.
 
@@ -157,7 +151,7 @@ class DbtBuild:
     def run(self, request: Request) -> Iterator[Report]:
         """Build, and yield what there is to report as it happens."""
         try:
-            self._process.build(request, self._inbox.put)
+            self._process.build(request, self._hear)
             ended: Ended | None = None
             while ended is None:
                 try:
@@ -173,6 +167,16 @@ class DbtBuild:
         finally:
             self._close()
 
+    def _hear(self, message: object) -> None:
+        """A message, in the thread that reads them. A table need not wait until this process has stored its events."""
+        if not (isinstance(message, Asked) and message.kind == STARTING):
+            self._inbox.put(message)
+        elif self._lock is None:
+            self._process.answer(message)
+        else:
+            with contextlib.suppress(RuntimeError):  # closed: dbt is being ended
+                self._starters.submit(self._start, message)
+
     def _patience(self) -> float | None:
         """Seconds until the next report has waited long enough; None if none waits."""
         return max(0.0, self._waiting[0].finished + PATIENCE - time.monotonic()) if self._waiting else None
@@ -186,8 +190,6 @@ class DbtBuild:
             self._finished(message.node)
         elif isinstance(message, Asked):
             self._asked(message)
-        elif isinstance(message, _Started):
-            self._process.answer(message.asked, message.problem)
         elif isinstance(message, _Counted):
             self._counted(message.answers)
         if self._finishing and not self._counting:
@@ -238,8 +240,6 @@ class DbtBuild:
     def _asked(self, asked: Asked) -> None:
         if asked.kind == FINISHING:
             self._finishing = asked
-        elif asked.kind == STARTING:
-            self._starters.submit(self._start, asked)
         else:
             unique_id = self._plan.gates[asked.node]
             if unique_id in self._verdicts:
@@ -254,21 +254,19 @@ class DbtBuild:
 
     def _start(self, asked: Asked) -> None:
         """Wait for the lock of a table, in a thread."""
-        if self._lock is None:
-            self._inbox.put(_Started(asked))
-            return
+        assert self._lock  # noqa: S101  # or nothing is started here
         stack = contextlib.ExitStack()
         try:
             stack.enter_context(
                 self._lock(self._tables[asked.node], lambda text: self._inbox.put(Logged("warn", text)), self._stop)
             )
         except Exception as error:
-            self._inbox.put(_Started(asked, str(error)))
+            self._process.answer(asked, str(error))
             return
         self._held[asked.node] = stack
         if self._stop.is_set():
             self._release(asked.node)
-        self._inbox.put(_Started(asked))
+        self._process.answer(asked)
 
     def _release(self, unique_id: str) -> None:
         if stack := self._held.pop(unique_id, None):
