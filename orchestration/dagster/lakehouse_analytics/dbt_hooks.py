@@ -8,11 +8,11 @@ broke when one of them changes.
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,34 @@ DEPS_BECAUSE = "dbt deps, because "
 _READERS = {"base": "yaml", "configured": "yaml", "providers": "code"}
 
 
-def install(kind: str, **options: str) -> None:
-    """Install a hook.
+#: Instead of a reason: the command need not run.
+NOTHING_TO_DO = ""
+
+
+@contextmanager
+def installed(options: Mapping[str, str]) -> Iterator[str | None]:
+    """Install a hook for one command.
 
     Args:
-        kind: `record` writes what dbt read to the file `path` when the process ends. `deps` ends the process with exit
-            code 0 where the packages of `project_dir`, installed in `packages_dir`, are those that it declares; with
-            `versions`, also their versions have to be those of the lock. Otherwise it prints `DEPS_BECAUSE` and the
-            reason.
-        options: Of that kind.
+        options: None, or those of a kind. `kind: record` writes what dbt read to the file `path` when the block ends.
+            `kind: deps` compares the packages of `project_dir`, installed in `packages_dir`, with those that it
+            declares; with `versions`, also their versions with those of the lock.
+
+    Yields:
+        Of `deps`, `DEPS_BECAUSE` and the reason, or `NOTHING_TO_DO`; of others None.
     """
+    options = dict(options)
+    kind = options.pop("kind", None)
     if kind == "record":
-        _record(**options)
+        with _recording(**options):
+            yield None
+    elif kind == "deps":
+        reason = _why_deps(
+            Path(options["project_dir"]), Path(options["packages_dir"]), versions=bool(options.get("versions"))
+        )
+        yield f"{DEPS_BECAUSE}{reason}" if reason else NOTHING_TO_DO
     else:
-        _deps(**options)
+        yield None
 
 
 class _Recording(Mapping[str, str]):
@@ -71,7 +85,8 @@ class _Context:
         return getattr(self._context, name)
 
 
-def _record(path: str) -> None:
+@contextmanager
+def _recording(path: str) -> Iterator[None]:
     import importlib
 
     read: dict[str, set[str]] = {"yaml": set(), "code": set(), "hook": set()}
@@ -86,6 +101,7 @@ def _record(path: str) -> None:
         finally:
             rendering_hook[0] = False
 
+    changed = [(parser, "get_rendered", render)]
     parser.get_rendered = render_and_tell
     for name, kind in _READERS.items():
         module: Any = importlib.import_module(f"dbt.context.{name}")
@@ -96,13 +112,15 @@ def _record(path: str) -> None:
             kept = "hook" if rendering_hook[0] or _is_only_for_runs(reader) else kind
             return _Context(original(), read[kept])
 
+        changed.append((module, "get_invocation_context", original))
         module.get_invocation_context = recording
-
-    def write() -> None:
-        said = {kind: sorted(read[kind]) for kind in ("yaml", "code")}
-        Path(path).write_text(json.dumps({**said, "credentials": _credentials()}))
-
-    atexit.register(write)
+    try:
+        yield
+    finally:
+        for owner, name, original in changed:
+            setattr(owner, name, original)
+    said = {kind: sorted(read[kind]) for kind in ("yaml", "code")}
+    Path(path).write_text(json.dumps({**said, "credentials": _credentials()}))
 
 
 def _is_only_for_runs(reader: object) -> bool:
@@ -125,15 +143,6 @@ def _credentials() -> dict[str, Any]:
             "path": str(Path(credentials.path).absolute()) if credentials.type == "duckdb" else None,
         }
     return {}
-
-
-def _deps(project_dir: str, packages_dir: str, versions: str = "") -> None:
-    reason = _why_deps(Path(project_dir), Path(packages_dir), versions=bool(versions))
-    if reason:
-        print(f"{DEPS_BECAUSE}{reason}", flush=True)  # noqa: T201  # read by the process that started dbt
-        return
-    sys.stdout.flush()
-    os._exit(0)
 
 
 def _why_deps(project_dir: Path, packages_dir: Path, *, versions: bool = False) -> str:

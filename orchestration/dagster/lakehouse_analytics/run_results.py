@@ -5,12 +5,10 @@ Format: https://docs.getdbt.com/reference/artifacts/run-results-json
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lakehouse_analytics.batches import Batches
@@ -89,10 +87,3 @@ class DbtResult:
     def crashed(self) -> bool:
         """Whether dbt ended without having run its nodes."""
         return self.exit_code not in RAN or (self.exit_code != 0 and not self.nodes)
-
-
-def read_results(path: Path) -> dict[str, NodeResult]:
-    """Node results by unique id, of a `run_results.json`; none where dbt wrote no file."""
-    if not path.is_file():
-        return {}
-    return {item["unique_id"]: NodeResult.read(item) for item in json.loads(path.read_bytes())["results"]}

@@ -151,7 +151,7 @@ class DbtBuild:
     def run(self, request: Request) -> Iterator[Report]:
         """Build, and yield what there is to report as it happens."""
         try:
-            self._process.build(request, self._hear)
+            self._process.start(request, self._hear)
             ended: Ended | None = None
             while ended is None:
                 try:

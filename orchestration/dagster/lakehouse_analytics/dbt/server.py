@@ -1,12 +1,12 @@
-"""A process that has imported dbt, and builds what its run asks for: one for a run.
+"""A process that has imported dbt, and does what it is asked for: one for a run, one for `lakehouse manifest`.
 
 A process of its own, so that a dbt that is killed is a failed step and not a dead run. It speaks over a socket, so that
 nothing that dbt or its libraries print can be taken for an answer: lines of JSON in both directions, each an object
 whose first key says what it is.
 
-From the run: `prepare` (the adapter to import and the manifest to load), `build` (arguments, environment, plan),
-`answer` to a question, and `query` (a statement for dbt's own connection). To the run: `log`, `finished` (dbt's result of
-a node), `ask` (a question), `rows`, and `ended`.
+From the run: `prepare` (the adapter to import and the manifest to load), `command` (arguments, environment, and for a
+build its plan), `answer` to a question, and `query` (a statement for dbt's own connection). To the run: `log`,
+`finished` (dbt's result of a node), `ask` (a question), `rows`, and `ended`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Server:
             if "prepare" in work:
                 self._prepare(**work["prepare"])
             else:
-                self._build(**work["build"])
+                self._command(**work["command"])
         # Threads of libraries must not keep a process that nobody listens to.
         sys.stdout.flush()
         os._exit(0)
@@ -122,13 +122,15 @@ class Server:
             with contextlib.suppress(ManifestError):  # the build says what is wrong
                 self._manifests[manifest] = _load(manifest)
 
-    def _build(
-        self, args: list[str], cwd: str, env: dict[str, str], manifest: str, plan: dict[str, Any], levels: list[str]
-    ) -> None:
-        """Build a plan, and tell the run how it ended."""
+    def _command(self, args: list[str], cwd: str, env: dict[str, str], **how: Any) -> None:
+        """Run a command, and tell how it ended."""
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(env)
+        sys.argv = ["dbt", *args]
         try:
             self._building = True
-            exit_code, errors = self._run_dbt(args, cwd, env, manifest, plan, levels)
+            exit_code, errors = self._run_dbt(args, **how)
         except KeyboardInterrupt:
             exit_code, errors = CRASHED, ["it was interrupted"]
         except ManifestError as error:
@@ -141,24 +143,31 @@ class Server:
         self._send({"ended": exit_code, "errors": errors})
 
     def _run_dbt(
-        self, args: list[str], cwd: str, env: dict[str, str], manifest: str, plan: dict[str, Any], levels: list[str]
+        self,
+        args: list[str],
+        levels: list[str],
+        manifest: str | None,
+        plan: dict[str, Any] | None,
+        hook: dict[str, str] | None,
     ) -> tuple[int, list[str]]:
-        os.chdir(cwd)
-        os.environ.clear()
-        os.environ.update(env)
         from dbt.cli.main import dbtRunner
 
+        from lakehouse_analytics import dbt_hooks
         from lakehouse_analytics.dbt import build_task
 
         self._reported, self._reasons = set(), Reasons()
-        sys.argv = ["dbt", *args]
-        build_task.install(build_task.BuildPlan(**plan), _Asking(self))
+        if plan is not None:
+            build_task.install(build_task.BuildPlan(**plan), _Asking(self))
         # A build changes the manifest that it is given.
-        runner = dbtRunner(
-            manifest=self._manifests.pop(manifest, None) or _load(manifest),
-            callbacks=[lambda event: self._logged(event, frozenset(levels))],
-        )
-        result = runner.invoke(args)
+        parsed = (self._manifests.pop(manifest, None) or _load(manifest)) if manifest else None
+        with dbt_hooks.installed(hook or {}) as reason:
+            if reason == dbt_hooks.NOTHING_TO_DO:
+                return FINE, []
+            if reason:
+                self._send({"log": reason, "level": "info", "name": ""})
+            result = dbtRunner(parsed, [lambda event: self._logged(event, frozenset(levels))]).invoke(args)
+        if plan is None:
+            _close_databases()  # a run keeps its own, which may be in memory, for another try
         for node in getattr(result.result, "results", None) or ():
             if node and node.node.unique_id not in self._reported:
                 self.finished(node)  # hooks, and what dbt gave up
@@ -239,6 +248,16 @@ def _load(path: str) -> Any:
         raise ManifestError(f"{path} cannot be read: {way_out} ({error})") from None
     manifest.build_flat_graph()  # for macros that read `graph`
     return manifest
+
+
+def _close_databases() -> None:
+    """dbt-duckdb keeps a database open, and so locked, after a command."""
+    from dbt.adapters.factory import FACTORY
+
+    for adapter in FACTORY.adapters.values():
+        manager: Any = adapter.connections
+        if close := getattr(manager, "close_all_connections", None):
+            close()
 
 
 def _told(result: Any) -> dict[str, Any]:

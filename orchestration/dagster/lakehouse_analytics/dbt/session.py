@@ -79,30 +79,32 @@ Message = Logged | Finished | Asked | Ended
 
 @dataclass(frozen=True)
 class Request:
-    """One build.
+    """One command.
 
     Attributes:
         args: dbt's command line.
         folder: dbt's working directory.
         environment: dbt's whole environment.
-        manifest: The path of `partial_parse.msgpack`.
-        plan: Fields of `build_task.BuildPlan`.
+        manifest: The path of `partial_parse.msgpack`, if the command need not parse.
+        plan: Fields of `build_task.BuildPlan`, if it is to build one.
+        hook: Arguments of `dbt_hooks.installed`.
         levels: Of the log lines that are wanted.
     """
 
     args: Sequence[str]
     folder: str
     environment: Mapping[str, str] = field(repr=False)
-    manifest: str
-    plan: Mapping[str, Any]
+    manifest: str | None = None
+    plan: Mapping[str, Any] | None = None
+    hook: Mapping[str, str] | None = None
     levels: Sequence[str] = ("info", "warn", "error")
 
 
 class DbtProcess:
-    """A child process that imports dbt while this process does something else, and builds what it is asked for.
+    """A child process that imports dbt while this process does something else, and does what it is asked for.
 
     Attributes:
-        alive: Whether it can take a build.
+        alive: Whether it can take a command.
     """
 
     def __init__(self) -> None:
@@ -136,21 +138,22 @@ class DbtProcess:
         """Have it import an adapter, and load a manifest, before it is asked to build."""
         self._send({"prepare": {"adapter": adapter, "manifest": manifest}})
 
-    def build(self, request: Request, put: Callable[[Message], None]) -> None:
-        """Start a build. `put` gets its messages, in another thread; the last is `Ended`."""
+    def start(self, request: Request, put: Callable[[Message], None]) -> None:
+        """Start a command. `put` gets its messages, in another thread; the last is `Ended`."""
         self._put = put
         if not self.alive:
             put(self._end())
             return
         self._send(
             {
-                "build": {
+                "command": {
                     "args": [*request.args],
                     "cwd": request.folder,
                     "env": {**request.environment},
-                    "manifest": request.manifest,
-                    "plan": {**request.plan},
                     "levels": [*request.levels],
+                    "manifest": request.manifest,
+                    "plan": None if request.plan is None else {**request.plan},
+                    "hook": None if request.hook is None else {**request.hook},
                 }
             }
         )

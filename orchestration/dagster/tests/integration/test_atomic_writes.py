@@ -128,7 +128,7 @@ class Lake:
     environment: dict[str, str]
 
     def dbt(self, *args: str) -> DbtResult:
-        result = self.session.run(args, lambda _level, _message: None)
+        result = self.session.run(args, lambda _level, _message: None, target_path=self.project / "target")
         assert not result.crashed, result.reason
         return result
 

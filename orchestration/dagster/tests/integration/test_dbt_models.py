@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from lakehouse_analytics.dbt_project import DbtProject
@@ -22,15 +23,16 @@ SELECTION = ["--select", "stg_customers", "dim_customer", "dim_customer_history"
 class Customers:
     """Raw users that change, and what dbt makes of them."""
 
-    def __init__(self, database: Database, dbt: DbtSession) -> None:
-        self.database, self.dbt = database, dbt
+    def __init__(self, database: Database, dbt: DbtSession, target_path: Path) -> None:
+        self.database, self.dbt, self.target_path = database, dbt, target_path
 
     def sql(self, statement: str) -> list[Row]:
         return self.database.sql(statement)
 
     def build(self, *options: str) -> dict[str, str]:
         """Build the customers' tables; the status of each node and test, by name."""
-        result = self.dbt.run(["build", *SELECTION, *options], lambda _level, _message: None)
+        args = ["build", *SELECTION, *options]
+        result = self.dbt.run(args, lambda _level, _message: None, target_path=self.target_path)
         assert not result.crashed, result.errors
         return {unique_id.split(".")[2]: node.status for unique_id, node in result.nodes.items()}
 
@@ -52,7 +54,7 @@ def customers(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator
         runner = dbt_runner(settings, project)
         # The password too: a test's own fixture takes it out of the environment again.
         with runner.session(engine, {**lake.environment, **runner.database_environment}) as session:
-            yield Customers(lake.database, session)
+            yield Customers(lake.database, session, project.target_path)
 
 
 def _all_well(statuses: dict[str, str]) -> None:

@@ -93,7 +93,7 @@ class Build:
     ) -> None:
         plan = {"nodes": [*nodes], "gates": [*gates], "edges": [*edges], "ask": ask}
         request = self.shop.runner.request(["build", *args], {}, target_path=str(self.shop.scratch), plan=plan)
-        self.process.build(request, self.inbox.put)
+        self.process.start(request, self.inbox.put)
 
     def messages(self, answers: Callable[[Asked], str | None] = lambda _: None) -> Iterator[Message]:
         while True:

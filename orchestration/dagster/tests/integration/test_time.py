@@ -79,7 +79,8 @@ def test_windows_in_any_order_twice_and_with_late_rows_between_are_one_full_rebu
 
         def build(first: int, last: int) -> None:
             span = Span(windows(calendar, DAYS[first : last + 1]))
-            result = dbt.run(["run", "--select", "orders", "days", "day_sums", *span.args()], lambda *_: None)
+            args = ["run", "--select", "orders", "days", "day_sums", *span.args()]
+            result = dbt.run(args, lambda *_: None, target_path=Path(runner.target_path))
             assert result.exit_code == 0, result.errors
 
         @settings(max_examples=4 if engine == "duckdb" else 2, deadline=None, suppress_health_check=[*HealthCheck])
