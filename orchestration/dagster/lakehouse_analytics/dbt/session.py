@@ -100,6 +100,18 @@ class Request:
     levels: Sequence[str] = ("info", "warn", "error")
 
 
+def start_server(control: socket.socket) -> subprocess.Popen[bytes]:
+    """Start `server` in a new interpreter, with the other end of the run's socket."""
+    return subprocess.Popen(
+        [sys.executable, "-W", _QUIET, "-m", "lakehouse_analytics.dbt.server", str(control.fileno())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=[control.fileno()],
+        start_new_session=True,  # Ctrl-C reaches dbt once, from us
+    )
+
+
 class DbtProcess:
     """A child process that imports dbt while this process does something else, and does what it is asked for.
 
@@ -110,14 +122,7 @@ class DbtProcess:
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-W", _QUIET, "-m", "lakehouse_analytics.dbt.server", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C reaches dbt once, from us
-            )
+            self._process = start_server(theirs)
         self._sending = threading.Lock()
         self._put: Callable[[Message], None] | None = None
         self._rows: dict[int, Future[list[list[Any]]]] = {}

@@ -19,6 +19,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 from lakehouse_analytics.settings import repository_root
 
 from .databases import Database, new_database
+from .forked import ForkedServer
 
 FILES = {
     "dbt_project.yml": """
@@ -92,6 +93,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def engine(pytestconfig: pytest.Config) -> str:
     """`duckdb` or `trino`."""
     return str(pytestconfig.getoption("--engine"))
+
+
+@pytest.fixture(autouse=True)
+def _forked_dbt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.node.get_closest_marker("new_interpreter"):
+        monkeypatch.setattr("lakehouse_analytics.dbt.session.start_server", ForkedServer)
 
 
 @dataclass

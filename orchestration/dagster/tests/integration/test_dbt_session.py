@@ -11,6 +11,8 @@ import pytest
 from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
 from lakehouse_analytics.run_results import DbtResult
 
+pytestmark = pytest.mark.new_interpreter
+
 MODELS = {
     "quick.sql": "select 1 as x",
     "slow.sql": "select sum(a.range * b.range) as x from range(2000000) as a, range(1000000) as b",
@@ -95,7 +97,7 @@ def test_an_interrupted_command_is_cancelled_and_leaves_no_process(shop: Shop, m
     monkeypatch.setattr("lakehouse_analytics.dbt.session.TERMINATION_SECONDS", 3.0)
     with pytest.raises(KeyboardInterrupt), shop.runner.session("duckdb") as session:
         shop.build(session, "slow")
-    assert not [child for child in _children() if "dbt.server" in child]
+    assert not [child for child in _children() if "-m lakehouse_analytics.dbt.server" in child]
 
     with shop.runner.session("duckdb") as session:
         assert shop.build(session, "quick").exit_code == 0

@@ -79,6 +79,7 @@ OURS = {
 EVERYTHING = {"silver/doubled", "silver/limits", "silver/counts"}
 
 
+@pytest.mark.new_interpreter  # which looks for plugins in PYTHONPATH
 def test_every_node_of_a_project_is_built_or_checked_or_external(
     lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
