@@ -32,6 +32,8 @@ from lakehouse_analytics.batches import Reasons
 
 #: Seconds between SIGINT, on which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
 TERMINATION_SECONDS = 25.0
+#: Seconds between two cancellations of what a build that was interrupted still asks.
+CANCEL_SECONDS = 1.0
 #: Statements of the run that this process asks at once: gates, and counts that are only told.
 QUERIES = 2
 #: Exit codes of dbt (https://docs.getdbt.com/reference/exit-codes).
@@ -85,7 +87,16 @@ class Server:
         if self._building and not self._stopping.is_set():
             self._stopping.set()
             self._release()
+            threading.Thread(target=self._cancel, name="cancel", daemon=True).start()
             raise KeyboardInterrupt
+
+    def _cancel(self) -> None:
+        """Cancel queries until the build has ended: dbt does it once, and a thread may send its next one after that."""
+        while self._building:
+            time.sleep(CANCEL_SECONDS)
+            if adapter := self._adapter:
+                with contextlib.suppress(Exception):  # a connection that is opened or closed just now: next time
+                    adapter.cancel_open_connections()
 
     def _release(self) -> None:
         """Let go of threads that wait for an answer, which dbt would wait for."""

@@ -17,6 +17,8 @@ import pytest
 from lakehouse_analytics.dbt.session import Asked, DbtProcess, Ended, Finished, Logged, Message
 from lakehouse_analytics.resources.dbt import DbtRunner
 
+pytestmark = pytest.mark.new_interpreter
+
 MODELS = {
     "quick.sql": "select 1 as x",
     "below.sql": "select * from {{ ref('quick') }}",
@@ -27,6 +29,8 @@ MODELS = {
     "    return session.sql('select 1 as x')\n",
     "suicidal.py": "import os, signal\n\ndef model(dbt, session):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     "    return session.sql('select 1 as x')\n",
+    "late.py": "import sys, time\n\ndef model(dbt, session):\n    print('no query yet', flush=True)\n    time.sleep(2)\n"
+    "    return session.sql('select sum(a.range * b.range) as x from range(2000000) as a, range(1000000) as b')\n",
     "inlined.sql": "{{ config(materialized='ephemeral') }} select 3 as x",
     "reads.sql": "select * from {{ ref('inlined') }}",
 }
@@ -124,7 +128,11 @@ def build(shop: Shop) -> Iterator[Build]:
     build = shop.start()
     yield build
     build.process.stop()
-    assert not [p for p in psutil.Process().children(recursive=True) if "dbt.server" in " ".join(p.cmdline())]
+    assert not [
+        p
+        for p in psutil.Process().children(recursive=True)
+        if "-m lakehouse_analytics.dbt.server" in " ".join(p.cmdline())
+    ]
 
 
 def test_exactly_the_nodes_are_built_and_a_second_build_follows_in_the_same_process(build: Build) -> None:
@@ -283,6 +291,12 @@ def test_a_build_that_is_stopped_cancels_its_queries(build: Build, shop: Shop, *
         time.sleep(0.5)  # until DuckDB is at it
     assert build.process.stop()
     assert shop.fetch("select 1") == [(1,)]  # nothing holds the file
+
+
+def test_a_query_that_starts_after_dbt_has_cancelled_is_cancelled_too(build: Build) -> None:
+    build.begin([model("late")])
+    _until(build, "no query yet")
+    assert build.process.stop()
 
 
 def test_the_end_of_the_run_ends_dbt(shop: Shop, tmp_path: Path) -> None:
