@@ -307,6 +307,9 @@ def _plain(value: Any) -> Any:
 
 
 def _relative(path: Path, start: Path) -> str:
+    text, folder = path.as_posix(), f"{start.as_posix()}/"
+    if text.startswith(folder) and ".." not in text:
+        return text.removeprefix(folder)  # as nearly all are: without resolving both
     return Path(os.path.relpath(path, start)).as_posix()
 
 

@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import ScheduleInstigatorData, TickStatus
 
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.cron import next_tick
@@ -202,6 +201,9 @@ class Past:
 
 def past_of(instance: dg.DagsterInstance, schedule: str) -> Past | None:
     """None where the schedule is not running, or nothing is known of it."""
+    # Not needed to load, and it imports all that describes a code location.
+    from dagster._core.scheduler.instigation import ScheduleInstigatorData, TickStatus
+
     states = [
         state
         for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)

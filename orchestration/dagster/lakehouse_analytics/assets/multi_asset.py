@@ -11,13 +11,18 @@ job. Here outputs have neither: what describes an asset is stored with the asset
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.output import OutputDefinition
 
 #: Parameters of the ops' functions: an input must not have their names.
 _PARAMETERS = frozenset({"context", "config", "dbt", "engine"})
@@ -143,10 +148,29 @@ def _nothings(inputs: Iterable[str]) -> dict[str, dg.In]:
     return dict.fromkeys(inputs, dg.In(dg.Nothing))
 
 
+class _Out(dg.Out):
+    """One for all outputs of a kind: Dagster resolves the type of each again, and nothing else of it takes as long."""
+
+    @cached_property
+    def _definition(self) -> OutputDefinition:
+        return super().to_definition(object, None, None, None)
+
+    def to_definition(
+        self,
+        annotation_type: type,  # noqa: ARG002
+        name: str | None,
+        description: str | None,  # noqa: ARG002
+        code_version: str | None,  # noqa: ARG002
+    ) -> OutputDefinition:
+        """As Dagster asks for each name; the type is given, and outputs have neither description nor version."""
+        definition = copy.copy(self._definition)
+        definition._name = name or definition.name
+        return definition
+
+
 def _outs(outputs: Mapping[str, dg.AssetSpec | dg.AssetCheckSpec], can_subset: bool) -> dict[str, dg.Out]:
-    # One for all of a kind: Dagster resolves the type of each `Out` again, and nothing else about it takes as long.
-    asset, check = (dg.Out(kind, is_required=not can_subset) for kind in (dg.Nothing, None))
-    skippable = dg.Out(dg.Nothing, is_required=False)
+    asset, check = (_Out(kind, is_required=not can_subset) for kind in (dg.Nothing, None))
+    skippable = _Out(dg.Nothing, is_required=False)
     return {
         output: check if isinstance(spec, dg.AssetCheckSpec) else skippable if spec.skippable else asset
         for output, spec in outputs.items()

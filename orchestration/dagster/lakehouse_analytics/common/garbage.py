@@ -1,4 +1,4 @@
-"""Python's garbage collector while the code location loads.
+"""Python's garbage collector while the code location is imported and loads.
 
 A project of 5,000 models becomes two million objects that live as long as the process. By default Python looks for
 garbage after every 700 of them, and through all of them again whenever they have grown by a quarter. That was half of
@@ -14,10 +14,18 @@ from typing import TypeVar
 
 Loaded = TypeVar("Loaded")
 
-#: New objects between two collections, from the first load on: Dagster describes what was loaded, which makes as many.
+#: New objects between two collections: importing and loading make as many that stay, and so does Dagster when it
+#: describes what was loaded.
 YOUNG = 20_000
 #: Objects of earlier loads that a process may keep although nothing refers to them any more.
 KEPT = 1_000_000
+
+
+def collect_rarely() -> None:
+    """Let `YOUNG` objects be made between two collections, or more where more are allowed already."""
+    young, *older = gc.get_threshold()
+    if young:  # otherwise the collector is off
+        gc.set_threshold(max(young, YOUNG), *older)
 
 
 def without_collecting(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
@@ -35,7 +43,7 @@ def without_collecting(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
         if gc.get_freeze_count() > KEPT:
             gc.unfreeze()
             gc.collect()
-        enabled, (young, *older) = gc.isenabled(), gc.get_threshold()
+        enabled = gc.isenabled()
         gc.disable()
         try:
             loaded = load()
@@ -43,8 +51,6 @@ def without_collecting(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
         finally:
             if enabled:
                 gc.enable()
-        if young:
-            gc.set_threshold(max(young, YOUNG), *older)
         return loaded
 
     return loading

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from lakehouse_analytics.common import garbage
-from lakehouse_analytics.common.garbage import YOUNG, without_collecting
+from lakehouse_analytics.common.garbage import YOUNG, collect_rarely, without_collecting
 
 
 class Cycle:
@@ -28,17 +28,22 @@ def _as_it_was() -> Iterator[None]:
 
 
 def test_nothing_is_collected_during_a_load_and_what_it_made_is_passed_over_afterwards() -> None:
-    gc.set_threshold(700, 10, 10)
     during: list[bool] = []
     made = without_collecting(lambda: (during.append(gc.isenabled()), Cycle()))()[1]
     alive = weakref.ref(made)
     assert during == [False]
     assert gc.isenabled()
-    assert gc.get_threshold() == (YOUNG, 10, 10)
     assert gc.get_freeze_count() > 0
     del made
     gc.collect()
     assert alive() is not None, "it was looked through"
+
+
+@pytest.mark.parametrize(("before", "after"), [(700, YOUNG), (YOUNG * 2, YOUNG * 2), (0, 0)])
+def test_collections_become_rare_and_a_collector_that_is_off_stays_off(before: int, after: int) -> None:
+    gc.set_threshold(before, 10, 10)
+    collect_rarely()
+    assert gc.get_threshold() == (after, 10, 10)
 
 
 def test_a_process_that_loads_again_and_again_gives_back_what_the_loads_made(monkeypatch: pytest.MonkeyPatch) -> None:
