@@ -15,14 +15,18 @@ import copy
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
+from dagster._core.definitions.resource_requirement import OutputManagerRequirement
 
 if TYPE_CHECKING:
+    from dagster._core.definitions.assets.job.asset_layer import AssetLayer
+    from dagster._core.definitions.dependency import NodeHandle
     from dagster._core.definitions.output import OutputDefinition
+    from dagster._core.definitions.resource_requirement import ResourceRequirement
 
 #: Parameters of the ops' functions: an input must not have their names.
 _PARAMETERS = frozenset({"context", "config", "dbt", "engine"})
@@ -69,7 +73,7 @@ def multi_asset(
     checks = {output: spec for output, spec in outs.items() if isinstance(spec, dg.AssetCheckSpec)}
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
-        op = dg.op(name=name, ins=_nothings(ins), out=_outs(outs, can_subset), tags=op_tags, pool=pool)(function)
+        op = _Op.of(function, name, ins, _outs(outs, can_subset), tags=op_tags, pool=pool)
         return dg.AssetsDefinition(
             node_def=op,
             keys_by_input_name=ins,
@@ -105,7 +109,7 @@ def multi_asset_check(
     outs = _outputs(specs)
 
     def decorate(function: Callable[..., Any]) -> dg.AssetChecksDefinition:
-        op = dg.op(name=name, ins=_nothings(ins), out=_outs(outs, can_subset), tags=op_tags, pool=pool)(function)
+        op = _Op.of(function, name, ins, _outs(outs, can_subset), tags=op_tags, pool=pool)
         made: dg.AssetChecksDefinition = dg.AssetChecksDefinition.create(
             node_def=op, keys_by_input_name=ins, check_specs_by_output_name=outs, can_subset=can_subset
         )
@@ -144,8 +148,50 @@ def _stand_in(path: Sequence[str]) -> str:
     return "asset_" + hashlib.sha256(json.dumps(path).encode()).hexdigest()[:16]
 
 
-def _nothings(inputs: Iterable[str]) -> dict[str, dg.In]:
-    return dict.fromkeys(inputs, dg.In(dg.Nothing))
+class _Op(dg.OpDefinition):
+    """As `dg.op` makes one, but every job checks once, not once an output, that there is what stores outputs."""
+
+    @classmethod
+    def of(
+        cls,
+        function: Callable[..., Any],
+        name: str,
+        inputs: Iterable[str],
+        outputs: Mapping[str, dg.Out],
+        *,
+        tags: Mapping[str, str] | None,
+        pool: str | None,
+    ) -> _Op:
+        """The op of a function that has resources and a config as arguments."""
+        ins = dict.fromkeys(inputs, dg.In(dg.Nothing))
+        read = dg.op(name=name, ins=ins, out={})(function)
+        return cls(
+            compute_fn=read.compute_fn,
+            name=name,
+            ins=ins,
+            outs=outputs,
+            description=read.description,
+            config_schema=read.config_schema,
+            required_resource_keys=read.required_resource_keys,
+            tags=tags,
+            pool=pool,
+        )
+
+    @cached_property
+    def _io_managers(self) -> frozenset[str]:
+        return frozenset(output.io_manager_key for output in self.output_defs)
+
+    def get_resource_requirements(
+        self, handle: NodeHandle | None, asset_layer: AssetLayer | None
+    ) -> Iterator[ResourceRequirement]:
+        """Those of Dagster, of which those of outputs come last."""
+        found: set[str] = set()
+        for requirement in super().get_resource_requirements(handle, asset_layer):
+            yield requirement
+            if isinstance(requirement, OutputManagerRequirement):
+                found.add(requirement.key)
+                if found == self._io_managers:
+                    return
 
 
 class _Out(dg.Out):

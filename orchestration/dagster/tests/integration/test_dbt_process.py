@@ -29,7 +29,7 @@ MODELS = {
     "    return session.sql('select 1 as x')\n",
     "suicidal.py": "import os, signal\n\ndef model(dbt, session):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     "    return session.sql('select 1 as x')\n",
-    "late.py": "import sys, time\n\ndef model(dbt, session):\n    print('no query yet', flush=True)\n    time.sleep(2)\n"
+    "late.py": "import time\n\ndef model(dbt, session):\n    print('no query yet', flush=True)\n    time.sleep(2)\n"
     "    return session.sql('select sum(a.range * b.range) as x from range(2000000) as a, range(1000000) as b')\n",
     "inlined.sql": "{{ config(materialized='ephemeral') }} select 3 as x",
     "reads.sql": "select * from {{ ref('inlined') }}",
