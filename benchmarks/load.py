@@ -24,10 +24,9 @@ from project import TESTS_A_MODEL, generate
 SIDES = ("stock", "ours")
 #: `stock+rows` counts rows with `fetch_row_counts()`; ours always counts.
 RUN_SIDES = ("stock", "stock+rows", "ours")
-#: Models and repetitions.
-SIZES = {100: 5, 1000: 5, 5000: 5}
+#: Measurements of each side.
+TIMES = 5
 CHAIN = 4  # models of the project that is run: one a layer
-RUNS = 5
 
 Sample = dict[str, dict[str, float]]
 
@@ -44,12 +43,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as folder:
         for models in options.sizes:
             environment = _project(Path(folder, str(models)), models)
-            samples = _take_turns(SIDES, environment, "", SIZES.get(models, 3), f"load {models}")
+            samples = _take_turns(SIDES, environment, "", TIMES, f"load {models}")
             report["load"][models] = _load(samples)
         if not options.no_run:
             environment = _project(Path(folder, "chain"), CHAIN)
             for name, selection in (("all 4 layers", "*"), ("1 model", "bronze_0000")):
-                report["run"][name] = _run(_take_turns(RUN_SIDES, environment, selection, RUNS, f"run {name}"))
+                report["run"][name] = _run(_take_turns(RUN_SIDES, environment, selection, TIMES, f"run {name}"))
     _print(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
