@@ -33,7 +33,8 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _USER_INFO = re.compile(r"(?s)://[^/\s:@]*:(?P<password>.+)@")
-_PARAMETER = re.compile(r"[?&](?P<name>[^=&?]*)=(?P<value>[^&#\s]*)")
+#: Of an address, or of a connection string: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
+_PARAMETER = re.compile(r"(?:^|[?&;:\s])(?P<name>[^=&?;:\s]+)\s*=\s*(?:'(?P<quoted>[^']*)'|(?P<value>[^&#;\s]*))")
 #: What a key is called whose value is no secret, although it is about one: `CLIENT_SECRET_FILE`, `oauth2-server-uri`.
 #: By the name, because a secret may look like a path: keys of S3 begin with a slash now and then.
 _ABOUT = re.compile(r"(file|path|dir|directory|folder|uri|url|endpoint|server|host|issuer|type)$", re.IGNORECASE)
@@ -88,9 +89,9 @@ class Redactor:
 def secret_values(value: Any, name: str = "", names: re.Pattern[str] = SECRET_NAME) -> Iterator[str]:
     """The secret values of a configuration.
 
-    Secret is the value of a key with such a name, the password of an address, and a parameter of an address with such a
-    name. The name of a file and an address are not secret as a whole where their key says so (`…_FILE`, `…_URL`); the
-    address of a webhook is.
+    Secret is the value of a key with such a name, the password of an address, and a parameter of an address or of a
+    connection string (`password=…`) with such a name. The name of a file and an address are not secret as a whole where
+    their key says so (`…_FILE`, `…_URL`); the address of a webhook is.
 
     Args:
         value: Mappings, lists and scalars.
@@ -117,7 +118,7 @@ def secret_values(value: Any, name: str = "", names: re.Pattern[str] = SECRET_NA
         yield from (found["password"], *re.split(r"[/@:]", found["password"]))
     for found in _PARAMETER.finditer(text):
         if names.search(found["name"]):
-            yield found["value"]
+            yield found["quoted"] or found["value"] or ""
 
 
 @lru_cache(maxsize=1)

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from lakehouse_analytics.batches import Reasons
+from lakehouse_analytics.dbt.secrets_in_text import SecretsInText
 
 #: Seconds between SIGINT, on which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
 TERMINATION_SECONDS = 25.0
@@ -69,6 +70,7 @@ class Server:
         self._context = contextvars.copy_context()
         self._reported: set[str] = set()
         self._reasons = Reasons()
+        self._mask = SecretsInText()
 
     def serve(self) -> None:
         """Build until the run closes the socket."""
@@ -138,6 +140,7 @@ class Server:
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(env)
+        self._mask.forget()
         sys.argv = ["dbt", *args]
         try:
             self._building = True
@@ -151,7 +154,7 @@ class Server:
         finally:
             self._building = False
         self._adapter = None
-        self._send({"ended": exit_code, "errors": errors})
+        self._send({"ended": exit_code, "errors": [*map(self._mask, errors)]})
 
     def _run_dbt(
         self,
@@ -175,7 +178,7 @@ class Server:
             if reason == dbt_hooks.NOTHING_TO_DO:
                 return FINE, []
             if reason:
-                self._send({"log": reason, "level": "info", "name": ""})
+                self._send({"log": self._mask(reason), "level": "info", "name": ""})
             result = dbtRunner(parsed, [lambda event: self._logged(event, frozenset(levels))]).invoke(args)
         if plan is None:
             _close_databases()  # a run keeps its own, which may be in memory, for another try
@@ -192,7 +195,8 @@ class Server:
     def finished(self, result: Any) -> None:
         """Tell the run of a node's result."""
         self._reported.add(result.node.unique_id)
-        self._send({"finished": _told(result), "reasons": self._reasons.of(result.node.unique_id)})
+        reasons = {number: self._mask(reason) for number, reason in self._reasons.of(result.node.unique_id).items()}
+        self._send({"finished": _told(result, self._mask), "reasons": reasons})
 
     def ask(self, kind: str, node: str) -> Any:
         """See `build_task.Run`.
@@ -219,7 +223,7 @@ class Server:
         try:
             answer = {"values": self._context.copy().run(self._fetch_all, number, sql)}
         except Exception as error:
-            answer = {"error": str(error)}
+            answer = {"error": self._mask(str(error))}
         self._send({"rows": number, **answer})
 
     def _fetch_all(self, number: int, sql: str) -> list[list[Any]]:
@@ -235,7 +239,7 @@ class Server:
         name = str(info.name)
         self._reasons.note(name, str(info.thread), event.data)
         if info.level in levels and name != _COMPILED_PATH and (message := str(info.msg)):
-            self._send({"log": message, "level": str(info.level), "name": name})
+            self._send({"log": self._mask(message), "level": str(info.level), "name": name})
 
 
 class _Asking:
@@ -271,19 +275,20 @@ def _close_databases() -> None:
             close()
 
 
-def _told(result: Any) -> dict[str, Any]:
+def _told(result: Any, mask: Callable[[str], str]) -> dict[str, Any]:
     node, batches = result.node, result.batch_results
     status = str(result.status)
     told = {
         "unique_id": node.unique_id,
         "status": status,
-        "message": result.message,
+        "message": result.message and mask(result.message),
         "execution_time": result.execution_time,
         "failures": result.failures,
         "adapter_response": {"query_id": (result.adapter_response or {}).get("query_id")},
     }
     if str(node.resource_type) == "test" and status != "pass":
-        told["compiled_code"] = getattr(node, "compiled_code", None)
+        code = getattr(node, "compiled_code", None)
+        told["compiled_code"] = code and mask(code)
     if batches:
         told["batch_results"] = {
             kind: [[start.isoformat(), end.isoformat()] for start, end in getattr(batches, kind)]

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from lakehouse_analytics.common.redact import Redactor, secret_values
 from lakehouse_analytics.dbt.server import TERMINATION_SECONDS
 from lakehouse_analytics.run_results import COMPILED_CODE, NodeResult
 
@@ -128,6 +129,8 @@ class DbtProcess:
         self._rows: dict[int, Future[list[list[Any]]]] = {}
         self._queries = 0
         self._stray: deque[str] = deque(maxlen=_LAST_LINES)
+        self._environment: Mapping[str, str] = os.environ
+        self._mask: Callable[[str], str] | None = None
         self._output = threading.Thread(target=self._read_output, name="dbt-output", daemon=True)
         self._reader = threading.Thread(target=self._read, name="dbt", daemon=True)
         self.alive = True
@@ -145,7 +148,7 @@ class DbtProcess:
 
     def start(self, request: Request, put: Callable[[Message], None]) -> None:
         """Start a command. `put` gets its messages, in another thread; the last is `Ended`."""
-        self._put = put
+        self._put, self._environment, self._mask = put, request.environment, None
         if not self.alive:
             put(self._end())
             return
@@ -263,11 +266,13 @@ class DbtProcess:
             text = line.decode(errors="replace").rstrip()
             if not text:
                 continue
+            self._mask = self._mask or Redactor(secret_values(self._environment))
+            text = self._mask(text)  # dbt's own lines are masked in `server`
             self._stray.append(text)
             if put := self._put:
                 put(Logged(STRAY, text))
             else:
-                os.write(1, line)
+                os.write(1, f"{text}\n".encode())
 
 
 _early: queue.SimpleQueue[DbtProcess] = queue.SimpleQueue()

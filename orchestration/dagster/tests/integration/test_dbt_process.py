@@ -25,12 +25,14 @@ MODELS = {
     "beside.sql": "select 2 as x",
     "slow.sql": "select sum(a.range * b.range) as x from range(2000000) as a, range(1000000) as b",
     "broken.sql": "select no_such_column from (select 1 as x) as t",
-    "chatty.py": "import sys\n\ndef model(dbt, session):\n    sys.stdout.write('no end')\n    sys.stdout.flush()\n"
+    "chatty.py": "import os, sys\n\ndef model(dbt, session):\n    print(os.environ.get('SHOP_TOKEN'))\n"
+    "    sys.stdout.write('no end')\n    sys.stdout.flush()\n"
     "    return session.sql('select 1 as x')\n",
     "suicidal.py": "import os, signal\n\ndef model(dbt, session):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     "    return session.sql('select 1 as x')\n",
     "late.py": "import time\n\ndef model(dbt, session):\n    print('no query yet', flush=True)\n    time.sleep(2)\n"
     "    return session.sql('select sum(a.range * b.range) as x from range(2000000) as a, range(1000000) as b')\n",
+    "careless.sql": "select * from read_csv('/no/{{ env_var('SHOP_TOKEN', 'file') }}.csv')",
     "inlined.sql": "{{ config(materialized='ephemeral') }} select 3 as x",
     "reads.sql": "select * from {{ ref('inlined') }}",
 }
@@ -238,11 +240,14 @@ def test_results_come_while_the_build_goes_on(build: Build) -> None:
     assert names.index(("Asked", gate)) < names.index(("Finished", model("beside")))
 
 
-def test_what_a_model_prints_is_passed_on(build: Build) -> None:
+def test_what_a_model_prints_is_passed_on(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_TOKEN", "Quince-4711")
     build.begin([model("chatty")])
     assert build.statuses()[model("chatty")] == "success"
     build.process.stop()
     assert "no end" in " ".join(build.process._stray)
+    assert "****" in " ".join(build.process._stray)
+    assert "Quince" not in " ".join([*build.process._stray, repr(build.said)])
 
 
 def test_a_process_that_is_killed_ends_the_build_and_what_it_was_asked(build: Build) -> None:
@@ -267,6 +272,29 @@ def test_an_adapter_that_is_not_there_is_said_at_the_end(shop: Shop) -> None:
     build.process.stop()
     assert build.ended.exit_code != 0
     assert any("no_such_adapter" in line for line in build.ended.stray)
+
+
+def test_no_message_has_a_secret_of_the_environment(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_TOKEN", "Quince-4711")
+    build.begin([model("careless")])
+    assert build.statuses()[model("careless")] == "error"
+    assert "/no/****.csv" in repr(build.said)
+    assert "Quince" not in repr(build.said)
+
+
+def test_no_message_has_a_secret_of_the_profile(shop: Shop, build: Build) -> None:
+    profiles = shop.project / "profiles.yml"
+    kept = profiles.read_text()
+    # As DuckDB repeats what it could not attach.
+    attached = {"path": "/no/such/folder?password=Quince-4711", "alias": "erp"}
+    profiles.write_text(kept.replace("'threads': 4", f"'threads': 4, 'attach': [{attached}]"))
+    try:
+        build.begin([model("quick")])
+        build.statuses()
+    finally:
+        profiles.write_text(kept)
+    assert "/no/such/folder?password=****" in repr(build.ended)
+    assert "Quince" not in repr(build.said)
 
 
 def _until(build: Build, text: str) -> None:

@@ -127,10 +127,12 @@ def test_the_values_of_a_configuration_that_are_secret() -> None:
         "CLIENT_SECRET_FILE": "/run/secrets/client",
         "s3.secret-access-key": "/wJalr/K7MDENG",
         "ODD_PASSWORD": "a://b",
+        "attach": [{"path": "postgres:dbname=shop password='p 6' user=me"}, {"path": "Server=h;Pwd=p7;Database=d"}],
         "token": True,
         "pin_secret": 77,
     }
     expected = {"p1", "p2", "p@3/x", "p", "3", "x", "p4", "https://hooks.example/p5", "77", "/wJalr/K7MDENG", "a://b"}
+    expected |= {"p 6", "p7"}
     assert {*secret_values(configuration)} == expected
 
 
