@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -74,7 +75,7 @@ def multi_asset(
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         op = _Op.of(function, name, ins, _outs(outs, can_subset), tags=op_tags, pool=pool)
-        return dg.AssetsDefinition(
+        return _Assets(
             node_def=op,
             keys_by_input_name=ins,
             keys_by_output_name={output: spec.key for output, spec in outs.items() if isinstance(spec, dg.AssetSpec)},
@@ -146,6 +147,23 @@ def _is_name(name: str) -> bool:
 
 def _stand_in(path: Sequence[str]) -> str:
     return "asset_" + hashlib.sha256(json.dumps(path).encode()).hexdigest()[:16]
+
+
+class _Assets(dg.AssetsDefinition):
+    """With keys that are put together once: for each output of a run, Dagster asks for them once an output.
+
+    https://github.com/dagster-io/dagster, `StepExecutionContext.get_output_asset_keys`
+    """
+
+    @staticmethod
+    def dagster_internal_init(**attributes: Any) -> _Assets:
+        """As Dagster makes a subset."""
+        return _Assets(**attributes)
+
+    @cached_property
+    def asset_and_check_keys(self) -> AbstractSet[dg.AssetKey | dg.AssetCheckKey]:
+        """Those of the selection."""
+        return frozenset(super().asset_and_check_keys)
 
 
 class _Op(dg.OpDefinition):

@@ -47,6 +47,16 @@ def test_any_assets_load_with_the_keys_checks_and_lineage_they_were_given(
     assert len(build.node_keys_by_output_name) == len(tables)
 
 
+def test_the_keys_of_an_op_are_put_together_once_also_of_a_part_of_it() -> None:
+    """Dagster asks for them for each output, once for each output: with 5,000 assets that is all of a day."""
+    build, _ = built({("gold", "a"): ["row_count"], ("gold", "b"): ["row_count"]}, [])
+    part = build.subset_for({dg.AssetKey(["gold", "a"])}, set())
+    for assets, count in ((build, 4), (part, 1)):
+        assert assets.asset_and_check_keys == {*assets.keys, *assets.check_keys}
+        assert len(assets.asset_and_check_keys) == count
+        assert assets.asset_and_check_keys is assets.asset_and_check_keys
+
+
 @pytest.mark.parametrize(("tables", "above"), CLASHES)
 def test_assets_with_names_that_clash_in_dagsters_ops_run_together_and_alone(
     tables: Tables, above: list[tuple[str, ...]]
