@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -158,7 +159,9 @@ class _Assets(dg.AssetsDefinition):
     @staticmethod
     def dagster_internal_init(**attributes: Any) -> _Assets:
         """As Dagster makes a subset."""
-        return _Assets(**attributes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", category=dg.BetaWarning)  # of arguments that Dagster itself passes
+            return _Assets(**attributes)
 
     @cached_property
     def asset_and_check_keys(self) -> AbstractSet[dg.AssetKey | dg.AssetCheckKey]:

@@ -11,10 +11,12 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from multiprocessing.util import Finalize
 from typing import Any
 
 from lakehouse_analytics.common.redact import Redactor, secret_values
@@ -134,6 +136,7 @@ class DbtProcess:
         self._output = threading.Thread(target=self._read_output, name="dbt-output", daemon=True)
         self._reader = threading.Thread(target=self._read, name="dbt", daemon=True)
         self.alive = True
+        _running.add(self)
         self._output.start()
         self._reader.start()
 
@@ -201,6 +204,7 @@ class DbtProcess:
             self._process.kill()
             self._process.wait()
             ended = False
+        _running.discard(self)
         self._reader.join()
         self._output.join(1.0)  # a process of dbt's own may have its output still
         self._control.close()
@@ -274,6 +278,18 @@ class DbtProcess:
             else:
                 os.write(1, f"{text}\n".encode())
 
+
+_running: weakref.WeakSet[DbtProcess] = weakref.WeakSet()
+
+
+def _stop_all() -> None:
+    for process in [*_running]:
+        process.stop()
+
+
+# An interrupt that Dagster raises between two events reaches no code of ours. Unlike `atexit`, this runs at the end of a
+# run that the code server has started, too.
+Finalize(None, _stop_all, exitpriority=0)
 
 _early: queue.SimpleQueue[DbtProcess] = queue.SimpleQueue()
 

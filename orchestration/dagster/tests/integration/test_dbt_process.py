@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -325,6 +327,13 @@ def test_a_query_that_starts_after_dbt_has_cancelled_is_cancelled_too(build: Bui
     build.begin([model("late")])
     _until(build, "no query yet")
     assert build.process.stop()
+
+
+def test_a_process_ends_after_its_dbt() -> None:
+    """Dagster may raise an interrupt where no code of ours sees it, and then nothing else stops dbt."""
+    program = "from lakehouse_analytics.dbt.session import start_process; print(start_process('duckdb').pid)"
+    ended = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+    assert not psutil.pid_exists(int(ended.stdout))
 
 
 def test_the_end_of_the_run_ends_dbt(shop: Shop, tmp_path: Path) -> None:
