@@ -129,7 +129,9 @@ def dbt_below(pid: int) -> list[psutil.Process]:
 
     def is_dbt(process: psutil.Process) -> bool:
         with suppress(psutil.Error):
-            return any(Path(word).name == "dbt" or "dbt.server" in word for word in process.cmdline())
+            return any(
+                Path(word).name == "dbt" or word == "lakehouse_analytics.dbt.server" for word in process.cmdline()
+            )
         return False
 
     with suppress(psutil.NoSuchProcess):

@@ -380,6 +380,7 @@ def logs_in(stack: Stack) -> bool:
 # --- The build itself is ended
 
 
+@pytest.mark.new_interpreter  # which `dbt_below` finds
 def test_what_a_killed_dbt_leaves_is_harmless_and_found_by_upkeep(
     half_built: Lakehouse, stack: Stack, mark: str
 ) -> None:
