@@ -175,7 +175,7 @@ class DbtBuild:
             self._process.answer(message)
         else:
             with contextlib.suppress(RuntimeError):  # closed: dbt is being ended
-                self._starters.submit(self._start, message)
+                self._starters.submit(self._start, message, self._lock)
 
     def _patience(self) -> float | None:
         """Seconds until the next report has waited long enough; None if none waits."""
@@ -252,13 +252,12 @@ class DbtBuild:
     def _answer_gate(self, asked: Asked, unique_id: str) -> None:
         self._process.answer(asked, None if self._verdicts[unique_id] else "its row count is wrong")
 
-    def _start(self, asked: Asked) -> None:
+    def _start(self, asked: Asked, lock: Lock) -> None:
         """Wait for the lock of a table, in a thread."""
-        assert self._lock  # noqa: S101  # or nothing is started here
         stack = contextlib.ExitStack()
         try:
             stack.enter_context(
-                self._lock(self._tables[asked.node], lambda text: self._inbox.put(Logged("warn", text)), self._stop)
+                lock(self._tables[asked.node], lambda text: self._inbox.put(Logged("warn", text)), self._stop)
             )
         except Exception as error:
             self._process.answer(asked, str(error))

@@ -1,4 +1,4 @@
-"""A process that has imported dbt, and does what it is asked for: one for a run, one for `lakehouse manifest`.
+"""A process that has imported dbt and runs commands: one for a run, one for `lakehouse manifest`.
 
 A process of its own, so that a dbt that is killed is a failed step and not a dead run. It speaks over a socket, so that
 nothing that dbt or its libraries print can be taken for an answer: lines of JSON in both directions, each an object

@@ -116,7 +116,7 @@ def start_server(control: socket.socket) -> subprocess.Popen[bytes]:
 
 
 class DbtProcess:
-    """A child process that imports dbt while this process does something else, and does what it is asked for.
+    """A child process that imports dbt while this process does something else, and runs its commands.
 
     Attributes:
         alive: Whether it can take a command.

@@ -48,7 +48,7 @@ def test_any_assets_load_with_the_keys_checks_and_lineage_they_were_given(
 
 
 def test_the_keys_of_an_op_are_put_together_once_also_of_a_part_of_it() -> None:
-    """Dagster asks for them for each output, once for each output: with 5,000 assets that is all of a day."""
+    """Dagster asks for them for each output, once for each output."""
     build, _ = built({("gold", "a"): ["row_count"], ("gold", "b"): ["row_count"]}, [])
     part = build.subset_for({dg.AssetKey(["gold", "a"])}, set())
     for assets, count in ((build, 4), (part, 1)):

@@ -193,8 +193,13 @@ def test_a_statement_that_fails_says_why_and_one_after_the_end_too(build: Build)
 
 
 def test_a_test_that_is_skipped_stops_nothing(build: Build) -> None:
-    nodes = [model("broken"), model("beside"), "test.p.both", model("below")]
-    edges = [(model("broken"), "test.p.both"), (model("beside"), "test.p.both"), ("test.p.both", model("below"))]
+    nodes = [model("broken"), model("beside"), model("quick"), "test.p.both", model("below")]
+    edges = [
+        (model("quick"), model("below")),
+        (model("broken"), "test.p.both"),
+        (model("beside"), "test.p.both"),
+        ("test.p.both", model("below")),
+    ]
     build.begin(nodes, edges=edges)
     statuses = build.statuses()
     assert statuses["test.p.both"] == "skipped"
@@ -202,7 +207,8 @@ def test_a_test_that_is_skipped_stops_nothing(build: Build) -> None:
 
 
 def test_a_failed_test_says_what_it_asked_and_skips_what_waits_for_it(build: Build) -> None:
-    build.begin(["test.p.negative", model("below")], edges=[("test.p.negative", model("below"))])
+    edges = [(model("quick"), "test.p.negative"), ("test.p.negative", model("below"))]
+    build.begin([model("quick"), "test.p.negative", model("below")], edges=edges)
     assert build.statuses()[model("below")] == "skipped"
     [failed] = [m.node for m in build.said if isinstance(m, Finished) and m.node.status == "fail"]
     assert failed.failures == 1
