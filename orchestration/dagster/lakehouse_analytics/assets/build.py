@@ -16,10 +16,10 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field
 
-from lakehouse_analytics.assets.check_targets import with_targets
 from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Distributed, Engine, FetchAll, fetching
 from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
-from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
+from lakehouse_analytics.assets.evaluations import Evaluations
+from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check, remember_output_keys
 from lakehouse_analytics.assets.run_windows import RunWindows
 from lakehouse_analytics.assets.writers import Writers, slot_of
 from lakehouse_analytics.check_history import history_of
@@ -44,7 +44,7 @@ from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key, count_specs, table_spec, test_specs
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
-Event = dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.AssetCheckEvaluation
+Event = dg.MaterializeResult[Any] | dg.Output[None] | dg.AssetCheckEvaluation
 OP_NAME = "build"
 OP_TAGS = {"dagster/compute_kind": "dbt"}
 #: dbt's threads where LAKEHOUSE_DBT_THREADS is not set, as the profile has it for Trino.
@@ -140,6 +140,7 @@ def build_assets(
         context: Context, keys: AbstractSet[dg.AssetKey], config: BuildConfig, dbt: DbtRunner, engine: Engine
     ) -> Iterator[Event]:
         refuse_failed_launch(context.instance, context.run.run_id)
+        remember_output_keys(context)
         run = Build(
             graph,
             project,
@@ -200,7 +201,7 @@ class Build:
         self.windows = self._windows()
         self.zone, self.accepted = zone, self._accepted()
         self.counter: Counter
-        self.evaluated: set[dg.AssetCheckKey] = set()
+        self.evaluations = Evaluations(context)
         self.verdicts: dict[str, list[dg.AssetCheckResult | dg.AssetCheckEvaluation]] = {}
         self.counted_in_part: dict[str, Answer] = {}
         self.told: set[str] = set()
@@ -352,17 +353,18 @@ class Build:
             metadata = self._metadata(table, report.answer, node)
             self._tell_partitions(table, report.answer)
             yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
+            self.evaluations.forget(asset_key(table))
         if report.late:
             for partition, metadata in _counted(report.answer):
                 self.context.log_event(dg.AssetObservation(asset_key(table), partition=partition, metadata=metadata))
         if report.answer is not None:
-            for verdict in with_targets(self.context.instance, asset_key(table), self.verdicts[table.unique_id]):
-                yield from self._report(verdict)
+            yield from self.evaluations.events(self.verdicts[table.unique_id])
 
     def _report_test(self, node: NodeResult) -> Iterator[Event]:
         if node.status != "skipped" and node.unique_id not in self.told:
             self.told.add(node.unique_id)
-            yield from self._report(dbt_test_result(self.graph, self.graph.tests[node.unique_id], node))
+            result = dbt_test_result(self.graph, self.graph.tests[node.unique_id], node)
+            yield from self.evaluations.events([result])
 
     def _settle(self, plan: Plan, result: DbtResult) -> Iterator[Event]:
         """What could be told only at the end: failures that were tried again, and tables built in part."""
@@ -383,11 +385,13 @@ class Build:
 
         Only where this run may report the row count: its failure is what brings the table into Dagster's retry.
         """
-        found = {}
+        found: dict[str, dict[Window, str | None]] = {}
+        if self.windows is None:
+            return found
         for table in tables:
             node = result.nodes.get(table.unique_id)
             counted = dg.AssetCheckKey(asset_key(table), ROW_COUNT) in self.checks
-            if not (self.windows and table.grain and counted and table.unique_id in self.run.failed):
+            if not (table.grain and counted and table.unique_id in self.run.failed):
                 continue
             if node and node.batches and node.batches.replaced and node.batches.failed:
                 found[table.unique_id] = node.batches.of(self.windows.span.windows)
@@ -401,21 +405,22 @@ class Build:
             counts = answer.get(partition) if isinstance(answer, Mapping) else None
             metadata = {"dagster/partition_row_count": counts.rows, **_of_rows(counts)} if counts else {}
             self.context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+        self.evaluations.forget(key)
         judged = [v for v in self.counter.judge(table, answer) if getattr(v, "partition", None) in done]
-        for verdict in with_targets(self.context.instance, key, judged):
-            yield from self._report(verdict)
-        for window, reason in reasons.items():
-            if reason is not None:
-                yield from self._report(
-                    dg.AssetCheckEvaluation(
-                        asset_key=key,
-                        check_name=ROW_COUNT,
-                        partition=window.key,
-                        passed=False,
-                        blocking=True,
-                        description=f"dbt did not replace this window: {reason}",
-                    )
-                )
+        yield from self.evaluations.events(judged)
+        kept = [
+            dg.AssetCheckEvaluation(
+                asset_key=key,
+                check_name=ROW_COUNT,
+                partition=window.key,
+                passed=False,
+                blocking=True,
+                description=f"dbt did not replace this window: {reason}",
+            )
+            for window, reason in reasons.items()
+            if reason is not None
+        ]
+        yield from self.evaluations.events(kept)
 
     def _writing(self, table: Table, say: Callable[[str], None], stop: threading.Event) -> AbstractContextManager[None]:
         """Hold a table against other runs and upkeep. DuckDB needs none of it: its pool holds whole runs."""
@@ -454,16 +459,9 @@ class Build:
         except ValueError as error:
             raise dg.Failure(f"accept_row_counts: {error}", allow_retries=False) from None
 
-    def _report(self, result: dg.AssetCheckResult | dg.AssetCheckEvaluation) -> Iterator[Event]:
-        key = dg.AssetCheckKey(dg.AssetKey.from_coercible(result.asset_key or ""), result.check_name or "")
-        # Gates hold whoever deselected the check; Dagster takes results of selected ones only.
-        if key in self.checks:
-            self.evaluated.add(key)
-            yield result
-
     def _close(self) -> None:
         summary = self.run.summary()
-        silent = sorted(key.to_user_string() for key in self.checks - self.evaluated - self._explained())
+        silent = sorted(key.to_user_string() for key in self.checks - self.evaluations.evaluated - self._explained())
         if silent:
             summary += "\n✘ planned checks that were not evaluated: " + ", ".join(silent)
         if silent or not self.run.succeeded:

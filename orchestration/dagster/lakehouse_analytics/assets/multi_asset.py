@@ -120,6 +120,17 @@ def multi_asset_check(
     return decorate
 
 
+def remember_output_keys(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> None:
+    """Have Dagster put the keys of a step's outputs together once, and not once an output.
+
+    Args:
+        context: The step's, before its first output.
+    """
+    step = context.op_execution_context._step_execution_context
+    keys = step.get_output_asset_keys()
+    step.get_output_asset_keys = lambda: keys  # type: ignore[method-assign]
+
+
 def _inputs(keys: Iterable[dg.AssetKey]) -> dict[str, dg.AssetKey]:
     return _named([("_".join(key.path).replace("-", "_").replace(".", "_"), key.path, key) for key in keys])
 

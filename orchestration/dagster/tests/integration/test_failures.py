@@ -10,6 +10,7 @@ import base64
 import os
 import re
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -62,17 +63,24 @@ def database(stack: Stack) -> Trino:
 @contextmanager
 def meanwhile(stack: Stack, act: Callable[[], object]) -> Iterator[None]:
     """Do something beside the block; the block's end waits for it."""
+    ended = threading.Event()
 
     def acted() -> None:
         try:
             act()
         except BaseException:
-            kill_queries(stack, "mark")  # or the block would wait for them for hours
+            # Or the block would wait for its queries for hours, and for those of its retries.
+            while not ended.wait(1):
+                with suppress(Exception):  # of a Trino that is down there are none
+                    kill_queries(stack, "mark")
             raise
 
     with ThreadPoolExecutor(1) as pool:
         acting = pool.submit(acted)
-        yield
+        try:
+            yield
+        finally:
+            ended.set()
         acting.result()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.assets.check_targets import with_targets
+from lakehouse_analytics.assets.evaluations import Evaluations
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.graph import Graph
 from lakehouse_analytics.partitions import calendars
@@ -40,9 +40,10 @@ class Daemon:
             can_subset=True,
             allow_arbitrary_check_specs=True,
         )
-        def build(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult | dg.AssetCheckEvaluation]:
+        def build(context: dg.AssetExecutionContext) -> Iterator[object]:
             for key in context.selected_asset_keys:
                 yield dg.MaterializeResult(asset_key=key)
+            evaluations = Evaluations(context)
             for spec in context.assets_def.check_specs:
                 if spec.key in context.selected_asset_check_keys:
                     evaluation = dg.AssetCheckEvaluation(
@@ -52,7 +53,7 @@ class Daemon:
                         blocking=False,  # the run goes on; what the daemon asks for is the check's own specification
                         partition=context.partition_key if spec.partitions_def else None,
                     )
-                    yield from with_targets(context.instance, spec.asset_key, [evaluation])
+                    yield from evaluations.events([evaluation])
 
         self.failing = ""
         self.definitions = dg.Definitions(assets=[build, *external_assets(graph)])
