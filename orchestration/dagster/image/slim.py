@@ -298,7 +298,7 @@ if __name__ == "__main__":
         COMMANDS[sys.argv[1]]()
     except SlimError as error:
         sys.exit(str(error))
-    # At once: here every library is imported, and a thread of one of them has aborted an interpreter that ended as usual
-    # ("terminate called without an active exception").
+    # At once: every library is imported here, and a thread of one of them has aborted an interpreter that ended as
+    # usual ("terminate called without an active exception").
     sys.stdout.flush()
     os._exit(0)
