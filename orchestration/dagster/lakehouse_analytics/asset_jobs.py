@@ -14,9 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph import AssetGraph, AssetNode
-from dagster._core.definitions.assets.job.asset_job import JobScopedAssetGraph, build_asset_job
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from lakehouse_analytics._dagster_internals import (
+    AssetGraph,
+    AssetNode,
+    JobScopedAssetGraph,
+    UnresolvedAssetJobDefinition,
+    build_asset_job,
+)
 
 
 class AssetJob(UnresolvedAssetJobDefinition):

@@ -9,10 +9,11 @@ from itertools import islice
 from typing import Protocol
 
 import dagster as dg
-from dagster._core.event_api import PartitionKeyFilter
-from dagster._core.storage.asset_check_execution_record import (
+
+from lakehouse_analytics._dagster_internals import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
+    PartitionKeyFilter,
 )
 
 #: Earlier counts of one check that drift is judged against, at most: two months of a daily run.

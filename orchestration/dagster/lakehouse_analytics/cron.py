@@ -7,20 +7,20 @@ from datetime import datetime, timedelta
 
 def is_cron(text: str) -> bool:
     """Whether Dagster accepts the text as a cron expression, names such as `@daily` included."""
-    from dagster._utils.schedules import is_valid_cron_string
+    from lakehouse_analytics._dagster_internals import is_valid_cron_string
 
     return is_valid_cron_string(text)
 
 
 def smallest_interval(text: str) -> timedelta:
     """The shortest time between two ticks of a valid cron expression."""
-    from dagster._utils.schedules import get_smallest_cron_interval
+    from lakehouse_analytics._dagster_internals import get_smallest_cron_interval
 
     return get_smallest_cron_interval(text)
 
 
 def next_tick(cron: str, timezone: str, at: datetime) -> datetime:
     """The first tick at or after an aware moment."""
-    from dagster._utils.schedules import schedule_execution_time_iterator
+    from lakehouse_analytics._dagster_internals import schedule_execution_time_iterator
 
     return next(schedule_execution_time_iterator(at.timestamp(), cron, timezone))

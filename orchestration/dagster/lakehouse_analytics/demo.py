@@ -13,10 +13,10 @@ from zoneinfo import ZoneInfo
 
 import click
 import dagster as dg
-from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from rich.console import Console
 
 from lakehouse_analytics import run_report, syncs
+from lakehouse_analytics._dagster_internals import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from lakehouse_analytics.contract import LAYERS, Grain
 from lakehouse_analytics.dbt_project import DbtProject, ManifestError
 from lakehouse_analytics.engines import dbt_runner

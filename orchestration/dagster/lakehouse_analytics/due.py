@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from dagster._core.definitions.partitions.context import partition_loading_context
-from dagster._core.definitions.run_request import InstigatorType
+from dagster import partition_loading_context
 
+from lakehouse_analytics._dagster_internals import InstigatorType
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.cron import next_tick
 from lakehouse_analytics.graph import Graph, Source, Table
@@ -202,7 +202,7 @@ class Past:
 def past_of(instance: dg.DagsterInstance, schedule: str) -> Past | None:
     """None where the schedule is not running, or nothing is known of it."""
     # Not needed to load, and it imports all that describes a code location.
-    from dagster._core.scheduler.instigation import ScheduleInstigatorData, TickStatus
+    from lakehouse_analytics._dagster_internals import ScheduleInstigatorData, TickStatus
 
     states = [
         state

@@ -6,7 +6,8 @@ is marked as worth it.
 """
 
 import dagster as dg
-from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
+
+from lakehouse_analytics._dagster_internals import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 
 
 @dg.failure_hook(name="retry_after_a_lost_database")

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from dagster._core.storage.dagster_run import RunRecord
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG, WILL_RETRY_TAG
+from dagster import RunRecord
 
+from lakehouse_analytics._dagster_internals import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG, WILL_RETRY_TAG
 from lakehouse_analytics.notify import Alert, Notifier, heard
 
 #: Seconds after a run's end in which its retry may still come by itself; then that it has to come when asked for again.

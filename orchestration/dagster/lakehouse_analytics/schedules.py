@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
-from dagster._time import get_current_datetime
 
+from lakehouse_analytics._dagster_internals import get_current_datetime
 from lakehouse_analytics.contract import Grain
 from lakehouse_analytics.due import OWED, Past, Plan, past_of
 from lakehouse_analytics.graph import Graph

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
-from dagster._core.storage.asset_check_execution_record import (
+
+from lakehouse_analytics._dagster_internals import (
+    WILL_RETRY_TAG,
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
-from dagster._core.storage.tags import WILL_RETRY_TAG
-
 from lakehouse_analytics.graph import Graph, Table
 from lakehouse_analytics.jobs import build_tags
 from lakehouse_analytics.notify import Alert, Notifier, NotifyError, tell

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.instance.utils import RUNLESS_RUN_ID
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from lakehouse_analytics._dagster_internals import RUNLESS_RUN_ID, AssetCheckExecutionRecordStatus
 from lakehouse_analytics.airbyte.evidence import Verdict, may_have_written
 from lakehouse_analytics.airbyte.identity import identity_of
 from lakehouse_analytics.airbyte.jobs import ENDED as ENDED_STATUS
@@ -190,7 +189,7 @@ def _complete(instance: dg.DagsterInstance, record: dg.EventLogRecord, event: Ev
 
     If not, the event has to be stored again.
     """
-    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage  # imports SQLAlchemy
+    from lakehouse_analytics._dagster_internals import SqlEventLogStorage
 
     storage = instance.event_log_storage
     if isinstance(event, dg.AssetCheckEvaluation):

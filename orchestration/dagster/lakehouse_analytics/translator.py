@@ -174,7 +174,7 @@ def _tags(node: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_tag(tag: str) -> bool:
-    from dagster._utils.tags import is_valid_tag_key
+    from lakehouse_analytics._dagster_internals import is_valid_tag_key
 
     return is_valid_tag_key(tag)
 

@@ -16,10 +16,11 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field
 
+from lakehouse_analytics._dagster_internals import remember_output_keys
 from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Distributed, Engine, FetchAll, fetching
 from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
 from lakehouse_analytics.assets.evaluations import Evaluations
-from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check, remember_output_keys
+from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
 from lakehouse_analytics.assets.run_windows import RunWindows
 from lakehouse_analytics.assets.writers import Writers, slot_of
 from lakehouse_analytics.check_history import history_of

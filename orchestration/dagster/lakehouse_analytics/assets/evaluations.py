@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+
+from lakehouse_analytics._dagster_internals import AssetCheckEvaluationTargetMaterializationData, step_of
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 Result = dg.AssetCheckResult | dg.AssetCheckEvaluation
@@ -27,7 +28,7 @@ class Evaluations:
             context: The step's.
         """
         op = context.op_execution_context
-        self._instance, self._step = op.instance, op._step_execution_context
+        self._instance, self._step = op.instance, step_of(context)
         self._partition = op.partition_key if op.has_partition_key else None
         self._planned = {spec.key: (output, spec) for output, spec in op.assets_def.check_specs_by_output_name.items()}
         self._targets: dict[dg.AssetKey, dict[str | None, Target | None]] = {}

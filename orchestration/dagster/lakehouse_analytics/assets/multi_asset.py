@@ -22,13 +22,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
-from dagster._core.definitions.resource_requirement import OutputManagerRequirement
+
+from lakehouse_analytics._dagster_internals import OutputManagerRequirement, is_valid_name, named
 
 if TYPE_CHECKING:
-    from dagster._core.definitions.assets.job.asset_layer import AssetLayer
-    from dagster._core.definitions.dependency import NodeHandle
-    from dagster._core.definitions.output import OutputDefinition
-    from dagster._core.definitions.resource_requirement import ResourceRequirement
+    from lakehouse_analytics._dagster_internals import AssetLayer, NodeHandle, OutputDefinition, ResourceRequirement
 
 #: Parameters of the ops' functions: an input must not have their names.
 _PARAMETERS = frozenset({"context", "config", "dbt", "engine"})
@@ -120,17 +118,6 @@ def multi_asset_check(
     return decorate
 
 
-def remember_output_keys(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> None:
-    """Have Dagster put the keys of a step's outputs together once, and not once an output.
-
-    Args:
-        context: The step's, before its first output.
-    """
-    step = context.op_execution_context._step_execution_context
-    keys = step.get_output_asset_keys()
-    step.get_output_asset_keys = lambda: keys  # type: ignore[method-assign]
-
-
 def _inputs(keys: Iterable[dg.AssetKey]) -> dict[str, dg.AssetKey]:
     return _named([("_".join(key.path).replace("-", "_").replace(".", "_"), key.path, key) for key in keys])
 
@@ -152,8 +139,6 @@ def _named(wanted: Sequence[tuple[str, Sequence[str], _Named]]) -> dict[str, _Na
 
 
 def _is_name(name: str) -> bool:
-    from dagster._core.definitions.utils import is_valid_name
-
     return is_valid_name(name) and name not in _PARAMETERS
 
 
@@ -241,9 +226,7 @@ class _Out(dg.Out):
         code_version: str | None,  # noqa: ARG002
     ) -> OutputDefinition:
         """As Dagster asks for each name; the type is given, and outputs have neither description nor version."""
-        definition = copy.copy(self._definition)
-        definition._name = name or definition.name
-        return definition
+        return named(copy.copy(self._definition), name)
 
 
 def _outs(outputs: Mapping[str, dg.AssetSpec | dg.AssetCheckSpec], can_subset: bool) -> dict[str, dg.Out]:

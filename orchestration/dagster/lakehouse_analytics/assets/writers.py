@@ -59,7 +59,7 @@ class Writers:
     """
 
     def __init__(self, instance: dg.DagsterInstance, run_id: str, step_key: str) -> None:
-        from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+        from lakehouse_analytics._dagster_internals import SqlEventLogStorage
 
         storage = instance.event_log_storage
         if not isinstance(storage, SqlEventLogStorage):
@@ -127,12 +127,13 @@ class Writers:
             return self._exchanged(connection, slots, queue=queue)
 
     def _exchanged(self, connection: Connection, wanted: list[str], *, queue: bool) -> Mapping[str, str]:
-        from dagster._core.storage.event_log.schema import (
+        from sqlalchemy import func, select
+
+        from lakehouse_analytics._dagster_internals import (
             ConcurrencyLimitsTable,
             ConcurrencySlotsTable,
             PendingStepsTable,
         )
-        from sqlalchemy import func, select
 
         slots, pending, limits = ConcurrencySlotsTable.c, PendingStepsTable.c, ConcurrencyLimitsTable.c
         # First a write: with it SQLite takes its lock, and what is read below stays true. PostgreSQL locks the rows,
@@ -186,12 +187,12 @@ class Writers:
         return self.run_id, self.step_key
 
     def _leave_queue(self, connection: Connection, wanted: list[str]) -> None:
-        from dagster._core.storage.event_log.schema import PendingStepsTable
+        from lakehouse_analytics._dagster_internals import PendingStepsTable
 
         connection.execute(PendingStepsTable.delete().where(_places(wanted, *self._me)))
 
     def _release(self, wanted: list[str]) -> None:
-        from dagster._core.storage.event_log.schema import ConcurrencySlotsTable
+        from lakehouse_analytics._dagster_internals import ConcurrencySlotsTable
 
         slots = ConcurrencySlotsTable.c
         with self._storage.index_transaction() as connection:
@@ -226,7 +227,7 @@ class Writers:
             thread.join()
 
     def _renew(self, wanted: list[str]) -> None:
-        from dagster._core.storage.event_log.schema import PendingStepsTable
+        from lakehouse_analytics._dagster_internals import PendingStepsTable
 
         with self._storage.index_transaction() as connection:
             mine = _places(wanted, *self._me)
@@ -253,8 +254,9 @@ def _now() -> datetime:
 
 def _places(slots: Collection[str], run_id: object, step_key: object) -> ColumnElement[bool]:
     """A step's rows in Dagster's table of who stands in line, holders included."""
-    from dagster._core.storage.event_log.schema import PendingStepsTable
     from sqlalchemy import and_
+
+    from lakehouse_analytics._dagster_internals import PendingStepsTable
 
     pending = PendingStepsTable.c
     return and_(pending.concurrency_key.in_(slots), pending.run_id == run_id, pending.step_key == step_key)

@@ -13,8 +13,7 @@ from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, unche
 from lakehouse_analytics.names import counted, plural
 
 if TYPE_CHECKING:
-    from dagster._core.definitions.run_request import InstigatorType
-    from dagster._core.scheduler.instigation import InstigatorState
+    from lakehouse_analytics._dagster_internals import InstigatorState, InstigatorType
 
 CHECK_STORAGE = "Check that the database of Dagster's instance runs and can be reached: Dagster tries it for a while."
 IMPORTS = ("dagster._daemon.controller", "dagster._core.storage.sqlite_storage", "alembic.command")
@@ -56,7 +55,7 @@ def storage(known: Known) -> Finding:
 
 def daemons(known: Known) -> Finding:
     """Every daemon that this instance needs has sent a heartbeat lately."""
-    from dagster._daemon.controller import get_daemon_statuses
+    from lakehouse_analytics._dagster_internals import get_daemon_statuses
 
     instance = known.instance
     silence = max(SILENCE, 3.0 * instance.run_monitoring_poll_interval_seconds)
@@ -86,7 +85,7 @@ def daemons(known: Known) -> Finding:
 
 def schedules(known: Known) -> Finding:
     """Every schedule is switched on: nothing is built at night without."""
-    from dagster._core.definitions.run_request import InstigatorType
+    from lakehouse_analytics._dagster_internals import InstigatorType
 
     on = _switched_on(known, InstigatorType.SCHEDULE, known.location.schedules)
     off = [name for name, runs in on.items() if not runs]
@@ -95,7 +94,7 @@ def schedules(known: Known) -> Finding:
 
 def sensors(known: Known) -> Finding:
     """Every sensor that runs unless somebody stops it does run. Others are as somebody wanted them."""
-    from dagster._core.definitions.run_request import InstigatorType
+    from lakehouse_analytics._dagster_internals import InstigatorType
 
     declared = known.location.sensors
     on = _switched_on(known, InstigatorType.SENSOR, declared)
@@ -119,7 +118,7 @@ def _told(known: Known, what: str, running: list[str], stopped: list[str], idle:
 
 
 def _switched_on(known: Known, kind: InstigatorType, declared: Mapping[str, bool]) -> dict[str, bool]:
-    from dagster._core.scheduler.instigation import InstigatorStatus
+    from lakehouse_analytics._dagster_internals import InstigatorStatus
 
     states = known.instance.all_instigator_state(instigator_type=kind)
     found = {}

@@ -22,8 +22,7 @@ def queue(known: Known) -> Finding:
 
 def limits(known: Known) -> Finding:
     """DuckDB has one writer at a time, and windows are built by one run at a time."""
-    from dagster._core.storage.tags import BACKFILL_ID_TAG
-
+    from lakehouse_analytics._dagster_internals import BACKFILL_ID_TAG
     from lakehouse_analytics.engines import pool
     from lakehouse_analytics.jobs import WINDOWS_OF
 

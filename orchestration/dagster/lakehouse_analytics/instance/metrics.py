@@ -14,22 +14,25 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 import yaml
-from dagster import DagsterError, DagsterRunStatus
-from dagster._check import CheckError
-from dagster._core.instance.config import DAGSTER_CONFIG_YAML_FILENAME
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.run_coordinator import QueuedRunCoordinator
-from dagster._core.scheduler.instigation import TickStatus
-from dagster._core.storage.runs.schema import RunsTable
-from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+from dagster import DagsterError, DagsterRunStatus, QueuedRunCoordinator
 from dagster_postgres.utils import DagsterPostgresException
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from lakehouse_analytics._dagster_internals import (
+    DAGSTER_CONFIG_YAML_FILENAME,
+    CheckError,
+    InstanceRef,
+    RunsTable,
+    SqlRunStorage,
+    TickStatus,
+)
+
 if TYPE_CHECKING:
     from dagster import DagsterInstance
-    from dagster._core.run_coordinator.base import RunCoordinator
+
+    from lakehouse_analytics._dagster_internals import RunCoordinator
 
 logger = logging.getLogger(__name__)
 

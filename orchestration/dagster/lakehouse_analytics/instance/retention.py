@@ -14,23 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from dagster import DagsterEventType, RunsFilter
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
-from dagster._core.instance.utils import RUNLESS_RUN_ID
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.event_log.schema import (
+
+from lakehouse_analytics._dagster_internals import (
+    BACKFILL_ID_TAG,
+    BULK_ACTION_TERMINAL_STATUSES,
+    FINISHED_STATUSES,
+    PARENT_RUN_ID_TAG,
+    ROOT_RUN_ID_TAG,
+    RUNLESS_RUN_ID,
+    AssetCheckExecutionRecordStatus,
     AssetCheckExecutionsTable,
     AssetEventTagsTable,
+    BulkActionsFilter,
+    BulkActionStatus,
+    SqlEventLogStorage,
     SqlEventLogStorageTable,
 )
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
-from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
-
 from lakehouse_analytics.check_history import HISTORY
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
-    from dagster._core.storage.dagster_run import RunRecord
+    from dagster import DagsterInstance, RunRecord
 
 logger = logging.getLogger(__name__)
 
