@@ -26,14 +26,14 @@ from typing import Any
 
 import dagster as dg
 from dagster_airbyte.resources import AirbyteClient
-from lakehouse_analytics.airbyte.client import Airbyte, AirbyteServer
-from lakehouse_analytics.airbyte.inventory import Inventory
-from lakehouse_analytics.airbyte.simulated import Store
-from lakehouse_analytics.airbyte.simulator import Simulator
-from lakehouse_analytics.listening import Listening, source_tables
-from lakehouse_analytics.manifest import read
-from lakehouse_analytics.sync_events import CHECK, PAGE, SYNC_ID
-from lakehouse_analytics.sync_sensor import airbyte_sync_sensor
+from lakehouse_analytics.dbt.manifest import read
+from lakehouse_analytics.devtools.airbyte_simulator import Simulator
+from lakehouse_analytics.devtools.simulated_airbyte import Store
+from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteServer
+from lakehouse_analytics.triggers.airbyte.events import CHECK, PAGE, SYNC_ID
+from lakehouse_analytics.triggers.airbyte.inventory import Inventory
+from lakehouse_analytics.triggers.airbyte.sensor import airbyte_sync_sensor
+from lakehouse_analytics.triggers.airbyte.workspace import Listening, source_tables
 
 QUIET_TICKS = 9
 

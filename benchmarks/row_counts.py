@@ -81,7 +81,7 @@ class Lake:
     """The benchmark's tables, and this project's ways to count them."""
 
     def __init__(self) -> None:
-        from lakehouse_analytics.resources.trino import TrinoResource
+        from lakehouse_analytics.engines.trino.resource import TrinoResource
         from lakehouse_analytics.settings import Settings
 
         settings = Settings.load()
@@ -116,14 +116,14 @@ class Lake:
 
     def relation(self, table: str) -> Any:
         """One of the tables, as Trino names it."""
-        from lakehouse_analytics.iceberg.policies import Relation
+        from lakehouse_analytics.dbt.relation import Relation
 
         return Relation(self.database, SCHEMA, table)
 
     def batched(self, tables: Mapping[str, int]) -> Rows:
         """In a few statements, through Trino."""
-        from lakehouse_analytics.assets.counting import Questions, Whole
-        from lakehouse_analytics.row_counts import Counted
+        from lakehouse_analytics.checks.row_counts import Counted
+        from lakehouse_analytics.checks.runner import Questions, Whole
 
         answers = Questions(self.trino.fetch_all, Whole(), self.trino.max_stages).ask(
             [Counted(str(self.relation(name))) for name in tables]

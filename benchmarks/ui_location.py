@@ -13,8 +13,8 @@ import dagster as dg
 sys.path.insert(0, str(Path(__file__).parents[1] / "orchestration" / "dagster"))
 
 from lakehouse_analytics.assets.build import build_assets
-from lakehouse_analytics.contract import LAYERS
-from lakehouse_analytics.partitions import calendars
+from lakehouse_analytics.contract.models import LAYERS
+from lakehouse_analytics.partitions.definitions import calendars
 from lakehouse_analytics.settings import Settings
 from tests.unit.manifests import Manifest
 from tests.unit.windowed import WINDOWED

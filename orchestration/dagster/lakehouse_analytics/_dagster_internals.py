@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES as BULK_ACTION_TERMINAL_STATUSES
     from dagster._core.execution.backfill import BulkActionsFilter as BulkActionsFilter
     from dagster._core.execution.backfill import BulkActionStatus as BulkActionStatus
-    from dagster._core.execution.context.system import StepExecutionContext as StepExecutionContext
     from dagster._core.instance.config import DAGSTER_CONFIG_YAML_FILENAME as DAGSTER_CONFIG_YAML_FILENAME
     from dagster._core.instance.ref import InstanceRef as InstanceRef
     from dagster._core.instance.utils import RUNLESS_RUN_ID as RUNLESS_RUN_ID
@@ -104,7 +103,6 @@ USED: dict[str, tuple[str, ...]] = {
         "BulkActionStatus",
         "BulkActionsFilter",
     ),
-    "dagster._core.execution.context.system": ("StepExecutionContext",),
     "dagster._core.instance.config": ("DAGSTER_CONFIG_YAML_FILENAME",),
     "dagster._core.instance.ref": ("InstanceRef",),
     "dagster._core.instance.utils": ("RUNLESS_RUN_ID",),
@@ -160,7 +158,7 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def step_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> StepExecutionContext:
+def step_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> dg.StepExecutionContext:
     """What Dagster itself knows of the step that a context belongs to."""
     return context.op_execution_context._step_execution_context
 

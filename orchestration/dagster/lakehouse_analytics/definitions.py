@@ -16,19 +16,19 @@ from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.common.garbage import without_collecting
 from lakehouse_analytics.common.load_errors import message_last
 from lakehouse_analytics.common.load_warnings import warn_once
-from lakehouse_analytics.dbt_project import DbtProject
-from lakehouse_analytics.engines import dbt_runner, engine, pool
+from lakehouse_analytics.dbt.manifest import read
+from lakehouse_analytics.dbt.prepare import prepare
+from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.engines.registry import dbt_runner, engine, pool
 from lakehouse_analytics.jobs import build_jobs
-from lakehouse_analytics.listening import listening_of
-from lakehouse_analytics.lost_retries import lost_retries
-from lakehouse_analytics.manifest import read
-from lakehouse_analytics.notify import notifiers
-from lakehouse_analytics.partitions import calendars, refuse_mismatched_zones, zone_warnings
-from lakehouse_analytics.prepare import prepare
+from lakehouse_analytics.notifications import notifiers
+from lakehouse_analytics.partitions.definitions import calendars, refuse_mismatched_zones, zone_warnings
+from lakehouse_analytics.runs.retry_watchdog import lost_retries
 from lakehouse_analytics.schedules import plans, schedule_definitions
 from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.sync_definitions import sync_definitions
+from lakehouse_analytics.triggers.airbyte.definitions import sync_definitions
+from lakehouse_analytics.triggers.airbyte.workspace import listening_of
 
 
 @dg.definitions

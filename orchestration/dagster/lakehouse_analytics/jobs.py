@@ -6,22 +6,18 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from lakehouse_analytics.asset_jobs import AssetJob
-from lakehouse_analytics.assets.maintenance import GROUP
-from lakehouse_analytics.contract import Grain
-from lakehouse_analytics.graph import Graph, Table
-from lakehouse_analytics.lost_instance import retry_after_a_lost_database
-from lakehouse_analytics.partitions import GRAINS, TOGETHER
-from lakehouse_analytics.translator import check_key
+from lakehouse_analytics.assets.asset_jobs import AssetJob
+from lakehouse_analytics.contract.models import Grain
+from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, ended_after
+from lakehouse_analytics.partitions.definitions import GRAINS, TOGETHER
+from lakehouse_analytics.runs.retry_on_lost_database import retry_after_a_lost_database
 
 MAIN, DAILY = "full_refresh", "daily_backfill"
 MAINTENANCE = "iceberg_maintenance"
 #: The demo declares itself by its project's name (dbt/dbt_project.yml); its models by their own.
 DEMO = "lakehouse"
 CUSTOMER_ENTRY = ("bronze", "stg_customers")
-#: Names the job on every run of a job that builds windows, of which `dagster.yaml` lets one go at a time: Dagster
-#: itself does not mark a run with its job.
-WINDOWS_OF = "lakehouse/windows_of"
 
 
 def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.UnresolvedAssetJobDefinition]:
@@ -70,8 +66,8 @@ def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.Unres
         )
     if upkeep:
         # A table may be of a group of that name, too: a group's name can be any (meta.dagster.group).
-        selection = dg.AssetSelection.groups(GROUP) - _assets(tables)
-        jobs.append(_job(MAINTENANCE, selection, "Upkeep of every Iceberg table.", _ended(max_runtime)))
+        selection = dg.AssetSelection.groups(MAINTENANCE_GROUP) - _assets(tables)
+        jobs.append(_job(MAINTENANCE, selection, "Upkeep of every Iceberg table.", ended_after(max_runtime)))
     return jobs
 
 
@@ -80,17 +76,8 @@ def job_of(grain: Grain) -> str:
     return MAIN if grain in TOGETHER else f"{grain}_refresh"
 
 
-def build_tags(max_runtime: int) -> dict[str, str]:
-    """Of every run that builds: a retried one builds what failed or was blocked, and nothing else."""
-    return {"dagster/retry_strategy": "FROM_ASSET_FAILURE", **_ended(max_runtime)}
-
-
 def _assets(tables: list[Table]) -> dg.AssetSelection:
     return dg.AssetSelection.assets(*(table.key for table in tables))
-
-
-def _ended(max_runtime: int) -> dict[str, str]:
-    return {"dagster/max_runtime": str(max_runtime)}
 
 
 def _job(

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from lakehouse_analytics._dagster_internals import get_current_datetime
-from lakehouse_analytics.contract import Grain
-from lakehouse_analytics.due import OWED, Past, Plan, past_of
-from lakehouse_analytics.graph import Graph
+from lakehouse_analytics.contract.models import Grain
+from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.jobs import MAIN, MAINTENANCE, job_of
-from lakehouse_analytics.notify import Alert, Notifier, heard
-from lakehouse_analytics.partitions import Calendar
+from lakehouse_analytics.notifications import Alert, Notifier, heard
+from lakehouse_analytics.partitions.backlog import OWED, Past, Plan, past_of
+from lakehouse_analytics.partitions.definitions import Calendar
 from lakehouse_analytics.settings import Settings
 
 #: The sensor that asks for what its schedule had to leave.

@@ -10,10 +10,10 @@ from lakehouse_analytics._dagster_internals import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
-from lakehouse_analytics.graph import Graph, Table
-from lakehouse_analytics.jobs import build_tags
-from lakehouse_analytics.notify import Alert, Notifier, NotifyError, tell
-from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key
+from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
+from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.keys import asset_key, build_tags, check_key
+from lakehouse_analytics.notifications import Alert, Notifier, NotifyError, tell
 
 
 def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinition]:

@@ -21,14 +21,14 @@ import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from lakehouse_analytics import dbt_profile
+from lakehouse_analytics.common.cron import is_cron
 from lakehouse_analytics.common.mail import is_mail_address
 from lakehouse_analytics.common.paths import problem_of
 from lakehouse_analytics.common.redact import MASK
 from lakehouse_analytics.common.text import MAX_TEXT, brief, did_you_mean, shortened
-from lakehouse_analytics.contract import Duration
-from lakehouse_analytics.cron import is_cron
-from lakehouse_analytics.dbt_profile import Profile, ProfileError
+from lakehouse_analytics.contract.models import Duration
+from lakehouse_analytics.dbt import profile as dbt_profile
+from lakehouse_analytics.dbt.profile import Profile, ProfileError
 
 PREFIX = "LAKEHOUSE_"
 ENVIRONMENTS = ("local", "trino", "prod")

@@ -17,32 +17,33 @@ import dagster as dg
 from pydantic import Field
 
 from lakehouse_analytics._dagster_internals import remember_output_keys
-from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter, Distributed, Engine, FetchAll, fetching
 from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
-from lakehouse_analytics.assets.evaluations import Evaluations
+from lakehouse_analytics.assets.gates import BUILT_STATUS, FINE_STATUS, Plan, Run
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
-from lakehouse_analytics.assets.run_windows import RunWindows
-from lakehouse_analytics.assets.writers import Writers, slot_of
-from lakehouse_analytics.check_history import history_of
-from lakehouse_analytics.checks import dbt_test_result
+from lakehouse_analytics.assets.retries import Patience, merge, worth_a_second_start, worth_another_try
+from lakehouse_analytics.assets.specs import count_specs, table_spec, test_specs
+from lakehouse_analytics.checks.evaluations import Evaluations
+from lakehouse_analytics.checks.history import history_of
+from lakehouse_analytics.checks.results import dbt_test_result
+from lakehouse_analytics.checks.row_counts import Counts
+from lakehouse_analytics.checks.runner import Answer, CountedWindows, Counter, fetching
+from lakehouse_analytics.common.names import DRIFT, FEW, ROW_COUNT, counted, some, unique_metadata_key
 from lakehouse_analytics.common.text import did_you_mean, shortened
-from lakehouse_analytics.contract import Grain
-from lakehouse_analytics.database import DatabaseError
-from lakehouse_analytics.dbt_project import DbtProject
-from lakehouse_analytics.failed_launch import refuse_failed_launch
-from lakehouse_analytics.gates import BUILT_STATUS, FINE_STATUS, Plan, Run
-from lakehouse_analytics.graph import DbtTest, Function, Graph, Table
-from lakehouse_analytics.iceberg.policies import relation_of
-from lakehouse_analytics.messages import with_source_line
-from lakehouse_analytics.names import FEW, counted, some, unique_metadata_key
-from lakehouse_analytics.partitions import TOGETHER, Calendar, Window
-from lakehouse_analytics.provenance import Provenance
-from lakehouse_analytics.resources.dbt import DbtRunner
-from lakehouse_analytics.retries import Patience, merge, worth_a_second_start, worth_another_try
-from lakehouse_analytics.row_counts import Counts
-from lakehouse_analytics.run_results import DbtResult, NodeResult
+from lakehouse_analytics.contract.models import Grain
+from lakehouse_analytics.dbt.error_location import with_source_line
+from lakehouse_analytics.dbt.graph import DbtTest, Function, Graph, Table
+from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.dbt.query_tags import Provenance
+from lakehouse_analytics.dbt.relation import relation_of
+from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
+from lakehouse_analytics.dbt.runner import DbtRunner
+from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll
+from lakehouse_analytics.keys import asset_key, check_key
+from lakehouse_analytics.locks import Writers, slot_of
+from lakehouse_analytics.partitions.definitions import TOGETHER, Calendar, Window
+from lakehouse_analytics.partitions.run_partitions import RunWindows
+from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key, check_key, count_specs, table_spec, test_specs
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 Event = dg.MaterializeResult[Any] | dg.Output[None] | dg.AssetCheckEvaluation

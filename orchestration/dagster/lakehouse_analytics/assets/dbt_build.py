@@ -18,12 +18,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from lakehouse_analytics.assets.counting import Answer
+from lakehouse_analytics.assets.gates import BUILT_STATUS, Plan
+from lakehouse_analytics.checks.runner import Answer
 from lakehouse_analytics.dbt import FINISHING, STARTING
+from lakehouse_analytics.dbt.graph import Table
+from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
 from lakehouse_analytics.dbt.session import Asked, DbtProcess, Ended, Finished, Logged, Request, start_process
-from lakehouse_analytics.gates import BUILT_STATUS, Plan
-from lakehouse_analytics.graph import Table
-from lakehouse_analytics.run_results import DbtResult, NodeResult
 
 #: Seconds that the report of a table waits for its row count.
 PATIENCE = 1.0

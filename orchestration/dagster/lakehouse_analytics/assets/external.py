@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dagster as dg
 
-from lakehouse_analytics.graph import External, Graph, Key
-from lakehouse_analytics.translator import asset_key, exposure_spec, source_spec
+from lakehouse_analytics.assets.specs import exposure_spec, source_spec
+from lakehouse_analytics.dbt.graph import External, Graph, Key
+from lakehouse_analytics.keys import asset_key
 
 _ABOUT = {
     "model": "Model {name} of dbt project {package}, which builds it.",

@@ -13,14 +13,14 @@ import dagster as dg
 from pydantic import Field
 
 from lakehouse_analytics.assets.multi_asset import multi_asset
-from lakehouse_analytics.assets.upkeep_report import Memory, listed, memories_of, numbers
-from lakehouse_analytics.assets.writers import TablesBusyError, Writers, slot_of
-from lakehouse_analytics.failed_launch import refuse_failed_launch
-from lakehouse_analytics.graph import Graph, Key
-from lakehouse_analytics.iceberg.measure import existing, left_behind, measure, partitions_sql
-from lakehouse_analytics.iceberg.policies import Relation, Upkept, upkept
-from lakehouse_analytics.iceberg.protection import Protected, ProtectedError
-from lakehouse_analytics.iceberg.upkeep import (
+from lakehouse_analytics.common.names import counted
+from lakehouse_analytics.dbt.graph import Graph, Key
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.trino.errors import COMMIT_ERROR
+from lakehouse_analytics.engines.trino.session import TrinoError, TrinoUnavailableError
+from lakehouse_analytics.keys import MAINTENANCE_GROUP
+from lakehouse_analytics.locks import TablesBusyError, Writers, slot_of
+from lakehouse_analytics.maintenance.plan import (
     ORDER,
     PARTITIONS,
     Kind,
@@ -31,12 +31,13 @@ from lakehouse_analytics.iceberg.upkeep import (
     optimize_statements,
     plan,
 )
-from lakehouse_analytics.names import counted
-from lakehouse_analytics.trino_errors import COMMIT_ERROR
-from lakehouse_analytics.trino_session import TrinoError, TrinoUnavailableError
+from lakehouse_analytics.maintenance.policy import Upkept, upkept
+from lakehouse_analytics.maintenance.protection import Protected, ProtectedError
+from lakehouse_analytics.maintenance.report import Memory, listed, memories_of, numbers
+from lakehouse_analytics.maintenance.state import existing, left_behind, measure, partitions_sql
+from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 
 OP_NAME = "upkeep"
-GROUP = "maintenance"
 
 
 class UpkeepConfig(dg.Config):
@@ -83,7 +84,7 @@ class NobodyAnswers:
 
 def upkeep_key(key: Key) -> dg.AssetKey:
     """`[maintenance, layer, model]` or `[maintenance, source, table]`."""
-    return dg.AssetKey([GROUP, *key])
+    return dg.AssetKey([MAINTENANCE_GROUP, *key])
 
 
 def maintenance_assets(
@@ -122,7 +123,7 @@ def _spec(table: Upkept) -> dg.AssetSpec:
         key=upkeep_key(table.key),
         deps=[dg.AssetKey(table.key)],
         description=f"Upkeep of {table.relation}: small files, manifests, old snapshots, orphan files, statistics.",
-        group_name=GROUP,
+        group_name=MAINTENANCE_GROUP,
         kinds={"iceberg", "trino"},
         skippable=True,  # a dry run, and a table in use, materialize nothing
     )

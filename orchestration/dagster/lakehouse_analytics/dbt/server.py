@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lakehouse_analytics.batches import Reasons
+from lakehouse_analytics.dbt.batches import Reasons
 from lakehouse_analytics.dbt.secrets_in_text import SecretsInText
 
 #: Seconds between SIGINT, on which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
@@ -166,7 +166,7 @@ class Server:
     ) -> tuple[int, list[str]]:
         from dbt.cli.main import dbtRunner
 
-        from lakehouse_analytics import dbt_hooks
+        from lakehouse_analytics.dbt import hooks as dbt_hooks
         from lakehouse_analytics.dbt import build_task
 
         self._reported, self._reasons = set(), Reasons()

@@ -21,7 +21,7 @@ from typing import Any
 
 from lakehouse_analytics.common.redact import Redactor, secret_values
 from lakehouse_analytics.dbt.server import TERMINATION_SECONDS
-from lakehouse_analytics.run_results import COMPILED_CODE, NodeResult
+from lakehouse_analytics.dbt.run_results import COMPILED_CODE, NodeResult
 
 #: The level of lines that are not dbt's own.
 STRAY = "stray"

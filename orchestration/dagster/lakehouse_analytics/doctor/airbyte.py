@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
+from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped
-from lakehouse_analytics.names import FEW, counted, some
 
 
 def airbyte(known: Known) -> Finding:
@@ -14,10 +14,10 @@ def airbyte(known: Known) -> Finding:
     if known.settings.airbyte_url is None:
         return skipped("LAKEHOUSE_AIRBYTE_URL is not set: nothing listens to Airbyte")
 
-    from lakehouse_analytics.airbyte.client import AirbyteError
-    from lakehouse_analytics.airbyte.inventory import Inventory
-    from lakehouse_analytics.listening import source_tables
-    from lakehouse_analytics.resources.airbyte import airbyte_of
+    from lakehouse_analytics.triggers.airbyte.client import AirbyteError
+    from lakehouse_analytics.triggers.airbyte.inventory import Inventory
+    from lakehouse_analytics.triggers.airbyte.resource import airbyte_of
+    from lakehouse_analytics.triggers.airbyte.workspace import source_tables
 
     settings, graph = known.settings, known.graph_if_any
     client = airbyte_of(settings)

@@ -7,9 +7,9 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from lakehouse_analytics.airbyte.http import date_of
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, unchecked
+from lakehouse_analytics.triggers.airbyte.http import date_of
 
 #: Tokens and windows of time bear a small difference.
 TOLERANCE = timedelta(minutes=1)
@@ -61,7 +61,7 @@ def _servers(known: Known) -> Iterator[tuple[str, Callable[[], str]]]:
 
     def trino() -> str:
         from lakehouse_analytics.doctor.coordinator import server_of
-        from lakehouse_analytics.trino_session import http_session
+        from lakehouse_analytics.engines.trino.session import http_session
 
         server = server_of(known)
         with http_session(server) as session:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from lakehouse_analytics.common.network import reason
 from lakehouse_analytics.doctor.probe import FailedError, Known, unchecked
-from lakehouse_analytics.network import reason
 
 if TYPE_CHECKING:
-    from lakehouse_analytics.trino_session import TrinoServer
+    from lakehouse_analytics.engines.trino.session import TrinoServer
 
 
 class NotCheckedError(FailedError):
@@ -27,7 +27,7 @@ class DeniedError(FailedError):
 
 def server_of(known: Known) -> TrinoServer:
     """The coordinator, with no more patience than a probe has. A token must last for as long as a run may."""
-    from lakehouse_analytics.resources.trino import TrinoResource
+    from lakehouse_analytics.engines.trino.resource import TrinoResource
 
     server = TrinoResource.of(known.settings).server()
     return replace(
@@ -49,8 +49,8 @@ def version_of(server: TrinoServer) -> str:
     """
     import requests
 
-    from lakehouse_analytics.trino_errors import classify
-    from lakehouse_analytics.trino_session import TrinoError, http_session
+    from lakehouse_analytics.engines.trino.errors import classify
+    from lakehouse_analytics.engines.trino.session import TrinoError, http_session
 
     try:
         with http_session(server) as session:
@@ -78,9 +78,9 @@ def ask(server: TrinoServer, sql: str) -> list[tuple[Any, ...]]:
         FailedError: there are none. `NotCheckedError` where the statement is still in a queue or was refused by a full
             one, `DeniedError` where this user may not run it.
     """
-    from lakehouse_analytics.trino_client import execute
-    from lakehouse_analytics.trino_errors import FULL, STILL_QUEUED
-    from lakehouse_analytics.trino_session import TrinoError
+    from lakehouse_analytics.engines.trino.client import execute
+    from lakehouse_analytics.engines.trino.errors import FULL, STILL_QUEUED
+    from lakehouse_analytics.engines.trino.session import TrinoError
 
     try:
         return execute(server, sql, log=lambda _: None).rows

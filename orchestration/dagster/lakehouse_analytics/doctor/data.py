@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.dbt_profile import database_of
+from lakehouse_analytics.dbt.profile import database_of
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, unchecked
-from lakehouse_analytics.engines import profile_of
+from lakehouse_analytics.engines.registry import profile_of
 
 if TYPE_CHECKING:
-    from lakehouse_analytics.graph import Graph
+    from lakehouse_analytics.dbt.graph import Graph
 
 Schemas = Mapping[str, set[str]]
 
@@ -70,7 +70,7 @@ def on_trino(known: Known) -> bool:
 
 def _there(known: Known, database: str) -> set[str] | None:
     """Its schemas; None of a database that only dbt knows how to reach."""
-    from lakehouse_analytics.sql import identifier
+    from lakehouse_analytics.common.sql import identifier
 
     if on_trino(known):
         from lakehouse_analytics.doctor import coordinator
@@ -106,7 +106,8 @@ def _by_database(nodes: Iterator[Mapping[str, object]]) -> Schemas:
 
 
 def _duckdb(known: Known, sql: str) -> list[tuple[object, ...]]:
-    from lakehouse_analytics.database import DatabaseError, connect
+    from lakehouse_analytics.engines.base import DatabaseError
+    from lakehouse_analytics.engines.duckdb.database import connect
 
     path = known.settings.duckdb_path
     if not path.exists():

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.common.names import counted, plural
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, unchecked
-from lakehouse_analytics.names import counted, plural
 
 if TYPE_CHECKING:
     from lakehouse_analytics._dagster_internals import InstigatorState, InstigatorType

@@ -23,8 +23,8 @@ def queue(known: Known) -> Finding:
 def limits(known: Known) -> Finding:
     """DuckDB has one writer at a time, and windows are built by one run at a time."""
     from lakehouse_analytics._dagster_internals import BACKFILL_ID_TAG
-    from lakehouse_analytics.engines import pool
-    from lakehouse_analytics.jobs import WINDOWS_OF
+    from lakehouse_analytics.engines.registry import pool
+    from lakehouse_analytics.keys import WINDOWS_OF
 
     lacking, there = [], []
     name = pool(known.graph)

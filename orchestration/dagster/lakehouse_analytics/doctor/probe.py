@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-    from lakehouse_analytics.dbt_project import DbtProject
-    from lakehouse_analytics.graph import Graph
+    from lakehouse_analytics.dbt.graph import Graph
+    from lakehouse_analytics.dbt.project import DbtProject
     from lakehouse_analytics.settings import Settings
 
 #: Of a probe's time, what it waits for somebody else: what it says then is better than that it was ended.

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 
-from lakehouse_analytics.dbt_project import DbtProject, ManifestError
+from lakehouse_analytics.common.names import counted, some
+from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, Location, failed, fine
-from lakehouse_analytics.names import counted, some
 from lakehouse_analytics.settings import Settings, SettingsError
 
 
@@ -28,8 +28,8 @@ def settings(known: Known) -> Finding:
 
 def manifest(known: Known) -> Finding:
     """The manifest is there, as new as the project's files, and its contracts are right."""
-    from lakehouse_analytics.contract import ContractError
-    from lakehouse_analytics.manifest import read
+    from lakehouse_analytics.contract.models import ContractError
+    from lakehouse_analytics.dbt.manifest import read
 
     project = DbtProject.of(known.settings)
     try:

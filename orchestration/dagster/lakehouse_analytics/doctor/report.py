@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 import click
 
+from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.doctor.probe import Result, Status
-from lakehouse_analytics.names import counted
 
 _MARKS = {
     Status.OK: ("✔", "ok", "green"),

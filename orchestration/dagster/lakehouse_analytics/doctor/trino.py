@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.common.names import some
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.coordinator import DeniedError, NotCheckedError, ask, server_of, version_of
 from lakehouse_analytics.doctor.data import on_trino
 from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, skipped, unchecked
-from lakehouse_analytics.names import some
 
 if TYPE_CHECKING:
-    from lakehouse_analytics.graph import Source, Table
-    from lakehouse_analytics.iceberg.policies import Relation, Upkept
-    from lakehouse_analytics.trino_session import TrinoServer
+    from lakehouse_analytics.dbt.graph import Source, Table
+    from lakehouse_analytics.dbt.relation import Relation
+    from lakehouse_analytics.engines.trino.session import TrinoServer
+    from lakehouse_analytics.maintenance.policy import Upkept
 
 #: The oldest Trino that the tests run on; engines.md names the same.
 MINIMUM_VERSION = 476
@@ -108,8 +109,8 @@ def rights(known: Known) -> Finding:
 
 def upkeep(known: Known) -> Finding:
     """Trino lets upkeep expire what contracts say, and which tables must not lose files."""
-    from lakehouse_analytics.contract import ContractError
-    from lakehouse_analytics.iceberg.policies import upkept
+    from lakehouse_analytics.contract.models import ContractError
+    from lakehouse_analytics.maintenance.policy import upkept
 
     if not on_trino(known):
         return skipped(_ON_DUCKDB)
@@ -156,7 +157,7 @@ def _system_rights() -> Iterator[_Right]:
 
 def _reading_rights(examples: Mapping[Relation, bool]) -> Iterator[_Right]:
     """What is read, by name."""
-    from lakehouse_analytics.iceberg.policies import Relation
+    from lakehouse_analytics.dbt.relation import Relation
 
     for catalog in sorted({table.catalog for table in examples}):
         listing = Relation(catalog, "system", "iceberg_tables")
@@ -205,8 +206,8 @@ def _writing_rights(examples: Mapping[Relation, bool], analyzed: Collection[Rela
 
 
 def _analyzed(known: Known) -> set[Relation]:
-    from lakehouse_analytics.contract import ContractError
-    from lakehouse_analytics.iceberg.policies import upkept
+    from lakehouse_analytics.contract.models import ContractError
+    from lakehouse_analytics.maintenance.policy import upkept
 
     longest = timedelta(seconds=known.settings.max_runtime)
     try:
@@ -217,15 +218,15 @@ def _analyzed(known: Known) -> set[Relation]:
 
 
 def _relations(things: Iterable[Table | Source]) -> Iterator[Relation]:
-    from lakehouse_analytics.iceberg.policies import relation_of
+    from lakehouse_analytics.dbt.relation import relation_of
 
     return (relation_of(thing.node) for thing in things if thing.node.get("config", {}).get("materialized") != "view")
 
 
 def _examples(known: Known, server: TrinoServer) -> tuple[dict[Relation, bool], set[tuple[str, str]]]:
     """One table of each schema that is there, and the schemas of which there is none."""
-    from lakehouse_analytics.iceberg.policies import Relation
-    from lakehouse_analytics.sql import identifier, literal
+    from lakehouse_analytics.common.sql import identifier, literal
+    from lakehouse_analytics.dbt.relation import Relation
 
     wanted: dict[tuple[str, str], dict[Relation, bool]] = defaultdict(dict)
     for things, written in ((known.graph.sources.values(), False), (known.graph.tables.values(), True)):
@@ -253,8 +254,8 @@ def _examples(known: Known, server: TrinoServer) -> tuple[dict[Relation, bool], 
 
 def _ending_queries(server: TrinoServer) -> list[str]:
     """Whether the queries of a run that died can be ended: over HTTP, else by a procedure."""
-    from lakehouse_analytics.trino_queries import list_queries
-    from lakehouse_analytics.trino_session import TrinoError
+    from lakehouse_analytics.engines.trino.queries import list_queries
+    from lakehouse_analytics.engines.trino.session import TrinoError
 
     try:
         list_queries(server)
@@ -293,7 +294,7 @@ _CONFIGURED = {
 
 def _floors(server: TrinoServer) -> dict[str, dict[str, timedelta]]:
     """By catalog, what it refuses to delete. Trino shows session properties also to users who may not set them."""
-    from lakehouse_analytics.trino_queries import parse_duration
+    from lakehouse_analytics.engines.trino.queries import parse_duration
 
     found: dict[str, dict[str, timedelta]] = defaultdict(dict)
     for name, value, *_ in ask(server, "show session like '%retention%'"):
@@ -329,8 +330,8 @@ def too_short(tables: Iterable[Upkept], floors: Mapping[str, Mapping[str, timede
 
 def _kept_by_catalog(server: TrinoServer, tables: list[Upkept]) -> list[str]:
     """Tables with `gc.enabled=false`, as Nessie sets it: their files may belong to other branches."""
-    from lakehouse_analytics.iceberg.measure import existing
-    from lakehouse_analytics.sql import literal
+    from lakehouse_analytics.common.sql import literal
+    from lakehouse_analytics.maintenance.state import existing
 
     there = existing(tables, lambda sql: ask(server, sql))
     relations = [table.relation for table in tables if there.get(table.relation) == "table"]

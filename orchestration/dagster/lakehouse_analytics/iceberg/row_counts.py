@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.iceberg.catalog import VARIABLE, CatalogError, open_catalog, reason
-from lakehouse_analytics.iceberg.policies import Relation
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog

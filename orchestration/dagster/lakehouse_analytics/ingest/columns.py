@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lakehouse_analytics.sql import identifier, literal
+from lakehouse_analytics.common.sql import identifier, literal
 
 CHANGES = "STRUCT(field VARCHAR, change VARCHAR, reason VARCHAR)[]"
 META = {

@@ -48,8 +48,8 @@ def ingest(config_path: Path | None, count: int | None, seed: int | None) -> Non
 def _tell_dagster(report: IngestReport, settings: Settings) -> None:
     # Without a home there is no history to write to.
     if os.getenv("DAGSTER_HOME"):
-        from lakehouse_analytics import syncs
-        from lakehouse_analytics.home import HomeError, open_home
+        from lakehouse_analytics.instance.home import HomeError, open_home
+        from lakehouse_analytics.triggers import events as syncs
 
         try:
             syncs.record(open_home(), report, _sources(settings))
@@ -59,7 +59,7 @@ def _tell_dagster(report: IngestReport, settings: Settings) -> None:
 
 def _sources(settings: Settings) -> Sequence[Mapping[str, Any]]:
     """Source nodes of the manifest; none where there is no manifest yet."""
-    from lakehouse_analytics.dbt_project import DbtProject, ManifestError
+    from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 
     project = DbtProject.of(settings)
     if not project.manifest_path.is_file():

@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.common.sql import identifier
 from lakehouse_analytics.ingest import columns as sql
 from lakehouse_analytics.ingest import rows, state
 from lakehouse_analytics.ingest.config import Connection
@@ -18,7 +19,6 @@ from lakehouse_analytics.ingest.plan import Plan, StreamPlan
 from lakehouse_analytics.ingest.protocol import StreamKey
 from lakehouse_analytics.ingest.staging import Staging, private_folder, refuse
 from lakehouse_analytics.ingest.state import Known, Row, Table
-from lakehouse_analytics.sql import identifier
 
 if TYPE_CHECKING:
     import duckdb
@@ -106,7 +106,8 @@ class DuckDBFile:
     def _connect(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         import duckdb
 
-        from lakehouse_analytics.database import DatabaseError, connect
+        from lakehouse_analytics.engines.base import DatabaseError
+        from lakehouse_analytics.engines.duckdb.database import connect
 
         try:
             with connect(self.path, read_only=read_only, timeout=self.timeout) as db:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lakehouse_analytics.common.sql import identifier, literal
 from lakehouse_analytics.ingest.plan import StreamPlan
-from lakehouse_analytics.sql import identifier, literal
 
 
 def staged(parquet: Path) -> str:

@@ -17,12 +17,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from lakehouse_analytics.common.names import counted
+from lakehouse_analytics.common.sql import literal
 from lakehouse_analytics.ingest import columns as sql
 from lakehouse_analytics.ingest.errors import BrokenRecordError, IngestError
 from lakehouse_analytics.ingest.process import Message, Messages
 from lakehouse_analytics.ingest.protocol import StreamKey, StreamStatus, state_key
-from lakehouse_analytics.names import counted
-from lakehouse_analytics.sql import literal
 
 if TYPE_CHECKING:
     import duckdb

@@ -30,7 +30,7 @@ from lakehouse_analytics._dagster_internals import (
     SqlEventLogStorage,
     SqlEventLogStorageTable,
 )
-from lakehouse_analytics.check_history import HISTORY
+from lakehouse_analytics.checks.history import HISTORY
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, RunRecord

@@ -12,11 +12,11 @@ from unittest.mock import patch
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.dbt_project import DbtProject
-from lakehouse_analytics.engines import dbt_runner
-from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.manifest import read
-from lakehouse_analytics.prepare import prepare
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.manifest import read
+from lakehouse_analytics.dbt.prepare import prepare
+from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.engines.registry import dbt_runner
 from lakehouse_analytics.settings import Settings
 
 #: The repository's own project keeps to every policy.

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.snap import JobSnap
-from lakehouse_analytics.asset_jobs import AssetJob
+from lakehouse_analytics.assets.asset_jobs import AssetJob
 
 from .conftest import Location
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from lakehouse_analytics.cli import main
-from lakehouse_analytics.dbt_profile import PLACEHOLDER
-from lakehouse_analytics.dbt_project import DbtProject, ManifestError
+from lakehouse_analytics.dbt.profile import PLACEHOLDER
+from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 from lakehouse_analytics.settings import Settings, SettingsError
 
 from .conftest import environment
@@ -123,7 +123,7 @@ def test_the_build_needs_no_connection_and_the_pods_accept_its_manifest(built: P
 
 
 def test_the_command_checks_the_manifest_and_does_not_start_dbt(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lakehouse_analytics.prepare.prepare", None)
+    monkeypatch.setattr("lakehouse_analytics.dbt.prepare.prepare", None)
     with environment({"LAKEHOUSE_DBT_PROJECT_DIR": str(built), **POD}):
         done = CliRunner().invoke(main, ["manifest", "--check"])
         assert (done.exit_code, done.output.strip()) == (0, str(built / "target" / "prod" / "manifest.json"))

@@ -11,9 +11,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.contract import LAYERS
-from lakehouse_analytics.dbt_project import ManifestError
-from lakehouse_analytics.gates import Run
+from lakehouse_analytics.assets.gates import Run
+from lakehouse_analytics.contract.models import LAYERS
+from lakehouse_analytics.dbt.project import ManifestError
 from lakehouse_analytics.settings import SettingsError
 
 PROBE = """

@@ -12,11 +12,11 @@ import dagster as dg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics import manifest_shape
-from lakehouse_analytics.contract import ContractError
-from lakehouse_analytics.dbt_project import ManifestError
-from lakehouse_analytics.manifest import read
-from lakehouse_analytics.manifest_shape import ShapeError
+from lakehouse_analytics.contract.models import ContractError
+from lakehouse_analytics.dbt import manifest_shape
+from lakehouse_analytics.dbt.manifest import read
+from lakehouse_analytics.dbt.manifest_shape import ShapeError
+from lakehouse_analytics.dbt.project import ManifestError
 from lakehouse_analytics.settings import SettingsError
 
 from .conftest import Location

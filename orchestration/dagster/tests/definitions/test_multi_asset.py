@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
-from lakehouse_analytics.names import check_name, key_part
+from lakehouse_analytics.common.names import check_name, key_part
 
 Tables = dict[tuple[str, ...], list[str]]
 PARTS = st.one_of(

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtProject
 from dagster_dbt.asset_utils import get_asset_check_key_for_test
-from lakehouse_analytics.translator import LAYER_TAG
+from lakehouse_analytics.assets.specs import LAYER_TAG
 
 BUILT = ("model", "seed", "snapshot")
 

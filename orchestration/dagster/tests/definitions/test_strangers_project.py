@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 import pytest
 from lakehouse_analytics.common import load_warnings
-from lakehouse_analytics.contract import ContractError
-from lakehouse_analytics.dbt_project import STAMP, ManifestError
+from lakehouse_analytics.contract.models import ContractError
+from lakehouse_analytics.dbt.project import STAMP, ManifestError
 
 FILES = {
     "dbt_project.yml": """

@@ -141,10 +141,10 @@ class Lakehouse:
 
     def definitions(self) -> dg.Definitions:
         """Load the location as a code server does, parsing first where the project changed."""
-        from lakehouse_analytics.dbt_project import DbtProject
+        from lakehouse_analytics.dbt.prepare import prepare
+        from lakehouse_analytics.dbt.project import DbtProject
         from lakehouse_analytics.definitions import defs
-        from lakehouse_analytics.engines import dbt_runner
-        from lakehouse_analytics.prepare import prepare
+        from lakehouse_analytics.engines.registry import dbt_runner
         from lakehouse_analytics.settings import Settings
 
         settings = Settings.load()

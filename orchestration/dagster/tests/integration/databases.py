@@ -13,8 +13,8 @@ from typing import Any
 from unittest.mock import patch
 
 import sqlglot
-from lakehouse_analytics.contract import LAYERS
-from lakehouse_analytics.database import connect
+from lakehouse_analytics.contract.models import LAYERS
+from lakehouse_analytics.engines.duckdb.database import connect
 
 from .stack import stack_environment
 

@@ -24,11 +24,11 @@ import dagster as dg
 import psycopg2
 import pytest
 from dagster._core.scheduler.instigation import InstigatorTick
-from lakehouse_analytics.airbyte.simulated import Store
-from lakehouse_analytics.airbyte.simulator import Simulator
+from lakehouse_analytics.devtools.airbyte_simulator import Simulator
+from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.settings import repository_root
-from lakehouse_analytics.sync_events import CHECK, SYNC_ID
-from lakehouse_analytics.sync_sensor import NAME
+from lakehouse_analytics.triggers.airbyte.events import CHECK, SYNC_ID
+from lakehouse_analytics.triggers.airbyte.sensor import NAME
 
 from .daemon import free_port, poll
 from .stack import empty_database

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.dbt_project import ManifestError
+from lakehouse_analytics.dbt.project import ManifestError
 from lakehouse_analytics.settings import repository_root
 
 from .conftest import Lakehouse

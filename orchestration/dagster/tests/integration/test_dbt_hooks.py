@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lakehouse_analytics import dbt_hooks
-from lakehouse_analytics.dbt_hooks import DEPS_BECAUSE
-from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
-from lakehouse_analytics.run_results import DbtResult
+from lakehouse_analytics.dbt import hooks as dbt_hooks
+from lakehouse_analytics.dbt.hooks import DEPS_BECAUSE
+from lakehouse_analytics.dbt.run_results import DbtResult
+from lakehouse_analytics.dbt.runner import DbtRunner, DbtSession
 
 FILES = {
     "dbt_project.yml": """

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lakehouse_analytics.dbt_project import DbtProject
-from lakehouse_analytics.engines import dbt_runner
-from lakehouse_analytics.resources.dbt import DbtSession
+from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.dbt.runner import DbtSession
+from lakehouse_analytics.engines.registry import dbt_runner
 from lakehouse_analytics.settings import Settings
 
 from .daemon import new_lake

@@ -16,8 +16,8 @@ from typing import Any
 import duckdb
 import psutil
 import pytest
+from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.dbt.session import Asked, DbtProcess, Ended, Finished, Logged, Message
-from lakehouse_analytics.resources.dbt import DbtRunner
 
 pytestmark = pytest.mark.new_interpreter
 

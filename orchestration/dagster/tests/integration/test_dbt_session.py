@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from lakehouse_analytics.resources.dbt import DbtRunner, DbtSession
-from lakehouse_analytics.run_results import DbtResult
+from lakehouse_analytics.dbt.run_results import DbtResult
+from lakehouse_analytics.dbt.runner import DbtRunner, DbtSession
 
 pytestmark = pytest.mark.new_interpreter
 

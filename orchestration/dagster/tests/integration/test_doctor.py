@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 from dagster._daemon.types import DaemonHeartbeat
-from lakehouse_analytics.airbyte.simulated import Store
-from lakehouse_analytics.airbyte.simulator import Simulator
+from lakehouse_analytics.devtools.airbyte_simulator import Simulator
+from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.settings import repository_root
 
 from .conftest import Lakehouse

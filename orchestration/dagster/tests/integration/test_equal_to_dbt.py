@@ -14,11 +14,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.checks import check_key
-from lakehouse_analytics.dbt_project import DbtProject
-from lakehouse_analytics.manifest import read
+from lakehouse_analytics.dbt.manifest import read
+from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.keys import asset_key, check_key
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.translator import asset_key
 
 from .conftest import Lakehouse
 from .daemon import last_days, new_lake

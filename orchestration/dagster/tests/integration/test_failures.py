@@ -23,8 +23,8 @@ from urllib.parse import quote
 import jwt
 import psutil
 import pytest
+from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
 from lakehouse_analytics.settings import repository_root
-from lakehouse_analytics.temporaries import stale_temporaries
 from trino.exceptions import HttpError
 
 from .conftest import Lakehouse, Outcome

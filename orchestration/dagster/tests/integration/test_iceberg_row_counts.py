@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.assets.counting import Questions, Whole
+from lakehouse_analytics.checks.row_counts import Counted, Counts
+from lakehouse_analytics.checks.runner import Questions, Whole
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
-from lakehouse_analytics.iceberg.policies import Relation
 from lakehouse_analytics.iceberg.row_counts import MetadataCounts
-from lakehouse_analytics.resources.trino import TrinoResource
-from lakehouse_analytics.row_counts import Counted, Counts
 from lakehouse_analytics.settings import Settings
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog

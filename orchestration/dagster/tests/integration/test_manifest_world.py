@@ -12,9 +12,9 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 import pytest
-from lakehouse_analytics.dbt_project import DbtProject, ManifestError
-from lakehouse_analytics.engines import dbt_runner
-from lakehouse_analytics.prepare import prepare
+from lakehouse_analytics.dbt.prepare import prepare
+from lakehouse_analytics.dbt.project import DbtProject, ManifestError
+from lakehouse_analytics.engines.registry import dbt_runner
 from lakehouse_analytics.settings import Settings
 
 from .conftest import Lakehouse

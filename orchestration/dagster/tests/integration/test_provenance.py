@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from lakehouse_analytics.resources.trino import TrinoResource
+from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.settings import Settings
 
 from .conftest import Lakehouse
@@ -33,7 +33,7 @@ def asked(trino: TrinoResource, run_id: str, **comment: str) -> list[dict[str, A
 
 
 def page(trino: TrinoResource, query_id: str) -> dict[str, Any]:
-    from lakehouse_analytics.trino_session import http_session
+    from lakehouse_analytics.engines.trino.session import http_session
 
     server = trino.server()
     assert server.secret

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.contract import LAYERS
+from lakehouse_analytics.contract.models import LAYERS
 
 from .conftest import Lakehouse
 

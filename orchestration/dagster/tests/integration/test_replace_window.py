@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.database import connect
+from lakehouse_analytics.engines.duckdb.database import connect
 
 from .equality_deletes import delete_equal
 from .stack import Stack, own_stack

@@ -11,9 +11,9 @@ import dagster as dg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.dbt_project import DbtProject
-from lakehouse_analytics.engines import dbt_runner
-from lakehouse_analytics.partitions import Span, windows
+from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.engines.registry import dbt_runner
+from lakehouse_analytics.partitions.definitions import Span, windows
 from lakehouse_analytics.settings import Settings
 
 from . import shop

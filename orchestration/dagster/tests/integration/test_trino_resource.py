@@ -21,10 +21,10 @@ import dagster as dg
 import jwt
 import pytest
 import requests
-from lakehouse_analytics.resources.trino import TrinoResource
+from lakehouse_analytics.engines.trino.client import connect
+from lakehouse_analytics.engines.trino.resource import TrinoResource
+from lakehouse_analytics.engines.trino.session import TrinoError, TrinoUnavailableError
 from lakehouse_analytics.settings import Settings, repository_root
-from lakehouse_analytics.trino_client import connect
-from lakehouse_analytics.trino_session import TrinoError, TrinoUnavailableError
 
 from .stack import stack_environment
 
@@ -422,7 +422,7 @@ def test_a_query_that_reads_survives_a_cut_connection(stack: Stack) -> None:
 INTERRUPTED = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests started in the background ignore it
-from lakehouse_analytics.resources.trino import TrinoResource
+from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.settings import Settings
 TrinoResource.of(Settings.load()).fetch_all(sys.argv[1])
 """

@@ -13,17 +13,17 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 from lakehouse_analytics.assets.maintenance import SyncGuard, maintenance_assets
-from lakehouse_analytics.assets.writers import Writers, slot_of
-from lakehouse_analytics.contract import ModelContract, SourceContract
-from lakehouse_analytics.graph import Graph, Source, Table
-from lakehouse_analytics.iceberg import upkeep
+from lakehouse_analytics.contract.models import ModelContract, SourceContract
+from lakehouse_analytics.dbt.graph import Graph, Source, Table
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.trino.client import QueryResult
+from lakehouse_analytics.engines.trino.errors import classify_dbt
+from lakehouse_analytics.engines.trino.resource import TrinoResource
+from lakehouse_analytics.engines.trino.session import failed
 from lakehouse_analytics.iceberg.catalog import open_catalog
-from lakehouse_analytics.iceberg.policies import Relation
-from lakehouse_analytics.resources.trino import TrinoResource
+from lakehouse_analytics.locks import Writers, slot_of
+from lakehouse_analytics.maintenance import plan as upkeep
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.trino_client import QueryResult
-from lakehouse_analytics.trino_errors import classify_dbt
-from lakehouse_analytics.trino_session import failed
 
 from .equality_deletes import delete_equal
 from .stack import stack_environment

@@ -8,11 +8,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.iceberg import upkeep
+from lakehouse_analytics.engines.trino.client import QueryResult
+from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.iceberg.catalog import open_catalog
-from lakehouse_analytics.resources.trino import TrinoResource
+from lakehouse_analytics.maintenance import plan as upkeep
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.trino_client import QueryResult
 from pyiceberg.table import Table
 
 from .stack import stack_environment

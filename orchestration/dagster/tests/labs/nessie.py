@@ -10,10 +10,10 @@ from datetime import timedelta
 import dagster as dg
 import requests
 from lakehouse_analytics.assets.maintenance import maintenance_assets
-from lakehouse_analytics.contract import ModelContract
-from lakehouse_analytics.graph import Graph, Table
-from lakehouse_analytics.iceberg import upkeep
-from lakehouse_analytics.resources.trino import TrinoResource
+from lakehouse_analytics.contract.models import ModelContract
+from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.engines.trino.resource import TrinoResource
+from lakehouse_analytics.maintenance import plan as upkeep
 from lakehouse_analytics.settings import Settings
 from pyiceberg.catalog import Catalog, load_catalog
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
-from lakehouse_analytics.contract import LAYERS
-from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.manifest import read
+from lakehouse_analytics.contract.models import LAYERS
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.manifest import read
 
 PROJECT = "shop"
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.assets.evaluations import Evaluations
 from lakehouse_analytics.assets.external import external_assets
-from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.partitions import calendars
-from lakehouse_analytics.translator import count_specs, table_spec
-from lakehouse_analytics.translator import test_specs as specs_of_tests
+from lakehouse_analytics.assets.specs import count_specs, table_spec
+from lakehouse_analytics.assets.specs import test_specs as specs_of_tests
+from lakehouse_analytics.checks.evaluations import Evaluations
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.partitions.definitions import calendars
 from manifests import Manifest
 
 #: Dagster stamps events with the clock's time. The daily tables begin two days before it: both days are over.

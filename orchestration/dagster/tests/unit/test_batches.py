@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.batches import Batches, Reasons
-from lakehouse_analytics.partitions import Window
-from lakehouse_analytics.run_results import NodeResult
+from lakehouse_analytics.dbt.batches import Batches, Reasons
+from lakehouse_analytics.dbt.run_results import NodeResult
+from lakehouse_analytics.partitions.definitions import Window
 
 EVENTS = "model.shop.events"
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)

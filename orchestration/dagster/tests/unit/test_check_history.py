@@ -16,14 +16,15 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics import check_history
-from lakehouse_analytics.assets.counting import Answer, CountedWindows, Counter
-from lakehouse_analytics.check_history import history_of
-from lakehouse_analytics.contract import Drift
+from lakehouse_analytics.checks import history as check_history
+from lakehouse_analytics.checks.history import history_of
+from lakehouse_analytics.checks.row_counts import Counts, judge_drift
+from lakehouse_analytics.checks.runner import Answer, CountedWindows, Counter
+from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
+from lakehouse_analytics.contract.models import Drift
 from lakehouse_analytics.instance import retention
-from lakehouse_analytics.partitions import Span, calendars, windows
-from lakehouse_analytics.row_counts import Counts, judge_drift
-from lakehouse_analytics.translator import DRIFT, ROW_COUNT, asset_key
+from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.partitions.definitions import Span, calendars, windows
 
 from .manifests import Manifest
 from .windowed import windowed

@@ -6,13 +6,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.check_history import Past, history_of
-from lakehouse_analytics.checks import dbt_test_result as result_of_test
-from lakehouse_analytics.checks import row_count_results
-from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.row_counts import Counts
-from lakehouse_analytics.run_results import NodeResult
-from lakehouse_analytics.translator import count_specs
+from lakehouse_analytics.assets.specs import count_specs
+from lakehouse_analytics.checks.history import Past, history_of
+from lakehouse_analytics.checks.results import dbt_test_result as result_of_test
+from lakehouse_analytics.checks.results import row_count_results
+from lakehouse_analytics.checks.row_counts import Counts
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.run_results import NodeResult
 from manifests import Manifest
 
 NOW = datetime(2024, 3, 13, 12, tzinfo=UTC)

@@ -7,7 +7,7 @@ import pytest
 from dagster._core.definitions.utils import is_valid_owner
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.contract import (
+from lakehouse_analytics.contract.models import (
     ContractError,
     Drift,
     ModelContract,

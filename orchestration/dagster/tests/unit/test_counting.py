@@ -9,13 +9,12 @@ import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.assets.counting import MOST_FAILURES, Counter, Distributed
-from lakehouse_analytics.database import DatabaseError
-from lakehouse_analytics.graph import Table
-from lakehouse_analytics.iceberg.policies import Relation
-from lakehouse_analytics.resources.duckdb import DuckDBResource
-from lakehouse_analytics.retries import FOR_GOOD, Reason
-from lakehouse_analytics.row_counts import Counts
+from lakehouse_analytics.checks.row_counts import Counts
+from lakehouse_analytics.checks.runner import MOST_FAILURES, Counter
+from lakehouse_analytics.dbt.graph import Table
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.base import FOR_GOOD, DatabaseError, Distributed, Reason
+from lakehouse_analytics.engines.duckdb.resource import DuckDBResource
 from manifests import Manifest
 
 

@@ -8,7 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from lakehouse_analytics.database import DatabaseError, connect
+from lakehouse_analytics.engines.base import DatabaseError
+from lakehouse_analytics.engines.duckdb.database import connect
 
 HOLD = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.readline()"
 

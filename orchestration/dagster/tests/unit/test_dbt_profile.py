@@ -6,13 +6,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from lakehouse_analytics import demo, prepare
-from lakehouse_analytics.dbt_profile import Jinja, ProfileError, database_of
-from lakehouse_analytics.dbt_project import DbtProject, ManifestError
+from lakehouse_analytics.cli import demo
+from lakehouse_analytics.dbt import prepare
+from lakehouse_analytics.dbt.profile import Jinja, ProfileError, database_of
+from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 from lakehouse_analytics.doctor import data, project
 from lakehouse_analytics.doctor.probe import Known, Status
-from lakehouse_analytics.engines import engine
-from lakehouse_analytics.resources.duckdb import DuckDBResource
+from lakehouse_analytics.engines.duckdb.resource import DuckDBResource
+from lakehouse_analytics.engines.registry import engine
 from lakehouse_analytics.settings import Settings, SettingsError
 from manifests import medallion
 

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from lakehouse_analytics.dbt_project import STAMP, DbtProject, ManifestError
+from lakehouse_analytics.dbt.project import STAMP, DbtProject, ManifestError
 from lakehouse_analytics.settings import Settings, repository_root
 
 MANIFEST: dict[str, object] = {"metadata": {}, "nodes": {}, "sources": {}, "exposures": {}}

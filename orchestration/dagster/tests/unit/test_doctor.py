@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics import doctor
 from lakehouse_analytics.cli import main
+from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.doctor import clock, data, fixes, instance, limits, project, warehouse
 from lakehouse_analytics.doctor import trino as doctor_of_trino
 from lakehouse_analytics.doctor.probe import (
@@ -41,7 +42,7 @@ from lakehouse_analytics.doctor.probes import NAMES, PROBES
 from lakehouse_analytics.doctor.report import exit_code, summary
 from lakehouse_analytics.doctor.run import Run
 from lakehouse_analytics.doctor.secrets import mask
-from lakehouse_analytics.iceberg.policies import Policy, Relation, Upkept
+from lakehouse_analytics.maintenance.policy import Policy, Upkept
 from lakehouse_analytics.settings import Settings, repository_root
 
 Ask = Callable[[Known], Finding]

@@ -12,14 +12,14 @@ import pytest
 from dagster._utils.schedules import schedule_execution_time_iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.airbyte.evidence import judge
-from lakehouse_analytics.airbyte.jobs import Job
-from lakehouse_analytics.contract import Grain
-from lakehouse_analytics.due import OWED, Plan, synced_until
-from lakehouse_analytics.partitions import calendars, windows
+from lakehouse_analytics.contract.models import Grain
+from lakehouse_analytics.partitions.backlog import OWED, Plan, synced_until
+from lakehouse_analytics.partitions.definitions import calendars, windows
 from lakehouse_analytics.schedules import plans
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.sync_events import Origin, events_of
+from lakehouse_analytics.triggers.airbyte.events import Origin, events_of
+from lakehouse_analytics.triggers.airbyte.job_outcome import judge
+from lakehouse_analytics.triggers.airbyte.jobs import Job
 
 from .manifests import Manifest
 from .test_partitions import at

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from lakehouse_analytics.editor_schema import editor_schema
+from lakehouse_analytics.contract.json_schema import editor_schema
 
 DBT = Path(__file__).parents[4] / "dbt"
 PROPERTIES = sorted(p for folder in ("models", "seeds", "snapshots", "tests") for p in (DBT / folder).rglob("*.yml"))

@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.assets.job.asset_layer import AssetLayer
 from lakehouse_analytics._dagster_internals import remember_output_keys
-from lakehouse_analytics.assets.evaluations import Evaluations
 from lakehouse_analytics.assets.multi_asset import multi_asset
+from lakehouse_analytics.checks.evaluations import Evaluations
 
 DAYS = dg.DailyPartitionsDefinition("2026-01-01")
 BUILT, SYNCED = dg.AssetKey(["gold", "orders"]), dg.AssetKey(["shop", "orders"])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 from dagster._core.execution.api import execute_run
-from lakehouse_analytics.failed_launch import refuse_failed_launch
+from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 
 BUILT: list[str] = []
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.contract import ContractError
-from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.manifest import read
-from lakehouse_analytics.partitions import zone_warnings
+from lakehouse_analytics.contract.models import ContractError
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.manifest import read
+from lakehouse_analytics.partitions.definitions import zone_warnings
 from manifests import PROJECT, Manifest
 
 from .windowed import windowed

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.dbt_project import DbtProject
+from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.settings import Settings
 
 FILES = {

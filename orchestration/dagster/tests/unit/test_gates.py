@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.gates import Plan, Run
-from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.run_results import DbtResult, NodeResult
+from lakehouse_analytics.assets.gates import Plan, Run
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
 from manifests import PROJECT, Manifest, manifests, medallion
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.contract import LAYERS, ContractError
-from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.manifest import read
+from lakehouse_analytics.contract.models import LAYERS, ContractError
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.manifest import read
 from manifests import PROJECT, Manifest, manifests, medallion
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lakehouse_analytics import home
-from lakehouse_analytics.home import HomeError, open_home
+from lakehouse_analytics.instance import home
+from lakehouse_analytics.instance.home import HomeError, open_home
 
 
 def test_an_image_has_no_configuration_of_an_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lakehouse_analytics.common.redact import ordinary_words
 from lakehouse_analytics.doctor.probe import Known, Status
 from lakehouse_analytics.doctor.warehouse import warehouse
+from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.iceberg.catalog import CLIENTS, CatalogError, check_client, open_catalog, reason, redact
-from lakehouse_analytics.resources.trino import TrinoResource
 from lakehouse_analytics.settings import Settings
 
 PASSWORD = "s3cr/et@pass%20word"

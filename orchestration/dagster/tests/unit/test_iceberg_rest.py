@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.doctor.probe import Known, Status
 from lakehouse_analytics.doctor.warehouse import warehouse
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
-from lakehouse_analytics.iceberg.policies import Relation
 from lakehouse_analytics.iceberg.row_counts import MetadataCounts
 from lakehouse_analytics.settings import Settings
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.trino.resource import WORTH_IT, TrinoResource
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
-from lakehouse_analytics.iceberg.policies import Relation
 from lakehouse_analytics.iceberg.row_counts import MetadataCounts, exact_rows
-from lakehouse_analytics.resources.trino import WORTH_IT, TrinoResource
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.jobs import build_jobs
-from lakehouse_analytics.manifest import read
 from manifests import Manifest
 
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from lakehouse_analytics.cli import main
-from lakehouse_analytics.dbt_project import DbtProject
-from lakehouse_analytics.layers import NOTHING
+from lakehouse_analytics.cli.layers import NOTHING
+from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.settings import Settings
 from manifests import Manifest
 

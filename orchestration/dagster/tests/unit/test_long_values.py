@@ -12,12 +12,12 @@ import pytest
 import yaml
 from lakehouse_analytics.assets.build import accepted_tables
 from lakehouse_analytics.common.text import brief, shortened
-from lakehouse_analytics.contract import ContractError
-from lakehouse_analytics.dbt_profile import Profile
-from lakehouse_analytics.dbt_project import DbtProject, ManifestError
-from lakehouse_analytics.home import HomeError, open_home
-from lakehouse_analytics.manifest import read
-from lakehouse_analytics.prepare import _compare
+from lakehouse_analytics.contract.models import ContractError
+from lakehouse_analytics.dbt.manifest import read
+from lakehouse_analytics.dbt.prepare import _compare
+from lakehouse_analytics.dbt.profile import Profile
+from lakehouse_analytics.dbt.project import DbtProject, ManifestError
+from lakehouse_analytics.instance.home import HomeError, open_home
 from lakehouse_analytics.settings import PREFIX, Settings, SettingsError
 
 from .manifests import Manifest

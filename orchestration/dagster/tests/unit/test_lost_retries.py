@@ -16,8 +16,8 @@ from dagster._core.test_utils import create_run_for_test, create_test_daemon_wor
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
-from lakehouse_analytics.lost_retries import GIVE_UP, PATIENCE, READ, lost_retries
-from lakehouse_analytics.notify import Alert, NotifyError
+from lakehouse_analytics.notifications import Alert, NotifyError
+from lakehouse_analytics.runs.retry_watchdog import GIVE_UP, PATIENCE, READ, lost_retries
 
 LOCATION = """
 import dagster as dg

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lakehouse_analytics.messages import with_source_line
+from lakehouse_analytics.dbt.error_location import with_source_line
 
 NODE = {"original_file_path": "models/silver/dim.sql"}
 SQL = """with base as (

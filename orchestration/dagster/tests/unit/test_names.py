@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.names import (
+from lakehouse_analytics.common.names import (
     apart,
     check_name,
     group_name,

@@ -9,7 +9,7 @@ from dbt.artifacts.resources.types import NodeType
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.assets.external import external_assets
-from lakehouse_analytics.nodes import Answer, answer_to, every_node, left_out
+from lakehouse_analytics.dbt.nodes import Answer, answer_to, every_node, left_out
 from manifests import PROJECT, Manifest
 
 #: What dbt 1.11 never writes as a node of a manifest's graph: text, code, and inline statements of a command.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
-from lakehouse_analytics.notify import (
+from lakehouse_analytics.notifications import (
     SLACK_TEXT,
     Alert,
     LogNotifier,

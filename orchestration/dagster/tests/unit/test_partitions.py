@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.contract import ContractError, Grain
-from lakehouse_analytics.partitions import (
+from lakehouse_analytics.contract.models import ContractError, Grain
+from lakehouse_analytics.partitions.definitions import (
     GRAINS,
     Calendar,
     Span,

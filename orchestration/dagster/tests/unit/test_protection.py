@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.iceberg.policies import Policy, Relation
-from lakehouse_analytics.iceberg.protection import CATALOG_LASTS, Files, Protected, ProtectedError, own_reasons
-from lakehouse_analytics.iceberg.upkeep import ORDER, Snapshot, State, Statement, due
-from lakehouse_analytics.trino_errors import classify_dbt
-from lakehouse_analytics.trino_session import failed
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.trino.errors import classify_dbt
+from lakehouse_analytics.engines.trino.session import failed
+from lakehouse_analytics.maintenance.plan import ORDER, Snapshot, State, Statement, due
+from lakehouse_analytics.maintenance.policy import Policy
+from lakehouse_analytics.maintenance.protection import CATALOG_LASTS, Files, Protected, ProtectedError, own_reasons
 from upkeep_states import NOW, POLICIES, states
 
 ORDERS = Relation("lakehouse", "silver", "orders")

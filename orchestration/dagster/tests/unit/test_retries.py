@@ -4,17 +4,17 @@ from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.retries import (
+from lakehouse_analytics.assets.retries import (
     BACKOFF,
     QUEUE_BACKOFF,
     Patience,
-    Reason,
     merge,
     worth_a_second_start,
     worth_another_try,
 )
-from lakehouse_analytics.run_results import DbtResult, NodeResult
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
+from lakehouse_analytics.engines.base import Reason
 from manifests import Manifest, manifests, medallion
 
 

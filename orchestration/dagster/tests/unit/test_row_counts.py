@@ -10,8 +10,7 @@ import pytest
 import sqlglot
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.contract import Drift, Rows
-from lakehouse_analytics.row_counts import (
+from lakehouse_analytics.checks.row_counts import (
     SAME_SEASON,
     Counted,
     Counts,
@@ -21,7 +20,8 @@ from lakehouse_analytics.row_counts import (
     judge_drift,
     read_counts,
 )
-from lakehouse_analytics.sql import identifier
+from lakehouse_analytics.common.sql import identifier
+from lakehouse_analytics.contract.models import Drift, Rows
 
 NOW = datetime(2024, 3, 13, 12, tzinfo=UTC)  # a Wednesday
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lakehouse_analytics.run_results import NodeResult
+from lakehouse_analytics.dbt.run_results import NodeResult
 
 
 def test_a_message_does_not_name_a_file_that_is_gone_when_the_run_ends() -> None:

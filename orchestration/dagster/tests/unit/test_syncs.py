@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import dagster as dg
-from lakehouse_analytics import syncs
-from lakehouse_analytics.due import synced_until
 from lakehouse_analytics.ingest import IngestReport, StreamReport
+from lakehouse_analytics.partitions.backlog import synced_until
+from lakehouse_analytics.triggers import events as syncs
 from manifests import Manifest
 
 BEGAN = datetime(2026, 5, 10, 0, 5, tzinfo=UTC)

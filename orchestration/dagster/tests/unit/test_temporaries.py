@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.temporaries import stale_temporaries
+from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

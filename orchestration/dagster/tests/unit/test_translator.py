@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lakehouse_analytics.manifest import read
-from lakehouse_analytics.translator import table_spec
+from lakehouse_analytics.assets.specs import table_spec
+from lakehouse_analytics.dbt.manifest import read
 from manifests import Manifest
 
 

@@ -20,9 +20,9 @@ import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics import trino_client
-from lakehouse_analytics.database import DatabaseError
-from lakehouse_analytics.trino_client import (
+from lakehouse_analytics.engines.base import DatabaseError
+from lakehouse_analytics.engines.trino import client as trino_client
+from lakehouse_analytics.engines.trino.client import (
     LONGEST_WAIT,
     STATEMENT_ATTEMPTS,
     backoff,
@@ -31,9 +31,9 @@ from lakehouse_analytics.trino_client import (
     may_be_repeated,
     wait_until_ready,
 )
-from lakehouse_analytics.trino_errors import classify_dbt
-from lakehouse_analytics.trino_queries import kill_query, list_queries, parse_duration, resource_group_of
-from lakehouse_analytics.trino_session import (
+from lakehouse_analytics.engines.trino.errors import classify_dbt
+from lakehouse_analytics.engines.trino.queries import kill_query, list_queries, parse_duration, resource_group_of
+from lakehouse_analytics.engines.trino.session import (
     TrinoError,
     TrinoServer,
     TrinoUnavailableError,

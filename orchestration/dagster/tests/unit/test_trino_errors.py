@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.retries import Reason
-from lakehouse_analytics.trino_errors import Kind, classify, classify_dbt
+from lakehouse_analytics.engines.base import Reason
+from lakehouse_analytics.engines.trino.errors import Kind, classify, classify_dbt
 
 T, P = Kind.TRANSIENT, Kind.PERMANENT
 ID = "20261121_123653_00062_j5mwg"

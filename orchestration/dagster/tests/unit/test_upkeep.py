@@ -8,11 +8,10 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from lakehouse_analytics.contract import ContractError, ModelContract, SourceContract, parse
-from lakehouse_analytics.graph import Graph, Source, Table
-from lakehouse_analytics.iceberg.measure import left_behind
-from lakehouse_analytics.iceberg.policies import Policy, Relation, Upkept, upkept
-from lakehouse_analytics.iceberg.upkeep import (
+from lakehouse_analytics.contract.models import ContractError, ModelContract, SourceContract, parse
+from lakehouse_analytics.dbt.graph import Graph, Source, Table
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.maintenance.plan import (
     MARGIN,
     ORDER,
     PARTITIONS,
@@ -23,6 +22,8 @@ from lakehouse_analytics.iceberg.upkeep import (
     optimize_statements,
     plan,
 )
+from lakehouse_analytics.maintenance.policy import Policy, Upkept, upkept
+from lakehouse_analytics.maintenance.state import left_behind
 from upkeep_states import COUNTS, NOW, POLICIES, RETENTIONS, states
 
 ORDERS = Relation("lakehouse", "silver", "orders")

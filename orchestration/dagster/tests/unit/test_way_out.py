@@ -8,10 +8,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.contract import LAYERS, ContractError, deep_merge
-from lakehouse_analytics.graph import Graph
-from lakehouse_analytics.manifest import read
-from lakehouse_analytics.way_out import as_yaml, suggested_layers
+from lakehouse_analytics.contract.models import LAYERS, ContractError, deep_merge
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.lint.suggested_yaml import as_yaml, suggested_layers
+from lakehouse_analytics.dbt.manifest import read
 from manifests import PROJECT, Manifest
 
 

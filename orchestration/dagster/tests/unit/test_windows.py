@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lakehouse_analytics.contract import ContractError
+from lakehouse_analytics.contract.models import ContractError
 
 from .manifests import Manifest
 from .windowed import ladder, windowed

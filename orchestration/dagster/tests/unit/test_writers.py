@@ -16,9 +16,9 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.assets import writers as writers_module
-from lakehouse_analytics.assets.writers import LEASE, TablesBusyError, Writers, slot_of
-from lakehouse_analytics.iceberg.policies import Relation
+from lakehouse_analytics import locks as writers_module
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.locks import LEASE, TablesBusyError, Writers, slot_of
 
 A, B, C = (f"iceberg/lake.silver.{name}" for name in "abc")
 
@@ -165,7 +165,7 @@ def test_a_higher_limit_makes_no_second_writer(instance: dg.DagsterInstance) -> 
 RUN = """
 import sys
 from dagster import DagsterInstance
-from lakehouse_analytics.assets.writers import TablesBusyError, Writers
+from lakehouse_analytics.locks import TablesBusyError, Writers
 with DagsterInstance.from_config(sys.argv[1]) as instance:
     print("ready", flush=True)
     for line in sys.stdin:
@@ -210,7 +210,7 @@ def failed(instance: dg.DagsterInstance, run_id: str) -> None:
 @contextmanager
 def later(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr("lakehouse_analytics.assets.writers._now", lambda now=writers_module._now: now() + by)
+        patch.setattr("lakehouse_analytics.locks._now", lambda now=writers_module._now: now() + by)
         yield
 
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.contract import deep_merge
-from lakehouse_analytics.yaml_edit import CannotEditError, with_keys
+from lakehouse_analytics.cli.yaml_edit import CannotEditError, with_keys
+from lakehouse_analytics.contract.models import deep_merge
 
 BRONZE = {"+meta": {"lakehouse": {"layer": "bronze"}}}
 PROJECT = """\

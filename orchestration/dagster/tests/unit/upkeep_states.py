@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
-from lakehouse_analytics.iceberg.policies import Policy
-from lakehouse_analytics.iceberg.upkeep import Snapshot, State
+from lakehouse_analytics.maintenance.plan import Snapshot, State
+from lakehouse_analytics.maintenance.policy import Policy
 
 NOW = datetime(2026, 11, 21, 5, tzinfo=UTC)
 COUNTS = st.integers(0, 200)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from lakehouse_analytics.airbyte.simulated import RefusedError, Store
-from lakehouse_analytics.airbyte.simulator import BASE_PATH, Answer, Request, Simulator, refusal
+from lakehouse_analytics.devtools.airbyte_simulator import BASE_PATH, Answer, Request, Simulator, refusal
+from lakehouse_analytics.devtools.simulated_airbyte import RefusedError, Store
 from lakehouse_analytics.settings import repository_root
 from openapi_core import Config, OpenAPI
 from openapi_core.testing import MockRequest, MockResponse

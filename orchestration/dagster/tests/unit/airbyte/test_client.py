@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.airbyte import client as module
-from lakehouse_analytics.airbyte import http
-from lakehouse_analytics.airbyte.client import Airbyte, AirbyteError, AirbyteServer
-from lakehouse_analytics.airbyte.simulator import Answer, Request
+from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request
+from lakehouse_analytics.triggers.airbyte import client as module
+from lakehouse_analytics.triggers.airbyte import http
+from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteError, AirbyteServer
 from pydantic import SecretStr
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.airbyte import connections
-from lakehouse_analytics.airbyte.connections import (
+from lakehouse_analytics.triggers.airbyte import connections
+from lakehouse_analytics.triggers.airbyte.connections import (
     Connection,
     Fills,
     SourceTable,

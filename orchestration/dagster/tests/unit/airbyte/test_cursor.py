@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.airbyte.cursor import LONGEST, Cursor, CursorError, Place
-from lakehouse_analytics.airbyte.identity import Ended, ended
-from lakehouse_analytics.airbyte.jobs import Job
+from lakehouse_analytics.triggers.airbyte.cursor import LONGEST, Cursor, CursorError, Place
+from lakehouse_analytics.triggers.airbyte.identity import Ended, ended
+from lakehouse_analytics.triggers.airbyte.jobs import Job
 
 NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
 SECONDS = st.integers(0, 86_400).map(lambda n: NOW + timedelta(seconds=n))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.airbyte.evidence import STALLED, YOUNG, judge, judge_running
-from lakehouse_analytics.airbyte.jobs import ENDED, Job
+from lakehouse_analytics.triggers.airbyte.job_outcome import STALLED, YOUNG, judge, judge_running
+from lakehouse_analytics.triggers.airbyte.jobs import ENDED, Job
 
 NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
 COUNTS = st.none() | st.integers(0, 10**12)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from lakehouse_analytics.airbyte import feed
-from lakehouse_analytics.airbyte.cursor import Cursor
-from lakehouse_analytics.airbyte.feed import Page, poll
-from lakehouse_analytics.airbyte.jobs import Job
+from lakehouse_analytics.triggers.airbyte import poller as feed
+from lakehouse_analytics.triggers.airbyte.cursor import Cursor
+from lakehouse_analytics.triggers.airbyte.jobs import Job
+from lakehouse_analytics.triggers.airbyte.poller import Page, poll
 
 from .versions import as_version_1
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
-from lakehouse_analytics.airbyte.client import Airbyte, AirbyteError
-from lakehouse_analytics.airbyte.connections import Connection, SourceTable, UnknownConnectionError
-from lakehouse_analytics.airbyte.inventory import LIFE, Inventory, Known
+from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteError
+from lakehouse_analytics.triggers.airbyte.connections import Connection, SourceTable, UnknownConnectionError
+from lakehouse_analytics.triggers.airbyte.inventory import LIFE, Inventory, Known
 
 SHOP, CRM, NEW, MISSING = "11111111-aaaa", "22222222-bbbb", "33333333-cccc", "44444444-dddd"
 TABLE = SourceTable(("source", "orders"), "raw", "orders", "Shop")

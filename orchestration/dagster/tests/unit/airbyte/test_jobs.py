@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.airbyte.jobs import Job, NotAJobError, instant, job_of, seconds_of
+from lakehouse_analytics.triggers.airbyte.jobs import Job, NotAJobError, instant, job_of, seconds_of
 
 NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
 ROW = {"jobId": 7, "status": "succeeded", "jobType": "sync", "startTime": "2026-11-21T02:00Z", "connectionId": "c"}

@@ -14,20 +14,21 @@ import dagster as dg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics import sync_events, sync_sensor
-from lakehouse_analytics.airbyte import http
-from lakehouse_analytics.airbyte.connections import SourceTable
-from lakehouse_analytics.airbyte.cursor import Cursor
-from lakehouse_analytics.airbyte.inventory import Inventory
-from lakehouse_analytics.airbyte.simulated import Store
-from lakehouse_analytics.airbyte.simulator import Answer, Request, Simulator
-from lakehouse_analytics.contract import SourceContract
-from lakehouse_analytics.graph import Source
-from lakehouse_analytics.listening import Listening, listening_of, source_tables
+from lakehouse_analytics.contract.models import SourceContract
+from lakehouse_analytics.dbt.graph import Source
+from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request, Simulator
+from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.sync_events import CHECK
-from lakehouse_analytics.sync_job import sync_job
-from lakehouse_analytics.sync_sensor import airbyte_sync_sensor
+from lakehouse_analytics.triggers.airbyte import events as sync_events
+from lakehouse_analytics.triggers.airbyte import http
+from lakehouse_analytics.triggers.airbyte import sensor as sync_sensor
+from lakehouse_analytics.triggers.airbyte.connections import SourceTable
+from lakehouse_analytics.triggers.airbyte.cursor import Cursor
+from lakehouse_analytics.triggers.airbyte.events import CHECK
+from lakehouse_analytics.triggers.airbyte.inventory import Inventory
+from lakehouse_analytics.triggers.airbyte.sensor import airbyte_sync_sensor
+from lakehouse_analytics.triggers.airbyte.sync_job import sync_job
+from lakehouse_analytics.triggers.airbyte.workspace import Listening, listening_of, source_tables
 from manifests import Manifest
 
 from .versions import as_version_1

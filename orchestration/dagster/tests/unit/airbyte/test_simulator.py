@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 from airbyte_api import AirbyteAPI, api, errors, models
-from lakehouse_analytics.airbyte.client import Airbyte, AirbyteServer
-from lakehouse_analytics.airbyte.simulator import Answer, Request, Simulator
+from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request, Simulator
+from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteServer
 
 if TYPE_CHECKING:
     from conftest import CheckedSimulator, Official

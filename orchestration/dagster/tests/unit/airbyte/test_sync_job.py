@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.airbyte import http
-from lakehouse_analytics.airbyte.simulated import Store
-from lakehouse_analytics.airbyte.simulator import Answer, Request, Simulator
-from lakehouse_analytics.assets.sync_checks import sync_checks
-from lakehouse_analytics.listening import Listening, listening_of
+from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request, Simulator
+from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.sync_job import sync_job
+from lakehouse_analytics.triggers.airbyte import http
+from lakehouse_analytics.triggers.airbyte.checks import sync_checks
+from lakehouse_analytics.triggers.airbyte.sync_job import sync_job
+from lakehouse_analytics.triggers.airbyte.workspace import Listening, listening_of
 from manifests import Manifest
 
 SHOP, ADS = "6f1c7f0a-0000-4000-8000-000000000001", "6f1c7f0a-0000-4000-8000-000000000002"
@@ -163,7 +163,7 @@ def test_an_interrupted_run_cancels_what_it_started_and_nothing_else(
         raise KeyboardInterrupt
 
     clock = SimpleNamespace(sleep=interrupted, monotonic=time.monotonic)
-    monkeypatch.setattr("lakehouse_analytics.sync_job.time", clock)
+    monkeypatch.setattr("lakehouse_analytics.triggers.airbyte.sync_job.time", clock)
     config = {"ops": {"sync": {"config": {"connection": "Shop"}}}}
     result = sync_job(listening).execute_in_process(run_config=config, raise_on_error=False)
     assert not result.success

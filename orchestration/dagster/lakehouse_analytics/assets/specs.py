@@ -1,0 +1,243 @@
+"""Graph → Dagster specs: key, group, owner, kinds, tags, freshness, lineage, checks.
+
+One helper per attribute. A test compares the result with dagster-dbt's own translator.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
+from lakehouse_analytics.contract.models import Grain, is_owner
+from lakehouse_analytics.dbt.dagster_meta import read_meta
+from lakehouse_analytics.dbt.graph import DbtTest, External, Graph, Source, Table
+from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.partitions.definitions import Calendar, calendar_of, mapping
+
+# Code references are marked beta; they are metadata, and a warning a model drowns our own.
+warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`")
+
+#: Tag that holds a table's layer, which its group and its key need not show.
+LAYER_TAG = "lakehouse/layer"
+
+
+def table_spec(
+    graph: Graph, table: Table, project_dir: Path, timezone: str, calendars: Mapping[Grain, Calendar]
+) -> dg.AssetSpec:
+    """The asset of a model, seed or snapshot."""
+    return dg.AssetSpec(
+        key=asset_key(table),
+        deps=list({dep.asset_key: dep for dep in _dependencies(graph, table)}.values()),
+        partitions_def=calendar_of(table, calendars),
+        description=_description(table.node),
+        group_name=table.group,
+        owners=_owners(graph, table),
+        kinds={"dbt", graph.adapter},
+        tags={**_tags(table.node), LAYER_TAG: table.layer},
+        metadata=_metadata(graph, table.node, project_dir),
+        code_version=(table.node.get("checksum") or {}).get("checksum"),
+        freshness_policy=_freshness(table, timezone),
+        automation_condition=_automation(graph, table),
+        skippable=True,  # a blocked table is not an error of its own
+    )
+
+
+def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
+    """The external asset of a dbt source."""
+    airbyte = source.contract.airbyte
+    return dg.AssetSpec(
+        key=asset_key(source),
+        description=_description(source.node),
+        group_name=source.group,
+        owners=list(read_meta(source.node)[0].owners),
+        kinds={graph.adapter, *(["airbyte"] if airbyte else [])},
+        tags=_tags(source.node),
+        metadata={
+            **_table_metadata(graph, source.node),
+            **({"airbyte/connection": airbyte.connection} if airbyte else {}),
+        },
+    )
+
+
+def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
+    """The external asset of a dbt exposure: a dashboard, a notebook, or another reader of the lakehouse."""
+    exposure = graph.exposures[unique_id]
+    owner = exposure.get("owner") or {}
+    meta, _ = read_meta(exposure)
+    parents = {asset_key(graph.known(parent)): None for parent in graph.exposure_parents[unique_id]}
+    return dg.AssetSpec(
+        key=dg.AssetKey(graph.exposure_keys[unique_id]),
+        deps=[*parents],
+        description=exposure.get("description") or exposure.get("label") or None,
+        group_name=meta.group or "exposures",
+        owners=list(meta.owners) or [email for email in _listed(owner.get("email")) if is_owner(email)],
+        kinds={str(exposure["type"])},
+        tags=_tags(exposure),
+        metadata={
+            **({"url": dg.MetadataValue.url(exposure["url"])} if exposure.get("url") else {}),
+            **({"owner": owner["name"]} if owner.get("name") else {}),
+            **({"maturity": exposure["maturity"]} if exposure.get("maturity") else {}),
+        },
+    )
+
+
+def test_specs(graph: Graph, tests: Iterable[DbtTest]) -> Iterator[dg.AssetCheckSpec]:
+    """The checks of dbt tests: of whole tables, those of partitioned ones, too.
+
+    `blocking` follows the severity, because Dagster's retry from the failed asset reads it.
+    """
+    for test in tests:
+        yield _test_spec(graph, test)
+
+
+def count_specs(tables: Iterable[Table], calendars: Mapping[Grain, Calendar]) -> Iterator[dg.AssetCheckSpec]:
+    """Row count and drift of each table; of partitioned ones by partition."""
+    for table in tables:
+        rows = table.contract.rows
+        yield dg.AssetCheckSpec(
+            ROW_COUNT,
+            asset=asset_key(table),
+            description="Rows against meta.lakehouse.rows: not_empty, min, max, max_drop.",
+            partitions_def=calendar_of(table, calendars),
+            blocking=rows is not None and rows.severity == "error",
+        )
+        if rows and rows.drift:
+            yield dg.AssetCheckSpec(
+                DRIFT,
+                asset=asset_key(table),
+                description=(
+                    "Rows against the partitions before: median and MAD."
+                    if table.grain
+                    else "Rows against this check's own history: median and MAD, weekday-aware."
+                ),
+                partitions_def=calendar_of(table, calendars),
+                blocking=rows.drift.severity == "error",
+            )
+
+
+def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
+    own = asset_key(graph.known(test.attached))
+    others = {key: None for parent in test.parents if (key := asset_key(graph.known(parent))) != own}
+    return dg.AssetCheckSpec(
+        test.name,
+        asset=own,
+        description=test.node.get("description") or (test.node.get("config", {}).get("meta") or {}).get("description"),
+        additional_deps=list(others),
+        metadata={"dagster_dbt/unique_id": test.unique_id},
+        blocking=test.blocking,
+    )
+
+
+def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
+    for parent in table.parents:
+        above = graph.known(parent)
+        grain = above.grain if isinstance(above, Table) else None
+        yield dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
+
+
+def _description(node: Mapping[str, Any]) -> str:
+    sql = node.get("raw_code") if node.get("language") == "sql" else None
+    text = node.get("description") or f"dbt {node['resource_type']} {node['name']}"
+    return f"{text}\n\n#### Raw SQL:\n```sql\n{sql}\n```" if sql else text
+
+
+def _owners(graph: Graph, table: Table) -> list[str]:
+    if table.contract.owner:
+        return [table.contract.owner]
+    of_group = graph.group_owners.get(table.node.get("group") or "")
+    return list(read_meta(table.node)[0].owners) or [email for email in _listed(of_group) if is_owner(email)]
+
+
+def _listed(value: object) -> list[str]:
+    return [value] if isinstance(value, str) else [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _tags(node: Mapping[str, Any]) -> dict[str, str]:
+    return {tag: "" for tag in node.get("tags", []) if _is_tag(tag)}
+
+
+def _is_tag(tag: str) -> bool:
+    from lakehouse_analytics._dagster_internals import is_valid_tag_key
+
+    return is_valid_tag_key(tag)
+
+
+def _metadata(graph: Graph, node: Mapping[str, Any], project_dir: Path) -> dict[str, Any]:
+    path = (project_dir / node["original_file_path"]).absolute()
+    reference = dg.LocalFileCodeReference(file_path=str(path))
+    return {
+        "dagster_dbt/unique_id": node["unique_id"],
+        **({"dagster-dbt/materialization_type": m} if (m := node["config"].get("materialized")) else {}),
+        **_table_metadata(graph, node),
+        "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference]),
+    }
+
+
+def _table_metadata(graph: Graph, node: Mapping[str, Any]) -> dict[str, Any]:
+    name = node.get("identifier") or node.get("alias") or node["name"]
+    parts = (node.get("database"), node["schema"], name)
+    columns = [
+        dg.TableColumn(
+            name=column["name"],
+            type=column.get("data_type") or "?",
+            description=column.get("description"),
+            tags=dict.fromkeys(column.get("tags") or [], ""),
+        )
+        for column in node.get("columns", {}).values()
+    ]
+    return {
+        "dagster/table_name": ".".join(part for part in parts if part),
+        "dagster/storage_kind": graph.adapter,
+        **({"dagster/column_schema": dg.TableSchema(columns=columns)} if columns else {}),
+    }
+
+
+def _freshness(table: Table, timezone: str) -> dg.FreshnessPolicy | None:
+    wanted = table.contract.freshness
+    if wanted is None:
+        return None
+    if wanted.cron:
+        zone = ZoneInfo(timezone).key
+        return dg.FreshnessPolicy.cron(deadline_cron=wanted.cron, lower_bound_delta=wanted.within, timezone=zone)
+    return dg.FreshnessPolicy.time_window(fail_window=wanted.within)
+
+
+def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
+    """Dagster's `eager`, which waits for the gates of the tables above and not for what no event ever reports.
+
+    A run evaluates the tests of sources itself, and builds nothing below one that fails: a request need not wait for
+    them, and could not, because a new sync makes their last results outdated. The gates of a built table are evaluated
+    only by the run that builds it.
+    """
+    if table.contract.automation != "eager":
+        return None
+    built = [parent for u in table.parents if (parent := graph.tables.get(u))]
+    silent = [graph.unbuilt[u] for u in table.parents if u in graph.unbuilt and not _is_synced(graph.unbuilt[u])]
+    missing = dg.AutomationCondition.any_deps_missing()
+    condition: Any = dg.AutomationCondition.eager()
+    if silent:
+        condition = condition.replace("any_deps_missing", missing.ignore(_selection(silent)))
+    # Of all windows of a table, only those that were built since the checks exist have a result.
+    many = [parent for parent in built if parent.grain and parent.grain != table.grain]
+    if one := [parent for parent in built if parent not in many]:
+        condition &= dg.AutomationCondition.all_deps_blocking_checks_passed().allow(_selection(one))
+    if many:
+        failed = dg.AutomationCondition.check_failed() & ~dg.AutomationCondition.will_be_requested()
+        gates = dg.AutomationCondition.any_checks_match(failed, blocking_only=True)
+        condition &= ~dg.AutomationCondition.any_deps_match(gates).allow(_selection(many))
+    return cast("dg.AutomationCondition[Any]", condition)
+
+
+def _is_synced(above: Source | External) -> bool:
+    """Whether a sync reports each update of it."""
+    return isinstance(above, Source) and above.contract.airbyte is not None
+
+
+def _selection(owners: Iterable[Table | Source | External]) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(asset_key(owner) for owner in owners))

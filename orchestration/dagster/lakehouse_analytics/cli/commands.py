@@ -1,0 +1,131 @@
+"""The commands of `lakehouse`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from lakehouse_analytics.devtools.airbyte_sim import command as airbyte_sim
+from lakehouse_analytics.doctor.probes import NAMES
+from lakehouse_analytics.ingest.command import ingest
+from lakehouse_analytics.instance.command import instance
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Bring a dbt project, get a lakehouse."""
+
+
+main.add_command(ingest)
+main.add_command(airbyte_sim)
+main.add_command(instance)
+
+
+@main.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="As in `lakehouse ingest`.")
+@click.option("--count", type=click.IntRange(min=1), help="As in `lakehouse ingest`.")
+@click.option("--seed", type=int, help="As in `lakehouse ingest`.")
+def demo(config_path: Path | None, count: int | None, seed: int | None) -> None:
+    """Ingest, build every layer through Dagster, print what happened."""
+    from lakehouse_analytics.cli import demo as demonstration
+
+    with _plain_errors():
+        if not demonstration.run(config_path=config_path, count=count, seed=seed):
+            sys.exit(1)
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Parse nothing; fail if the manifest is missing or stale.")
+def manifest(check: bool) -> None:
+    """Parse the dbt project: run it after each change outside `dg dev`, and in the image's build."""
+    from lakehouse_analytics.dbt.prepare import prepare
+    from lakehouse_analytics.dbt.project import DbtProject
+    from lakehouse_analytics.engines.registry import dbt_runner
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        settings = Settings.load(complete=False)
+        project = DbtProject.of(settings)
+        if check:
+            project.manifest()
+            click.echo(project.manifest_path)
+        else:
+            click.echo(prepare(project, dbt_runner(settings, project), click.echo))
+
+
+@main.command()
+@click.option("--write", is_flag=True, help="Add the lines to dbt_project.yml.")
+def layers(write: bool) -> None:
+    """Suggest a layer for each model, seed and snapshot that is in none, as lines of dbt_project.yml.
+
+    Suggestions go by the names of folders and models, and by lineage: review them.
+    """
+    from lakehouse_analytics.cli.layers import write_layers, yaml_of_layers
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        settings = Settings.load(complete=False)
+        click.echo(write_layers(settings) if write else yaml_of_layers(settings))
+
+
+@main.command()
+def init() -> None:
+    """Prepare DAGSTER_HOME: its dagster.yaml and its pool limits."""
+    from lakehouse_analytics.instance.home import open_home
+
+    with _plain_errors():
+        click.echo(open_home().root_directory)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines: a list of objects.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=15.0, show_default=True,
+              help="Seconds that each probe has.")  # fmt: skip
+@click.option("--skip", multiple=True, type=click.Choice(NAMES), help="Leave a probe out; may be repeated.")
+def doctor(as_json: bool, timeout: float, skip: tuple[str, ...]) -> None:
+    """Find out what is wrong, and how to fix it: checks everything that a deployment needs.
+
+    The exit code is 0 where all is fine, 1 where something failed, and 3 where nothing failed, but something could not
+    be checked.
+    """
+    from lakehouse_analytics.doctor import examine
+
+    sys.exit(examine(as_json=as_json, timeout=timeout, skip=skip))
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Write here instead of printing.")
+def schema(out: Path | None) -> None:
+    """The JSON Schema of dbt's YAML files with `meta.lakehouse`, for editors."""
+    from lakehouse_analytics.contract.json_schema import editor_schema
+
+    text = json.dumps(editor_schema(), indent=2) + "\n"
+    if out:
+        try:
+            out.write_text(text)
+        except OSError as error:
+            raise click.ClickException(f"{out} cannot be written: {error.strerror}") from None
+    else:
+        click.echo(text, nl=False)
+
+
+class _plain_errors:  # noqa: N801  # used as a statement
+    """Turns our own errors into one message without a traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        from lakehouse_analytics.contract.models import ContractError
+        from lakehouse_analytics.dbt.project import ManifestError
+        from lakehouse_analytics.engines.base import DatabaseError
+        from lakehouse_analytics.ingest import IngestError
+        from lakehouse_analytics.instance.home import HomeError
+        from lakehouse_analytics.settings import SettingsError
+
+        ours = (ContractError, ManifestError, HomeError, IngestError, DatabaseError, SettingsError)
+        if isinstance(error, ours):
+            raise click.ClickException(str(error)) from None

@@ -1,0 +1,1 @@
+"""`meta.lakehouse`: what a dbt project may say of a model or a source."""

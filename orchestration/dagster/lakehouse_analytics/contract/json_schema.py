@@ -1,0 +1,33 @@
+"""The JSON Schema that editors use for `meta.lakehouse` in dbt's YAML files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lakehouse_analytics.contract.models import ModelContract, SourceContract
+
+_MODELS = ("models", "seeds", "snapshots")
+
+
+def editor_schema() -> dict[str, Any]:
+    """A schema for a dbt properties file: says nothing of dbt's own keys, and everything of ours."""
+    model = ModelContract.model_json_schema(ref_template="#/$defs/{model}")
+    source = SourceContract.model_json_schema(ref_template="#/$defs/{model}")
+    definitions = {**model.pop("$defs", {}), **source.pop("$defs", {})}
+    definitions |= {"ModelContract": model, "SourceContract": source}
+
+    def resource(contract: str, **more: Any) -> dict[str, Any]:
+        meta = {"type": "object", "properties": {"lakehouse": {"$ref": f"#/$defs/{contract}"}}}
+        config = {"type": "object", "properties": {"meta": meta}}
+        return {"type": "array", "items": {"type": "object", "properties": {"config": config, "meta": meta, **more}}}
+
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "dbt properties with meta.lakehouse",
+        "type": "object",
+        "properties": {
+            **{kind: resource("ModelContract") for kind in _MODELS},
+            "sources": resource("SourceContract", tables=resource("SourceContract")),
+        },
+        "$defs": definitions,
+    }

@@ -1,0 +1,152 @@
+"""`meta.dagster`: what a dbt project says to dagster-dbt, read as dagster-dbt reads it.
+
+Pure: no Dagster, no dbt. The keys and their meaning are those of dagster-dbt 0.29, `dagster_dbt/asset_utils.py`: a
+project that runs there keeps its asset keys, groups, owners and the assets of its singular tests.
+https://docs.dagster.io/integrations/libraries/dbt/reference#customizing-asset-definition-attributes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lakehouse_analytics.common.names import is_group_name
+from lakehouse_analytics.common.text import brief, shortened
+from lakehouse_analytics.contract.models import is_owner
+
+Key = tuple[str, ...]
+
+_OF_ASSETS = frozenset({"asset_key", "group", "owners"})
+#: The keys that are read, by the kind of node.
+_KEYS = {
+    "test": frozenset({"ref"}),
+    **dict.fromkeys(("model", "seed", "snapshot"), _OF_ASSETS | {"auto_materialize_policy"}),
+}
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The model whose check a singular test is. Without `package` it is the project's own; without `version` the
+    latest."""
+
+    name: str
+    package: str | None = None
+    version: str | None = None
+
+    @property
+    def label(self) -> str:
+        """As a person writes it, such as `billing.invoices.v2`."""
+        name = f"{brief(self.package)}.{brief(self.name)}" if self.package else brief(self.name)
+        return f"{name}.v{brief(self.version)}" if self.version else name
+
+
+@dataclass(frozen=True)
+class DagsterMeta:
+    """`meta.dagster` of one node.
+
+    Attributes:
+        asset_key: The asset's key, instead of `[layer, model]` or `[source, table]`.
+        group: The asset's group, instead of dbt's group or the layer.
+        owners: E-mail addresses and `team:<name>`.
+        eager: The asset is rebuilt as soon as something upstream is.
+        ref: Of a singular test: the model whose check it is.
+        unread: Keys that have no effect here, nor in dagster-dbt's own translator.
+    """
+
+    asset_key: Key | None = None
+    group: str | None = None
+    owners: tuple[str, ...] = ()
+    eager: bool = False
+    ref: Ref | None = None
+    unread: tuple[str, ...] = ()
+
+
+_NOTHING = DagsterMeta()
+
+
+def read_meta(node: Mapping[str, Any]) -> tuple[DagsterMeta, list[str]]:
+    """Read `meta.dagster` of a node.
+
+    Returns:
+        What it says, and what is wrong with it, each as a sentence. dagster-dbt refuses the same values.
+    """
+    raw = meta_of(node).get("dagster")
+    if raw is None:
+        return _NOTHING, []
+    if not isinstance(raw, Mapping):
+        return DagsterMeta(), [f"meta.dagster must be a mapping, not {type(raw).__name__}"]
+    known = _KEYS.get(str(node.get("resource_type")), _OF_ASSETS)
+    reading = _Reading({key: value for key, value in raw.items() if key in known})
+    read = DagsterMeta(reading.asset_key(), reading.group(), reading.owners(), reading.eager(), reading.ref())
+    unread = (*(brief(key) for key in raw if key not in known), *reading.unread)
+    return replace(read, unread=unread), reading.problems
+
+
+def meta_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A node's `meta`, where dbt has put it: under `config` since 1.10."""
+    found = (node.get("config") or {}).get("meta") or node.get("meta") or {}
+    return found if isinstance(found, Mapping) else {}
+
+
+class _Reading:
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+        self.problems: list[str] = []
+        self.unread: list[str] = []
+
+    def asset_key(self) -> Key | None:
+        said = self.raw.get("asset_key")
+        parts = [said] if isinstance(said, str) else said
+        if not said:
+            return None
+        if isinstance(parts, list) and all(isinstance(part, str) and part for part in parts):
+            return tuple(parts)
+        self._wrong("asset_key", "the parts of an asset key, such as [warehouse, orders]")
+        return None
+
+    def group(self) -> str | None:
+        said = self.raw.get("group")
+        if not said:
+            return None
+        if isinstance(said, str) and is_group_name(said):
+            return said
+        self._wrong("group", "ASCII letters, digits and _, in segments separated by /")
+        return None
+
+    def owners(self) -> tuple[str, ...]:
+        said = self.raw.get("owners") or []
+        owners = said if isinstance(said, list) else [said]
+        for owner in owners:
+            if not is_owner(owner):
+                self.problems.append(
+                    f"meta.dagster.owners has {shortened(owner)}: expected an e-mail address or team:<name>"
+                )
+        return tuple(owner for owner in owners if is_owner(owner))
+
+    def eager(self) -> bool:
+        said = self.raw.get("auto_materialize_policy")
+        if not said:
+            return False
+        kind = said.get("type") if isinstance(said, Mapping) else None
+        if kind not in ("eager", "lazy"):
+            self._wrong("auto_materialize_policy", "{type: eager}")
+        if kind == "lazy":
+            self.unread.append("auto_materialize_policy.type: lazy")
+        return kind == "eager"
+
+    def ref(self) -> Ref | None:
+        said = self.raw.get("ref")
+        if not said:
+            return None
+        parts = {"name": said} if isinstance(said, str) else said
+        if isinstance(parts, Mapping) and isinstance(parts.get("name"), str):
+            # dbt's own `ref()` says `v`, and manifests `package_name`.
+            package = parts.get("package") or parts.get("package_name")
+            version = parts.get("version", parts.get("v"))
+            return Ref(parts["name"], str(package) if package else None, None if version is None else str(version))
+        self._wrong("ref", "a model's name, or a mapping with name, package and version")
+        return None
+
+    def _wrong(self, key: str, expected: str) -> None:
+        self.problems.append(f"meta.dagster.{key} is {shortened(self.raw[key])}: expected {expected}")

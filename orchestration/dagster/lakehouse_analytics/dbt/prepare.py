@@ -1,0 +1,167 @@
+"""Makes the manifest: `dbt deps` where packages are not those declared, then `dbt parse`."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lakehouse_analytics.common.redact import MASK
+from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened, without_traceback
+from lakehouse_analytics.dbt.hooks import DEPS_BECAUSE
+from lakehouse_analytics.dbt.profile import Profile, ProfileError, is_secret, load_yaml, placeholders
+from lakehouse_analytics.dbt.project import RUN_TIME, STAMP, DbtProject, ManifestError
+from lakehouse_analytics.common.names import some
+from lakehouse_analytics.dbt.runner import DbtRunner, DbtSession
+
+_PACKAGES = ("packages.yml", "dependencies.yml")
+#: Of a line of dbt's own errors, which may quote a value, in characters.
+_MAX_LINE = 2_000
+
+
+def prepare(project: DbtProject, dbt: DbtRunner, say: Callable[[str], None] = print) -> Path:
+    """Parse the project into its target path, all or nothing.
+
+    Returns:
+        The manifest's path.
+
+    Raises:
+        ManifestError: dbt could not parse; with dbt's own errors. The earlier manifest stays.
+    """
+    project.configuration()
+    if project.problem:
+        raise ManifestError(project.problem)
+    try:
+        project.target_path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ManifestError(
+            f"{project.target_path} cannot be created ({error.strerror}): set LAKEHOUSE_DBT_TARGET_PATH."
+        ) from None
+    unset = placeholders(project.profile, project.environment, project.variables) if project.profile else {}
+    if unset:
+        say(f"Not set, and not needed to parse, because only the connection reads them: {', '.join(sorted(unset))}")
+    with (
+        tempfile.TemporaryDirectory(prefix=".parse-", dir=project.target_path) as folder,
+        dbt.session(environment=unset) as session,
+    ):
+        fresh, record = Path(folder), Path(folder) / "record.json"
+        if _declares_packages(project):
+            hook: dict[str, str] | None = {
+                "kind": "deps",
+                "project_dir": str(project.project_dir),
+                "packages_dir": str(project.packages_dir),
+                # Without an earlier manifest of this target nothing tells that the lock has changed.
+                **({} if project.stamp_path.is_file() else {"versions": "true"}),
+            }
+            if _lock_changed(project):
+                hook = None
+                say(f"{DEPS_BECAUSE}package-lock.yml has changed since the last manifest")
+            _run(project, session, ["deps"], fresh, hook=hook, say=say)
+        before = project.fingerprint()  # after `dbt deps`, which may write package-lock.yml
+        say(f"dbt parse --target {project.target}")
+        recording = {"kind": "record", "path": str(record)}
+        _run(project, session, ["parse", "--no-partial-parse"], fresh, hook=recording, say=say)
+        if not (fresh / "manifest.json").is_file():
+            raise ManifestError(
+                f"`dbt parse` wrote no manifest for {project.project_dir}: remove `write_json: false` from `flags` in "
+                "dbt_project.yml, or unset DBT_WRITE_JSON."
+            )
+        found = json.loads(record.read_bytes())
+        _compare(project.profile, found["credentials"])
+        counted = _counted(found)
+        if rendered := sorted(counted & unset.keys()):
+            names = some([brief(name) for name in rendered])
+            raise ManifestError(
+                f"{project.project_dir} reads {names} while it is parsed, not only for the connection "
+                "in profiles.yml: set it, or give env_var() a default. An image's build takes it from DBT_ENVIRONMENT."
+            )
+        fingerprint = {**before, "variables": project.fingerprint(counted)["variables"]}
+        # The stamp goes first and comes last: without it the manifest counts as missing.
+        project.stamp_path.unlink(missing_ok=True)
+        for name in ("partial_parse.msgpack", "manifest.json"):
+            if (fresh / name).is_file():
+                os.replace(fresh / name, project.target_path / name)
+        (fresh / STAMP).write_text(json.dumps(fingerprint, indent=0, sort_keys=True))
+        os.replace(fresh / STAMP, project.stamp_path)
+    return project.manifest_path
+
+
+def _counted(found: Mapping[str, Any]) -> set[str]:
+    """The environment variables of which the manifest was made."""
+    return {*found["yaml"], *(name for name in found["code"] if name not in RUN_TIME)}
+
+
+def _compare(profile: Profile | None, theirs: Mapping[str, Any]) -> None:
+    """Refuse a profile that we read in another way than dbt: rows would be counted in another database."""
+    if profile is None or not theirs:
+        return
+    file = profile.database_file
+    ours = {
+        "type": profile.adapter,
+        "database": profile.database,
+        "schema": profile.fields.get("schema", theirs["schema"] if profile.adapter == "duckdb" else None),
+        "path": file and str(file),
+    }
+    for name, value in theirs.items():
+        if value is not None and name != "path" and ours[name] != value:
+            secret = any(is_secret(variable) for variable in profile.variables(*profile.reads))
+            said = (
+                f"dbt renders {MASK}"
+                if secret
+                else f"dbt renders {shortened(value)}, this program {shortened(ours[name])}"
+            )
+            raise ManifestError(
+                f"`{name}` of {profile.where}: {said}. Write it without Jinja, or with env_var() alone."
+            )
+    if theirs.get("path") and file and os.path.realpath(theirs["path"]) != os.path.realpath(file):
+        raise ManifestError(
+            f"`path` of {profile.where}: dbt renders {brief(theirs['path'], MAX_TEXT)}, this program "
+            f"{brief(file, MAX_TEXT)}. Write it without Jinja, or with env_var() alone."
+        )
+
+
+def _declares_packages(project: DbtProject) -> bool:
+    try:
+        return any(
+            load_yaml(project.project_dir / name).get("packages")
+            for name in _PACKAGES
+            if (project.project_dir / name).is_file()
+        )
+    except ProfileError as error:
+        raise ManifestError(str(error)) from None
+
+
+def _lock_changed(project: DbtProject) -> bool:
+    """Whether the lock is another than that of the last manifest, as after a `git pull`."""
+    changed = project.changes()
+    return changed is not None and "package-lock.yml" in changed
+
+
+def _run(
+    project: DbtProject,
+    session: DbtSession,
+    args: list[str],
+    folder: Path,
+    *,
+    hook: Mapping[str, str] | None,
+    say: Callable[[str], None],
+) -> None:
+    """Run a command of dbt, and pass on what people have to know of its output: its warnings, and why it does it."""
+    lines: list[str] = []
+
+    def log(level: str, message: str) -> None:
+        if level != "debug":
+            lines.append(message)
+        if level == "warn" or message.startswith(DEPS_BECAUSE):
+            say(message.strip())
+
+    result = session.run(args, log, target_path=folder, hook=hook)
+    if result.exit_code != 0:
+        whole = without_traceback("\n".join(result.errors or lines))
+        said = "\n".join(brief(line, _MAX_LINE) for line in whole.splitlines())
+        if "Required var" in said:
+            said += "\nSet it in LAKEHOUSE_DBT_VARS, or give var() a default."
+        raise ManifestError(f"`dbt {args[0]}` failed in {project.project_dir} (target {project.target}):\n{said}")

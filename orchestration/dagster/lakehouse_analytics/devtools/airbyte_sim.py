@@ -1,0 +1,113 @@
+"""`lakehouse airbyte-sim`: an Airbyte on loopback whose syncs are real: the connector that `lakehouse ingest` runs."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from pathlib import Path
+
+import click
+
+from lakehouse_analytics.devtools.airbyte_simulator import Simulator
+from lakehouse_analytics.devtools.simulated_airbyte import Store
+from lakehouse_analytics.ingest import IngestError, run_ingest
+from lakehouse_analytics.ingest.config import load
+from lakehouse_analytics.ingest.sync import DEFAULT
+from lakehouse_analytics.settings import Settings, SettingsError, repository_root
+
+PORT = 8006
+
+
+class Syncs:
+    """Runs the connector for each job that is started, one at a time; each time it makes up more users."""
+
+    def __init__(self, settings: Settings, store: Store, config_path: Path | None, count: int, more: int) -> None:
+        self._settings, self._store, self._config_path = settings, store, config_path
+        self._count, self._more, self._lock = count, more, threading.Lock()
+
+    def run(self, connection: str, job: int) -> None:
+        """Sync; the job ends as the connector does."""
+        name = self._store.connections[connection]["name"]
+        click.echo(f"job {job} of {name}: started")
+        with self._lock:
+            try:
+                report = run_ingest(
+                    self._settings, config_path=self._config_path, count=self._count, progress=lambda _: None
+                )
+            except Exception as error:
+                self._store.end(job, "failed", rows=None, bytes=None)
+                said = str(error) if isinstance(error, IngestError) else f"{type(error).__name__}: {error}"
+                click.echo(f"job {job} of {name}: failed: {said}", err=True)
+                return
+            self._count += self._more
+        rows, size = sum(s.rows_read for s in report.streams), sum(s.bytes_read for s in report.streams)
+        self._store.end(job, rows=rows, bytes=size)
+        click.echo(f"job {job} of {name}: succeeded, {rows:,} rows")
+
+
+@click.command("airbyte-sim")
+@click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), help="As in `lakehouse ingest`: the connection."
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="On 127.0.0.1.")
+@click.option("--every", type=click.FloatRange(min=0), default=60.0, show_default=True,
+              help="Seconds between two syncs; 0: only when they are asked for.")  # fmt: skip
+@click.option("--count", type=click.IntRange(min=1), default=200, show_default=True, help="Users of the first sync.")
+@click.option(
+    "--more", type=click.IntRange(min=0), default=50, show_default=True, help="Users added by each further one."
+)
+def command(config_path: Path | None, port: int, every: float, count: int, more: int) -> None:
+    """An Airbyte for those who have none: its API on this machine, with syncs of a real connector.
+
+    `make dev` in another terminal, with LAKEHOUSE_AIRBYTE_URL as printed, shows the sensor at work.
+    """
+    try:
+        serve(config_path=config_path, port=port, every=every, count=count, more=more)
+    except (IngestError, SettingsError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"Port {port} cannot be used ({error.strerror}): choose another --port.") from None
+
+
+def serve(*, config_path: Path | None, port: int, every: float, count: int, more: int) -> None:
+    """Serve until somebody stops it.
+
+    Args:
+        config_path: The connection's file, as `lakehouse ingest` takes it.
+        port: On 127.0.0.1.
+        every: Seconds between two syncs; 0: only when they are asked for.
+        count: Users of the first sync.
+        more: Users by which each further one grows.
+
+    Raises:
+        IngestError: the file cannot be used.
+        OSError: the port is taken.
+    """
+    settings = Settings.load()
+    configured = load(config_path or repository_root() / DEFAULT)
+    store = Store()
+    connection = store.add_connection(configured.name, streams=[stream.name for stream in configured.streams])
+    syncs = Syncs(settings, store, config_path, count, more)
+    with Simulator(store, port=port, run_sync=syncs.run) as simulator:
+        simulator.requests = deque(maxlen=1)  # nobody reads them here
+        click.echo(
+            f"Airbyte, simulated, with one connection: {configured.name} ({connection})\n"
+            f"  listen to it   LAKEHOUSE_AIRBYTE_URL={simulator.url} make dev\n"
+            f"  start a sync   job airbyte_sync in the UI, with the configuration {{ops: {{sync: {{config: "
+            f"{{connection: {configured.name}}}}}}}}}"
+        )
+        stop = threading.Event()
+
+        def again() -> None:
+            while not stop.wait(every):
+                if not any(job.status == "running" for job in store.jobs.values()):
+                    syncs.run(connection, store.start(connection))
+
+        if every > 0:
+            threading.Thread(target=again, daemon=True).start()
+        try:
+            simulator.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("Stopped.")
+        finally:
+            stop.set()

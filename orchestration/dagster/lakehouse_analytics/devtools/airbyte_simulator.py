@@ -1,0 +1,262 @@
+"""An Airbyte for one machine: the endpoints of the public API that this project uses, over jobs kept in memory.
+
+Faithful where a client could stumble: jobs come in the order of their creation unless asked otherwise, 20 of them,
+bounds are inclusive, `next` forgets every filter, `lastUpdatedAt` is there only of jobs that have ended, seconds are
+left out where they are zero, tokens expire. Tests hold every request and answer against the official OpenAPI document.
+
+`lakehouse airbyte-sim` serves it to those who have no Airbyte; tests switch faults on.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import json
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+from lakehouse_analytics.devtools.simulated_airbyte import TYPES, RefusedError, SimulatedJob, Store, page_of, told
+from lakehouse_analytics.triggers.airbyte.jobs import ENDED
+
+BASE_PATH = "/api/public/v1"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes back over the wire. `hang_up`: nothing does."""
+
+    status: int
+    body: object = None
+    kind: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    hang_up: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What came."""
+
+    method: str
+    path: str
+    query: Mapping[str, Sequence[str]]
+    headers: Mapping[str, str]
+    body: bytes
+
+
+#: Something that answers in place of the simulator, or lets it answer with None.
+Fault = Callable[[Request], Answer | None]
+
+
+def refusal(refused: RefusedError) -> Answer:
+    """The answer of a request that is not taken."""
+    body = {"status": refused.status, "title": refused.detail, "detail": refused.detail}
+    return Answer(refused.status, body)
+
+
+class Simulator(ThreadingHTTPServer):
+    """Serves a store on loopback.
+
+    Args:
+        store: What it tells.
+        port: 0: any that is free.
+        base_path: Where the API begins.
+        client: Client id and secret; with them only a token of theirs lets in.
+        bearer, basic: A token, or a user's name and password, that let in.
+        token_life: Seconds.
+        run_sync: Called in a thread of its own with a connection and the job that was started for it.
+    """
+
+    daemon_threads = True
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        port: int = 0,
+        base_path: str = BASE_PATH,
+        client: tuple[str, str] | None = None,
+        bearer: str | None = None,
+        basic: tuple[str, str] | None = None,
+        token_life: int = 180,
+        run_sync: Callable[[str, int], None] | None = None,
+    ) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.store, self.base_path, self.client, self.bearer, self.basic = store, base_path, client, bearer, basic
+        self.token_life, self.run_sync = token_life, run_sync
+        self.tokens: dict[str, float] = {}
+        self.requests: MutableSequence[Request] = []
+        self.faults: list[Fault] = []
+
+    @contextmanager
+    def serving(self) -> Iterator[Simulator]:
+        """Serve in a thread for as long as the block."""
+        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+        with self:
+            thread.start()
+            try:
+                yield self
+            finally:
+                self.shutdown()
+                thread.join()
+
+    @property
+    def url(self) -> str:
+        """The base of its API."""
+        return f"http://127.0.0.1:{self.server_port}{self.base_path}"
+
+    def answer(self, request: Request) -> Answer:
+        """Answer one request."""
+        self.requests.append(request)
+        for fault in self.faults:
+            if (answer := fault(request)) is not None:
+                return answer
+        try:
+            return self._route(request)
+        except RefusedError as refused:
+            return refusal(refused)
+
+    def _route(self, request: Request) -> Answer:  # noqa: PLR0911  # one a path
+        if not request.path.startswith(self.base_path + "/"):
+            raise RefusedError(404, "no such page")
+        path = request.path.removeprefix(self.base_path).strip("/").split("/")
+        match request.method, path:
+            case "POST", ["applications", "token"]:
+                return self._token(request)
+            case "GET", ["health"]:
+                return Answer(200, None, kind="text/plain")
+        self._let_in(request)
+        match request.method, path:
+            case "GET", ["jobs"]:
+                return self._list_jobs(request)
+            case "POST", ["jobs"]:
+                return self._create(request)
+            case "GET", ["jobs", number]:
+                return Answer(200, told(self._job(number)))
+            case "DELETE", ["jobs", number]:
+                with self.store.lock:
+                    job = self._job(number)
+                    if job.status not in ENDED:
+                        self.store.end(job.id, "cancelled", rows=job.rows, bytes=job.bytes)
+                return Answer(200, told(self._job(number)))
+            case "GET", ["connections"]:
+                return self._list_connections(request)
+        raise RefusedError(404, "no such page")
+
+    def _let_in(self, request: Request) -> None:
+        said = request.headers.get("authorization", "")
+        wanted = [f"Bearer {token}" for token, until in [*self.tokens.items()] if time.monotonic() < until]
+        if self.bearer:
+            wanted.append(f"Bearer {self.bearer}")
+        if self.basic:
+            wanted.append("Basic " + base64.b64encode(":".join(self.basic).encode()).decode())
+        if (self.client or self.bearer or self.basic) and said not in wanted:
+            raise RefusedError(401, "Unauthorized")
+
+    def _token(self, request: Request) -> Answer:
+        asked = _fields(request)
+        if not self.client or (asked.get("client_id"), asked.get("client_secret")) != self.client:
+            raise RefusedError(401, "Unauthorized")
+        token = secrets.token_urlsafe(24)
+        self.tokens[token] = time.monotonic() + self.token_life
+        return Answer(200, {"access_token": token, "token_type": "Bearer", "expires_in": self.token_life})
+
+    def _list_jobs(self, request: Request) -> Answer:
+        jobs, limit, offset = self.store.listed(request.query)
+        # As Airbyte's own: the links know neither filters nor order, nor under which name the server was asked.
+        base = f"http://localhost:8001{self.base_path}/jobs?limit={limit}"
+        links = {"next": f"{base}&offset={offset + limit}"} if len(jobs) == limit else {"next": ""}
+        links["previous"] = f"{base}&offset={max(0, offset - limit)}" if offset else ""
+        return Answer(200, {**links, "data": [told(job) for job in jobs]})
+
+    def _create(self, request: Request) -> Answer:
+        asked = _fields(request)
+        connection, kind = asked.get("connectionId"), asked.get("jobType")
+        if not isinstance(connection, str) or connection not in self.store.connections or kind not in TYPES:
+            raise RefusedError(400, "no such connection or job type")
+        with self.store.lock:
+            if any(job.connection == connection and job.status not in ENDED for job in self.store.jobs.values()):
+                raise RefusedError(409, "A sync is already running for this connection")
+            number = self.store.start(connection, kind)
+        if self.run_sync:
+            threading.Thread(target=self.run_sync, args=(connection, number), daemon=True).start()
+        return Answer(200, told(self.store.jobs[number]))
+
+    def _job(self, number: str) -> SimulatedJob:
+        found = self.store.jobs.get(int(number)) if number.isdigit() else None
+        if found is None:
+            raise RefusedError(404, "no such job")
+        return found.seen(self.store.clock())
+
+    def _list_connections(self, request: Request) -> Answer:
+        limit, offset = page_of(request.query)
+        workspaces = request.query.get("workspaceIds")
+        with self.store.lock:
+            rows = [c for c in self.store.connections.values() if not workspaces or c["workspaceId"] in workspaces]
+        page = rows[offset : offset + limit]
+        more = f"http://localhost:8001{self.base_path}/connections?limit={limit}&offset={offset + limit}"
+        return Answer(200, {"previous": "", "next": more if len(page) == limit else "", "data": page})
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is none of ours; whatever else goes wrong is printed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def _serve(self) -> None:
+        parts = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        query = parse_qs(parts.query, keep_blank_values=True)
+        request = Request(self.command, parts.path, query, headers, body)
+        answer = cast("Simulator", self.server).answer(request)
+        time.sleep(answer.delay)
+        if answer.hang_up:
+            self.close_connection = True
+            return
+        text = answer.body if isinstance(answer.body, str) else "" if answer.body is None else json.dumps(answer.body)
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.kind)
+        self.send_header("Content-Length", str(len(text.encode())))
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    do_GET = do_POST = do_DELETE = _serve  # noqa: N815
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        now = (
+            cast("Simulator", self.server).store.clock()
+            if timestamp is None
+            else datetime.fromtimestamp(timestamp, UTC)
+        )
+        return email.utils.format_datetime(now, usegmt=True)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def _fields(request: Request) -> Mapping[str, Any]:
+    """Of a body: JSON, or the form that the official SDK sends for its token."""
+    try:
+        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return dict(parse_qsl(request.body.decode()))
+        found = json.loads(request.body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise RefusedError(400, "not a JSON object")
+    return found

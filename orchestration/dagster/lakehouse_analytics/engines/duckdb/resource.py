@@ -1,0 +1,54 @@
+"""The embedded engine: DuckDB, which one process at a time may write."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import ClassVar
+
+import dagster as dg
+
+from lakehouse_analytics.engines.base import FOR_GOOD, Reason
+from lakehouse_analytics.engines.duckdb.database import connect
+
+
+class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """What dbt builds in with dbt-duckdb.
+
+    Attributes:
+        path: The DuckDB file; None where the database is in memory or on a server, such as MotherDuck's.
+        lock_timeout: Seconds to wait for another process.
+    """
+
+    #: It has no queue.
+    queue_timeout: ClassVar[float] = 0.0
+
+    path: str | None
+    lock_timeout: float = 60.0
+
+    def wait_until_free(self, say: Callable[[str], None]) -> None:
+        """Return once a writer could open the file, so that dbt does not start against a lock.
+
+        `say` is told what is waited for.
+
+        Raises:
+            DatabaseError: still locked after `lock_timeout`, or not writable.
+        """
+        if self.path is None:
+            return
+        with connect(Path(self.path), read_only=False, timeout=self.lock_timeout, say=say):
+            pass
+
+    def judge(self, message: str) -> Reason:  # noqa: ARG002
+        """No error of an embedded database passes by itself."""
+        return FOR_GOOD
+
+    def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:  # noqa: ARG002
+        """No query waits for others."""
+        return nullcontext()
+
+    def query_url(self, query_id: str) -> str | None:  # noqa: ARG002
+        """DuckDB keeps no page of a query."""
+        return None
+
+    def end_queries_of(self, run_id: str) -> None:
+        """Queries of a process end with it."""

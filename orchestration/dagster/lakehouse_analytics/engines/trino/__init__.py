@@ -1,0 +1,1 @@
+"""Trino: its resource, its client, and what its failures mean."""

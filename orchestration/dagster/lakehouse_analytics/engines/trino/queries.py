@@ -1,0 +1,214 @@
+"""What Trino knows of queries, over HTTP: a statement that asks would itself wait in a resource group's queue.
+
+The resources below `/v1/query` need no rights for a user's own queries. A gateway may hide them; callers do without.
+No Dagster in here.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from lakehouse_analytics.common.names import counted
+from lakehouse_analytics.engines.trino.errors import classify
+from lakehouse_analytics.engines.trino.session import TrinoServer, failed, http_session
+
+if TYPE_CHECKING:
+    import requests
+
+#: Seconds that a query may be queued before the log mentions it, and between two looks at the queries of a run.
+REPORT_AFTER, POLL_INTERVAL = 2.0, 5.0
+#: Seconds between two messages about the same queue: the first interval, doubled each time.
+REMIND_AFTER = 60.0
+_ENDED = frozenset({"FINISHED", "FAILED"})
+_UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|h|d)\s*")
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query that Trino remembers.
+
+    Attributes:
+        id: Trino's name for it.
+        state: `QUEUED`, `RUNNING`, `FINISHED`, `FAILED`, …
+        resource_group: Full name of its resource group, such as `global.etl`; empty where Trino does not tell it.
+        queued: How long it waited, or has been waiting, in the queue.
+        source: The client, as it names itself.
+        client_tags: Tags that the client gave it.
+        text: The SQL; Trino may cut it off.
+    """
+
+    id: str
+    state: str
+    resource_group: str
+    queued: timedelta
+    source: str
+    client_tags: frozenset[str]
+    text: str
+
+    def belongs_to(self, run_id: str) -> bool:
+        """Whether it is of a Dagster run: by its tag, or by the comment that dbt puts into each statement."""
+        return f"run:{run_id}" in self.client_tags or run_id in self.text
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has finished or failed."""
+        return self.state in _ENDED
+
+
+def parse_duration(text: str) -> timedelta:
+    """A duration as Trino writes it, such as `7.00d` or `54.31ms`.
+
+    Raises:
+        ValueError: the text is not a duration.
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not a duration of Trino, such as 7.00d")
+    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+
+
+def list_queries(server: TrinoServer, state: str | None = None) -> list[Query]:
+    """The queries that the user may see, oldest first; its own are among them.
+
+    Args:
+        server: The coordinator.
+        state: Only queries in this state.
+
+    Raises:
+        TrinoError: the coordinator does not answer, or a gateway hides the list.
+    """
+    said = _json(_request(server, "GET", f"/v1/query{f'?state={state}' if state else ''}"))
+    if not isinstance(said, list):
+        raise failed(classify(RuntimeError("error 404: /v1/query is not a list of queries")))
+    return sorted((_query(item) for item in said if isinstance(item, dict)), key=lambda query: query.id)
+
+
+def resource_group_of(server: TrinoServer, query_id: str) -> str:
+    """Full name of a query's resource group; empty where it cannot be found out. Never raises."""
+    try:
+        said = _json(_request(server, "GET", f"/v1/query/{query_id}"))
+    except Exception:  # the name is a courtesy
+        return ""
+    return _group(said) if isinstance(said, dict) else ""
+
+
+def kill_query(server: TrinoServer, query_id: str, reason: str) -> None:
+    """End a query, which then fails as ADMINISTRATIVELY_KILLED. One that has ended already is left as it is.
+
+    Raises:
+        TrinoError: the coordinator does not answer, refuses, or a gateway hides the query.
+    """
+    _request(server, "PUT", f"/v1/query/{query_id}/killed", data=reason)
+
+
+@contextmanager
+def queue_reported(server: TrinoServer, run_id: str, log: Callable[[str], None]) -> Iterator[None]:
+    """Log, while the block runs, that queries wait in the queue of a resource group.
+
+    Args:
+        server: The coordinator.
+        run_id: The Dagster run whose queries they are.
+        log: Called from another thread, once for each new set of resource groups and then at growing intervals.
+    """
+    done = threading.Event()
+
+    def watch() -> None:
+        told: frozenset[str] = frozenset()
+        silent, interval = 0.0, REMIND_AFTER
+        while not done.wait(POLL_INTERVAL):
+            waiting: list[Query] = []
+            with suppress(Exception):  # an outage is for the statements themselves to report
+                waiting = [query for query in list_queries(server, "QUEUED") if query.belongs_to(run_id)]
+            waiting = [query for query in waiting if query.queued.total_seconds() >= REPORT_AFTER]
+            groups = frozenset(query.resource_group for query in waiting)
+            silent += POLL_INTERVAL
+            if groups and (groups - told or silent >= interval):
+                interval = REMIND_AFTER if groups - told else interval * 2
+                told, silent = told | groups, 0.0
+                log(_waiting(waiting))
+
+    thread = threading.Thread(target=watch, name="trino-queue", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=1)  # it may be asking a server that does not answer; a stopped run does not wait for that
+
+
+def waiting_message(query_id: str, group: str) -> str:
+    """What the log says of one statement that waits."""
+    return f"Trino: query {query_id} is waiting in {_named(group)}"
+
+
+def _waiting(queries: list[Query]) -> str:
+    groups = sorted({query.resource_group for query in queries})
+    longest = max(query.queued for query in queries).total_seconds()
+    return (
+        f"Trino: {counted(len(queries), 'query')} of this run "
+        f"{'is' if len(queries) == 1 else 'are'} waiting in {' and '.join(map(_named, groups))}, "
+        f"for up to {longest:.0f} s so far"
+    )
+
+
+def _named(group: str) -> str:
+    return f"resource group {group}" if group else "the queue of a resource group"
+
+
+def _query(said: Mapping[str, Any]) -> Query:
+    session = said.get("session") or {}
+    stats = said.get("queryStats") or {}
+    try:
+        queued = parse_duration(str(stats.get("queuedTime")))
+    except ValueError:
+        queued = timedelta(0)
+    return Query(
+        id=str(said.get("queryId")),
+        state=str(said.get("state")),
+        resource_group=_group(said),
+        queued=queued,
+        source=str(session.get("source") or ""),
+        client_tags=frozenset(map(str, session.get("clientTags") or ())),
+        text=str(said.get("query") or ""),
+    )
+
+
+def _group(said: Mapping[str, Any]) -> str:
+    return ".".join(map(str, said.get("resourceGroupId") or ()))
+
+
+def _request(server: TrinoServer, method: str, path: str, data: str | None = None) -> requests.Response:
+    import requests
+
+    authentication = server.authentication()
+    with closing(http_session(server)) as session:
+        if authentication:
+            authentication.set_http_session(session)
+        try:
+            answer = session.request(
+                method,
+                f"{server.address}{path}",
+                headers={"X-Trino-User": server.user},
+                data=data,
+                timeout=server.request_timeout,
+            )
+        except requests.RequestException as error:
+            raise failed(classify(RuntimeError(f"failed to execute: {error}"))) from None
+    # 409 and 410: the query has ended, or was forgotten.
+    if not answer.ok and answer.status_code not in (409, 410):
+        raise failed(classify(RuntimeError(f"error {answer.status_code}: {answer.reason}")))
+    return answer
+
+
+def _json(answer: requests.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        return None

@@ -1,0 +1,229 @@
+"""Trino: asked over a connection of its own for as long as a question takes."""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import dagster as dg
+from pydantic import Field, PrivateAttr, SecretStr
+
+from lakehouse_analytics.dbt.query_tags import Provenance
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.trino.client import QueryResult, execute, wait_until_ready
+from lakehouse_analytics.engines.trino.errors import Failure, classify_dbt
+from lakehouse_analytics.engines.trino.queries import kill_query, list_queries, queue_reported
+from lakehouse_analytics.engines.trino.session import TrinoServer
+from lakehouse_analytics.iceberg.catalog import check_client
+from lakehouse_analytics.iceberg.row_counts import MetadataCounts
+from lakehouse_analytics.settings import AuthMethod, Settings
+
+#: `query.max-stage-count`, Trino's default. The session property of that name changes it for us.
+MAX_STAGES = 150
+_LOGGER = logging.getLogger(__name__)
+#: Fewer tables are cheaper to ask in one statement than pyiceberg is to import.
+WORTH_IT = 20
+
+
+class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """A Trino coordinator. `settings.py` documents the fields.
+
+    What a resource is made of is shown in Dagster's UI; so the password and the token are no fields of it. They are
+    read from the environment of the process that connects.
+    """
+
+    host: str
+    port: int = 8080
+    http_scheme: str = "http"
+    user: str
+    catalog: str
+    auth: str = "none"
+    ca_bundle: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = None
+    session_properties: dict[str, str] = Field(default_factory=dict)
+    request_timeout: float = 30.0
+    start_timeout: float = 120.0
+    queue_timeout: float = 1800.0
+    ui_url: str | None = None
+    max_runtime: int = 21_600
+    iceberg_catalog: str | None = None
+
+    _token_needed_until: datetime | None = PrivateAttr(default=None)
+    _client_tags: tuple[str, ...] = PrivateAttr(default=())
+    _run_log: dg.DagsterLogManager | None = PrivateAttr(default=None)
+    _metadata: MetadataCounts | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of(cls, settings: Settings) -> "TrinoResource":
+        """The resource of an environment.
+
+        Raises:
+            CatalogError: the client of the Iceberg catalog is not installed.
+        """
+        if settings.iceberg_catalog:  # ingest writes with it, wherever row counts come from
+            check_client(settings.iceberg_catalog)
+        return cls(
+            host=settings.trino_host,
+            port=settings.trino_port,
+            http_scheme=settings.trino_http_scheme,
+            user=settings.trino_user,
+            catalog=settings.trino_catalog,
+            auth=settings.trino_auth,
+            ca_bundle=_text(settings.trino_ca_bundle),
+            client_certificate=_text(settings.trino_client_certificate),
+            client_key=_text(settings.trino_client_key),
+            session_properties=settings.trino_session_properties,
+            request_timeout=settings.trino_request_timeout,
+            start_timeout=settings.trino_start_timeout,
+            queue_timeout=settings.trino_queue_timeout,
+            ui_url=settings.trino_ui_url,
+            max_runtime=settings.max_runtime,
+            iceberg_catalog=settings.iceberg_catalog if settings.iceberg_row_counts == "metadata" else None,
+        )
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Learn which run asks: its queries carry its tags, and its token must last for the whole of it."""
+        if context.run is None:
+            return
+        self._client_tags = Provenance(context.run.run_id, context.run.job_name).client_tags
+        self._run_log = context.log
+        record = context.instance and context.instance.get_run_record_by_id(context.run.run_id)
+        # From the run's start: a step that is tried again late must not ask for more than the run may last.
+        began = datetime.fromtimestamp(record.start_time, UTC) if record and record.start_time else datetime.now(UTC)
+        self._token_needed_until = began + timedelta(seconds=self.max_runtime)
+
+    def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
+        """Every row of one statement.
+
+        Raises:
+            TrinoError: as `execute`.
+        """
+        return self.execute(sql).rows
+
+    def execute(self, sql: str, client_tags: Sequence[str] = ()) -> QueryResult:
+        """Run one statement; it carries the run's tags and those given.
+
+        Raises:
+            TrinoError: with the query's id; `TrinoUnavailableError` where no other statement would fare better.
+        """
+        log = (self._run_log or _LOGGER).warning
+        return execute(self.server(), sql, (*self._client_tags, *client_tags), log)
+
+    @property
+    def max_stages(self) -> int:
+        """Stages Trino allows one statement."""
+        return int(self.session_properties.get("query_max_stage_count", MAX_STAGES)) - 1  # one puts them together
+
+    def known_counts(self, relations: Collection[Relation], *, of: int) -> Mapping[Relation, int]:
+        """Exact row counts from the metadata of Iceberg tables, where pyiceberg's catalog is configured.
+
+        Args:
+            relations: Tables and views.
+            of: Tables that the run counts in all: with few of them pyiceberg is not worth its import.
+
+        Raises:
+            CatalogError: the catalog cannot be read, or is not the one that Trino reads.
+        """
+        if not self.iceberg_catalog or of < WORTH_IT:
+            return {}
+        self._metadata = self._metadata or MetadataCounts(
+            self.iceberg_catalog, database=self.catalog, fetch_all=self.fetch_all
+        )
+        return self._metadata.rows(relations)
+
+    def wait_until_free(self, say: Callable[[str], None] = _LOGGER.warning) -> None:
+        """Return once Trino has started and answers a query on the catalog; `say` is told what is waited for.
+
+        Raises:
+            TrinoUnavailableError: not within `start_timeout` seconds, or at once where waiting cannot help.
+        """
+        wait_until_ready(self.server(), say)
+
+    def judge(self, message: str) -> Failure:
+        """What dbt's message of a failed node means."""
+        failure = classify_dbt(message)
+        # What is no failure of Trino, dbt explains itself.
+        return replace(failure, advice="") if failure.name == "UNKNOWN" else failure
+
+    def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Log, for as long as the block runs, that queries of a run wait in the queue of a resource group."""
+        return queue_reported(self.server(), run_id, log)
+
+    def end_queries_of(self, run_id: str) -> None:
+        """End the queries that a dead dbt of a run has left in Trino, where they would run on for minutes and commit.
+
+        Over HTTP, because a statement could wait in the queue behind the very queries that
+        it is to end; by statements where a gateway hides that. What cannot be ended is logged.
+        """
+        reason = "its dbt is dead"
+        try:
+            queries = [query for query in list_queries(self.server()) if query.belongs_to(run_id) and not query.ended]
+        except Exception as error:
+            _LOGGER.info("Trino does not list the queries of run %s (%s): asking by a statement", run_id, error)
+            self._end_by_statements(run_id, reason)
+            return
+        for query in queries:
+            if not query.source.startswith("dbt"):
+                continue
+            _LOGGER.warning("Query %s of run %s is ended: %s", query.id, run_id, reason)
+            try:
+                kill_query(self.server(), query.id, reason)
+            except Exception as error:
+                _LOGGER.warning("Query %s of run %s may run on: %s", query.id, run_id, error)
+
+    def _end_by_statements(self, run_id: str, reason: str) -> None:
+        of_run = f"source like 'dbt%' and query like '%{UUID(run_id)}%'"
+        try:
+            for (query_id,) in self.fetch_all(
+                f"select query_id from system.runtime.queries where {of_run} and state not in ('FINISHED', 'FAILED')"  # noqa: S608  # a UUID
+            ):
+                _LOGGER.warning("Query %s of run %s is ended: %s", query_id, run_id, reason)
+                self.execute(f"call system.runtime.kill_query('{query_id}', '{reason}')")
+        except Exception as error:
+            _LOGGER.warning("Queries of run %s may run on: %s", run_id, error)
+
+    def query_url(self, query_id: str) -> str:
+        """The page of a query in Trino's UI."""
+        base = self.ui_url or f"{self.http_scheme}://{self.host}:{self.port}"
+        return f"{base.rstrip('/')}/ui/query.html?{query_id}"
+
+    def server(self) -> TrinoServer:
+        """What the client needs, with the secret of this process's environment."""
+        auth: AuthMethod = self.auth  # type: ignore[assignment]  # Dagster's config knows no Literal
+        return TrinoServer(
+            host=self.host,
+            port=self.port,
+            http_scheme=self.http_scheme,
+            user=self.user,
+            catalog=self.catalog,
+            auth=auth,
+            secret=_secret(auth),
+            ca_bundle=_path(self.ca_bundle),
+            client_certificate=_path(self.client_certificate),
+            client_key=_path(self.client_key),
+            session_properties=self.session_properties,
+            request_timeout=self.request_timeout,
+            start_timeout=self.start_timeout,
+            queue_timeout=self.queue_timeout,
+            token_needed_until=self._token_needed_until,
+        )
+
+
+def _secret(auth: AuthMethod) -> SecretStr | None:
+    if auth not in ("password", "jwt"):
+        return None
+    settings = Settings.load()
+    return settings.trino_password if auth == "password" else settings.trino_jwt
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path else None
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

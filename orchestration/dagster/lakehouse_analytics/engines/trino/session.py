@@ -1,0 +1,163 @@
+"""Who asks Trino and over which connection: log-in, certificates, and how long a token lasts. No Dagster in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
+
+from lakehouse_analytics.engines.base import DatabaseError
+from lakehouse_analytics.engines.trino.errors import Failure, Kind, classify
+from lakehouse_analytics.settings import AuthMethod
+
+if TYPE_CHECKING:
+    import requests
+    import trino
+
+SOURCE = "lakehouse-analytics"
+
+
+class TrinoError(RuntimeError):
+    """Trino did not do what it was asked to; `failure` says why and what that means."""
+
+    def __init__(self, failure: Failure, message: str = "") -> None:
+        super().__init__(message or str(failure))
+        self.failure = failure
+
+
+class TrinoUnavailableError(TrinoError, DatabaseError):
+    """Trino cannot be used, whatever the statement: it is down or starting, or the log-in is wrong."""
+
+
+def failed(failure: Failure) -> TrinoError:
+    """The exception of a failure."""
+    return TrinoUnavailableError(failure) if failure.of_server else TrinoError(failure)
+
+
+@dataclass(frozen=True)
+class TrinoServer:
+    """A coordinator, and everything needed to ask it.
+
+    Attributes:
+        secret: The password or the token, as `auth` has it.
+        session_properties: In force for every query.
+        request_timeout: Seconds to wait for one HTTP answer.
+        start_timeout: Seconds to wait for a server that is down or starting.
+        queue_timeout: Seconds to try again while the queue of the resource group is full.
+        statement_timeout: Seconds that a statement may take, time in the queue included; None: as long as it takes.
+        token_needed_until: A token that expires before is refused; None: it only must not have expired.
+    """
+
+    host: str
+    port: int
+    http_scheme: str
+    user: str
+    catalog: str
+    auth: AuthMethod = "none"
+    secret: SecretStr | None = field(default=None, repr=False)
+    ca_bundle: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    session_properties: dict[str, str] = field(default_factory=dict)
+    request_timeout: float = 30.0
+    start_timeout: float = 120.0
+    queue_timeout: float = 1800.0
+    statement_timeout: float | None = None
+    token_needed_until: datetime | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"{self.http_scheme}://{self.host}:{self.port}"
+
+    def authentication(self, now: datetime | None = None) -> trino.auth.Authentication | None:
+        """The client's way to log in.
+
+        Raises:
+            TrinoUnavailableError: what the way to log in needs is not set, or the token expires too early.
+        """
+        from trino.auth import BasicAuthentication, CertificateAuthentication, JWTAuthentication
+
+        if self.auth == "password":
+            return BasicAuthentication(self.user, self._secret("LAKEHOUSE_TRINO_PASSWORD"))
+        if self.auth == "jwt":
+            token = self._secret("LAKEHOUSE_TRINO_JWT")
+            check_token(token, now=now or datetime.now(UTC), until=self.token_needed_until)
+            return JWTAuthentication(token)
+        if self.auth == "certificate":
+            return CertificateAuthentication(str(self.client_certificate), str(self.client_key))
+        return None
+
+    def _secret(self, variable: str) -> str:
+        if self.secret is None:
+            raise _log_in(f"{variable} is not set in this process, although Trino is asked with it")
+        return self.secret.get_secret_value()
+
+
+def check_token(token: str, *, now: datetime, until: datetime | None) -> None:
+    """Refuse a token that does not last; one without an expiry lasts.
+
+    Args:
+        token: A JSON Web Token. Its signature is Trino's to judge.
+        now, until: Instants; the token must be valid now and until then.
+
+    Raises:
+        TrinoUnavailableError: naming the variable and the instants, never the token.
+    """
+    import jwt
+
+    try:
+        expires = jwt.decode(token, options={"verify_signature": False, "verify_exp": False}).get("exp")
+        expiry = None if expires is None else datetime.fromtimestamp(float(expires), UTC)
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError, OSError):
+        raise _log_in("LAKEHOUSE_TRINO_JWT is not a JSON Web Token (three parts with points between)") from None
+    if expiry is None:
+        return
+    if expiry <= now:
+        raise _log_in(f"LAKEHOUSE_TRINO_JWT expired at {expiry:%Y-%m-%d %H:%M:%S} UTC")
+    if until is not None and expiry < until:
+        raise _log_in(
+            f"LAKEHOUSE_TRINO_JWT expires at {expiry:%Y-%m-%d %H:%M:%S} UTC, but a run may last until "
+            f"{until:%Y-%m-%d %H:%M:%S} UTC (LAKEHOUSE_MAX_RUNTIME)"
+        )
+
+
+def _log_in(message: str) -> TrinoUnavailableError:
+    advice = "Set LAKEHOUSE_TRINO_JWT to a token that lasts." if "JWT" in message else "Set it."
+    failure = Failure(Kind.PERMANENT, True, "LOG_IN", None, message, advice, of_server=True)
+    return TrinoUnavailableError(failure, f"{message}. {advice}")
+
+
+def http_session(server: TrinoServer) -> requests.Session:
+    """An HTTP session that trusts what this server's settings say, and fails at once where waiting cannot help."""
+    import requests
+
+    class Session(requests.Session):
+        def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+            # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE would win over the session's own; proxies are wanted.
+            verify = self.verify if verify is None else verify
+            return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
+        def request(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
+            # The client repeats every failed request; what is permanent must not look to it like one.
+            try:
+                response = super().request(method, url, *args, **kwargs)
+            except OSError as error:
+                failure = classify(error)
+                if failure.transient or failure.name == "UNKNOWN":
+                    raise
+                raise failed(failure) from None
+            if response.status_code in (401, 403):
+                raise failed(classify(RuntimeError(f"error {response.status_code}: {_said(response)}")))
+            return response
+
+    session = Session()
+    session.verify = str(server.ca_bundle) if server.ca_bundle else True
+    return session
+
+
+def _said(response: requests.Response) -> str:
+    return " ".join(response.text.split())[:200] or response.reason

@@ -1,0 +1,56 @@
+"""DAGSTER_HOME on one machine: its folder, its `dagster.yaml`, its pool limits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
+from lakehouse_analytics.engines.registry import DUCKDB_POOL
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+TEMPLATE = Path(__file__).parents[2] / "dagster.yaml"
+
+
+class HomeError(RuntimeError):
+    """DAGSTER_HOME is not usable."""
+
+
+def open_home() -> DagsterInstance:
+    """Prepare DAGSTER_HOME and open its instance. An existing `dagster.yaml` is left alone.
+
+    Raises:
+        HomeError: DAGSTER_HOME is not set or not writable, or has no `dagster.yaml` and there is none to copy.
+    """
+    named = os.getenv("DAGSTER_HOME")
+    if not named:
+        raise HomeError("DAGSTER_HOME is not set: it is where Dagster keeps its runs; `make` uses .dagster_home.")
+    try:
+        home = Path(named).expanduser().absolute()
+    except RuntimeError:
+        raise HomeError(f"DAGSTER_HOME is {shortened(named)}: no such user's home; set it to a folder.") from None
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not (home / "dagster.yaml").exists():
+            if not TEMPLATE.is_file():
+                raise HomeError(
+                    f"DAGSTER_HOME {home} has no dagster.yaml, and only a checkout of this project has one to copy: "
+                    "put the dagster.yaml of your instance there."
+                )
+            shutil.copy(TEMPLATE, home / "dagster.yaml")
+    except OSError as error:
+        raise HomeError(
+            f"DAGSTER_HOME {brief(home, MAX_TEXT)} is not writable ({error.strerror}): set it to a folder that is."
+        ) from None
+    os.environ["DAGSTER_HOME"] = str(home)
+
+    from dagster import DagsterInstance
+
+    instance = DagsterInstance.get()
+    # Explicitly: `pools.default_limit` lets several runs start at once the first time a pool is used.
+    instance.event_log_storage.set_concurrency_slots(DUCKDB_POOL, 1)
+    return instance

@@ -1,0 +1,232 @@
+"""Upkeep of one Iceberg table: its policy and its measured state → the steps that are due, each with its reason.
+
+Pure: no Dagster, no connection. A step that is done leaves a state in which it is not due.
+Syntax: https://trino.io/docs/476/connector/iceberg.html#alter-table-execute
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from lakehouse_analytics.common.names import counted
+from lakehouse_analytics.common.sql import literal
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.maintenance.policy import Policy
+
+Kind = Literal["temporaries", "optimize", "optimize_manifests", "expire_snapshots", "remove_orphan_files", "analyze"]
+#: Merging first: what it replaces is there to be expired later, and its result to be analyzed.
+ORDER: tuple[Kind, ...] = (
+    "temporaries",
+    "optimize",
+    "optimize_manifests",
+    "expire_snapshots",
+    "remove_orphan_files",
+    "analyze",
+)
+#: Iceberg's `commit.manifest.target-size-bytes`.
+MANIFEST_BYTES = 8 * 2**20
+#: Partitions merged by one statement: a writer of Trino's holds 100 open at most, and fails beyond.
+PARTITIONS = 90
+#: Between measuring and expiring time goes by: the statement counts back from when it runs, which is minutes later when
+#: it is tried again. So much more is kept.
+MARGIN = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state of the table. `changed` rows were added or deleted by it; merging files changes none."""
+
+    id: int
+    at: datetime
+    changed: int = 0
+
+
+@dataclass(frozen=True)
+class State:
+    """What was measured of one table.
+
+    Attributes:
+        now: Trino's clock at the time.
+        mergeable: Files fewer, if small ones were merged partition by partition.
+        ragged: Partitions in which something would be merged.
+        rows, deleted_rows: Rows in data files, and how many of them delete files mark.
+        snapshots: Oldest first; the last is the current one.
+        referenced: Snapshots that a branch or a tag holds.
+        analyzed, searched: When upkeep last collected statistics, and looked for orphan files.
+        temporaries: Temporary relations of dead builds, with what they are: `table` or `view`.
+    """
+
+    now: datetime
+    data_files: int = 0
+    data_bytes: int = 0
+    small_files: int = 0
+    mergeable: int = 0
+    ragged: int = 0
+    delete_files: int = 0
+    delete_bytes: int = 0
+    rows: int = 0
+    deleted_rows: int = 0
+    manifests: int = 0
+    manifest_bytes: int = 0
+    snapshots: tuple[Snapshot, ...] = ()
+    referenced: frozenset[int] = frozenset()
+    analyzed: datetime | None = None
+    searched: datetime | None = None
+    temporaries: tuple[tuple[Relation, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement about one table or view."""
+
+    relation: Relation
+    sql: str
+
+    @property
+    def deletes_files(self) -> bool:
+        """Whether files of the relation may be deleted. Only statements that are known to keep them all are not."""
+        table = f"ALTER TABLE {self.relation} EXECUTE"
+        keeps = (f"{table} optimize(", f"{table} optimize_manifests", f"ANALYZE {self.relation}", "DROP VIEW ")
+        return not self.sql.startswith(keeps)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do, and why."""
+
+    kind: Kind
+    reason: str
+    statements: tuple[Statement, ...]
+
+
+def plan(relation: Relation, policy: Policy, state: State) -> list[Step]:
+    """Every step that is due, in the order to take them.
+
+    Each changes the state: measure again before the next, and ask `due` for it.
+    """
+    return [step for kind in ORDER if (step := due(kind, relation, policy, state))]
+
+
+def due(kind: Kind, relation: Relation, policy: Policy, state: State) -> Step | None:
+    """The step of this kind, if it is due."""
+    match kind:
+        case "temporaries":
+            return _temporaries(state)
+        case "optimize":
+            return _optimize(relation, policy, state)
+        case "optimize_manifests":
+            return _optimize_manifests(relation, policy, state)
+        case "expire_snapshots":
+            return _expire_snapshots(relation, policy, state)
+        case "remove_orphan_files":
+            return _remove_orphan_files(relation, policy, state)
+        case "analyze":
+            return _analyze(relation, policy, state)
+
+
+def optimize_statements(relation: Relation, policy: Policy, partitions: Sequence[str] = ()) -> tuple[Statement, ...]:
+    """Statements that merge the whole table, or partition by partition where there are too many for one.
+
+    Args:
+        relation: The table.
+        policy: Its policy.
+        partitions: Values of `"$partition"`; none: the whole table at once.
+    """
+    execute = f"ALTER TABLE {relation} EXECUTE optimize(file_size_threshold => '{policy.small_file}')"
+    chunks = [partitions[start : start + PARTITIONS] for start in range(0, len(partitions), PARTITIONS)]
+    pieces = [f'{execute} WHERE "$partition" IN ({_literals(chunk)})' for chunk in chunks]
+    return tuple(Statement(relation, sql) for sql in pieces or [execute])
+
+
+def expirable(policy: Policy, state: State) -> tuple[list[Snapshot], datetime | None]:
+    """Snapshots that can go, and the time of the oldest that stays for its age.
+
+    What was current at the start of the retained time stays, however old it is: that state can be asked for, and a
+    query that began before the last commit reads its files.
+    """
+    retained_from = state.now - policy.retain
+    keep_from = max((s.at for s in state.snapshots if s.at <= retained_from), default=None)
+    if keep_from is None:
+        return [], None
+    held = state.referenced | {state.snapshots[-1].id}
+    return [s for s in state.snapshots if s.at < keep_from - MARGIN and s.id not in held], keep_from
+
+
+def _temporaries(state: State) -> Step | None:
+    if not state.temporaries:
+        return None
+    statements = tuple(
+        Statement(relation, f"DROP {kind.upper()} IF EXISTS {relation}") for relation, kind in state.temporaries
+    )
+    return Step("temporaries", f"{counted(len(statements), 'temporary relation')} of dead builds", statements)
+
+
+def _optimize(relation: Relation, policy: Policy, state: State) -> Step | None:
+    if not policy.optimize or not state.data_files:
+        return None
+    reasons = []
+    if state.mergeable >= policy.small_files:
+        reasons.append(f"{state.small_files} files below {policy.small_file}, merging makes {state.mergeable} fewer")
+    if state.delete_files >= policy.small_files or state.deleted_rows >= max(1, policy.deleted * state.rows):
+        marked = f"{state.deleted_rows} of {counted(state.rows, 'row')} marked as deleted"
+        reasons.append(f"{marked} in {counted(state.delete_files, 'delete file')}")
+    return Step("optimize", "; ".join(reasons), optimize_statements(relation, policy)) if reasons else None
+
+
+def _optimize_manifests(relation: Relation, policy: Policy, state: State) -> Step | None:
+    # Manifests of delete files are not merged, and `$manifests` does not tell them apart: each lists at least one.
+    of_data = state.manifests - state.delete_files
+    fewer = of_data - max(1, math.ceil(state.manifest_bytes / MANIFEST_BYTES))
+    if not policy.optimize_manifests or fewer < policy.small_manifests:
+        return None
+    reason = f"{state.manifests} manifests for {counted(state.data_files, 'file')}"
+    statement = Statement(relation, f"ALTER TABLE {relation} EXECUTE optimize_manifests")
+    return Step("optimize_manifests", reason, (statement,))
+
+
+def _expire_snapshots(relation: Relation, policy: Policy, state: State) -> Step | None:
+    snapshots, keep_from = expirable(policy, state)
+    if not policy.expire_snapshots or not snapshots or keep_from is None:
+        return None
+    threshold = _seconds(max(policy.retain, state.now - keep_from + MARGIN))
+    reason = f"{len(snapshots)} of {counted(len(state.snapshots), 'snapshot')} older than {_ago(policy.retain)}"
+    statement = f"ALTER TABLE {relation} EXECUTE expire_snapshots(retention_threshold => '{threshold}')"
+    return Step("expire_snapshots", reason, (Statement(relation, statement),))
+
+
+def _remove_orphan_files(relation: Relation, policy: Policy, state: State) -> Step | None:
+    since = state.searched
+    if not policy.remove_orphan_files or (since and state.now - since < policy.orphans):
+        return None
+    reason = f"last searched on {since:%Y-%m-%d}" if since else "never searched"
+    threshold = _seconds(policy.orphans)
+    statement = f"ALTER TABLE {relation} EXECUTE remove_orphan_files(retention_threshold => '{threshold}')"
+    return Step("remove_orphan_files", reason, (Statement(relation, statement),))
+
+
+def _analyze(relation: Relation, policy: Policy, state: State) -> Step | None:
+    if not policy.analyze or not state.rows:
+        return None
+    since = state.analyzed
+    changed = sum(s.changed for s in state.snapshots if since is None or s.at > since)
+    if since and changed < max(1, policy.changed * state.rows):
+        return None
+    reason = f"{changed} rows changed since {since:%Y-%m-%d %H:%M}, of {state.rows}" if since else "never analyzed"
+    return Step("analyze", reason, (Statement(relation, f"ANALYZE {relation}"),))
+
+
+def _seconds(time: timedelta) -> str:
+    return f"{math.ceil(time.total_seconds())}s"
+
+
+def _ago(time: timedelta) -> str:
+    days, rest = divmod(time, timedelta(days=1))
+    return counted(days, "day") if days and not rest else _seconds(time)
+
+
+def _literals(texts: Collection[str]) -> str:
+    return ", ".join(map(literal, texts))

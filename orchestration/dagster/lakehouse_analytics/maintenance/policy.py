@@ -1,0 +1,111 @@
+"""Contracts → upkeep policies: which tables are looked after, and by which numbers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from lakehouse_analytics.contract.models import ContractError, Maintenance
+from lakehouse_analytics.dbt.graph import Graph, Key
+from lakehouse_analytics.dbt.relation import Relation, relation_of
+
+#: How dbt materializes what is a table of its own in the catalog.
+MATERIALIZED = frozenset({"table", "incremental", "seed", "snapshot"})
+#: Tables that Trino does not write whole, so that its statistics of them go stale.
+REWRITTEN = frozenset({"table", "seed"})
+DEFAULT_RETENTION = timedelta(days=7)
+_LEAST_ORPHANS = "the longer of LAKEHOUSE_MAINTENANCE_FLOOR and LAKEHOUSE_MAX_RUNTIME: a running write would lose files"
+_UNITS = {"kB": 2**10, "MB": 2**20, "GB": 2**30}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What upkeep may do to one table, and when. Sizes in bytes."""
+
+    optimize: bool = True
+    small_file: str = "64MB"
+    small_files: int = 20
+    deleted: float = 0.1
+    optimize_manifests: bool = True
+    small_manifests: int = 20
+    expire_snapshots: bool = True
+    retain: timedelta = DEFAULT_RETENTION
+    remove_orphan_files: bool = True
+    orphans: timedelta = DEFAULT_RETENTION
+    analyze: bool = False
+    changed: float = 0.1
+
+    @property
+    def small_file_bytes(self) -> int:
+        """`small_file` as Trino counts: kB, MB and GB are powers of 1024."""
+        return int(self.small_file[:-2]) * _UNITS[self.small_file[-2:]]
+
+
+@dataclass(frozen=True)
+class Upkept:
+    """A table that upkeep looks after. `connection` is the Airbyte connection that fills it."""
+
+    unique_id: str
+    key: Key
+    relation: Relation
+    policy: Policy
+    connection: str | None = None
+
+
+def upkept(graph: Graph, *, floor: timedelta, longest_write: timedelta) -> list[Upkept]:
+    """Every table with its policy: models, seeds and snapshots, and sources that Airbyte fills or that ask for it.
+
+    Args:
+        graph: The manifest's.
+        floor: No contract may forget states younger than this: queries are reading them.
+        longest_write: The longest a write may run; its files belong to no state until it commits.
+
+    Raises:
+        ContractError: one line for each retention that is too short.
+    """
+    problems: list[str] = []
+    found: list[Upkept] = []
+    for unique_id, node, key, maintenance in _wanted(graph):
+        rules = maintenance or Maintenance()
+        said = {"retain": rules.retain, "orphans": rules.orphans}
+        least = {"retain": floor, "orphans": max(floor, longest_write)}
+        where = f"{node.get('original_file_path')} or dbt_project.yml: {node['resource_type']} {node['name']}"
+        problems += [
+            f"{where}: meta.lakehouse.maintenance.{name} is {_words(value)}: expected at least {_words(least[name])}, "
+            + ("the floor (LAKEHOUSE_MAINTENANCE_FLOOR)" if name == "retain" else _LEAST_ORPHANS)
+            for name, value in said.items()
+            if value is not None and value < least[name]
+        ]
+        materialized = node["config"].get("materialized")
+        policy = Policy(
+            retain=rules.retain or max(DEFAULT_RETENTION, least["retain"]),
+            orphans=rules.orphans or max(DEFAULT_RETENTION, least["orphans"]),
+            analyze=materialized not in REWRITTEN if rules.analyze is None else rules.analyze,
+            **rules.model_dump(exclude={"enabled", "retain", "orphans", "analyze"}),
+        )
+        if rules.enabled:
+            source = graph.sources.get(unique_id)
+            airbyte = source.contract.airbyte if source else None
+            found.append(Upkept(unique_id, key, relation_of(node), policy, airbyte.connection if airbyte else None))
+    if problems:
+        raise ContractError("\n".join(problems))
+    return sorted(found, key=lambda table: str(table.relation))
+
+
+def _wanted(graph: Graph) -> Iterator[tuple[str, Mapping[str, Any], Key, Maintenance | None]]:
+    for table in graph.tables.values():
+        if table.node["config"].get("materialized", table.node["resource_type"]) in MATERIALIZED:
+            yield table.unique_id, table.node, table.key, table.contract.maintenance
+    for source in graph.sources.values():
+        if source.contract.airbyte or source.contract.maintenance:
+            yield source.unique_id, source.node, source.key, source.contract.maintenance
+
+
+def _words(time: timedelta) -> str:
+    seconds = int(time.total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

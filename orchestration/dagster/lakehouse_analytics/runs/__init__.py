@@ -1,0 +1,1 @@
+"""What goes wrong around a run: launches that fail half-way, lost databases, retries that Dagster forgets."""

@@ -1,0 +1,1 @@
+"""What starts runs from outside: a source has news, its events are recorded, and a run is requested."""
