@@ -127,6 +127,7 @@ lint: $(DEV) ## Format, lint, types, SQL, YAML; changes nothing
 	ruff format --check .
 	ruff check .
 	cd $(CODE) && mypy
+	cd $(CODE) && lint-imports --no-logo --no-cache
 	yamllint --strict .
 	sqlfluff lint dbt
 
