@@ -84,153 +84,179 @@ class Settings(BaseSettings):
 
     env: Environment = Field(
         "local",
-        description="`local` (embedded DuckDB), `trino` (the local stack, by default) or `prod` (Trino, all named).",
+        description="Environment: `local` (embedded DuckDB), `trino` (the local stack's Trino by default) or `prod` "
+        "(Trino, nothing by default).",
     )
-    timezone: str = Field("UTC", description="IANA zone of schedules and partitions.")
-    hourly_refresh_cron: str = Field("10 * * * *", description="Cron of the `hourly_refresh` schedule.")
-    daily_refresh_cron: str = Field("0 2 * * *", description="Cron of the `daily_refresh` schedule.")
-    weekly_refresh_cron: str = Field("0 4 * * 1", description="Cron of the `weekly_refresh` schedule.")
-    monthly_refresh_cron: str = Field("0 5 1 * *", description="Cron of the `monthly_refresh` schedule.")
+    timezone: str = Field(
+        "UTC", description="Time zone of schedules and partitions (an IANA name such as Europe/Berlin)."
+    )
+    hourly_refresh_cron: str = Field("10 * * * *", description="Cron schedule of `hourly_refresh`.")
+    daily_refresh_cron: str = Field("0 2 * * *", description="Cron schedule of `daily_refresh`.")
+    weekly_refresh_cron: str = Field("0 4 * * 1", description="Cron schedule of `weekly_refresh`.")
+    monthly_refresh_cron: str = Field("0 5 1 * *", description="Cron schedule of `monthly_refresh`.")
     partition_end_offset: int = Field(
-        0, ge=0, le=1, description="`1`: the hour, day, week or month that is running can be built, too."
+        0, ge=0, le=1, description="Set `1` to allow the current hour, day, week or month to be built before it ends."
     )
     catch_up: int = Field(
-        7, ge=1, le=1000, description="Windows that a schedule makes up for at most, after a daemon that was down."
+        7, ge=1, le=1000, description="Maximum number of missed partitions to build after downtime of the daemon."
     )
     after_deadline: Duration = Field(
-        timedelta(hours=4), description="How long a schedule may wait for its sources until somebody is told (90m, 4h)."
+        timedelta(hours=4), description="How long a schedule waits for its sources before it sends an alert (90m, 4h)."
     )
     max_partitions_per_run: int | None = Field(
-        None, ge=1, description="Windows that a run of a backfill builds at most; unset: all that follow each other."
+        None,
+        ge=1,
+        description="Maximum number of partitions per run of a backfill. Default: all consecutive partitions in one "
+        "run.",
     )
 
     dbt_project_dir: Path = Field(
-        default_factory=lambda: repository_root() / "dbt", description="The dbt project to load."
+        default_factory=lambda: repository_root() / "dbt", description="Folder of the dbt project."
     )
     dbt_profiles_dir: Path | None = Field(
-        None, description="Folder of `profiles.yml`; default: dbt's own (DBT_PROFILES_DIR, the project, ~/.dbt)."
+        None,
+        description="Folder of `profiles.yml`. Default: dbt's own (DBT_PROFILES_DIR, the project's folder, ~/.dbt).",
     )
     dbt_target: str | None = Field(
         None,
-        description="Target in `profiles.yml`; default: that of LAKEHOUSE_ENV (`local`, `trino`), of DBT_TARGET, or "
-        "`target:`.",
+        description="Target in `profiles.yml`. Default: the one that LAKEHOUSE_ENV names (`local`, `trino`), then "
+        "DBT_TARGET, then `target:`.",
     )
     dbt_vars: Annotated[dict[str, Any], NoDecode] = Field(
-        default_factory=dict, description="Variables for dbt, as `--vars` takes them: a YAML or JSON mapping."
+        default_factory=dict, description="Variables for dbt, as in `--vars`: a YAML or JSON mapping."
     )
     dbt_target_path: Path | None = Field(
-        None, description="Folder of the manifest; default: `target/<target>` in the dbt project."
+        None, description="Folder of the manifest. Default: `target/<target>` in the dbt project."
     )
     strict: bool = Field(
         False,
-        description="`true`: models that readers could see half-written, and the like, are errors instead of warnings.",
+        description="Set `true` to refuse models that readers could see half-written, and the like, instead of "
+        "warning of them.",
     )
 
     dbt_threads: int | None = Field(
-        None, ge=1, description="Models that dbt builds at the same time; default: 4 on Trino, 2 on DuckDB."
+        None, ge=1, description="Number of dbt's threads. Default: 4 on Trino, 2 on DuckDB."
     )
 
     duckdb_path: Path = Field(
         default_factory=lambda: repository_root() / ".data" / "lakehouse.duckdb",
-        description="The embedded lakehouse: one DuckDB file; default: the file that dbt's profile names.",
+        description="File of the embedded DuckDB. Default: the file in dbt's profile.",
     )
     duckdb_lock_timeout: float = Field(
-        60.0, ge=0, description="Seconds to wait for a DuckDB file that another process holds."
+        60.0, ge=0, description="Seconds to wait for a DuckDB file that another process has locked."
     )
 
     connectors_dir: Path = Field(
         default_factory=lambda: repository_root() / ".connectors",
-        description="Where `lakehouse ingest` keeps the isolated environments of Airbyte connectors.",
+        description="Folder in which `lakehouse ingest` installs Airbyte connectors, each in its own environment.",
     )
 
-    trino_host: str = Field("localhost", description="Trino coordinator; default: as dbt's profile has it.")
-    trino_port: int = Field(8080, ge=1, le=65535, description="Trino port.")
-    trino_http_scheme: Literal["http", "https"] = Field("http", description="`https` for every kind of log-in.")
-    trino_user: str = Field("lakehouse", description="Trino user.")
-    trino_catalog: str = Field("lakehouse", description="Iceberg catalog in Trino.")
-    trino_password: SecretStr | None = Field(None, description="Trino password (password file or LDAP).")
+    trino_host: str = Field(
+        "localhost", description="Host of the Trino coordinator. Default: the host in dbt's profile."
+    )
+    trino_port: int = Field(8080, ge=1, le=65535, description="Port of the Trino coordinator.")
+    trino_http_scheme: Literal["http", "https"] = Field(
+        "http", description="Protocol of the Trino coordinator. Every kind of authentication needs `https`."
+    )
+    trino_user: str = Field("lakehouse", description="User name in Trino.")
+    trino_catalog: str = Field("lakehouse", description="Name of the Iceberg catalog in Trino.")
+    trino_password: SecretStr | None = Field(None, description="Password of the Trino user (password file or LDAP).")
     trino_jwt: SecretStr | None = Field(None, description="JSON Web Token, instead of a password.")
     trino_client_certificate: Path | None = Field(
-        None, description="Client certificate (PEM), instead of a password; with LAKEHOUSE_TRINO_CLIENT_KEY."
+        None, description="Client certificate (PEM), instead of a password. Needs LAKEHOUSE_TRINO_CLIENT_KEY."
     )
     trino_client_key: Path | None = Field(None, description="Private key (PEM) of the client certificate.")
     trino_ca_bundle: Path | None = Field(
-        None, description="Certificates (PEM) of a private CA; default: the machine's own."
+        None,
+        description="Certificates (PEM) of a private certificate authority. Default: the certificates of the system.",
     )
     trino_session_properties: Annotated[dict[str, str], NoDecode] = Field(
-        default_factory=dict, description="Session properties of every query, as a JSON object of strings."
+        default_factory=dict, description="Session properties for all queries, as a JSON object of strings."
     )
-    trino_request_timeout: float = Field(30.0, gt=0, description="Seconds to wait for one HTTP answer of Trino.")
-    trino_start_timeout: float = Field(
-        120.0, ge=0, description="Seconds to wait for a Trino that is down or still starting."
-    )
+    trino_request_timeout: float = Field(30.0, gt=0, description="Timeout of one HTTP request to Trino, in seconds.")
+    trino_start_timeout: float = Field(120.0, ge=0, description="Seconds to wait for a Trino that is down or starting.")
     trino_queue_timeout: float = Field(
-        1800.0, ge=0, description="Seconds to retry while the queue of Trino's resource group is full."
+        1800.0, ge=0, description="Seconds to retry statements while the queue of the resource group is full."
     )
     trino_ui_url: str | None = Field(
-        None, description="Base of the links to queries; default: where Trino itself is asked."
+        None, description="Base URL of Trino's UI, for links to queries. Default: the coordinator's URL."
     )
     iceberg_catalog: str | None = Field(
-        None, description="pyiceberg's name of the same catalog (PYICEBERG_CATALOG__<NAME>__*): faster row counts."
+        None,
+        description="Name of the same catalog in pyiceberg's configuration (PYICEBERG_CATALOG__<NAME>__*). Makes row "
+        "counts faster.",
     )
     iceberg_row_counts: Literal["metadata", "query"] = Field(
         "metadata",
-        description="Where row counts come from: Iceberg's metadata where it is exact, or always a query. Set `query` "
-        "if Trino filters the rows of its user.",
+        description="Source of row counts: `metadata` (Iceberg's, where it is exact) or `query`. Set `query` if "
+        "Trino filters rows for its user.",
     )
-    max_runtime: int = Field(21_600, ge=60, description="Seconds after which a run is ended; tokens must last longer.")
+    max_runtime: int = Field(
+        21_600, ge=60, description="Maximum duration of a run in seconds. Tokens must be valid for longer."
+    )
     maintenance_cron: str = Field(
-        "30 4 * * *", description="Cron of the `iceberg_maintenance` schedule, which looks after the Iceberg tables."
+        "30 4 * * *", description="Cron schedule of `iceberg_maintenance`, which maintains the Iceberg tables."
     )
     maintenance_floor: Duration = Field(
-        timedelta(days=1), description="No table may forget states younger than this (30m, 26h, 7d), whatever it says."
+        timedelta(days=1),
+        description="Minimum retention of snapshots (30m, 26h, 7d). A table's contract cannot go below it.",
     )
 
     airbyte_url: str | None = Field(
         None,
-        description="Base of Airbyte's public API, such as https://api.airbyte.com/v1 or "
-        "https://airbyte.example.com/api/public/v1; unset: nothing listens to Airbyte.",
+        description="Base URL of Airbyte's public API, such as https://api.airbyte.com/v1 or "
+        "https://airbyte.example.com/api/public/v1. Default: no connection to Airbyte.",
     )
-    airbyte_client_id: str | None = Field(None, description="Id of an Airbyte application; with its secret.")
-    airbyte_client_secret: SecretStr | None = Field(None, description="Secret of the Airbyte application.")
-    airbyte_token: SecretStr | None = Field(None, description="A token that lasts, instead of an application.")
-    airbyte_user: str | None = Field(None, description="User of an Airbyte with basic authentication.")
-    airbyte_password: SecretStr | None = Field(None, description="Its password.")
+    airbyte_client_id: str | None = Field(
+        None, description="Client id of an Airbyte application. Needs LAKEHOUSE_AIRBYTE_CLIENT_SECRET."
+    )
+    airbyte_client_secret: SecretStr | None = Field(None, description="Client secret of the Airbyte application.")
+    airbyte_token: SecretStr | None = Field(
+        None, description="Access token that does not expire, instead of an application."
+    )
+    airbyte_user: str | None = Field(None, description="User name for an Airbyte with basic authentication.")
+    airbyte_password: SecretStr | None = Field(None, description="Password for an Airbyte with basic authentication.")
     airbyte_workspaces: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Ids of the workspaces to listen to, comma-separated; default: all that the log-in may see."
+        (), description="Workspace ids to monitor, comma-separated. Default: all workspaces that the account can see."
     )
     airbyte_include: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Connections to listen to, comma-separated: ids, exact names or tag:<name>; default: all."
+        (), description="Connections to monitor, comma-separated: ids, exact names or tag:<name>. Default: all."
     )
     airbyte_exclude: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Connections not to listen to, in the same words; wins over LAKEHOUSE_AIRBYTE_INCLUDE."
+        (), description="Connections to ignore, in the same format. Takes precedence over LAKEHOUSE_AIRBYTE_INCLUDE."
     )
-    airbyte_interval: int = Field(30, ge=1, description="Seconds between two looks at Airbyte, at least.")
+    airbyte_interval: int = Field(30, ge=1, description="Minimum interval between two polls of Airbyte, in seconds.")
     airbyte_lookback: Duration = Field(
-        timedelta(0), description="How long before the sensor's first tick a sync may have ended (30m, 26h, 7d)."
+        timedelta(0), description="How far back the sensor's first tick looks for syncs that have ended (30m, 26h, 7d)."
     )
     airbyte_overlap: Duration = Field(
-        timedelta(minutes=5), description="How late Airbyte may show that a sync has ended; asked for again so long."
+        timedelta(minutes=5), description="Polling overlap, for syncs whose end Airbyte reports late (30m, 26h, 7d)."
     )
-    airbyte_timeout: float = Field(10.0, gt=0, description="Seconds to wait for one answer of Airbyte.")
+    airbyte_timeout: float = Field(10.0, gt=0, description="Timeout of one request to Airbyte, in seconds.")
     airbyte_ui_url: str | None = Field(
-        None, description="Base of the links to syncs; default: https://cloud.airbyte.com, or the host of the API."
+        None,
+        description="Base URL of Airbyte's UI, for links to syncs. Default: https://cloud.airbyte.com, or the host "
+        "of the API.",
     )
 
     notify: Annotated[tuple[Literal["log", "slack", "smtp"], ...], NoDecode] = Field(
-        ("log",), description="Who hears of a failed run: comma-separated `log`, `slack`, `smtp`."
+        ("log",), description="Notification channels, comma-separated: `log`, `slack`, `smtp`."
     )
-    slack_webhook_url: SecretStr | None = Field(None, description="Slack incoming webhook; needed by `slack`.")
-    smtp_host: str | None = Field(None, description="Mail server; needed by `smtp`.")
-    smtp_port: int = Field(587, ge=1, le=65535, description="Mail server's port.")
-    smtp_starttls: bool = Field(True, description="Encrypt the mail connection.")
-    smtp_user: str | None = Field(None, description="Mail user; no log-in when unset.")
-    smtp_password: SecretStr | None = Field(None, description="Mail password.")
-    smtp_from: str | None = Field(None, description="Sender; needed by `smtp`.")
+    slack_webhook_url: SecretStr | None = Field(
+        None, description="URL of a Slack incoming webhook. Required for `slack`."
+    )
+    smtp_host: str | None = Field(None, description="Host of the mail server. Required for `smtp`.")
+    smtp_port: int = Field(587, ge=1, le=65535, description="Port of the mail server.")
+    smtp_starttls: bool = Field(True, description="Encrypt the connection to the mail server (STARTTLS).")
+    smtp_user: str | None = Field(None, description="User name on the mail server. Default: no authentication.")
+    smtp_password: SecretStr | None = Field(None, description="Password on the mail server.")
+    smtp_from: str | None = Field(None, description="Address of the sender. Required for `smtp`.")
     smtp_to: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Receivers, comma-separated; needed by `smtp`."
+        (), description="Addresses of the recipients, comma-separated. Required for `smtp`."
     )
-    webserver_url: str = Field("http://localhost:3000", description="Base of the links in notifications.")
+    webserver_url: str = Field(
+        "http://localhost:3000", description="Base URL of the Dagster UI, for links in notifications."
+    )
 
     @field_validator("notify", "smtp_to", "airbyte_workspaces", "airbyte_include", "airbyte_exclude", mode="before")
     @classmethod
