@@ -159,12 +159,12 @@ def __getattr__(name: str) -> Any:
 
 
 def step_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> dg.StepExecutionContext:
-    """What Dagster itself knows of the step that a context belongs to."""
+    """Dagster's own context of the step."""
     return context.op_execution_context._step_execution_context
 
 
 def remember_output_keys(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> None:
-    """Have Dagster put the keys of a step's outputs together once, and not once per output.
+    """Have Dagster collect the keys of a step's outputs once, instead of once per output.
 
     Args:
         context: Of the step, before its first output.

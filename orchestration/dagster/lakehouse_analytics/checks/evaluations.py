@@ -3,7 +3,7 @@
 Dagster takes the status of a check for current only where its evaluation names the latest materialization of its asset
 or partition (`AssetCheckPartitionInfo.is_current`). It adds the name to an `AssetCheckResult`, but not to an
 `AssetCheckEvaluation`, which a run of several partitions must use. For a result it also goes through all checks of the
-op, which takes the square of the time for thousands of them. So results are turned into evaluations here.
+op, so that the time grows with the square of their number. Here results become evaluations without that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Target = AssetCheckEvaluationTargetMaterializationData
 
 
 class Evaluations:
-    """What one step says of its checks."""
+    """Turns the results of one step's checks into what Dagster stores."""
 
     def __init__(self, context: Context) -> None:
         """
@@ -35,7 +35,7 @@ class Evaluations:
         self.evaluated: set[dg.AssetCheckKey] = set()
 
     def forget(self, key: dg.AssetKey) -> None:
-        """Of an asset there is a new materialization."""
+        """Look up the materializations of an asset again, because it has a new one."""
         self._targets.pop(key, None)
 
     def events(self, results: Iterable[Result]) -> Iterator[dg.Output[None] | dg.AssetCheckEvaluation]:
@@ -72,7 +72,7 @@ class Evaluations:
         return partition or self._partition
 
     def _find(self, key: dg.AssetKey, partitions: set[str | None]) -> dict[str | None, Target | None]:
-        """The latest materialization of each partition; of None, that of the asset."""
+        """The latest materialization of each partition, and with None, of the asset."""
         known = self._targets.setdefault(key, {})
         unknown = partitions - known.keys()
         known |= dict.fromkeys(unknown)
@@ -90,7 +90,7 @@ class Evaluations:
         return known
 
     def _latest(self, key: dg.AssetKey) -> Target | None:
-        """Of what Dagster keeps of a step's inputs and outputs, or one more query an asset would be needed."""
+        """From Dagster's own cache of a step's inputs and outputs, which saves a query per asset."""
         info = self._step.maybe_fetch_and_get_input_asset_version_info(key)
         if info is None or info.event_type != dg.DagsterEventType.ASSET_MATERIALIZATION:
             return None

@@ -29,10 +29,10 @@ def airbyte(known: Known) -> Finding:
         found = inventory.known(deadline=deadline)
         client.now(deadline=deadline)  # jobs may be another right than connections
     except AirbyteError as error:
-        message, colon, mend = str(error).rpartition(": ")
-        if not colon or not mend.startswith(("check", "see", "LAKEHOUSE")):
-            message, mend = str(error), "See that Airbyte runs, and ask again."
-        return failed(message, mend[0].upper() + mend[1:])
+        message, colon, fix = str(error).rpartition(": ")
+        if not colon or not fix.startswith(("check", "see", "LAKEHOUSE")):
+            message, fix = str(error), "See that Airbyte runs, and ask again."
+        return failed(message, fix[0].upper() + fix[1:])
 
     listened = len(found.connections) - len(found.ignored)
     words = [f"{settings.airbyte_url} lets us in; {counted(len(found.connections), 'connection')}"]

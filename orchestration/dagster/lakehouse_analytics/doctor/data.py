@@ -116,8 +116,8 @@ def _duckdb(known: Known, sql: str) -> list[tuple[object, ...]]:
         with connect(path, timeout=min(known.settings.duckdb_lock_timeout, known.patience)) as connection:
             return connection.execute(sql).fetchall()
     except DatabaseError as error:
-        message, _, mend = str(error).partition(". ")
-        raise FailedError(message, mend or "Set LAKEHOUSE_DUCKDB_PATH to a file of DuckDB.") from None
+        message, _, fix = str(error).partition(". ")
+        raise FailedError(message, fix or "Set LAKEHOUSE_DUCKDB_PATH to a file of DuckDB.") from None
 
 
 def _log_in(auth: str) -> str:

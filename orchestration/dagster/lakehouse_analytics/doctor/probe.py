@@ -37,12 +37,12 @@ class Finding:
 
     Attributes:
         message: What is so. Further lines are further findings.
-        mend: What a person does about it; empty where nothing is to be done.
+        fix: What a person does about it; empty where nothing is to be done.
     """
 
     status: Status
     message: str
-    mend: str = ""
+    fix: str = ""
 
 
 def fine(message: str) -> Finding:
@@ -50,9 +50,9 @@ def fine(message: str) -> Finding:
     return Finding(Status.OK, message)
 
 
-def failed(message: str, mend: str) -> Finding:
+def failed(message: str, fix: str) -> Finding:
     """Something is to be mended."""
-    return Finding(Status.FAILED, message, mend)
+    return Finding(Status.FAILED, message, fix)
 
 
 def unchecked(message: str, how: str = "") -> Finding:
@@ -68,9 +68,9 @@ def skipped(message: str) -> Finding:
 class FailedError(Exception):
     """A finding, from deep inside a probe."""
 
-    def __init__(self, message: str, mend: str) -> None:
+    def __init__(self, message: str, fix: str) -> None:
         super().__init__(message)
-        self.finding = failed(message, mend)
+        self.finding = failed(message, fix)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Result:
     name: str
     status: Status
     message: str
-    mend: str
+    fix: str
     seconds: float
 
 

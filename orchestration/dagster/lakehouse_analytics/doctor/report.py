@@ -22,7 +22,7 @@ FINE, FAILURE, INCOMPLETE = 0, 1, 3
 
 
 def lines(result: Result, width: int, *, plain: bool = False) -> str:
-    """One result: its mark, its name, what was found, and below it how to mend it.
+    """One result: its mark, its name, what was found, and below it how to fix it.
 
     Args:
         result: The result.
@@ -36,7 +36,7 @@ def lines(result: Result, width: int, *, plain: bool = False) -> str:
     said = result.message.splitlines() or [""]
     took = f"  ({result.seconds:.1f} s)" if result.seconds >= 1 else ""
     text = [click.style(head, fg=colour) + said[0] + took, *(indent + line for line in said[1:])]
-    text += [f"{indent}{arrow} {line}" for line in result.mend.splitlines()]
+    text += [f"{indent}{arrow} {line}" for line in result.fix.splitlines()]
     whole = "\n".join(text)
     return whole.encode("ascii", "replace").decode() if plain else whole
 

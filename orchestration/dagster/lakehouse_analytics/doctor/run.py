@@ -120,8 +120,8 @@ class Run:
     def _end(self, name: str, finding: Finding) -> None:
         now = time.monotonic()
         seconds = now - self._began.get(name, now)
-        message, mend = self._mask(finding.message), self._mask(finding.mend)
-        self._results[name] = Result(name, finding.status, message, mend, round(seconds, 2))
+        message, fix = self._mask(finding.message), self._mask(finding.fix)
+        self._results[name] = Result(name, finding.status, message, fix, round(seconds, 2))
 
 
 @contextmanager

@@ -37,8 +37,8 @@ def warehouse(known: Known) -> Finding:
         catalog = open_catalog(name)
         place = _place(catalog)
     except CatalogError as error:
-        message, _, mend = str(error).partition(". ")
-        return failed(message, mend or "Check PYICEBERG_CATALOG__*.")
+        message, _, fix = str(error).partition(". ")
+        return failed(message, fix or "Check PYICEBERG_CATALOG__*.")
     if place is None:
         return unchecked(
             f"the catalog {name} opens; it does not tell where its warehouse is, so that writing was not checked",

@@ -1,4 +1,4 @@
-"""What the rest of the package knows of an engine. No Dagster, no dbt, no database client."""
+"""The interface of an engine. Imports no Dagster, no dbt and no database client."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ class Distributed(Protocol):
             of: Tables that the run counts in all: with few of them looking up is not worth its start.
 
         Raises:
-            Exception: with what a person has to mend. The counts can be asked for all the same.
+            Exception: with what a person has to fix. The rows can still be counted by queries.
         """

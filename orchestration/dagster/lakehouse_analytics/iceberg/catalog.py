@@ -54,7 +54,7 @@ _INFERRED = {"http": "rest", "thrift": "hive", "sqlite": "sql", "postgresql": "s
 
 
 class CatalogError(RuntimeError):
-    """The catalog cannot be used. The message names the variable, the reason and the mend; it has no secrets."""
+    """The catalog cannot be used. The message names the variable, the reason and the fix; it has no secrets."""
 
 
 def check_client(name: str) -> None:

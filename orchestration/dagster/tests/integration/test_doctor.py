@@ -123,7 +123,7 @@ def test_a_lakehouse_that_is_well_and_then_is_not(lakehouse: Lakehouse) -> None:
     assert stale.exit_code == 1
     assert stale.failed == ["manifest"]
     assert stale.said("manifest").endswith("is stale: changed since it was made: models/silver/sa.sql")
-    assert stale.findings["manifest"]["mend"] == "Run `lakehouse manifest`."
+    assert stale.findings["manifest"]["fix"] == "Run `lakehouse manifest`."
     assert stale.said("catalog") == stale.said("location") == "not checked, because manifest failed"
     assert stale.status("engine") == "ok"
 
@@ -132,7 +132,7 @@ def test_a_lakehouse_that_is_well_and_then_is_not(lakehouse: Lakehouse) -> None:
     assert no_raw.failed == ["catalog"]
     name = lakehouse.database.environment.get("LAKEHOUSE_TRINO_CATALOG", "small")
     assert no_raw.said("catalog").splitlines()[0] == f"schemas of dbt's sources are missing: {name}.raw"
-    assert "lakehouse ingest" in no_raw.findings["catalog"]["mend"]
+    assert "lakehouse ingest" in no_raw.findings["catalog"]["fix"]
 
 
 @pytest.mark.engine("duckdb", "trino")
@@ -167,14 +167,14 @@ def test_trino_with_a_wrong_password_or_catalog(lakehouse: Lakehouse) -> None:
     wrong = doctor(only=only, LAKEHOUSE_TRINO_PASSWORD="wr0ng-passw0rd")
     assert wrong.failed == ["engine"]
     assert ": UNAUTHORIZED: error 401" in wrong.said("engine")
-    assert "LAKEHOUSE_TRINO_PASSWORD" in wrong.findings["engine"]["mend"]
+    assert "LAKEHOUSE_TRINO_PASSWORD" in wrong.findings["engine"]["fix"]
     assert "agrees with Trino's" in wrong.said("clock")  # a log-in may fail because of the clock
     assert "wr0ng" not in wrong.text
 
     environment = lakehouse.database.environment
     untrusted = doctor(only=only, LAKEHOUSE_TRINO_CA_BUNDLE="")
     assert untrusted.failed == ["engine"]
-    assert "LAKEHOUSE_TRINO_CA_BUNDLE" in untrusted.findings["engine"]["mend"]
+    assert "LAKEHOUSE_TRINO_CA_BUNDLE" in untrusted.findings["engine"]["fix"]
 
     key = f"PYICEBERG_CATALOG__{environment['LAKEHOUSE_ICEBERG_CATALOG'].upper()}__S3__SECRET_ACCESS_KEY"
     refused = doctor(only=("settings", "warehouse"), **{key: "wr0ng-k3y-of-s3"})
@@ -191,10 +191,10 @@ def test_a_file_that_is_missing_locked_or_no_database(lakehouse: Lakehouse, tmp_
     def engine() -> tuple[str, str]:
         report = doctor(only=("settings", "engine"), LAKEHOUSE_DUCKDB_PATH=str(path))
         assert report.failed == ["engine"]
-        return report.said("engine"), report.findings["engine"]["mend"]
+        return report.said("engine"), report.findings["engine"]["fix"]
 
-    message, mend = engine()
-    assert (message, "lakehouse ingest" in mend) == (f"{path} does not exist yet", True)
+    message, fix = engine()
+    assert (message, "lakehouse ingest" in fix) == (f"{path} does not exist yet", True)
     assert not path.exists()
 
     program = f"import duckdb; c = duckdb.connect({str(path)!r}); print('open', flush=True); input()"
@@ -202,16 +202,16 @@ def test_a_file_that_is_missing_locked_or_no_database(lakehouse: Lakehouse, tmp_
         assert holder.stdin
         assert holder.stdout
         assert holder.stdout.readline() == "open\n"
-        message, mend = engine()
+        message, fix = engine()
         assert f"{path} is locked by " in message
         assert str(holder.pid) in message
-        assert mend.startswith("Close that program")
+        assert fix.startswith("Close that program")
         holder.stdin.write("\n")
 
     path.write_bytes(b"not a database" * 1000)
-    message, mend = engine()
+    message, fix = engine()
     assert message.startswith(f"{path} cannot be opened: ")
-    assert mend == "Check LAKEHOUSE_DUCKDB_PATH."
+    assert fix == "Check LAKEHOUSE_DUCKDB_PATH."
 
 
 @contextmanager
@@ -260,7 +260,7 @@ def test_airbyte_with_the_right_and_a_wrong_log_in(lakehouse: Lakehouse) -> None
         wrong = doctor(only=only, **{**environment, "LAKEHOUSE_AIRBYTE_CLIENT_SECRET": "wr0ng-s3cret"})
         assert wrong.failed == ["airbyte"]
         assert "refuses the log-in (401" in wrong.said("airbyte")
-        assert "LAKEHOUSE_AIRBYTE_CLIENT_SECRET" in wrong.findings["airbyte"]["mend"]
+        assert "LAKEHOUSE_AIRBYTE_CLIENT_SECRET" in wrong.findings["airbyte"]["fix"]
         for report in (well, fewer, without, wrong):
             assert not [secret for secret in ("th3-s3cret", "wr0ng-s3cret") if secret in report.text]
 
@@ -270,7 +270,7 @@ def test_airbyte_with_the_right_and_a_wrong_log_in(lakehouse: Lakehouse) -> None
         assert "source raw.a: streams of several connections may land in this table ('a' of connection 'Shop' (" in (
             shared.said("airbyte")
         )
-        assert "meta.lakehouse.airbyte" in shared.findings["airbyte"]["mend"]
+        assert "meta.lakehouse.airbyte" in shared.findings["airbyte"]["fix"]
 
         named = "{connection: Shopp}"
         lakehouse.files["models/sources.yml"] = f"""
@@ -287,4 +287,4 @@ def test_airbyte_with_the_right_and_a_wrong_log_in(lakehouse: Lakehouse) -> None
         mistaken = doctor(only=only, **environment)
         assert mistaken.failed == ["airbyte"]
         assert "did you mean 'Shop'?" in mistaken.said("airbyte")
-        assert "meta.lakehouse.airbyte" in mistaken.findings["airbyte"]["mend"]
+        assert "meta.lakehouse.airbyte" in mistaken.findings["airbyte"]["fix"]

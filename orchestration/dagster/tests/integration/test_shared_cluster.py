@@ -389,7 +389,7 @@ def test_doctor_names_a_right_that_is_missing(
         assert report.failed == ["rights"], report.text
         assert words in report.said("rights")
         assert words.endswith("raw") or "Cannot" in report.said("rights")  # Trino's own words
-        assert "docs/engines.md" in report.findings["rights"]["mend"]
+        assert "docs/engines.md" in report.findings["rights"]["fix"]
 
 
 def test_doctor_compares_contracts_with_what_trino_refuses_to_delete(
@@ -405,7 +405,7 @@ def test_doctor_compares_contracts_with_what_trino_refuses_to_delete(
     assert report.failed == ["upkeep"], report.text
     assert "test1 refuses to delete what is younger than 30d" in report.said("upkeep")
     assert "has retain 7d" in report.said("upkeep")
-    assert "iceberg.expire-snapshots.min-retention=7d" in report.findings["upkeep"]["mend"]
+    assert "iceberg.expire-snapshots.min-retention=7d" in report.findings["upkeep"]["fix"]
 
 
 def test_doctor_names_tables_whose_files_others_may_share(lake: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:

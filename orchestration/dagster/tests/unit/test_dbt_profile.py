@@ -454,7 +454,7 @@ def test_doctor_finds_a_profile_that_cannot_be_used(
     finding = project.manifest(known)
     assert finding.status == Status.FAILED
     assert message in finding.message
-    assert "LAKEHOUSE_DBT_PROFILES_DIR" in finding.mend
+    assert "LAKEHOUSE_DBT_PROFILES_DIR" in finding.fix
 
 
 def test_the_demo_fills_no_other_projects_database(shop: Path) -> None:

@@ -74,9 +74,9 @@ def raising(error: Exception) -> Ask:
 
 
 def examine(*probes: Probe, timeout: float = 5.0, skip: tuple[str, ...] = ()) -> dict[str, tuple[str, str, str]]:
-    """Status, message and mend by name, in the order told."""
+    """Status, message and fix by name, in the order told."""
     run = Run(probes, Known(timeout, frozenset(skip)), mask())
-    return {result.name: (result.status.value, result.message, result.mend) for result in run.results()}
+    return {result.name: (result.status.value, result.message, result.fix) for result in run.results()}
 
 
 @pytest.fixture
@@ -282,9 +282,9 @@ def test_json_is_a_list_of_objects(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(text)
     assert all(isinstance(one.pop("seconds"), float) for one in found)
     assert found == [
-        {"name": "a", "status": "ok", "message": "well", "mend": ""},
-        {"name": "b", "status": "failed", "message": "ill", "mend": "rest"},
-        {"name": "c", "status": "unchecked", "message": "not checked, because b failed", "mend": ""},
+        {"name": "a", "status": "ok", "message": "well", "fix": ""},
+        {"name": "b", "status": "failed", "message": "ill", "fix": "rest"},
+        {"name": "c", "status": "unchecked", "message": "not checked, because b failed", "fix": ""},
     ]
 
 
@@ -360,7 +360,7 @@ def test_a_code_server_without_an_instance_says_what_was_not_checked_and_how_to(
     assert found["storage"]["status"] == "unchecked"
     for name in ("database", "queue", "limits", "daemons", "schedules", "sensors"):
         assert name in found["storage"]["message"]
-    assert "includeInstance" in found["storage"]["mend"]
+    assert "includeInstance" in found["storage"]["fix"]
     assert found["daemons"]["message"] == "not checked, because storage was not checked"
     last = lakehouse_doctor(*only).stdout.splitlines()[-1]
     assert last.startswith("Incomplete, ")
@@ -478,7 +478,7 @@ def test_a_location_that_does_not_load(library: Path) -> None:
     library.write_text("raise RuntimeError('no such wheel')\n")
     found = project.location(Known(30.0))
     assert found.message == "lakehouse_analytics.definitions does not load: RuntimeError: no such wheel"
-    assert found.mend.endswith("`python -m lakehouse_analytics.doctor.load --traceback`")
+    assert found.fix.endswith("`python -m lakehouse_analytics.doctor.load --traceback`")
 
 
 def test_a_location_that_dies_while_it_loads(library: Path) -> None:
@@ -569,7 +569,7 @@ def test_trino_that_refuses_the_log_in(trino: Trino) -> None:
     found = asked(data.engine)
     assert found.status is Status.FAILED
     assert found.message.startswith(f"Trino at http://127.0.0.1:{trino.server_port}: UNAUTHORIZED: error 401")
-    assert "LAKEHOUSE_TRINO_PASSWORD" in found.mend
+    assert "LAKEHOUSE_TRINO_PASSWORD" in found.fix
 
 
 @pytest.mark.parametrize(
@@ -627,7 +627,7 @@ def test_trino_that_is_not_there(trino: Trino, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LAKEHOUSE_TRINO_PORT", "1")
     found = asked(data.engine)
     assert found.message == "Trino at http://127.0.0.1:1 cannot be reached: connection refused"
-    assert "LAKEHOUSE_TRINO_HOST and LAKEHOUSE_TRINO_PORT" in found.mend
+    assert "LAKEHOUSE_TRINO_HOST and LAKEHOUSE_TRINO_PORT" in found.fix
 
 
 def test_a_clock_that_agrees_and_one_that_does_not(trino: Trino, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -675,7 +675,7 @@ def test_a_warehouse_that_cannot_be_written(lake: Path) -> None:
     found = asked(warehouse.warehouse)
     assert found.status is Status.FAILED
     assert found.message.startswith(f"nothing can be written below file://{lake}: ")
-    assert "PYICEBERG_CATALOG__LAKE__*" in found.mend
+    assert "PYICEBERG_CATALOG__LAKE__*" in found.fix
 
 
 def test_a_warehouse_that_keeps_what_it_was_given(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -692,7 +692,7 @@ def test_a_catalog_that_is_not_configured_says_what_to_set(monkeypatch: pytest.M
     monkeypatch.setenv("LAKEHOUSE_ICEBERG_CATALOG", "nowhere")
     found = asked(warehouse.warehouse)
     assert "pyiceberg has no catalog of that name" in found.message
-    assert "PYICEBERG_CATALOG__NOWHERE__URI" in found.mend
+    assert "PYICEBERG_CATALOG__NOWHERE__URI" in found.fix
 
 
 # --- Dagster's instance
@@ -715,7 +715,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Known]:
 def test_an_instance_that_was_never_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     found = instance.storage(Known(10.0))
-    assert found.mend == "Run `lakehouse init`, which writes it."
+    assert found.fix == "Run `lakehouse init`, which writes it."
     assert [*tmp_path.iterdir()] == []  # nothing is made by looking
 
 
@@ -731,7 +731,7 @@ def beat(known: Known, age: float, *kinds: str, error: str = "") -> None:
 def test_daemons_that_never_ran(known: Known) -> None:
     found = instance.daemons(known)
     assert (found.status, found.message) == (Status.FAILED, "no daemon runs: no heartbeat recorded")
-    assert "make dev" in found.mend
+    assert "make dev" in found.fix
 
 
 def test_daemons_that_live_one_that_is_silent_and_one_with_an_error(known: Known) -> None:
@@ -772,9 +772,9 @@ def switch(known: Known, kind: str, name: str, status: str, location: str = "lak
 def test_a_stopped_schedule_is_told_with_how_to_start_it(known: Known) -> None:
     found = instance.schedules(known)
     assert (found.status, found.message) == (Status.FAILED, "stopped: daily; running: nightly")
-    assert "http://localhost:3000/automation" in found.mend
-    assert "dagster schedule start daily -w " in found.mend
-    assert found.mend.endswith("/orchestration/dagster/dagster_workspace.yaml`")
+    assert "http://localhost:3000/automation" in found.fix
+    assert "dagster schedule start daily -w " in found.fix
+    assert found.fix.endswith("/orchestration/dagster/dagster_workspace.yaml`")
     switch(known, "SCHEDULE", "daily", "RUNNING")
     assert instance.schedules(known) == fine("running: daily, nightly")
     switch(known, "SCHEDULE", "nightly", "STOPPED")
@@ -786,7 +786,7 @@ def test_a_sensor_that_somebody_stopped_is_a_failure_and_one_that_nobody_started
     switch(known, "SENSOR", "always", "STOPPED")
     found = instance.sensors(known)
     assert (found.status, found.message) == (Status.FAILED, "stopped: always; off, as declared: seldom")
-    assert "dagster sensor start always" in found.mend
+    assert "dagster sensor start always" in found.fix
 
 
 def test_of_two_locations_ours_counts_and_another_where_ours_is_not_there(known: Known) -> None:
@@ -827,8 +827,8 @@ def test_a_run_coordinator_that_is_not_the_queue(tmp_path: Path, monkeypatch: py
     assert off.message.startswith("the run coordinator is not the queue: SyncInMemoryRunCoordinator starts every run")
     assert "`concurrency`" in off.message
     if place == "pod":
-        assert "dagsterDaemon: {runCoordinator: {enabled: true" in off.mend
-        assert "`concurrency`" in off.mend
+        assert "dagsterDaemon: {runCoordinator: {enabled: true" in off.fix
+        assert "`concurrency`" in off.fix
     on = f"run_coordinator: {{module: {module}.queued_run_coordinator, class: QueuedRunCoordinator, config: {{}}}}"
     assert found(on).status is Status.OK
     assert found("").status is Status.OK
@@ -889,11 +889,11 @@ def test_a_pod_that_has_the_instance_is_checked_as_any_other_place(
         assert limits.queue(known).status is Status.OK
         dead = instance.daemons(known)
         assert dead.status is Status.FAILED
-        assert "kubectl -n" in dead.mend
-        assert "make dev" not in dead.mend
+        assert "kubectl -n" in dead.fix
+        assert "make dev" not in dead.fix
         beat(known, 20, *known.instance.get_required_daemon_types())
         assert instance.daemons(known).status is Status.OK
-        assert "-- dagster schedule start daily" in instance.schedules(known).mend
+        assert "-- dagster schedule start daily" in instance.schedules(known).fix
         assert instance.sensors(known) == fine("running: always")
     finally:
         known.instance.dispose()

@@ -164,7 +164,7 @@ def test_a_location_with_a_catalog_that_cannot_be_opened_does_not_load(
     finding = warehouse(known)
     assert finding.status is Status.FAILED
     assert expected in finding.message
-    assert "unset LAKEHOUSE_ICEBERG_CATALOG" in finding.mend
+    assert "unset LAKEHOUSE_ICEBERG_CATALOG" in finding.fix
 
 
 @pytest.mark.parametrize(("source", "catalog"), [("metadata", "lake"), ("query", None)])
