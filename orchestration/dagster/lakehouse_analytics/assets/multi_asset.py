@@ -147,9 +147,9 @@ def _stand_in(path: Sequence[str]) -> str:
 
 
 class _Assets(dg.AssetsDefinition):
-    """With keys that are put together once: for each output of a run, Dagster asks for them once an output.
+    """With keys and input names that are collected once: in a run, Dagster asks for them once per output and per input.
 
-    https://github.com/dagster-io/dagster, `StepExecutionContext.get_output_asset_keys`
+    https://github.com/dagster-io/dagster, `AssetLayer.get_selected_entity_keys_for_node` and `get_node_input_name`
     """
 
     @staticmethod
@@ -163,6 +163,11 @@ class _Assets(dg.AssetsDefinition):
     def asset_and_check_keys(self) -> AbstractSet[dg.AssetKey | dg.AssetCheckKey]:
         """Those of the selection."""
         return frozenset(super().asset_and_check_keys)
+
+    @cached_property
+    def input_names_by_node_key(self) -> Mapping[dg.AssetKey, str]:
+        """Those of the op."""
+        return super().input_names_by_node_key
 
 
 class _Op(dg.OpDefinition):

@@ -1,6 +1,6 @@
 """What of a failed dbt build is worth another try: what failed for a reason that passes, and what waited for it.
 
-Pure: no Dagster, no dbt. Whether a reason passes is the engine's knowledge (`trino_errors`).
+Pure: no Dagster, no dbt. Whether a reason passes is the engine's knowledge (`engines.trino.errors`).
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Engine(Protocol):
         """Seconds to retry what the engine refuses because its queue is full."""
 
     def wait_until_free(self, say: Callable[[str], None]) -> None:
-        """Return when dbt may start, or raise with the reason why it cannot; `say` is told what is waited for."""
+        """Return when dbt may start, or raise with the reason why it cannot; `say` gets what it waits for."""
 
     def judge(self, message: str) -> Reason:
         """Whether what failed with this message may pass by itself."""

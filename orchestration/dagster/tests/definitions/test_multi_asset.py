@@ -48,13 +48,16 @@ def test_any_assets_load_with_the_keys_checks_and_lineage_they_were_given(
 
 
 def test_the_keys_of_an_op_are_put_together_once_also_of_a_part_of_it() -> None:
-    """Dagster asks for them for each output, once for each output."""
+    """Dagster asks for them for each output and for each input."""
     build, _ = built({("gold", "a"): ["row_count"], ("gold", "b"): ["row_count"]}, [])
     part = build.subset_for({dg.AssetKey(["gold", "a"])}, set())
     for assets, count in ((build, 4), (part, 1)):
         assert assets.asset_and_check_keys == {*assets.keys, *assets.check_keys}
         assert len(assets.asset_and_check_keys) == count
         assert assets.asset_and_check_keys is assets.asset_and_check_keys
+        names = assets.input_names_by_node_key
+        assert {name: key for key, name in names.items()} == assets.node_keys_by_input_name
+        assert names is assets.input_names_by_node_key
 
 
 @pytest.mark.parametrize(("tables", "above"), CLASHES)
