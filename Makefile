@@ -118,6 +118,10 @@ test: $(DEV) ## Everything that guards it: unit, definitions, dbt unit tests, in
 test-trino: $(DEV) stack-up ## The integration tests on the real engine
 	@$(CODE)/tests/run trino $(ARGS)
 
+.PHONY: test-postgres
+test-postgres: $(DEV) stack-up ## The integration tests of gates and partitions on PostgreSQL
+	@$(CODE)/tests/run postgres $(ARGS)
+
 .PHONY: test-fast
 test-fast: $(DEV) ## Unit and definitions tests only
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions $(ARGS)

@@ -98,14 +98,22 @@ if [ -z "${LAKEHOUSE_DBT_PROJECT_DIR:-}" ]; then
 fi
 # On Trino, without another one named: the local stack that `make stack-up` started.
 _stack=${LAKEHOUSE_STACK_DIR:-$_root/.stack}
-if [ "${LAKEHOUSE_ENV:-local}" = trino ] && [ -z "${LAKEHOUSE_TRINO_HOST:-}" ] && [ -r "$_stack/env" ]; then
+_engine=${LAKEHOUSE_ENGINE:-duckdb}
+if [ "${LAKEHOUSE_ENV:-local}" = local ] && [ "$_engine" = trino ] || [ "${LAKEHOUSE_ENV:-local}" = trino ]; then
+  _trino=yes
+fi
+if [ "${_trino:-}" = yes ] && [ -z "${LAKEHOUSE_TRINO_HOST:-}" ] && [ -r "$_stack/env" ]; then
   . "$_stack/env"
 fi
 # One history for each engine: row counts are compared with their own.
 if [ -z "${DAGSTER_HOME:-}" ]; then
   DAGSTER_HOME=$_root/.dagster_home
-  [ "${LAKEHOUSE_ENV:-local}" = local ] || DAGSTER_HOME=$DAGSTER_HOME/$LAKEHOUSE_ENV
+  if [ "${LAKEHOUSE_ENV:-local}" != local ]; then
+    DAGSTER_HOME=$DAGSTER_HOME/$LAKEHOUSE_ENV
+  elif [ "$_engine" != duckdb ]; then
+    DAGSTER_HOME=$DAGSTER_HOME/$_engine
+  fi
 fi
 # The materialisations of a run of many partitions are stored together.
 : "${DAGSTER_EVENT_BATCH_SIZE:=1000}"
-unset _root _stack _value
+unset _root _stack _value _engine _trino

@@ -19,7 +19,7 @@ from lakehouse_analytics.common.load_warnings import warn_once
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.dbt.prepare import prepare
 from lakehouse_analytics.dbt.project import DbtProject
-from lakehouse_analytics.engines.registry import dbt_runner, engine, pool
+from lakehouse_analytics.engines.resources import dbt_runner, engine
 from lakehouse_analytics.jobs import build_jobs
 from lakehouse_analytics.notifications import notifiers
 from lakehouse_analytics.partitions.definitions import calendars, refuse_mismatched_zones, zone_warnings
@@ -48,7 +48,7 @@ def defs() -> dg.Definitions:
     listening = listening_of(settings, graph)
     upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit, guard=listening)
     jobs = build_jobs(graph, max_runtime=limit, upkeep=bool(upkeep))
-    assets = [*build_assets(graph, project, windows, settings, pool=pool(graph)), *upkeep]
+    assets = [*build_assets(graph, project, windows, settings, pool=graph.engine.pool), *upkeep]
     refuse_mismatched_zones(assets)
     built = dg.Definitions(
         assets=[*assets, *external_assets(graph)],

@@ -311,7 +311,7 @@ class Build:
             count=self.counter.count,
             judge=self._judge,
             log=self._log,
-            lock=self._writing if self.graph.adapter == "trino" else None,
+            lock=self._writing if self.graph.engine.concurrent_writers else None,
             gather=GATHER if isinstance(self.engine, Distributed) else 0.0,
             threads=self.threads,
         )
@@ -323,7 +323,7 @@ class Build:
                 "nodes": plan.nodes,
                 "gates": [*plan.gates],
                 "edges": [*plan.edges],
-                "ask": self.graph.adapter == "trino",
+                "ask": self.graph.engine.concurrent_writers,
             },
         )
         run_id, ended = self.context.run.run_id, False
@@ -425,7 +425,7 @@ class Build:
         yield from self.evaluations.events(kept)
 
     def _writing(self, table: Table, say: Callable[[str], None], stop: threading.Event) -> AbstractContextManager[None]:
-        """Hold a table against other runs and upkeep. DuckDB needs none of it: its pool holds whole runs."""
+        """Hold a table against other runs and upkeep, where the engine's pool does not hold whole runs."""
         writers = Writers(self.context.instance, self.context.run.run_id, OP_NAME)
         slot = slot_of(relation_of(table.node))
         return writers.writing([slot], wait=self.max_runtime, say=say, stop=stop, bury=self.engine.end_queries_of)

@@ -102,12 +102,12 @@ def maintenance_assets(
         ContractError: a contract's retention is below the floor.
     """
     longest_write = timedelta(seconds=max_runtime)
-    tables = upkept(graph, floor=floor, longest_write=longest_write) if graph.adapter == "trino" else []
+    tables = upkept(graph, floor=floor, longest_write=longest_write) if graph.engine.iceberg else []
     if not tables:
         return []
     asked = guard or NobodyAnswers()
 
-    @multi_asset(name=OP_NAME, specs=[_spec(table) for table in tables], can_subset=True)
+    @multi_asset(name=OP_NAME, specs=[_spec(table, graph.adapter) for table in tables], can_subset=True)
     def upkeep(
         context: dg.AssetExecutionContext, config: UpkeepConfig, engine: dg.ResourceParam[Trino]
     ) -> Iterator[dg.MaterializeResult[Any]]:
@@ -118,13 +118,13 @@ def maintenance_assets(
     return [upkeep]
 
 
-def _spec(table: Upkept) -> dg.AssetSpec:
+def _spec(table: Upkept, engine: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         key=upkeep_key(table.key),
         deps=[dg.AssetKey(table.key)],
         description=f"Upkeep of {table.relation}: small files, manifests, old snapshots, orphan files, statistics.",
         group_name=MAINTENANCE_GROUP,
-        kinds={"iceberg", "trino"},
+        kinds={"iceberg", engine},
         skippable=True,  # a dry run, and a table in use, materialize nothing
     )
 

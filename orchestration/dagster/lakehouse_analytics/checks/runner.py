@@ -15,10 +15,11 @@ from lakehouse_analytics.checks.history import History
 from lakehouse_analytics.checks.partitioned import partition_evaluations
 from lakehouse_analytics.checks.results import row_count_results, uncounted_results
 from lakehouse_analytics.checks.row_counts import Counted, Counts, chunks, count_sql, read_counts
-from lakehouse_analytics.checks.window_counts import STAGES, Bins, read_window_counts, window_count_sql
+from lakehouse_analytics.checks.window_counts import STAGES, read_window_counts, window_count_sql
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll
+from lakehouse_analytics.engines.windows import Bins
 from lakehouse_analytics.partitions.definitions import Calendar, Span
 
 A_co = TypeVar("A_co", covariant=True)

@@ -43,7 +43,7 @@ def manifest(check: bool) -> None:
     """Parse the dbt project: run it after each change outside `dg dev`, and in the image's build."""
     from lakehouse_analytics.dbt.prepare import prepare
     from lakehouse_analytics.dbt.project import DbtProject
-    from lakehouse_analytics.engines.registry import dbt_runner
+    from lakehouse_analytics.engines.resources import dbt_runner
     from lakehouse_analytics.settings import Settings
 
     with _plain_errors():

@@ -21,7 +21,7 @@ from lakehouse_analytics.cli import run_report
 from lakehouse_analytics.contract.models import LAYERS, Grain
 from lakehouse_analytics.dbt.prepare import prepare
 from lakehouse_analytics.dbt.project import DbtProject, ManifestError
-from lakehouse_analytics.engines.registry import dbt_runner
+from lakehouse_analytics.engines.resources import dbt_runner
 from lakehouse_analytics.ingest import IngestReport, run_ingest
 from lakehouse_analytics.instance.home import open_home
 from lakehouse_analytics.jobs import MAIN, job_of
@@ -121,14 +121,12 @@ def _recent(calendar: dg.PartitionsDefinition[str] | None) -> tuple[str, str]:
 
 
 def _where(settings: Settings) -> str:
-    if settings.on_trino:
-        server = f"{settings.trino_http_scheme}://{settings.trino_host}:{settings.trino_port}"
-        look = f"  (queries: {settings.trino_ui_url}/ui/)" if settings.trino_ui_url else ""
-        return (
-            f"The catalog: {settings.trino_catalog} on {server}{look}\n"
-            f"See it in the UI:  LAKEHOUSE_ENV={settings.env} make dev"
-        )
-    return f"The database: {settings.duckdb_path}\nSee it in the UI:  make dev"
+    chosen = [
+        f"LAKEHOUSE_{name.upper()}={getattr(settings, name)}"
+        for name in ("env", "engine")
+        if getattr(settings, name) != type(settings).model_fields[name].default
+    ]
+    return f"{settings.engine_type.location(settings)}\nSee it in the UI:  {' '.join([*chosen, 'make dev'])}"
 
 
 def _place(layer: str) -> int:

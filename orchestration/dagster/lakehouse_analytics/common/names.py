@@ -108,6 +108,11 @@ def some(names: Sequence[str], most: int = 5, *, between: str = ", ") -> str:
     return between.join(names[:most]) + more
 
 
+def joined(names: Sequence[str], word: str = "and") -> str:
+    """`a, b and c`."""
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
 def counted(number: int, noun: str) -> str:
     """`1 table`, `2 tables`."""
     return f"{number} {noun if number == 1 else plural(noun)}"

@@ -12,6 +12,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from lakehouse_analytics.contract.models import LAYERS, Grain, ModelContract, SourceContract
+from lakehouse_analytics.engines.engine_type import EngineType
+from lakehouse_analytics.engines.registry import engine_type
 
 Key = tuple[str, ...]
 
@@ -117,6 +119,15 @@ class Graph:
     exposure_parents: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Asset keys of the exposures.
     exposure_keys: Mapping[str, Key] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> EngineType:
+        """The kind of database that the manifest was made for.
+
+        Raises:
+            UnsupportedEngineError: there is no such engine.
+        """
+        return engine_type(self.adapter)
 
     @cached_property
     def unbuilt(self) -> Mapping[str, Source | External]:

@@ -140,7 +140,7 @@ def _credentials() -> dict[str, Any]:
             "type": credentials.type,
             "database": credentials.database,
             "schema": credentials.schema,
-            "path": str(Path(credentials.path).absolute()) if credentials.type == "duckdb" else None,
+            "path": str(Path(path).absolute()) if (path := getattr(credentials, "path", None)) else None,
         }
     return {}
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lakehouse_analytics.dbt.lint import atomic_writes as atomic, partitioning as windows
+from lakehouse_analytics.dbt.lint import partitioning as windows
 from lakehouse_analytics.dbt import manifest_shape
 from lakehouse_analytics.contract.models import (
     LAYERS,
@@ -28,6 +28,7 @@ from lakehouse_analytics.dbt.graph import DbtTest, External, Function, Graph, Ke
 from lakehouse_analytics.dbt.lineage import externals_of, refs_to_nothing, tests_of, with_lineage
 from lakehouse_analytics.common.names import DRIFT, ROW_COUNT, apart, check_name, digest, group_name, key_part
 from lakehouse_analytics.dbt.nodes import constants, every_node, is_table, left_out
+from lakehouse_analytics.engines.registry import ENGINES
 from lakehouse_analytics.dbt.lint.suggested_yaml import clash, unmapped_models, unread_meta
 
 #: Group of models that no folder and no contract puts into a layer.
@@ -79,7 +80,8 @@ class _Reader:
         owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
         keys = self._exposure_keys(exposures, {owner.key for owner in owners})
         self.problems += self._clashes(owners, keys)
-        self.findings += atomic.lint(self.manifest)
+        if engine := ENGINES.get(self.adapter):
+            self.findings += engine.lint(self.manifest)
         accepted = {(table.unique_id, name) for table in tables.values() for name in table.contract.accept}
         self.findings = [one for one in self.findings if (one.unique_id, one.accept) not in accepted]
         self.problems += errors(self.findings, strict=strict)
@@ -191,10 +193,11 @@ class _Reader:
 
     def _warnings(self, graph: Graph) -> tuple[str, ...]:
         said = warnings([*self.findings, *refs_to_nothing(graph)])
-        if self.adapter == "trino" and not _tells_the_run(self.configuration):
+        engine = ENGINES.get(self.adapter)
+        if engine and engine.queries_outlive_client and not _tells_the_run(self.configuration):
             said.append(
-                "dbt_project.yml: no query-comment names the run, so that queries in Trino cannot be traced to it, nor "
-                "ended when its dbt dies: see docs/your-project.md"
+                f"dbt_project.yml: no query-comment names the run, so that queries in {engine.title} cannot be traced "
+                "to it, nor ended when its dbt dies: see docs/your-project.md"
             )
         unmapped = unmapped_models(graph.tables.values())
         return (*said, *unmapped, *unread_meta(self.metas.values()), *left_out(self.manifest))

@@ -102,7 +102,7 @@ def _compare(profile: Profile | None, theirs: Mapping[str, Any]) -> None:
     ours = {
         "type": profile.adapter,
         "database": profile.database,
-        "schema": profile.fields.get("schema", theirs["schema"] if profile.adapter == "duckdb" else None),
+        "schema": profile.fields.get("schema", theirs["schema"]),  # dbt-duckdb has a default
         "path": file and str(file),
     }
     for name, value in theirs.items():

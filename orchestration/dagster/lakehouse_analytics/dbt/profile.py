@@ -20,27 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from lakehouse_analytics.common.paths import expanded, is_file, problem_of
 from lakehouse_analytics.common.redact import SECRET_NAME
 from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
-from lakehouse_analytics.common.names import some
+from lakehouse_analytics.common.names import joined, some
+from lakehouse_analytics.engines.engine_type import EngineType
+from lakehouse_analytics.engines.registry import ENGINES
 
 FILE = "profiles.yml"
 #: dbt's prefix of variables that it never writes anywhere.
 DBT_SECRET = "DBT_ENV_SECRET"  # noqa: S105  # a prefix
-SUPPORTED = ("duckdb", "trino")
-#: Fields that name databases and schemas, by adapter; an error in one of them is an error of the profile.
-_NAMING = {"duckdb": ("path", "database", "schema", "attach"), "trino": ("database", "catalog", "schema")}
-#: Fields of the connection. They may be unknown where the manifest is made, for example in an image's build.
-_CONNECTION = {
-    "duckdb": ("extensions",),
-    "trino": ("host", "port", "http_scheme", "user", "method", "password", "jwt_token", "client_certificate",
-              "client_private_key", "cert"),
-}  # fmt: skip
 #: Fields of which an expression that reads nothing but these variables says what our settings say, and need not be
 #: rendered. Those of this project's own profile; any other expression is rendered with jinja2.
 _OURS = {
@@ -155,29 +147,24 @@ class Profile:
 
     @property
     def database(self) -> str:
-        """The database of a model that names none, as dbt derives it.
+        """The database of a model that names none, as dbt derives it."""
+        return self.engine.database(self.fields)
 
-        dbt-duckdb takes the first part of the file's name: https://github.com/duckdb/dbt-duckdb
-        (`DuckDBCredentials.path_derived_database_name`).
-        """
-        if self.adapter == "duckdb":
-            return str(self.fields.get("database") or database_of(str(self.fields.get("path") or ":memory:")))
-        return str(self.fields.get("database") or self.fields.get("catalog") or "")
+    @property
+    def engine(self) -> EngineType:
+        """The kind of database."""
+        return ENGINES[self.adapter]
 
     @property
     def attached(self) -> dict[str, Mapping[str, Any]]:
-        """Databases that dbt-duckdb attaches, by alias."""
-        found = {}
-        for item in self.fields.get("attach") or ():
-            if isinstance(item, Mapping) and item.get("path"):
-                found[str(item.get("alias") or database_of(str(item["path"])))] = item
-        return found
+        """Databases that the engine attaches beside its own, by alias."""
+        return self.engine.attached(self.fields)
 
     @property
     def database_file(self) -> Path | None:
-        """The absolute path of the DuckDB file; None of another adapter, and where the tables are in no local file."""
-        path = str(self.fields.get("path") or ":memory:")
-        if self.adapter != "duckdb" or path == ":memory:" or len(urlsplit(path).scheme) > 1:
+        """The absolute path of the local file that holds the tables, as DuckDB's does; None where there is none."""
+        path = self.engine.local_file(self.fields)
+        if path is None:
             return None
         file = Path(_normal(self.project_dir / expanded(path)))
         if problem := problem_of(file):
@@ -187,7 +174,8 @@ class Profile:
     def names(self) -> dict[str, Any]:
         """What of the target the manifest contains: names of databases and schemas, never anything secret."""
         said: dict[str, Any] = {"target": self.target, "type": self.adapter}
-        read_by = {"database": ("database", "catalog", "path"), "schema": ("schema",), "attached": ("attach",)}
+        naming = tuple(name for name in self.engine.naming_fields if name not in ("schema", "attach"))
+        read_by = {"database": naming, "schema": ("schema",), "attached": ("attach",)}
         values = {
             "database": self.database,
             "schema": self.fields.get("schema"),
@@ -202,11 +190,6 @@ class Profile:
     def variables(self, *fields: str) -> list[str]:
         """The environment variables that these fields read."""
         return sorted({variable for name in fields for variable in self.reads.get(name, ())})
-
-
-def database_of(path: str) -> str:
-    """The database's name in DuckDB and dbt-duckdb: the file's up to its first dot."""
-    return "memory" if path == ":memory:" else Path(path).name.lstrip(".").split(".")[0]
 
 
 @dataclass(frozen=True)
@@ -253,7 +236,7 @@ def read(
             raise ProfileError(
                 f"There is no {FILE} in {project_dir} and none in {brief(Path.home() / '.dbt', MAX_TEXT)}. Set "
                 f"LAKEHOUSE_DBT_PROFILES_DIR to the folder of the file that has {_named(project_dir, environment)}, or "
-                f"write one with a target of type {' or '.join(SUPPORTED)}."
+                f"write one with a target of type {joined([*ENGINES], 'or')}."
             )
         folder = brief(place.folder, MAX_TEXT)
         raise ProfileError(f"{place.reason or 'The dbt project'} names {folder}, which has no {FILE}.")
@@ -281,9 +264,9 @@ def read(
             f"{_names(outputs)}."
         )
     adapter = str(jinja.render(output.get("type"), f"{file}: `type` of target `{brief(target)}`"))
-    if adapter not in SUPPORTED:
+    if adapter not in ENGINES:
         usable = [
-            str(other) for other, one in outputs.items() if isinstance(one, Mapping) and one.get("type") in SUPPORTED
+            str(other) for other, one in outputs.items() if isinstance(one, Mapping) and one.get("type") in ENGINES
         ]
         way_out = (
             f"Name another target in LAKEHOUSE_DBT_TARGET: {_names(usable)}."
@@ -292,11 +275,12 @@ def read(
         )
         raise ProfileError(
             f"{file}: target `{brief(target)}` of profile `{brief(name)}` has type {brief(adapter)}; this version "
-            f"runs on {' and '.join(SUPPORTED)}. {way_out}"
+            f"runs on {joined([*ENGINES])}. {way_out}"
         )
     fields: dict[str, Any] = {}
     reads: dict[str, tuple[str, ...]] = {}
-    for key in (*_NAMING[adapter], *_CONNECTION[adapter]):
+    engine = ENGINES[adapter]
+    for key in (*engine.naming_fields, *engine.connection_fields):
         if key not in output:
             continue
         if _follows_us(key, output[key]):
@@ -305,7 +289,7 @@ def read(
         try:
             fields[key] = jinja.render(output[key], f"{file}: `{key}` of target `{brief(target)}`")
         except ProfileError:
-            if key in _NAMING[adapter]:
+            if key in engine.naming_fields:
                 raise
             continue
         reads[key] = tuple(sorted(jinja.read))
@@ -329,7 +313,7 @@ def placeholders(profile: Profile, environment: Mapping[str, str], variables: Ma
     output = load_yaml(profile.file)[profile.name]["outputs"][profile.target]
     jinja = _Placeholders(environment, variables)
     for key, value in output.items():
-        if key not in _NAMING[profile.adapter]:
+        if key not in profile.engine.naming_fields:
             for text in _strings(value):
                 jinja.fill(str(key), text)
     return jinja.filled

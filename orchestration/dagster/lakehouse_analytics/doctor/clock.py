@@ -54,8 +54,6 @@ def _differences(known: Known) -> Iterator[tuple[str, timedelta]]:
 def _servers(known: Known) -> Iterator[tuple[str, Callable[[], str]]]:
     import requests
 
-    from lakehouse_analytics.doctor.data import on_trino
-
     # Two of them fit into the time of one probe.
     timeout = known.patience / 2
 
@@ -72,7 +70,7 @@ def _servers(known: Known) -> Iterator[tuple[str, Callable[[], str]]]:
         answer = requests.get(f"{known.settings.airbyte_url}/health", timeout=timeout, allow_redirects=False)
         return answer.headers["Date"]
 
-    if on_trino(known) and "engine" not in known.left_out:
+    if known.engine_type.name == "trino" and "engine" not in known.left_out:
         yield "Trino", trino
     if known.settings.airbyte_url and "airbyte" not in known.left_out:
         yield "Airbyte", airbyte

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.dbt.profile import database_of
+from lakehouse_analytics.dbt.profile import Profile, ProfileError
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, unchecked
-from lakehouse_analytics.engines.registry import profile_of
+from lakehouse_analytics.engines.duckdb import database_of
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.graph import Graph
@@ -18,15 +19,18 @@ Schemas = Mapping[str, set[str]]
 
 
 def engine(known: Known) -> Finding:
-    """DuckDB's file opens, or Trino answers and lets us in."""
-    if on_trino(known):
+    """DuckDB's file opens, or the server answers and lets us in."""
+    if known.engine_type.name == "trino":
         from lakehouse_analytics.doctor import coordinator
 
         server = coordinator.server_of(known)
         version = coordinator.version_of(server)
         coordinator.ask(server, "select 1")
         return fine(f"Trino {version} at {server.address} lets {server.user} in ({_log_in(server.auth)})")
-    profile = profile_of(known.settings)
+    profile = _profile(known)
+    if known.engine_type.name != "duckdb":
+        [[answer]] = _fetch_all(known, "select version()")
+        return fine(f"{answer} answers" + (f", as {profile.where} says" if profile else ""))
     if profile and profile.database_file is None:
         return unchecked(
             f"{profile.where} names a database that is no local file: not looked at",
@@ -62,20 +66,27 @@ def catalog(known: Known) -> Finding:
     return fine("\n".join(words) or "the project has neither sources nor tables")
 
 
-def on_trino(known: Known) -> bool:
-    """Whether the engine is Trino: as the manifest says, if there is one."""
-    graph = known.graph_if_any
-    return graph.adapter == "trino" if graph else known.settings.on_trino
+def _profile(known: Known) -> Profile | None:
+    """dbt's profile, where it can be read."""
+    with suppress(ProfileError):
+        return known.settings.profile
+    return None
 
 
 def _there(known: Known, database: str) -> set[str] | None:
     """Its schemas; None of a database that only dbt knows how to reach."""
     from lakehouse_analytics.common.sql import identifier
 
-    if on_trino(known):
+    if known.engine_type.name == "trino":
         from lakehouse_analytics.doctor import coordinator
 
         rows = coordinator.ask(coordinator.server_of(known), f"show schemas from {identifier(database)}")
+        return {str(name).lower() for (name,) in rows}
+    if known.engine_type.name != "duckdb":
+        profile = _profile(known)
+        if profile and database != profile.database:
+            return None
+        rows = _fetch_all(known, "select schema_name from information_schema.schemata")
         return {str(name).lower() for (name,) in rows}
     if database.lower() != database_of(str(known.settings.duckdb_path)).lower():
         return None
@@ -103,6 +114,19 @@ def _by_database(nodes: Iterator[Mapping[str, object]]) -> Schemas:
     for node in nodes:
         found[str(node["database"])].add(str(node["schema"]).lower())
     return found
+
+
+def _fetch_all(known: Known, sql: str) -> list[tuple[object, ...]]:
+    """Ask the engine's resource, which reads its address from dbt's profile."""
+    from lakehouse_analytics.engines.base import DatabaseError, Queried
+
+    engine = known.engine_type.resource(known.settings)
+    if not isinstance(engine, Queried):
+        raise FailedError(f"{known.engine_type.title} cannot be asked", "Leave it out (--skip engine).")
+    try:
+        return [tuple(row) for row in engine.fetch_all(sql)]
+    except DatabaseError as error:
+        raise FailedError(str(error), fixes.correct_profile(fixes.here())) from None
 
 
 def _duckdb(known: Known, sql: str) -> list[tuple[object, ...]]:

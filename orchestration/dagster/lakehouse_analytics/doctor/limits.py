@@ -23,11 +23,10 @@ def queue(known: Known) -> Finding:
 def limits(known: Known) -> Finding:
     """DuckDB has one writer at a time, and windows are built by one run at a time."""
     from lakehouse_analytics._dagster_internals import BACKFILL_ID_TAG
-    from lakehouse_analytics.engines.registry import pool
     from lakehouse_analytics.keys import WINDOWS_OF
 
     lacking, there = [], []
-    name = pool(known.graph)
+    name = known.graph.engine.pool
     if name:
         slots = {one.name: one.limit for one in known.instance.event_log_storage.get_pool_limits()}
         if slots.get(name) == 1:

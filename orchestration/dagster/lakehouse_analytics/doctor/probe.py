@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from lakehouse_analytics.dbt.graph import Graph
     from lakehouse_analytics.dbt.project import DbtProject
+    from lakehouse_analytics.engines.engine_type import EngineType
     from lakehouse_analytics.settings import Settings
 
 #: Of a probe's time, what it waits for somebody else: what it says then is better than that it was ended.
@@ -122,6 +123,12 @@ class Known:
     def graph_if_any(self) -> Graph | None:
         """The graph, where there is a manifest."""
         return getattr(self, "graph", None)
+
+    @property
+    def engine_type(self) -> EngineType:
+        """The engine: as the manifest says, if there is one."""
+        graph = self.graph_if_any
+        return graph.engine if graph else self.settings.engine_type
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def settings(known: Known) -> Finding:
     except SettingsError as error:
         _, *problems = str(error).splitlines()
         return failed("\n".join(problem.strip() for problem in problems), fixes.set_variables(fixes.here()))
-    engine = "Trino" if known.settings.on_trino else "DuckDB"
+    engine = known.settings.engine_type.title
     return fine(f"LAKEHOUSE_ENV is {known.settings.env}, dbt's target {known.settings.target}, on {engine}")
 
 

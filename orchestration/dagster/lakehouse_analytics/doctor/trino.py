@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from lakehouse_analytics.common.names import some
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.coordinator import DeniedError, NotCheckedError, ask, server_of, version_of
-from lakehouse_analytics.doctor.data import on_trino
 from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, skipped, unchecked
 
 if TYPE_CHECKING:
@@ -30,13 +29,12 @@ MINIMUM_VERSION = 476
 GRANTS = "docs/engines.md (What the user may do) lists every right, and infrastructure/trino/ has a file of rules."
 #: Tables whose properties one statement reads.
 CHUNK = 50
-_ON_DUCKDB = "the engine is DuckDB"
 
 
 def version(known: Known) -> Finding:
     """Trino is as new as the code location needs."""
-    if not on_trino(known):
-        return skipped(_ON_DUCKDB)
+    if known.engine_type.name != "trino":
+        return skipped(f"the engine is {known.engine_type.title}")
     told = version_of(server_of(known))
     number = re.match(r"\d+", told)
     if number is None:
@@ -60,8 +58,8 @@ class _Right:
 
 def rights(known: Known) -> Finding:
     """The user may do what builds, checks and upkeep do; tested on one table of each schema."""
-    if not on_trino(known):
-        return skipped(_ON_DUCKDB)
+    if known.engine_type.name != "trino":
+        return skipped(f"the engine is {known.engine_type.title}")
     server = server_of(known)
     deadline = time.monotonic() + known.patience
     examples, unbuilt = _examples(known, server)
@@ -112,8 +110,8 @@ def upkeep(known: Known) -> Finding:
     from lakehouse_analytics.contract.models import ContractError
     from lakehouse_analytics.maintenance.policy import upkept
 
-    if not on_trino(known):
-        return skipped(_ON_DUCKDB)
+    if known.engine_type.name != "trino":
+        return skipped(f"the engine is {known.engine_type.title}")
     longest = timedelta(seconds=known.settings.max_runtime)
     try:
         tables = upkept(known.graph, floor=known.settings.maintenance_floor, longest_write=longest)

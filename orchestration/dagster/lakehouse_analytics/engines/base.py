@@ -71,6 +71,18 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Queried(Protocol):
+    """An engine that can be asked without dbt."""
+
+    def fetch_all(self, sql: str) -> Sequence[Sequence[Any]]:
+        """Every row of one statement.
+
+        Raises:
+            DatabaseError: the database cannot be used, or the statement failed.
+        """
+
+
+@runtime_checkable
 class Distributed(Protocol):
     """An engine that limits what one statement may ask, and has a catalog that may know row counts already."""
 

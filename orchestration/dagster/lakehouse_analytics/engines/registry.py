@@ -1,57 +1,30 @@
-"""Which resources a target needs, from the adapter its manifest was made with."""
+"""The engines that dbt can build in. A new one is a folder beside this file and a line here: docs/add-an-engine.md."""
 
 from __future__ import annotations
 
-from lakehouse_analytics.dbt.graph import Graph
-from lakehouse_analytics.dbt.profile import Profile, ProfileError
-from lakehouse_analytics.dbt.project import DbtProject
-from lakehouse_analytics.dbt.runner import DbtRunner
-from lakehouse_analytics.engines.duckdb.resource import DuckDBResource
-from lakehouse_analytics.engines.trino.resource import TrinoResource
-from lakehouse_analytics.settings import Settings, SettingsError
+from collections.abc import Mapping
 
-#: One writer at a time, across dbt and checks: DuckDB allows no other.
-DUCKDB_POOL = "duckdb"
+from lakehouse_analytics.common.names import joined
+from lakehouse_analytics.engines.duckdb import DuckDB
+from lakehouse_analytics.engines.engine_type import EngineType
+from lakehouse_analytics.engines.postgres import Postgres
+from lakehouse_analytics.engines.trino import Trino
 
 
-def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
-    """dbt for this target."""
-    return DbtRunner(
-        project_dir=str(project.project_dir),
-        profiles_dir=str(project.profiles_dir),
-        target=project.target,
-        target_path=str(project.target_path),
-        environment=settings.dbt_environment(),
-        # Where the machine sets this variable, it overrides the profile's `cert`.
-        database_environment={"REQUESTS_CA_BUNDLE": str(settings.trino_ca_bundle)} if settings.trino_ca_bundle else {},
-    )
+class UnsupportedEngineError(ValueError):
+    """dbt's adapter is none that this code location knows. The message names it, and those that it knows."""
 
 
-def engine(settings: Settings, graph: Graph) -> DuckDBResource | TrinoResource:
-    """What knows the database that dbt builds in.
+#: By dbt's name of the adapter.
+ENGINES: Mapping[str, EngineType] = {engine.name: engine for engine in (DuckDB(), Trino(), Postgres())}
+
+
+def engine_type(adapter: str) -> EngineType:
+    """The engine of a dbt adapter.
 
     Raises:
-        SettingsError: the adapter is not supported.
+        UnsupportedEngineError: there is none of this name.
     """
-    if graph.adapter == "trino":
-        return TrinoResource.of(settings)
-    if graph.adapter != "duckdb":
-        raise SettingsError(f"dbt's adapter is {graph.adapter}; this version runs on duckdb and trino.")
-    profile = profile_of(settings)
-    is_file = profile is None or profile.database_file is not None
-    return DuckDBResource(
-        path=str(settings.duckdb_path) if is_file else None, lock_timeout=settings.duckdb_lock_timeout
-    )
-
-
-def profile_of(settings: Settings) -> Profile | None:
-    """dbt's profile, where it can be read."""
-    try:
-        return settings.profile
-    except ProfileError:
-        return None
-
-
-def pool(graph: Graph) -> str | None:
-    """The concurrency pool of everything that writes."""
-    return DUCKDB_POOL if graph.adapter == "duckdb" else None
+    if adapter not in ENGINES:
+        raise UnsupportedEngineError(f"dbt's adapter is {adapter}; this version runs on {joined([*ENGINES])}.")
+    return ENGINES[adapter]

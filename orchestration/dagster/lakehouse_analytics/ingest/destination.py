@@ -41,15 +41,21 @@ def of(settings: Settings) -> Destination:
     """The destination of this environment.
 
     Raises:
-        IngestError: Trino's tables are wanted and LAKEHOUSE_ICEBERG_CATALOG is not set.
+        IngestError: ingest cannot write to it, or LAKEHOUSE_ICEBERG_CATALOG is not set.
     """
-    if not settings.on_trino:
+    engine = settings.engine_type
+    if engine.raw_tables is None:
+        raise IngestError(
+            f"dbt's target {settings.target} is on {engine.title}; `lakehouse ingest` writes to DuckDB and Iceberg: "
+            f"load the raw tables with an Airbyte connection to {engine.title}; docs/engines.md"
+        )
+    if engine.raw_tables == "duckdb_file":
         from lakehouse_analytics.ingest.duckdb_file import DuckDBFile
 
         return DuckDBFile(settings.duckdb_path.absolute(), settings.duckdb_lock_timeout)
     if not settings.iceberg_catalog:
         raise IngestError(
-            f"LAKEHOUSE_ICEBERG_CATALOG is not set, and LAKEHOUSE_ENV={settings.env} lands raw data in Iceberg tables: "
+            f"LAKEHOUSE_ICEBERG_CATALOG is not set, and target {settings.target} lands raw data in Iceberg tables: "
             "name the pyiceberg catalog that holds Trino's tables (PYICEBERG_CATALOG__<NAME>__*); docs/ingest.md"
         )
     from lakehouse_analytics.ingest.iceberg_catalog import IcebergCatalog

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
-from lakehouse_analytics.engines.registry import DUCKDB_POOL
+from lakehouse_analytics.engines.registry import ENGINES
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -52,5 +52,6 @@ def open_home() -> DagsterInstance:
 
     instance = DagsterInstance.get()
     # Explicitly: `pools.default_limit` lets several runs start at once the first time a pool is used.
-    instance.event_log_storage.set_concurrency_slots(DUCKDB_POOL, 1)
+    for pool in sorted({engine.pool for engine in ENGINES.values() if engine.pool}):
+        instance.event_log_storage.set_concurrency_slots(pool, 1)
     return instance

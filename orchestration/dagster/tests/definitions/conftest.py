@@ -16,7 +16,7 @@ from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.dbt.prepare import prepare
 from lakehouse_analytics.dbt.project import DbtProject
-from lakehouse_analytics.engines.registry import dbt_runner
+from lakehouse_analytics.engines.resources import dbt_runner
 from lakehouse_analytics.settings import Settings
 
 #: The repository's own project keeps to every policy.

@@ -63,19 +63,39 @@ FILES = {
     "models/metrics/m.sql": "select ga.n as a, gb.n as b from {{ ref('ga') }} as ga cross join {{ ref('gb') }} as gb",
 }
 
+#: With `--no-loadscope-reorder` pytest-xdist hands out files in this order; by default it starts with the most tests.
+SLOWEST_FILES = (
+    "test_backfill",
+    "test_failures",
+    "test_daemon",
+    "test_kill",
+    "test_engines_agree",
+    "test_stack",
+    "test_airbyte_daemon",
+    "test_gates",
+    "test_equal_to_dbt",
+    "test_random_graphs",
+    "test_doctor",
+    "test_demo",
+)
 EVERYTHING = {"bronze/a", "bronze/b", "silver/sa", "silver/sb", "gold/ga", "gold/gb", "metrics/m"}
 BELOW_A = {"silver/sa", "gold/ga", "metrics/m"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--engine", choices=["duckdb", "trino"], default="duckdb", help="where the lakehouse is")
+    parser.addoption(
+        "--engine", choices=["duckdb", "trino", "postgres"], default="duckdb", help="where the lakehouse is"
+    )
     parser.addoption(
         "--brief", action="store_true", help="leave out the tests marked nightly, as .ci/run does for a push"
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is of the other engine: tests marked for one, and with Trino those that use no lakehouse."""
+    """Leave out what is of the other engine: tests marked for one, and with Trino those that use no lakehouse.
+
+    The slowest files come first, so that no worker waits for another at the end.
+    """
     engine, brief = config.getoption("--engine"), config.getoption("--brief")
     kept, left = [], []
     for item in items:
@@ -86,12 +106,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         later = brief and nightly is not None and engine in (nightly.args or (engine,))
         (kept if engine in of and not later else left).append(item)
     config.hook.pytest_deselected(items=left)
-    items[:] = kept
+    order = {name: place for place, name in enumerate(SLOWEST_FILES)}
+    items[:] = sorted(kept, key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
 def engine(pytestconfig: pytest.Config) -> str:
-    """`duckdb` or `trino`."""
+    """`duckdb`, `trino` or `postgres`."""
     return str(pytestconfig.getoption("--engine"))
 
 
@@ -144,7 +165,7 @@ class Lakehouse:
         from lakehouse_analytics.dbt.prepare import prepare
         from lakehouse_analytics.dbt.project import DbtProject
         from lakehouse_analytics.definitions import defs
-        from lakehouse_analytics.engines.registry import dbt_runner
+        from lakehouse_analytics.engines.resources import dbt_runner
         from lakehouse_analytics.settings import Settings
 
         settings = Settings.load()

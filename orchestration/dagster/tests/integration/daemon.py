@@ -25,7 +25,7 @@ from lakehouse_analytics.settings import repository_root
 
 from tests.dagster_ui import DagsterUI, free_port, poll
 
-from .databases import Database, DuckDB, Row, new_database, raw_rows_of
+from .databases import Database, DuckDB, Postgres, Row, new_database, raw_rows_of, raw_rows_to_postgres
 
 CODE = Path(__file__).parents[2]
 COUNT = 200
@@ -116,7 +116,9 @@ def new_lake(root: Path, engine: str, variables: Mapping[str, str] | None = None
     """A lake with raw data, a manifest and a DAGSTER_HOME, and nothing built. The same raw rows on every engine."""
     shutil.copytree(raw_data_and_project(), root, dirs_exist_ok=True)
     lake = Lake(root, new_database(engine, root / RAW), variables or {})
-    if engine != "duckdb":
+    if isinstance(lake.database, Postgres):
+        raw_rows_to_postgres(root / RAW, lake.database)
+    elif engine != "duckdb":
         raw_rows_of(root / RAW, lake.database)
     # Made here and not copied: the manifest names the database, whose name is that of the file.
     lake.command("lakehouse", "manifest")

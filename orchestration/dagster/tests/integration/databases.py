@@ -1,16 +1,19 @@
-"""The engine a suite runs on: `pytest integration` takes DuckDB, `pytest integration --engine trino` the local stack.
+"""The engine a suite runs on: `pytest integration` takes DuckDB, with `--engine trino` or `postgres` the local stack.
 
-Tests write SQL in DuckDB's words; for Trino sqlglot translates it.
+Tests write SQL in DuckDB's words; for the others sqlglot translates it.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import unquote, urlsplit
 
 import sqlglot
 from lakehouse_analytics.contract.models import LAYERS
@@ -145,13 +148,75 @@ class Trino(Database):
                 self.ask(f'drop schema "{schema}" cascade')
 
 
+class Postgres(Database):
+    """A database of the stack's PostgreSQL, emptied."""
+
+    engine = "postgres"
+
+    def __init__(self, name: str) -> None:
+        address = urlsplit(stack_environment()["PYICEBERG_CATALOG__LAKEHOUSE__URI"].replace("+psycopg2", ""))
+        self.address = address._replace(path=f"/{name}").geturl()
+        self.environment = {
+            "LAKEHOUSE_ENGINE": "postgres",
+            "LAKEHOUSE_POSTGRES_HOST": str(address.hostname),
+            "LAKEHOUSE_POSTGRES_PORT": str(address.port),
+            "LAKEHOUSE_POSTGRES_USER": unquote(str(address.username)),
+            "LAKEHOUSE_POSTGRES_PASSWORD": unquote(str(address.password)),
+            "LAKEHOUSE_POSTGRES_DATABASE": name,
+        }
+        server = address._replace(path="/postgres").geturl()
+        if not self._ask(server, f"select 1 from pg_database where datname = '{name}'"):
+            self._ask(server, f"create database {name}")
+        for (schema,) in self.ask(
+            "select nspname from pg_namespace where nspname not like 'pg~_%' escape '~' and nspname not in "
+            "('information_schema', 'public')"
+        ):
+            self.ask(f'drop schema "{schema}" cascade')
+
+    def sql(self, statement: str) -> list[Row]:
+        translated = ";".join(sqlglot.transpile(statement, read="duckdb", write="postgres"))
+        # A series is a set of rows here, and a list in DuckDB.
+        return self.ask(re.sub(r"UNNEST\((GENERATE_SERIES\([^()]*\))\)", r"\1", translated))
+
+    def ask(self, statement: str) -> list[Row]:
+        """Run one statement of PostgreSQL's own."""
+        return self._ask(self.address, statement)
+
+    def columns(self, schema: str, table: str) -> list[tuple[str, str]]:
+        found = self.ask(
+            "select column_name, data_type from information_schema.columns "
+            f"where table_schema = '{schema}' and table_name = '{table}' order by ordinal_position"
+        )
+        return [(str(name), str(kind)) for name, kind in found]
+
+    def copy(self, relation: str, file: Path) -> None:
+        """Append the rows of a CSV file without a header."""
+        import psycopg2
+
+        with psycopg2.connect(self.address) as connection, connection.cursor() as cursor, file.open() as rows:
+            cursor.copy_expert(f"copy {relation} from stdin with (format csv)", rows)
+        connection.close()
+
+    def _ask(self, address: str, statement: str) -> list[Row]:
+        import psycopg2
+
+        connection = psycopg2.connect(address, options="-c timezone=UTC")
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+
 def new_database(engine: str, path: Path) -> Database:
     """An empty database: the file at a path, or this worker's catalog."""
     if engine == "duckdb":
         return DuckDB(path)
     # Workers of pytest-xdist run at the same time: gw0, gw1, …
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    return Trino(f"test{int(worker) + 1}")
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return Postgres(f"test{worker + 1}") if engine == "postgres" else Trino(f"test{worker + 1}")
 
 
 def raw_rows_of(path: Path, database: Database, schema: str = "raw") -> None:
@@ -171,6 +236,32 @@ def raw_rows_of(path: Path, database: Database, schema: str = "raw") -> None:
             relation = connection.sql(f'from "{schema}"."{table}"')
             columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
             replace(catalog, (schema, table), columns, relation.to_arrow_reader(10_000))
+
+
+def raw_rows_to_postgres(path: Path, database: Postgres, schema: str = "raw") -> None:
+    """Copy every raw table of a DuckDB file into PostgreSQL, typed as Airbyte's destination does."""
+    types = {"DOUBLE": "double precision", "JSON": "jsonb"}
+
+    def typed(kind: object) -> str:
+        name = str(kind)
+        return "jsonb" if name.startswith("STRUCT") or name.endswith("[]") else types.get(name, name)
+
+    database.ask(f"create schema {schema}")
+    with connect(path) as connection, tempfile.TemporaryDirectory() as folder:
+        connection.execute("set TimeZone = 'UTC'")
+        tables = connection.execute(
+            "select table_name from duckdb_tables() where schema_name = ? and not starts_with(table_name, '_')",
+            [schema],
+        ).fetchall()
+        for (table,) in tables:
+            relation = connection.sql(f'from "{schema}"."{table}"')
+            columns = {name: typed(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
+            declared = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+            database.ask(f'create table "{schema}"."{table}" ({declared})')
+            file = Path(folder) / f"{table}.csv"
+            values = (f'to_json("{name}")' if kind == "jsonb" else f'"{name}"' for name, kind in columns.items())
+            relation.project(", ".join(values)).to_csv(str(file), header=False)
+            database.copy(f'"{schema}"."{table}"', file)
 
 
 def _session(ca_bundle: str) -> Any:

@@ -20,10 +20,10 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from lakehouse_analytics.dbt.lint.atomic_writes import lint
 from lakehouse_analytics.dbt.run_results import DbtResult
 from lakehouse_analytics.dbt.runner import DbtRunner, DbtSession
 from lakehouse_analytics.engines.duckdb.database import connect
+from lakehouse_analytics.engines.trino.atomic_writes import lint
 from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
 from lakehouse_analytics.settings import repository_root
 

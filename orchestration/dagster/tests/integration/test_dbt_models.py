@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.dbt.runner import DbtSession
-from lakehouse_analytics.engines.registry import dbt_runner
+from lakehouse_analytics.engines.resources import dbt_runner
 from lakehouse_analytics.settings import Settings
 
 from .daemon import new_lake

@@ -17,7 +17,7 @@ from lakehouse_analytics.settings import Settings
 from .conftest import BELOW_A, EVERYTHING, Lakehouse, Outcome
 from .databases import DuckDB
 
-pytestmark = pytest.mark.engine("duckdb", "trino")
+pytestmark = pytest.mark.engine("duckdb", "trino", "postgres")
 
 
 def test_everything_is_built_layer_by_layer_with_its_metadata(lakehouse: Lakehouse) -> None:

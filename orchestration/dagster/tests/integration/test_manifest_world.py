@@ -14,7 +14,7 @@ import duckdb
 import pytest
 from lakehouse_analytics.dbt.prepare import prepare
 from lakehouse_analytics.dbt.project import DbtProject, ManifestError
-from lakehouse_analytics.engines.registry import dbt_runner
+from lakehouse_analytics.engines.resources import dbt_runner
 from lakehouse_analytics.settings import Settings
 
 from .conftest import Lakehouse

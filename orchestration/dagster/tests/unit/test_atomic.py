@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lakehouse_analytics.dbt.lint.atomic_writes import lint
 from lakehouse_analytics.dbt.lint.findings import Finding, warnings
+from lakehouse_analytics.engines.trino.atomic_writes import lint
 from manifests import PROJECT, Manifest
 
 CONTRACT = {"enforced": True, "alias_types": True}

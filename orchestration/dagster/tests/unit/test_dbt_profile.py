@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from lakehouse_analytics.cli import demo
 from lakehouse_analytics.dbt import prepare
-from lakehouse_analytics.dbt.profile import Jinja, ProfileError, database_of
+from lakehouse_analytics.dbt.profile import Jinja, ProfileError
 from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 from lakehouse_analytics.doctor import data, project
 from lakehouse_analytics.doctor.probe import Known, Status
+from lakehouse_analytics.engines.duckdb import database_of
 from lakehouse_analytics.engines.duckdb.resource import DuckDBResource
-from lakehouse_analytics.engines.registry import engine
+from lakehouse_analytics.engines.resources import engine
 from lakehouse_analytics.settings import Settings, SettingsError
 from manifests import medallion
 
@@ -61,7 +62,7 @@ def problem() -> str:
 
 def test_an_ordinary_project_needs_nothing_else(shop: Path) -> None:
     settings = Settings.load()
-    assert (settings.target, settings.profiles_dir, settings.on_trino) == ("dev", shop, False)
+    assert (settings.target, settings.profiles_dir, settings.engine_type.name) == ("dev", shop, "duckdb")
     assert settings.duckdb_path == shop / "warehouse" / "shop.duckdb"
     assert settings.target_path == shop / "target" / "dev"
 
@@ -83,7 +84,7 @@ def test_the_target(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], 
         monkeypatch.setenv(name, value)
     settings = Settings.load()
     assert settings.target == target
-    assert settings.on_trino == (target == "trino")
+    assert (settings.engine_type.name == "trino") == (target == "trino")
 
 
 def test_the_environments_target_is_only_preferred(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +122,8 @@ def test_no_profiles_at_all_names_the_variable(shop: Path, tmp_path: Path) -> No
     (shop / "profiles.yml").unlink()
     assert problem() == (
         f"There is no profiles.yml in {shop} and none in {tmp_path / 'home' / '.dbt'}. Set LAKEHOUSE_DBT_PROFILES_DIR "
-        "to the folder of the file that has profile `shop`, or write one with a target of type duckdb or trino."
+        "to the folder of the file that has profile `shop`, or write one with a target of type duckdb, trino or "
+        "postgres."
     )
 
 
@@ -180,7 +182,7 @@ def test_a_wrong_profile_names_the_file(shop: Path, text: str, message: str) -> 
     ("target", "message"),
     [
         ("nowhere", "has no target `nowhere`, which LAKEHOUSE_DBT_TARGET names; it has: certificate, cloud,"),
-        ("warehouse", "has type snowflake; this version runs on duckdb and trino"),
+        ("warehouse", "has type snowflake; this version runs on duckdb, trino and postgres"),
         ("unset", "`path` of target `unset` reads the environment variable SHOP_FILE, which is not set."),
         ("odd", "`path` of target `odd` cannot be rendered: 'run_query' is undefined"),
         ("var", "reads the variable `file` (dbt's --vars; LAKEHOUSE_DBT_VARS), which is not set."),
@@ -441,7 +443,7 @@ def test_a_template_is_rendered_as_dbt_renders_it(monkeypatch: pytest.MonkeyPatc
             {"LAKEHOUSE_DBT_PROFILES_DIR": "/nowhere"},
             "LAKEHOUSE_DBT_PROFILES_DIR names /nowhere, which has no profiles.yml.",
         ),
-        ({"LAKEHOUSE_DBT_TARGET": "warehouse"}, "has type snowflake; this version runs on duckdb and trino."),
+        ({"LAKEHOUSE_DBT_TARGET": "warehouse"}, "has type snowflake; this version runs on duckdb, trino and postgres."),
     ],
 )
 def test_doctor_finds_a_profile_that_cannot_be_used(

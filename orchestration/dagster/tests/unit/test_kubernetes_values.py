@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
-from lakehouse_analytics.settings import REQUIRED_IN_PROD, Settings
+from lakehouse_analytics.engines.registry import ENGINES
+from lakehouse_analytics.settings import Settings
 
 ROOT = Path(__file__).parents[4]
 VALUES = ROOT / "infrastructure" / "kubernetes" / "dagster"
@@ -43,7 +44,7 @@ def test_every_variable_is_one_that_is_read(values: dict[str, Any]) -> None:
 def test_production_has_every_variable_that_it_demands() -> None:
     env = deployment(PROD)["env"]
     assert env["LAKEHOUSE_ENV"] == "prod"
-    assert {f"LAKEHOUSE_{name.upper()}" for name in REQUIRED_IN_PROD} <= env.keys()
+    assert {f"LAKEHOUSE_{name.upper()}" for name in (*ENGINES["trino"].required_in_prod, "timezone")} <= env.keys()
 
 
 def test_the_local_deployment_differs_in_its_engine_and_tag_only() -> None:

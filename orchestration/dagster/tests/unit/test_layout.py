@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
+
+from lakehouse_analytics.engines.registry import ENGINES
 
 TESTS = Path(__file__).resolve().parents[1]
 CODE, ROOT = TESTS.parent, TESTS.parents[2]
@@ -18,6 +21,21 @@ def test_no_folder_hides_an_installed_package() -> None:
     installed = {*packages_distributions(), *sys.stdlib_module_names} - {"tests"}
     assert names >= {"unit", "definitions", "integration"}
     assert not names & installed
+
+
+def test_only_engines_are_asked_which_engine_they_are() -> None:
+    """What builds and checks asks for capabilities (`EngineType`), so that a new engine needs no change there."""
+    package = CODE / "lakehouse_analytics"
+    # They name engines for people, or look at one engine's own servers and files.
+    may = {"engines", "settings", "doctor", "ingest"}
+    named = {
+        f"{path.relative_to(package)}:{node.lineno}"
+        for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] not in may
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in ENGINES
+    }
+    assert {name for name in named if not name.startswith("common/redact.py")} == set()  # schemes of URLs
 
 
 def _tools(folder: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.checks.row_counts import Counted
-from lakehouse_analytics.checks.window_counts import Bins, read_window_counts, window_count_sql
+from lakehouse_analytics.checks.window_counts import read_window_counts, window_count_sql
 from lakehouse_analytics.contract.models import Grain
+from lakehouse_analytics.engines.windows import Bins
 from lakehouse_analytics.partitions.definitions import Span, windows
 
 from .test_partitions import NOW, at, calendar

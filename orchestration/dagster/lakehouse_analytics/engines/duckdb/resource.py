@@ -7,8 +7,21 @@ from typing import ClassVar
 
 import dagster as dg
 
+from lakehouse_analytics.dbt.profile import ProfileError
 from lakehouse_analytics.engines.base import FOR_GOOD, Reason
 from lakehouse_analytics.engines.duckdb.database import connect
+from lakehouse_analytics.settings import Settings
+
+
+def of(settings: Settings) -> "DuckDBResource":
+    """The resource of an environment."""
+    try:
+        is_file = settings.profile.database_file is not None
+    except ProfileError:
+        is_file = True
+    return DuckDBResource(
+        path=str(settings.duckdb_path) if is_file else None, lock_timeout=settings.duckdb_lock_timeout
+    )
 
 
 class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]

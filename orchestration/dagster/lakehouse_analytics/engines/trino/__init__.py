@@ -1,1 +1,77 @@
-"""Trino: its resource, its client, and what its failures mean."""
+"""Trino over Iceberg: dbt-trino."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lakehouse_analytics.engines.engine_type import EngineType
+
+if TYPE_CHECKING:
+    from lakehouse_analytics.dbt.lint.findings import Finding
+    from lakehouse_analytics.dbt.profile import Profile
+    from lakehouse_analytics.engines.windows import Bins
+    from lakehouse_analytics.settings import Settings
+
+
+class Trino(EngineType):
+    """A cluster, whose tables are Iceberg's."""
+
+    name = "trino"
+    title = "Trino"
+    naming_fields = ("database", "catalog", "schema")
+    connection_fields = (
+        "host", "port", "http_scheme", "user", "method", "password", "jwt_token", "client_certificate",
+        "client_private_key", "cert",
+    )  # fmt: skip
+    same_as_profile = {  # noqa: RUF012
+        "trino_host": ("host",),
+        "trino_port": ("port",),
+        "trino_catalog": ("database", "catalog"),
+    }
+    required_in_prod = ("trino_host", "trino_user", "trino_catalog")
+    local_target = "trino"
+    iceberg = True
+    raw_tables = "iceberg"
+
+    def database(self, fields: Mapping[str, Any]) -> str:
+        """The catalog."""
+        return str(fields.get("database") or fields.get("catalog") or "")
+
+    def settings_of(self, profile: Profile) -> dict[str, Any]:
+        """See `engines/trino/profile.py`."""
+        from lakehouse_analytics.engines.trino.profile import connection_of
+
+        return connection_of(profile)
+
+    def log_in_of(self, profile: Profile) -> dict[str, Any]:
+        """See `engines/trino/profile.py`."""
+        from lakehouse_analytics.engines.trino.profile import log_in_of
+
+        return log_in_of(profile)
+
+    def location(self, settings: Settings) -> str:
+        """The catalog and the coordinator."""
+        server = f"{settings.trino_http_scheme}://{settings.trino_host}:{settings.trino_port}"
+        queries = f"  (queries: {settings.trino_ui_url}/ui/)" if settings.trino_ui_url else ""
+        return f"The catalog: {settings.trino_catalog} on {server}{queries}"
+
+    def bucketed(self, relation: str, time: str, bins: Bins) -> str:
+        """By `width_bucket`."""
+        from lakehouse_analytics.engines.windows import DATES
+
+        seconds = (
+            f"case when typeof({time}) = 'date' then {DATES} + 86400e0 * date_diff('day', date '1970-01-01', "
+            f"cast({time} as date)) when typeof({time}) like '%with time zone' "
+            f"then to_unixtime(cast({time} as timestamp(6) with time zone)) "
+            f"else to_unixtime(with_timezone(cast({time} as timestamp(6)), 'UTC')) end"
+        )
+        borders = ", ".join(f"{border}e0" for border in bins.borders)
+        bucket = f"width_bucket({seconds}, array[{borders}])"
+        return f"select *, {bucket} as lakehouse_bucket from {relation} where {bins.near(time)}"  # noqa: S608
+
+    def lint(self, manifest: Mapping[str, Any]) -> list[Finding]:
+        """Every statement is a commit of its own."""
+        from lakehouse_analytics.engines.trino.atomic_writes import lint
+
+        return lint(manifest)

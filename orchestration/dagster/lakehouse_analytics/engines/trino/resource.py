@@ -29,6 +29,11 @@ _LOGGER = logging.getLogger(__name__)
 WORTH_IT = 20
 
 
+def of(settings: Settings) -> "TrinoResource":
+    """The resource of an environment."""
+    return TrinoResource.of(settings)
+
+
 class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """A Trino coordinator. `settings.py` documents the fields.
 

@@ -1,0 +1,27 @@
+"""The resources of the code location that a target needs."""
+
+from __future__ import annotations
+
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.dbt.runner import DbtRunner
+from lakehouse_analytics.engines.base import Engine
+from lakehouse_analytics.settings import Settings
+
+
+def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
+    """dbt for this target."""
+    return DbtRunner(
+        project_dir=str(project.project_dir),
+        profiles_dir=str(project.profiles_dir),
+        target=project.target,
+        target_path=str(project.target_path),
+        environment=settings.dbt_environment(),
+        # Where the machine sets this variable, it overrides the profile's `cert`.
+        database_environment={"REQUESTS_CA_BUNDLE": str(settings.trino_ca_bundle)} if settings.trino_ca_bundle else {},
+    )
+
+
+def engine(settings: Settings, graph: Graph) -> Engine:
+    """The database that dbt builds in."""
+    return graph.engine.resource(settings)
