@@ -29,6 +29,7 @@ export VIRTUAL_ENV := $(VENV)
 
 RUNTIME := $(VENV)/.runtime
 DEV     := $(VENV)/.dev
+DOCS    := $(VENV)/.docs
 
 ##@ Use it
 .PHONY: demo
@@ -122,14 +123,62 @@ test-trino: $(DEV) stack-up ## The integration tests on the real engine
 test-fast: $(DEV) ## Unit and definitions tests only
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions $(ARGS)
 
-.PHONY: lint
-lint: $(DEV) ## Format, lint, types, SQL, YAML; changes nothing
+.PHONY: coverage
+coverage: $(DEV) ## Line and branch coverage of the fast tests: a table, and .coverage-html/index.html
+	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions --cov --cov-config=pyproject.toml --cov-report= $(ARGS)
+	@coverage html --quiet
+	@coverage report
+
+# One target per tool: .pre-commit-config.yaml runs those that a commit's files concern.
+LINTERS := lint-python lint-types lint-imports lint-yaml lint-sql lint-spelling
+.PHONY: lint $(LINTERS)
+lint: $(LINTERS) ## Format, lint, types, imports, SQL, YAML, spelling, words; changes nothing
+
+lint-python: $(DEV)
 	ruff format --check .
 	ruff check .
+
+lint-types: $(DEV)
 	cd $(CODE) && mypy
+
+lint-imports: $(DEV)
 	cd $(CODE) && lint-imports --no-logo --no-cache
+
+lint-yaml: $(DEV)
 	yamllint --strict .
+
+lint-sql: $(DEV)
 	sqlfluff lint dbt
+
+# Misspellings, in everything that is tracked. The tests misspell on purpose.
+lint-spelling: $(DEV)
+	git ls-files -z -- ':!*.lock' ':!*.png' ':!LICENSE' ':!$(CODE)/tests' | xargs -0 codespell --ignore-words .codespell/names.txt
+
+# Words to avoid, in the documentation and in what people configure (CONTRIBUTING.md, Words).
+lint-words: $(DEV)
+	git ls-files -z -- $(PROSE) | xargs -0 codespell --config .codespell/avoid.cfg --dictionary=- --dictionary=.codespell/avoid.txt
+PROSE := '*.md' '*.yaml' '*.yml' '*.sql' '*.toml' '*.sh' .ci .env.example .github Makefile charts infrastructure benchmarks
+
+# Mermaid is served by the site itself. Without npm, which fetches it, the pages load it from a CDN.
+MERMAID_VERSION := 11.17.2
+MERMAID_SHA256  := 581ed7d74bd9048d0e3a91363927d72ef22942d7722546b27f7cc29e35390eb8
+MERMAID         := $(if $(shell command -v npm),$(TOOLS)/mermaid-$(MERMAID_VERSION).min.js)
+
+.PHONY: docs
+docs: $(DOCS) $(MERMAID) ## Build the documentation site into .site; a broken link or diagram fails
+	@$(if $(MERMAID),node infrastructure/docs/check_diagrams.cjs $(MERMAID) *.md docs/*.md docs/adr/*.md)
+	@$(MKDOCS) build --strict --clean --quiet
+	@echo "The site is in .site"
+
+.PHONY: docs-serve
+docs-serve: $(DOCS) $(MERMAID) ## The documentation site on localhost:8000, built again at every change
+	@$(MKDOCS) serve --dev-addr 127.0.0.1:8000
+
+MKDOCS = NO_MKDOCS_2_WARNING=1 DOCS_MERMAID=$(MERMAID) mkdocs
+
+.PHONY: pre-commit
+pre-commit: $(DEV) ## Run the linters at every commit, on what it changes
+	@pre-commit install
 
 .PHONY: format
 format: $(DEV) ## Format Python and SQL
@@ -179,6 +228,7 @@ lock: $(DEV) ## Lock the dependencies again: hashes, no registry address
 	cd $(CODE) && uv pip compile pyproject.toml --extra local $(LOCK_OPTIONS) -c requirements.lock -o requirements-local.lock
 	cd $(CODE) && uv pip compile pyproject.toml --extra dev $(LOCK_OPTIONS) -c requirements-local.lock \
 		-o requirements-dev.lock
+	cd $(CODE) && uv pip compile --group docs $(LOCK_OPTIONS) -c requirements-dev.lock -o requirements-docs.lock
 	cd $(CODE) && uv pip compile --group build $(LOCK_OPTIONS) -c requirements-local.lock -o requirements-build.lock
 	cd connectors && uv pip compile faker.in $(LOCK_OPTIONS) -o faker.lock
 	cd infrastructure/local && uv pip compile requirements.in $(LOCK_OPTIONS) -o requirements.lock
@@ -190,7 +240,7 @@ LOCK_OPTIONS := --upgrade --universal --python-version 3.11 --generate-hashes --
 clean: ## Remove environments, data, runs and caches; downloads outside the tree stay
 	@if [ -d .stack/run ] && [ -n "$$(ls .stack/run)" ]; then LAKEHOUSE_STACK_DIR=.stack infrastructure/local/stack.sh down; fi
 	rm -rf .stack
-	rm -rf .venv .tools .connectors .data .dagster_home dbt/target dbt/logs dbt/dbt_packages
+	rm -rf .venv .tools .site .coverage .coverage-html .connectors .data .dagster_home dbt/target dbt/logs dbt/dbt_packages
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis $(CODE)/.mypy_cache $(CODE)/*.egg-info
 	find $(CODE) benchmarks infrastructure -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -211,6 +261,13 @@ $(TOOLS)/bin/helm:
 	@echo "Building helm into .tools (once)"
 	@GOBIN=$(TOOLS)/bin go install -ldflags "-s -w" helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
 
+$(TOOLS)/mermaid-$(MERMAID_VERSION).min.js:
+	@echo "Fetching Mermaid into .tools (once)"
+	@mkdir -p $(TOOLS)
+	@cd $(TOOLS) && tar -xzOf "$$(npm pack --silent mermaid@$(MERMAID_VERSION))" package/dist/mermaid.min.js > $@
+	@rm -f $(TOOLS)/mermaid-$(MERMAID_VERSION).tgz
+	@$(PYTHON) -c 'import hashlib, sys; sys.exit(hashlib.sha256(open("$@", "rb").read()).hexdigest() != "$(MERMAID_SHA256)" and "$@ is not the file that the Makefile has the hash of")'
+
 # Stamps are written last: an interrupted install is done again.
 $(RUNTIME): $(CODE)/requirements-local.lock $(CODE)/pyproject.toml | $(TOOLS)/bin/uv
 	@echo "Installing the runtime into .venv (once)"
@@ -222,5 +279,10 @@ $(RUNTIME): $(CODE)/requirements-local.lock $(CODE)/pyproject.toml | $(TOOLS)/bi
 
 $(DEV): $(CODE)/requirements-dev.lock $(RUNTIME)
 	@echo "Installing the development tools into .venv (once)"
+	@$(TOOLS)/bin/uv pip install --quiet $(HASHES) -r $<
+	@touch $@
+
+$(DOCS): $(CODE)/requirements-docs.lock $(RUNTIME)
+	@echo "Installing MkDocs into .venv (once)"
 	@$(TOOLS)/bin/uv pip install --quiet $(HASHES) -r $<
 	@touch $@
