@@ -106,6 +106,6 @@ if [ -z "${DAGSTER_HOME:-}" ]; then
   DAGSTER_HOME=$_root/.dagster_home
   [ "${LAKEHOUSE_ENV:-local}" = local ] || DAGSTER_HOME=$DAGSTER_HOME/$LAKEHOUSE_ENV
 fi
-# The materialisations of a run of many partitions are stored together.
+# Stores the materializations of a run of many partitions in batches.
 : "${DAGSTER_EVENT_BATCH_SIZE:=1000}"
 unset _root _stack _value
