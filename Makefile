@@ -167,7 +167,7 @@ MERMAID         := $(if $(shell command -v npm),$(TOOLS)/mermaid-$(MERMAID_VERSI
 .PHONY: docs
 docs: $(DOCS) $(MERMAID) ## Build the documentation site in .site; broken links and diagrams are errors
 	@$(if $(MERMAID),node infrastructure/docs/check_diagrams.cjs $(MERMAID) *.md docs/*.md docs/adr/*.md)
-	@$(MKDOCS) build --strict --clean --quiet
+	@$(MKDOCS) build --strict --clean
 	@echo "The site is in .site"
 
 .PHONY: docs-serve
