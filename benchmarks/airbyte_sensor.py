@@ -105,9 +105,10 @@ def main() -> None:
     wrong = []
     if figures["quiet tick"]["requests"] != 1:
         wrong.append("a quiet tick is more than one request")
-    if ours.told != dict.fromkeys(jobs, 1):
+    if ours.reported != dict.fromkeys(jobs, 1):
         wrong.append(
-            f"{len({*jobs} - ours.told.keys())} jobs lost, {sum(n > 1 for n in ours.told.values())} told twice"
+            f"{len({*jobs} - ours.reported.keys())} jobs lost, "
+            f"{sum(n > 1 for n in ours.reported.values())} reported twice"
         )
     for tick, stored in ((together, 2 * options.together), (empty, options.together)):
         # Beside them the newest one, twice, and what is left of a page.
@@ -190,7 +191,7 @@ class Ours:
         self.instance, self.simulator = instance, simulator
         self.sensor = airbyte_sync_sensor(Listening(graph, airbyte, inventory, "http://localhost", 3600))
         self.cursor: str | None = None
-        self.told: Counter[int] = Counter()
+        self.reported: Counter[int] = Counter()
         self.longest = 0
 
     def tick(self, *, keep: bool = False) -> dict[str, Any]:
@@ -209,7 +210,7 @@ class Ours:
             for event in result.asset_events
             if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == CHECK
         ]
-        self.told.update(jobs)
+        self.reported.update(jobs)
         if keep:
             for event in result.asset_events:
                 self.instance.report_runless_asset_event(event)

@@ -1,7 +1,7 @@
 """A year of days in one run of Dagster, against bare dbt on the same windows, and against a run a day.
 
 All of it on the same rows, in one go; the instance in the stack's PostgreSQL, as in production, or in SQLite. Each side
-is a whole process, started cold, as a launcher starts it. A run a day is measured on some days and told per run;
+is a whole process, started cold, as a launcher starts it. A run per day is measured on some days and reported per run;
 multiplying is left to the reader.
 """
 

@@ -46,7 +46,7 @@ def main() -> None:
         _progress("parsing the dbt project of dagster-dbt's side")
         stock = Stock(Path(folder), truth)
         _progress("measuring")
-        # Trino compiles what it runs often; let nobody profit from coming second.
+        # Trino compiles what it runs often; no side may profit from coming second.
         lake.batched(truth)
         stock.count([*truth][: max(1, options.tables // 10)])
 
@@ -232,7 +232,7 @@ def _take_stack() -> None:
     os.environ["LAKEHOUSE_ENV"] = "trino"
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["DBT_SEND_ANONYMOUS_USAGE_STATS"] = "false"
-    # These win over the private certificate authority that dbt's adapter is told of.
+    # These override the private certificate authority that dbt's adapter is configured with.
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         os.environ.pop(name, None)
 

@@ -1,7 +1,7 @@
 """What the UI asks of a large instance: 500 daily assets with three years of partitions, in the stack's PostgreSQL.
 
 Asks a real webserver what its pages ask, once cold and then warm, and fails when a warm answer takes a second or more.
-The UI asks the status of 10 assets at a time (`live-data-provider/util.ts`); of all at once is told, and has no limit.
+The UI asks the status of 10 assets at a time (`live-data-provider/util.ts`); all at once is only reported.
 Evaluations of checks are not filled in.
 """
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def fill(days: int) -> list[list[str]]:
-    """Materialise every partition of every asset; their keys."""
+    """Materialize every partition of every asset; their keys."""
     import dagster as dg
     from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
     from dagster._core.events.log import EventLogEntry
@@ -87,7 +87,7 @@ def fill(days: int) -> list[list[str]]:
                 entries.append(EventLogEntry(*said))  # type: ignore[no-untyped-call]
             instance.event_log_storage.store_event_batch(entries)
     events = len(keys) * len(partitions)
-    print(f"{events:,} materialisations stored in {time.perf_counter() - began:.0f} s")
+    print(f"{events:,} materializations stored in {time.perf_counter() - began:.0f} s")
     return [[*key.path] for key in keys]
 
 

@@ -114,6 +114,6 @@ if [ -z "${DAGSTER_HOME:-}" ]; then
     DAGSTER_HOME=$DAGSTER_HOME/$_engine
   fi
 fi
-# The materialisations of a run of many partitions are stored together.
+# Stores the materializations of a run of many partitions in batches.
 : "${DAGSTER_EVENT_BATCH_SIZE:=1000}"
 unset _root _stack _value _engine _trino

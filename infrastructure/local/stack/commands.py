@@ -142,16 +142,16 @@ def _download(folder: Path) -> str:
 
 def _start(layout: Layout, settings: Settings, name: str) -> str:
     part, server = parts(settings)[name], _server(layout, name)
-    told = "runs already"
+    state = "runs already"
     if server.pid() is None:
         for port, number in part.ports.items():
             _demand_free(number, port)
         part.program.start(layout, settings)
-        told = "started"
+        state = "started"
     server.wait_ready(partial(part.program.ready, settings), part.seconds)
     if name == "postgres":
         postgres.prepare(settings)
-    return told
+    return state
 
 
 def _end(layout: Layout, name: str, action: str) -> str:
@@ -174,7 +174,7 @@ def _demand_usable(layout: Layout, known: Settings | None) -> None:
         if layout.postgres.exists():
             raise StackError(
                 f"{layout.settings} is missing, and with it the passwords of {layout.postgres}: "
-                f"restore it, or remove {layout.state} to start anew"
+                f"restore it, or remove {layout.state} to start over"
             )
         return
     asked = remembered.asked_ports(os.environ)

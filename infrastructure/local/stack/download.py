@@ -56,8 +56,8 @@ def _archive(repository: Path, lock: int) -> Path:
         capture_output=True, text=True, check=False, pass_fds=[lock],  # Maven may outlive us, and goes on writing
     )  # fmt: skip
     if done.returncode or not fetched.exists():
-        told = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-15:])
-        raise StackError(f"Maven could not fetch {COORDINATE}; a second start resumes. It said:\n{told}")
+        output = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-15:])
+        raise StackError(f"Maven could not fetch {COORDINATE}; a second start resumes. Its output:\n{output}")
     if (have := _sha256(fetched)) != SHA256:
         shutil.rmtree(repository)
         raise StackError(f"{COORDINATE} has the sha256 {have}, expected {SHA256}: thrown away, nothing was unpacked")
@@ -70,7 +70,7 @@ def _sha256(path: Path) -> str:
 
 
 def _unpack(archive: Path, home: Path) -> None:
-    """Unpack aside, whole because plugins share files through hard links, then drop what nobody needs."""
+    """Unpack aside, whole because plugins share files through hard links, then drop what is not needed."""
     for left in home.parent.glob(".trino-*"):
         shutil.rmtree(left, ignore_errors=True)
     building = Path(tempfile.mkdtemp(prefix=".trino-", dir=home.parent))

@@ -10,7 +10,7 @@ from stack.terminal import say
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600 in one step: a reader sees the old text or the new one, nobody else sees either."""
+    """Write a file of mode 0600 in one step: only its owner can read it, the old text or the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)

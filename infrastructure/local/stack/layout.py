@@ -30,7 +30,7 @@ class Layout:
 
     @property
     def lock(self) -> Path:
-        """Held by the one command that changes this stack."""
+        """Lock of the one command that changes this stack."""
         return self.state / "lock"
 
     @property
@@ -49,7 +49,7 @@ class Layout:
 
     @property
     def etc(self) -> Path:
-        """Trino's configuration, written anew at each start."""
+        """Trino's configuration, written at each start."""
         return self.state / "etc"
 
     def node_etc(self, node: str) -> Path:

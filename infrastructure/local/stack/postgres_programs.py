@@ -19,8 +19,8 @@ def programs(data: Path) -> Path:
     found: dict[str, Path] = {}
     for folder in _candidates():
         if (folder / "initdb").exists() and (folder / "postgres").exists():
-            told = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
-            found.setdefault(told.split()[2].split(".")[0], folder)  # "postgres (PostgreSQL) 18.4"
+            said = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+            found.setdefault(said.split()[2].split(".")[0], folder)  # "postgres (PostgreSQL) 18.4"
     if found and wanted is None:
         return next(iter(found.values()))
     if wanted in found:
@@ -66,8 +66,8 @@ def as_user(uid: int) -> list[str]:
     if setpriv is None:
         raise StackError("PostgreSQL refuses to run as root: install `setpriv` (util-linux), or use another user")
     words = [setpriv, f"--reuid={uid}", f"--regid={pwd.getpwuid(uid).pw_gid}", "--clear-groups"]
-    told = subprocess.run([setpriv, "--dump"], capture_output=True, text=True, check=True).stdout
-    have = next((line.split(":")[1] for line in told.splitlines() if line.startswith("Capability bounding set:")), "")
+    dump = subprocess.run([setpriv, "--dump"], capture_output=True, text=True, check=True).stdout
+    have = next((line.split(":")[1] for line in dump.splitlines() if line.startswith("Capability bounding set:")), "")
     capabilities = [word.strip() for word in have.split(",")]
     if "setpcap" in capabilities:
         for capability in PASS_THROUGH:

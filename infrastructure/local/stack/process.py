@@ -1,4 +1,4 @@
-"""Starting, recognising and ending the servers, which outlive the command that started them."""
+"""Starting, recognizing and ending the servers, which outlive the command that started them."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ class Server:
     """One process of the stack.
 
     `mark` is an argument that no other process has: it holds a path of this stack. A process id that the system gave
-    to somebody else since is recognised by its absence, whatever the clock did meanwhile.
+    to somebody else since is recognized by its absence, whatever the clock did meanwhile.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Server:
 
 
 def _left_after(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Wait until all have ended; those that have not. A zombie has: in a container nobody may ever bury it."""
+    """Wait until all have ended; those that have not. A zombie has: a container may have no process to reap it."""
     deadline = time.monotonic() + seconds
     left = [process for process in processes if _runs(process)]
     while left and time.monotonic() < deadline:

@@ -68,7 +68,7 @@ def load(path: Path) -> Settings | None:
         values = {f.name: known[f.name] for f in fields(Settings) if f.name in known or f.default is MISSING}
         return Settings(**(values | {"worker_ports": tuple(map(int, values.get("worker_ports", ())))}))
     except (ValueError, TypeError, KeyError) as error:
-        raise StackError(f"{path} is damaged ({error!r}): restore it, or remove {path.parent} to start anew") from None
+        raise StackError(f"{path} is damaged ({error!r}): restore it, or remove {path.parent} to start over") from None
 
 
 def load_or_create(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -133,7 +133,7 @@ def _new(asked: Mapping[str, int]) -> Settings:
 
 
 def free_port(first: int, taken: Iterable[int] = ()) -> int:
-    """The first port from `first` on that nobody listens on, and that is not `taken`."""
+    """The first port from `first` on that is free, and that is not `taken`."""
     for port in range(first, min(first + 500, 65536)):
         if port not in taken and is_free(port):
             return port

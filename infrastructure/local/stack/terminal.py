@@ -16,8 +16,8 @@ def step(name: str, work: Callable[[], str]) -> None:
     began = time.monotonic()
     say(f"{name:<9} … ", end="")
     try:
-        told = work()
+        result = work()
     except BaseException:
         say("failed")
         raise
-    say(f"{told} ({time.monotonic() - began:.1f} s)")
+    say(f"{result} ({time.monotonic() - began:.1f} s)")

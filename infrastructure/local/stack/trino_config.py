@@ -42,7 +42,7 @@ def heap(environment: Mapping[str, str]) -> str:
 
 
 def java_options(layout: Layout, environment: Mapping[str, str], node: str = "trino") -> list[str]:
-    """What Java is told besides the modules that it has."""
+    """The options of the Java virtual machine."""
     return [
         *JVM,
         f"-Xmx{heap(environment)}",
