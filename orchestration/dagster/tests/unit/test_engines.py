@@ -104,7 +104,7 @@ def test_every_engine_has_a_folder_a_target_to_develop_with_and_a_place_in_the_d
     engine = ENGINES[name]
     assert type(engine).__module__ == f"lakehouse_analytics.engines.{name}"
     assert f"  {engine.local_target}:\n      type: {name}\n" in (repository_root() / "dbt" / "profiles.yml").read_text()
-    assert f"## {engine.title}" in (repository_root() / "docs" / "engines.md").read_text()
+    assert f"| {engine.title} |" in (repository_root() / "docs" / "engines.md").read_text()
     assert {*engine.same_as_profile, *engine.required_in_prod} <= Settings.model_fields.keys()
     assert engine.bucketed is not EngineType.bucketed
 
