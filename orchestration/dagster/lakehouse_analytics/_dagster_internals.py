@@ -53,9 +53,6 @@ if TYPE_CHECKING:
     from dagster._core.storage.dagster_run import FINISHED_STATUSES as FINISHED_STATUSES
     from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as AssetCheckExecutionsTable
     from dagster._core.storage.event_log.schema import AssetEventTagsTable as AssetEventTagsTable
-    from dagster._core.storage.event_log.schema import ConcurrencyLimitsTable as ConcurrencyLimitsTable
-    from dagster._core.storage.event_log.schema import ConcurrencySlotsTable as ConcurrencySlotsTable
-    from dagster._core.storage.event_log.schema import PendingStepsTable as PendingStepsTable
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable as SqlEventLogStorageTable
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage as SqlEventLogStorage
     from dagster._core.storage.runs.schema import RunsTable as RunsTable
@@ -121,9 +118,6 @@ USED: dict[str, tuple[str, ...]] = {
     "dagster._core.storage.event_log.schema": (
         "AssetCheckExecutionsTable",
         "AssetEventTagsTable",
-        "ConcurrencyLimitsTable",
-        "ConcurrencySlotsTable",
-        "PendingStepsTable",
         "SqlEventLogStorageTable",
     ),
     "dagster._core.storage.event_log.sql_event_log": ("SqlEventLogStorage",),

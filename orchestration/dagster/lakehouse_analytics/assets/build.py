@@ -39,7 +39,7 @@ from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
 from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll
 from lakehouse_analytics.keys import asset_key, check_key
-from lakehouse_analytics.locks import Writers, slot_of
+from lakehouse_analytics.locks import TableLocks, lock_name
 from lakehouse_analytics.partitions.definitions import TOGETHER, Calendar, Window
 from lakehouse_analytics.partitions.run_partitions import RunWindows
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
@@ -207,6 +207,8 @@ class Build:
         self.verdicts: dict[str, list[dg.AssetCheckResult | dg.AssetCheckEvaluation]] = {}
         self.counted_in_part: dict[str, Answer] = {}
         self.told: set[str] = set()
+        step = context.op_execution_context.op_def.name
+        self.locks = TableLocks(context.instance, context.run.run_id, step, on_lost=self._stop_writing)
 
     def events(self) -> Iterator[Event]:
         """Build, and report what happens as it happens.
@@ -230,7 +232,7 @@ class Build:
         patience = Patience(self.engine.judge, self.engine.queue_timeout)
         whole, threads = plan, None
         result: DbtResult | None = None
-        with DbtOfRun(self.graph.adapter, self.dbt.manifest) as dbt:
+        with self.locks, DbtOfRun(self.graph.adapter, self.dbt.manifest) as dbt:
             self._wait_until_free()  # meanwhile dbt is imported
             while True:
                 last = yield from self._invoke(dbt, plan, patience, threads)
@@ -311,7 +313,7 @@ class Build:
             count=self.counter.count,
             judge=self._judge,
             log=self._log,
-            lock=self._writing if self.graph.engine.concurrent_writers else None,
+            lock=self._locked if self.graph.engine.concurrent_writers else None,
             gather=GATHER if isinstance(self.engine, Distributed) else 0.0,
             threads=self.threads,
         )
@@ -424,11 +426,22 @@ class Build:
         ]
         yield from self.evaluations.events(kept)
 
-    def _writing(self, table: Table, say: Callable[[str], None], stop: threading.Event) -> AbstractContextManager[None]:
-        """Hold a table against other runs and upkeep, where the engine's pool does not hold whole runs."""
-        writers = Writers(self.context.instance, self.context.run.run_id, OP_NAME)
-        slot = slot_of(relation_of(table.node))
-        return writers.writing([slot], wait=self.max_runtime, say=say, stop=stop, bury=self.engine.end_queries_of)
+    def _locked(
+        self, table: Table, log: Callable[[str], None], stop: threading.Event
+    ) -> AbstractContextManager[object]:
+        """Lock a table against other runs and maintenance. An engine with a pool admits one run, and needs none."""
+        return self.locks.locked(
+            lock_name(relation_of(table.node)),
+            wait=self.max_runtime,
+            log=log,
+            on_stale_holder=self.engine.end_queries_of,
+            stop=stop,
+        )
+
+    def _stop_writing(self, reason: str) -> None:
+        """Another run writes a table that this one had locked."""
+        self.run.problems.append(reason)
+        self.engine.end_queries_of(self.context.run.run_id)
 
     def _with_advice(self, message: str) -> str:
         advice = self.engine.judge(message).advice

@@ -48,10 +48,12 @@ class Report:
 
 
 class Lock(Protocol):
-    """Holds a table against other writers, for as long as the block runs."""
+    """Locks a table against other writers, for as long as the block runs."""
 
-    def __call__(self, table: Table, say: Callable[[str], None], stop: threading.Event) -> AbstractContextManager[None]:
-        """Wait for the table until `stop` is set; `say` is told who has it."""
+    def __call__(
+        self, table: Table, log: Callable[[str], None], stop: threading.Event
+    ) -> AbstractContextManager[object]:
+        """Wait for the table until `stop` is set; `log` is called with who has it."""
 
 
 @dataclass(frozen=True)

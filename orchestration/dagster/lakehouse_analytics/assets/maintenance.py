@@ -19,7 +19,7 @@ from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.trino.errors import COMMIT_ERROR
 from lakehouse_analytics.engines.trino.session import TrinoError, TrinoUnavailableError
 from lakehouse_analytics.keys import MAINTENANCE_GROUP
-from lakehouse_analytics.locks import TablesBusyError, Writers, slot_of
+from lakehouse_analytics.locks import TableBusyError, TableLock, TableLocks, lock_name
 from lakehouse_analytics.maintenance.plan import (
     ORDER,
     PARTITIONS,
@@ -113,7 +113,9 @@ def maintenance_assets(
     ) -> Iterator[dg.MaterializeResult[Any]]:
         refuse_failed_launch(context.instance, context.run.run_id)
         selected = [table for table in tables if upkeep_key(table.key) in context.selected_asset_keys]
-        yield from Upkeep(context, engine, asked, longest_write, dry_run=config.dry_run).events(selected)
+        execution = Upkeep(context, engine, asked, longest_write, dry_run=config.dry_run)
+        with execution.locks:
+            yield from execution.events(selected)
 
     return [upkeep]
 
@@ -146,7 +148,7 @@ class Upkeep:
         # The only way to a statement that changes something: it keeps the files that something else may need.
         self.protected = Protected(engine)
         self.longest_write, self.dry_run = longest_write, dry_run
-        self.writers = Writers(context.instance, context.run_id, OP_NAME)
+        self.locks = TableLocks(context.instance, context.run_id, OP_NAME)
         self.relations: Mapping[Relation, str] = {}
         self.failed: dict[str, str] = {}
 
@@ -206,12 +208,12 @@ class Upkeep:
             yield self._result(table, state, state, [], [(step, kept[step.kind]) for step in steps])
             return None
         try:
-            with self.writers.writing([slot_of(table.relation)]):
-                # Between measuring and holding the table somebody may have built it, or begun to sync.
+            with self.locks.locked(lock_name(table.relation)) as lock:
+                # Since it was measured, the table may have been built, or a sync may have begun.
                 if reason := self._syncing(table):
                     return self._skip(table, reason, steps)
-                result = self._look_after(table, self._again(table, state))
-        except TablesBusyError as error:
+                result = self._look_after(table, self._again(table, state), lock)
+        except TableBusyError as error:
             return self._skip(table, f"being written: {error}", steps)
         except TrinoError as error:
             if error.failure.name != COMMIT_ERROR:
@@ -219,7 +221,7 @@ class Upkeep:
             return self._skip(table, "written by somebody meanwhile; next time", steps)
         yield result
 
-    def _look_after(self, table: Upkept, before: State) -> dg.MaterializeResult[Any]:
+    def _look_after(self, table: Upkept, before: State, lock: TableLock) -> dg.MaterializeResult[Any]:
         state, done, kept = before, list[tuple[Step, list[str]]](), list[tuple[Step, ProtectedError]]()
         for kind in ORDER:
             step = due(kind, table.relation, table.policy, state)
@@ -230,6 +232,7 @@ class Upkeep:
             protected: ProtectedError | None = None
             try:
                 for statement in self._statements(table, step, state):
+                    lock.check()
                     try:
                         queries.append(self.protected.execute(statement))
                     except ProtectedError as error:

@@ -13,7 +13,7 @@ from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.partitions.definitions import Calendar, NoWindowError, Span, missing_above, span_of
 
 #: Of a held connection: milliseconds of a statement, seconds until it is opened anew, and others beside it.
-_STATEMENT_TIMEOUT, _POOL_RECYCLE, _MAX_OVERFLOW = 300_000, 3600, 2
+_STATEMENT_TIMEOUT, _POOL_RECYCLE, _MAX_OVERFLOW = 300_000, 3600, 1
 
 
 @dataclass(frozen=True)

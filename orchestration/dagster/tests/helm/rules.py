@@ -32,8 +32,8 @@ QUEUE = "dagster._core.run_coordinator.queued_run_coordinator.QueuedRunCoordinat
 LIMITED = ("dagster/backfill", "lakehouse/windows_of")
 #: Connections of one process at most. Webserver: a pool of 1 and its overflow for each of three storages. Daemon: one
 #: for each thread of 4 sensors, 4 schedules, 4 dequeues and 6 daemons, and for half of them one more, while they store
-#: an event. Run: one for the runs, and of windows 1 and 2 more for the events that are held. Code server: `lakehouse
-#: doctor` in its pod.
+#: an event. Run: one for the runs, one for the locks of tables, and of windows 1 and 1 more for the events. Code
+#: server: `lakehouse doctor` in its pod.
 STORAGES, DAEMON, RUN, CODE_SERVER = 3, 26, 4, 4
 #: Pods of charts/lakehouse-support: pruning, reaping, metrics, and its Job.
 SUPPORT = 2 + 2 + 1 + 2

@@ -21,7 +21,7 @@ from lakehouse_analytics.engines.trino.errors import classify_dbt
 from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.engines.trino.session import failed
 from lakehouse_analytics.iceberg.catalog import open_catalog
-from lakehouse_analytics.locks import Writers, slot_of
+from lakehouse_analytics.locks import TableBusyError, TableLocks, lock_name
 from lakehouse_analytics.maintenance import plan as upkeep
 from lakehouse_analytics.settings import Settings
 
@@ -281,7 +281,7 @@ def test_a_table_that_a_run_writes_is_left_alone(lake: Lake) -> None:
     lake.model("busy", **QUIET)
     lake.model("idle", **QUIET)
     run = create_run_for_test(lake.instance, job_name="full_refresh", status=dg.DagsterRunStatus.STARTED)
-    with Writers(lake.instance, run.run_id, "build").writing([slot_of(lake.relation("busy"))]):
+    with TableLocks(lake.instance, run.run_id, "build") as locks, locks.locked(lock_name(lake.relation("busy"))):
         outcome = lake.look_after()
         assert outcome.success
         assert outcome.done.keys() == {"idle"}
@@ -290,23 +290,27 @@ def test_a_table_that_a_run_writes_is_left_alone(lake: Lake) -> None:
     assert "optimize" in lake.look_after().done["busy"]["steps"]
 
 
-def test_upkeep_holds_the_table_while_it_works(lake: Lake) -> None:
-    lake.spread("held")
-    lake.model("held", **QUIET)
-    holders: list[set[str]] = []
+def test_upkeep_locks_the_table_while_it_works(lake: Lake) -> None:
+    lake.spread("locked")
+    lake.model("locked", **QUIET)
+    owners: list[str] = []
+
+    def lock() -> None:
+        run = create_run_for_test(lake.instance, status=dg.DagsterRunStatus.STARTED)
+        with TableLocks(lake.instance, run.run_id, "build") as locks, locks.locked(lock_name(lake.relation("locked"))):
+            pass
 
     class Watching(TrinoResource):
         def execute(self, sql: str, *args: Any) -> QueryResult:
             if "optimize" in sql:
-                slot = slot_of(lake.relation("held"))
-                info = lake.instance.event_log_storage.get_concurrency_info(slot)
-                holders.append({claimed.step_key for claimed in info.claimed_slots})
+                with pytest.raises(TableBusyError) as caught:
+                    lock()
+                owners.append(caught.value.owner.step_key)
             return super().execute(sql, *args)
 
     assert lake.look_after(engine=Watching.of(Settings.load())).success
-    assert holders == [{"upkeep"}]
-    storage = lake.instance.event_log_storage
-    assert storage.get_concurrency_info(slot_of(lake.relation("held"))).claimed_slots == []
+    assert owners == ["upkeep"]
+    lock()
 
 
 def test_a_raw_table_is_left_alone_until_somebody_knows_that_no_sync_runs(lake: Lake) -> None:

@@ -19,9 +19,6 @@ NAMES = [(module, name) for module, names in internals.USED.items() for name in 
 COLUMNS = {
     "AssetCheckExecutionsTable": "asset_key check_name evaluation_event_storage_id execution_status id partition",
     "AssetEventTagsTable": "event_id",
-    "ConcurrencyLimitsTable": "concurrency_key limit using_default_limit",
-    "ConcurrencySlotsTable": "concurrency_key deleted id run_id step_key",
-    "PendingStepsTable": "assigned_timestamp concurrency_key create_timestamp priority run_id step_key",
     "RunsTable": "create_timestamp run_id status",
     "SqlEventLogStorageTable": "asset_key dagster_event_type id partition run_id",
 }

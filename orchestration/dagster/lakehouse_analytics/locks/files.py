@@ -1,0 +1,129 @@
+"""Locks of files in DAGSTER_HOME, for an instance on one machine."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from lakehouse_analytics.locks import Busy, Granted, Owner
+
+FOLDER = "table_locks"
+_LONGEST = 150
+
+
+class FileLocks:
+    """A file per table, which the owner locks with `flock`: the system releases it when the process ends.
+
+    The file says whose it is until it is released, so that a file that is free and names an owner tells of one that
+    died. A second file per table and owner is locked while the owner waits. Files of tables are never removed: two
+    processes could lock a name's old and new file.
+    """
+
+    def __init__(self, root: str, owner: Owner) -> None:
+        self.folder, self.owner = Path(root) / FOLDER, owner
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._mutex = threading.Lock()
+        self._tables: dict[str, int] = {}
+        self._lines: dict[str, int] = {}
+
+    def acquire(self, table: str, *, waits: bool, has_ended: Callable[[str], bool]) -> Granted | Busy:  # noqa: ARG002
+        """See `Backend`."""
+        with self._mutex:
+            file = _open(self._file(table))
+            if not _try_lock(file):
+                owner = _read(file)
+                os.close(file)
+                if waits:
+                    self._wait_in_line(table)
+                return Busy(owner)
+            if not waits and (waiting := self._waiting(table)):
+                os.close(file)
+                return Busy(waiting)
+            before = _read(file)
+            _write(file, f"{self.owner.run_id}\n{self.owner.step_key}\n")
+            self._tables[table] = file
+            return Granted(before if before not in (Owner(), self.owner) else None)
+
+    def release(self, table: str) -> None:
+        """See `Backend`."""
+        with self._mutex:
+            if (file := self._tables.pop(table, None)) is not None:
+                _write(file, "")
+                # A process that was forked meanwhile has the file open, too: closing ours would not release it.
+                fcntl.flock(file, fcntl.LOCK_UN)
+                os.close(file)
+            if (file := self._lines.pop(table, None)) is not None:
+                self._line(table).unlink(missing_ok=True)
+                fcntl.flock(file, fcntl.LOCK_UN)
+                os.close(file)
+
+    def why_lost(self, table: str) -> str | None:  # noqa: ARG002
+        """See `Backend`. The system takes no lock away from a process that runs."""
+        return None
+
+    def close(self) -> None:
+        """See `Backend`."""
+        for table in {*self._tables, *self._lines}:
+            self.release(table)
+
+    def _file(self, table: str) -> Path:
+        name = quote(table, safe="")
+        if len(name) > _LONGEST:
+            name = f"{name[:_LONGEST]}-{hashlib.sha256(table.encode()).hexdigest()[:16]}"
+        return self.folder / f"{name}.lock"
+
+    def _line(self, table: str) -> Path:
+        me = quote(f"{self.owner.run_id}.{self.owner.step_key}", safe="")
+        return self._file(table).with_suffix(f".waiting.{me}")
+
+    def _wait_in_line(self, table: str) -> None:
+        if table not in self._lines:
+            file = _open(self._line(table))
+            _try_lock(file)
+            _write(file, f"{self.owner.run_id}\n{self.owner.step_key}\n")
+            self._lines[table] = file
+
+    def _waiting(self, table: str) -> Owner | None:
+        """One who waits for a table; files of those who died are removed."""
+        of_table = self._file(table).stem + ".waiting."
+        for path in sorted(self.folder.iterdir()):
+            if not path.name.startswith(of_table):
+                continue
+            try:
+                file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:  # who waited has it now
+                continue
+            try:
+                if not _try_lock(file):
+                    return _read(file)
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(file)
+        return None
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(file: int) -> Owner:
+    run_id, _, step_key = os.pread(file, 1000, 0).decode(errors="replace").strip().partition("\n")
+    return Owner(run_id, step_key)
+
+
+def _write(file: int, text: str) -> None:
+    os.ftruncate(file, 0)
+    os.pwrite(file, text.encode(), 0)
