@@ -239,7 +239,7 @@ def run_by(instance: dg.DagsterInstance) -> Counter[int]:
 
 def quiet(instance: dg.DagsterInstance) -> bool:
     newest = ticks(instance)[0]
-    return newest.status.value == "SKIPPED" and "No job of Airbyte has ended" in (newest.skip_reason or "")
+    return newest.status.value == "SKIPPED" and "No Airbyte job has ended" in (newest.skip_reason or "")
 
 
 def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> Counter[int]:

@@ -267,8 +267,9 @@ def test_airbyte_with_the_right_and_a_wrong_log_in(lakehouse: Lakehouse) -> None
         store.add_connection("CRM", streams=["á"])  # some destinations drop the accent
         shared = doctor(only=only, **environment)
         assert shared.failed == ["airbyte"]
-        assert "source raw.a: streams of several connections may be written to this table ('a' of connection 'Shop' (" in (
-            shared.said("airbyte")
+        assert (
+            "source raw.a: streams of several connections may be written to this table ('a' of connection 'Shop' ("
+            in (shared.said("airbyte"))
         )
         assert "meta.lakehouse.airbyte" in shared.findings["airbyte"]["fix"]
 

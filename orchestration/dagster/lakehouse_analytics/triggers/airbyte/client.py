@@ -10,11 +10,11 @@ Tests check requests and responses against Airbyte's OpenAPI document, and read 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.common.network import http_date
 from lakehouse_analytics.triggers.airbyte.connections import Connection, parse_connection
@@ -23,7 +23,9 @@ from lakehouse_analytics.triggers.airbyte.http import JsonClient
 from lakehouse_analytics.triggers.airbyte.jobs import InvalidJobError, Job, parse_job
 from lakehouse_analytics.triggers.airbyte.poller import PAGE, Page
 from lakehouse_analytics.triggers.airbyte.server import AirbyteServer
-from lakehouse_analytics.triggers.airbyte.transport import Request
+
+if TYPE_CHECKING:
+    from airbyte_api import AirbyteAPI
 
 __all__ = ["Airbyte", "AirbyteError", "AirbyteServer"]
 
@@ -39,6 +41,16 @@ class Airbyte:
     def requests(self) -> int:
         """Number of HTTP requests sent, including those for tokens."""
         return self._http.requests
+
+    @cached_property
+    def sdk(self) -> AirbyteAPI:
+        """The official SDK, with this client's authentication, retries, timeout and error messages.
+
+        It is imported when it is first used, which takes some tenths of a second.
+        """
+        from lakehouse_analytics.triggers.airbyte.sdk import sdk_client
+
+        return sdk_client(self._http)
 
     def changed_jobs(self, since: datetime, offset: int, *, deadline: float | None = None) -> Page:
         """A page of the jobs that changed at a time or later, in the order of their last change.
@@ -74,12 +86,15 @@ class Airbyte:
         Raises:
             AirbyteError: With status 409 if a job of the connection is running already.
         """
-        wanted = {"connectionId": connection, "jobType": "sync"}
-        return self._job(self._http.send(Request("POST", "/jobs", body=json.dumps(wanted).encode())).body)
+        from lakehouse_analytics.triggers.airbyte.sdk import start_sync
+
+        return self._job(start_sync(self.sdk, connection))
 
     def cancel(self, job_id: int) -> Job:
         """Cancel a job."""
-        return self._job(self._http.send(Request("DELETE", f"/jobs/{job_id}")).body)
+        from lakehouse_analytics.triggers.airbyte.sdk import cancel_job
+
+        return self._job(cancel_job(self.sdk, job_id))
 
     def connections(self, *, deadline: float | None = None) -> list[Connection]:
         """All connections of the workspaces.
