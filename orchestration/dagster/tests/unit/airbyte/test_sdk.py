@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from textwrap import dedent
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from airbyte_api import api, errors
 from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request
+from lakehouse_analytics.settings import repository_root
 from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteError, AirbyteServer
 from pydantic import SecretStr
 
@@ -97,6 +99,19 @@ def test_why_jobs_are_not_read_with_it(airbyte: CheckedSimulator, client: Airbyt
 def test_its_asynchronous_methods_are_refused_in_words(client: Airbyte) -> None:
     with pytest.raises(NotImplementedError, match="synchronous methods"):
         asyncio.run(client.sdk.jobs.get_job_async(request=api.GetJobRequest(job_id=1)))
+
+
+def test_the_example_of_the_document(
+    airbyte: CheckedSimulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    airbyte.client = ("the-client-id", SECRET)
+    airbyte.store.add_connection("Shop")
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_URL", airbyte.url)
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_ID", airbyte.client[0])
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_SECRET", SECRET)
+    [example] = re.findall(r"```python\n(.*?)```", (repository_root() / "docs" / "airbyte.md").read_text(), re.DOTALL)
+    exec(example, {})
+    assert capsys.readouterr().out == "['Shop']\n"
 
 
 def test_loading_and_ticks_do_not_import_it(airbyte: CheckedSimulator) -> None:
