@@ -2,7 +2,7 @@
 
 The SDK builds requests and parses responses. Sending them stays with `JsonClient`, because the SDK's own client has no
 timeout for a whole response, no retries unless configured, reads TLS and proxy settings by other rules than the rest of
-this project, quotes whole response bodies in its errors, and follows redirects, with the credentials, to any host.
+this project, quotes whole response bodies in its errors, and follows redirects to any host.
 
 Importing the SDK takes longer than a quiet sensor tick, so only functions import this module.
 """
