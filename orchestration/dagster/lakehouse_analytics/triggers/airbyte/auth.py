@@ -1,9 +1,9 @@
 """Authentication with Airbyte: the `Authorization` header, and the tokens of an application.
 
-Tokens are not left to the official SDK. It does not say why a token was refused, fails on an `expires_in` that is not a
-number, requests a token per request if tokens live for a minute or less, keeps tokens for the whole process by client id
-and secret (so that two servers share them), and does not repeat a request whose token was revoked. The sensor needs
-tokens, too, and must not import the SDK.
+Tokens are not left to the official SDK. It does not say why a token was refused, fails on an `expires_in` that is not
+a number, requests a token per request if tokens live for a minute or less, keeps tokens for the whole process by
+client id and secret (so that two servers share them), and does not repeat a request whose token was revoked. The
+sensor needs tokens, too, and must not import the SDK.
 """
 
 from __future__ import annotations
