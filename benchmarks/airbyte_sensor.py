@@ -30,10 +30,12 @@ from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.devtools.airbyte_simulator import Simulator
 from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteServer
-from lakehouse_analytics.triggers.airbyte.events import CHECK, PAGE, SYNC_ID
-from lakehouse_analytics.triggers.airbyte.inventory import Inventory
+from lakehouse_analytics.triggers.airbyte.events import SYNC_ID
 from lakehouse_analytics.triggers.airbyte.sensor import airbyte_sync_sensor
-from lakehouse_analytics.triggers.airbyte.workspace import Listening, source_tables
+from lakehouse_analytics.triggers.airbyte.snapshot import ConnectionCache
+from lakehouse_analytics.triggers.airbyte.workspace import AirbyteWorkspace, source_tables
+from lakehouse_analytics.triggers.event_log import PAGE
+from lakehouse_analytics.triggers.events import SYNC_CHECK
 
 QUIET_TICKS = 9
 
@@ -187,9 +189,9 @@ class Ours:
     def __init__(self, instance: Any, simulator: Any, connections: list[str]) -> None:
         graph = read(manifest(connections), {})
         airbyte = Airbyte(AirbyteServer(simulator.url))
-        inventory = Inventory(airbyte, source_tables(graph))
+        cache = ConnectionCache(airbyte, source_tables(graph))
         self.instance, self.simulator = instance, simulator
-        self.sensor = airbyte_sync_sensor(Listening(graph, airbyte, inventory, "http://localhost", 3600))
+        self.sensor = airbyte_sync_sensor(AirbyteWorkspace(graph, airbyte, cache, "http://localhost", 3600))
         self.cursor: str | None = None
         self.reported: Counter[int] = Counter()
         self.longest = 0
@@ -208,7 +210,7 @@ class Ours:
         jobs = [
             int(event.metadata[SYNC_ID].value)  # type: ignore[arg-type]
             for event in result.asset_events
-            if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == CHECK
+            if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == SYNC_CHECK
         ]
         self.reported.update(jobs)
         if keep:

@@ -27,8 +27,7 @@ from lakehouse_analytics.runs.retry_watchdog import lost_retries
 from lakehouse_analytics.schedules import plans, schedule_definitions
 from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.triggers.airbyte.definitions import sync_definitions
-from lakehouse_analytics.triggers.airbyte.workspace import listening_of
+from lakehouse_analytics.triggers.registry import configured_triggers, guard_of
 
 
 @dg.definitions
@@ -45,8 +44,8 @@ def defs() -> dg.Definitions:
 
     limit, told, url = settings.max_runtime, notifiers(settings), settings.webserver_url
     windows = calendars(graph, settings.timezone, end_offset=settings.partition_end_offset)
-    listening = listening_of(settings, graph)
-    upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit, guard=listening)
+    triggers = configured_triggers(settings, graph)
+    upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit, guard=guard_of(triggers))
     jobs = build_jobs(graph, max_runtime=limit, upkeep=bool(upkeep))
     assets = [*build_assets(graph, project, windows, settings, pool=graph.engine.pool), *upkeep]
     refuse_mismatched_zones(assets)
@@ -58,4 +57,4 @@ def defs() -> dg.Definitions:
         executor=dg.in_process_executor,  # one op a run: a process for it would cost 3 CPU seconds
     )
     scheduled = schedule_definitions(settings, plans(settings, graph, windows), jobs, told)
-    return dg.Definitions.merge(built, scheduled, sync_definitions(listening))
+    return dg.Definitions.merge(built, scheduled, *(trigger.definitions() for trigger in triggers))

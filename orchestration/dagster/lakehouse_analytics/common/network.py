@@ -1,6 +1,9 @@
-"""Why an address cannot be reached, in few words."""
+"""Why an address cannot be reached, in few words; and dates as HTTP writes them."""
 
 from __future__ import annotations
+
+import email.utils
+from datetime import UTC, datetime
 
 #: What `requests` and urllib3 write around it says nothing more.
 _REASONS = (
@@ -12,8 +15,8 @@ _REASONS = (
     ("timed out", "no answer in time"),
     ("ConnectTimeout", "no answer in time"),
     ("reset by peer", "connection reset"),
-    ("RemoteDisconnected", "it hung up"),
-    ("IncompleteRead", "it hung up"),
+    ("RemoteDisconnected", "the server closed the connection"),
+    ("IncompleteRead", "the server closed the connection"),
 )
 
 
@@ -21,3 +24,12 @@ def reason(error: BaseException) -> str:
     """One of `requests`' errors, short."""
     text = f"{type(error).__name__}: {error}"
     return next((reason for words, reason in _REASONS if words in text), type(error).__name__)
+
+
+def http_date(text: str | None) -> datetime | None:
+    """The date of an HTTP header in UTC; None if the text is not a date."""
+    try:
+        found = email.utils.parsedate_to_datetime(text or "")
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

@@ -25,7 +25,7 @@ from typing import Any, cast
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from lakehouse_analytics.devtools.simulated_airbyte import TYPES, RefusedError, SimulatedJob, Store, page_of, told
-from lakehouse_analytics.triggers.airbyte.jobs import ENDED
+from lakehouse_analytics.triggers.airbyte.jobs import FINAL_STATUSES
 
 BASE_PATH = "/api/public/v1"
 
@@ -145,7 +145,7 @@ class Simulator(ThreadingHTTPServer):
             case "DELETE", ["jobs", number]:
                 with self.store.lock:
                     job = self._job(number)
-                    if job.status not in ENDED:
+                    if job.status not in FINAL_STATUSES:
                         self.store.end(job.id, "cancelled", rows=job.rows, bytes=job.bytes)
                 return Answer(200, told(self._job(number)))
             case "GET", ["connections"]:
@@ -184,7 +184,9 @@ class Simulator(ThreadingHTTPServer):
         if not isinstance(connection, str) or connection not in self.store.connections or kind not in TYPES:
             raise RefusedError(400, "no such connection or job type")
         with self.store.lock:
-            if any(job.connection == connection and job.status not in ENDED for job in self.store.jobs.values()):
+            if any(
+                job.connection == connection and job.status not in FINAL_STATUSES for job in self.store.jobs.values()
+            ):
                 raise RefusedError(409, "A sync is already running for this connection")
             number = self.store.start(connection, kind)
         if self.run_sync:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lakehouse_analytics.triggers.airbyte.jobs import ENDED
+from lakehouse_analytics.triggers.airbyte.jobs import FINAL_STATUSES
 
 STATUSES = ("pending", "queued", "running", "incomplete", "failed", "succeeded", "cancelled")
 TYPES = ("sync", "reset", "refresh", "clear")
@@ -140,7 +140,7 @@ def told(job: SimulatedJob) -> dict[str, Any]:
         "startTime": _written(job.created),
         "connectionId": job.connection,
     }
-    if job.status in ENDED:
+    if job.status in FINAL_STATUSES:
         fields["lastUpdatedAt"] = _written(job.updated)
         fields["duration"] = _duration(job.updated - job.created)
     if job.bytes is not None:

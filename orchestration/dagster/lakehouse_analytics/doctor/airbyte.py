@@ -1,4 +1,4 @@
-"""Does Airbyte answer and let us in, and which of its connections fill dbt's sources?"""
+"""Does Airbyte accept the credentials, and which of its connections fill dbt's sources?"""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipp
 
 
 def airbyte(known: Known) -> Finding:
-    """As the sensor asks it."""
+    """Lists connections and jobs, as the sensor does."""
     if known.settings.airbyte_url is None:
-        return skipped("LAKEHOUSE_AIRBYTE_URL is not set: nothing listens to Airbyte")
+        return skipped("LAKEHOUSE_AIRBYTE_URL is not set: there is no Airbyte sensor")
 
     from lakehouse_analytics.triggers.airbyte.client import AirbyteError
-    from lakehouse_analytics.triggers.airbyte.inventory import Inventory
     from lakehouse_analytics.triggers.airbyte.resource import airbyte_of
+    from lakehouse_analytics.triggers.airbyte.snapshot import ConnectionCache
     from lakehouse_analytics.triggers.airbyte.workspace import source_tables
 
     settings, graph = known.settings, known.graph_if_any
     client = airbyte_of(settings)
     assert client  # noqa: S101  # there is a URL
     tables = source_tables(graph) if graph else []
-    inventory = Inventory(client, tables, settings.airbyte_include, settings.airbyte_exclude)
+    cache = ConnectionCache(client, tables, settings.airbyte_include, settings.airbyte_exclude)
     deadline = time.monotonic() + known.patience
     try:
-        found = inventory.known(deadline=deadline)
-        client.now(deadline=deadline)  # jobs may be another right than connections
+        found = cache.snapshot(deadline=deadline)
+        client.now(deadline=deadline)  # jobs may need another permission than connections
     except AirbyteError as error:
         message, colon, fix = str(error).rpartition(": ")
-        if not colon or not fix.startswith(("check", "see", "LAKEHOUSE")):
-            message, fix = str(error), "See that Airbyte runs, and ask again."
+        if not colon or not fix.startswith(("check", "set", "LAKEHOUSE")):
+            message, fix = str(error), "Check that Airbyte is running, and try again."
         return failed(message, fix[0].upper() + fix[1:])
 
-    listened = len(found.connections) - len(found.ignored)
-    words = [f"{settings.airbyte_url} lets us in; {counted(len(found.connections), 'connection')}"]
+    included = len(found.connections) - len(found.ignored)
+    words = [f"{settings.airbyte_url} accepts the credentials; {counted(len(found.connections), 'connection')}"]
     if found.ignored:
-        words[0] += f", {listened} of them listened to (LAKEHOUSE_AIRBYTE_INCLUDE, _EXCLUDE)"
+        words[0] += f", {included} of them included (LAKEHOUSE_AIRBYTE_INCLUDE, _EXCLUDE)"
     if graph is None:
-        words.append("which of them fill dbt's sources is not known without the manifest")
+        words.append("without a manifest, it is unknown which of them fill dbt's sources")
         return fine("\n".join(words))
-    filled = sum(map(len, found.fills.tables.values()))
-    words[0] += f", {len(found.fills.tables)} mapped to {filled} of {counted(len(tables), 'source table')}"
-    if unmapped := [connection.name or connection.id for connection in found.fills.unmapped]:
-        words.append(f"fill no source: {some(sorted(unmapped), FEW)}")
-    for connection, streams in found.fills.unused.items():
-        words.append(f"streams of {found.name(connection)} that fill no source table: {some(streams, FEW)}")
-    if unfilled := sorted(".".join(table.key) for table in found.fills.unfilled):
-        words.append(f"source tables that no connection is known to fill: {some(unfilled, FEW)}")
-    if found.fills.problems:
-        return failed("\n".join([*words, *found.fills.problems]), fixes.correct_connections(fixes.here()))
+    by_connection = found.mapping.tables_by_connection
+    filled = sum(map(len, by_connection.values()))
+    words[0] += f", {len(by_connection)} mapped to {filled} of {counted(len(tables), 'source table')}"
+    if unmapped := [connection.name or connection.id for connection in found.mapping.unmapped_connections]:
+        words.append(f"connections without a source: {some(sorted(unmapped), FEW)}")
+    for connection, streams in found.mapping.unmapped_streams.items():
+        words.append(f"streams of {found.name(connection)} without a source table: {some(streams, FEW)}")
+    if unmapped_tables := sorted(".".join(table.key) for table in found.mapping.unmapped_tables):
+        words.append(f"source tables without a known connection: {some(unmapped_tables, FEW)}")
+    if found.mapping.problems:
+        return failed("\n".join([*words, *found.mapping.problems]), fixes.correct_connections(fixes.here()))
     return fine("\n".join(words))

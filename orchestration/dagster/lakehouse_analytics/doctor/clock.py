@@ -7,9 +7,9 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from lakehouse_analytics.common.network import http_date
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, unchecked
-from lakehouse_analytics.triggers.airbyte.http import date_of
 
 #: Tokens and windows of time bear a small difference.
 TOLERANCE = timedelta(minutes=1)
@@ -44,7 +44,7 @@ def _differences(known: Known) -> Iterator[tuple[str, timedelta]]:
         # A server that cannot be reached is another probe's finding.
         with suppress(Exception):
             before = datetime.now(UTC)
-            said = date_of(ask())
+            said = http_date(ask())
             # In the middle of the time that the answer took; it has whole seconds.
             ours = before + (datetime.now(UTC) - before) / 2
             if said:

@@ -22,7 +22,8 @@ from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
 from lakehouse_analytics.partitions.definitions import Calendar, Span, Window, missing_above, overlapping, windows
-from lakehouse_analytics.triggers.airbyte.events import CHECK, CLOCK_OF_AIRBYTE, EMPTIED, ENDED, STARTED
+from lakehouse_analytics.triggers.event_log import SOURCE_CLOCK_TOLERANCE
+from lakehouse_analytics.triggers.events import EMPTIED, ENDED, STARTED, SYNC_CHECK
 
 #: Newest syncs of a source that are looked at: they may be recorded in another order than they began in.
 SYNCS = 20
@@ -174,7 +175,7 @@ def _begin_is_missing(instance: dg.DagsterInstance, key: dg.AssetKey) -> bool:
 
 def _emptied(instance: dg.DagsterInstance, key: dg.AssetKey, since: datetime) -> datetime | None:
     """When a job of Airbyte last emptied a source's table after a moment; None if none has."""
-    check, cursor = dg.AssetCheckKey(key, CHECK), None
+    check, cursor = dg.AssetCheckKey(key, SYNC_CHECK), None
     found: list[datetime] = []
     for _ in range(PAGES):
         page = instance.event_log_storage.get_asset_check_execution_history(check, limit=PAGE, cursor=cursor)
@@ -185,7 +186,7 @@ def _emptied(instance: dg.DagsterInstance, key: dg.AssetKey, since: datetime) ->
                 said = at.value if isinstance(at, dg.TimestampMetadataValue) else record.create_timestamp
                 found.append(datetime.fromtimestamp(said, UTC))
         # A job is recorded after it has ended.
-        if len(page) < PAGE or page[-1].create_timestamp < since.timestamp() - CLOCK_OF_AIRBYTE:
+        if len(page) < PAGE or page[-1].create_timestamp < since.timestamp() - SOURCE_CLOCK_TOLERANCE:
             break
         cursor = page[-1].id
     return max((at for at in found if at > since), default=None)

@@ -1,1 +1,1 @@
-"""What starts runs from outside: a source has news, its events are recorded, and a run is requested."""
+"""Triggers: what starts runs from outside Dagster. See base.py."""

@@ -1,44 +1,97 @@
-"""A finished sync in Dagster's history: one materialization for each source asset."""
+"""Events of source assets: every materialization and check evaluation of a source is made here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from lakehouse_analytics.common.names import key_part
 from lakehouse_analytics.dbt.dagster_meta import read_meta
-from lakehouse_analytics.triggers.airbyte.events import STARTED
 
 if TYPE_CHECKING:
     from lakehouse_analytics.ingest import IngestReport
+    from lakehouse_analytics.triggers.base import Load
+
+#: Metadata: when a load began and ended, by the clock of the loading system.
+STARTED, ENDED = "started", "ended"
+#: Metadata of a job that empties the tables, such as a clear: earlier loads do not count.
+EMPTIED = "airbyte/emptied"
+#: The check whose evaluations record what a job did to a source, including that it emptied the table.
+SYNC_CHECK = "airbyte_sync"
+#: The tag that Dagster reads an asset's data version from.
+DATA_VERSION = "dagster/data_version"
 
 Key = tuple[str, ...]
 
 
-def record(instance: dg.DagsterInstance, report: IngestReport, sources: Iterable[Mapping[str, Any]] = ()) -> None:
-    """Report each stream of a sync that `lakehouse ingest` ran.
+def source_materialization(
+    key: dg.AssetKey, *, description: str, metadata: Mapping[str, Any], version: str | None = None
+) -> dg.AssetMaterialization:
+    """A load of a source table.
 
     Args:
-        instance: Where to.
+        key: The source.
+        description: One line.
+        metadata: Of the load. Partitions that wait for the source compare `STARTED`.
+        version: Data version: text that no other load of the table has.
+    """
+    tags = {DATA_VERSION: version} if version else None
+    return dg.AssetMaterialization(key, description=description, metadata=dict(metadata), tags=tags)
+
+
+def source_evaluation(fields: Mapping[str, Any]) -> dg.AssetCheckEvaluation:
+    """An evaluation of a check of a source, with the fields of `dg.AssetCheckEvaluation`."""
+    return dg.AssetCheckEvaluation(**fields)
+
+
+def timestamps(started: datetime | None, ended: datetime | None = None) -> dict[str, dg.TimestampMetadataValue]:
+    """Metadata that says when a load began and ended, as far as it is known."""
+    moments = {STARTED: started, ENDED: ended}
+    return {name: dg.MetadataValue.timestamp(moment) for name, moment in moments.items() if moment}
+
+
+def load_materialization(load: Load, key: Key) -> dg.AssetMaterialization:
+    """The materialization of one table of a load."""
+    metadata = {**load.metadata, **timestamps(load.started, load.ended)}
+    return source_materialization(dg.AssetKey(key), description=load.description, metadata=metadata, version=load.id)
+
+
+def load_ids(event: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> Sequence[tuple[Any, ...]]:
+    """What distinguishes the event of one `Load` from those of others; see `event_log.EventIds`."""
+    tags = event.tags if isinstance(event, dg.AssetMaterialization) else None
+    return [(type(event), event.asset_key, (tags or {}).get(DATA_VERSION))]
+
+
+def metadata_value(event: dg.AssetMaterialization | dg.AssetCheckEvaluation, name: str) -> Any:
+    """The value of a metadata entry of an event; None if it has no such entry."""
+    found = event.metadata.get(name)
+    return found.value if found else None
+
+
+def record(instance: dg.DagsterInstance, report: IngestReport, sources: Iterable[Mapping[str, Any]] = ()) -> None:
+    """Report a materialization for each stream that `lakehouse ingest` synced.
+
+    Args:
+        instance: Stores the events.
         report: What the sync did.
         sources: Source nodes of the dbt manifest. Without them, as before the first manifest, the keys are
             `[source, table]`.
     """
     nodes = [*sources]
-    started = {STARTED: dg.MetadataValue.timestamp(report.started)} if report.started else {}
     for stream in report.streams:
         for key in keys_of(report.source, stream.table, nodes):
             instance.report_runless_asset_event(
-                dg.AssetMaterialization(
-                    asset_key=[*key],
+                source_materialization(
+                    dg.AssetKey(key),
                     description=f"{report.connector} {report.version}: {stream.mode} sync",
                     metadata={
                         "dagster/row_count": stream.rows_total,
                         "rows_read": stream.rows_read,
                         "bytes_read": stream.bytes_read,
-                        **started,
+                        **timestamps(report.started),
                         "runtime_seconds": round(stream.seconds, 3),
                         "mode": stream.mode,
                         "generation_id": stream.generation_id,
@@ -48,9 +101,14 @@ def record(instance: dg.DagsterInstance, report: IngestReport, sources: Iterable
 
 
 def keys_of(source: str, table: str, nodes: Iterable[Mapping[str, Any]]) -> list[Key]:
-    """The asset keys of the dbt sources that name a table which `lakehouse ingest` wrote, as the graph has them.
+    """The asset keys of a table that `lakehouse ingest` wrote.
 
-    These are the tables of that name in the source, and those of other sources that are the same relation.
+    These are the keys of the source's tables with that name, and of tables of other sources that are the same relation.
+
+    Args:
+        source: Name of the dbt source.
+        table: Name of the table in the database.
+        nodes: Source nodes of the dbt manifest.
     """
     nodes = [*nodes]
     named = [node for node in nodes if node["source_name"] == source and _table(node).lower() == table.lower()]

@@ -27,8 +27,9 @@ from dagster._core.scheduler.instigation import InstigatorTick
 from lakehouse_analytics.devtools.airbyte_simulator import Simulator
 from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.settings import repository_root
-from lakehouse_analytics.triggers.airbyte.events import CHECK, SYNC_ID
+from lakehouse_analytics.triggers.airbyte.events import SYNC_ID
 from lakehouse_analytics.triggers.airbyte.sensor import NAME
+from lakehouse_analytics.triggers.events import SYNC_CHECK
 
 from .daemon import free_port, poll
 from .stack import empty_database
@@ -238,7 +239,7 @@ def run_by(instance: dg.DagsterInstance) -> Counter[int]:
 
 def quiet(instance: dg.DagsterInstance) -> bool:
     newest = ticks(instance)[0]
-    return newest.status.value == "SKIPPED" and "No job of Airbyte has ended" in (newest.skip_reason or "")
+    return newest.status.value == "SKIPPED" and "No Airbyte job has ended" in (newest.skip_reason or "")
 
 
 def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> Counter[int]:
@@ -248,6 +249,8 @@ def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> Counter[int]
 
 
 def evaluated(instance: dg.DagsterInstance, key: dg.AssetKey) -> Counter[int]:
-    history = instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(key, CHECK), limit=10_000)
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(key, SYNC_CHECK), limit=10_000
+    )
     found = [record.evaluation for record in history]
     return Counter(int(one.metadata[SYNC_ID].value) for one in found if one)  # type: ignore[arg-type]

@@ -243,23 +243,23 @@ def test_airbyte_with_the_right_and_a_wrong_log_in(lakehouse: Lakehouse) -> None
         well = doctor(only=only, **environment)
         assert (well.exit_code, well.failed) == (0, []), well.text
         first, *others = well.said("airbyte").splitlines()
-        assert first.endswith(" lets us in; 3 connections, 1 mapped to 1 of 2 source tables")
+        assert first.endswith(" accepts the credentials; 3 connections, 1 mapped to 1 of 2 source tables")
         assert others == [
-            "fill no source: Ads, Mail",
-            "streams of Shop that fill no source table: Log-Lines",
-            "source tables that no connection is known to fill: raw.b",
+            "connections without a source: Ads, Mail",
+            "streams of Shop without a source table: Log-Lines",
+            "source tables without a known connection: raw.b",
         ]
         assert "agrees with Airbyte's" in well.said("clock")
 
         fewer = doctor(only=only, LAKEHOUSE_AIRBYTE_EXCLUDE="Ads", **environment)
-        assert "3 connections, 2 of them listened to" in fewer.said("airbyte")
+        assert "3 connections, 2 of them included" in fewer.said("airbyte")
 
         without = doctor(only=("settings", "airbyte"), **environment)
-        assert "not known without the manifest" in without.said("airbyte")
+        assert "without a manifest, it is unknown" in without.said("airbyte")
 
         wrong = doctor(only=only, **{**environment, "LAKEHOUSE_AIRBYTE_CLIENT_SECRET": "wr0ng-s3cret"})
         assert wrong.failed == ["airbyte"]
-        assert "refuses the log-in (401" in wrong.said("airbyte")
+        assert "rejects the credentials (401" in wrong.said("airbyte")
         assert "LAKEHOUSE_AIRBYTE_CLIENT_SECRET" in wrong.findings["airbyte"]["fix"]
         for report in (well, fewer, without, wrong):
             assert not [secret for secret in ("th3-s3cret", "wr0ng-s3cret") if secret in report.text]
@@ -267,8 +267,9 @@ def test_airbyte_with_the_right_and_a_wrong_log_in(lakehouse: Lakehouse) -> None
         store.add_connection("CRM", streams=["á"])  # some destinations drop the accent
         shared = doctor(only=only, **environment)
         assert shared.failed == ["airbyte"]
-        assert "source raw.a: streams of several connections may land in this table ('a' of connection 'Shop' (" in (
-            shared.said("airbyte")
+        assert (
+            "source raw.a: streams of several connections may be written to this table ('a' of connection 'Shop' ("
+            in (shared.said("airbyte"))
         )
         assert "meta.lakehouse.airbyte" in shared.findings["airbyte"]["fix"]
 

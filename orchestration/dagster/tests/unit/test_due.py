@@ -17,8 +17,8 @@ from lakehouse_analytics.partitions.backlog import OWED, Plan, synced_until
 from lakehouse_analytics.partitions.definitions import calendars, windows
 from lakehouse_analytics.schedules import plans
 from lakehouse_analytics.settings import Settings
-from lakehouse_analytics.triggers.airbyte.events import Origin, events_of
-from lakehouse_analytics.triggers.airbyte.job_outcome import judge
+from lakehouse_analytics.triggers.airbyte.events import JobOrigin, job_events
+from lakehouse_analytics.triggers.airbyte.job_outcome import job_outcome
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 
 from .manifests import Manifest
@@ -232,7 +232,9 @@ def test_a_window_waits_for_a_sync_after_the_tables_were_emptied() -> None:
         ):
             started = begin + number * hour
             job = Job(number + 1, "c", kind, status, started, started + hour / 2, 1800.0, 5, 100)
-            for event in events_of(job, judge(job), [key], Origin("Shop", "http://airbyte", "http://airbyte/1")):
+            for event in job_events(
+                job, job_outcome(job), [key], JobOrigin("Shop", "http://airbyte", "http://airbyte/1")
+            ):
                 instance.report_runless_asset_event(event)
             expected = [begin, None, None, begin + 3 * hour][number]
             assert synced_until(instance, key) == expected

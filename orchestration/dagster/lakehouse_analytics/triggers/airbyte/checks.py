@@ -1,63 +1,73 @@
-"""`airbyte_sync` on every source table: what the last job of its connection says of it.
+"""Check `airbyte_sync` of source tables: the outcome of the last job of the connection that fills them.
 
-The sensor evaluates it when a job ends; a person may ask again, and then Airbyte is asked.
+The sensor evaluates it when a job ends. Executing the check in the UI asks Airbyte.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
 
 import dagster as dg
 
-from lakehouse_analytics.assets.multi_asset import multi_asset_check
-from lakehouse_analytics.triggers.airbyte.client import AirbyteError
-from lakehouse_analytics.triggers.airbyte.events import CHECK, metadata_of, outcome
-from lakehouse_analytics.triggers.airbyte.job_outcome import judge
-from lakehouse_analytics.triggers.airbyte.workspace import Listening
+from lakehouse_analytics.triggers.airbyte.connections import UnknownConnectionError
+from lakehouse_analytics.triggers.airbyte.errors import AirbyteError
+from lakehouse_analytics.triggers.airbyte.events import check_fields, job_metadata
+from lakehouse_analytics.triggers.airbyte.job_outcome import job_outcome
+from lakehouse_analytics.triggers.airbyte.jobs import Job
+from lakehouse_analytics.triggers.airbyte.snapshot import ConnectionSnapshot
+from lakehouse_analytics.triggers.airbyte.workspace import AirbyteWorkspace
+from lakehouse_analytics.triggers.base import source_checks
+from lakehouse_analytics.triggers.events import SYNC_CHECK
+
+DESCRIPTION = "Outcome of the last Airbyte job of this table's connection: rows written, failed, cancelled, stalled."
 
 
-def sync_checks(listening: Listening) -> list[dg.AssetChecksDefinition]:
-    """The check of every source table; none without sources."""
-    keys = dict.fromkeys(source.key for source in listening.graph.sources.values())
-    if not keys:
-        return []
+def sync_checks(workspace: AirbyteWorkspace) -> list[dg.AssetChecksDefinition]:
+    """The check of each source table whose contract names an Airbyte connection."""
 
-    @multi_asset_check(name="airbyte_sync_check", specs=[_spec(dg.AssetKey(key)) for key in keys], can_subset=True)
-    def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        asked = {key.asset_key for key in context.selected_asset_check_keys}
+    def evaluate(selected: Collection[dg.AssetKey]) -> Iterator[dg.AssetCheckResult]:
         try:
-            yield from _results(listening, asked)
+            yield from _results(workspace, selected)
         except AirbyteError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
 
-    return [check]
+    keys = [source.key for source in workspace.graph.sources.values() if source.contract.airbyte]
+    return source_checks(SYNC_CHECK, keys, DESCRIPTION, evaluate)
 
 
-def _spec(key: dg.AssetKey) -> dg.AssetCheckSpec:
-    return dg.AssetCheckSpec(
-        CHECK,
-        asset=key,
-        description="The last Airbyte job of this table's connection: succeeded with rows, failed, cancelled, stalled.",
-    )
-
-
-def _results(listening: Listening, asked: set[dg.AssetKey]) -> Iterator[dg.AssetCheckResult]:
-    known = listening.inventory.known()
-    filled: set[dg.AssetKey] = set()
-    for connection, tables in known.fills.tables.items():
-        keys = [table.key for table in tables if dg.AssetKey(table.key) in asked]
-        job = next((job for job in listening.airbyte.jobs_of(connection) if job.has_ended), None) if keys else None
+def _results(workspace: AirbyteWorkspace, selected: Collection[dg.AssetKey]) -> Iterator[dg.AssetCheckResult]:
+    snapshot = workspace.connections.snapshot()
+    mapped: set[dg.AssetKey] = set()
+    for connection, tables in snapshot.mapping.tables_by_connection.items():
+        keys = [table.key for table in tables if dg.AssetKey(table.key) in selected]
+        job = _last_ended(workspace, connection) if keys else None
         for key in keys:
-            filled.add(dg.AssetKey(key))
+            mapped.add(dg.AssetKey(key))
             if job is None:
-                yield _unjudged(dg.AssetKey(key), f"no job of connection {known.name(connection)!r} has ended yet")
+                reason = f"No job of connection {snapshot.name(connection)!r} has ended yet."
+                yield _not_evaluated(dg.AssetKey(key), reason)
                 continue
-            verdict = judge(job, may_be_empty=listening.contract(key).allow_empty)
-            metadata = metadata_of(job, verdict, listening.origin(job, known))
-            yield dg.AssetCheckResult(**outcome(dg.AssetKey(key), verdict, metadata))
-    for unfilled in sorted(asked - filled):
-        yield _unjudged(unfilled, "no connection is known to fill this table: set meta.lakehouse.airbyte.connection")
+            outcome = job_outcome(job, may_be_empty=workspace.contract(key).allow_empty)
+            metadata = job_metadata(job, outcome, workspace.origin(job, snapshot))
+            yield dg.AssetCheckResult(**check_fields(dg.AssetKey(key), outcome, metadata))
+    for unmapped in sorted({*selected} - mapped):
+        yield _not_evaluated(unmapped, _why_unmapped(workspace, snapshot, unmapped))
 
 
-def _unjudged(key: dg.AssetKey, reason: str) -> dg.AssetCheckResult:
+def _last_ended(workspace: AirbyteWorkspace, connection: str) -> Job | None:
+    return next((job for job in workspace.airbyte.jobs_of(connection) if job.has_ended), None)
+
+
+def _why_unmapped(workspace: AirbyteWorkspace, snapshot: ConnectionSnapshot, key: dg.AssetKey) -> str:
+    named = workspace.contract(tuple(key.path)).connection
+    try:
+        snapshot.find(named)
+    except UnknownConnectionError as error:
+        return f"{error}. Correct meta.lakehouse.airbyte.connection of the source."
+    return f"LAKEHOUSE_AIRBYTE_INCLUDE or LAKEHOUSE_AIRBYTE_EXCLUDE leaves out connection {named!r}."
+
+
+def _not_evaluated(key: dg.AssetKey, reason: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        asset_key=key, check_name=CHECK, passed=False, severity=dg.AssetCheckSeverity.WARN, description=reason
+        asset_key=key, check_name=SYNC_CHECK, passed=False, severity=dg.AssetCheckSeverity.WARN, description=reason
     )

@@ -1,4 +1,4 @@
-"""Connections of Airbyte, and which source tables each of them fills. Pure."""
+"""Airbyte's connections, and which source tables each of them fills. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from functools import cached_property
 from lakehouse_analytics.common.text import did_you_mean
 from lakehouse_analytics.dbt.graph import Key
 
-#: Statuses of connections that sync nothing: often the predecessor of one that does.
-RESTING = ("inactive", "deprecated")
+#: Statuses of connections that do not sync: often the predecessor of one that does.
+INACTIVE = ("inactive", "deprecated")
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,15 @@ class Connection:
     """One connection.
 
     Attributes:
-        destination: Id of the destination that it writes to; empty where Airbyte does not say.
-        streams: Namespace and name of each stream that it syncs; None where Airbyte does not list them.
-        namespace, namespace_format: Who decides on the schema: the source, the destination, or this format.
+        id: In lower case.
+        name: As in Airbyte's UI.
+        workspace: Id of its workspace.
+        status: In lower case.
+        tags: Names of its tags.
+        prefix: Of the tables that it writes.
+        namespace, namespace_format: What determines the schema: the source, the destination, or this format.
+        destination: Id of the destination that it writes to; empty if Airbyte does not say.
+        streams: Namespace and name of each stream that it syncs; None if Airbyte does not list them.
     """
 
     id: str
@@ -38,7 +44,7 @@ class Connection:
     streams: tuple[tuple[str, str], ...] | None = None
 
     def table_of(self, stream: tuple[str, str]) -> tuple[str | None, str]:
-        """Schema, None where only the destination knows it, and table of a stream."""
+        """Schema and table of a stream; the schema is None if only the destination knows it."""
         namespace, name = stream
         table = f"{self.prefix}{name}"
         if self.namespace == "source":
@@ -48,59 +54,61 @@ class Connection:
         return None, table
 
     @cached_property
-    def by_table(self) -> Mapping[str, Sequence[tuple[str, str]]]:
-        """Streams by each name of a table that they may land in, in lower case; see `landing_names`."""
+    def streams_by_table(self) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """Streams by each name, in lower case, of a table that they may be written to; see `table_names`."""
         found: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for stream in self.streams or ():
-            for name in landing_names(self.table_of(stream)[1]):
+            for name in table_names(self.table_of(stream)[1]):
                 found[name].append(stream)
         return dict(found)
 
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A table of a dbt source, and what its contract says of Airbyte.
+    """A table of a dbt source, and what its contract says about Airbyte.
 
     Attributes:
-        wanted: Id or exact name of the connection; None where nothing is said.
-        stream: The stream's name, where it is said.
+        key: Asset key.
+        schema, table: In the database.
+        connection: Id or exact name of the connection; None if the contract does not name one.
+        stream: Name of the stream; None if the contract does not name one.
     """
 
     key: Key
     schema: str
     table: str
-    wanted: str | None = None
+    connection: str | None = None
     stream: str | None = None
 
 
 @dataclass(frozen=True)
-class Fills:
-    """Which connection fills which tables.
+class ConnectionMapping:
+    """Which connection fills which source tables.
 
     Attributes:
-        tables: By the connection's id.
-        problems: Contracts that do not fit the connections, and streams that share a table, in words.
-        unmapped: Connections that fill no table of a dbt source.
-        unused: Streams that fill no table, of connections that fill others, by the connection's id.
-        unfilled: Tables that no connection is known to fill.
+        tables_by_connection: Source tables by the id of the connection that fills them.
+        problems: Messages about contracts that do not match the connections, and about streams that share a table.
+        unmapped_connections: Connections that fill no source table.
+        unmapped_streams: Streams that fill no source table, of connections that fill others, by the connection's id.
+        unmapped_tables: Source tables without a known connection.
     """
 
-    tables: Mapping[str, Sequence[SourceTable]]
+    tables_by_connection: Mapping[str, Sequence[SourceTable]]
     problems: Sequence[str] = ()
-    unmapped: Sequence[Connection] = field(default_factory=tuple)
-    unused: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    unfilled: Sequence[SourceTable] = ()
+    unmapped_connections: Sequence[Connection] = field(default_factory=tuple)
+    unmapped_streams: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unmapped_tables: Sequence[SourceTable] = ()
 
     @property
-    def left_out(self) -> list[SourceTable]:
-        """Unfilled tables beside filled ones, in a dbt source or a schema: Airbyte probably should fill these, too."""
-        filled = [table for tables in self.tables.values() for table in tables]
-        beside = {table.key[:-1] for table in filled} | {table.schema.lower() for table in filled}
-        return [table for table in self.unfilled if {table.key[:-1], table.schema.lower()} & beside]
+    def suspicious_tables(self) -> list[SourceTable]:
+        """Unmapped tables in a dbt source or a schema with mapped ones: Airbyte probably should fill these, too."""
+        mapped = [table for tables in self.tables_by_connection.values() for table in tables]
+        near = {table.key[:-1] for table in mapped} | {table.schema.lower() for table in mapped}
+        return [table for table in self.unmapped_tables if {table.key[:-1], table.schema.lower()} & near]
 
 
-def connection_of(row: object) -> Connection | None:
-    """Read one element of `data`; None of what has no id."""
+def parse_connection(row: object) -> Connection | None:
+    """Parse one element of `data`; None if it has no id."""
     if not isinstance(row, Mapping) or not isinstance(row.get("connectionId"), str) or not row["connectionId"]:
         return None
     configurations, tags = row.get("configurations"), row.get("tags")
@@ -123,122 +131,147 @@ def connection_of(row: object) -> Connection | None:
     )
 
 
-def is_wanted(connection: Connection, include: Collection[str], exclude: Collection[str]) -> bool:
-    """Whether a connection is listened to: by id, exact name or `tag:<name>`; `exclude` wins."""
-    known = {connection.name, *(f"tag:{tag}" for tag in connection.tags)}
+def is_included(connection: Connection, include: Collection[str], exclude: Collection[str]) -> bool:
+    """Whether the filters let a connection pass: by id, exact name or `tag:<name>`. `exclude` takes precedence."""
+    names = {connection.name, *(f"tag:{tag}" for tag in connection.tags)}
 
-    def meant(words: Collection[str]) -> bool:
-        return bool(known & {*words}) or connection.id in {word.lower() for word in words}
+    def matches(words: Collection[str]) -> bool:
+        return bool(names & {*words}) or connection.id in {word.lower() for word in words}
 
-    return not meant(exclude) and (not include or meant(include))
+    return not matches(exclude) and (not include or matches(include))
 
 
 class UnknownConnectionError(ValueError):
-    """Airbyte has no such connection, or several. The message says which are near."""
+    """Airbyte has no connection with an id or name, or several. The message offers the nearest name."""
 
 
-def meant(wanted: str, connections: Collection[Connection]) -> Connection:
-    """The connection of an id or an exact name.
+def find_connection(id_or_name: str, connections: Collection[Connection]) -> Connection:
+    """The connection with an id or an exact name.
 
     Raises:
-        UnknownConnectionError: there is none, or there are several of that name.
+        UnknownConnectionError: There is no such connection, or several connections have the name.
     """
-    by_id = [connection for connection in connections if connection.id == wanted.lower()]
-    named = by_id or [connection for connection in connections if connection.name == wanted]
-    if len(named) == 1:
-        return named[0]
-    if named:
-        ids = ", ".join(sorted(connection.id for connection in named))
+    by_id = [connection for connection in connections if connection.id == id_or_name.lower()]
+    found = by_id or [connection for connection in connections if connection.name == id_or_name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(sorted(connection.id for connection in found))
         raise UnknownConnectionError(
-            f"{wanted!r} is the name of several connections: use the id of one of them ({ids})"
+            f"{id_or_name!r} is the name of several connections: use the id of one of them ({ids})"
         )
-    hint = did_you_mean(wanted, (connection.name for connection in connections), quoted=repr)
-    raise UnknownConnectionError(f"Airbyte has no connection of the id or name {wanted!r}{hint}")
+    hint = did_you_mean(id_or_name, (connection.name for connection in connections), quoted=repr)
+    raise UnknownConnectionError(f"Airbyte has no connection with the id or name {id_or_name!r}{hint}")
 
 
 def map_connections(
     tables: Iterable[SourceTable], connections: Collection[Connection], ignored: Iterable[Connection] = ()
-) -> Fills:
-    """Find the connection of each table: the one its contract names, else the only one whose streams land there.
+) -> ConnectionMapping:
+    """Find the connection of each table: the one that its contract names, else the only one that writes the table.
 
     Args:
-        tables: Of the dbt project's sources.
-        connections: Those that are listened to.
-        ignored: The others: they fill nothing, and whoever names one is told so.
+        tables: The dbt project's source tables.
+        connections: Connections that the filters let pass.
+        ignored: The others. They fill no table; a contract that names one is a problem.
     """
-    left_out = {word for connection in ignored for word in (connection.id, connection.name)}
-    found: dict[str, list[SourceTable]] = defaultdict(list)
-    wanted: dict[str, list[SourceTable]] = defaultdict(list)
-    problems: list[str] = []
-    silent: list[SourceTable] = []
-    for table in tables:
-        (silent if table.wanted is None else wanted[table.wanted]).append(table)
-    for name, of in wanted.items():
+    return _Mapper(connections, ignored).map(tables)
+
+
+class _Mapper:
+    """Maps source tables to connections."""
+
+    def __init__(self, connections: Collection[Connection], ignored: Iterable[Connection]) -> None:
+        self._connections = connections
+        self._ignored = {word for connection in ignored for word in (connection.id, connection.name)}
+        self._candidates = _candidates(connections)
+        self._mapped: dict[str, list[SourceTable]] = defaultdict(list)
+        self._problems: list[str] = []
+
+    def map(self, tables: Iterable[SourceTable]) -> ConnectionMapping:
+        named: dict[str, list[SourceTable]] = defaultdict(list)
+        unnamed: list[SourceTable] = []
+        for table in tables:
+            (unnamed if table.connection is None else named[table.connection]).append(table)
+        for id_or_name, of in named.items():
+            self._map_named(id_or_name, of)
+        unmapped_tables: list[SourceTable] = []
+        for table in unnamed:
+            if not self._map_unnamed(table):
+                unmapped_tables.append(table)
+        mapped = [(c, self._mapped[c.id]) for c in self._connections if c.id in self._mapped]
+        for connection, filled in mapped:
+            for table in filled:
+                candidates = self._candidates.get(table.table.lower(), ())
+                self._problems += _shared(table, connection)
+                self._problems += _shared_with_others(table, connection, candidates)
+        return ConnectionMapping(
+            tables_by_connection=dict(self._mapped),
+            problems=self._problems,
+            unmapped_connections=[c for c in self._connections if c.id not in self._mapped],
+            unmapped_streams={c.id: streams for c, filled in mapped if (streams := _unmapped_streams(c, filled))},
+            unmapped_tables=unmapped_tables,
+        )
+
+    def _map_named(self, id_or_name: str, tables: Sequence[SourceTable]) -> None:
+        """Map tables whose contracts name a connection."""
         try:
-            connection = meant(name, connections)
+            connection = find_connection(id_or_name, self._connections)
         except UnknownConnectionError as error:
             why = str(error)
-            if {name, name.lower()} & left_out:
-                why = f"LAKEHOUSE_AIRBYTE_INCLUDE or LAKEHOUSE_AIRBYTE_EXCLUDE leaves out {name!r}"
-            problems.append(f"meta.lakehouse.airbyte.connection of source {', '.join(map(_words, of))}: {why}")
-            continue
-        problems += [wrong for table in of if (wrong := _wrong_stream(table, connection))]
-        found[connection.id] += of
-    candidates = _candidates(connections)
-    unfilled: list[SourceTable] = []
-    for table in silent:
-        near = candidates.get(table.table.lower(), ())
-        landing = _landing(near, table)
-        if len(landing) == 1:
-            found[landing[0].id].append(table)
-        elif not landing:
-            unfilled.append(table)
-        problems += _several(table, near, landing)
-    unmapped = [connection for connection in connections if connection.id not in found]
-    of_mapped = [(connection, found[connection.id]) for connection in connections if connection.id in found]
-    for connection, filled in of_mapped:
-        for table in filled:
-            problems += _shared(table, connection)
-            problems += _shared_with_others(table, connection, candidates.get(table.table.lower(), ()))
-    unused = {connection.id: names for connection, filled in of_mapped if (names := _unused(connection, filled))}
-    return Fills(dict(found), problems, unmapped, unused, unfilled)
+            if {id_or_name, id_or_name.lower()} & self._ignored:
+                why = f"LAKEHOUSE_AIRBYTE_INCLUDE or LAKEHOUSE_AIRBYTE_EXCLUDE leaves out {id_or_name!r}"
+            names = ", ".join(map(_name, tables))
+            self._problems.append(f"meta.lakehouse.airbyte.connection of source {names}: {why}")
+            return
+        self._problems += [problem for table in tables if (problem := _wrong_stream(table, connection))]
+        self._mapped[connection.id] += tables
+
+    def _map_unnamed(self, table: SourceTable) -> bool:
+        """Map a table whose contract names no connection; False if no connection writes it."""
+        candidates = self._candidates.get(table.table.lower(), ())
+        writers = _writers(candidates, table)
+        if len(writers) == 1:
+            self._mapped[writers[0].id].append(table)
+        self._problems += _several_writers(table, candidates, writers)
+        return bool(writers)
 
 
 def _candidates(connections: Iterable[Connection]) -> Mapping[str, Sequence[Connection]]:
-    """Connections by each name of a table that a stream of theirs may land in; not those that sync nothing."""
+    """Active connections by each name of a table that a stream of theirs may be written to."""
     found: dict[str, list[Connection]] = defaultdict(list)
     for connection in connections:
-        if connection.status not in RESTING:
-            for name in connection.by_table:
+        if connection.status not in INACTIVE:
+            for name in connection.streams_by_table:
                 found[name].append(connection)
     return dict(found)
 
 
-def _landing(connections: Sequence[Connection], table: SourceTable) -> list[Connection]:
-    """The connections of which a stream lands in a table: under its own name, or else renamed."""
+def _writers(connections: Sequence[Connection], table: SourceTable) -> list[Connection]:
+    """The connections with a stream that is written to a table: under its own name, or else renamed."""
     name = table.table.lower()
-    exact = [c for c in connections if any(_lands(c, stream, table) for stream in c.by_table.get(name, ()))]
+    exact = [c for c in connections if any(_writes(c, stream, table) for stream in c.streams_by_table.get(name, ()))]
     return exact or [c for c in connections if _streams_of(c, table)]
 
 
-def _several(table: SourceTable, connections: Sequence[Connection], taken: Sequence[Connection]) -> list[str]:
-    """What is wrong with a table that names no connection, if streams of several may land there."""
+def _several_writers(table: SourceTable, connections: Sequence[Connection], writers: Sequence[Connection]) -> list[str]:
+    """A message if streams of several connections may be written to a table whose contract names no connection."""
     streams = [(connection, stream) for connection in connections for stream in _streams_of(connection, table)]
     if len({connection.id for connection, _ in streams}) < 2:
         return []
-    said = _colliding(table, streams, "meta.lakehouse.airbyte.connection")
-    if len(taken) == 1:
-        said += f". Until then, connection {taken[0].name!r} is taken, whose stream has the name of the table"
-    return [said]
+    message = _collision(table, streams, "meta.lakehouse.airbyte.connection")
+    if len(writers) == 1:
+        message += f". Until then, connection {writers[0].name!r} is used, whose stream has the name of the table"
+    return [message]
 
 
 def _shared_with_others(table: SourceTable, connection: Connection, connections: Sequence[Connection]) -> list[str]:
-    """What is wrong with a table whose contract names a connection, if others write the same table.
+    """A message if other connections write the same table as the connection that its contract names.
 
-    A connection is named to tell tables of one name apart. So only what is certain counts: the same destination, and
-    the same schema.
+    A contract names a connection to distinguish tables with the same name. So only certain collisions count: the same
+    destination, and the same schema.
     """
-    if table.wanted is None or table.stream is not None or not connection.destination or connection.status in RESTING:
+    inactive = connection.status in INACTIVE
+    if table.connection is None or table.stream is not None or not connection.destination or inactive:
         return []
     own = [(connection, stream) for stream in _streams_of(connection, table, strict=False)]
     schemas = {_schema(connection, stream) for _, stream in own}
@@ -249,23 +282,23 @@ def _shared_with_others(table: SourceTable, connection: Connection, connections:
         for stream in _streams_of(other, table, strict=False)
         if _schema(other, stream) in schemas
     ]
-    return [_colliding(table, [*own, *others], "meta.lakehouse.airbyte.stream")] if others else []
+    return [_collision(table, [*own, *others], "meta.lakehouse.airbyte.stream")] if others else []
 
 
-def _colliding(table: SourceTable, streams: Iterable[tuple[Connection, tuple[str, str]]], key: str) -> str:
+def _collision(table: SourceTable, streams: Iterable[tuple[Connection, tuple[str, str]]], key: str) -> str:
     named = ", ".join(
         f"{'.'.join(filter(None, stream))!r} of connection {connection.name!r} ({connection.id})"
         for connection, stream in streams
     )
     return (
-        f"source {_words(table)}: streams of several connections may land in this table ({named}), and each sync may "
-        "replace the rows of another; give them different prefixes or namespaces in Airbyte, or name the one that "
+        f"source {_name(table)}: streams of several connections may be written to this table ({named}), and each sync "
+        "may replace the rows of another; give them different prefixes or namespaces in Airbyte, or name the one that "
         f"fills it in {key}"
     )
 
 
 def _wrong_stream(table: SourceTable, connection: Connection) -> str | None:
-    """What is wrong with a table whose contract names a connection, if anything is."""
+    """A message if the connection that a contract names does not have the stream of the table."""
     if connection.streams is None:
         return None
     names = [name for _, name in connection.streams]
@@ -274,67 +307,69 @@ def _wrong_stream(table: SourceTable, connection: Connection) -> str | None:
             return None
         hint = did_you_mean(table.table, names, quoted=repr)
         return (
-            f"source {_words(table)}: no stream of connection {connection.name!r} lands in a table {table.table!r}; "
-            f"set meta.lakehouse.airbyte.stream to the stream that fills it, or name another connection{hint}"
+            f"source {_name(table)}: no stream of connection {connection.name!r} is written to a table "
+            f"{table.table!r}; set meta.lakehouse.airbyte.stream to the stream that fills it, or name another "
+            f"connection{hint}"
         )
     if table.stream in names:
         return None
     hint = did_you_mean(table.stream, names, quoted=repr)
     return (
-        f"source {_words(table)}: meta.lakehouse.airbyte.stream is {table.stream!r}, and connection "
+        f"source {_name(table)}: meta.lakehouse.airbyte.stream is {table.stream!r}, but connection "
         f"{connection.name!r} does not sync such a stream{hint}"
     )
 
 
 def _shared(table: SourceTable, connection: Connection) -> list[str]:
-    """What is wrong with a table that several streams of its connection may fill."""
+    """A message if several streams of its connection may be written to a table."""
     schemas = [_schema(connection, stream) for stream in _streams_of(connection, table)]
     if table.stream is not None or len(schemas) == len({*schemas}):
         return []
     streams = ", ".join(repr(".".join(filter(None, stream))) for stream in _streams_of(connection, table))
     return [
-        f"source {_words(table)}: several streams of connection {connection.name!r} may land in this table "
+        f"source {_name(table)}: several streams of connection {connection.name!r} may be written to this table "
         f"({streams}), and each sync may replace the rows of another; give them different prefixes or namespaces in "
         "Airbyte, or name the one that fills it in meta.lakehouse.airbyte.stream"
     ]
 
 
 def _schema(connection: Connection, stream: tuple[str, str]) -> str:
-    """The schema of a stream in lower case; empty where only the destination knows it."""
+    """The schema of a stream in lower case; empty if only the destination knows it."""
     return (connection.table_of(stream)[0] or "").lower()
 
 
-def _unused(connection: Connection, tables: Sequence[SourceTable]) -> list[str]:
+def _unmapped_streams(connection: Connection, tables: Sequence[SourceTable]) -> list[str]:
     """Streams of a connection that fill none of its tables."""
     named = {table.stream for table in tables if table.stream}
-    silent = [table for table in tables if not table.stream]
-    used = {stream for table in silent for stream in _streams_of(connection, table, strict=table.wanted is None)}
+    others = [table for table in tables if not table.stream]
+    used = {stream for table in others for stream in _streams_of(connection, table, strict=table.connection is None)}
     return [stream[1] for stream in connection.streams or () if stream not in used and stream[1] not in named]
 
 
 def _streams_of(connection: Connection, table: SourceTable, *, strict: bool = True) -> list[tuple[str, str]]:
-    """Streams that may land in a table. Not `strict`: in whatever schema, for a contract has named the connection."""
-    streams = connection.by_table.get(table.table.lower(), ())
-    return [stream for stream in streams if _lands(connection, stream, table, landing_names, strict=strict)]
+    """Streams that may be written to a table; not `strict`: in any schema, as the contract names the connection."""
+    streams = connection.streams_by_table.get(table.table.lower(), ())
+    return [stream for stream in streams if _writes(connection, stream, table, table_names, strict=strict)]
 
 
-def landing_names(name: str) -> set[str]:
-    """Names in lower case of the tables that a stream may land in.
+def table_names(stream: str) -> set[str]:
+    """The names, in lower case, of the tables that a stream may be written to.
 
-    Some destinations keep a name. S3 Data Lake with Glue, and others, replace characters that are not allowed there:
-    each by an underscore, or as Airbyte's `Names.toAlphanumericAndUnderscore` does, which drops accents first and takes
-    blanks together. Source: airbytehq/airbyte, io.airbyte.commons.text.Names, and issue 52690.
+    Some destinations keep the name. S3 Data Lake with Glue, among others, replaces characters that are not allowed in
+    table names: each by an underscore, or as Airbyte's `Names.toAlphanumericAndUnderscore` does, which first removes
+    accents and replaces consecutive whitespace by one underscore. Source: airbytehq/airbyte,
+    io.airbyte.commons.text.Names, and issue 52690.
     """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.category(c).startswith("M"))
+    plain = "".join(c for c in unicodedata.normalize("NFKD", stream) if not unicodedata.category(c).startswith("M"))
     spaced = re.sub(r"\s+", "_", plain)
-    return {name.lower(), *(re.sub("[^a-z0-9_]", "_", text.lower()) for text in (name, spaced))}
+    return {stream.lower(), *(re.sub("[^a-z0-9_]", "_", text.lower()) for text in (stream, spaced))}
 
 
-def _own_name(name: str) -> set[str]:
-    return {name.lower()}
+def _own_name(stream: str) -> set[str]:
+    return {stream.lower()}
 
 
-def _lands(
+def _writes(
     connection: Connection,
     stream: tuple[str, str],
     table: SourceTable,
@@ -343,10 +378,10 @@ def _lands(
     strict: bool = True,
 ) -> bool:
     schema, name = connection.table_of(stream)
-    # A destination may fold names; where it alone knows the schema, the table's name has to do.
+    # A destination may change the case of names; if it alone knows the schema, the table's name decides.
     fits = schema is None or not strict or table.schema.lower() in names(schema)
     return fits and table.table.lower() in names(name)
 
 
-def _words(table: SourceTable) -> str:
+def _name(table: SourceTable) -> str:
     return ".".join(table.key)

@@ -1,6 +1,6 @@
-"""How far the feed has come: what a tick leaves for the next one, as bounded text.
+"""The sensor's cursor: what one poll leaves for the next, as text of bounded length.
 
-Times are whole seconds of Airbyte's clock, never of ours.
+Times are whole seconds of Airbyte's clock, not of ours, unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lakehouse_analytics.triggers.airbyte.identity import TAG, Ended
-from lakehouse_analytics.triggers.airbyte.jobs import instant
+from lakehouse_analytics.triggers.airbyte.identity import TAG_LENGTH, JobEnd
+from lakehouse_analytics.triggers.airbyte.jobs import parse_time
 
 VERSION = 2
-#: Versions that are read: 1 knew jobs by their id and second alone, and no server.
-READ = (1, VERSION)
-#: Characters of the text, below what a sensor's cursor should hold.
-LONGEST = 60_000
+#: Versions that can be read. Version 1 identified jobs by id and second alone, and had no server.
+READABLE_VERSIONS = (1, VERSION)
+#: Maximum length of the text in characters, below what a sensor's cursor should have.
+MAX_LENGTH = 60_000
 
 
 class CursorError(ValueError):
-    """A text that is no cursor. The message says what is expected."""
+    """A text that is not a cursor. The message says what is expected."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a pass over the jobs was left.
+class Position:
+    """Where an unfinished pass over the jobs continues.
 
     Attributes:
-        since: Jobs that were updated at this second or later are asked for,
-        offset: from this place in their order on.
-        anchor: The job that was last at that place; another one there means that rows have shifted.
+        since: The pass continues with jobs that changed at this second or later,
+        offset: from this position in their order on.
+        anchor: Id of the job that was last at that position; another job there means that rows have moved.
         began: The watermark when the pass began.
     """
 
@@ -45,155 +45,161 @@ class Place:
 
 @dataclass(frozen=True)
 class Cursor:
-    """What has been seen.
+    """What has been processed.
 
     Attributes:
-        floor: Every job that ended before is done with; none is asked for again.
+        floor: Every job that ended before it is processed, and not requested again.
         watermark: The latest end that was seen.
-        seen: Jobs that ended at the floor or later and are done with, and until when each has to be remembered: its
-            end, or the second of the request if Airbyte gives no end.
-        place: Where the pass goes on; None when the last one came to its end.
-        epoch: Tells the runs of a replay from those before; empty until somebody replays.
-        server: The server that all of this is about, see `server_of`; empty in a cursor of version 1.
-        stored: Number of the newest event that Dagster had stored when the last pass that came to its end began: what a
-            tick stored whose cursor was lost has a higher one. None where it is not known.
-        ticked: When the last tick began,
-        asked_for_stalled: and when jobs that run too long were looked for: by our clock, in seconds since 1970.
+        seen: Processed jobs that ended at the floor or later, and until when each has to be kept: its end, or the
+            second of the request if Airbyte gives no end.
+        position: Where the pass continues; None if the last one is finished.
+        epoch: Distinguishes the runs of a replay from earlier runs; empty without a replay.
+        server: The server that all of this refers to, see `server_digest`; empty in a cursor of version 1.
+        stored: Storage id of the newest event in Dagster when the last finished pass began. A tick whose cursor was
+            lost stored events with higher ids. None if unknown.
+        ticked: When the last tick began, by our clock, as a Unix timestamp.
+        stalled_checked: When stalled jobs were last searched for, likewise.
     """
 
     floor: datetime
     watermark: datetime
-    seen: Mapping[Ended, datetime] = field(default_factory=dict)
-    place: Place | None = None
+    seen: Mapping[JobEnd, datetime] = field(default_factory=dict)
+    position: Position | None = None
     epoch: str = ""
     server: str = ""
     stored: int | None = None
     ticked: float = 0.0
-    asked_for_stalled: float = 0.0
+    stalled_checked: float = 0.0
 
     @staticmethod
     def starting(at: datetime, epoch: str = "", server: str = "") -> Cursor:
-        """Of a feed that begins with jobs that end at an instant or later."""
+        """A cursor that begins with jobs that end at a time or later."""
         second = at.astimezone(UTC).replace(microsecond=0)
         return Cursor(floor=second, watermark=second, epoch=epoch, server=server)
 
-    def set_back(self, at: datetime) -> Cursor:
-        """For a server whose clock was set back: begin again at an instant, and remember what was seen."""
+    def rewound(self, at: datetime) -> Cursor:
+        """For a server whose clock was set back: begins again at a time, and keeps what was seen."""
         second = at.astimezone(UTC).replace(microsecond=0)
-        return replace(self, floor=second, watermark=second, place=None)
+        return replace(self, floor=second, watermark=second, position=None)
 
     def dumps(self) -> str:
-        """The text; its length is bounded whatever was seen, at the price of the overlap."""
+        """The text. Its length is bounded whatever was seen, at the expense of the overlap."""
         fitting = self
-        while len(text := fitting._text()) > LONGEST:
-            fitting = fitting._shorter()
+        while len(text := fitting._text()) > MAX_LENGTH:
+            fitting = fitting._shortened()
         return text
 
     def _text(self) -> str:
-        rows: dict[tuple[int, str], list[Ended]] = defaultdict(list)
+        rows: dict[tuple[int, str], list[JobEnd]] = defaultdict(list)
         for job, until in self.seen.items():
             rows[int((until - self.floor).total_seconds()), _kind(job)].append(job)
         fields: dict[str, Any] = {
             "version": VERSION,
-            "floor": _written(self.floor),
-            "watermark": _written(self.watermark),
+            "floor": _format_time(self.floor),
+            "watermark": _format_time(self.watermark),
             "seen": [_row(second, kind, jobs) for (second, kind), jobs in sorted(rows.items())],
             "epoch": self.epoch,
             "server": self.server,
             "stored": self.stored,
             "ticked": round(self.ticked),
-            "asked_for_stalled": round(self.asked_for_stalled),
+            "asked_for_stalled": round(self.stalled_checked),
         }
-        if self.place:
-            place = self.place
-            fields["place"] = [_written(place.since), place.offset, place.anchor, _written(place.began)]
+        if self.position:
+            position = self.position
+            fields["place"] = [
+                _format_time(position.since), position.offset, position.anchor, _format_time(position.began)
+            ]  # fmt: skip
         return json.dumps(fields, separators=(",", ":"))
 
-    def _shorter(self) -> Cursor:
-        """Without the oldest tenth of what was seen. Those jobs are asked for no more, nor others of their seconds."""
+    def _shortened(self) -> Cursor:
+        """Without the oldest tenth of the seen jobs. These are not requested again, nor others of their seconds."""
         ends = sorted(self.seen.values())
         floor = ends[len(ends) // 10] + timedelta(seconds=1)
-        if self.place:
-            floor = min(floor, self.place.since)  # the rest of that second is still to come
+        if self.position:
+            floor = min(floor, self.position.since)  # the rest of that second has not been read yet
         seen = {job: until for job, until in self.seen.items() if until >= floor}
         if len(seen) == len(self.seen):
-            # All in one second: the pass goes on behind them, and Dagster's history knows them.
+            # All in one second: the pass continues after them, and Dagster's event log has them.
             seen = {job: seen[job] for job in sorted(seen, key=lambda job: job[:2])[len(seen) // 10 + 1 :]}
         return replace(self, floor=max(floor, self.floor), seen=seen)
 
     @staticmethod
     def loads(text: str) -> Cursor:
-        """Read what `dumps` wrote.
+        """Parse what `dumps` wrote.
 
         Raises:
-            CursorError: it is something else.
+            CursorError: The text is something else.
         """
         try:
-            fields = _of_this_version(json.loads(text))
-            floor = _read(fields["floor"])
-            place = fields.get("place")
+            fields = _of_readable_version(json.loads(text))
+            floor = _required_time(fields["floor"])
+            position = fields.get("place")
             return Cursor(
                 floor=floor,
-                watermark=_read(fields["watermark"]),
+                watermark=_required_time(fields["watermark"]),
                 seen=dict(entry for row in fields["seen"] for entry in _seen(floor, row)),
-                place=place and Place(_read(place[0]), int(place[1]), place[2], _read(place[3])),
+                position=position and _position(position),
                 epoch=str(fields["epoch"]),
                 server=str(fields.get("server", "")),
                 stored=None if fields.get("stored") is None else int(fields["stored"]),
                 ticked=float(fields["ticked"]),
-                asked_for_stalled=float(fields["asked_for_stalled"]),
+                stalled_checked=float(fields["asked_for_stalled"]),
             )
         except CursorError:
             raise
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError):
             raise CursorError(
-                "expected what the sensor wrote, or a time such as 2026-11-20T00:00Z to replay from"
+                "expected a cursor of this sensor, or a time such as 2026-11-20T00:00Z to replay from"
             ) from None
 
 
-def _of_this_version(fields: Any) -> Any:
-    if fields["version"] not in READ:
-        raise CursorError(f"it is of version {fields['version']}, and this code reads versions up to {VERSION}")
+def _of_readable_version(fields: Any) -> Any:
+    if fields["version"] not in READABLE_VERSIONS:
+        raise CursorError(f"it has version {fields['version']}, and this code reads versions up to {VERSION}")
     return fields
 
 
-def _kind(job: Ended) -> str:
-    """`=` with an end, `?` without one, empty of version 1."""
+def _position(fields: Any) -> Position:
+    return Position(_required_time(fields[0]), int(fields[1]), fields[2], _required_time(fields[3]))
+
+
+def _kind(job: JobEnd) -> str:
+    """`=` with an end, `?` without one, empty for a job of version 1."""
     return "" if not job.tag else "=" if job.at else "?"
 
 
-def _row(second: int, kind: str, jobs: list[Ended]) -> list[Any]:
-    """Seconds after the floor, kind and tags, then ids as distances from each other: most take two or three digits."""
+def _row(second: int, kind: str, jobs: list[JobEnd]) -> list[Any]:
+    """Seconds after the floor, kind and tags, then ids as differences, most of which have two or three digits."""
     jobs = sorted(jobs, key=lambda job: job[:2])
-    return [second, kind + "".join(job.tag for job in jobs), *_distances([job.id for job in jobs])]
+    return [second, kind + "".join(job.tag for job in jobs), *_differences([job.id for job in jobs])]
 
 
-def _seen(floor: datetime, row: list[Any]) -> Iterator[tuple[Ended, datetime]]:
+def _seen(floor: datetime, row: list[Any]) -> Iterator[tuple[JobEnd, datetime]]:
     until, written = floor + timedelta(seconds=row[0]), row[1:]
-    # Version 1 has no kinds and no tags.
+    # Version 1 has neither kinds nor tags.
     kind, tags = (written[0][:1], written.pop(0)[1:]) if written and isinstance(written[0], str) else ("", "")
-    for place, job_id in enumerate(_sums(written)):
-        yield Ended(job_id, tags[TAG * place : TAG * (place + 1)], None if kind == "?" else until), until
+    for n, job_id in enumerate(_sums(written)):
+        yield JobEnd(job_id, tags[TAG_LENGTH * n : TAG_LENGTH * (n + 1)], None if kind == "?" else until), until
 
 
-def _distances(ids: list[int]) -> list[int]:
+def _differences(ids: list[int]) -> list[int]:
     return [number - before for before, number in zip([0, *ids], ids, strict=False)]
 
 
-def _sums(distances: list[int]) -> list[int]:
+def _sums(differences: list[int]) -> list[int]:
     total, ids = 0, []
-    for distance in distances:
-        total += distance
+    for difference in differences:
+        total += difference
         ids.append(total)
     return ids
 
 
-def _written(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _read(text: str) -> datetime:
-    found = instant(text)
+def _required_time(text: str) -> datetime:
+    found = parse_time(text)
     if found is None:
         raise ValueError
     return found

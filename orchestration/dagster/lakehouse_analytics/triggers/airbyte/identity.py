@@ -1,7 +1,7 @@
 """What distinguishes one ended job from every other: server, connection, id and end. Pure.
 
-The id alone does not. An Airbyte that is installed again counts from 1, another server has the same numbers, and a job
-that failed may be tried again and succeed under the id that it had.
+The id alone does not. A reinstalled Airbyte counts from 1 again, another server has the same numbers, and a job that
+failed may be retried and succeed under the same id.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from urllib.parse import urlsplit
 
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 
-#: Characters of six bits each that stand for a connection and a status in a cursor, which has to stay short. Jobs
-#: with the same id that ended in the same second are told apart by nothing else.
-TAG = 3
+#: Characters of six bits each that stand for a connection and a status in a cursor, which has to stay short. They alone
+#: distinguish jobs with the same id that ended in the same second.
+TAG_LENGTH = 3
 
 
-class Ended(NamedTuple):
-    """One end of a job of one server, as a cursor remembers it.
+class JobEnd(NamedTuple):
+    """One end of a job of one server, as a cursor stores it.
 
     Attributes:
-        tag: Of its connection and status; empty if an older version of this project wrote the cursor.
+        id: Of the job.
+        tag: Digest of its connection and status; empty if an older version of this project wrote the cursor.
         at: When it ended, in whole seconds; None if Airbyte does not say.
     """
 
@@ -32,14 +33,14 @@ class Ended(NamedTuple):
     at: datetime | None
 
 
-def ended(job: Job) -> Ended:
+def job_end(job: Job) -> JobEnd:
     """The end of a job that has ended."""
     digest = hashlib.sha256(f"{job.connection}\n{job.status}".encode()).digest()
-    return Ended(job.id, base64.urlsafe_b64encode(digest).decode()[:TAG], job.ended)
+    return JobEnd(job.id, base64.urlsafe_b64encode(digest).decode()[:TAG_LENGTH], job.ended)
 
 
-def server_of(url: str) -> str:
-    """Short text for a server: its address without scheme and log-in, as a digest."""
+def server_digest(url: str) -> str:
+    """Short text for a server: a digest of its address without scheme and credentials."""
     parts = urlsplit(url)
     address = f"{(parts.hostname or '').lower()}:{parts.port or ''}{parts.path.rstrip('/')}"
     return hashlib.sha256(address.encode()).hexdigest()[:10]
@@ -48,9 +49,13 @@ def server_of(url: str) -> str:
 def identity_of(job: Job, url: str) -> str:
     """Text that no other end of a job has, such as `4711-20261128T180500Z-3fa2c8d01b`.
 
-    The last part stands for the server at `url` and the connection. A job that has not ended, or that Airbyte gives no
-    time for, has `open` for a time.
+    The last part is a digest of the server and the connection. A job that has not ended, or for which Airbyte gives no
+    time, has `open` in place of the time.
+
+    Args:
+        job: The job.
+        url: URL of the server's API.
     """
-    digest = hashlib.sha256(f"{server_of(url)}\n{job.connection}".encode()).hexdigest()[:10]
+    digest = hashlib.sha256(f"{server_digest(url)}\n{job.connection}".encode()).hexdigest()[:10]
     at = f"{job.ended.astimezone(UTC):%Y%m%dT%H%M%SZ}" if job.ended else "open"
     return f"{job.id}-{at}-{digest}"

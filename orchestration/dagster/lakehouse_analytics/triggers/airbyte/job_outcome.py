@@ -1,4 +1,4 @@
-"""What a job says of the tables it fills: evidence, not status. Pure."""
+"""The outcome of a job for the tables that it fills: by what it moved, not by its status alone. Pure."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from statistics import median
 
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 
-#: A running job is looked at from this age on, and stalled at so many times the usual length.
-YOUNG = timedelta(minutes=30)
-TIMES = 3.0
+#: Minimum age of a job that counts as stalled, and the multiple of its usual duration from which on it does.
+MIN_STALLED_AGE = timedelta(minutes=30)
+STALLED_FACTOR = 3.0
 STALLED = "stalled"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Of one job.
+class JobOutcome:
+    """The outcome of one job.
 
     Attributes:
-        passed: The tables can be relied on.
-        warn: A failure is worth a look and no more.
-        filled: Rows came, or may have come, and all of them are there: what reads the tables should be built.
-        status: Airbyte's, or `stalled`.
+        passed: The tables are complete.
+        warn: A failure is a warning only.
+        filled: The tables have, or may have, new rows, and are complete: models that read them should be built.
+        status: Airbyte's status, or `stalled`.
         reason: One line.
     """
 
@@ -35,71 +35,73 @@ class Verdict:
 
 
 def may_have_written(job: Job) -> bool:
-    """Whether a job that did not succeed may have left rows in the tables: Airbyte commits them as it goes."""
+    """Whether a job that did not succeed may have written rows: Airbyte commits them while a job is running."""
     return job.status != "succeeded" and not job.empties and not job.moved_nothing
 
 
-def judge(job: Job, *, may_be_empty: bool = False, rows_before: bool = False) -> Verdict:
-    """Judge a job that has ended.
+def job_outcome(job: Job, *, may_be_empty: bool = False, partial_rows: bool = False) -> JobOutcome:
+    """The outcome of a job that has ended.
 
     Args:
-        job: What ended.
-        may_be_empty: The contract's `allow_empty`: no rows are nothing unusual, and what reads them is built.
-        rows_before: Since the last success a job may have written rows without succeeding. The next one goes on from
-            there, and may find nothing left to move.
+        job: A job with a final status.
+        may_be_empty: The contract's `allow_empty`: a sync without rows is usual, and models are built after it.
+        partial_rows: Since the last success, a job that did not succeed may have written rows. The next sync continues
+            from there, and may find nothing left to move.
     """
     name = f"{job.kind or 'job'} {job.id}"
     if job.status != "succeeded":
-        # The public API does not tell why; Airbyte's own page does.
-        some = "some rows may have been written" if job.rows is None else f"{job.rows:,} rows were written"
-        return Verdict(False, False, False, job.status, f"{name} {job.status}{_after(job)}; {some}")
+        # The public API does not say why; Airbyte's UI does.
+        written = "some rows may have been written" if job.rows is None else f"{job.rows:,} rows were written"
+        return JobOutcome(False, False, False, job.status, f"{name} {job.status}{_after(job)}; {written}")
     if job.empties:
-        return Verdict(False, True, False, job.status, f"{name} emptied the tables; the next sync fills them")
-    if job.moved_nothing and rows_before:
+        return JobOutcome(False, True, False, job.status, f"{name} emptied the tables; the next sync fills them")
+    if job.moved_nothing and partial_rows:
         reason = (
-            f"{name} succeeded{_after(job)}: no rows, but a job before it that did not succeed may have written some"
+            f"{name} succeeded{_after(job)}: no rows, but an earlier job that did not succeed may have written some"
         )
-        return Verdict(True, False, True, job.status, reason)
+        return JobOutcome(True, False, True, job.status, reason)
     if job.moved_nothing and not may_be_empty:
-        return Verdict(
+        return JobOutcome(
             False, True, False, job.status,
-            f"{name} succeeded and moved no rows, so nothing is built; where that is usual, set "
+            f"{name} succeeded and moved no rows, so nothing is built; if this is usual, set "
             "meta.lakehouse.airbyte.allow_empty",
         )  # fmt: skip
-    moved = "Airbyte does not say how many rows it moved" if job.rows is None else f"{job.rows:,} rows"
-    return Verdict(True, False, True, job.status, f"{name} succeeded{_after(job)}: {moved}")
+    moved = "Airbyte does not report the number of rows" if job.rows is None else f"{job.rows:,} rows"
+    return JobOutcome(True, False, True, job.status, f"{name} succeeded{_after(job)}: {moved}")
 
 
-def judge_running(job: Job, now: datetime, past: Sequence[Job], limit: timedelta | None) -> Verdict | None:
-    """Judge a job that still runs; None while it may go on.
+def running_outcome(job: Job, now: datetime, past: Sequence[Job], limit: timedelta | None) -> JobOutcome | None:
+    """The outcome of a job that is still running: None, or that it is stalled.
 
     Args:
-        job: What runs.
+        job: A job that is running.
         now: By Airbyte's clock.
         past: Earlier jobs of the connection.
-        limit: The contract's `stalled_after`; without it, what earlier syncs took decides.
+        limit: The contract's `stalled_after`; None: three times the usual duration of earlier syncs.
     """
     if job.started is None:
         return None
     age = now - job.started
-    allowed = limit is not None
-    usual = [job.seconds for job in past if job.status == "succeeded" and job.seconds is not None and not job.empties]
+    expected: str
     if limit is None:
+        usual = [j.seconds for j in past if j.status == "succeeded" and j.seconds is not None and not j.empties]
         if not usual:
-            return None  # never seen to end: nobody knows how long it takes
-        limit = max(YOUNG, timedelta(seconds=TIMES * median(usual)))
+            return None  # the usual duration is unknown
+        limit = max(MIN_STALLED_AGE, timedelta(seconds=STALLED_FACTOR * median(usual)))
+        expected = f"usually {_duration(median(usual))}"
+    else:
+        expected = f"the limit is {_duration(limit.total_seconds())}"
     if age <= limit:
         return None
-    expected = f"allowed are {_length(limit.total_seconds())}" if allowed else f"usually {_length(median(usual))}"
-    reason = f"{job.kind or 'job'} {job.id} has been running for {_length(age.total_seconds())}, {expected}"
-    return Verdict(False, False, False, STALLED, reason)
+    reason = f"{job.kind or 'job'} {job.id} has been running for {_duration(age.total_seconds())}, {expected}"
+    return JobOutcome(False, False, False, STALLED, reason)
 
 
 def _after(job: Job) -> str:
-    return f" after {_length(job.seconds)}" if job.seconds is not None else ""
+    return f" after {_duration(job.seconds)}" if job.seconds is not None else ""
 
 
-def _length(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     whole = round(seconds)
     if whole < 120:
         return f"{whole} s"

@@ -1,7 +1,7 @@
-"""Jobs as Airbyte's public API tells them.
+"""Jobs as Airbyte's public API describes them.
 
-What a newer Airbyte may add never stops the feed: unknown fields, statuses and types are let through, and of a row
-that cannot be read at all its neighbours are taken. Source: `JobResponse` of the OpenAPI document.
+Parsing is tolerant, so that a newer Airbyte does not stop the sensor: unknown fields, statuses and job types are
+accepted, and a row that is not a job does not affect the other rows. Source: `JobResponse` of the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-#: A job with one of these has ended for good; `incomplete` is between two attempts.
-ENDED = frozenset({"succeeded", "failed", "cancelled"})
-#: Types of jobs that empty the tables; all others may fill them.
+#: Final statuses. `incomplete` is not one: another attempt follows.
+FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+#: Types of jobs that empty the tables; jobs of any other type may write rows.
 EMPTYING = frozenset({"reset", "clear"})
 
 _DURATION = re.compile(r"P(?:(?P<d>[\d.]+)D)?(?:T(?:(?P<h>[\d.]+)H)?(?:(?P<m>[\d.]+)M)?(?:(?P<s>[\d.]+)S)?)?", re.ASCII)
-_DIGITS = 20
+_MAX_DIGITS = 20
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
-class NotAJobError(ValueError):
-    """A row that says too little to be a job. The message says what it lacks."""
+class InvalidJobError(ValueError):
+    """A row without the fields that every job has. The message says which field is missing."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,14 @@ class Job:
     """One job.
 
     Attributes:
-        started: When it was created; None where Airbyte says nothing of use.
-        ended: When it ended, in whole seconds of Airbyte's clock; None of a job that has not, and where Airbyte does
-            not say.
-        seconds, rows, bytes: What it took and moved, as far as Airbyte says.
+        id: Airbyte's number of it.
+        connection: Id of the connection, in lower case.
+        kind: Job type, in lower case.
+        status: In lower case.
+        started: When the job was created; None if Airbyte gives no valid time.
+        ended: When the job ended, in whole seconds of Airbyte's clock; None if it has not ended, or if Airbyte gives no
+            valid time.
+        seconds, rows, bytes: Duration, and what was moved; None if Airbyte does not say.
     """
 
     id: int
@@ -49,48 +53,48 @@ class Job:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its status is final."""
-        return self.status in ENDED
+        """Whether the status is final."""
+        return self.status in FINAL_STATUSES
 
     @property
     def empties(self) -> bool:
-        """Whether it is of a type that empties the tables."""
+        """Whether jobs of this type empty the tables."""
         return self.kind in EMPTYING
 
     @property
     def moved_nothing(self) -> bool:
-        """Whether Airbyte says that no row was moved. Where it says nothing, some may have been."""
+        """Whether Airbyte says that no row was moved. If it does not say, rows may have been moved."""
         return self.rows == 0 and not self.bytes
 
 
-def job_of(row: object) -> Job:
-    """Read one element of `data`.
+def parse_job(row: object) -> Job:
+    """Parse one element of `data`.
 
     Raises:
-        NotAJobError: without an id or a connection it cannot be followed.
+        InvalidJobError: The id of the job or of its connection is missing.
     """
     if not isinstance(row, Mapping):
-        raise NotAJobError(f"a {type(row).__name__} where a job was expected")
-    job_id, connection = _whole(row.get("jobId")), row.get("connectionId")
+        raise InvalidJobError(f"a {type(row).__name__} where a job was expected")
+    job_id, connection = _count(row.get("jobId")), row.get("connectionId")
     if job_id is None:
-        raise NotAJobError("a job without a jobId")
+        raise InvalidJobError("a job without a jobId")
     if not isinstance(connection, str) or not connection:
-        raise NotAJobError(f"job {job_id} without a connectionId")
+        raise InvalidJobError(f"job {job_id} without a connectionId")
     return Job(
         id=job_id,
         connection=connection.lower(),
-        kind=_word(row.get("jobType")),
-        status=_word(row.get("status")),
-        started=instant(row.get("startTime")),
-        ended=instant(row.get("lastUpdatedAt")),
-        seconds=seconds_of(row.get("duration")),
-        rows=_whole(row.get("rowsSynced")),
-        bytes=_whole(row.get("bytesSynced")),
+        kind=_lower(row.get("jobType")),
+        status=_lower(row.get("status")),
+        started=parse_time(row.get("startTime")),
+        ended=parse_time(row.get("lastUpdatedAt")),
+        seconds=parse_duration(row.get("duration")),
+        rows=_count(row.get("rowsSynced")),
+        bytes=_count(row.get("bytesSynced")),
     )
 
 
-def instant(text: object) -> datetime | None:
-    """A time as Airbyte writes it, cut to its second: seconds may be missing, one without a zone is in UTC."""
+def parse_time(text: object) -> datetime | None:
+    """A time as Airbyte writes it, truncated to seconds: seconds may be missing, and no time zone means UTC."""
     if not isinstance(text, str):
         return None
     try:
@@ -100,7 +104,7 @@ def instant(text: object) -> datetime | None:
         return None
 
 
-def seconds_of(text: object) -> float | None:
+def parse_duration(text: object) -> float | None:
     """Seconds of an ISO 8601 duration without months, such as `PT8H6M12S`."""
     found = _DURATION.fullmatch(text) if isinstance(text, str) else None
     if not found or not any(found.groupdict().values()):
@@ -112,16 +116,16 @@ def seconds_of(text: object) -> float | None:
     return total if math.isfinite(total) else None
 
 
-def _word(value: object) -> str:
+def _lower(value: object) -> str:
     return value.lower() if isinstance(value, str) else ""
 
 
-def _whole(value: object) -> int | None:
-    """A number that counts or names something: in 64 bits, as the API has it, and nothing made of a fraction."""
+def _count(value: object) -> int | None:
+    """A non-negative integer of 64 bits, as the API has it; None of anything else, also of a fraction."""
     if isinstance(value, float):
         found = int(value) if value.is_integer() else -1
     elif isinstance(value, str):
-        found = int(value) if value.isascii() and value.isdigit() and len(value) < _DIGITS else -1
+        found = int(value) if value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS else -1
     else:
         found = value if isinstance(value, int) and not isinstance(value, bool) else -1
     return found if 0 <= found < 2**63 else None

@@ -1,11 +1,12 @@
-"""Every job that ends, reported once: passes over the list of jobs in the order of their last change.
+"""Reports every job that ends exactly once: passes over the list of jobs in the order of their last change.
 
-Why it is correct. A job that ends moves to the end of that order, where the pass has not been. Each page begins at the
-second in which the one before ended, not at a place in the list, because rows before it move away while it is read;
-only within one second, and among jobs without an end, places are counted, and checked. A job that becomes visible late,
-or with an earlier time than its neighbours, is found by the next pass, which begins an overlap before the end that was
-known when this one began. Connection, id, status and end tell a job that was reported already: a job that is tried
-again under its id ends again, and the ids of a server that is installed again begin again.
+Why it is correct. A job that ends moves to the end of that order, which the pass has not reached yet. Each page starts
+at the second in which the page before it ended, not at a position in the list, because rows before a position move away
+while the list is read. Positions are used only within one second and among jobs without an end, and are verified. A job
+that becomes visible late, or with an earlier time than its neighbors, is found by the next pass, which starts an
+overlap before the latest end that was known when this pass began. Connection, id, status and end identify a job that
+was reported already: a job that is retried under its id ends again, and a reinstalled server starts with the same ids
+again.
 """
 
 from __future__ import annotations
@@ -14,29 +15,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from lakehouse_analytics.triggers.airbyte.cursor import Cursor, Place
-from lakehouse_analytics.triggers.airbyte.http import AirbyteError
-from lakehouse_analytics.triggers.airbyte.identity import Ended, ended
+from lakehouse_analytics.triggers.airbyte.cursor import Cursor, Position
+from lakehouse_analytics.triggers.airbyte.errors import AirbyteError
+from lakehouse_analytics.triggers.airbyte.identity import JobEnd, job_end
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 
-#: Jobs of one page; the API's largest.
+#: Jobs per page; the maximum of the API.
 PAGE = 100
-#: Answers in a row that hold the same rows as the one before, from another place in the same order. Rows that move
-#: while they are read can cause one; a server that ignores `offset` gives nothing else.
-REPEATS = 2
+#: Consecutive pages with the same rows as the page before, from another position in the same order. Rows that move
+#: while the list is read can cause one such page; a server that ignores `offset` returns nothing else.
+MAX_REPEATS = 2
 
 
 @dataclass(frozen=True)
 class Page:
-    """One answer.
+    """One page of the list of jobs.
 
     Attributes:
-        jobs: In the order of their last change, the oldest first.
-        size: Rows in the answer, those that are no jobs included.
-        first, last: Ids of the first and the last row; None where that is no job.
-        more: Airbyte says that there are more.
-        problems: Rows that are no jobs, in words.
-        now: The server's clock; None where it does not tell.
+        jobs: In the order of their last change, oldest first.
+        size: Number of rows, including those that are not jobs.
+        first, last: Ids of the first and the last row; None if that row is not a job.
+        more: Airbyte says that there are more rows.
+        problems: Messages about rows that are not jobs.
+        now: The server's clock; None if the response does not say.
     """
 
     jobs: Sequence[Job]
@@ -48,21 +49,22 @@ class Page:
     now: datetime | None = None
 
 
-#: Jobs changed at an instant or later, from a place in their order on. Raises what a caller of `poll` gets back.
-Ask = Callable[[datetime, int], Page]
+#: Requests the jobs that changed at a time or later, from a position in their order on. `poll` reports its exceptions.
+FetchPage = Callable[[datetime, int], Page]
 
 
 @dataclass
-class Poll:
-    """What one tick saw.
+class PollResult:
+    """The result of one poll.
 
     Attributes:
-        jobs: Ended and not told before, in the order in which Airbyte lists them.
-        cursor: For the next tick, if these were taken.
-        finished: The pass came to its end; otherwise the next tick goes on.
-        error: What stopped it; what came before it counts.
-        problems: Rows that are no jobs, in words.
-        now: The server's clock at the last answer; None where it does not tell.
+        cursor: For the next poll, once the jobs are processed.
+        jobs: Jobs that ended and were not reported before, in Airbyte's order.
+        requests: Number of pages that were requested.
+        finished: The pass reached the end of the list; otherwise the next poll continues it.
+        error: What stopped the poll; the jobs found before it are valid.
+        problems: Messages about rows that are not jobs.
+        now: The server's clock at the last response; None if the response does not say.
     """
 
     cursor: Cursor
@@ -75,104 +77,130 @@ class Poll:
 
 
 def poll(
-    ask: Ask,
+    fetch: FetchPage,
     cursor: Cursor,
     *,
     overlap: timedelta,
-    most_requests: int = 20,
-    most_jobs: int = 500,
+    max_requests: int = 20,
+    max_jobs: int = 500,
     out_of_time: Callable[[], bool] = lambda: False,
-) -> Poll:
-    """Go on with the pass over the jobs, or begin one.
+) -> PollResult:
+    """Continue the pass over the jobs, or start one.
 
     Args:
-        ask: Asks Airbyte.
-        cursor: Of the tick before.
-        overlap: A job may become visible so late, and jobs may be so far out of order.
-        most_requests, most_jobs: After so many, the rest is the next tick's.
-        out_of_time: Asked before each request but the first.
+        fetch: Requests a page.
+        cursor: Of the poll before.
+        overlap: How late a job may become visible, and how far jobs may be out of order.
+        max_requests, max_jobs: Limits after which the next poll continues.
+        out_of_time: Called before each request but the first; True ends the poll.
     """
-    found = Poll(cursor)
-    seen, watermark = dict(cursor.seen), cursor.watermark
-    listed: set[Ended] = set()
-    place = cursor.place or Place(cursor.floor, 0, None, cursor.watermark)
-    before, repeats = (place, Page([], 0)), 0
-    while found.requests < most_requests and len(found.jobs) < most_jobs:
-        if found.requests and out_of_time():
+    result = PollResult(cursor)
+    poller = _Pass(cursor, result)
+    while result.requests < max_requests and len(result.jobs) < max_jobs:
+        if result.requests and out_of_time():
             break
         try:
-            found.requests += 1
-            page = ask(place.since, place.offset)
+            result.requests += 1
+            page = fetch(poller.position.since, poller.position.offset)
         except Exception as error:
-            found.error = error
-            if found.requests == 1:
-                return found
+            result.error = error
+            if result.requests == 1:
+                return result
             break
-        found.now = page.now or found.now
-        repeats = repeats + 1 if _repeats(before, (place, page)) else 0
-        before = place, page
-        if repeats == REPEATS:
-            found.error = AirbyteError(
-                f"Airbyte ignores `offset`: its list of jobs changed since {place.since:%Y-%m-%d %H:%M:%S} UTC has the "
-                f"same {page.size} jobs (the first is {page.first}) whatever the offset, although more than these "
-                "have that time. Expected: `GET /jobs?offset=N` leaves out the first N. Jobs behind them cannot be "
-                "read until the server, or the proxy before it, passes `offset` on; none is lost, because the sensor "
-                "waits there."
-            )
+        if not poller.read(page):
             break
-        if place.anchor is not None and page.first != place.anchor:
-            # Rows before this place have moved away: those that took their places were not read.
-            place = replace(place, offset=max(0, place.offset - PAGE + 1), anchor=None)
-            continue
-        found.problems += page.problems
+    result.cursor = poller.next_cursor(overlap)
+    return result
+
+
+class _Pass:
+    """The part of a pass that one poll reads."""
+
+    def __init__(self, cursor: Cursor, result: PollResult) -> None:
+        self._cursor, self._result = cursor, result
+        self._seen, self._watermark = dict(cursor.seen), cursor.watermark
+        self._listed: set[JobEnd] = set()
+        self.position = cursor.position or Position(cursor.floor, 0, None, cursor.watermark)
+        self._before, self._repeats = (self.position, Page([], 0)), 0
+
+    def read(self, page: Page) -> bool:
+        """Take the jobs of a page; whether there is another page to read."""
+        result, position = self._result, self.position
+        result.now = page.now or result.now
+        self._repeats = self._repeats + 1 if _repeats(self._before, (position, page)) else 0
+        self._before = position, page
+        if self._repeats == MAX_REPEATS:
+            result.error = AirbyteError(_offset_ignored(position, page))
+            return False
+        if position.anchor is not None and page.first != position.anchor:
+            # Rows before this position have moved away, and the rows that took their positions were not read.
+            self.position = replace(position, offset=max(0, position.offset - PAGE + 1), anchor=None)
+            return True
+        result.problems += page.problems
         for job in page.jobs:
-            if not job.has_ended:
-                continue
-            end, until = ended(job), job.ended or place.since
-            listed.add(end)
-            if not _is_seen(end, seen):
-                found.jobs.append(job)
-            seen[end] = max(until, seen.get(end, until))
-            # An end in the future, by a clock that was wrong, would hide what ends before it.
-            watermark = max(watermark, min(until, page.now) if page.now else until)
-        if page.size < PAGE and not page.more:
-            found.finished = True
-            break
-        place = _next(place, page)
-    floor = cursor.floor
-    if found.finished:
-        floor = max(floor, place.began - overlap)
-        # A job without an end is remembered as long as Airbyte lists it, so that it is not reported again.
-        seen = {end: until for end, until in seen.items() if until >= floor or (end.at is None and end in listed)}
-    found.cursor = replace(cursor, floor=floor, watermark=watermark, seen=seen, place=None if found.finished else place)
-    return found
+            if job.has_ended:
+                self._take(job, page.now)
+        result.finished = page.size < PAGE and not page.more
+        if not result.finished:
+            self.position = _next(position, page)
+        return not result.finished
+
+    def _take(self, job: Job, now: datetime | None) -> None:
+        end, until = job_end(job), job.ended or self.position.since
+        self._listed.add(end)
+        if not _is_seen(end, self._seen):
+            self._result.jobs.append(job)
+        self._seen[end] = max(until, self._seen.get(end, until))
+        # An end in the future, by a clock that was wrong, would hide the jobs that end before it.
+        self._watermark = max(self._watermark, min(until, now) if now else until)
+
+    def next_cursor(self, overlap: timedelta) -> Cursor:
+        """The cursor after the pages that were read."""
+        finished, floor, seen = self._result.finished, self._cursor.floor, self._seen
+        if finished:
+            floor = max(floor, self.position.began - overlap)
+            # A job without an end is kept as long as Airbyte lists it, so that it is not reported again.
+            seen = {
+                end: until for end, until in seen.items() if until >= floor or (end.at is None and end in self._listed)
+            }
+        position = None if finished else self.position
+        return replace(self._cursor, floor=floor, watermark=self._watermark, seen=seen, position=position)
 
 
-def _repeats(before: tuple[Place, Page], now: tuple[Place, Page]) -> bool:
-    """Whether two places of one order have the same rows."""
-    (place, page), (other, same) = before, now
+def _offset_ignored(position: Position, page: Page) -> str:
     return (
-        place.since == other.since
-        and place.offset != other.offset
+        f"Airbyte ignores `offset`: its list of jobs changed since {position.since:%Y-%m-%d %H:%M:%S} UTC has the same "
+        f"{page.size} jobs (the first is {page.first}) for every offset, although more jobs have that time. Expected: "
+        "`GET /jobs?offset=N` skips the first N. The jobs after them cannot be read until the server, or the proxy in "
+        "front of it, forwards `offset`. No job is lost: the sensor waits at this point."
+    )
+
+
+def _repeats(before: tuple[Position, Page], now: tuple[Position, Page]) -> bool:
+    """Whether two positions of one order have the same rows."""
+    (position, page), (other, same) = before, now
+    return (
+        position.since == other.since
+        and position.offset != other.offset
         and page.size > 0
         and (page.size, page.first, page.last) == (same.size, same.first, same.last)
         and [job.id for job in page.jobs] == [job.id for job in same.jobs]
     )
 
 
-def _is_seen(end: Ended, seen: Mapping[Ended, datetime]) -> bool:
+def _is_seen(end: JobEnd, seen: Mapping[JobEnd, datetime]) -> bool:
     if end in seen:
         return True
-    # As version 1 of the cursor wrote it: by its second; of a job without an end, by the second of the request.
+    # As version 1 of the cursor stored it: by its second; of a job without an end, by the second of the request.
     if end.at:
-        return Ended(end.id, "", end.at) in seen
+        return JobEnd(end.id, "", end.at) in seen
     return any(known.id == end.id and not known.tag for known in seen)
 
 
-def _next(place: Place, page: Page) -> Place:
+def _next(position: Position, page: Page) -> Position:
     ends = [job.ended for job in page.jobs if job.has_ended and job.ended]
-    if ends and ends[-1] > place.since:
-        return replace(place, since=ends[-1], offset=0, anchor=None)
+    if ends and ends[-1] > position.since:
+        return replace(position, since=ends[-1], offset=0, anchor=None)
     if page.size > 1 and page.last is not None:
-        return replace(place, offset=place.offset + page.size - 1, anchor=page.last)
-    return replace(place, offset=place.offset + page.size, anchor=None)
+        return replace(position, offset=position.offset + page.size - 1, anchor=page.last)
+    return replace(position, offset=position.offset + page.size, anchor=None)

@@ -1,15 +1,15 @@
-"""Airbyte's public API as the settings describe it."""
+"""The Airbyte client that the settings describe."""
 
 from urllib.parse import urlsplit
 
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteServer
 
-CLOUD_API, CLOUD = "api.airbyte.com", "https://cloud.airbyte.com"
+CLOUD_API, CLOUD_UI = "api.airbyte.com", "https://cloud.airbyte.com"
 
 
 def airbyte_of(settings: Settings) -> Airbyte | None:
-    """The client; None where no Airbyte is named. Nothing is asked yet."""
+    """The client; None if LAKEHOUSE_AIRBYTE_URL is not set. Sends no request yet."""
     if settings.airbyte_url is None:
         return None
     secret = settings.airbyte_client_secret or settings.airbyte_token or settings.airbyte_password
@@ -26,6 +26,8 @@ def airbyte_of(settings: Settings) -> Airbyte | None:
 
 
 def ui_of(settings: Settings) -> str:
-    """Where Airbyte's own UI most likely is."""
+    """Base URL of Airbyte's UI: LAKEHOUSE_AIRBYTE_UI_URL, else the one of Cloud or the host of the API."""
+    if settings.airbyte_ui_url:
+        return settings.airbyte_ui_url.rstrip("/")
     parts = urlsplit(settings.airbyte_url or "")
-    return CLOUD if parts.hostname == CLOUD_API else f"{parts.scheme}://{parts.netloc}"
+    return CLOUD_UI if parts.hostname == CLOUD_API else f"{parts.scheme}://{parts.netloc}"

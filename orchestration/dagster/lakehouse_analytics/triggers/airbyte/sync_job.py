@@ -1,4 +1,7 @@
-"""Job `airbyte_sync`: start a sync, or attach to one that runs, and wait for its end. The sensor answers it, as any."""
+"""Job `airbyte_sync`: starts a sync, or attaches to a running one, and waits for its end.
+
+The sensor processes the sync as any other.
+"""
 
 import time
 
@@ -8,33 +11,33 @@ from pydantic import Field
 from lakehouse_analytics.triggers.airbyte.client import AirbyteError
 from lakehouse_analytics.triggers.airbyte.connections import UnknownConnectionError
 from lakehouse_analytics.triggers.airbyte.jobs import Job
-from lakehouse_analytics.triggers.airbyte.workspace import Listening
+from lakehouse_analytics.triggers.airbyte.workspace import AirbyteWorkspace
 
 NAME = "airbyte_sync"
-#: Seconds between two looks at a job, and for how long Airbyte may be out of reach while one is waited for.
-EVERY, PATIENCE = 10.0, 600.0
+#: Seconds between two requests for the status of a job, and for how long Airbyte may be unreachable while waiting.
+POLL_INTERVAL, MAX_UNREACHABLE = 10.0, 600.0
 
 
 class SyncConfig(dg.Config):
-    """Which connection."""
+    """Run configuration of the job."""
 
-    connection: str = Field(description="Its id or exact name.")
+    connection: str = Field(description="Id or exact name of the connection to sync.")
 
 
-def sync_job(listening: Listening, *, every: float = EVERY) -> dg.JobDefinition:
-    """The job; `every` is in seconds."""
+def sync_job(workspace: AirbyteWorkspace, *, interval: float = POLL_INTERVAL) -> dg.JobDefinition:
+    """The job; `interval` is in seconds."""
 
     @dg.op(name="sync")
     def sync(context: dg.OpExecutionContext, config: SyncConfig) -> None:
         try:
-            Sync(context, listening, every).run(config.connection)
+            Sync(context, workspace, interval).run(config.connection)
         except (AirbyteError, UnknownConnectionError) as error:
             raise dg.Failure(str(error), allow_retries=False) from None
 
     @dg.job(
         name=NAME,
-        description="Syncs one Airbyte connection, attaching to a sync that is running.",
-        tags={"dagster/max_runtime": str(listening.max_runtime)},
+        description="Syncs an Airbyte connection, or attaches to its running sync.",
+        tags={"dagster/max_runtime": str(workspace.max_runtime)},
         executor_def=dg.in_process_executor,
     )
     def job() -> None:
@@ -44,66 +47,71 @@ def sync_job(listening: Listening, *, every: float = EVERY) -> dg.JobDefinition:
 
 
 class Sync:
-    """One execution."""
+    """One execution of the op."""
 
-    def __init__(self, context: dg.OpExecutionContext, listening: Listening, every: float) -> None:
-        self.context, self.listening, self.every = context, listening, every
+    def __init__(self, context: dg.OpExecutionContext, workspace: AirbyteWorkspace, interval: float) -> None:
+        self.context, self.workspace, self.interval = context, workspace, interval
 
     def run(self, connection: str) -> None:
         """Return when the sync has succeeded.
 
+        Args:
+            connection: Id or exact name.
+
         Raises:
-            AirbyteError: it cannot be started or asked after.
-            UnknownConnectionError: there is no such connection.
-            dagster.Failure: it did not succeed.
+            AirbyteError: The sync cannot be started, or its status cannot be requested.
+            UnknownConnectionError: There is no such connection.
+            dagster.Failure: The sync did not succeed.
         """
-        known = self.listening.inventory.known()
-        meant = known.meant(connection)
-        job, ours = self._start(meant.id)
-        url = self.listening.url(job, known)
-        self.context.log.info(f"{'Started' if ours else 'Attached to'} job {job.id} of {meant.name!r}: {url}")
+        snapshot = self.workspace.connections.snapshot()
+        found = snapshot.find(connection)
+        job, started = self._start(found.id)
+        url = self.workspace.url(job, snapshot)
+        self.context.log.info(f"{'Started' if started else 'Attached to'} job {job.id} of {found.name!r}: {url}")
         try:
             job = self._wait(job)
         except BaseException:
-            if ours:
+            if started:
                 self._cancel(job)
             raise
         if job.status != "succeeded":
             raise dg.Failure(
-                f"Airbyte's {job.kind} {job.id} of {meant.name!r} {job.status}: see {url}", allow_retries=False
+                f"Airbyte's {job.kind} {job.id} of {found.name!r} {job.status}: see {url}", allow_retries=False
             )
-        self.context.log.info(f"Job {job.id} succeeded: {job.rows} rows. The sensor builds what reads them.")
+        self.context.log.info(
+            f"Job {job.id} succeeded: {job.rows} rows. The sensor requests a run of the models that read them."
+        )
 
     def _start(self, connection: str) -> tuple[Job, bool]:
         if running := self._unfinished(connection):
             return running, False
         try:
-            return self.listening.airbyte.start_sync(connection), True
+            return self.workspace.airbyte.start_sync(connection), True
         except AirbyteError as error:
-            # Somebody was faster between our two questions; or the answer to our own start was lost.
+            # Another sync started between the two requests; or the response to ours was lost.
             if running := self._unfinished(connection):
                 return running, False
             raise error from None
 
     def _unfinished(self, connection: str) -> Job | None:
-        return next((job for job in self.listening.airbyte.jobs_of(connection) if not job.has_ended), None)
+        return next((job for job in self.workspace.airbyte.jobs_of(connection) if not job.has_ended), None)
 
     def _wait(self, job: Job) -> Job:
         reached = time.monotonic()
         while not job.has_ended:
-            time.sleep(self.every)
+            time.sleep(self.interval)
             try:
-                job = self.listening.airbyte.job(job.id)
+                job = self.workspace.airbyte.job(job.id)
                 reached = time.monotonic()
             except AirbyteError as error:
-                if time.monotonic() - reached > PATIENCE or error.status in (401, 403, 404):
+                if time.monotonic() - reached > MAX_UNREACHABLE or error.status in (401, 403, 404):
                     raise
-                self.context.log.warning(f"{error} Asked again for up to {PATIENCE:g} s.")
+                self.context.log.warning(f"{error} Retrying for up to {MAX_UNREACHABLE:g} s.")
         return job
 
     def _cancel(self, job: Job) -> None:
         try:
-            self.listening.airbyte.cancel(job.id)
-            self.context.log.warning(f"Job {job.id} was cancelled, because this run started it.")
+            self.workspace.airbyte.cancel(job.id)
+            self.context.log.warning(f"Cancelled job {job.id}, because this run had started it.")
         except AirbyteError as error:
-            self.context.log.warning(f"Job {job.id} may run on: {error}")
+            self.context.log.warning(f"Job {job.id} may still be running: {error}")

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request
 from lakehouse_analytics.triggers.airbyte import client as module
-from lakehouse_analytics.triggers.airbyte import http
+from lakehouse_analytics.triggers.airbyte import http, responses, transport
 from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteError, AirbyteServer
 from pydantic import SecretStr
 
@@ -195,7 +195,7 @@ def test_an_answer_without_a_token_is_told(airbyte: CheckedSimulator, token: obj
     use(airbyte, "client_credentials")
     airbyte.faults.append(always(Answer(200, {"access_token": token, "message": "not today"}), path="/token"))
     error = failure(client_of(airbyte).running_jobs)
-    assert "no access_token: not today" in str(error)
+    assert "without an access_token: not today" in str(error)
     assert "LAKEHOUSE_AIRBYTE_URL" in str(error)
     assert sent(airbyte) == [TOKEN]
 
@@ -269,9 +269,9 @@ def test_a_log_in_that_is_refused_is_not_tried_again(
 
 def test_a_token_that_ends_during_an_outage_is_replaced(airbyte: CheckedSimulator) -> None:
     use(airbyte, "client_credentials")
-    airbyte.faults.append(answers(*[Answer(503)] * (http.TRIES - 1), Answer(401)))
+    airbyte.faults.append(answers(*[Answer(503)] * (http.MAX_ATTEMPTS - 1), Answer(401)))
     client_of(airbyte).running_jobs()
-    assert sent(airbyte) == [TOKEN, *[JOBS] * http.TRIES, TOKEN, JOBS]
+    assert sent(airbyte) == [TOKEN, *[JOBS] * http.MAX_ATTEMPTS, TOKEN, JOBS]
 
 
 @pytest.mark.parametrize("secret", ["with\nbreak", "€uro"])
@@ -289,13 +289,13 @@ def test_a_token_that_no_header_can_hold_is_told(airbyte: CheckedSimulator, cloc
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 529])
 def test_what_may_pass_is_tried_again_a_few_times(airbyte: CheckedSimulator, clock: Clock, status: int) -> None:
-    airbyte.faults.append(answers(*[Answer(status)] * (http.TRIES - 1)))
+    airbyte.faults.append(answers(*[Answer(status)] * (http.MAX_ATTEMPTS - 1)))
     client_of(airbyte).running_jobs()
     assert clock.pauses == ALL_PAUSES
 
     airbyte.faults.append(always(Answer(status, {"detail": "overloaded"})))
     error = failure(client_of(airbyte).running_jobs)
-    assert sent(airbyte) == [JOBS] * 2 * http.TRIES
+    assert sent(airbyte) == [JOBS] * 2 * http.MAX_ATTEMPTS
     assert error.status == status
     assert "overloaded" in str(error)
 
@@ -333,7 +333,7 @@ def test_a_wait_that_cannot_be_read_is_ours_to_choose(airbyte: CheckedSimulator,
 
 @given(st.text() | st.datetimes().map(str) | st.integers().map(str))
 def test_any_wait_is_a_length_or_nothing(text: str) -> None:
-    seconds = http._seconds(text)
+    seconds = responses.seconds_of(text)
     assert seconds is None or seconds >= 0
 
 
@@ -357,7 +357,7 @@ def test_no_try_begins_after_the_deadline(airbyte: CheckedSimulator, clock: Cloc
         lambda: client.connections(deadline=clock.now),
         lambda: client.now(deadline=clock.now),
     ):
-        assert "time for it is over" in str(failure(ask))
+        assert "the time limit was reached" in str(failure(ask))
     assert sent(airbyte) == [JOBS] * 2
 
 
@@ -408,8 +408,8 @@ def test_a_server_that_is_not_there(clock: Clock) -> None:
 def test_a_server_that_hangs_up(airbyte: CheckedSimulator, clock: Clock) -> None:
     airbyte.faults.append(always(HANG_UP))
     error = failure(client_of(airbyte).running_jobs)
-    assert "it hung up" in str(error)
-    assert sent(airbyte) == [JOBS] * http.TRIES
+    assert "the server closed the connection" in str(error)
+    assert sent(airbyte) == [JOBS] * http.MAX_ATTEMPTS
 
 
 @pytest.fixture
@@ -452,9 +452,9 @@ def test_an_answer_that_never_ends_is_not_waited_for(raw: Callable[..., str]) ->
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"data":', "it hung up"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}", "cannot be"),
-        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", "cannot be asked"),
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"data":', "the server closed the connection"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}", "127.0.0.1"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", "The request to"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "cannot be reached"),
         (b"\xff\xfe\x00", "cannot be reached"),
     ],
@@ -801,7 +801,7 @@ def test_a_token_is_sent_to_its_own_server_only(airbyte: CheckedSimulator, shop:
 def test_an_answer_that_is_too_large_to_be_airbytes_is_not_read_to_its_end(
     airbyte: CheckedSimulator, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "LARGEST", 1 << 20)
+    monkeypatch.setattr(transport, "MAX_RESPONSE_BYTES", 1 << 20)
     client = client_of(airbyte)
     ask = client.running_jobs if path == "/jobs" else client.connections
     airbyte.faults.append(answers(Answer(200, '{"data": [], "next": "' + "x" * (1 << 19) + '"}'), path=path))
@@ -810,5 +810,5 @@ def test_an_answer_that_is_too_large_to_be_airbytes_is_not_read_to_its_end(
     airbyte.faults.append(always(Answer(200, '{"data": [], "next": "' + "x" * (8 << 20) + '"}'), path=path))
     error = failure(ask)
     assert f"{path} answered with more than 1 MiB" in str(error)
-    assert "LAKEHOUSE_AIRBYTE_URL should be the base of the public API" in str(error)
+    assert "LAKEHOUSE_AIRBYTE_URL should be the base URL of the public API" in str(error)
     assert len(airbyte.requests) == 1  # it would be as large again

@@ -1,4 +1,4 @@
-"""Which connection fills which table of a dbt source, and what is said where that is not clear."""
+"""Which connection mapping which table of a dbt source, and what is said where that is not clear."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from lakehouse_analytics.triggers.airbyte import connections
 from lakehouse_analytics.triggers.airbyte.connections import (
     Connection,
-    Fills,
+    ConnectionMapping,
     SourceTable,
-    connection_of,
-    is_wanted,
-    landing_names,
+    is_included,
     map_connections,
+    parse_connection,
+    table_names,
 )
 
 SHOP, CRM, OTHER = "11111111-aaaa", "22222222-bbbb", "33333333-cccc"
@@ -36,8 +36,10 @@ def table(
     return SourceTable(("source", name), schema, name, wanted, stream)
 
 
-def filled(fills: Fills) -> dict[str, list[str]]:
-    return {connection: [table.table for table in tables] for connection, tables in fills.tables.items()}
+def filled(mapping: ConnectionMapping) -> dict[str, list[str]]:
+    return {
+        connection: [table.table for table in tables] for connection, tables in mapping.tables_by_connection.items()
+    }
 
 
 # --- Named in the contract
@@ -45,31 +47,35 @@ def filled(fills: Fills) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("wanted", [SHOP, SHOP.upper(), "Shop"])
 def test_a_connection_is_named_by_id_or_exact_name(wanted: str) -> None:
-    fills = map_connections([table(wanted=wanted)], [connection(SHOP, "Shop", "orders"), connection(CRM, "CRM")])
-    assert filled(fills) == {SHOP: ["orders"]}
-    assert not fills.problems
-    assert [c.id for c in fills.unmapped] == [CRM]
+    mapping = map_connections([table(wanted=wanted)], [connection(SHOP, "Shop", "orders"), connection(CRM, "CRM")])
+    assert filled(mapping) == {SHOP: ["orders"]}
+    assert not mapping.problems
+    assert [c.id for c in mapping.unmapped_connections] == [CRM]
 
 
 def test_an_id_wins_over_a_name() -> None:
-    fills = map_connections([table(wanted=CRM)], [connection(SHOP, CRM), connection(CRM, "CRM")])
-    assert filled(fills) == {CRM: ["orders"]}
+    mapping = map_connections([table(wanted=CRM)], [connection(SHOP, CRM), connection(CRM, "CRM")])
+    assert filled(mapping) == {CRM: ["orders"]}
 
 
 def test_a_name_that_several_have_is_none() -> None:
-    fills = map_connections([table(wanted="Shop")], [connection(CRM), connection(SHOP)])
-    assert not fills.tables
-    assert fills.problems == [
+    mapping = map_connections([table(wanted="Shop")], [connection(CRM), connection(SHOP)])
+    assert not mapping.tables_by_connection
+    assert mapping.problems == [
         "meta.lakehouse.airbyte.connection of source source.orders: 'Shop' is the name of several connections: use the "
         f"id of one of them ({SHOP}, {CRM})"
     ]
 
 
 def test_a_name_that_none_has_is_told_once_with_what_is_near() -> None:
-    tables = [table("orders", wanted="Shpo"), table("items", wanted="Shpo"), table("people", wanted="nothing like it")]
-    fills = map_connections(tables, [connection(SHOP, "Shop"), connection(CRM, "CRM")])
-    assert not fills.tables
-    first, second = fills.problems
+    tables = [
+        table("orders", wanted="Shpo"),
+        table("items", wanted="Shpo"),
+        table("people", wanted="nothing like it"),
+    ]
+    mapping = map_connections(tables, [connection(SHOP, "Shop"), connection(CRM, "CRM")])
+    assert not mapping.tables_by_connection
+    first, second = mapping.problems
     assert "source.orders, source.items" in first
     assert first.endswith("did you mean 'Shop'?")
     assert "'nothing like it'" in second
@@ -78,24 +84,24 @@ def test_a_name_that_none_has_is_told_once_with_what_is_near() -> None:
 
 @pytest.mark.parametrize("wanted", [CRM, CRM.upper(), "CRM"])
 def test_a_connection_that_a_filter_leaves_out_is_not_called_unknown(wanted: str) -> None:
-    fills = map_connections([table(wanted=wanted)], [connection()], [connection(CRM, "CRM")])
-    assert not fills.tables
-    assert "LAKEHOUSE_AIRBYTE_INCLUDE or LAKEHOUSE_AIRBYTE_EXCLUDE leaves out" in fills.problems[0]
+    mapping = map_connections([table(wanted=wanted)], [connection()], [connection(CRM, "CRM")])
+    assert not mapping.tables_by_connection
+    assert "LAKEHOUSE_AIRBYTE_INCLUDE or LAKEHOUSE_AIRBYTE_EXCLUDE leaves out" in mapping.problems[0]
 
 
 def test_a_name_of_which_a_filter_leaves_one_is_that_one() -> None:
-    fills = map_connections([table(wanted="Shop")], [connection(SHOP, "Shop", "orders")], [connection(CRM, "Shop")])
-    assert filled(fills) == {SHOP: ["orders"]}
-    assert not fills.problems
+    mapping = map_connections([table(wanted="Shop")], [connection(SHOP, "Shop", "orders")], [connection(CRM, "Shop")])
+    assert filled(mapping) == {SHOP: ["orders"]}
+    assert not mapping.problems
 
 
 def test_a_stream_that_is_named_is_looked_for() -> None:
     shop = connection(SHOP, "Shop", "public.orders", "public.items")
     fine, wrong = table(wanted="Shop", stream="orders"), table("lines", wanted="Shop", stream="itmes")
-    fills = map_connections([fine, wrong], [shop])
-    assert filled(fills) == {SHOP: ["orders", "lines"]}  # its syncs are listened to all the same
-    assert fills.problems == [
-        "source source.lines: meta.lakehouse.airbyte.stream is 'itmes', and connection 'Shop' does not sync such a "
+    mapping = map_connections([fine, wrong], [shop])
+    assert filled(mapping) == {SHOP: ["orders", "lines"]}  # its syncs are listened to all the same
+    assert mapping.problems == [
+        "source source.lines: meta.lakehouse.airbyte.stream is 'itmes', but connection 'Shop' does not sync such a "
         "stream; did you mean 'items'?"
     ]
 
@@ -111,14 +117,14 @@ def test_a_named_connection_needs_no_matching_stream() -> None:
 
 def test_a_table_of_a_named_connection_that_no_stream_fills_is_named_with_the_way_out() -> None:
     shop = connection(SHOP, "Shop", "orders_v2", "items")
-    fills = map_connections([table(wanted="Shop"), table("items", wanted="Shop")], [shop])
-    assert filled(fills) == {SHOP: ["orders", "items"]}  # the contract decides
-    assert fills.problems == [
-        "source source.orders: no stream of connection 'Shop' lands in a table 'orders'; set "
+    mapping = map_connections([table(wanted="Shop"), table("items", wanted="Shop")], [shop])
+    assert filled(mapping) == {SHOP: ["orders", "items"]}  # the contract decides
+    assert mapping.problems == [
+        "source source.orders: no stream of connection 'Shop' is written to a table 'orders'; set "
         "meta.lakehouse.airbyte.stream to the stream that fills it, or name another connection; did you mean "
         "'orders_v2'?"
     ]
-    assert fills.unused == {SHOP: ["orders_v2"]}
+    assert mapping.unmapped_streams == {SHOP: ["orders_v2"]}
     assert not map_connections([table(wanted="Shop", stream="orders_v2")], [shop]).problems
 
 
@@ -146,36 +152,36 @@ def test_a_stream_that_the_destination_renames_fills_its_table(
 ) -> None:
     namespace, _, plain = stream.rpartition(".") if "namespace" in more else ("", "", stream)
     shop = Connection(SHOP, "Shop", streams=((namespace, plain),), **more)  # type: ignore[arg-type]
-    fills = map_connections([table(name, "sales_ops", wanted)], [shop])
-    assert filled(fills) == {SHOP: [name]}
-    assert not fills.problems
-    assert not fills.unused
-    assert not fills.unfilled
+    mapping = map_connections([table(name, "sales_ops", wanted)], [shop])
+    assert filled(mapping) == {SHOP: [name]}
+    assert not mapping.problems
+    assert not mapping.unmapped_streams
+    assert not mapping.unmapped_tables
 
 
 @given(st.text(min_size=1, max_size=12))
 def test_a_renamed_stream_has_a_name_that_a_catalog_takes(name: str) -> None:
-    own, *renamed = sorted(landing_names(name), key=lambda found: found != name.lower())
+    own, *renamed = sorted(table_names(name), key=lambda found: found != name.lower())
     assert own == name.lower()
     assert all(re.fullmatch("[a-z0-9_]+", found) for found in renamed)
 
 
 def test_the_name_itself_wins_over_a_renamed_one_and_both_are_named() -> None:
     own, renamed = connection(SHOP, "Shop", "order_items"), connection(CRM, "CRM", "Order-Items")
-    fills = map_connections([table("order_items")], [renamed, own])
-    assert filled(fills) == {SHOP: ["order_items"]}
-    [said] = fills.problems
+    mapping = map_connections([table("order_items")], [renamed, own])
+    assert filled(mapping) == {SHOP: ["order_items"]}
+    [said] = mapping.problems
     assert said == (
-        "source source.order_items: streams of several connections may land in this table ('Order-Items' of connection "
-        f"'CRM' ({CRM}), 'order_items' of connection 'Shop' ({SHOP})), and each sync may replace the rows of another; "
-        "give them different prefixes or namespaces in Airbyte, or name the one that fills it in "
-        "meta.lakehouse.airbyte.connection. Until then, connection 'Shop' is taken, whose stream has the name of the "
+        "source source.order_items: streams of several connections may be written to this table ('Order-Items' of "
+        f"connection 'CRM' ({CRM}), 'order_items' of connection 'Shop' ({SHOP})), and each sync may replace the rows "
+        "of another; give them different prefixes or namespaces in Airbyte, or name the one that fills it in "
+        "meta.lakehouse.airbyte.connection. Until then, connection 'Shop' is used, whose stream has the name of the "
         "table"
     )
     # Either one, as the contract says.
     for wanted in ("Shop", "CRM"):
         decided = map_connections([table("order_items", wanted=wanted)], [renamed, own])
-        assert [*decided.tables] == [SHOP if wanted == "Shop" else CRM]
+        assert [*decided.tables_by_connection] == [SHOP if wanted == "Shop" else CRM]
         assert not decided.problems
 
 
@@ -201,13 +207,13 @@ def test_a_connection_that_the_contract_names_shares_a_table_with_one_of_the_sam
     shop = connection(SHOP, "Shop", "order_items", **first)
     crm = connection(CRM, "CRM", stream, **second)
     for wanted in ("Shop", SHOP):
-        fills = map_connections([table("order_items", "lake_", wanted=wanted)], [shop, crm])
-        assert filled(fills) == {SHOP: ["order_items"]}
-        assert bool(fills.problems) == one_table
+        mapping = map_connections([table("order_items", "lake_", wanted=wanted)], [shop, crm])
+        assert filled(mapping) == {SHOP: ["order_items"]}
+        assert bool(mapping.problems) == one_table
         assert all(
             f"('order_items' of connection 'Shop' ({SHOP}), {stream!r} of connection 'CRM' ({CRM}))" in said
             and said.endswith("or name the one that fills it in meta.lakehouse.airbyte.stream")
-            for said in fills.problems
+            for said in mapping.problems
         )
     decided = map_connections([table("order_items", "lake_", wanted="Shop", stream="order_items")], [shop, crm])
     assert not decided.problems
@@ -215,9 +221,9 @@ def test_a_connection_that_the_contract_names_shares_a_table_with_one_of_the_sam
 
 def test_several_connections_that_could_fill_a_table_are_named_with_their_streams() -> None:
     shop, crm = connection(SHOP, "Shop", "Order-Items"), connection(CRM, "CRM", "order items")
-    fills = map_connections([table("order_items")], [shop, crm])
-    assert not fills.tables
-    [said] = fills.problems
+    mapping = map_connections([table("order_items")], [shop, crm])
+    assert not mapping.tables_by_connection
+    [said] = mapping.problems
     assert f"('Order-Items' of connection 'Shop' ({SHOP}), 'order items' of connection 'CRM' ({CRM}))" in said
     assert "name the one that fills it in meta.lakehouse.airbyte.connection" in said
 
@@ -225,29 +231,31 @@ def test_several_connections_that_could_fill_a_table_are_named_with_their_stream
 def test_two_streams_of_one_table_are_named() -> None:
     shop = connection(SHOP, "Shop", "Order-Items", "order_items")
     for wanted in (None, "Shop"):
-        fills = map_connections([table("order_items", wanted=wanted)], [shop])
-        assert filled(fills) == {SHOP: ["order_items"]}
-        [said] = fills.problems
-        assert "several streams of connection 'Shop' may land in this table ('Order-Items', 'order_items')" in said
+        mapping = map_connections([table("order_items", wanted=wanted)], [shop])
+        assert filled(mapping) == {SHOP: ["order_items"]}
+        [said] = mapping.problems
+        assert (
+            "several streams of connection 'Shop' may be written to this table ('Order-Items', 'order_items')" in said
+        )
     assert not map_connections([table("order_items", wanted="Shop", stream="Order-Items")], [shop]).problems
 
 
 def test_streams_of_one_name_in_two_namespaces_share_a_table_unless_the_connection_keeps_them_apart() -> None:
     for more, shared in (({}, True), ({"namespace": "source"}, False)):
         shop = connection(SHOP, "Shop", "eu.orders", "us.orders", **more)
-        fills = map_connections([table("orders", "eu", "Shop")], [shop])
-        assert bool(fills.problems) == shared
-        assert all("'eu.orders', 'us.orders'" in said for said in fills.problems)
+        mapping = map_connections([table("orders", "eu", "Shop")], [shop])
+        assert bool(mapping.problems) == shared
+        assert all("'eu.orders', 'us.orders'" in said for said in mapping.problems)
 
 
 def test_streams_without_a_table_and_tables_without_a_stream_are_listed() -> None:
     shop = connection(SHOP, "Shop", "orders", "Refunds", "log")
     tables = [table(), table("customers"), SourceTable(("files", "x"), "elsewhere", "x")]
-    fills = map_connections(tables, [shop, connection(CRM, "CRM", "leads")])
-    assert fills.unused == {SHOP: ["Refunds", "log"]}
-    assert [table.table for table in fills.unfilled] == ["customers", "x"]
+    mapping = map_connections(tables, [shop, connection(CRM, "CRM", "leads")])
+    assert mapping.unmapped_streams == {SHOP: ["Refunds", "log"]}
+    assert [table.table for table in mapping.unmapped_tables] == ["customers", "x"]
     # A source that has nothing to do with Airbyte is not its fault.
-    assert [table.table for table in fills.left_out] == ["customers"]
+    assert [table.table for table in mapping.suspicious_tables] == ["customers"]
 
 
 # --- Inferred
@@ -271,9 +279,9 @@ def test_streams_without_a_table_and_tables_without_a_stream_are_listed() -> Non
 def test_a_table_is_filled_by_the_connection_whose_stream_lands_there(
     stream: str, schema: str, name: str, more: dict[str, str]
 ) -> None:
-    fills = map_connections([table(name, schema)], [connection(SHOP, "Shop", stream, **more), connection(CRM, "CRM")])
-    assert filled(fills) == {SHOP: [name]}
-    assert not fills.problems
+    mapping = map_connections([table(name, schema)], [connection(SHOP, "Shop", stream, **more), connection(CRM, "CRM")])
+    assert filled(mapping) == {SHOP: [name]}
+    assert not mapping.problems
 
 
 @pytest.mark.parametrize(
@@ -288,16 +296,16 @@ def test_a_table_is_filled_by_the_connection_whose_stream_lands_there(
 )
 def test_a_stream_that_lands_elsewhere_fills_nothing(stream: str, more: dict[str, str]) -> None:
     shop = connection(SHOP, "Shop", stream, **more)
-    fills = map_connections([table("orders", "raw")], [shop])
-    assert not fills.tables
-    assert not fills.problems
-    assert fills.unmapped == [shop]
+    mapping = map_connections([table("orders", "raw")], [shop])
+    assert not mapping.tables_by_connection
+    assert not mapping.problems
+    assert mapping.unmapped_connections == [shop]
 
 
 def test_several_that_may_land_there_are_told() -> None:
-    fills = map_connections([table()], [connection(CRM, "CRM", "orders"), connection(SHOP, "Shop", "orders")])
-    assert not fills.tables
-    [said] = fills.problems
+    mapping = map_connections([table()], [connection(CRM, "CRM", "orders"), connection(SHOP, "Shop", "orders")])
+    assert not mapping.tables_by_connection
+    [said] = mapping.problems
     assert f"('orders' of connection 'CRM' ({CRM}), 'orders' of connection 'Shop' ({SHOP}))" in said
     assert said.endswith("or name the one that fills it in meta.lakehouse.airbyte.connection")
 
@@ -305,19 +313,19 @@ def test_several_that_may_land_there_are_told() -> None:
 @pytest.mark.parametrize("status", ["inactive", "deprecated"])
 def test_one_that_syncs_nothing_any_more_does_not_stand_in_its_successor_s_way(status: str) -> None:
     old, new = connection(CRM, "old", "orders", status=status), connection(SHOP, "new", "orders")
-    fills = map_connections([table()], [old, new])
-    assert filled(fills) == {SHOP: ["orders"]}
-    assert not fills.problems
+    mapping = map_connections([table()], [old, new])
+    assert filled(mapping) == {SHOP: ["orders"]}
+    assert not mapping.problems
 
 
 def test_a_table_whose_connection_is_named_is_not_inferred_for_another() -> None:
     tables = [table(wanted="Shop"), table("items")]
-    fills = map_connections(tables, [connection(SHOP, "Shop", "items"), connection(CRM, "CRM", "orders")])
-    assert filled(fills) == {SHOP: ["orders", "items"]}
+    mapping = map_connections(tables, [connection(SHOP, "Shop", "items"), connection(CRM, "CRM", "orders")])
+    assert filled(mapping) == {SHOP: ["orders", "items"]}
 
 
 def test_streams_that_airbyte_does_not_list_land_nowhere() -> None:
-    assert not map_connections([table()], [Connection(SHOP, "Shop", streams=None)]).tables
+    assert not map_connections([table()], [Connection(SHOP, "Shop", streams=None)]).tables_by_connection
 
 
 # --- Filters
@@ -345,7 +353,7 @@ TAGGED = connection(SHOP, "Shop", tags=("nightly", "finance"))
     ],
 )
 def test_which_connections_are_listened_to(include: tuple[str, ...], exclude: tuple[str, ...], wanted: bool) -> None:
-    assert is_wanted(TAGGED, include, exclude) is wanted
+    assert is_included(TAGGED, include, exclude) is wanted
 
 
 # --- Rows of the API
@@ -363,7 +371,7 @@ def test_a_row_as_airbyte_writes_it() -> None:
         "namespaceFormat": "lake_${SOURCE_NAMESPACE}",
         "configurations": {"streams": [{"name": "orders", "namespace": "public"}, {"name": "items"}]},
     }
-    assert connection_of(row) == Connection(
+    assert parse_connection(row) == Connection(
         id=SHOP,
         name="Shop",
         workspace="w",
@@ -378,14 +386,14 @@ def test_a_row_as_airbyte_writes_it() -> None:
 
 def test_a_row_of_nulls_is_a_connection() -> None:
     nulls = dict.fromkeys(["name", "tags", "prefix", "namespaceDefinition", "namespaceFormat", "configurations"])
-    assert connection_of({"connectionId": "c", **nulls}) == Connection("c", "", status="")
+    assert parse_connection({"connectionId": "c", **nulls}) == Connection("c", "", status="")
 
 
 @pytest.mark.parametrize(
     "row", [None, 5, "c", [], {}, {"connectionId": None}, {"connectionId": ""}, {"connectionId": 5}]
 )
 def test_a_row_without_an_id_is_none(row: object) -> None:
-    assert connection_of(row) is None
+    assert parse_connection(row) is None
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
@@ -399,27 +407,27 @@ ROWS = st.fixed_dictionaries(
 
 @given(JSON | ROWS)
 def test_any_json_is_a_connection_or_none(row: object) -> None:
-    found = connection_of(row)
+    found = parse_connection(row)
     assert (found is None) or found.id
     if found:
         map_connections([table(), table(wanted="Shop", stream="x")], [found])
-        is_wanted(found, ("Shop",), ())
+        is_included(found, ("Shop",), ())
 
 
 def test_each_table_is_compared_with_the_streams_of_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = 0
-    lands = connections._lands
+    lands = connections._writes
 
     def counted(*args: Any, **options: Any) -> bool:
         nonlocal compared
         compared += 1
         return lands(*args, **options)
 
-    monkeypatch.setattr(connections, "_lands", counted)
+    monkeypatch.setattr(connections, "_writes", counted)
     many = [Connection(str(n), f"c{n}", streams=tuple(("", f"Stream-{n}.{m}") for m in range(20))) for n in range(30)]
     filled = [SourceTable(("s", f"{n}_{m}"), "raw", f"stream_{n}_{m}") for n in range(30) for m in range(20)]
     others = [SourceTable(("o", str(n)), "raw", f"other_{n}") for n in range(300)]
-    fills = map_connections([*filled, *others], many)
-    assert {*fills.unfilled} == {*others}
-    assert sum(map(len, fills.tables.values())) == len(filled)
+    mapping = map_connections([*filled, *others], many)
+    assert {*mapping.unmapped_tables} == {*others}
+    assert sum(map(len, mapping.tables_by_connection.values())) == len(filled)
     assert compared < 10 * len(filled)

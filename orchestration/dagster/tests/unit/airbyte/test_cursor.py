@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.triggers.airbyte.cursor import LONGEST, Cursor, CursorError, Place
-from lakehouse_analytics.triggers.airbyte.identity import Ended, ended
+from lakehouse_analytics.triggers.airbyte.cursor import MAX_LENGTH, Cursor, CursorError, Position
+from lakehouse_analytics.triggers.airbyte.identity import JobEnd, job_end
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 
 NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
@@ -17,9 +17,9 @@ JOB_IDS = st.integers(0, 2**63 - 1)
 TAGS = st.text("abcxyz-_0", min_size=3, max_size=3)
 
 
-def seen_of(jobs: list[tuple[int, str, bool, datetime]]) -> dict[Ended, datetime]:
+def seen_of(jobs: list[tuple[int, str, bool, datetime]]) -> dict[JobEnd, datetime]:
     """As the feed remembers them: where Airbyte gives no end, under the second that was asked for."""
-    return {Ended(job_id, tag, until if dated else None): until for job_id, tag, dated, until in jobs}
+    return {JobEnd(job_id, tag, until if dated else None): until for job_id, tag, dated, until in jobs}
 
 
 CURSORS = st.builds(
@@ -31,18 +31,18 @@ CURSORS = st.builds(
         st.tuples(JOB_IDS, TAGS, st.booleans(), SECONDS) | st.tuples(JOB_IDS, st.just(""), st.just(True), SECONDS),
         max_size=30,
     ).map(seen_of),
-    place=st.none() | st.builds(Place, SECONDS, st.integers(0, 10_000), st.none() | JOB_IDS, SECONDS),
+    position=st.none() | st.builds(Position, SECONDS, st.integers(0, 10_000), st.none() | JOB_IDS, SECONDS),
     epoch=st.sampled_from(["", "replay-20261121T020000"]),
     server=st.sampled_from(["", "0123456789"]),
     stored=st.none() | st.integers(0, 2**63 - 1),
     ticked=st.integers(0, 2_000_000_000).map(float),
-    asked_for_stalled=st.integers(0, 2_000_000_000).map(float),
+    stalled_checked=st.integers(0, 2_000_000_000).map(float),
 )
 
 
-def many(jobs: int, apart: int, seconds: int) -> dict[Ended, datetime]:
+def many(jobs: int, apart: int, seconds: int) -> dict[JobEnd, datetime]:
     ends = {n * apart: NOW + timedelta(seconds=n % seconds) for n in range(jobs)}
-    return {ended(Job(n, f"c{n % 97}", "sync", "succeeded", ended=at)): at for n, at in ends.items()}
+    return {job_end(Job(n, f"c{n % 97}", "sync", "succeeded", ended=at)): at for n, at in ends.items()}
 
 
 @given(CURSORS)
@@ -54,15 +54,15 @@ def test_what_is_written_is_read(cursor: Cursor) -> None:
 @pytest.mark.parametrize("seconds", [1, 300])
 def test_it_stays_short_at_any_load(jobs: int, seconds: int) -> None:
     seen = many(jobs, 7_919_000_000, seconds)
-    place = Place(NOW + timedelta(seconds=seconds - 1), 0, None, NOW)
+    place = Position(NOW + timedelta(seconds=seconds - 1), 0, None, NOW)
     for cursor in (Cursor(NOW, NOW, seen), Cursor(NOW, NOW, seen, place)):
         text = cursor.dumps()
-        assert len(text) <= LONGEST < 64 * 1024
+        assert len(text) <= MAX_LENGTH < 64 * 1024
         kept = Cursor.loads(text)
         assert kept.seen.items() <= seen.items()
         # The newest are kept, or their second is done with; and what the pass has not come to is still asked for.
         assert len(kept.seen) > 1000 or kept.floor > max(seen.values())
-        assert not kept.place or (kept.seen and kept.floor <= kept.place.since)
+        assert not kept.position or (kept.seen and kept.floor <= kept.position.since)
 
 
 @settings(max_examples=20)
@@ -103,6 +103,6 @@ def test_a_cursor_of_version_1_is_read() -> None:
     read = Cursor.loads(text)
     at = NOW + timedelta(seconds=3)
     assert read == Cursor(
-        NOW, at, {Ended(4711, "", at): at}, Place(at, 2, 4711, NOW), "", "", None, 1795226403.0, 1795226000.0
+        NOW, at, {JobEnd(4711, "", at): at}, Position(at, 2, 4711, NOW), "", "", None, 1795226403.0, 1795226000.0
     )
     assert Cursor.loads(read.dumps()) == read

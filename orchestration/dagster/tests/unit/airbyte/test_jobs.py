@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.triggers.airbyte.jobs import Job, NotAJobError, instant, job_of, seconds_of
+from lakehouse_analytics.triggers.airbyte.jobs import InvalidJobError, Job, parse_duration, parse_job, parse_time
 
 NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
 ROW = {"jobId": 7, "status": "succeeded", "jobType": "sync", "startTime": "2026-11-21T02:00Z", "connectionId": "c"}
@@ -32,8 +32,8 @@ ROWS = st.sets(st.sampled_from(FIELDS), min_size=1).flatmap(
 @given(JSON | ROWS | ROWS.map(lambda strange: {**ROW, **strange}))
 def test_any_json_is_a_job_or_told_to_be_none(value: object) -> None:
     try:
-        job = job_of(value)
-    except NotAJobError as error:
+        job = parse_job(value)
+    except InvalidJobError as error:
         told = str(error)
         assert len(told.splitlines()) == 1
         assert len(told) < 100
@@ -50,14 +50,14 @@ def test_any_json_is_a_job_or_told_to_be_none(value: object) -> None:
 
 def test_a_row_as_airbyte_writes_it() -> None:
     more = {"lastUpdatedAt": "2026-11-21T02:08:12Z", "duration": "PT8M12S", "rowsSynced": 5, "bytesSynced": 900}
-    assert job_of({**ROW, **more}) == Job(
+    assert parse_job({**ROW, **more}) == Job(
         7, "c", "sync", "succeeded", started=NOW, ended=NOW + timedelta(seconds=492), seconds=492.0, rows=5, bytes=900
     )
 
 
 def test_a_row_of_what_is_required_alone() -> None:
-    assert job_of(ROW) == Job(7, "c", "sync", "succeeded", started=NOW)
-    assert job_of({"jobId": "7", "connectionId": "C"}) == Job(7, "c", "", "")
+    assert parse_job(ROW) == Job(7, "c", "sync", "succeeded", started=NOW)
+    assert parse_job({"jobId": "7", "connectionId": "C"}) == Job(7, "c", "", "")
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_a_row_of_what_is_required_alone() -> None:
     ],
 )
 def test_what_is_no_job_says_what_it_lacks(row: object, words: str) -> None:
-    with pytest.raises(NotAJobError) as caught:
-        job_of(row)
+    with pytest.raises(InvalidJobError) as caught:
+        parse_job(row)
     assert str(caught.value) == words
 
 
 @pytest.mark.parametrize("nothing", [None, 5, True, {}, []])
 def test_a_status_that_is_no_word_is_none(nothing: object) -> None:
-    job = job_of({**ROW, "status": nothing, "jobType": nothing})
+    job = parse_job({**ROW, "status": nothing, "jobType": nothing})
     assert (job.status, job.kind, job.has_ended, job.empties) == ("", "", False, False)
 
 
@@ -102,7 +102,7 @@ def test_a_status_that_is_no_word_is_none(nothing: object) -> None:
     ],
 )
 def test_which_jobs_have_ended(status: str, ended: bool) -> None:
-    assert job_of({**ROW, "status": status}).has_ended is ended
+    assert parse_job({**ROW, "status": status}).has_ended is ended
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_which_jobs_have_ended(status: str, ended: bool) -> None:
     [("sync", False), ("refresh", False), ("reset", True), ("clear", True), ("vacuum", False), ("RESET", True)],
 )
 def test_which_jobs_empty_the_tables(kind: str, empties: bool) -> None:
-    assert job_of({**ROW, "jobType": kind}).empties is empties
+    assert parse_job({**ROW, "jobType": kind}).empties is empties
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_which_jobs_empty_the_tables(kind: str, empties: bool) -> None:
     ],
 )
 def test_only_airbytes_word_says_that_nothing_was_moved(rows: object, size: object, nothing: bool) -> None:
-    assert job_of({**ROW, "rowsSynced": rows, "bytesSynced": size}).moved_nothing is nothing
+    assert parse_job({**ROW, "rowsSynced": rows, "bytesSynced": size}).moved_nothing is nothing
 
 
 @given(st.datetimes(datetime(1971, 1, 1), datetime(9998, 1, 1)), st.integers(-14, 14))
@@ -138,15 +138,15 @@ def test_a_time_is_the_same_however_it_is_written(moment: datetime, hours: int) 
         moment.isoformat(),
         moment.replace(tzinfo=UTC).astimezone(zone).isoformat(),
     ):
-        assert instant(written) == second
-    assert instant(second.strftime("%Y-%m-%dT%H:%MZ")) == second.replace(second=0)
+        assert parse_time(written) == second
+    assert parse_time(second.strftime("%Y-%m-%dT%H:%MZ")) == second.replace(second=0)
 
 
 @pytest.mark.parametrize(
     "text", [None, 5, "", "now", "1687450500000", "0001-01-01T00:00+14:00", "\ud800", b"2026-11-21"]
 )
 def test_what_is_no_time_is_none(text: object) -> None:
-    assert instant(text) is None
+    assert parse_time(text) is None
 
 
 @pytest.mark.parametrize(
@@ -169,4 +169,4 @@ def test_what_is_no_time_is_none(text: object) -> None:
     ],
 )
 def test_a_length_in_seconds(text: object, seconds: float | None) -> None:
-    assert seconds_of(text) == seconds
+    assert parse_duration(text) == seconds

@@ -19,16 +19,17 @@ from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request, Simulator
 from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.triggers import event_log
 from lakehouse_analytics.triggers.airbyte import events as sync_events
-from lakehouse_analytics.triggers.airbyte import http
+from lakehouse_analytics.triggers.airbyte import http, partial_rows
 from lakehouse_analytics.triggers.airbyte import sensor as sync_sensor
 from lakehouse_analytics.triggers.airbyte.connections import SourceTable
 from lakehouse_analytics.triggers.airbyte.cursor import Cursor
-from lakehouse_analytics.triggers.airbyte.events import CHECK
-from lakehouse_analytics.triggers.airbyte.inventory import Inventory
 from lakehouse_analytics.triggers.airbyte.sensor import airbyte_sync_sensor
+from lakehouse_analytics.triggers.airbyte.snapshot import ConnectionCache
 from lakehouse_analytics.triggers.airbyte.sync_job import sync_job
-from lakehouse_analytics.triggers.airbyte.workspace import Listening, listening_of, source_tables
+from lakehouse_analytics.triggers.airbyte.workspace import AirbyteWorkspace, airbyte_workspace, source_tables
+from lakehouse_analytics.triggers.events import SYNC_CHECK
 from manifests import Manifest
 
 from .versions import as_version_1
@@ -65,9 +66,9 @@ class Clock:
 class World:
     """Airbyte, Dagster, and the sensor between them."""
 
-    def __init__(self, instance: dg.DagsterInstance, simulator: Simulator, listening: Listening) -> None:
-        self.instance, self.simulator, self.store, self.listening = instance, simulator, simulator.store, listening
-        self.sensor = airbyte_sync_sensor(listening)
+    def __init__(self, instance: dg.DagsterInstance, simulator: Simulator, workspace: AirbyteWorkspace) -> None:
+        self.instance, self.simulator, self.store, self.workspace = instance, simulator, simulator.store, workspace
+        self.sensor = airbyte_sync_sensor(workspace)
         self.cursor: str | None = None
 
     def evaluate(self) -> dg.SensorResult:
@@ -92,7 +93,7 @@ class World:
         self.store.end(job, **end)
         return job
 
-    def history(self, key: str, check: str = CHECK) -> list[Mapping[str, Any]]:
+    def history(self, key: str, check: str = SYNC_CHECK) -> list[Mapping[str, Any]]:
         """Evaluations of a source's check, the oldest first."""
         records = self.instance.event_log_storage.get_asset_check_execution_history(
             dg.AssetCheckKey(dg.AssetKey(key.split("/")), check), limit=100
@@ -133,10 +134,10 @@ def world(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wor
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_URL", simulator.url)
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_ID", "the-client-id")
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_SECRET", SECRET)
-    listening = listening_of(Settings.load(), project().graph())
-    assert listening
+    workspace = airbyte_workspace(Settings.load(), project().graph())
+    assert workspace
     with dg.DagsterInstance.ephemeral() as instance:
-        made = World(instance, simulator, listening)
+        made = World(instance, simulator, workspace)
         made.tick()
         yield made
 
@@ -181,13 +182,15 @@ def test_a_sync_is_recorded_on_its_sources_and_asks_for_a_run_of_the_bronze_belo
             f"/workspaces/{world.store.workspace}/connections/{SHOP}/timeline?jobId={job}"
         )
     assert world.syncs("ads/clicks") == []
-    assert skipped(world.tick()) == "No job of Airbyte has ended."
+    assert skipped(world.tick()) == "No Airbyte job has ended."
 
 
 def test_a_sync_that_dagster_started_is_answered_as_any_other_and_once(world: World) -> None:
     world.simulator.run_sync = lambda _, job: world.store.end(job, rows=5)
     config = {"ops": {"sync": {"config": {"connection": "Shop"}}}}
-    assert sync_job(world.listening, every=0.02).execute_in_process(instance=world.instance, run_config=config).success
+    assert (
+        sync_job(world.workspace, interval=0.02).execute_in_process(instance=world.instance, run_config=config).success
+    )
     assert world.syncs("shop/orders") == []
     assert answered(world.tick()) == [1]
     assert not world.tick().run_requests
@@ -200,7 +203,7 @@ def test_what_ended_before_the_first_tick_is_let_be_and_what_ran_then_is_not(
     world.cursor = None
     before, running = world.sync(SHOP), world.store.start(SHOP)
     simulator.store.clock.ahead += timedelta(seconds=2)  # type: ignore[attr-defined]
-    assert skipped(world.tick()) == "No job of Airbyte has ended."
+    assert skipped(world.tick()) == "No Airbyte job has ended."
     world.store.end(running)
     assert answered(world.tick()) == [running]
     assert str(before) not in world.syncs("shop/orders")
@@ -210,11 +213,11 @@ def test_a_look_back_takes_in_what_ended_shortly_before_the_first_tick(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_LOOKBACK", "1h")
-    listening = listening_of(Settings.load(), project().graph())
-    assert listening
+    workspace = airbyte_workspace(Settings.load(), project().graph())
+    assert workspace
     job = world.sync(SHOP)
     world.cursor = None
-    world.sensor = airbyte_sync_sensor(listening)
+    world.sensor = airbyte_sync_sensor(workspace)
     assert answered(world.tick()) == [job]
 
 
@@ -232,7 +235,7 @@ def test_several_syncs_of_a_connection_make_one_run_that_names_them_all(world: W
 
 def test_a_sync_without_rows_is_a_warning_and_builds_nothing(world: World) -> None:
     job = world.sync(SHOP, rows=0, bytes=0)
-    assert skipped(world.tick()) == "1 job of Airbyte ended, and none asks for a run."
+    assert skipped(world.tick()) == "1 Airbyte job ended, but no run is needed."
     [said] = world.history("shop/orders")
     assert (said["passed"], said["severity"]) == (False, "WARN")
     assert "moved no rows" in said["said"]
@@ -266,7 +269,7 @@ def test_rows_of_a_failed_sync_are_built_by_the_next_success_although_that_moved
     assert world.history("shop/orders")[-1]["passed"]
     world.store.clock.ahead += timedelta(seconds=1)  # type: ignore[attr-defined]
     world.sync(SHOP, rows=0, bytes=0)
-    assert "none asks for a run" in skipped(world.tick())
+    assert "no run is needed" in skipped(world.tick())
 
 
 @pytest.mark.parametrize("kind", ["sync", "clear"])
@@ -275,22 +278,22 @@ def test_a_failed_job_without_rows_leaves_nothing_to_build(world: World, kind: s
     world.store.end(job, "failed", rows=0, bytes=0)
     world.tick()
     world.sync(SHOP, rows=0, bytes=0)
-    assert "none asks for a run" in skipped(world.tick())
+    assert "no run is needed" in skipped(world.tick())
 
 
 def test_rows_of_a_failed_sync_are_not_forgotten_by_many_that_moved_none(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync_events, "LOOK_BACK", 2)
+    monkeypatch.setattr(partial_rows, "MAX_HISTORY", 2)
     world.sync(SHOP, status="failed", rows=500)
-    for _ in range(2 * sync_events.LOOK_BACK):
+    for _ in range(2 * partial_rows.MAX_HISTORY):
         world.sync(SHOP, status="failed", rows=0, bytes=0)
         world.tick()
     job = world.sync(SHOP, rows=0, bytes=0)
     assert answered(world.tick()) == [job]
     world.sync(SHOP, status="failed", rows=0, bytes=0)
     world.sync(SHOP, rows=0, bytes=0)
-    assert "none asks for a run" in skipped(world.tick())
+    assert "no run is needed" in skipped(world.tick())
 
 
 #: What a job does, and whether it leaves rows that no success has followed; None: as it was.
@@ -417,7 +420,7 @@ def test_a_history_is_read_once_a_tick_where_the_newest_evaluation_does_not_tell
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_a_sync_that_did_not_succeed_is_a_failed_check_until_the_next_one_does(world: World, status: str) -> None:
     world.sync(SHOP, status=status, rows=12)
-    assert "none asks for a run" in skipped(world.tick())
+    assert "no run is needed" in skipped(world.tick())
     [said] = world.history("shop/items")
     assert (said["passed"], said["severity"], said["airbyte/status"]) == (False, "ERROR", status)
     assert status in said["said"]
@@ -431,7 +434,7 @@ def test_a_sync_that_did_not_succeed_is_a_failed_check_until_the_next_one_does(w
 def test_a_job_that_empties_the_tables_builds_nothing(world: World, kind: str) -> None:
     job = world.store.start(SHOP, kind)
     world.store.end(job)
-    assert "none asks for a run" in skipped(world.tick())
+    assert "no run is needed" in skipped(world.tick())
     assert "emptied the tables" in world.history("shop/orders")[0]["said"]
     assert world.syncs("shop/orders") == []
 
@@ -528,8 +531,8 @@ def test_a_burst_of_one_connection_that_was_stored_in_full_leaves_nothing_twice(
 def test_a_job_that_failed_and_succeeds_when_it_is_tried_again_is_answered(world: World) -> None:
     job = world.store.start(SHOP)
     world.store.end(job, "failed")
-    assert "none asks for a run" in skipped(world.tick())
-    assert skipped(world.tick()) == "No job of Airbyte has ended."
+    assert "no run is needed" in skipped(world.tick())
+    assert skipped(world.tick()) == "No Airbyte job has ended."
     world.store.clock.ahead += timedelta(seconds=5)  # type: ignore[attr-defined]
     world.store.end(job)
     assert answered(world.tick()) == [job]
@@ -549,14 +552,17 @@ def test_an_airbyte_that_is_installed_again_and_counts_from_one_is_answered(
     store.add_connection("Ads", id=ADS if same_connections else None, streams=["clicks"])
     if not same_connections:
         # The contract then names the connection by its name, or by its new id.
-        world.listening = replace(
-            world.listening,
-            inventory=Inventory(
-                world.listening.airbyte,
-                [replace(t, wanted="Shop") if t.wanted == SHOP else t for t in source_tables(world.listening.graph)],
+        world.workspace = replace(
+            world.workspace,
+            connections=ConnectionCache(
+                world.workspace.airbyte,
+                [
+                    replace(t, connection="Shop") if t.connection == SHOP else t
+                    for t in source_tables(world.workspace.graph)
+                ],
             ),
         )
-        world.sensor = airbyte_sync_sensor(world.listening)
+        world.sensor = airbyte_sync_sensor(world.workspace)
     world.simulator.store = store
     world.store = store
     world.store.clock.ahead += timedelta(minutes=2)  # type: ignore[attr-defined]
@@ -578,14 +584,14 @@ def test_another_server_with_the_same_connection_id_and_end_is_another_job(
     before = world.tick()
     with Simulator(world.store, client=("the-client-id", SECRET)).serving() as other:
         monkeypatch.setenv("LAKEHOUSE_AIRBYTE_URL", other.url)
-        listening = listening_of(Settings.load(), project().graph())
-        assert listening
-        world.sensor = airbyte_sync_sensor(listening)
+        workspace = airbyte_workspace(Settings.load(), project().graph())
+        assert workspace
+        world.sensor = airbyte_sync_sensor(workspace)
         result = world.tick()
         assert answered(result) == [job]
         assert [r.run_key for r in result.run_requests or ()] != [r.run_key for r in before.run_requests or ()]
         assert len({*world.versions("shop/orders")}) == 2
-        assert skipped(world.tick()) == "No job of Airbyte has ended."
+        assert skipped(world.tick()) == "No Airbyte job has ended."
 
 
 def as_before(event: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> Any:
@@ -639,7 +645,7 @@ def test_a_tick_reads_what_was_stored_since_the_last_one_and_nothing_of_the_hist
         read.append(len(page.records))
         return page
 
-    monkeypatch.setattr(sync_events, "PAGE", 4)
+    monkeypatch.setattr(event_log, "PAGE", 4)
     monkeypatch.setattr(dg.DagsterInstance, "get_records_for_run", counted)
     monkeypatch.setattr(
         type(world.instance.event_log_storage),
@@ -657,8 +663,8 @@ def test_a_tick_reads_what_was_stored_since_the_last_one_and_nothing_of_the_hist
 
 
 def test_a_replay_past_the_search_records_no_sync_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_events, "PAGE", 4)
-    monkeypatch.setattr(sync_events, "MOST", 12)
+    monkeypatch.setattr(event_log, "PAGE", 4)
+    monkeypatch.setattr(event_log, "MAX_SEARCHED", 12)
     jobs = [world.sync(SHOP) for _ in range(7)]
     for event in (events := world.evaluate().asset_events)[:-1]:
         world.instance.report_runless_asset_event(event)
@@ -673,7 +679,7 @@ def test_a_replay_past_the_search_records_no_sync_twice(world: World, monkeypatc
     assert world.syncs("shop/orders") == world.syncs("shop/items") == [str(job) for job in jobs]
 
 
-def _told(event: sync_events.Event | Any) -> tuple[Any, ...]:
+def _told(event: event_log.Event | Any) -> tuple[Any, ...]:
     return type(event), event.asset_key, event.metadata["airbyte/sync_id"].value
 
 
@@ -693,7 +699,7 @@ def test_the_events_of_a_burst_are_found_however_many_ticks_it_takes(
     jobs = [world.sync(SHOP) for _ in range(20)]
     for event in world.evaluate().asset_events:
         world.instance.report_runless_asset_event(event)
-    monkeypatch.setattr(sync_sensor, "MOST_JOBS", 7)
+    monkeypatch.setattr(sync_sensor, "MAX_JOBS", 7)
     told: list[int] = []
     while requests := (result := world.tick()).run_requests:
         assert result.asset_events == []
@@ -707,7 +713,7 @@ def test_a_cursor_set_to_a_time_replays_what_ended_since_in_runs_of_their_own(wo
     job = world.sync(SHOP)
     world.tick()
     world.cursor = f"{datetime.now(UTC):%Y-%m-%dT00:00Z}"
-    assert "The next tick begins again with what ended since" in skipped(world.tick())
+    assert "The next tick replays the jobs that ended since" in skipped(world.tick())
     [request] = world.tick().run_requests or ()
     assert request.run_key
     assert request.run_key.startswith(f"airbyte_{job}-")
@@ -722,13 +728,13 @@ def test_a_connection_that_no_source_names_is_told_and_one_that_is_left_out_is_n
 ) -> None:
     other = world.store.add_connection("CRM", streams=["accounts"], tags=[{"name": "sales"}])
     world.sync(other)
-    assert "No dbt source names 1 connection whose jobs ended: 'CRM'" in skipped(world.tick())
+    assert "Jobs ended of 1 connection without a dbt source: 'CRM'" in skipped(world.tick())
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_EXCLUDE", "tag:sales")
-    listening = listening_of(Settings.load(), project().graph())
-    assert listening
-    world.sensor = airbyte_sync_sensor(listening)
+    workspace = airbyte_workspace(Settings.load(), project().graph())
+    assert workspace
+    world.sensor = airbyte_sync_sensor(workspace)
     world.sync(other)
-    assert skipped(world.tick()) == "1 job of Airbyte ended, and none asks for a run."
+    assert skipped(world.tick()) == "1 Airbyte job ended, but no run is needed."
 
 
 def test_streams_and_tables_that_do_not_meet_are_named_and_a_renamed_stream_is_answered(
@@ -737,9 +743,9 @@ def test_streams_and_tables_that_do_not_meet_are_named_and_a_renamed_stream_is_a
     m = Manifest()
     for name in ("orders", "order_items", "customers"):
         m.model(f"stg_{name}", m.source("shop", name), folder="bronze")
-    listening = listening_of(Settings.load(), m.graph())
-    assert listening
-    world.sensor = airbyte_sync_sensor(listening)
+    workspace = airbyte_workspace(Settings.load(), m.graph())
+    assert workspace
+    world.sensor = airbyte_sync_sensor(workspace)
     store = Store(world.store.clock)
     shop = store.add_connection("Shop", streams=["orders", "Order-Items", "Refunds"])
     world.simulator.store = world.store = store
@@ -749,8 +755,8 @@ def test_streams_and_tables_that_do_not_meet_are_named_and_a_renamed_stream_is_a
     assert keys(world.tick()) == [["bronze/stg_order_items", "bronze/stg_orders"]]
     assert messages == [
         "1 stream of connection 'Shop' without a source table: 'Refunds'.",
-        "No connection is known to fill 1 source table: shop.customers. Set meta.lakehouse.airbyte on them if Airbyte "
-        "does.",
+        "1 source table without a known connection: shop.customers. Set meta.lakehouse.airbyte on those that Airbyte "
+        "fills.",
     ]
 
 
@@ -761,9 +767,9 @@ def test_streams_of_several_connections_that_land_in_one_table_are_named(
     m = Manifest()
     named = {"lakehouse": {"airbyte": {"connection": wanted}}} if wanted else {}
     m.model("stg_order_items", m.source("shop", "order_items", **named), folder="bronze")
-    listening = listening_of(Settings.load(), m.graph())
-    assert listening
-    world.sensor = airbyte_sync_sensor(listening)
+    workspace = airbyte_workspace(Settings.load(), m.graph())
+    assert workspace
+    world.sensor = airbyte_sync_sensor(workspace)
     store = Store(world.store.clock)
     shop = store.add_connection("Shop", streams=["order_items"], destinationId="lake")
     crm = store.add_connection("CRM", streams=["Order-Items"], destinationId="lake")
@@ -817,11 +823,11 @@ def test_a_stalled_sync_is_found_behind_many_that_take_their_usual_time(world: W
     for connection in long:
         world.store.start(connection)
     stuck = world.store.start(SHOP)
-    tables = [SourceTable((name, "x"), name, "x", wanted=name) for name in (f"long {n}" for n in range(8))]
+    tables = [SourceTable((name, "x"), name, "x", connection=name) for name in (f"long {n}" for n in range(8))]
     sources = {f"s{n}": Source(f"s{n}", table.key, SourceContract(), {}) for n, table in enumerate(tables)}
-    graph = replace(world.listening.graph, sources={**world.listening.graph.sources, **sources})
-    inventory = Inventory(world.listening.airbyte, [*source_tables(world.listening.graph), *tables])
-    world.sensor = airbyte_sync_sensor(replace(world.listening, graph=graph, inventory=inventory))
+    graph = replace(world.workspace.graph, sources={**world.workspace.graph.sources, **sources})
+    cache = ConnectionCache(world.workspace.airbyte, [*source_tables(world.workspace.graph), *tables])
+    world.sensor = airbyte_sync_sensor(replace(world.workspace, graph=graph, connections=cache))
     clock.ahead += timedelta(hours=2)
     assert world.cursor
     world.cursor = world.cursor.replace(f'"asked_for_stalled":{_asked(world.cursor)}', '"asked_for_stalled":0')
@@ -832,7 +838,7 @@ def test_a_stalled_sync_is_found_behind_many_that_take_their_usual_time(world: W
 
 
 def _asked(cursor: str) -> int:
-    return round(Cursor.loads(cursor).asked_for_stalled)
+    return round(Cursor.loads(cursor).stalled_checked)
 
 
 def html(_: Request) -> Answer:
@@ -846,7 +852,7 @@ def html(_: Request) -> Answer:
         (lambda _: Answer(200, {"message": "workspace not found"}), "without a list of jobs: workspace not found"),
         (lambda _: Answer(200, {"status": "error", "data": None}), "without a list of jobs"),
         (lambda _: Answer(503, "x", kind="text/plain"), "answered 503"),
-        (lambda _: Answer(401, {"detail": f"bad {SECRET}"}), "refuses the log-in"),
+        (lambda _: Answer(401, {"detail": f"bad {SECRET}"}), "rejects the credentials"),
         (lambda _: Answer(403, {}), "LAKEHOUSE_AIRBYTE_CLIENT_ID"),
         (lambda _: Answer(200, hang_up=True), "cannot be reached"),
     ],
@@ -859,7 +865,7 @@ def test_an_airbyte_that_does_not_answer_as_it_should_is_told_in_one_line_and_re
     world.simulator.faults.append(fault)
     said = skipped(world.tick())
     assert words in said
-    assert said.endswith("The cursor stays where it is.")
+    assert said.endswith("The cursor is unchanged.")
     assert "\n" not in said
     assert world.cursor == before
     world.simulator.faults.clear()
@@ -896,7 +902,7 @@ def test_a_job_with_an_end_in_the_future_hides_none_of_those_after_it(world: Wor
     assert answered(world.tick()) == [job]
     for _ in range(3):
         world.store.clock.ahead += timedelta(minutes=30)  # type: ignore[attr-defined]
-        assert "No job of Airbyte has ended" in skipped(world.tick())
+        assert "No Airbyte job has ended" in skipped(world.tick())
         later = world.sync(SHOP)
         assert answered(world.tick()) == [later]
 
@@ -912,13 +918,13 @@ def test_a_clock_of_airbyte_that_is_set_back_loses_no_job(world: World) -> None:
     job = world.sync(SHOP)
     assert "Airbyte's clock was set back" in skipped(world.tick())
     assert answered(world.tick()) == [job]
-    assert "No job of Airbyte has ended" in skipped(world.tick())
+    assert "No Airbyte job has ended" in skipped(world.tick())
     assert world.syncs("shop/orders") == [str(number) for number in (*before, job)]
 
 
 def test_connections_that_cannot_be_listed_cost_no_job(world: World) -> None:
     job = world.sync(SHOP)
-    world.listening.inventory._asked = -10_000.0
+    world.workspace.connections._fetched = -10_000.0
     world.simulator.faults.append(lambda r: Answer(500, {}) if r.path.endswith("/connections") else None)
     assert "connections answered 500" in skipped(world.tick())
     world.simulator.faults.clear()
@@ -933,8 +939,8 @@ def test_a_cursor_that_cannot_be_read_is_kept_and_told(world: World) -> None:
 
 def test_an_empty_workspace_is_nothing_unusual(world: World) -> None:
     world.store.connections.clear()
-    world.listening.inventory._asked = -10_000.0
-    assert skipped(world.tick()) == "No job of Airbyte has ended."
+    world.workspace.connections._fetched = -10_000.0
+    assert skipped(world.tick()) == "No Airbyte job has ended."
 
 
 def test_a_quiet_tick_is_one_request(world: World) -> None:

@@ -14,7 +14,7 @@ from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.airbyte import http
 from lakehouse_analytics.triggers.airbyte.checks import sync_checks
 from lakehouse_analytics.triggers.airbyte.sync_job import sync_job
-from lakehouse_analytics.triggers.airbyte.workspace import Listening, listening_of
+from lakehouse_analytics.triggers.airbyte.workspace import AirbyteWorkspace, airbyte_workspace
 from manifests import Manifest
 
 SHOP, ADS = "6f1c7f0a-0000-4000-8000-000000000001", "6f1c7f0a-0000-4000-8000-000000000002"
@@ -30,22 +30,25 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def listening(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Listening:
+def workspace(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> AirbyteWorkspace:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(http, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("LAKEHOUSE_AIRBYTE_URL", simulator.url)
     m = Manifest()
     m.source("shop", "orders", whole={"airbyte": {"connection": "Shop"}})
     m.source("files", "x")
-    made = listening_of(Settings.load(), m.graph())
+    m.source("mail", "opens", whole={"airbyte": {"connection": "Mial"}})
+    m.source("ads", "clicks", whole={"airbyte": {"connection": "Ads"}})
+    monkeypatch.setenv("LAKEHOUSE_AIRBYTE_EXCLUDE", "Ads")
+    made = airbyte_workspace(Settings.load(), m.graph())
     assert made
     return made
 
 
-def run(listening: Listening, connection: str) -> tuple[bool, str]:
+def run(workspace: AirbyteWorkspace, connection: str) -> tuple[bool, str]:
     """Run the job; whether it succeeded, and everything it said."""
     with dg.DagsterInstance.ephemeral() as instance:
-        result = sync_job(listening, every=0.02).execute_in_process(
+        result = sync_job(workspace, interval=0.02).execute_in_process(
             instance=instance,
             raise_on_error=False,
             run_config={"ops": {"sync": {"config": {"connection": connection}}}},
@@ -77,25 +80,27 @@ def deletes(simulator: Simulator) -> int:
 
 
 @pytest.mark.parametrize("named", [SHOP, "Shop", SHOP.upper()])
-def test_a_sync_is_started_and_waited_for(simulator: Simulator, listening: Listening, named: str) -> None:
+def test_a_sync_is_started_and_waited_for(simulator: Simulator, workspace: AirbyteWorkspace, named: str) -> None:
     simulator.run_sync = lambda _, job: simulator.store.end(job, rows=7)
-    success, said = run(listening, named)
+    success, said = run(workspace, named)
     assert success, said
     assert posts(simulator) == 1
     assert "Started job 1 of 'Shop'" in said
     assert "7 rows" in said
 
 
-def test_a_sync_that_runs_already_is_waited_for_and_none_is_started(simulator: Simulator, listening: Listening) -> None:
+def test_a_sync_that_runs_already_is_waited_for_and_none_is_started(
+    simulator: Simulator, workspace: AirbyteWorkspace
+) -> None:
     job = simulator.store.start(SHOP)
     end_when_asked(simulator)
-    success, said = run(listening, "Shop")
+    success, said = run(workspace, "Shop")
     assert success, said
     assert f"Attached to job {job}" in said
     assert posts(simulator) == 0
 
 
-def test_one_who_was_faster_is_joined(simulator: Simulator, listening: Listening) -> None:
+def test_one_who_was_faster_is_joined(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
     """Between the question whether one runs and the start of ours."""
     asked: list[int] = []
 
@@ -106,13 +111,13 @@ def test_one_who_was_faster_is_joined(simulator: Simulator, listening: Listening
 
     simulator.faults.append(someone_else)
     end_when_asked(simulator)
-    success, said = run(listening, "Shop")
+    success, said = run(workspace, "Shop")
     assert success, said
     assert f"Attached to job {asked[0]}" in said
     assert len(simulator.store.jobs) == 1
 
 
-def test_a_start_whose_answer_is_lost_starts_no_second_sync(simulator: Simulator, listening: Listening) -> None:
+def test_a_start_whose_answer_is_lost_starts_no_second_sync(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
     def lost(request: Request) -> Answer | None:
         if request.method == "POST" and not simulator.store.jobs:
             simulator.store.start(SHOP)
@@ -121,40 +126,40 @@ def test_a_start_whose_answer_is_lost_starts_no_second_sync(simulator: Simulator
 
     simulator.faults.append(lost)
     end_when_asked(simulator)
-    success, said = run(listening, "Shop")
+    success, said = run(workspace, "Shop")
     assert success, said
     assert len(simulator.store.jobs) == 1
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_a_sync_that_does_not_succeed_fails_the_run_in_words(
-    simulator: Simulator, listening: Listening, status: str
+    simulator: Simulator, workspace: AirbyteWorkspace, status: str
 ) -> None:
     simulator.run_sync = lambda _, job: simulator.store.end(job, status)
-    success, said = run(listening, "Shop")
+    success, said = run(workspace, "Shop")
     assert not success
     assert f"Airbyte's sync 1 of 'Shop' {status}: see http" in said
 
 
-def test_an_unknown_connection_is_told_with_the_nearest(listening: Listening) -> None:
-    success, said = run(listening, "Shopp")
+def test_an_unknown_connection_is_told_with_the_nearest(workspace: AirbyteWorkspace) -> None:
+    success, said = run(workspace, "Shopp")
     assert not success
-    assert "no connection of the id or name 'Shopp'; did you mean 'Shop'?" in said
+    assert "no connection with the id or name 'Shopp'; did you mean 'Shop'?" in said
 
 
-def test_an_airbyte_that_goes_away_for_a_while_is_waited_for(simulator: Simulator, listening: Listening) -> None:
+def test_an_airbyte_that_goes_away_for_a_while_is_waited_for(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
     job = simulator.store.start(SHOP)
     gone = iter([Answer(502, {})] * 10)
     simulator.faults.append(lambda r: next(gone, None) if r.path.endswith(f"/jobs/{job}") else None)
     end_when_asked(simulator)
-    success, said = run(listening, "Shop")
+    success, said = run(workspace, "Shop")
     assert success, said
-    assert "Asked again" in said
+    assert "Retrying for up to" in said
 
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_an_interrupted_run_cancels_what_it_started_and_nothing_else(
-    simulator: Simulator, listening: Listening, monkeypatch: pytest.MonkeyPatch, ours: bool
+    simulator: Simulator, workspace: AirbyteWorkspace, monkeypatch: pytest.MonkeyPatch, ours: bool
 ) -> None:
     if not ours:
         simulator.store.start(SHOP)
@@ -165,7 +170,7 @@ def test_an_interrupted_run_cancels_what_it_started_and_nothing_else(
     clock = SimpleNamespace(sleep=interrupted, monotonic=time.monotonic)
     monkeypatch.setattr("lakehouse_analytics.triggers.airbyte.sync_job.time", clock)
     config = {"ops": {"sync": {"config": {"connection": "Shop"}}}}
-    result = sync_job(listening).execute_in_process(run_config=config, raise_on_error=False)
+    result = sync_job(workspace).execute_in_process(run_config=config, raise_on_error=False)
     assert not result.success
     assert deletes(simulator) == int(ours)
     assert simulator.store.jobs[1].status == ("cancelled" if ours else "running")
@@ -174,9 +179,9 @@ def test_an_interrupted_run_cancels_what_it_started_and_nothing_else(
 # --- The checks, asked again
 
 
-def evaluate(listening: Listening) -> dict[str, dg.AssetCheckEvaluation]:
-    specs = [dg.AssetSpec(dg.AssetKey(source.key)) for source in listening.graph.sources.values()]
-    checks = sync_checks(listening)
+def evaluate(workspace: AirbyteWorkspace) -> dict[str, dg.AssetCheckEvaluation]:
+    specs = [dg.AssetSpec(dg.AssetKey(source.key)) for source in workspace.graph.sources.values()]
+    checks = sync_checks(workspace)
     job = dg.Definitions(
         assets=specs, asset_checks=checks, jobs=[dg.define_asset_job("ask", dg.AssetSelection.all_asset_checks())]
     ).resolve_job_def("ask")
@@ -184,14 +189,18 @@ def evaluate(listening: Listening) -> dict[str, dg.AssetCheckEvaluation]:
     return {e.asset_key.to_user_string(): e for e in result.get_asset_check_evaluations()}
 
 
-def test_a_check_that_is_asked_again_asks_airbyte(simulator: Simulator, listening: Listening) -> None:
-    found = evaluate(listening)
-    assert found["shop/orders"].description == "no job of connection 'Shop' has ended yet"
-    assert "set meta.lakehouse.airbyte.connection" in (found["files/x"].description or "")
+def test_a_check_that_is_asked_again_asks_airbyte(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
+    found = evaluate(workspace)
+    assert found["shop/orders"].description == "No job of connection 'Shop' has ended yet."
+    assert "files/x" not in found  # its contract does not name a connection
+    unknown = found["mail/opens"].description or ""
+    assert unknown.startswith("Airbyte has no connection with the id or name 'Mial'")
+    assert "Correct meta.lakehouse.airbyte.connection" in unknown
+    assert "LAKEHOUSE_AIRBYTE_EXCLUDE leaves out connection 'Ads'" in (found["ads/clicks"].description or "")
     job = simulator.store.start(SHOP)
     simulator.store.end(job, rows=3)
     simulator.store.start(SHOP)
-    found = evaluate(listening)
+    found = evaluate(workspace)
     assert found["shop/orders"].passed
     assert found["shop/orders"].metadata["airbyte/sync_id"].value == job
 
@@ -199,18 +208,18 @@ def test_a_check_that_is_asked_again_asks_airbyte(simulator: Simulator, listenin
 # --- Upkeep's question
 
 
-def test_upkeep_hears_of_a_running_sync_by_id_and_by_name(simulator: Simulator, listening: Listening) -> None:
+def test_upkeep_hears_of_a_running_sync_by_id_and_by_name(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
     job = simulator.store.start(SHOP)
     simulator.store.end(job)
-    assert [listening.running(named) for named in (SHOP, "Shop", "Ads")] == [None] * 3
+    assert [workspace.running(named) for named in (SHOP, "Shop", "Ads")] == [None] * 3
     for status in ("running", "pending", "queued", "incomplete", "a-status-of-the-future"):
         job = simulator.store.start(SHOP, status=status)
-        assert listening.running("Shop") == f"Airbyte's sync {job} of Shop is {status}"
-        assert listening.running("Ads") is None
+        assert workspace.running("Shop") == f"Airbyte's sync {job} of Shop is {status}"
+        assert workspace.running("Ads") is None
         simulator.store.end(job)
 
 
-def test_upkeep_stays_away_when_nobody_answers_or_knows(simulator: Simulator, listening: Listening) -> None:
-    assert "no connection of the id or name 'Nobody'" in (listening.running("Nobody") or "")
+def test_upkeep_stays_away_when_nobody_answers_or_knows(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
+    assert "no connection with the id or name 'Nobody'" in (workspace.running("Nobody") or "")
     simulator.faults.append(lambda _: Answer(500, {}))
-    assert "is not known" in (listening.running("Shop") or "")
+    assert "is unknown whether" in (workspace.running("Shop") or "")

@@ -71,7 +71,7 @@ class Airbyte:
         return [row.id for row in self.rows.values() if row.status == "failed" and row.visible <= self.now]
 
     def ends(self) -> set[End]:
-        return {end_of(job_of(row)) for row in self.rows.values() if row.status != "running"}
+        return {end_of(parse_job(row)) for row in self.rows.values() if row.status != "running"}
 
     def ask(self, since: datetime, offset: int) -> Page:
         if self.between:
@@ -89,7 +89,7 @@ class Airbyte:
         rows = [row for row in self.rows.values() if row.visible <= self.now and row.updated >= since]
         rows.sort(key=lambda row: (row.updated, row.id))
         page = rows[offset : offset + feed.PAGE]
-        jobs = [job_of(row) for row in page]
+        jobs = [parse_job(row) for row in page]
         return Page(
             jobs,
             len(page),
@@ -100,7 +100,7 @@ class Airbyte:
         )
 
 
-def job_of(row: Row) -> Job:
+def parse_job(row: Row) -> Job:
     ended = row.updated.replace(microsecond=0) if row.status in ("succeeded", "failed", "cancelled") else None
     return Job(row.id, row.connection, "sync", row.status, ended=ended)
 
@@ -189,9 +189,7 @@ class Feed(RuleBasedStateMachine):
     )
     def tick(self, requests: int, jobs: int, between: list[tuple[int, str]], crashes: bool) -> None:
         self.airbyte.between = between
-        found = poll(
-            self.airbyte.ask, Cursor.loads(self.cursor), overlap=OVERLAP, most_requests=requests, most_jobs=jobs
-        )
+        found = poll(self.airbyte.ask, Cursor.loads(self.cursor), overlap=OVERLAP, max_requests=requests, max_jobs=jobs)
         self.airbyte.between = []
         if not crashes:
             self.told.update(end_of(job) for job in found.jobs)
