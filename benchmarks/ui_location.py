@@ -37,7 +37,7 @@ def definitions(count: int) -> dg.Definitions:
     settings = Settings.load()
     project = cast("Any", SimpleNamespace(project_dir=Path()))
     assets = build_assets(graph, project, calendars(graph, "UTC"), settings, pool=None)
-    return dg.Definitions(assets=assets, resources={"dbt": object(), "engine": object()})
+    return dg.Definitions(assets=assets, resources={"dbt_runner": object(), "engine": object()})
 
 
 defs = definitions(int(os.environ.get("BENCH_ASSETS", "500")))

@@ -23,12 +23,14 @@ from lakehouse_analytics.engines.registry import dbt_runner, engine, pool
 from lakehouse_analytics.jobs import build_jobs
 from lakehouse_analytics.notifications import notifiers
 from lakehouse_analytics.partitions.definitions import calendars, refuse_mismatched_zones, zone_warnings
+from lakehouse_analytics.resources import resources
 from lakehouse_analytics.runs.retry_watchdog import lost_retries
 from lakehouse_analytics.schedules import plans, schedule_definitions
 from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.airbyte.definitions import sync_definitions
 from lakehouse_analytics.triggers.airbyte.workspace import listening_of
+from lakehouse_analytics.user_defs import asset_keys, load_user_defs, refuse_collisions
 
 
 @dg.definitions
@@ -50,12 +52,19 @@ def defs() -> dg.Definitions:
     jobs = build_jobs(graph, max_runtime=limit, upkeep=bool(upkeep))
     assets = [*build_assets(graph, project, windows, settings, pool=pool(graph)), *upkeep]
     refuse_mismatched_zones(assets)
+    runner, database, own = dbt_runner(settings, project), engine(settings, graph), load_user_defs()
     built = dg.Definitions(
-        assets=[*assets, *external_assets(graph)],
+        assets=[*assets, *external_assets(graph, own=asset_keys(own.definitions))],
         jobs=jobs,
         sensors=[run_failure_notifier(told, url), lost_retries(told, url), *gold_on_silver(graph, max_runtime=limit)],
-        resources={"dbt": dbt_runner(settings, project), "engine": engine(settings, graph)},
+        resources={
+            "dbt_runner": runner,
+            "engine": database,
+            **resources(settings, runner, database, graph.adapter),
+        },
         executor=dg.in_process_executor,  # one op a run: a process for it would cost 3 CPU seconds
     )
     scheduled = schedule_definitions(settings, plans(settings, graph, windows), jobs, told)
-    return dg.Definitions.merge(built, scheduled, sync_definitions(listening))
+    ours = dg.Definitions.merge(built, scheduled, sync_definitions(listening))
+    refuse_collisions(ours, own, graph)
+    return dg.Definitions.merge(ours, own.definitions)

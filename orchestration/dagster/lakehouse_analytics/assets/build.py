@@ -117,10 +117,10 @@ def build_assets(
         def build(
             context: dg.AssetExecutionContext,
             config: BuildConfig,
-            dbt: dg.ResourceParam[DbtRunner],
+            dbt_runner: dg.ResourceParam[DbtRunner],
             engine: dg.ResourceParam[Engine],
         ) -> Iterator[Event]:
-            yield from execute(context, context.selected_asset_keys, config, dbt, engine)
+            yield from execute(context, context.selected_asset_keys, config, dbt_runner, engine)
 
         return build
 
@@ -131,10 +131,10 @@ def build_assets(
         def build(
             context: dg.AssetCheckExecutionContext,
             config: BuildConfig,
-            dbt: dg.ResourceParam[DbtRunner],
+            dbt_runner: dg.ResourceParam[DbtRunner],
             engine: dg.ResourceParam[Engine],
         ) -> Iterator[Event]:
-            yield from execute(context, frozenset(), config, dbt, engine)
+            yield from execute(context, frozenset(), config, dbt_runner, engine)
 
         return build
 
