@@ -13,6 +13,7 @@ import dagster as dg
 from lakehouse_analytics.assets.build import build_assets
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
+from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.common.garbage import without_collecting
 from lakehouse_analytics.common.load_errors import message_last
 from lakehouse_analytics.common.load_warnings import warn_once
@@ -49,10 +50,12 @@ def defs() -> dg.Definitions:
     windows = calendars(graph, settings.timezone, end_offset=settings.partition_end_offset)
     listening = listening_of(settings, graph)
     upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit, guard=listening)
-    jobs = build_jobs(graph, max_runtime=limit, upkeep=bool(upkeep))
-    assets = [*build_assets(graph, project, windows, settings, pool=pool(graph)), *upkeep]
+    own = load_user_defs()
+    among = OwnAssets(graph, own.definitions.assets or ())
+    jobs = build_jobs(graph, windows, among, max_runtime=limit, upkeep=bool(upkeep))
+    assets = [*build_assets(graph, project, windows, settings, among, pool=pool(graph)), *upkeep]
     refuse_mismatched_zones(assets)
-    runner, database, own = dbt_runner(settings, project), engine(settings, graph), load_user_defs()
+    runner, database = dbt_runner(settings, project), engine(settings, graph)
     built = dg.Definitions(
         assets=[*assets, *external_assets(graph, own=asset_keys(own.definitions))],
         jobs=jobs,

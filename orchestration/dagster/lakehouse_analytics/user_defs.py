@@ -20,7 +20,7 @@ from typing import Any
 
 import dagster as dg
 
-from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.graph import Graph, Source
 from lakehouse_analytics.keys import asset_key
 
 PACKAGE = "lakehouse_analytics.defs"
@@ -96,7 +96,9 @@ def refuse_collisions(ours: dg.Definitions, own: UserDefs, graph: Graph) -> None
     for kind in ("jobs", "schedules", "sensors", "resources"):
         for name in sorted(_names(own.definitions, kind) & _names(ours, kind)):
             file = own.file_with(partial(_has_name, kind, name))
-            raise UserDefsError(f"{file}: the name {name} is that of one of the lakehouse's own {kind}. Choose another.")
+            raise UserDefsError(
+                f"{file}: the name {name} is that of one of the lakehouse's own {kind}. Choose another."
+            )
 
 
 def asset_keys(definitions: dg.Definitions) -> set[dg.AssetKey]:
@@ -133,7 +135,8 @@ def _owner(key: dg.AssetKey, graph: Graph) -> str:
     for thing in (*graph.tables.values(), *graph.unbuilt.values()):
         if asset_key(thing) == key:
             kind = thing.node.get("resource_type", "resource")
-            return f"dbt {kind} {thing.node['name']} ({thing.node.get('original_file_path', 'no file')})"
+            filled = ", which Airbyte fills" if isinstance(thing, Source) and thing.contract.airbyte else ""
+            return f"dbt {kind} {thing.node['name']} ({thing.node.get('original_file_path', 'no file')}){filled}"
     for unique_id, path in graph.exposure_keys.items():
         if dg.AssetKey(path) == key:
             return f"dbt exposure {unique_id.rpartition('.')[2]}"

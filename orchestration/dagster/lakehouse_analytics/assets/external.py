@@ -22,11 +22,11 @@ def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = ()) -> list[
 
     Args:
         graph: The manifest's.
-        own: Keys that the user's own Python defines. A source of such a key is that asset.
+        own: Keys that the user's own Python defines. A source of such a key is that asset, unless Airbyte fills it.
     """
     sources: dict[Key, dg.AssetSpec] = {}
     for source in graph.sources.values():
-        if asset_key(source) in own:
+        if asset_key(source) in own and not source.contract.airbyte:
             continue
         # Sources that name one key in `meta.dagster.asset_key` are one table.
         sources.setdefault(source.key, source_spec(graph, source))

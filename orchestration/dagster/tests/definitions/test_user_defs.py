@@ -12,7 +12,6 @@ from typing import Any
 import dagster as dg
 import pytest
 from lakehouse_analytics.user_defs import UserDefsError
-
 from tests.own_defs import own_defs
 
 CODE = Path(__file__).parents[2]
@@ -53,7 +52,9 @@ def test_what_the_folder_defines_is_part_of_the_location(local: Any, tmp_path: P
     assert "nightly_features_schedule" in {schedule.name for schedule in definitions.schedules or ()}
 
 
-def test_jobs_and_sensors_are_those_of_the_lakehouse_alone_where_the_folder_is_empty(local: Any, tmp_path: Path) -> None:
+def test_jobs_and_sensors_are_those_of_the_lakehouse_alone_where_the_folder_is_empty(
+    local: Any, tmp_path: Path
+) -> None:
     before = local.load()
     with own_defs(tmp_path, {"__init__.py": '"""Nothing yet."""\n', "notes.md": "", "more/__init__.py": ""}):
         after = local.load()
@@ -112,7 +113,10 @@ def test_a_broken_file_is_one_error_that_names_it(
             "@dg.schedule(name='daily_refresh', target='*', cron_schedule='0 1 * * *')\ndef own(): ...",
             r"own\.py: the name daily_refresh is that of .* own schedules",
         ),
-        ("@dg.sensor(name='lost_retries', target='*')\ndef own(): ...", r"own\.py: the name lost_retries .* own sensors"),
+        (
+            "@dg.sensor(name='lost_retries', target='*')\ndef own(): ...",
+            r"own\.py: the name lost_retries .* own sensors",
+        ),
         ("own = dg.Definitions(resources={'dbt': 1})", r"own\.py: the name dbt is that of .* own resources"),
         ("own = dg.Definitions(executor=dg.multiprocess_executor)", r"own\.py sets an executor"),
     ],
@@ -211,7 +215,11 @@ def test_dg_scaffolds_checks_and_lists_what_the_folder_defines(local: Any, copy:
     assert components.returncode == 0, components.stderr
     assert "dagster.FunctionComponent" in components.stdout
 
-    (copy / "lakehouse_analytics/defs/features.py").write_text("1 / 0\n")
-    broken = run(copy, local, "dg", "check", "defs")
-    assert broken.returncode != 0
-    assert f"{copy}/lakehouse_analytics/defs/features.py, line 1: ZeroDivisionError" in broken.stdout + broken.stderr
+
+def test_the_package_by_itself_is_a_code_location(local: Any, copy: Path) -> None:
+    workspace = copy / "workspace.yaml"
+    workspace.write_text("load_from: [{python_package: {package_name: lakehouse_analytics}}]\n")
+    validated = run(copy, local, "dagster", "definitions", "validate", "-w", str(workspace))
+    assert validated.returncode == 0, validated.stderr
+    light = run(copy, local, sys.executable, "-c", "import lakehouse_analytics, sys; print('dagster' in sys.modules)")
+    assert light.stdout.strip() == "False", light.stderr
