@@ -73,15 +73,19 @@ class OwnAssets:
 
         Such as a test of relationships from a table to another that a Python asset fills from it.
         """
-        found: set[str] = set()
         if not self._partitions:
-            return found
+            return set()
+        own, every = self._partitions.keys(), self._above.keys() | self._below.keys()
+        begin = _reached(own, self._above, every)
+        behind: dict[dg.AssetKey, set[dg.AssetKey]] = {}
+        found: set[str] = set()
         for test in self._graph.tests.values():
-            others = {asset_key(self._graph.known(parent)) for parent in test.parents if parent != test.attached}
-            if others:
-                below = _reached({asset_key(self._graph.known(test.attached))}, self._below, self._above.keys())
-                behind = _reached(below & self._partitions.keys(), self._below, self._above.keys())
-                found |= {test.unique_id} if behind & others else set()
+            key = asset_key(self._graph.known(test.attached))
+            if key in begin and len(test.parents) > 1:
+                if key not in behind:
+                    behind[key] = _reached(_reached({key}, self._below, every) & own, self._below, every)
+                others = {asset_key(self._graph.known(parent)) for parent in test.parents} - {key}
+                found |= set() if others.isdisjoint(behind[key]) else {test.unique_id}
         return found
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ def test_an_asset_with_the_key_of_a_dbt_source_is_that_source(local: Any, tmp_pa
 
 PROBE = """
 import sys
+import zipfile
 from lakehouse_analytics.definitions import defs
 keys = {key.to_user_string() for key in defs().resolve_asset_graph().get_all_asset_keys()}
 print("own" in keys, sorted({"dbt", "dagster_dbt", "duckdb", "trino", "lakehouse_analytics.defs"} & set(sys.modules)))
@@ -223,3 +225,16 @@ def test_the_package_by_itself_is_a_code_location(local: Any, copy: Path) -> Non
     assert validated.returncode == 0, validated.stderr
     light = run(copy, local, sys.executable, "-c", "import lakehouse_analytics, sys; print('dagster' in sys.modules)")
     assert light.stdout.strip() == "False", light.stderr
+
+
+def test_the_package_of_the_image_has_every_file_of_the_folder(local: Any, copy: Path) -> None:
+    files = {"made/defs.yaml": COMPONENT, "made/code.py": CODE_OF_COMPONENT, "made/sql/query.sql": "select 1\n"}
+    for name, text in files.items():
+        path = copy / "lakehouse_analytics/defs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    build = "from setuptools.build_meta import build_wheel; print(build_wheel('dist'))"
+    built = run(copy, local, sys.executable, "-c", build)
+    assert built.returncode == 0, built.stderr
+    wheel = zipfile.ZipFile(copy / "dist" / built.stdout.splitlines()[-1])
+    assert {f"lakehouse_analytics/defs/{name}" for name in files} <= set(wheel.namelist())
