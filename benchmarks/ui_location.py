@@ -13,6 +13,7 @@ import dagster as dg
 sys.path.insert(0, str(Path(__file__).parents[1] / "orchestration" / "dagster"))
 
 from lakehouse_analytics.assets.build import build_assets
+from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.contract.models import LAYERS
 from lakehouse_analytics.partitions.definitions import calendars
 from lakehouse_analytics.settings import Settings
@@ -36,8 +37,8 @@ def definitions(count: int) -> dg.Definitions:
     graph = manifest.graph()
     settings = Settings.load()
     project = cast("Any", SimpleNamespace(project_dir=Path()))
-    assets = build_assets(graph, project, calendars(graph, "UTC"), settings, pool=None)
-    return dg.Definitions(assets=assets, resources={"dbt": object(), "engine": object()})
+    assets = build_assets(graph, project, calendars(graph, "UTC"), settings, OwnAssets(graph), pool=None)
+    return dg.Definitions(assets=assets, resources={"dbt_runner": object(), "engine": object()})
 
 
 defs = definitions(int(os.environ.get("BENCH_ASSETS", "500")))

@@ -10,6 +10,7 @@ loads the code location does not need.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -155,6 +156,15 @@ def __getattr__(name: str) -> Any:
 def step_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> dg.StepExecutionContext:
     """Dagster's own context of the step."""
     return context.op_execution_context._step_execution_context
+
+
+def keys_of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> AbstractSet[dg.AssetKey]:
+    """Keys of all assets that the run builds, in whichever step.
+
+    Args:
+        context: Of one of its steps.
+    """
+    return step_of(context).job_def.asset_layer.selected_asset_keys
 
 
 def remember_output_keys(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> None:

@@ -13,6 +13,7 @@ import dagster as dg
 from lakehouse_analytics.assets.build import build_assets
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
+from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.common.garbage import without_collecting
 from lakehouse_analytics.common.load_errors import message_last
 from lakehouse_analytics.common.load_warnings import warn_once
@@ -23,11 +24,13 @@ from lakehouse_analytics.engines.resources import dbt_runner, engine
 from lakehouse_analytics.jobs import build_jobs
 from lakehouse_analytics.notifications import notifiers
 from lakehouse_analytics.partitions.definitions import calendars, refuse_mismatched_zones, zone_warnings
+from lakehouse_analytics.resources import resources
 from lakehouse_analytics.runs.retry_watchdog import lost_retries
 from lakehouse_analytics.schedules import plans, schedule_definitions
 from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.registry import configured_triggers, guard_of
+from lakehouse_analytics.user_defs import asset_keys, load_user_defs, refuse_collisions
 
 
 @dg.definitions
@@ -46,15 +49,24 @@ def defs() -> dg.Definitions:
     windows = calendars(graph, settings.timezone, end_offset=settings.partition_end_offset)
     triggers = configured_triggers(settings, graph)
     upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit, guard=guard_of(triggers))
-    jobs = build_jobs(graph, max_runtime=limit, upkeep=bool(upkeep))
-    assets = [*build_assets(graph, project, windows, settings, pool=graph.engine.pool), *upkeep]
+    own = load_user_defs()
+    among = OwnAssets(graph, own.definitions.assets or ())
+    jobs = build_jobs(graph, windows, among, max_runtime=limit, upkeep=bool(upkeep))
+    assets = [*build_assets(graph, project, windows, settings, among, pool=graph.engine.pool), *upkeep]
     refuse_mismatched_zones(assets)
+    runner, database = dbt_runner(settings, project), engine(settings, graph)
     built = dg.Definitions(
-        assets=[*assets, *external_assets(graph)],
+        assets=[*assets, *external_assets(graph, own=asset_keys(own.definitions))],
         jobs=jobs,
         sensors=[run_failure_notifier(told, url), lost_retries(told, url), *gold_on_silver(graph, max_runtime=limit)],
-        resources={"dbt": dbt_runner(settings, project), "engine": engine(settings, graph)},
+        resources={
+            "dbt_runner": runner,
+            "engine": database,
+            **resources(settings, runner, database, graph.adapter),
+        },
         executor=dg.in_process_executor,  # one op a run: a process for it would cost 3 CPU seconds
     )
     scheduled = schedule_definitions(settings, plans(settings, graph, windows), jobs, told)
-    return dg.Definitions.merge(built, scheduled, *(trigger.definitions() for trigger in triggers))
+    ours = dg.Definitions.merge(built, scheduled, *(trigger.definitions() for trigger in triggers))
+    refuse_collisions(ours, own, graph)
+    return dg.Definitions.merge(ours, own.definitions)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 
 import dagster as dg
 
 from lakehouse_analytics.assets.asset_jobs import AssetJob
+from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, ended_after
-from lakehouse_analytics.partitions.definitions import GRAINS, TOGETHER
+from lakehouse_analytics.partitions.definitions import GRAINS, TOGETHER, Calendar
 from lakehouse_analytics.runs.retry_on_lost_database import retry_after_a_lost_database
 
 MAIN, DAILY = "full_refresh", "daily_backfill"
@@ -20,14 +22,21 @@ DEMO = "lakehouse"
 CUSTOMER_ENTRY = ("bronze", "stg_customers")
 
 
-def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.UnresolvedAssetJobDefinition]:
+def build_jobs(
+    graph: Graph, calendars: Mapping[Grain, Calendar], own: OwnAssets, *, max_runtime: int, upkeep: bool
+) -> list[dg.UnresolvedAssetJobDefinition]:
     """`full_refresh`, and the others whose assets the project has.
+
+    A job that builds the tables on both sides of a Python asset builds that, too.
 
     Args:
         graph: The manifest's.
+        calendars: Windows of the partitioned tables, by grain.
+        own: The user's Python assets.
         max_runtime: Seconds after which Dagster's daemon ends a run.
         upkeep: Whether there are tables to look after.
     """
+    selection = partial(_selection, calendars, own)
     tags = build_tags(max_runtime)
     tables = [*graph.tables.values()]
     main = [table for table in tables if table.grain in TOGETHER]
@@ -35,39 +44,39 @@ def build_jobs(graph: Graph, *, max_runtime: int, upkeep: bool) -> list[dg.Unres
     daily = [table for table in tables if table.grain == "daily"]
     # Dagster leaves checks of external assets out of every selection of assets.
     of_unbuilt = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.unbuilt]
-    everything = _assets(main) | dg.AssetSelection.checks(*of_unbuilt) if of_unbuilt else _assets(main)
+    everything = selection(main) | dg.AssetSelection.checks(*of_unbuilt) if of_unbuilt else selection(main)
     what = "Every layer, bronze to metrics, with its gates" + (
         "; of daily tables one partition, or some." if daily else "."
     )
     jobs = [_job(MAIN, everything, what, {**tags, WINDOWS_OF: MAIN} if daily else tags)]
     if daily and whole:
         jobs.append(
-            _job(DAILY, _assets(daily), "The daily tables alone: to fill their history.", {**tags, WINDOWS_OF: DAILY})
+            _job(DAILY, selection(daily), "The daily tables alone: to fill their history.", {**tags, WINDOWS_OF: DAILY})
         )
     for grain in GRAINS:
         of_grain = [table for table in tables if table.grain == grain]
         if of_grain and grain not in TOGETHER:
             name = job_of(grain)
-            jobs.append(_job(name, _assets(of_grain), f"The {grain} tables.", {**tags, WINDOWS_OF: name}))
+            jobs.append(_job(name, selection(of_grain), f"The {grain} tables.", {**tags, WINDOWS_OF: name}))
     bronze = [table for table in whole if table.layer == "bronze"]
     if bronze:
-        jobs.append(_job("bronze_refresh", _assets(bronze), "The bronze layer.", tags))
+        jobs.append(_job("bronze_refresh", selection(bronze), "The bronze layer.", tags))
     entry = graph.by_key.get(CUSTOMER_ENTRY) if graph.project == DEMO else None
     if entry:
-        below = graph.descendants([entry.unique_id]) | {entry.unique_id}
+        below = own.tables_below(entry) | {entry.unique_id}
         customers = [table for table in whole if table.unique_id in below]
         jobs.append(
             _job(
                 "customer_pipeline",
-                _assets(customers),
+                selection(customers),
                 "stg_customers and what is built as a whole downstream of it.",
                 tags,
             )
         )
     if upkeep:
         # A table may be of a group of that name, too: a group's name can be any (meta.dagster.group).
-        selection = dg.AssetSelection.groups(MAINTENANCE_GROUP) - _assets(tables)
-        jobs.append(_job(MAINTENANCE, selection, "Upkeep of every Iceberg table.", ended_after(max_runtime)))
+        maintained = dg.AssetSelection.groups(MAINTENANCE_GROUP) - _assets(tables)
+        jobs.append(_job(MAINTENANCE, maintained, "Upkeep of every Iceberg table.", ended_after(max_runtime)))
     return jobs
 
 
@@ -76,7 +85,14 @@ def job_of(grain: Grain) -> str:
     return MAIN if grain in TOGETHER else f"{grain}_refresh"
 
 
-def _assets(tables: list[Table]) -> dg.AssetSelection:
+def _selection(calendars: Mapping[Grain, Calendar], own: OwnAssets, tables: Collection[Table]) -> dg.AssetSelection:
+    """Tables of one job, and the Python assets between them."""
+    grain = next((table.grain for table in tables if table.grain), None)
+    between = own.between(tables, calendars.get(grain) if grain else None)
+    return _assets(tables) | dg.AssetSelection.assets(*between) if between else _assets(tables)
+
+
+def _assets(tables: Collection[Table]) -> dg.AssetSelection:
     return dg.AssetSelection.assets(*(table.key for table in tables))
 
 

@@ -16,10 +16,11 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field
 
-from lakehouse_analytics._dagster_internals import remember_output_keys
+from lakehouse_analytics._dagster_internals import keys_of_run, remember_output_keys
 from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
 from lakehouse_analytics.assets.gates import BUILT_STATUS, FINE_STATUS, Plan, Run
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
+from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.assets.retries import Patience, merge, worth_a_second_start, worth_another_try
 from lakehouse_analytics.assets.specs import count_specs, table_spec, test_specs
 from lakehouse_analytics.checks.evaluations import Evaluations
@@ -78,6 +79,7 @@ def build_assets(
     project: DbtProject,
     calendars: Mapping[Grain, Calendar],
     settings: Settings,
+    own: OwnAssets,
     *,
     pool: str | None,
 ) -> list[dg.AssetsDefinition]:
@@ -89,6 +91,7 @@ def build_assets(
         project: Where it is.
         calendars: Windows of the partitioned tables, by grain.
         settings: The environment.
+        own: The user's Python assets.
         pool: Concurrency pool of the ops.
     """
     timezone, most = settings.timezone, settings.max_partitions_per_run
@@ -99,13 +102,15 @@ def build_assets(
     # Tests of what no run builds gate what reads it; as dagster-dbt does, they belong to the first op.
     of_unbuilt = [test for test in graph.tests.values() if test.attached in graph.unbuilt]
 
+    circular = own.gates_in_a_circle()
+
     def op(name: str, tables: list[Table], others: list[DbtTest]) -> dg.AssetsDefinition:
         tests = [test for table in tables for test in graph.tests_of.get(table.unique_id, ())]
 
         definition = multi_asset(
             name=name,
             specs=[table_spec(graph, table, project.project_dir, timezone, calendars) for table in tables],
-            check_specs=[*test_specs(graph, [*tests, *others]), *count_specs(tables, calendars)],
+            check_specs=[*test_specs(graph, [*tests, *others], circular=circular), *count_specs(tables, calendars)],
             can_subset=True,
             allow_arbitrary_check_specs=True,
             pool=pool,
@@ -117,24 +122,30 @@ def build_assets(
         def build(
             context: dg.AssetExecutionContext,
             config: BuildConfig,
-            dbt: dg.ResourceParam[DbtRunner],
+            dbt_runner: dg.ResourceParam[DbtRunner],
             engine: dg.ResourceParam[Engine],
         ) -> Iterator[Event]:
-            yield from execute(context, context.selected_asset_keys, config, dbt, engine)
+            yield from execute(context, context.selected_asset_keys, config, dbt_runner, engine)
 
         return build
 
     def checks(name: str, others: list[DbtTest]) -> dg.AssetChecksDefinition:
         """The op of a project that has tests and builds no table: Dagster refuses assets without any."""
 
-        @multi_asset_check(name=name, specs=[*test_specs(graph, others)], can_subset=True, pool=pool, op_tags=OP_TAGS)
+        @multi_asset_check(
+            name=name,
+            specs=[*test_specs(graph, others, circular=circular)],
+            can_subset=True,
+            pool=pool,
+            op_tags=OP_TAGS,
+        )
         def build(
             context: dg.AssetCheckExecutionContext,
             config: BuildConfig,
-            dbt: dg.ResourceParam[DbtRunner],
+            dbt_runner: dg.ResourceParam[DbtRunner],
             engine: dg.ResourceParam[Engine],
         ) -> Iterator[Event]:
-            yield from execute(context, frozenset(), config, dbt, engine)
+            yield from execute(context, frozenset(), config, dbt_runner, engine)
 
         return build
 
@@ -199,7 +210,8 @@ class Build:
         checked = {test.unique_id for test in graph.tests.values() if check_key(graph, test) in self.checks}
         counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)} - keys
         only_counted = {table.unique_id for table in graph.tables.values() if asset_key(table) in counted}
-        self.run = Run(graph, frozenset(selected), frozenset(checked), frozenset(only_counted))
+        before, after = self._of_other_steps()
+        self.run = Run(graph, frozenset(selected), frozenset(checked), frozenset(only_counted), before, after)
         self.windows = self._windows()
         self.zone, self.accepted = zone, self._accepted()
         self.counter: Counter
@@ -209,6 +221,21 @@ class Build:
         self.told: set[str] = set()
         step = context.op_execution_context.op_def.name
         self.locks = TableLocks(context.instance, context.run.run_id, step, on_lost=self._stop_writing)
+
+    def _of_other_steps(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Tables that steps before and after this one build: Dagster splits the op at a Python asset between tables."""
+        others = keys_of_run(self.context) - self.keys
+        tables = {asset_key(table): table.unique_id for table in self.graph.tables.values() if others}
+        if others.isdisjoint(tables):
+            return frozenset(), frozenset()
+        records = self.context.instance.get_records_for_run(
+            self.context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        ).records
+        built = {record.asset_key for record in records}
+        return (
+            frozenset(tables[key] for key in others & tables.keys() & built),
+            frozenset(tables[key] for key in others & tables.keys() - built),
+        )
 
     def events(self) -> Iterator[Event]:
         """Build, and report what happens as it happens.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import dagster as dg
 
 from lakehouse_analytics.assets.specs import exposure_spec, source_spec
@@ -15,10 +17,17 @@ _ABOUT = {
 }
 
 
-def external_assets(graph: Graph) -> list[dg.AssetSpec]:
-    """One external asset for each dbt source table, each exposure, and each `External` of the graph."""
+def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = ()) -> list[dg.AssetSpec]:
+    """One external asset for each dbt source table, each exposure, and each `External` of the graph.
+
+    Args:
+        graph: The manifest's.
+        own: Keys that the user's own Python defines. A source of such a key is that asset, unless Airbyte fills it.
+    """
     sources: dict[Key, dg.AssetSpec] = {}
     for source in graph.sources.values():
+        if asset_key(source) in own and not source.contract.airbyte:
+            continue
         # Sources that name one key in `meta.dagster.asset_key` are one table.
         sources.setdefault(source.key, source_spec(graph, source))
     externals = [_external_spec(graph, external) for external in graph.externals.values()]

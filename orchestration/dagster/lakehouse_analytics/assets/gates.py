@@ -63,6 +63,7 @@ class Run:
         selected: Unique ids of the tables to build.
         checked: Unique ids of tests that are wanted although their table is not built.
         counted: Unique ids of tables whose row count is wanted although they are not built.
+        before, after: Unique ids of tables that other steps of the same Dagster run have built, and will build.
         failed: Tables and functions that dbt could not build, with dbt's message.
         gates: Tables and sources whose gate failed, with the reasons.
         built: Tables built by this run.
@@ -75,6 +76,8 @@ class Run:
     selected: frozenset[str]
     checked: frozenset[str] = frozenset()
     counted: frozenset[str] = frozenset()
+    before: frozenset[str] = frozenset()
+    after: frozenset[str] = frozenset()
     failed: dict[str, str] = field(default_factory=dict)
     gates: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     built: set[str] = field(default_factory=set)
@@ -105,11 +108,22 @@ class Run:
         """Every test that this run must evaluate: of the tables it builds, of the sources and externals above them, and
         the selected ones.
 
-        A deselected check of these gates all the same.
+        A deselected check of these gates all the same. A test of tables of several steps belongs to the last of these.
         """
         feeding = {parent for table in self.selected for parent in self.graph.tables[table].parents}
         wanted = self.selected | (feeding & self.graph.unbuilt.keys())
-        return tuple(t for t in self.graph.tests.values() if t.attached in wanted or t.unique_id in self.checked)
+        return tuple(
+            test
+            for test in self.graph.tests.values()
+            if test.unique_id in self.checked
+            or (
+                (
+                    test.attached in wanted
+                    or (test.attached in self.before and not self.selected.isdisjoint(test.parents))
+                )
+                and self.after.isdisjoint(test.parents)
+            )
+        )
 
     def _functions(self, tables: Collection[Table], tests: Collection[DbtTest]) -> list[Function]:
         """Functions that dbt must create: those that tables and tests call and that are not there yet.
@@ -124,7 +138,9 @@ class Run:
 
     def _builds_everything(self) -> bool:
         # Tables with windows of another length are built by runs of their own.
-        return self.selected >= {table.unique_id for table in self.graph.tables.values() if table.grain is None}
+        return self.selected | self.before >= {
+            table.unique_id for table in self.graph.tables.values() if table.grain is None
+        }
 
     @property
     def failed_gates(self) -> set[str]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lakehouse_analytics._dagster_internals import AssetLayer, NodeHandle, OutputDefinition, ResourceRequirement
 
 #: Parameters of the ops' functions: an input must not have their names.
-_PARAMETERS = frozenset({"context", "config", "dbt", "engine"})
+_PARAMETERS = frozenset({"context", "config", "dbt_runner", "engine"})
 
 _Spec = TypeVar("_Spec", bound=dg.AssetSpec | dg.AssetCheckSpec)
 _Named = TypeVar("_Named")

@@ -6,7 +6,7 @@ One helper per attribute. A test compares the result with dagster-dbt's own tran
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
@@ -87,13 +87,18 @@ def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
     )
 
 
-def test_specs(graph: Graph, tests: Iterable[DbtTest]) -> Iterator[dg.AssetCheckSpec]:
+def test_specs(graph: Graph, tests: Iterable[DbtTest], *, circular: Collection[str]) -> Iterator[dg.AssetCheckSpec]:
     """The checks of dbt tests: of whole tables, those of partitioned ones, too.
 
     `blocking` follows the severity, because Dagster's retry from the failed asset reads it.
+
+    Args:
+        graph: The manifest's.
+        tests: Of it.
+        circular: Unique ids of tests that cannot block, because they wait for what they would block.
     """
     for test in tests:
-        yield _test_spec(graph, test)
+        yield _test_spec(graph, test, blocking=test.blocking and test.unique_id not in circular)
 
 
 def count_specs(tables: Iterable[Table], calendars: Mapping[Grain, Calendar]) -> Iterator[dg.AssetCheckSpec]:
@@ -121,7 +126,7 @@ def count_specs(tables: Iterable[Table], calendars: Mapping[Grain, Calendar]) ->
             )
 
 
-def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
+def _test_spec(graph: Graph, test: DbtTest, *, blocking: bool) -> dg.AssetCheckSpec:
     own = asset_key(graph.known(test.attached))
     others = {key: None for parent in test.parents if (key := asset_key(graph.known(parent))) != own}
     return dg.AssetCheckSpec(
@@ -130,7 +135,7 @@ def _test_spec(graph: Graph, test: DbtTest) -> dg.AssetCheckSpec:
         description=test.node.get("description") or (test.node.get("config", {}).get("meta") or {}).get("description"),
         additional_deps=list(others),
         metadata={"dagster_dbt/unique_id": test.unique_id},
-        blocking=test.blocking,
+        blocking=blocking,
     )
 
 

@@ -83,3 +83,20 @@ CALLS: list[tuple[Callable[[], Any], Any]] = [
 @pytest.mark.parametrize(("call", "expected"), CALLS)
 def test_functions_answer_as_we_expect(call: Callable[[], Any], expected: Any) -> None:
     assert call() == expected
+
+
+def test_a_step_knows_what_its_whole_run_builds() -> None:
+    found: list[Any] = []
+
+    @dg.asset
+    def one(context: dg.AssetExecutionContext) -> None:
+        found.append(internals.keys_of_run(context))
+
+    @dg.asset(deps=[one])
+    def two() -> None: ...
+
+    @dg.asset
+    def left_out() -> None: ...
+
+    assert dg.materialize([one, two, left_out], selection=[one, two]).success
+    assert found == [{dg.AssetKey("one"), dg.AssetKey("two")}], "Look at assets/build.py."

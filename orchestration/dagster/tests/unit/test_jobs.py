@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.jobs import build_jobs
 from manifests import Manifest
@@ -12,7 +13,7 @@ def test_customer_pipeline_is_a_job_of_the_demo_alone(project: str, *, expected:
     m.model("stg_customers", m.source("raw", "customers"), folder="bronze")
     built = m.build()
     graph = read({**built, "metadata": {**built["metadata"], "project_name": project}}, {})
-    names = {job.name for job in build_jobs(graph, max_runtime=1, upkeep=False)}
+    names = {job.name for job in build_jobs(graph, {}, OwnAssets(graph), max_runtime=1, upkeep=False)}
     assert names == {"full_refresh", "bronze_refresh"} | ({"customer_pipeline"} if expected else set())
 
 
@@ -26,6 +27,10 @@ def test_full_refresh_has_the_checks_of_what_no_run_builds() -> None:
         m.test(name, parent)
     m.test("of_project")
     graph = m.graph()
-    [job] = [job for job in build_jobs(graph, max_runtime=1, upkeep=False) if job.name == "full_refresh"]
+    [job] = [
+        job
+        for job in build_jobs(graph, {}, OwnAssets(graph), max_runtime=1, upkeep=False)
+        if job.name == "full_refresh"
+    ]
     selected = repr(job.selection)
     assert all(name in selected for name in ("of_source", "of_constants", "of_foreign", "of_project"))

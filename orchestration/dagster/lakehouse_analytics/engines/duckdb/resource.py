@@ -1,19 +1,25 @@
 """The embedded engine: DuckDB, which one process at a time may write."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import dagster as dg
 
 from lakehouse_analytics.dbt.profile import ProfileError
-from lakehouse_analytics.engines.base import FOR_GOOD, Reason
+from lakehouse_analytics.engines.base import FOR_GOOD, DatabaseError, Reason
 from lakehouse_analytics.engines.duckdb.database import connect
 from lakehouse_analytics.settings import Settings
 
 
-def of(settings: Settings) -> "DuckDBResource":
+if TYPE_CHECKING:
+    import duckdb
+
+
+def of(settings: Settings) -> DuckDBResource:
     """The resource of an environment."""
     try:
         is_file = settings.profile.database_file is not None
@@ -50,6 +56,23 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             return
         with connect(Path(self.path), read_only=False, timeout=self.lock_timeout, say=say):
             pass
+
+    @contextmanager
+    def get_connection(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open the database for the user's own assets, under the name of dagster-duckdb's method.
+
+        Close it soon: no other process can open the file meanwhile.
+
+        Args:
+            read_only: Other readers may open the file as well.
+
+        Raises:
+            DatabaseError: the file is still locked after `lock_timeout`, or the database is not a file.
+        """
+        if self.path is None:
+            raise DatabaseError("The target's database is not a file: connect with `duckdb.connect` and its address.")
+        with connect(Path(self.path), read_only=read_only, timeout=self.lock_timeout) as connection:
+            yield connection
 
     def judge(self, message: str) -> Reason:  # noqa: ARG002
         """No error of an embedded database passes by itself."""

@@ -1,0 +1,1 @@
+"""Your own Dagster assets and components. Each Python file and each `defs.yaml` in here is loaded: docs/python.md."""
