@@ -45,7 +45,7 @@ def defs() -> dg.Definitions:
     graph = read(project.manifest(), project.configuration(), strict=settings.strict)
     warn_once([*graph.warnings, *zone_warnings(graph, settings.timezone, strict=settings.strict)])
 
-    limit, told, url = settings.max_runtime, notifiers(settings), settings.webserver_url
+    limit, channels, url = settings.max_runtime, notifiers(settings), settings.webserver_url
     windows = calendars(graph, settings.timezone, end_offset=settings.partition_end_offset)
     triggers = configured_triggers(settings, graph)
     upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit, guard=guard_of(triggers))
@@ -58,7 +58,11 @@ def defs() -> dg.Definitions:
     built = dg.Definitions(
         assets=[*assets, *external_assets(graph, own=asset_keys(own.definitions))],
         jobs=jobs,
-        sensors=[run_failure_notifier(told, url), lost_retries(told, url), *gold_on_silver(graph, max_runtime=limit)],
+        sensors=[
+            run_failure_notifier(channels, url),
+            lost_retries(channels, url),
+            *gold_on_silver(graph, max_runtime=limit),
+        ],
         resources={
             "dbt_runner": runner,
             "engine": database,
@@ -66,7 +70,7 @@ def defs() -> dg.Definitions:
         },
         executor=dg.in_process_executor,  # one op a run: a process for it would cost 3 CPU seconds
     )
-    scheduled = schedule_definitions(settings, plans(settings, graph, windows), jobs, told)
+    scheduled = schedule_definitions(settings, plans(settings, graph, windows), jobs, channels)
     ours = dg.Definitions.merge(built, scheduled, *(trigger.definitions() for trigger in triggers))
     refuse_collisions(ours, own, graph)
     return dg.Definitions.merge(ours, own.definitions)

@@ -111,7 +111,9 @@ class SmtpNotifier:
         try:
             with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT) as server:
                 if self.starttls:
-                    server.starttls(context=ssl.create_default_context())  # without one nobody checks who answers
+                    server.starttls(
+                        context=ssl.create_default_context()
+                    )  # without it the server's certificate is not verified
                 if self.user:
                     server.login(self.user, self.password or "")
                 refused = server.send_message(message)

@@ -28,7 +28,7 @@ __all__ = ["Airbyte", "DuckDBResource", "PostgresResource", "TrinoResource", "re
 
 
 def __getattr__(name: str) -> Any:
-    """The class of an engine's resource, for annotations; imported with its client when it is asked for."""
+    """The class of an engine's resource, for annotations; imported with its client on first use."""
     for engine in ENGINES:
         if name in __all__ and name.removesuffix("Resource").lower() == engine:
             return resolve_name(f"lakehouse_analytics.engines.{engine}.resource:{name}")

@@ -16,7 +16,7 @@ from lakehouse_analytics.settings import Settings
 
 #: The sensor that asks for what its schedule had to leave.
 WAITING = "waiting_schedules"
-#: Windows that waited too long and were told of, as the sensor remembers them.
+#: Windows that waited too long and were reported, as the sensor remembers them.
 _REMEMBERED = 200
 
 
@@ -101,8 +101,8 @@ def _of_windows(plan: Plan) -> dg.ScheduleDefinition:
         past = past_of(context.instance, plan.name) or Past(at, None)
         requests, waiting = [], []
         for window in plan.owed(past.ticked, at, past.started if past.started < at else None):
-            if lacks := plan.lacks(window, context.instance):
-                waiting.append(f"{window.key} waits: {'; '.join(lacks)}")
+            if missing := plan.missing(window, context.instance):
+                waiting.append(f"{window.key} waits: {'; '.join(missing)}")
             else:
                 requests.append(plan.request(window, window.key))
         if running := plan.running(at):
@@ -139,25 +139,29 @@ def waiting_schedules(
         description="Runs what a schedule left waiting for a sync or for windows upstream, when it is there.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        told: list[str] = json.loads(context.cursor or "[]")
+        reported: list[str] = json.loads(context.cursor or "[]")
         requests, lines = [], []
         for plan in waiting:
             past = past_of(context.instance, plan.name)
             if past is None or past.ticked is None:
-                continue  # off, or its first tick comes yet: whoever waits for it waits for that
+                continue  # off, or its first tick comes yet: it will be checked then
             for window in plan.owed(None, past.ticked, past.started):
                 name = plan.owed_as(window)
                 if context.instance.get_runs_count(dg.RunsFilter(tags={OWED: name})):
                     continue
-                lacks = plan.lacks(window, context.instance)
-                if not lacks:
+                missing = plan.missing(window, context.instance)
+                if not missing:
                     requests.append(plan.request(window, name))
                     continue
-                lines.append(f"{name} waits: {'; '.join(lacks)}")
+                lines.append(f"{name} waits: {'; '.join(missing)}")
                 late = get_current_datetime() - plan.due(window)
-                if late > deadline and name not in told and _tell(context, notifiers, name, lines[-1], webserver_url):
-                    told.append(name)
-        cursor = json.dumps(told[-_REMEMBERED:])
+                if (
+                    late > deadline
+                    and name not in reported
+                    and _tell(context, notifiers, name, lines[-1], webserver_url)
+                ):
+                    reported.append(name)
+        cursor = json.dumps(reported[-_REMEMBERED:])
         return dg.SensorResult(
             run_requests=requests, skip_reason=None if requests else "\n".join(lines) or "Nothing waits.", cursor=cursor
         )
@@ -168,7 +172,7 @@ def waiting_schedules(
 def _tell(
     context: dg.SensorEvaluationContext, notifiers: Sequence[Notifier], name: str, reason: str, webserver_url: str
 ) -> bool:
-    """Whether somebody has heard; if nobody, it is tried again at the next tick."""
+    """Whether a channel accepted it; if none did, the next tick tries again."""
     schedule = name.split("/", maxsplit=1)[0]
     alert = Alert(f"{name} is late", f"{webserver_url.rstrip('/')}/automation?search={schedule}", reason)
     return heard(notifiers, alert, context.log)

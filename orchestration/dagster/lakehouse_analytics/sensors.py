@@ -89,7 +89,7 @@ def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> d
 
 
 def _run_key(stale: Sequence[dg.AssetKey], newest: Mapping[dg.AssetKey, int]) -> str:
-    # What is asked for, and by which silver events: asked once, whatever becomes of the run. A smaller question
+    # What is requested, and by which silver events: once, whatever becomes of the run. A smaller request
     # after a run that built a part is another question.
     asked = sorted(f"{key.to_user_string()}@{newest[key]}" for key in stale)
     return "silver-" + hashlib.sha256(" ".join(asked).encode()).hexdigest()[:16]

@@ -218,7 +218,7 @@ class Build:
         self.evaluations = Evaluations(context)
         self.verdicts: dict[str, list[dg.AssetCheckResult | dg.AssetCheckEvaluation]] = {}
         self.counted_in_part: dict[str, Answer] = {}
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
         step = context.op_execution_context.op_def.name
         self.locks = TableLocks(context.instance, context.run.run_id, step, on_lost=self._stop_writing)
 
@@ -372,7 +372,7 @@ class Build:
         """What there is to tell of a node that will not be tried again."""
         table, node = report.table, report.node
         if table is None:
-            # Functions are no assets. A test that may be tried again is told when that is decided.
+            # Functions are not assets. A test that may be retried is reported when that is decided.
             if node and node.unique_id in self.graph.tests and not _may_pass(node, patience):
                 yield from self._report_test(node)
             return
@@ -392,13 +392,13 @@ class Build:
             yield from self.evaluations.events(self.verdicts[table.unique_id])
 
     def _report_test(self, node: NodeResult) -> Iterator[Event]:
-        if node.status != "skipped" and node.unique_id not in self.told:
-            self.told.add(node.unique_id)
+        if node.status != "skipped" and node.unique_id not in self.reported:
+            self.reported.add(node.unique_id)
             result = dbt_test_result(self.graph, self.graph.tests[node.unique_id], node)
             yield from self.evaluations.events([result])
 
     def _settle(self, plan: Plan, result: DbtResult) -> Iterator[Event]:
-        """What could be told only at the end: failures that were tried again, and tables built in part."""
+        """What is known only at the end: failures that were retried, and tables that were built in part."""
         things: list[Table | Function] = [*plan.tables, *plan.functions]
         for thing in things:
             if thing.unique_id in self.run.failed:

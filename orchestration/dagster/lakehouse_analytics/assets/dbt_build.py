@@ -126,7 +126,7 @@ class DbtBuild:
             tables: Every table that the plan builds or counts, by unique id.
             count: Counts tables, by unique id. Called in other threads, as long as dbt has its connection.
             judge: Whether what was counted lets the tables below be built. Called once for each table.
-            log: Told the level and the text of each line.
+            log: Called with the level and the text of each line.
             lock: Holds a table while it is built and counted; None where nothing else can write.
             gather: Seconds in which tables whose count is no gate come together for one statement.
             threads: Tables that dbt builds at once.
@@ -146,7 +146,7 @@ class DbtBuild:
         self._nodes: dict[str, NodeResult] = {}
         self._errors: list[str] = []
         self._starters = ThreadPoolExecutor(max(1, threads), thread_name_prefix="table-lock")
-        # Gates hold others up, so they never wait for counts that are only told.
+        # Other tables wait for gates, so gates never wait for counts that are only reported.
         self._gate_counter, self._counter = _Counting(self._count_some), _Counting(self._count_some, gather)
         self.result = DbtResult(-1, {})
 

@@ -1,7 +1,7 @@
 """What a run builds and in which order, and what a failure stops. A failed gate stops the descendants of its table.
 
 Pure: no Dagster, no dbt. `Run.plan` says what dbt builds, as one graph of tables, tests, functions and row-count gates.
-`Run` is then told what dbt and the row counts said, and explains what is missing.
+`Run` then gets the results of dbt and of the row counts, and explains what is missing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Upkeep of the Iceberg tables as assets: one op looks after all of them, one table at a time.
+"""Maintenance of the Iceberg tables as assets: one op maintains all of them, one table at a time.
 
 A table is measured, and left alone if nothing is due. What is due is done while no build and no sync writes the table,
 and measured again after each step.
@@ -90,12 +90,12 @@ def upkeep_key(key: Key) -> dg.AssetKey:
 def maintenance_assets(
     graph: Graph, *, floor: timedelta, max_runtime: float, guard: SyncGuard | None = None
 ) -> list[dg.AssetsDefinition]:
-    """One asset for each table that upkeep looks after; none on an engine without Iceberg.
+    """One asset for each table that is maintained; none on an engine without Iceberg.
 
     Args:
         graph: The manifest's.
         floor: No contract may forget states younger than this.
-        max_runtime: Seconds after which a run is ended; so old, a file or a temporary relation is nobody's.
+        max_runtime: Seconds after which a run is ended. An older file or temporary relation belongs to no run.
         guard: Knows of running syncs.
 
     Raises:
@@ -157,7 +157,7 @@ class Upkeep:
 
         Raises:
             TrinoUnavailableError: nothing can be done to any table.
-            dg.Failure: naming every table that failed, after all the others were looked after.
+            dg.Failure: naming every table that failed, after all others were maintained.
         """
         self.relations = existing(tables, self.fetch)
         there = [table for table in tables if self._may_be_read(table)]
@@ -266,7 +266,7 @@ class Upkeep:
         return optimize_statements(table.relation, table.policy, names)
 
     def _again(self, table: Upkept, known: State) -> State:
-        """Measure one table anew; what upkeep remembers of it stays."""
+        """Measure one table again; the memory of earlier runs stays."""
         found = measure([table], self.fetch)
         if error := found.errors.get(table.unique_id):
             raise RuntimeError(error)

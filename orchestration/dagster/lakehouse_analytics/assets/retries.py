@@ -96,7 +96,7 @@ def worth_another_try(
 
     Args:
         graph: The manifest's.
-        tables, tests: What the build was asked for.
+        tables, tests: What the build was to build.
         result: What came of it.
         judge: Tells of dbt's message whether its reason passes.
         failed_gates: Unique ids of the tables whose row count failed.

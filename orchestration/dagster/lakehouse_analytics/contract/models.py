@@ -191,7 +191,7 @@ class Maintenance(_Section):
     analyze: bool | None = Field(
         None,
         description="Collect column statistics. Default: of incremental models, snapshots and raw tables; Trino "
-        "collects those of a table that it builds anew as it writes.",
+        "collects those of a table that it rebuilds as it writes.",
     )
     changed: float = Field(0.1, gt=0, le=1, description="Analyze when this fraction of the rows changed since.")
 

@@ -51,10 +51,10 @@ class Run(Protocol):
     """The run that wants the build."""
 
     def begun(self, adapter: Any) -> None:
-        """Told the adapter, through which it may ask the database until `FINISHING` is answered."""
+        """Called with the adapter, through which it may query the database until `FINISHING` is answered."""
 
     def finished(self, result: Any) -> None:
-        """Told each of dbt's results as it happens."""
+        """Called with each of dbt's results as it happens."""
 
     def ask(self, kind: str, node: str) -> Any:
         """Ask and wait for the answer: for `STARTING` and `GATE` the reason why not, or None."""

@@ -1,4 +1,4 @@
-"""Who asked: what dbt is told of the run, so that every query can be traced back to it.
+"""Tags and comments of queries: what dbt knows of the run, so that every query can be traced back to it.
 
 Pure: no Dagster. `dbt/macros/query_comment.sql` and `dbt/profiles.yml` read these variables.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: dbt parses the whole project anew when a variable of its profile changes, but for those it takes for secrets
+#: dbt parses the whole project again when a variable of its profile changes, but for those it takes for secrets
 #: (https://docs.getdbt.com/docs/build/environment-variables). It stars out their values in its log; so the values
 #: are tags as a whole, never the bare id.
 _TAG = "DBT_ENV_SECRET_LAKEHOUSE_"

@@ -35,7 +35,7 @@ from lakehouse_analytics.dbt.secrets_in_text import SecretsInText
 TERMINATION_SECONDS = 25.0
 #: Seconds between two cancellations of what a build that was interrupted still asks.
 CANCEL_SECONDS = 1.0
-#: Statements of the run that this process asks at once: gates, and counts that are only told.
+#: Statements of the run that this process runs at once: gates, and counts that are only reported.
 QUERIES = 2
 #: Exit codes of dbt (https://docs.getdbt.com/reference/exit-codes).
 FINE, FAILED, CRASHED = 0, 1, 2
@@ -81,7 +81,7 @@ class Server:
                 self._prepare(**work["prepare"])
             else:
                 self._command(**work["command"])
-        # Threads of libraries must not keep a process that nobody listens to.
+        # Threads of libraries must not keep a process alive that has no reader.
         sys.stdout.flush()
         os._exit(0)
 
@@ -196,7 +196,7 @@ class Server:
         """Tell the run of a node's result."""
         self._reported.add(result.node.unique_id)
         reasons = {number: self._mask(reason) for number, reason in self._reasons.of(result.node.unique_id).items()}
-        self._send({"finished": _told(result, self._mask), "reasons": reasons})
+        self._send({"finished": _report_of(result, self._mask), "reasons": reasons})
 
     def ask(self, kind: str, node: str) -> Any:
         """See `build_task.Run`.
@@ -275,10 +275,10 @@ def _close_databases() -> None:
             close()
 
 
-def _told(result: Any, mask: Callable[[str], str]) -> dict[str, Any]:
+def _report_of(result: Any, mask: Callable[[str], str]) -> dict[str, Any]:
     node, batches = result.node, result.batch_results
     status = str(result.status)
-    told = {
+    report = {
         "unique_id": node.unique_id,
         "status": status,
         "message": result.message and mask(result.message),
@@ -288,13 +288,13 @@ def _told(result: Any, mask: Callable[[str], str]) -> dict[str, Any]:
     }
     if str(node.resource_type) == "test" and status != "pass":
         code = getattr(node, "compiled_code", None)
-        told["compiled_code"] = code and mask(code)
+        report["compiled_code"] = code and mask(code)
     if batches:
-        told["batch_results"] = {
+        report["batch_results"] = {
             kind: [[start.isoformat(), end.isoformat()] for start, end in getattr(batches, kind)]
             for kind in ("successful", "failed")
         }
-    return told
+    return report
 
 
 def _show_warnings_only() -> None:

@@ -51,7 +51,7 @@ class Syncs:
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="On 127.0.0.1.")
 @click.option("--every", type=click.FloatRange(min=0), default=60.0, show_default=True,
-              help="Seconds between two syncs; 0: only when they are asked for.")  # fmt: skip
+              help="Seconds between two syncs; 0: only on request.")  # fmt: skip
 @click.option("--count", type=click.IntRange(min=1), default=200, show_default=True, help="Users of the first sync.")
 @click.option(
     "--more", type=click.IntRange(min=0), default=50, show_default=True, help="Users added by each further one."
@@ -75,7 +75,7 @@ def serve(*, config_path: Path | None, port: int, every: float, count: int, more
     Args:
         config_path: The connection's file, as `lakehouse ingest` takes it.
         port: On 127.0.0.1.
-        every: Seconds between two syncs; 0: only when they are asked for.
+        every: Seconds between two syncs; 0: only on request.
         count: Users of the first sync.
         more: Users by which each further one grows.
 
@@ -89,7 +89,7 @@ def serve(*, config_path: Path | None, port: int, every: float, count: int, more
     connection = store.add_connection(configured.name, streams=[stream.name for stream in configured.streams])
     syncs = Syncs(settings, store, config_path, count, more)
     with Simulator(store, port=port, run_sync=syncs.run) as simulator:
-        simulator.requests = deque(maxlen=1)  # nobody reads them here
+        simulator.requests = deque(maxlen=1)  # not read here
         click.echo(
             f"Airbyte, simulated, with one connection: {configured.name} ({connection})\n"
             f"  listen to it   LAKEHOUSE_AIRBYTE_URL={simulator.url} make dev\n"

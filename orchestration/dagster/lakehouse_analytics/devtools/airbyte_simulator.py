@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
-from lakehouse_analytics.devtools.simulated_airbyte import TYPES, RefusedError, SimulatedJob, Store, page_of, told
+from lakehouse_analytics.devtools.simulated_airbyte import TYPES, RefusedError, SimulatedJob, Store, as_json, page_of
 from lakehouse_analytics.triggers.airbyte.jobs import FINAL_STATUSES
 
 BASE_PATH = "/api/public/v1"
@@ -141,13 +141,13 @@ class Simulator(ThreadingHTTPServer):
             case "POST", ["jobs"]:
                 return self._create(request)
             case "GET", ["jobs", number]:
-                return Answer(200, told(self._job(number)))
+                return Answer(200, as_json(self._job(number)))
             case "DELETE", ["jobs", number]:
                 with self.store.lock:
                     job = self._job(number)
                     if job.status not in FINAL_STATUSES:
                         self.store.end(job.id, "cancelled", rows=job.rows, bytes=job.bytes)
-                return Answer(200, told(self._job(number)))
+                return Answer(200, as_json(self._job(number)))
             case "GET", ["connections"]:
                 return self._list_connections(request)
         raise RefusedError(404, "no such page")
@@ -176,7 +176,7 @@ class Simulator(ThreadingHTTPServer):
         base = f"http://localhost:8001{self.base_path}/jobs?limit={limit}"
         links = {"next": f"{base}&offset={offset + limit}"} if len(jobs) == limit else {"next": ""}
         links["previous"] = f"{base}&offset={max(0, offset - limit)}" if offset else ""
-        return Answer(200, {**links, "data": [told(job) for job in jobs]})
+        return Answer(200, {**links, "data": [as_json(job) for job in jobs]})
 
     def _create(self, request: Request) -> Answer:
         asked = _fields(request)
@@ -191,7 +191,7 @@ class Simulator(ThreadingHTTPServer):
             number = self.store.start(connection, kind)
         if self.run_sync:
             threading.Thread(target=self.run_sync, args=(connection, number), daemon=True).start()
-        return Answer(200, told(self.store.jobs[number]))
+        return Answer(200, as_json(self.store.jobs[number]))
 
     def _job(self, number: str) -> SimulatedJob:
         found = self.store.jobs.get(int(number)) if number.isdigit() else None

@@ -131,7 +131,7 @@ class Store:
         return rows[offset : offset + limit], limit, offset
 
 
-def told(job: SimulatedJob) -> dict[str, Any]:
+def as_json(job: SimulatedJob) -> dict[str, Any]:
     """A job as the API tells it."""
     fields: dict[str, Any] = {
         "jobId": job.id,

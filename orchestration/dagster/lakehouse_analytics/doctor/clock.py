@@ -29,7 +29,7 @@ def clock(known: Known) -> Finding:
         else:
             words.append(f"this machine's clock agrees with {who}'s")
     if not compared and any(_servers(known)):
-        words.append("this machine's clock could not be compared: no server told its time")
+        words.append("this machine's clock could not be compared, because no server sent its time")
         return unchecked("; ".join(words))
     if wrong:
         return failed("\n".join(words), fixes.set_clock(fixes.here()))

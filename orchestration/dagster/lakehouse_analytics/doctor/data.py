@@ -44,7 +44,7 @@ def catalog(known: Known) -> Finding:
     """The schemas of the project's sources are there. Those of its layers need not be."""
     read, written = _sources(known.graph), _layers(known.graph)
     there = {database: _there(known, database) for database in {*read, *written}}
-    lacking = {database: _missing(schemas, there[database]) for database, schemas in read.items()}
+    missing = {database: _missing(schemas, there[database]) for database, schemas in read.items()}
     words = []
     for database in sorted(there):
         found = there[database]
@@ -55,8 +55,8 @@ def catalog(known: Known) -> Finding:
         words.append(f"{database} has {', '.join(here) or 'none of the schemas yet'}")
         if later := _missing(written.get(database, set()) - read.get(database, set()), found):
             words.append(f"not there yet, and made by dbt's first build: {', '.join(later)}")
-    if any(lacking.values()):
-        of = [f"{database}.{schema}" for database, schemas in sorted(lacking.items()) for schema in schemas]
+    if any(missing.values()):
+        of = [f"{database}.{schema}" for database, schemas in sorted(missing.items()) for schema in schemas]
         return failed(
             "\n".join([f"schemas of dbt's sources are missing: {', '.join(of)}", *words]),
             fixes.fill_sources(fixes.here()),

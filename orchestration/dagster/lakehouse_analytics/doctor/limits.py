@@ -25,7 +25,7 @@ def limits(known: Known) -> Finding:
     from lakehouse_analytics._dagster_internals import BACKFILL_ID_TAG
     from lakehouse_analytics.keys import WINDOWS_OF
 
-    lacking, there = [], []
+    missing, there = [], []
     name = known.graph.engine.pool
     if name:
         slots = {one.name: one.limit for one in known.instance.event_log_storage.get_pool_limits()}
@@ -33,7 +33,7 @@ def limits(known: Known) -> Finding:
             there.append(f"one run at a time in the pool {name}")
         else:
             said = f"has {slots[name]}" if name in slots else "is not set"
-            lacking.append((f"the limit of the pool {name} {said}", fixes.limit_pool(fixes.here(), name)))
+            missing.append((f"the limit of the pool {name} {said}", fixes.limit_pool(fixes.here(), name)))
     if any(table.grain for table in known.graph.tables.values()):
         queue = known.instance.get_concurrency_config().run_queue_config
         limited = {limit["key"] for limit in (queue.tag_concurrency_limits if queue else ())}
@@ -42,7 +42,7 @@ def limits(known: Known) -> Finding:
                 there.append(f"runs {what} are limited")
             else:
                 fix = fixes.limit_runs(fixes.here())
-                lacking.append((f"nothing limits the runs {what}: dagster.yaml has no limit for the tag {key}", fix))
-    if lacking:
-        return failed("\n".join(what for what, _ in lacking), "\n".join(dict.fromkeys(fix for _, fix in lacking)))
+                missing.append((f"nothing limits the runs {what}: dagster.yaml has no limit for the tag {key}", fix))
+    if missing:
+        return failed("\n".join(what for what, _ in missing), "\n".join(dict.fromkeys(fix for _, fix in missing)))
     return fine("; ".join(there) or "nothing that is built needs any")

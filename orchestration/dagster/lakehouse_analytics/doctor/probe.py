@@ -52,7 +52,7 @@ def fine(message: str) -> Finding:
 
 
 def failed(message: str, fix: str) -> Finding:
-    """Something is to be mended."""
+    """Something has to be fixed."""
     return Finding(Status.FAILED, message, fix)
 
 
@@ -103,7 +103,7 @@ class Known:
 
     Attributes:
         timeout: Seconds that each probe has.
-        left_out: Probes that nobody wants.
+        left_out: Probes to skip.
     """
 
     timeout: float

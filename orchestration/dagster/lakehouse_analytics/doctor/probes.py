@@ -1,4 +1,4 @@
-"""Every probe, in the order in which they are told."""
+"""Every probe, in the order of the report."""
 
 from __future__ import annotations
 

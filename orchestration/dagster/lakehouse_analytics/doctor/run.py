@@ -75,12 +75,12 @@ class Run:
                 self._causes[probe.name] = [f"{probe.name} is left out"]
             elif self._waits_for(probe.needs + probe.after):
                 continue
-            elif lacking := [name for name in probe.needs if self._results[name].status is not Status.OK]:
-                causes = [cause for name in lacking for cause in self._causes.get(name, [self._ending(name)])]
+            elif not_ok := [name for name in probe.needs if self._results[name].status is not Status.OK]:
+                causes = [cause for name in not_ok for cause in self._causes.get(name, [self._ending(name)])]
                 self._causes[probe.name] = list(dict.fromkeys(causes))
                 message = f"not checked, because {' and '.join(self._causes[probe.name])}"
                 # What follows from --skip alone is wanted.
-                wanted = all(self._results[name].status is Status.SKIPPED for name in lacking)
+                wanted = all(self._results[name].status is Status.SKIPPED for name in not_ok)
                 self._end(probe.name, skipped(message) if wanted else unchecked(message))
             else:
                 self._began[probe.name] = time.monotonic()

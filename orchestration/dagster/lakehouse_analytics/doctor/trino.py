@@ -1,6 +1,6 @@
 """What fails at night on a Trino that answers by day: its version, missing rights, and limits on what upkeep deletes.
 
-Nothing is written. Rights are asked for with `EXPLAIN (TYPE VALIDATE)`, which checks access and runs nothing.
+Nothing is written. Privileges are checked with `EXPLAIN (TYPE VALIDATE)`, which checks access and runs nothing.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def version(known: Known) -> Finding:
     """Trino is as new as the code location needs."""
     if known.engine_type.name != "trino":
         return skipped(f"the engine is {known.engine_type.title}")
-    told = version_of(server_of(known))
-    number = re.match(r"\d+", told)
+    found = version_of(server_of(known))
+    number = re.match(r"\d+", found)
     if number is None:
-        return unchecked(f"not checked: Trino's version is {told}; {MINIMUM_VERSION} or newer is needed")
+        return unchecked(f"not checked: Trino's version is {found}; {MINIMUM_VERSION} or newer is needed")
     if int(number[0]) < MINIMUM_VERSION:
         return failed(
-            f"Trino {told} is older than {MINIMUM_VERSION}, the oldest version that this code location is tested with",
+            f"Trino {found} is older than {MINIMUM_VERSION}, the oldest version that this code location is tested with",
             f"Have Trino upgraded to {MINIMUM_VERSION} or newer.",
         )
-    return fine(f"Trino {told}; {MINIMUM_VERSION} or newer is needed")
+    return fine(f"Trino {found}; {MINIMUM_VERSION} or newer is needed")
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,8 @@ def _write(files: FileIO, location: str) -> None:
 
 def _short(reason: str) -> str:
     """Without what the SDK was about to do and with which of our names."""
-    _, told, what = reason.partition("AWS Error ")
-    return told + what if told else reason
+    _, prefix, what = reason.partition("AWS Error ")
+    return prefix + what if prefix else reason
 
 
 def _place(catalog: Catalog) -> str | None:

@@ -1,6 +1,6 @@
 """The Iceberg catalog, opened by its name in pyiceberg's own configuration.
 
-That is `PYICEBERG_CATALOG__<NAME>__*` in the environment, or `.pyiceberg.yaml`; it is read anew at every opening.
+That is `PYICEBERG_CATALOG__<NAME>__*` in the environment, or `.pyiceberg.yaml`, read whenever a catalog is opened.
 Importing this module is cheap; opening the first catalog imports pyiceberg, for about 2 CPU seconds and 100 MB.
 """
 

@@ -54,7 +54,7 @@ def _tell_dagster(report: IngestReport, settings: Settings) -> None:
         try:
             syncs.record(open_home(), report, _sources(settings))
         except HomeError as error:
-            raise click.ClickException(f"The sync is done, but Dagster was not told: {error}") from None
+            raise click.ClickException(f"The sync is done, but could not be reported to Dagster: {error}") from None
 
 
 def _sources(settings: Settings) -> Sequence[Mapping[str, Any]]:

@@ -65,7 +65,7 @@ def schema(columns: dict[str, str]) -> Schema:
     from pyiceberg.schema import Schema
     from pyiceberg.types import ListType, LongType, NestedField, StringType, StructType
 
-    # Iceberg numbers fields anew when a table is made; these need only differ.
+    # Iceberg numbers the fields again when it creates a table; these only need to differ.
     first = len(columns) + 1
     change = StructType(
         *(NestedField(first + number, name, StringType()) for number, name in enumerate(("field", "change", "reason")))

@@ -110,7 +110,7 @@ class Change:
     _paths: list[str] = field(default_factory=list, init=False)
 
     def write(self, rows: Batches | None) -> None:
-        """Write the rows, if any, as data files that no snapshot knows yet: nobody sees them."""
+        """Write the rows, if any, as data files that belong to no snapshot yet, so that no reader sees them."""
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
         self._transaction = self._begin()

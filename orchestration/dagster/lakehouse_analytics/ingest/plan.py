@@ -1,4 +1,4 @@
-"""What a sync will do with each stream: read on from its state, or read it anew; and the catalog that says so."""
+"""What a sync will do with each stream: continue from its state, or read it from the start; and its catalog."""
 
 from __future__ import annotations
 
@@ -51,12 +51,14 @@ class Plan:
         return {"streams": [_configured(plan, self.sync_id) for plan in self.streams.values()]}
 
 
-def make(connection: Connection, catalog: Catalog, known: Known, config: dict[str, Any], *, anew: bool = False) -> Plan:
+def make(
+    connection: Connection, catalog: Catalog, known: Known, config: dict[str, Any], *, from_start: bool = False
+) -> Plan:
     """Decide for each configured stream.
 
     Args:
-        config: the connector's config without secrets: when it changed, streams are read anew.
-        anew: all are, whatever is stored.
+        config: the connector's config without secrets: when it has changed, streams are read from the start.
+        from_start: all streams are, regardless of what is stored.
 
     Raises:
         IngestError: a stream the connector does not have, a missing primary key, a table that is not ours.
@@ -65,11 +67,11 @@ def make(connection: Connection, catalog: Catalog, known: Known, config: dict[st
     plans: dict[StreamKey, StreamPlan] = {}
     for wanted in connection.streams:
         stream = _find(connection, wanted, catalog)
-        plans[stream.key] = _plan(connection, wanted, stream, known, config, anew=anew)
+        plans[stream.key] = _plan(connection, wanted, stream, known, config, from_start=from_start)
     lost = {key for key, plan in plans.items() if plan.replaces}
     if known.shared and known.shared.get("type") != "GLOBAL" and lost and len(lost) < len(plans):
         # A LEGACY state cannot be cut: what one stream loses, all lose.
-        return make(connection, catalog, known, config, anew=True)
+        return make(connection, catalog, known, config, from_start=True)
     state = [stored.state for key, stored in known.streams.items() if key in plans and key not in lost and stored.state]
     if known.shared and len(lost) < len(plans):
         state.append(without_streams(known.shared, lost))
@@ -90,7 +92,13 @@ def _find(connection: Connection, wanted: StreamConfig, catalog: Catalog) -> Str
 
 
 def _plan(
-    connection: Connection, wanted: StreamConfig, stream: Stream, known: Known, config: dict[str, Any], *, anew: bool
+    connection: Connection,
+    wanted: StreamConfig,
+    stream: Stream,
+    known: Known,
+    config: dict[str, Any],
+    *,
+    from_start: bool,
 ) -> StreamPlan:
     columns = sql.columns(stream.json_schema)
     sync_mode: SyncMode = wanted.sync_mode or "incremental_append"
@@ -126,7 +134,7 @@ def _plan(
     elif stored.state is None and known.shared is None and not keys:
         # Without a state the connector sends everything: appended, it would be there twice.
         reason = "no state of it is stored"
-    elif anew:
+    elif from_start:
         reason = "its state is one with that of another stream"
     else:
         mode = "incremental"

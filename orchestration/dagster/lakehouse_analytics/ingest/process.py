@@ -94,7 +94,7 @@ class Connector:
             (self._directory / "config.json").unlink(missing_ok=True)
 
     def _follow(self, process: subprocess.Popen[bytes], verb: str) -> Messages:
-        assert process.stdout is not None  # noqa: S101  # it was asked for
+        assert process.stdout is not None  # noqa: S101  # piped above
         assert process.stderr is not None  # noqa: S101
         last_words: deque[str] = deque(maxlen=20)
         reader = threading.Thread(target=_drain, args=(process.stderr, last_words), daemon=True)

@@ -91,7 +91,7 @@ def state_key(state: dict[str, Any]) -> StreamKey | None:
 
 
 def without_streams(state: dict[str, Any], dropped: set[StreamKey]) -> dict[str, Any]:
-    """A GLOBAL state less the streams that are to be read anew."""
+    """A GLOBAL state less the streams that are to be read from the start."""
     if state.get("type") != "GLOBAL" or "global" not in state:
         return state
     shared = dict(state["global"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-#: `first`: the table is new. `incremental`: from the stored state on. `refresh`: read anew, the old rows replaced.
+#: `first`: the table is new. `incremental`: from the stored state on. `refresh`: from the start, replacing old rows.
 Mode = Literal["first", "incremental", "refresh"]
 
 

@@ -186,7 +186,7 @@ class Staging:
     def _stranger(self, name: str) -> None:
         if name not in self._strangers:
             self._strangers.add(name)
-            self._progress(f"Passing over stream {name}, which was not asked for")
+            self._progress(f"Ignoring stream {name}, which is not in the catalog of this sync")
 
 
 def to_parquet(

@@ -151,7 +151,7 @@ def _ended_by_signal() -> Iterator[None]:
 
     before = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # Whoever runs us may have a handler of their own, or have asked to ignore it (nohup).
+        # The parent process may have a handler of its own, or ignore the signal (nohup).
         if signal.getsignal(number) == signal.SIG_DFL:
             before[number] = signal.signal(number, stop)
     try:

@@ -84,7 +84,7 @@ def prune(instance: DagsterInstance, before: datetime) -> Pruned:
     Kept, however old: of each asset, each of its partitions and each check the newest `KEPT` events of a kind, and the
     runs that these belong to; runs that have not ended; runs of backfills that have not ended.
 
-    Each statement commits, as Dagster's own do, and deletes only what is replaced already: whoever interrupts it loses
+    Each statement commits, as Dagster's own do, and deletes only what is replaced already: an interruption loses
     nothing, and the next call goes on.
 
     Args:
@@ -106,7 +106,7 @@ def prune(instance: DagsterInstance, before: datetime) -> Pruned:
         went += _trim(storage, Events.run_id.in_(ids), Executions.run_id.in_(ids))
         for run_id in _forgotten(storage, ids):
             if not _led_to_others(instance, run_id):
-                # Its events first: without its run nobody would find them again.
+                # Its events first: without the run they could not be found again.
                 storage.delete_events(run_id)
                 instance.run_storage.delete_run(run_id)
                 went = replace(went, runs=went.runs + 1)
@@ -205,12 +205,12 @@ def _replaced(connection: Any, table: Any, which: Any, newer: Any, same: Any, *,
 
 def _forgotten(storage: SqlEventLogStorage, ids: Sequence[str]) -> list[str]:
     """Those runs of which no asset and no check tells."""
-    told = sa.union(
+    reported = sa.union(
         sa.select(Events.run_id).where(Events.run_id.in_(ids), sa.or_(Events.asset_key.is_not(None), _kind(CHECKED))),
         sa.select(Executions.run_id).where(Executions.run_id.in_(ids)),
     )
     with storage.index_connection() as connection:
-        needed = {row[0] for row in connection.execute(told)}
+        needed = {row[0] for row in connection.execute(reported)}
     return [run_id for run_id in ids if run_id not in needed]
 
 

@@ -145,7 +145,7 @@ def optimize_statements(relation: Relation, policy: Policy, partitions: Sequence
 def expirable(policy: Policy, state: State) -> tuple[list[Snapshot], datetime | None]:
     """Snapshots that can go, and the time of the oldest that stays for its age.
 
-    What was current at the start of the retained time stays, however old it is: that state can be asked for, and a
+    What was current at the start of the retained time stays, however old it is: that state can be queried, and a
     query that began before the last commit reads its files.
     """
     retained_from = state.now - policy.retain

@@ -1,4 +1,4 @@
-"""Contracts → upkeep policies: which tables are looked after, and by which numbers. Pure."""
+"""Contracts → maintenance policies: which tables are maintained, and with which numbers. Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Upkept:
-    """A table that upkeep looks after. `connection` is the Airbyte connection that fills it."""
+    """A table that is maintained. `connection` is the Airbyte connection that fills it."""
 
     unique_id: str
     key: Key

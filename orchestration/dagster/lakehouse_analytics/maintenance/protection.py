@@ -84,7 +84,7 @@ class Files:
         references: Branches and tags other than `main`: name → `branch` or `tag`.
         metadata: Folders of metadata files: of the metadata log, and of the manifest lists of all snapshots.
         outside: A current data file outside `location`, for example; None if there is no such file.
-        snapshots: IDs of all snapshots, where they were asked for.
+        snapshots: IDs of all snapshots, where they were requested.
     """
 
     location: str | None = None

@@ -3,7 +3,7 @@
 Dagster's schedules do not catch up: after three days without a daemon `build_schedule_from_partitioned_job` runs the
 last day and leaves two out without a word (1.13.27: a schedule has no partition set, see `_scheduler/scheduler.py`). So
 a tick here owes every window that came due since the last finished tick. What is not ready at its tick is left to the
-sensor `waiting_schedules`, which asks for it when it is. A window is asked for by exactly one of the two, because the
+sensor `waiting_schedules`, which requests it when it is. A window is requested by exactly one of the two, because the
 sensor looks only at what came due by the last finished tick.
 """
 
@@ -107,7 +107,7 @@ class Plan:
             keys = overlapping(self.calendar, at, at + timedelta(seconds=1)) if last and last.end > at else []
             return next(iter(windows(self.calendar, keys)), None)
 
-    def lacks(self, window: Window, instance: dg.DagsterInstance) -> list[str]:
+    def missing(self, window: Window, instance: dg.DagsterInstance) -> list[str]:
         """What a window waits for, each as a sentence; nothing where it is ready."""
         found = []
         for source in self.after:
@@ -120,7 +120,7 @@ class Plan:
                 )
         for table in self.tables:
             for above, keys in missing_above(self.graph, table, Span([window]), self.calendars, instance):
-                found.append(f"{'/'.join(above.key)} lacks {some(keys, FEW)}")
+                found.append(f"{'/'.join(above.key)} does not have {some(keys, FEW)}")
         return [*dict.fromkeys(found)]
 
     def _way_out(self, source: Source, window: Window) -> str:

@@ -46,7 +46,7 @@ class Window:
 
 
 class NoWindowError(ValueError):
-    """A run that builds windows was not told which, or cannot build those."""
+    """A run that builds partitions does not say which, or cannot build those."""
 
 
 def calendars(graph: Graph, timezone: str, *, end_offset: int = 0) -> dict[Grain, Calendar]:
@@ -256,5 +256,5 @@ def missing_above(
             continue
         wanted = overlapping(calendars[parent.grain], span.start, span.end)
         built = instance.get_materialized_partitions(dg.AssetKey(parent.key))
-        if lacking := [key for key in wanted if key not in built]:
-            yield parent, lacking
+        if missing := [key for key in wanted if key not in built]:
+            yield parent, missing

@@ -12,7 +12,7 @@ from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.partitions.definitions import Calendar, NoWindowError, Span, missing_above, span_of
 
-#: Of a held connection: milliseconds of a statement, seconds until it is opened anew, and others beside it.
+#: Of the connection that is kept: milliseconds of a statement, seconds until it is opened again, and others beside it.
 _STATEMENT_TIMEOUT, _POOL_RECYCLE, _MAX_OVERFLOW = 300_000, 3600, 1
 
 
@@ -52,7 +52,7 @@ class RunWindows:
             )
 
     def refuse_partial_rebuild(self) -> None:
-        """A table built anew from some of its windows would have lost the others.
+        """A table that is rebuilt from some of its partitions would lose the others.
 
         Raises:
             dagster.Failure: the run has not every window.
@@ -76,10 +76,10 @@ class RunWindows:
         """A month is not built of the days that happen to be there.
 
         Raises:
-            dagster.Failure: a table of a shorter grain lacks windows inside these.
+            dagster.Failure: a table of a shorter grain does not have all partitions inside these.
         """
         gaps = [
-            f"{'/'.join(above.key)} lacks {some(keys, FEW)}"
+            f"{'/'.join(above.key)} does not have {some(keys, FEW)}"
             for unique_id in sorted(selected)
             for above, keys in missing_above(graph, graph.tables[unique_id], self.span, calendars, instance)
         ]

@@ -16,7 +16,7 @@ from dagster import RunRecord
 from lakehouse_analytics._dagster_internals import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG, WILL_RETRY_TAG
 from lakehouse_analytics.notifications import Alert, Notifier, heard
 
-#: Seconds after a run's end in which its retry may still come by itself; then that it has to come when asked for again.
+#: Seconds after a run's end in which its retry may still come by itself; then those that a requested one has.
 PATIENCE, GIVE_UP = 120.0, 600.0
 #: How far back runs are looked at: longer than a daemon is away unnoticed.
 LOOK_BACK = timedelta(hours=6)
@@ -71,7 +71,7 @@ def _failed(instance: dg.DagsterInstance) -> Sequence[RunRecord]:
 
 
 def _owed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether it is to be retried, or nobody has decided, and neither the daemon nor a person has."""
+    """Whether it is to be retried, or that is undecided, and neither the daemon nor a person has retried it."""
     if run.tags.get(WILL_RETRY_TAG) == "false" or AUTO_RETRY_RUN_ID_TAG in run.tags:
         return False
     return not instance.get_runs_count(dg.RunsFilter(tags={PARENT_RUN_ID_TAG: run.run_id}))
@@ -86,7 +86,7 @@ def _gave_up(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 def _told(
     context: dg.SensorEvaluationContext, notifiers: Sequence[Notifier], webserver_url: str, run: dg.DagsterRun
 ) -> bool:
-    """Whether somebody has heard; if nobody, it is tried again at the next tick."""
+    """Whether a channel accepted it; if none did, the next tick tries again."""
     alert = Alert(
         f"Run of {run.job_name} failed, and its retry could not be started",
         f"{webserver_url.rstrip('/')}/runs/{run.run_id}",

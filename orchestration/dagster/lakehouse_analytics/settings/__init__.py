@@ -205,7 +205,7 @@ class Settings(DuckDBSettings, TrinoSettings, PostgresSettings, AirbyteSettings,
             settings = cls()
         except ValidationError as error:
             wrong = {str(item["loc"][0]) for item in error.errors()}
-            # With defaults in their place, what is missing can be told in the same breath.
+            # With defaults in their place, what is missing can be reported at the same time.
             defaults = {name: cls.model_fields[name].get_default(call_default_factory=True) for name in wrong}
             settings = cls(**defaults)
             for item in sorted(error.errors(include_url=False, include_input=False), key=lambda item: str(item["loc"])):

@@ -72,7 +72,7 @@ class AirbyteSettings(BaseModel):
 
     @cached_property
     def airbyte_auth(self) -> AirbyteAuth:
-        """How Airbyte is told who we are."""
+        """How we log in to Airbyte."""
         if self.airbyte_client_id:
             return "client_credentials"
         return "bearer" if self.airbyte_token else "basic" if self.airbyte_user else "none"
@@ -82,9 +82,9 @@ class AirbyteSettings(BaseModel):
         problems = []
         for one, other in (("airbyte_client_id", "airbyte_client_secret"), ("airbyte_user", "airbyte_password")):
             if bool(getattr(self, one)) != bool(getattr(self, other)):
-                lacking = other if getattr(self, one) else one
+                missing = other if getattr(self, one) else one
                 both = f"{PREFIX}{one.upper()} and {PREFIX}{other.upper()}"
-                problems.append(f"{PREFIX}{lacking.upper()}: not set; {both} belong together")
+                problems.append(f"{PREFIX}{missing.upper()}: not set; {both} belong together")
         ways = [name for name in ("airbyte_client_id", "airbyte_token", "airbyte_user") if getattr(self, name)]
         if len(ways) > 1:
             named = ", ".join(f"{PREFIX}{name.upper()}" for name in ways)

@@ -139,7 +139,7 @@ def test_a_month_waits_for_the_day_that_is_missing(night: Night) -> None:
         night.instance.report_runless_asset_event(done)
     tick = night.tick("monthly_refresh", new_york(1, 5, 1))
     assert tick.status.value == "SKIPPED"
-    assert "2026-10-01 waits: gold/day_sums lacks 2026-10-31" in (tick.tick_data.skip_reason or "")
+    assert "2026-10-01 waits: gold/day_sums does not have 2026-10-31" in (tick.tick_data.skip_reason or "")
     night.look()
     assert night.windows() == []
     night.instance.report_runless_asset_event(dg.AssetMaterialization(["gold", "day_sums"], partition="2026-10-31"))

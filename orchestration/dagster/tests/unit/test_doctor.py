@@ -646,7 +646,7 @@ def test_a_clock_that_nobody_can_be_asked_for(trino: Trino, monkeypatch: pytest.
     monkeypatch.setenv("LAKEHOUSE_TRINO_PORT", "1")
     found = asked(clock.clock)
     assert found.status is Status.UNCHECKED
-    assert "no server told its time" in found.message
+    assert "because no server sent its time" in found.message
 
 
 # --- The warehouse, on a disk

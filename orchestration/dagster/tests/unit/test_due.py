@@ -177,22 +177,22 @@ def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
     [window] = made.owed(None, tick, None)
     midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
     with dg.DagsterInstance.ephemeral() as instance:
-        assert made.lacks(window, instance) == [
+        assert made.missing(window, instance) == [
             "shop.orders has not synced since 2026-05-10 00:00 UTC (no sync is recorded)"
         ]
         # Ended after midnight, but begun before: what came in between is not in it.
         minutes = [dt.timedelta(minutes=n) for n in range(60)]
         sync(instance, midnight + minutes[5], 600, midnight - minutes[5])
         assert synced_until(instance, dg.AssetKey(["shop", "orders"])) == midnight - minutes[5]
-        assert "its last sync began 2026-05-09 23:55 UTC" in made.lacks(window, instance)[0]
+        assert "its last sync began 2026-05-09 23:55 UTC" in made.missing(window, instance)[0]
         # A short last attempt, no duration at all, another's materialisation: none of them says when reading began.
         sync(instance, midnight + minutes[50], 10, midnight - minutes[10])
         sync(instance, midnight + minutes[51], 60)
         sync(instance, midnight + minutes[52], None)
         instance.report_runless_asset_event(dg.AssetMaterialization(["shop", "orders"]))
-        assert "its last sync began 2026-05-09 23:55 UTC" in made.lacks(window, instance)[0]
+        assert "its last sync began 2026-05-09 23:55 UTC" in made.missing(window, instance)[0]
         sync(instance, midnight + minutes[59], 600, midnight)
-        assert made.lacks(window, instance) == []
+        assert made.missing(window, instance) == []
 
 
 def test_a_sync_without_its_begin_is_named_with_a_way_out_and_another_tool_can_give_the_begin() -> None:
@@ -205,7 +205,7 @@ def test_a_sync_without_its_begin_is_named_with_a_way_out_and_another_tool_can_g
     midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
     with dg.DagsterInstance.ephemeral() as instance:
         sync(instance, midnight + dt.timedelta(minutes=20), 60)
-        [said] = made.lacks(window, instance)
+        [said] = made.missing(window, instance)
         assert "its newest materialization does not say when its sync began" in said
         assert "`started`" in said
         assert f"launch {made.job} for 2026-05-09" in said
@@ -214,11 +214,11 @@ def test_a_sync_without_its_begin_is_named_with_a_way_out_and_another_tool_can_g
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(["shop", "orders"], metadata={"started": wrong})
             )
-            assert made.lacks(window, instance) == [said]
+            assert made.missing(window, instance) == [said]
         instance.report_runless_asset_event(
             dg.AssetMaterialization(["shop", "orders"], metadata={"started": "2026-05-10T02:00:01+02:00"})
         )
-        assert made.lacks(window, instance) == []
+        assert made.missing(window, instance) == []
 
 
 def test_a_window_waits_for_a_sync_after_the_tables_were_emptied() -> None:
@@ -270,7 +270,7 @@ def test_a_window_is_ready_when_a_sync_began_after_its_end_in_whatever_order_syn
         started = window.end + dt.timedelta(minutes=begin)
         sync(instance, started + dt.timedelta(minutes=length), seconds, started if known else None, source)
         ready = ready or (known and begin >= 0)
-        assert (made.lacks(window, instance) == []) == ready
+        assert (made.missing(window, instance) == []) == ready
 
 
 def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:
@@ -287,8 +287,8 @@ def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:
     tick = dt.datetime(2026, 3, 1, 5, tzinfo=dt.UTC)
     [window] = monthly.owed(None, tick, None)
     with dg.DagsterInstance.ephemeral() as instance:
-        assert monthly.lacks(window, instance) == ["silver/days lacks 2026-02-01, 2026-02-02, 2026-02-03 and 25 more"]
+        assert monthly.missing(window, instance) == ["silver/days does not have 2026-02-01, 2026-02-02, 2026-02-03 and 25 more"]
         for day in range(1, 29):
             done = dg.AssetMaterialization(["silver", "days"], partition=f"2026-02-{day:02}")
             instance.report_runless_asset_event(done)
-        assert monthly.lacks(window, instance) == []
+        assert monthly.missing(window, instance) == []

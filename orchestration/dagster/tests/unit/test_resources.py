@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.engines.base import DatabaseError
+from lakehouse_analytics.engines.registry import ENGINES
 from lakehouse_analytics.resources import Airbyte, DuckDBResource, TrinoResource, resources
 from lakehouse_analytics.settings import Settings
 
@@ -32,7 +33,7 @@ def failure(resource: Any) -> str:
 def test_the_engine_has_the_name_of_its_database_and_the_other_says_what_it_needs() -> None:
     embedded, server = made(DUCKDB, "duckdb"), made(TRINO, "trino")
     assert (embedded["duckdb"], server["trino"]) == (DUCKDB, TRINO)
-    assert embedded.keys() == server.keys() == {"dbt", "trino", "duckdb", "airbyte"}
+    assert embedded.keys() == server.keys() == {"dbt", "airbyte", *ENGINES}
     assert failure(embedded["trino"]) == (
         "The resource trino does not exist here, because dbt's adapter is duckdb. It needs a target of type trino."
     )

@@ -210,7 +210,7 @@ def test_a_starting_server_is_waited_for(coordinator: Coordinator) -> None:
     assert coordinator.seen[:5] == ["GET /v1/info"] * 5
     assert coordinator.statements == 1
     assert len(said) == 1
-    assert re.search(r"is not ready; it is asked for 5 s: SERVER_STARTING_UP", said[0])
+    assert re.search(r"is not ready; retrying for up to 5 s: SERVER_STARTING_UP", said[0])
 
 
 def test_a_catalog_that_will_never_answer_is_told_at_once_as_the_database_being_unusable(

@@ -1,6 +1,6 @@
 """The DuckDB file: short-lived connections, and errors a person can act on. No Dagster in here.
 
-One writer excludes everyone else, readers included, so nobody may keep a connection.
+One writer excludes all other processes, readers included, so connections are kept short.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def connect(
         path: The DuckDB file; created, with its folder, unless `read_only`.
         read_only: Readers exclude writers but not each other.
         timeout: Seconds to wait for the lock.
-        say: Told once, with the holder, when the file is locked.
+        say: Called once with a message that names the holder, when the file is locked.
 
     Raises:
         DatabaseError: locked for longer than `timeout` (by whom, where DuckDB can tell), missing,

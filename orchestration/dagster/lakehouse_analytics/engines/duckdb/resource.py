@@ -14,7 +14,6 @@ from lakehouse_analytics.engines.base import FOR_GOOD, DatabaseError, Reason
 from lakehouse_analytics.engines.duckdb.database import connect
 from lakehouse_analytics.settings import Settings
 
-
 if TYPE_CHECKING:
     import duckdb
 
@@ -47,7 +46,7 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def wait_until_free(self, say: Callable[[str], None]) -> None:
         """Return once a writer could open the file, so that dbt does not start against a lock.
 
-        `say` is told what is waited for.
+        `say` gets a message that says what it waits for.
 
         Raises:
             DatabaseError: still locked after `lock_timeout`, or not writable.

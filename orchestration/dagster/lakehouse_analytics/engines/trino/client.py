@@ -1,7 +1,7 @@
 """Statements on Trino: one connection each, always closed; repeated only where that cannot do harm. No Dagster in here.
 
 The client repeats single HTTP requests by itself. That is harmless even for a statement that writes: Trino starts a
-statement when its first page is asked for, so that one whose answer was lost is never run.
+statement when its first page is requested, so that one whose answer was lost is never run.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def wait_until_ready(server: TrinoServer, log: Callable[[str], None] = _LOGGER.w
             if patience.refusals == 1:
                 log(_full_queue(server, error))
         elif patience.tries == 1:
-            log(f"Trino at {server.address} is not ready; it is asked for {server.start_timeout:g} s: {error}")
+            log(f"Trino at {server.address} is not ready; retrying for up to {server.start_timeout:g} s: {error}")
 
     tries = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, TrinoError) and error.failure.transient),
@@ -331,7 +331,7 @@ def _once(
             cursor.execute(sql)
             rows = [tuple(row) for row in cursor.fetchall()]
         except BaseException as error:
-            # Also when a person stops the run: nobody would ever fetch what Trino goes on to compute.
+            # Also when a person stops the run: no client would ever fetch what Trino goes on to compute.
             _cancel(cursor)
             if not isinstance(error, Exception):
                 raise

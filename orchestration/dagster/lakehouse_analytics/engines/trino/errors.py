@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-#: A commit that came second, or of which nobody knows whether it took place.
+#: A commit that lost against another, or of which it is unknown whether it took place.
 COMMIT_ERROR = "ICEBERG_COMMIT_ERROR"
 #: Trino's name for a statement that its resource group refused.
 QUEUE_FULL = "QUERY_QUEUE_FULL"
@@ -33,7 +33,7 @@ class Failure:
 
     Attributes:
         kind: `transient` where the same statement may succeed later, unchanged.
-        certainly_not_applied: Nothing of the failed statement was written. False means that nobody knows. It speaks
+        certainly_not_applied: Nothing of the failed statement was written. False means that this is unknown. It speaks
             of one statement: what a model's earlier statements wrote stays.
         name: Trino's name of the error, such as DIVISION_BY_ZERO, or what happened to the request.
         query_id: Trino's id of the query; None where there was none.
@@ -108,9 +108,9 @@ QUEUED = (
 )
 _CATALOG = "The Iceberg catalog's database does not answer: see that it runs and that Trino reaches it; then try again."
 _STORAGE = "Files of the table cannot be read or written: see that the object storage answers; then try again."
-_STATEMENT = "Mend the SQL of the model; trying again does not help."
+_STATEMENT = "Fix the SQL of the model; retrying does not help."
 _TABLE = "The table's files are damaged: restore it from an older snapshot or rebuild it (dbt --full-refresh)."
-_RIGHTS = "The user (LAKEHOUSE_TRINO_USER) lacks the right: have it granted, or log in as that user."
+_RIGHTS = "The user (LAKEHOUSE_TRINO_USER) does not have the privilege: grant it, or log in as another user."
 _SESSION_PROPERTY = (
     "The user (LAKEHOUSE_TRINO_USER) may not set this session property: remove it from "
     "LAKEHOUSE_TRINO_SESSION_PROPERTIES or from the model's own `set session`, or have the right granted."
@@ -153,7 +153,7 @@ _BY_NAME = {
     "PAGE_TRANSPORT_ERROR": _Rule(_T, _WORKERS),
     "PAGE_TRANSPORT_TIMEOUT": _Rule(_T, _WORKERS),
     "ABANDONED_TASK": _Rule(_T, _WORKERS),
-    "ABANDONED_QUERY": _Rule(_T, "Nobody fetched the query's result, so Trino ended it: try again."),
+    "ABANDONED_QUERY": _Rule(_T, "The query's result was not fetched in time, so Trino ended it: retry."),
     "OPTIMIZER_TIMEOUT": _Rule(_T, FULL),
     "OUT_OF_SPILL_SPACE": _Rule(_T, FULL),
     "CLUSTER_OUT_OF_MEMORY": _Rule(_T, FULL),
@@ -178,7 +178,7 @@ _BY_NAME = {
     "USER_CANCELED": _Rule(_P, "The query was cancelled."),
     "PERMISSION_DENIED": _Rule(_P, _RIGHTS, certainly_not_applied=True),
     "INVALID_SESSION_PROPERTY": _Rule(
-        _P, "Mend LAKEHOUSE_TRINO_SESSION_PROPERTIES, or the model's own `set session`.", certainly_not_applied=True
+        _P, "Fix LAKEHOUSE_TRINO_SESSION_PROPERTIES, or the model's own `set session`.", certainly_not_applied=True
     ),
     "CATALOG_NOT_FOUND": _Rule(
         _P, "Check LAKEHOUSE_TRINO_CATALOG, and the catalogs that the model names.", certainly_not_applied=True
@@ -201,7 +201,7 @@ _BY_MESSAGE = (
     ("PERMISSION_DENIED", r"Cannot set (system|catalog) session property", _Rule(_P, _SESSION_PROPERTY,
      certainly_not_applied=True)),
     (COMMIT_ERROR, "",
-     _Rule(_T, "Nobody knows whether the commit took place: look at the table's $snapshots before trying again.")),
+     _Rule(_T, "It is unknown whether the commit took place: check the table's $snapshots before you retry.")),
     ("ICEBERG_INVALID_METADATA", "Error accessing metadata file", _Rule(_T, _STORAGE)),
     # Trino 476 has no name for a catalog database that is gone, nor for the first queries after it is back.
     ("GENERIC_INTERNAL_ERROR",
@@ -230,7 +230,7 @@ _BY_TEXT = tuple((re.compile(pattern, re.DOTALL), name, rule) for pattern, name,
     (r"error (429|502|503|504)\b|empty response from server", "SERVER_UNAVAILABLE", _Rule(_T, _REACH, of_server=True)),
     (r"failed to execute.*(Failed to resolve|Name or service not known)", "UNKNOWN_HOST",
      _Rule(_T, _REACH, certainly_not_applied=True, of_server=True)),
-    # Trino runs a statement when its first page is asked for, not when it is sent: see `classify`.
+    # Trino runs a statement when its first page is requested, not when it is sent: see `classify`.
     (r"failed to execute.*(Failed to establish a new connection|Max retries exceeded|timed out|Connection aborted"
      r"|Connection reset|RemoteDisconnected|UNEXPECTED_EOF)", "CONNECTION_REFUSED",
      _Rule(_T, _REACH, certainly_not_applied=True, of_server=True)),
@@ -239,7 +239,7 @@ _BY_TEXT = tuple((re.compile(pattern, re.DOTALL), name, rule) for pattern, name,
      "CONNECTION_LOST", _Rule(_T, _LOST, of_server=True)),
 ))  # fmt: skip
 
-_UNKNOWN = _Rule(_P, "An error that nobody foresaw: read the whole of it in the run's log.")
+_UNKNOWN = _Rule(_P, "Unrecognized error; see the run's log.")
 
 #: As `str()` of the client's errors has it; dbt passes it on (dbt/adapters/trino/connections.py).
 _QUERY_ERROR = re.compile(

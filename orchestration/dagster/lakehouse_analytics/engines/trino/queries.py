@@ -120,7 +120,7 @@ def queue_reported(server: TrinoServer, run_id: str, log: Callable[[str], None])
     done = threading.Event()
 
     def watch() -> None:
-        told: frozenset[str] = frozenset()
+        reported: frozenset[str] = frozenset()
         silent, interval = 0.0, REMIND_AFTER
         while not done.wait(POLL_INTERVAL):
             waiting: list[Query] = []
@@ -129,9 +129,9 @@ def queue_reported(server: TrinoServer, run_id: str, log: Callable[[str], None])
             waiting = [query for query in waiting if query.queued.total_seconds() >= REPORT_AFTER]
             groups = frozenset(query.resource_group for query in waiting)
             silent += POLL_INTERVAL
-            if groups and (groups - told or silent >= interval):
-                interval = REMIND_AFTER if groups - told else interval * 2
-                told, silent = told | groups, 0.0
+            if groups and (groups - reported or silent >= interval):
+                interval = REMIND_AFTER if groups - reported else interval * 2
+                reported, silent = reported | groups, 0.0
                 log(_waiting(waiting))
 
     thread = threading.Thread(target=watch, name="trino-queue", daemon=True)

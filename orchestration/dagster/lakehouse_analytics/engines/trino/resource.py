@@ -142,7 +142,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._metadata.rows(relations)
 
     def wait_until_free(self, say: Callable[[str], None] = _LOGGER.warning) -> None:
-        """Return once Trino has started and answers a query on the catalog; `say` is told what is waited for.
+        """Return once Trino has started and answers a query on the catalog; `say` gets what it waits for.
 
         Raises:
             TrinoUnavailableError: not within `start_timeout` seconds, or at once where waiting cannot help.

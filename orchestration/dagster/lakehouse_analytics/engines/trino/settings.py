@@ -71,7 +71,7 @@ class TrinoSettings(BaseModel):
 
     @cached_property
     def trino_auth(self) -> AuthMethod:
-        """How Trino is told who we are."""
+        """How we log in to Trino."""
         return next((method for name, method in LOG_INS.items() if getattr(self, name)), "none")
 
     def trino_problems(self) -> list[str]:
@@ -84,8 +84,8 @@ class TrinoSettings(BaseModel):
         if log_ins and self.trino_http_scheme == "http":
             problems.append(f"LAKEHOUSE_TRINO_HTTP_SCHEME: must be https, because {PREFIX}{log_ins[0].upper()} is set")
         if bool(self.trino_client_certificate) != bool(self.trino_client_key):
-            lacking = "trino_client_key" if self.trino_client_certificate else "trino_client_certificate"
-            problems.append(f"{PREFIX}{lacking.upper()}: not set; a certificate and its key belong together")
+            missing = "trino_client_key" if self.trino_client_certificate else "trino_client_certificate"
+            problems.append(f"{PREFIX}{missing.upper()}: not set; a certificate and its key belong together")
         for name in ("trino_ca_bundle", "trino_client_certificate", "trino_client_key"):
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):

@@ -1,4 +1,4 @@
-"""Temporary relations that killed builds left behind on Trino, told by their names.
+"""Temporary relations that killed builds left behind on Trino, recognized by their names.
 
 Pure. The names come from dbt/macros/make_temp_relation.sql: `<model>__dbt_tmp[_<batch>]_<yyyymmddhhmmss>_<invocation>`,
 the time in UTC being the start of the run.
@@ -16,7 +16,7 @@ _NAME = re.compile(r".+__dbt_tmp(?:_\w+)?_(\d{14})_[0-9a-f]{8}")
 def stale_temporaries(names: Iterable[str], *, now: datetime, older_than: timedelta) -> list[str]:
     """The temporary relations of runs that started more than `older_than` before `now`: no run that lives needs them.
 
-    `__dbt_tmp` and `__dbt_backup` without a time are never among them: nobody knows their age, and a backup may be
+    `__dbt_tmp` and `__dbt_backup` without a time are never among them: their age is unknown, and a backup may be
     the only copy of a table whose run died between two renames.
 
     Args:
