@@ -128,7 +128,10 @@ class PostgresLocks:
         finally:
             if isinstance(outcome, Granted):
                 self._tables.add(table)
+                self._unreleased.discard(table)
             else:
+                if outcome is None:  # our name may have been written
+                    self._unreleased.add(table)
                 with suppress(Exception):  # the session has ended, and the lock with it
                     self._unlock(table)
 
@@ -168,16 +171,19 @@ class PostgresLocks:
 
     def _wait_in_line(self, table: str) -> None:
         if table not in self._lines:
-            self._ask("select pg_try_advisory_lock_shared(:key)", key=lock_key(_line(table)))
+            self._share(_line(table))
             self._lines.add(table)
+
+    def _share(self, name: str) -> None:
+        self._ask("select pg_try_advisory_lock_shared(:key)", key=lock_key(name))
 
     def _row(self, table: str) -> Owner | None:
         rows = self._ask("select run_id, step_key from lakehouse_table_locks where table_name = :table", table=table)
         return Owner(*rows[0]) if rows else None
 
     def _owner_of(self, table: str) -> Owner:
-        """Who has it: the row says it, unless a person has locked the table by hand."""
-        return self._session_with(table) or self._row(table) or Owner()
+        """Who has it. The session may be of another run that looks whether it may have the table."""
+        return self._row(table) or self._session_with(table) or Owner()
 
     def _session_with(self, name: str) -> Owner | None:
         """The owner of another session that has a lock."""
@@ -312,9 +318,8 @@ class PostgresLocks:
             pid=last,
             name=self._name,
         )
-        lines, self._lines = self._lines, set()
-        for table in lines:
-            self._wait_in_line(table)
+        for table in self._lines:
+            self._share(_line(table))
         for table in sorted(self._tables - self._lost.keys()):
             if self._locked_again(table):
                 continue

@@ -32,8 +32,9 @@ class RunProcess:
         return str(self.pipe.recv())
 
     def release(self) -> None:
-        """Let it go on."""
+        """Let it release what it has."""
         self.pipe.send("")
+        assert self.answer() == "released"
 
     def kill(self) -> None:
         """Kill it as the kernel does when memory is short."""
@@ -67,3 +68,4 @@ def _run(root: str, run_id: str, pipe: Connection) -> None:
             except TableBusyError:
                 pipe.send("lost")
                 pipe.recv()
+            pipe.send("released")

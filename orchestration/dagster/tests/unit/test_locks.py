@@ -275,7 +275,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(actions=ACTIONS)
 @pytest.mark.parametrize("kind", ["in_sqlite", "in_postgresql"])
 def test_no_sequence_of_actions_gives_a_table_to_two(
