@@ -80,6 +80,11 @@ def test_jobs_and_sensors_are_those_of_the_lakehouse_alone_where_the_folder_is_e
             "import dagster as dg\n@dg.definitions\ndef d():\n    raise ValueError('late')\n",
             r"late\.py, line 4: ValueError: late$",
         ),
+        (
+            "broken.py",
+            "try:\n    1 / 0\nexcept ZeroDivisionError:\n    raise ValueError('set SIZE') from None\n",
+            r"broken\.py, line 4: ValueError: set SIZE$",
+        ),
         ("made/defs.yaml", "type: dagster.Nope\n", r"made/defs\.yaml: .*no attribute `Nope`"),
         ("made/defs.yaml", "type: [\n", r"made/defs\.yaml: ParserError: while parsing a flow node"),
         (
@@ -132,6 +137,7 @@ def test_a_key_or_a_name_that_is_taken_is_an_error_that_names_both(
     [exposure] = local.graph.exposure_keys.values()
     code = code.replace("'exposures', 'revenue_dashboard'", ", ".join(map(repr, exposure)))
     files = {"fine.py": ASSETS, "own.py": f"import dagster as dg\n\n{code}\n"}
+    files |= {"made/defs.yaml": COMPONENT, "made/code.py": CODE_OF_COMPONENT}
     with own_defs(tmp_path, files), pytest.raises(UserDefsError, match=message):
         local.load()
 
