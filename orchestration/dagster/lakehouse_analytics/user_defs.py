@@ -47,13 +47,17 @@ class UserDefs:
     tree: dg.ComponentTree | None = None
 
     def file_with(self, has: Callable[[dg.Definitions], bool]) -> Path | None:
-        """The file whose definitions have something; None where it is known to no file."""
-        if self.folder is None or self.tree is None:
-            return None
-        for file in _files(self.folder):
-            if has(self.tree.build_defs(file.parent if file.name in _COMPONENTS else file)):
-                return file
-        return self.folder
+        """The file whose definitions have something, or the folder where no single file has it."""
+        files = _files(self.folder) if self.folder else ()
+        return next((file for file in files if has(self._part(file))), self.folder)
+
+    def _part(self, file: Path) -> dg.Definitions:
+        if self.tree is None:
+            return dg.Definitions()
+        try:
+            return self.tree.build_defs(file.parent if file.name in _COMPONENTS else file)
+        except Exception:
+            return dg.Definitions()  # a module that a component imports defines nothing by itself
 
 
 def load_user_defs() -> UserDefs:
@@ -82,6 +86,8 @@ def refuse_collisions(ours: dg.Definitions, own: UserDefs, graph: Graph) -> None
     Raises:
         UserDefsError: two things share a key or a name. The message names both.
     """
+    if own.tree is None:
+        return
     if own.definitions.executor is not None:
         raise UserDefsError(
             f"{own.file_with(lambda part: part.executor is not None)} sets an executor, which would be that of every "
@@ -193,7 +199,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what it was raised from, the first cause last."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _broken_component(folder: Path) -> Path | None:

@@ -29,7 +29,7 @@ class ProjectDbtCli(DbtCliResource):
     def cli(self, args: Sequence[str], *, target_path: Path | None = None, **options: Any) -> DbtCliInvocation:
         """As `DbtCliResource.cli`, with `LAKEHOUSE_DBT_VARS`, and without a write to the project's folder."""
         variables = os.environ.get(VARS, "").strip()
-        if variables and "--vars" not in args:
+        if variables and not any(arg.startswith("--vars") for arg in args):
             args = [*args, "--vars", variables]
         with _environment(self.environment):
             return super().cli(args, target_path=target_path or Path(tempfile.mkdtemp(dir=self.artifacts)), **options)

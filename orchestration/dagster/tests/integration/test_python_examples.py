@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,18 @@ def test_airbyte_syncs_a_connection(as_shown: Lakehouse, monkeypatch: pytest.Mon
         monkeypatch.setenv("LAKEHOUSE_AIRBYTE_CLIENT_SECRET", "the-secret")
         outcome = build(as_shown, "crm_is_synced")
     assert metadata(outcome, "crm_is_synced")["rows"] == 42
+
+
+@pytest.mark.nightly
+def test_dg_lists_components_that_a_user_can_add() -> None:
+    listed = subprocess.run(
+        [Path(sys.executable).with_name("dg"), "list", "components", "--json"],
+        cwd=repository_root() / "orchestration" / "dagster",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "dagster.FunctionComponent" in listed.stdout
 
 
 @pytest.mark.engine("trino")

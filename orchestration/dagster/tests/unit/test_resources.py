@@ -7,19 +7,23 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster_dbt import DbtCliResource
 from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.engines.registry import ENGINES
 from lakehouse_analytics.resources import Airbyte, DuckDBResource, TrinoResource, resources
-from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.settings import Settings, repository_root
 
 DUCKDB = DuckDBResource(path=None)
 TRINO = TrinoResource(host="trino.example", user="shop", catalog="lakehouse")
 URL = "http://127.0.0.1:9/api/public/v1"
 
 
+PROJECT = str(repository_root() / "dbt")
+
+
 def made(engine: Any, adapter: str, **settings: Any) -> dict[str, Any]:
-    runner = DbtRunner(project_dir="dbt", profiles_dir="dbt", target="local", target_path="target")
+    runner = DbtRunner(project_dir=PROJECT, profiles_dir=PROJECT, target="local", target_path="target")
     return resources(Settings(**settings), runner, engine, adapter)
 
 
@@ -28,6 +32,26 @@ def failure(resource: Any) -> str:
         pass
     assert isinstance(error.value.__cause__, dg.Failure)
     return error.value.__cause__.description or ""
+
+
+def test_dbt_is_the_resource_of_dagster_dbt_under_each_annotation() -> None:
+    found: list[Any] = []
+
+    @dg.asset
+    def typed(dbt: DbtCliResource) -> None:
+        found.append(dbt)
+
+    @dg.asset
+    def untyped(dbt: dg.ResourceParam[Any]) -> None:
+        found.append(dbt)
+
+    @dg.asset(required_resource_keys={"dbt"})
+    def by_key(context):
+        found.append(context.resources.dbt)
+
+    assert dg.materialize([typed, untyped, by_key], resources={"dbt": made(DUCKDB, "duckdb")["dbt"]}).success
+    assert [isinstance(one, DbtCliResource) for one in found] == [True] * 3
+    assert {(one.project_dir, one.profiles_dir, one.target) for one in found} == {(PROJECT, PROJECT, "local")}
 
 
 def test_the_engine_has_the_name_of_its_database_and_the_other_says_what_it_needs() -> None:
