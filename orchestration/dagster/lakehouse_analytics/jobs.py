@@ -9,6 +9,7 @@ import dagster as dg
 
 from lakehouse_analytics.assets.asset_jobs import AssetJob
 from lakehouse_analytics.assets.own import OwnAssets
+from lakehouse_analytics.checks.registry import checks_of_sources
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, ended_after
@@ -44,6 +45,8 @@ def build_jobs(
     daily = [table for table in tables if table.grain == "daily"]
     # Dagster leaves checks of external assets out of every selection of assets.
     of_unbuilt = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.unbuilt]
+    of_sources = checks_of_sources(graph)
+    of_unbuilt += [key for keys in of_sources.values() for key in keys]
     everything = selection(main) | dg.AssetSelection.checks(*of_unbuilt) if of_unbuilt else selection(main)
     what = "Every layer, bronze to metrics, with its gates" + (
         "; of daily tables one partition, or some." if daily else "."
@@ -73,6 +76,9 @@ def build_jobs(
                 tags,
             )
         )
+    for name, keys in of_sources.items():
+        what = f"The check `{name}` of every source that has it."
+        jobs.append(_job(f"source_{name}", dg.AssetSelection.checks(*keys), what, ended_after(max_runtime)))
     if upkeep:
         # A table may be of a group of that name, too: a group's name can be any (meta.dagster.group).
         maintained = dg.AssetSelection.groups(MAINTENANCE_GROUP) - _assets(tables)

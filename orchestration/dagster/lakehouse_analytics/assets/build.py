@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
@@ -21,14 +23,16 @@ from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
 from lakehouse_analytics.assets.gates import BUILT_STATUS, FINE_STATUS, Plan, Run
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
 from lakehouse_analytics.assets.own import OwnAssets
+from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
 from lakehouse_analytics.assets.retries import Patience, merge, worth_a_second_start, worth_another_try
-from lakehouse_analytics.assets.specs import count_specs, table_spec, test_specs
+from lakehouse_analytics.assets.specs import table_spec
+from lakehouse_analytics.checks.dbt_tests import dbt_test_result
 from lakehouse_analytics.checks.evaluations import Evaluations
 from lakehouse_analytics.checks.history import history_of
-from lakehouse_analytics.checks.results import dbt_test_result
+from lakehouse_analytics.checks.registry import Evaluated, Scope, names_of_tables, specs
 from lakehouse_analytics.checks.row_counts import Counts
 from lakehouse_analytics.checks.runner import Answer, CountedWindows, Counter, fetching
-from lakehouse_analytics.common.names import DRIFT, FEW, ROW_COUNT, counted, some, unique_metadata_key
+from lakehouse_analytics.common.names import FEW, ROW_COUNT, counted, some, unique_metadata_key
 from lakehouse_analytics.common.text import did_you_mean, shortened
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.error_location import with_source_line
@@ -37,7 +41,7 @@ from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.dbt.query_tags import Provenance
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
-from lakehouse_analytics.dbt.runner import DbtRunner
+from lakehouse_analytics.dbt.runner import DbtRunner, run_to_end
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll
 from lakehouse_analytics.keys import asset_key, check_key
 from lakehouse_analytics.locks import TableLocks, lock_name
@@ -56,6 +60,8 @@ DEFAULT_THREADS = 4
 
 #: Seconds in which tables whose count is no gate come together, where each statement is dear.
 GATHER = 0.5
+#: Of the checks that the op evaluates.
+BY_THE_OP = (Evaluated.IN_DBT, Evaluated.WITH_TABLES, Evaluated.BEFORE_TABLES)
 #: How dbt's options read `true` from a variable (click's BOOL).
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
@@ -99,18 +105,15 @@ def build_assets(
     for table in graph.tables.values():
         by_op.setdefault(op_of(table.grain), []).append(table)
     policy = dg.BackfillPolicy.multi_run(most) if most else dg.BackfillPolicy.single_run()
+    scope = Scope(graph, calendars, circular=own.gates_in_a_circle())
     # Tests of what no run builds gate what reads it; as dagster-dbt does, they belong to the first op.
-    of_unbuilt = [test for test in graph.tests.values() if test.attached in graph.unbuilt]
+    of_unbuilt = [*specs(scope, graph.unbuilt.values(), *BY_THE_OP)]
 
-    circular = own.gates_in_a_circle()
-
-    def op(name: str, tables: list[Table], others: list[DbtTest]) -> dg.AssetsDefinition:
-        tests = [test for table in tables for test in graph.tests_of.get(table.unique_id, ())]
-
+    def op(name: str, tables: list[Table], others: list[dg.AssetCheckSpec]) -> dg.AssetsDefinition:
         definition = multi_asset(
             name=name,
             specs=[table_spec(graph, table, project.project_dir, timezone, calendars) for table in tables],
-            check_specs=[*test_specs(graph, [*tests, *others], circular=circular), *count_specs(tables, calendars)],
+            check_specs=[*specs(scope, tables, *BY_THE_OP), *others],
             can_subset=True,
             allow_arbitrary_check_specs=True,
             pool=pool,
@@ -129,16 +132,10 @@ def build_assets(
 
         return build
 
-    def checks(name: str, others: list[DbtTest]) -> dg.AssetChecksDefinition:
-        """The op of a project that has tests and builds no table: Dagster refuses assets without any."""
+    def checks(name: str, others: list[dg.AssetCheckSpec]) -> dg.AssetChecksDefinition:
+        """The op of a project that has checks and builds no table: Dagster refuses assets without any."""
 
-        @multi_asset_check(
-            name=name,
-            specs=[*test_specs(graph, others, circular=circular)],
-            can_subset=True,
-            pool=pool,
-            op_tags=OP_TAGS,
-        )
+        @multi_asset_check(name=name, specs=others, can_subset=True, pool=pool, op_tags=OP_TAGS)
         def build(
             context: dg.AssetCheckExecutionContext,
             config: BuildConfig,
@@ -208,10 +205,15 @@ class Build:
         self.keys, self.checks = keys, context.selected_asset_check_keys
         selected = {table.unique_id for table in graph.tables.values() if asset_key(table) in keys}
         checked = {test.unique_id for test in graph.tests.values() if check_key(graph, test) in self.checks}
-        counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)} - keys
+        counted = {key.asset_key for key in self.checks if key.name in names_of_tables()} - keys
         only_counted = {table.unique_id for table in graph.tables.values() if asset_key(table) in counted}
         before, after = self._of_other_steps()
-        self.run = Run(graph, frozenset(selected), frozenset(checked), frozenset(only_counted), before, after)
+        scope = Scope(graph, calendars)
+        self.of_tables, self.of_sources = TableChecks(scope), SourceChecks(scope, self.checks)
+        gated = self.of_tables.gates(graph.tables[unique_id] for unique_id in selected)
+        self.run = Run(
+            graph, frozenset(selected), frozenset(checked), frozenset(only_counted), before, after, gated=gated
+        )
         self.windows = self._windows()
         self.zone, self.accepted = zone, self._accepted()
         self.counter: Counter
@@ -247,8 +249,10 @@ class Build:
             self.windows.hold_connection(self.context.instance)
         if self.windows and not self.config.allow_missing_partitions:
             self.windows.refuse_gaps(self.graph, self.run.selected, self.calendars, self.context.instance)
-        if plan := self.run.plan():
+        plan = self.run.plan()
+        if plan or self.of_sources:
             what = f"{counted(len(plan.tables), 'table')}, {counted(len(plan.tests), 'test')}"
+            what += f", {counted(len(self.of_sources), 'check')} of sources" if self.of_sources else ""
             self.context.log.info(what)
             _say(f"== {what}")
             yield from self._build(plan, what)
@@ -256,36 +260,57 @@ class Build:
 
     def _build(self, plan: Plan, what: str) -> Iterator[Event]:
         """Build a plan, and again what failed of it for a reason that passes."""
-        patience = Patience(self.engine.judge, self.engine.queue_timeout)
-        whole, threads = plan, None
-        result: DbtResult | None = None
         with self.locks, DbtOfRun(self.graph.adapter, self.dbt.manifest) as dbt:
             self._wait_until_free()  # meanwhile dbt is imported
-            while True:
-                last = yield from self._invoke(dbt, plan, patience, threads)
-                result = merge(result, last) if result else last
-                again = self._again(whole, plan, result, last, patience)
-                if not again:
-                    break
-                seconds, full = patience.wait(last)
-                # Fewer statements at once, so that ours do not fill the queue themselves.
-                threads = max(1, self.threads >> patience.refusals) if full else None
-                self._tell_retry(again, last, seconds, threads)
-                time.sleep(seconds)
-                try:
-                    self.engine.wait_until_free(self._warn)
-                except DatabaseError as error:
-                    self.run.problems.append(str(error))  # what was built meanwhile is reported all the same
-                    break
-                plan = again
-        self.run.record(whole, result)
-        yield from self._settle(whole, result)
+            for check in self.of_sources.results(partial(self._command_of, dbt)):
+                yield from self.evaluations.events([check])
+            if not plan:
+                return
+            result = yield from self._tries(dbt, plan)
+        self.run.record(plan, result)
+        yield from self._settle(plan, result)
         if result.crashed:
             raise dg.Failure(
                 f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
                 f"{self._with_advice(result.reason)}\n{self.run.summary()}",
                 allow_retries=False,
             )
+
+    def _tries(self, dbt: DbtOfRun, plan: Plan) -> Generator[Event, None, DbtResult]:
+        patience = Patience(self.engine.judge, self.engine.queue_timeout)
+        whole, threads = plan, None
+        result: DbtResult | None = None
+        while True:
+            last = yield from self._invoke(dbt, plan, patience, threads)
+            result = merge(result, last) if result else last
+            again = self._again(whole, plan, result, last, patience)
+            if not again:
+                return result
+            seconds, full = patience.wait(last)
+            # Fewer statements at once, so that ours do not fill the queue themselves.
+            threads = max(1, self.threads >> patience.refusals) if full else None
+            self._tell_retry(again, last, seconds, threads)
+            time.sleep(seconds)
+            try:
+                self.engine.wait_until_free(self._warn)
+            except DatabaseError as error:
+                self.run.problems.append(str(error))  # what was built meanwhile is reported all the same
+                return result
+            plan = again
+
+    def _command_of(self, dbt: DbtOfRun, args: Sequence[str]) -> tuple[DbtResult, Path]:
+        """Run a command of dbt that builds nothing. See `checks.registry.Dbt`."""
+        request = self.dbt.request(args, self._environment(), target_path=dbt.folder, parsed=True)
+        run_id, ended = self.context.run.run_id, False
+        try:
+            with self.engine.queue_reported(run_id, self._warn):
+                result = run_to_end(dbt.process(), request, self._log)
+            ended = not result.crashed
+        finally:
+            if not ended:
+                dbt.stop()
+                self.engine.end_queries_of(run_id)
+        return result, Path(dbt.folder)
 
     def _wait_until_free(self) -> None:
         try:
@@ -337,7 +362,7 @@ class Build:
             process,
             plan,
             tables,
-            count=self.counter.count,
+            count=partial(self._count, fetch_all),
             judge=self._judge,
             log=self._log,
             lock=self._locked if self.graph.engine.concurrent_writers else None,
@@ -482,11 +507,18 @@ class Build:
             command += self.windows.span.args()
         return [*command, *(["--threads", str(threads)] if threads else [])]
 
+    def _count(self, fetch_all: FetchAll, tables: Sequence[Table]) -> dict[str, Answer]:
+        """Count tables, and evaluate what else is checked of them. Called in threads."""
+        answers = self.counter.count(tables)
+        self.of_tables.evaluate(tables, fetch_all)
+        return answers
+
     def _judge(self, table: Table, answer: Answer) -> bool:
-        """Whether a row count lets the tables below be built."""
-        verdicts = self.verdicts[table.unique_id] = [*self.counter.judge(table, answer)]
+        """Whether a row count, and what else is checked of a table, lets the tables below be built."""
+        of_rows, others = [*self.counter.judge(table, answer)], self.of_tables.results(table)
+        self.verdicts[table.unique_id] = [*of_rows, *others]
         broken: dict[str, list[str]] = {}
-        for verdict in verdicts:
+        for verdict in [*of_rows, *(other for other in others if self.of_tables.blocks(table, other.check_name))]:
             if not verdict.passed and verdict.severity == dg.AssetCheckSeverity.ERROR:
                 partition = getattr(verdict, "partition", None)
                 said = f"{partition}: {verdict.description}" if partition else verdict.description or ""
@@ -519,16 +551,16 @@ class Build:
             for t in tests
             if t.unique_id in self.run.unevaluated or not out.isdisjoint((*t.parents, *t.functions))
         }
-        # A table that was not built has no row count to judge.
+        # A table that was not built has no rows to judge.
         keys = (asset_key(self.graph.tables[table]) for table in out & self.graph.tables.keys())
-        return explained | {dg.AssetCheckKey(key, name) for key in keys for name in (ROW_COUNT, DRIFT)}
+        return explained | {dg.AssetCheckKey(key, name) for key in keys for name in names_of_tables()}
 
     def _provenance(self) -> Provenance:
         partition = self.windows.span.label if self.windows else ""
         return Provenance(self.context.run.run_id, self.context.run.job_name, partition)
 
     def _windows(self) -> RunWindows | None:
-        counted = {key.asset_key for key in self.checks if key.name in (ROW_COUNT, DRIFT)}
+        counted = {key.asset_key for key in self.checks if key.name in names_of_tables()}
         keys = self.keys | counted
         tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
         windows = RunWindows.of(self.context, tables, self.calendars)

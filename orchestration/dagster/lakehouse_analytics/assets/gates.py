@@ -64,6 +64,7 @@ class Run:
         checked: Unique ids of tests that are wanted although their table is not built.
         counted: Unique ids of tables whose row count is wanted although they are not built.
         before, after: Unique ids of tables that other steps of the same Dagster run have built, and will build.
+        gated: Unique ids of tables that another check than their row count gates, too.
         failed: Tables and functions that dbt could not build, with dbt's message.
         gates: Tables and sources whose gate failed, with the reasons.
         built: Tables built by this run.
@@ -78,6 +79,7 @@ class Run:
     counted: frozenset[str] = frozenset()
     before: frozenset[str] = frozenset()
     after: frozenset[str] = frozenset()
+    gated: frozenset[str] = frozenset()
     failed: dict[str, str] = field(default_factory=dict)
     gates: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     built: set[str] = field(default_factory=set)
@@ -96,7 +98,7 @@ class Run:
 
     def _plan(self, tables: Sequence[Table], tests: Collection[DbtTest], counted: Collection[str]) -> Plan:
         functions = self._functions(tables, tests)
-        gating = [table.unique_id for table in tables if table.contract.gates_by_rows]
+        gating = [t.unique_id for t in tables if t.contract.gates_by_rows or t.unique_id in self.gated]
         gates = {f"{GATE}{unique_id}": unique_id for unique_id in [*gating, *sorted(counted)]}
         edges = _Edges(self.graph, tables, functions)
         edges.add_tests(tests)

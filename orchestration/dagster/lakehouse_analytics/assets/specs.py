@@ -1,4 +1,4 @@
-"""Graph → Dagster specs: key, group, owner, kinds, tags, freshness, lineage, checks.
+"""Graph → Dagster specs: key, group, owner, kinds, tags, freshness, lineage.
 
 One helper per attribute. A test compares the result with dagster-dbt's own translator.
 """
@@ -6,17 +6,16 @@ One helper per attribute. A test compares the result with dagster-dbt's own tran
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.contract.models import Grain, is_owner
 from lakehouse_analytics.dbt.dagster_meta import read_meta
-from lakehouse_analytics.dbt.graph import DbtTest, External, Graph, Source, Table
+from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
 from lakehouse_analytics.keys import asset_key
 from lakehouse_analytics.partitions.definitions import Calendar, calendar_of, mapping
 
@@ -84,58 +83,6 @@ def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
             **({"owner": owner["name"]} if owner.get("name") else {}),
             **({"maturity": exposure["maturity"]} if exposure.get("maturity") else {}),
         },
-    )
-
-
-def test_specs(graph: Graph, tests: Iterable[DbtTest], *, circular: Collection[str]) -> Iterator[dg.AssetCheckSpec]:
-    """The checks of dbt tests: of whole tables, those of partitioned ones, too.
-
-    `blocking` follows the severity, because Dagster's retry from the failed asset reads it.
-
-    Args:
-        graph: The manifest's.
-        tests: Of it.
-        circular: Unique ids of tests that cannot block, because they wait for what they would block.
-    """
-    for test in tests:
-        yield _test_spec(graph, test, blocking=test.blocking and test.unique_id not in circular)
-
-
-def count_specs(tables: Iterable[Table], calendars: Mapping[Grain, Calendar]) -> Iterator[dg.AssetCheckSpec]:
-    """Row count and drift of each table; of partitioned ones by partition."""
-    for table in tables:
-        rows = table.contract.rows
-        yield dg.AssetCheckSpec(
-            ROW_COUNT,
-            asset=asset_key(table),
-            description="Rows against meta.lakehouse.rows: not_empty, min, max, max_drop.",
-            partitions_def=calendar_of(table, calendars),
-            blocking=rows is not None and rows.severity == "error",
-        )
-        if rows and rows.drift:
-            yield dg.AssetCheckSpec(
-                DRIFT,
-                asset=asset_key(table),
-                description=(
-                    "Rows against the partitions before: median and MAD."
-                    if table.grain
-                    else "Rows against this check's own history: median and MAD, weekday-aware."
-                ),
-                partitions_def=calendar_of(table, calendars),
-                blocking=rows.drift.severity == "error",
-            )
-
-
-def _test_spec(graph: Graph, test: DbtTest, *, blocking: bool) -> dg.AssetCheckSpec:
-    own = asset_key(graph.known(test.attached))
-    others = {key: None for parent in test.parents if (key := asset_key(graph.known(parent))) != own}
-    return dg.AssetCheckSpec(
-        test.name,
-        asset=own,
-        description=test.node.get("description") or (test.node.get("config", {}).get("meta") or {}).get("description"),
-        additional_deps=list(others),
-        metadata={"dagster_dbt/unique_id": test.unique_id},
-        blocking=blocking,
     )
 
 

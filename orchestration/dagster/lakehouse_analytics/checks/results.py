@@ -1,4 +1,4 @@
-"""Check results: what dbt and the row counts said, as Dagster reports it."""
+"""Results of the row-count checks, as Dagster reports them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import dagster as dg
 
-from lakehouse_analytics.assets.gates import FAILED_STATUS
 from lakehouse_analytics.checks.history import (
     ACCEPTED,
     BASELINE,
@@ -23,53 +22,14 @@ from lakehouse_analytics.checks.history import (
 from lakehouse_analytics.checks.row_counts import Counts, DriftVerdict, broken_rules, judge_drift
 from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.contract.models import Drift, Rows
-from lakehouse_analytics.dbt.graph import DbtTest, Graph, Table
-from lakehouse_analytics.dbt.run_results import NodeResult
-from lakehouse_analytics.keys import asset_key, check_key
+from lakehouse_analytics.dbt.graph import Table
+from lakehouse_analytics.keys import asset_key
 
 #: A table that says nothing of rows: empty is worth a warning, never a stop.
 UNSAID = Rows(severity="warn")
 
-#: Of a test's SQL in the metadata of its result, in characters.
-MAX_SQL = 10_000
-
-_SEVERITY = {"error": dg.AssetCheckSeverity.ERROR, "warn": dg.AssetCheckSeverity.WARN}
-
-
-def dbt_test_result(graph: Graph, test: DbtTest, result: NodeResult) -> dg.AssetCheckResult | dg.AssetCheckEvaluation:
-    """The outcome of a dbt test that ran.
-
-    dbt's status decides what stops a run: dbt reports a failure of a test with `severity: warn` only under
-    `warn_error`, and an error where the test could not run at all.
-    """
-    key = check_key(graph, test)
-    failed = result.status in FAILED_STATUS
-    warned = not failed and (result.status == "warn" or not test.blocking)
-    outcome: dict[str, Any] = {
-        "asset_key": key.asset_key,
-        "check_name": key.name,
-        "passed": result.status == "pass",
-        "severity": _SEVERITY["warn" if warned else "error"],
-        "description": result.message or None,
-        "metadata": {
-            "status": result.status,
-            "seconds": round(result.seconds, 3),
-            **({"failures": result.failures} if result.failures is not None else {}),
-            **({"sql": _sql(result.compiled_code)} if result.compiled_code and result.status != "pass" else {}),
-        },
-    }
-    if failed and not test.blocking:
-        # Dagster's retry from the failed asset looks again only at checks whose evaluation is marked as blocking.
-        return dg.AssetCheckEvaluation(blocking=True, **outcome)
-    return dg.AssetCheckResult(**outcome)
-
-
-def _sql(code: str) -> dg.MarkdownMetadataValue:
-    """A test's SQL, which returns the rows that fail it."""
-    code = code.strip()
-    if len(code) > MAX_SQL:
-        code = f"{code[:MAX_SQL]}\n-- and {len(code) - MAX_SQL:,} more characters"
-    return dg.MetadataValue.md(f"```sql\n{code}\n```")
+#: Of Dagster, by dbt's and the contract's word.
+SEVERITY = {"error": dg.AssetCheckSeverity.ERROR, "warn": dg.AssetCheckSeverity.WARN}
 
 
 def row_count_results(
@@ -129,7 +89,7 @@ def row_count_outcome(rules: Rows, rows: int, last_passed: int | None, *, name: 
         broken.append(_how_to_accept(name))
     return {
         "passed": not broken,
-        "severity": _SEVERITY[rules.severity],
+        "severity": SEVERITY[rules.severity],
         "description": "; ".join(broken or notes),
         "metadata": {
             ROWS: rows,
@@ -170,7 +130,7 @@ def drift_outcome(
     note = " (accepted by hand)" if accepted and not verdict.passed else "" if passed else f"; {_how_to_accept(name)}"
     return {
         "passed": passed,
-        "severity": _SEVERITY[rules.severity],
+        "severity": SEVERITY[rules.severity],
         "description": verdict.explanation + note,
         "metadata": {
             ROWS: rows,
@@ -214,7 +174,7 @@ def uncounted_outcomes(
     return {
         name: {
             "passed": False,
-            "severity": _SEVERITY[severity],
+            "severity": SEVERITY[severity],
             "description": f"cannot be counted: {reason}",
             "metadata": _carried(history.last(dg.AssetCheckKey(asset_key(table), name), partition)),
         }

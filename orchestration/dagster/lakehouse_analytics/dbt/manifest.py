@@ -26,7 +26,8 @@ from lakehouse_analytics.dbt.dagster_meta import DagsterMeta, read_meta
 from lakehouse_analytics.dbt.lint.findings import Finding, errors, warnings
 from lakehouse_analytics.dbt.graph import DbtTest, External, Function, Graph, Key, Source, Table
 from lakehouse_analytics.dbt.lineage import externals_of, refs_to_nothing, tests_of, with_lineage
-from lakehouse_analytics.common.names import DRIFT, ROW_COUNT, apart, check_name, digest, group_name, key_part
+from lakehouse_analytics.checks.registry import reserved
+from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part
 from lakehouse_analytics.dbt.nodes import constants, every_node, is_table, left_out
 from lakehouse_analytics.engines.registry import ENGINES
 from lakehouse_analytics.dbt.lint.suggested_yaml import clash, unmapped_models, unread_meta
@@ -246,16 +247,17 @@ def _named_apart(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
     dbt tells tests of one name apart by a hash at the end of their unique id: the first keeps the name, the others get
     their hash.
     """
-    taken: dict[Key, set[str]] = defaultdict(lambda: {ROW_COUNT, DRIFT})
+    taken: dict[Key, set[str]] = {}
     named: dict[str, DbtTest] = {}
     for test in sorted(tests, key=lambda test: (test.name != test.node["name"], test.unique_id)):
         owner = graph.known(test.attached)
+        names = taken.get(owner.key) or taken.setdefault(owner.key, reserved(owner))
         name = test.name
-        if name.replace(".", "_") in taken[owner.key]:
+        if name.replace(".", "_") in names:
             name = f"{name}_{check_name(test.unique_id.rsplit('.', 1)[-1])}"
-        if name.replace(".", "_") in taken[owner.key]:
+        if name.replace(".", "_") in names:
             name = f"{test.name}_{digest(test.unique_id)}"
-        taken[owner.key].add(name.replace(".", "_"))
+        names.add(name.replace(".", "_"))
         named[test.unique_id] = test if name == test.name else replace(test, name=name)
     return [named[test.unique_id] for test in tests]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from lakehouse_analytics.dbt.session import Ended, Finished, Logged, Message, Request, start_process
+from lakehouse_analytics.dbt.session import DbtProcess, Ended, Finished, Logged, Message, Request, start_process
 from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
 
 PARTIAL_PARSE = "partial_parse.msgpack"
@@ -24,6 +24,28 @@ VARS = "LAKEHOUSE_DBT_VARS"
 LEVELS = ("info", "warn", "error")
 
 Log = Callable[[str, str], None]
+
+
+def run_to_end(process: DbtProcess, request: Request, log: Log) -> DbtResult:
+    """Run one command that asks nothing, to its end.
+
+    Args:
+        process: Where dbt is.
+        request: The command.
+        log: As of `DbtSession.run`.
+    """
+    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    nodes: dict[str, NodeResult] = {}
+    errors: list[str] = []
+    process.start(request, inbox.put)
+    while not isinstance(message := inbox.get(), Ended):
+        if isinstance(message, Finished):
+            nodes[message.node.unique_id] = message.node
+        elif isinstance(message, Logged):
+            if message.level == "error":
+                errors.append(message.message)
+            log(message.level, message.message)
+    return DbtResult(message.exit_code, nodes, (*(errors or message.errors),), (*message.stray,))
 
 
 class DbtSession:
@@ -51,20 +73,8 @@ class DbtSession:
         if not self._process.alive:
             self.stop()
             self._process = start_process(self._adapter)
-        inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        nodes: dict[str, NodeResult] = {}
-        errors: list[str] = []
-        self._process.start(
-            self._runner.request(args, self._environment, target_path=str(target_path), hook=hook), inbox.put
-        )
-        while not isinstance(message := inbox.get(), Ended):
-            if isinstance(message, Finished):
-                nodes[message.node.unique_id] = message.node
-            elif isinstance(message, Logged):
-                if message.level == "error":
-                    errors.append(message.message)
-                log(message.level, message.message)
-        return DbtResult(message.exit_code, nodes, (*(errors or message.errors),), (*message.stray,))
+        request = self._runner.request(args, self._environment, target_path=str(target_path), hook=hook)
+        return run_to_end(self._process, request, log)
 
     def stop(self) -> None:
         """End the process, and what it is doing."""
@@ -115,6 +125,7 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
         target_path: str,
         plan: Mapping[str, object] | None = None,
         hook: Mapping[str, str] | None = None,
+        parsed: bool = False,
     ) -> Request:
         """A command for `dbt.session`.
 
@@ -122,8 +133,9 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
             args: The command and its options.
             environment: Variables of this run beside the runner's own.
             target_path: For artifacts; of a build from a plan only compiled SQL.
-            plan: What to build, from the parsed project; without one the command parses by itself.
+            plan: What to build, from the parsed project.
             hook: Arguments of `dbt_hooks.installed`.
+            parsed: A command without a plan starts from the parsed project, too, instead of parsing by itself.
         """
         whole = {**os.environ, **self.environment, **environment}
         levels = ("debug", *LEVELS) if os.getenv("DEBUG") else LEVELS
@@ -131,7 +143,7 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
             args=[*args, *self._options(whole)],
             folder=self.project_dir,
             environment={**whole, **self._flags(target_path, artifacts=plan is None)},
-            manifest=None if plan is None else self.manifest,
+            manifest=self.manifest if parsed or plan is not None else None,
             plan=plan,
             hook=hook,
             levels=levels,

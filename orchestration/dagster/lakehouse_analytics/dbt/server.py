@@ -172,8 +172,9 @@ class Server:
         self._reported, self._reasons = set(), Reasons()
         if plan is not None:
             build_task.install(build_task.BuildPlan(**plan), _Asking(self))
-        # A build changes the manifest that it is given.
         parsed = (self._manifests.pop(manifest, None) or _load(manifest)) if manifest else None
+        if manifest and plan is None:
+            self._manifests[manifest] = parsed  # a build changes the manifest that it is given; other commands do not
         with dbt_hooks.installed(hook or {}) as reason:
             if reason == dbt_hooks.NOTHING_TO_DO:
                 return FINE, []
@@ -276,7 +277,8 @@ def _close_databases() -> None:
 
 
 def _report_of(result: Any, mask: Callable[[str], str]) -> dict[str, Any]:
-    node, batches = result.node, result.batch_results
+    # Of `source freshness` a result has no batches.
+    node, batches = result.node, getattr(result, "batch_results", None)
     status = str(result.status)
     report = {
         "unique_id": node.unique_id,

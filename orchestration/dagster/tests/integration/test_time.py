@@ -198,7 +198,9 @@ def test_a_month_is_built_of_all_its_days_or_not_at_all(lakehouse: Lakehouse) ->
     assert lakehouse.run(assets=some, windows=("2026-03-20", "2026-03-30")).success
     lacking = lakehouse.run("monthly_refresh", windows=("2026-03-01", "2026-03-01"))
     assert (lacking.success, lacking.built) == (False, set())
-    assert "2026-03-01 cannot be built yet: gold/day_sums does not have 2026-03-31. Build those first" in lacking.failure
+    assert (
+        "2026-03-01 cannot be built yet: gold/day_sums does not have 2026-03-31. Build those first" in lacking.failure
+    )
     all_the_same = {"allow_missing_partitions": True}
     partial = lakehouse.run("monthly_refresh", windows=("2026-03-01", "2026-03-01"), config=all_the_same)
     assert partial.success, partial.failure

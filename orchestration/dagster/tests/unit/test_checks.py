@@ -6,10 +6,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.assets.specs import count_specs
+from lakehouse_analytics.checks.dbt_tests import dbt_test_result as result_of_test
 from lakehouse_analytics.checks.history import Past, history_of
-from lakehouse_analytics.checks.results import dbt_test_result as result_of_test
+from lakehouse_analytics.checks.registry import Scope
 from lakehouse_analytics.checks.results import row_count_results
+from lakehouse_analytics.checks.row_count import RowCounts
 from lakehouse_analytics.checks.row_counts import Counts
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.run_results import NodeResult
@@ -112,7 +113,9 @@ def test_rules_are_errors_unless_they_say_warn() -> None:
 @pytest.mark.parametrize("rows", [None, {}, {"severity": "warn"}, {"drift": {"severity": "error"}}])
 def test_a_result_is_as_blocking_as_its_spec(rows: Mapping[str, Any] | None) -> None:
     # Dagster gates by the spec, our op by the result's severity: they must not differ.
-    blocking = {spec.name: spec.blocking for spec in count_specs(graph(rows).tables.values(), {})}
+    made = graph(rows)
+    every = (spec for table in made.tables.values() for spec in RowCounts().specs(table, Scope(made, {})))
+    blocking = {spec.name: spec.blocking for spec in every}
     assert blocking == {name: result.severity == ERROR for name, result in judge(rows, 0).items()}
 
 

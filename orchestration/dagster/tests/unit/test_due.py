@@ -287,7 +287,9 @@ def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:
     tick = dt.datetime(2026, 3, 1, 5, tzinfo=dt.UTC)
     [window] = monthly.owed(None, tick, None)
     with dg.DagsterInstance.ephemeral() as instance:
-        assert monthly.missing(window, instance) == ["silver/days does not have 2026-02-01, 2026-02-02, 2026-02-03 and 25 more"]
+        assert monthly.missing(window, instance) == [
+            "silver/days does not have 2026-02-01, 2026-02-02, 2026-02-03 and 25 more"
+        ]
         for day in range(1, 29):
             done = dg.AssetMaterialization(["silver", "days"], partition=f"2026-02-{day:02}")
             instance.report_runless_asset_event(done)

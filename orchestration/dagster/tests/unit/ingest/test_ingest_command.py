@@ -58,7 +58,9 @@ def test_a_dagster_home_that_cannot_be_written_is_one_line_after_the_table(
     result = runner.invoke(ingest, ["--config", str(lake.config_path)], env={"DAGSTER_HOME": str(file)})
     assert result.exit_code == 1
     assert result.stdout.splitlines()[1].split()[0] == "users"
-    assert result.stderr.splitlines()[-1].startswith("Error: The sync is done, but could not be reported to Dagster: DAGSTER_HOME")
+    assert result.stderr.splitlines()[-1].startswith(
+        "Error: The sync is done, but could not be reported to Dagster: DAGSTER_HOME"
+    )
 
 
 def test_a_sync_is_recorded_as_begun_before_its_connector_looks_at_the_source(

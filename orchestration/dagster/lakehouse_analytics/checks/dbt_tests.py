@@ -1,0 +1,82 @@
+"""dbt's tests as checks. Evaluated by dbt, among the tables of a build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from lakehouse_analytics.assets.gates import FAILED_STATUS
+from lakehouse_analytics.checks.registry import Owner, Scope
+from lakehouse_analytics.checks.results import SEVERITY
+from lakehouse_analytics.dbt.graph import DbtTest, Graph
+from lakehouse_analytics.dbt.run_results import NodeResult
+from lakehouse_analytics.keys import asset_key, check_key
+
+#: Of a test's SQL in the metadata of its result, in characters.
+MAX_SQL = 10_000
+
+
+class DbtTests:
+    """One check for each test, of the table, source or external that dbt attaches it to."""
+
+    def specs(self, owner: Owner, scope: Scope) -> Iterator[dg.AssetCheckSpec]:
+        """The checks of an owner: of the whole of it, also where it is partitioned.
+
+        `blocking` follows the severity, because Dagster's retry from the failed asset reads it.
+        """
+        for test in scope.graph.tests_of.get(owner.unique_id, ()):
+            yield _spec(scope.graph, test, blocking=test.blocking and test.unique_id not in scope.circular)
+
+
+KIND = DbtTests()
+
+
+def _spec(graph: Graph, test: DbtTest, *, blocking: bool) -> dg.AssetCheckSpec:
+    own = asset_key(graph.known(test.attached))
+    others = {key: None for parent in test.parents if (key := asset_key(graph.known(parent))) != own}
+    return dg.AssetCheckSpec(
+        test.name,
+        asset=own,
+        description=test.node.get("description") or (test.node.get("config", {}).get("meta") or {}).get("description"),
+        additional_deps=list(others),
+        metadata={"dagster_dbt/unique_id": test.unique_id},
+        blocking=blocking,
+    )
+
+
+def dbt_test_result(graph: Graph, test: DbtTest, result: NodeResult) -> dg.AssetCheckResult | dg.AssetCheckEvaluation:
+    """The outcome of a dbt test that ran.
+
+    dbt's status decides what stops a run: dbt reports a failure of a test with `severity: warn` only under
+    `warn_error`, and an error where the test could not run at all.
+    """
+    key = check_key(graph, test)
+    failed = result.status in FAILED_STATUS
+    warned = not failed and (result.status == "warn" or not test.blocking)
+    outcome: dict[str, Any] = {
+        "asset_key": key.asset_key,
+        "check_name": key.name,
+        "passed": result.status == "pass",
+        "severity": SEVERITY["warn" if warned else "error"],
+        "description": result.message or None,
+        "metadata": {
+            "status": result.status,
+            "seconds": round(result.seconds, 3),
+            **({"failures": result.failures} if result.failures is not None else {}),
+            **({"sql": _sql(result.compiled_code)} if result.compiled_code and result.status != "pass" else {}),
+        },
+    }
+    if failed and not test.blocking:
+        # Dagster's retry from the failed asset looks again only at checks whose evaluation is marked as blocking.
+        return dg.AssetCheckEvaluation(blocking=True, **outcome)
+    return dg.AssetCheckResult(**outcome)
+
+
+def _sql(code: str) -> dg.MarkdownMetadataValue:
+    """A test's SQL, which returns the rows that fail it."""
+    code = code.strip()
+    if len(code) > MAX_SQL:
+        code = f"{code[:MAX_SQL]}\n-- and {len(code) - MAX_SQL:,} more characters"
+    return dg.MetadataValue.md(f"```sql\n{code}\n```")
