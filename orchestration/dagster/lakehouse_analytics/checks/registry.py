@@ -43,7 +43,8 @@ class Kind:
     """A line of the registry.
 
     Attributes:
-        module: Full name. Its `KIND` is a `ChecksOfTables`, a `ChecksOfSources`, or for `IN_DBT` a `Specs`.
+        module: Full name. Its `KIND` is a `ChecksOfTables`, a `ChecksOfSources`, or for `IN_DBT` a `Specs`. `ALONE` has
+            none.
         evaluated: Where and when.
         names: Of its checks; a dbt test of such a name gets another one. dbt's tests have their own.
     """
@@ -61,6 +62,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("lakehouse_analytics.checks.dbt_tests", Evaluated.IN_DBT),
     Kind("lakehouse_analytics.checks.row_count", Evaluated.IN_DBT, (ROW_COUNT, DRIFT)),
     Kind("lakehouse_analytics.triggers.airbyte.checks", Evaluated.ALONE, ("airbyte_sync",)),
+    Kind("lakehouse_analytics.checks.freshness", Evaluated.BEFORE_TABLES, ("freshness",)),
 )
 
 Owner = Table | Source | External

@@ -87,6 +87,7 @@ _SOURCE: Spec = {
     "source_name": _TEXT,
     "identifier": _TEXT_OR_NULL,
     "source_meta": _OBJECT_OR_NULL,
+    "freshness": _OBJECT_OR_NULL,
 }
 _EXPOSURE: Spec = {
     **_RESOURCE,
@@ -127,6 +128,7 @@ _METADATA: Spec = {"adapter_type": _TEXT_OR_NULL, "project_name": _TEXT_OR_NULL}
 _GROUP: Spec = {"name": _TEXT, "owner": _OBJECT_OR_NULL}
 _HOOK: Spec = {"sql": _TEXT}
 _DEPENDS_ON: Spec = {"nodes": _LIST_OR_NULL}
+_FRESHNESS: Spec = {"warn_after": _OBJECT_OR_NULL, "error_after": _OBJECT_OR_NULL}
 _CHECKSUM: Spec = {"checksum": _TEXT_OR_NULL}
 _MACRO_META: Spec = {"lakehouse": _OBJECT_OR_NULL}
 _MACRO: Spec = {"name": _TEXT, "package_name": _TEXT, "meta": _OBJECT_OR_NULL}
@@ -249,6 +251,8 @@ def _node(node: Mapping[str, Any], spec: Spec) -> None:
                 _keys(hook, _HOOK, "config.post-hook.")
     if "checksum" in spec:
         _keys(node.get("checksum") or {}, _CHECKSUM, "checksum.")
+    if "freshness" in spec:
+        _keys(node.get("freshness") or {}, _FRESHNESS, "freshness.")
     if "columns" in spec:
         for name, column in node.get("columns", {}).items():
             try:

@@ -97,11 +97,16 @@ def test_with_airbyte_a_sensor_a_job_and_a_check_of_every_source_are_there(local
         assert not checks & {*layer.asset_graph.asset_check_keys}
 
 
-def test_every_job_has_assets(definitions: dg.Definitions) -> None:
+def test_every_job_has_assets_or_checks(definitions: dg.Definitions) -> None:
     jobs = {job.name: job for job in definitions.resolve_all_job_defs()}
     assert {"bronze_refresh", "full_refresh", "customer_pipeline"} <= set(jobs)
     for job in jobs.values():
-        assert job.asset_layer.selected_asset_keys
+        assert job.asset_layer.selected_asset_keys or job.asset_layer.asset_graph.asset_check_keys
+    sources = {dg.AssetKey(["faker", table]) for table in ("products", "purchases", "users")}
+    freshness = {dg.AssetCheckKey(source, "freshness") for source in sources}
+    assert jobs["source_freshness"].asset_layer.asset_graph.asset_check_keys == freshness
+    assert freshness <= jobs["full_refresh"].asset_layer.asset_graph.asset_check_keys
+    assert freshness.isdisjoint(jobs["bronze_refresh"].asset_layer.asset_graph.asset_check_keys)
     full = jobs["full_refresh"].asset_layer.selected_asset_keys
     months = jobs["monthly_refresh"].asset_layer.selected_asset_keys
     # Dagster runs no two grains at once; days go with what is built as a whole.
