@@ -122,6 +122,10 @@ test-trino: $(DEV) stack-up ## The integration tests on the real engine
 test-fast: $(DEV) ## Unit and definitions tests only
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions $(ARGS)
 
+.PHONY: test-dagster
+test-dagster: $(TOOLS)/bin/uv ## The fast tests on another Dagster, without the locks (DAGSTER=oldest, newest, 1.13.5, …)
+	@$(CODE)/tests/on_dagster $(or $(DAGSTER),newest) $(ARGS)
+
 .PHONY: lint
 lint: $(DEV) ## Format, lint, types, SQL, YAML; changes nothing
 	ruff format --check .
