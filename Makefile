@@ -127,6 +127,10 @@ test-postgres: $(DEV) stack-up ## The integration tests of gates and partitions 
 test-fast: $(DEV) ## Run only the unit and definitions tests
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions $(ARGS)
 
+.PHONY: test-dagster
+test-dagster: $(TOOLS)/bin/uv ## Run the fast tests on another Dagster, without the locks (DAGSTER=oldest, newest, 1.13.5, …)
+	@$(CODE)/tests/on_dagster $(or $(DAGSTER),newest) $(ARGS)
+
 .PHONY: coverage
 coverage: $(DEV) ## Measure line and branch coverage of the fast tests: a table, and .coverage-html/index.html
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions --cov --cov-config=pyproject.toml --cov-report= $(ARGS)

@@ -69,8 +69,12 @@ def _of_job(whole: AssetGraph, selection: dg.AssetSelection) -> AssetGraph:
         around.update(one.node_keys_by_input_name.values(), one.node_keys_by_output_name.values())
         around.update(key.asset_key for key in one.check_keys)
         around.update(parent for key in one.keys for parent in whole.get(key).parent_keys)
-    beside = [whole.get(key).to_asset_spec() for key in around - keys]
-    return _graph([*built, dg.AssetsDefinition(specs=beside)] if beside else built, whole)
+    # Dagster 1.13.0 refuses external assets of different partitions in one definition.
+    beside: dict[dg.PartitionsDefinition | None, list[dg.AssetSpec]] = defaultdict(list)
+    for key in around - keys:
+        spec = whole.get(key).to_asset_spec()
+        beside[spec.partitions_def].append(spec)
+    return _graph([*built, *(dg.AssetsDefinition(specs=specs) for specs in beside.values())], whole)
 
 
 def _part(assets: dg.AssetsDefinition, keys: Any, checks: Any) -> dg.AssetsDefinition:
