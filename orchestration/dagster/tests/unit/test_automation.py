@@ -36,7 +36,7 @@ class Daemon:
 
         @dg.multi_asset(
             specs=[table_spec(graph, table, Path(), "UTC", windows) for table in tables],
-            check_specs=[*specs_of_tests(graph, graph.tests.values()), *count_specs(tables, windows)],
+            check_specs=[*specs_of_tests(graph, graph.tests.values(), circular=()), *count_specs(tables, windows)],
             can_subset=True,
             allow_arbitrary_check_specs=True,
         )
