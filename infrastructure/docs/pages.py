@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ MERMAID = "assets/mermaid.min.js"
 STYLE = "assets/site.css"
 LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"^\s*(```|~~~)")
+ITEM = re.compile(r"^(?:[-*]|\d+\.) ")
 
 log = get_plugin_logger("pages")
 
@@ -45,11 +47,28 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) 
     """Point the links of a file of the repository at pages of the site, or at the repository."""
     source = source_of(page.file.src_uri)
     lines, fenced = [], False
-    for line in markdown.split("\n"):
+    for line in with_nested_content(markdown.split("\n")):
         if FENCE.match(line):
             fenced = not fenced
         lines.append(line if fenced else LINK.sub(lambda link: rewritten(link, source, page, config), line))
     return "\n".join(lines)
+
+
+def with_nested_content(lines: list[str]) -> Iterator[str]:
+    """The lines, with four spaces before what is in a list item: Python-Markdown needs four, GitHub two or three."""
+    width, fenced, last = 0, False, ""
+    for line in lines:
+        item = None if fenced else ITEM.match(line)
+        if item:
+            width = len(item[0])
+            if FENCE.match(last):
+                yield ""
+        elif line and not fenced and not line.startswith(" " * width):
+            width = 0
+        if FENCE.match(line):
+            fenced = not fenced
+        yield " " * (4 - width) + line if width and line and not item else line
+        last = line
 
 
 def rewritten(link: re.Match[str], source: str, page: Page, config: MkDocsConfig) -> str:
