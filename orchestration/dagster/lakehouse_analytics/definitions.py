@@ -48,11 +48,13 @@ def defs() -> dg.Definitions:
     limit, channels, url = settings.max_runtime, notifiers(settings), settings.webserver_url
     windows = calendars(graph, settings.timezone, end_offset=settings.partition_end_offset)
     triggers = configured_triggers(settings, graph)
-    upkeep = maintenance_assets(graph, floor=settings.maintenance_floor, max_runtime=limit, guard=guard_of(triggers))
+    maintenance = maintenance_assets(
+        graph, floor=settings.maintenance_floor, max_runtime=limit, guard=guard_of(triggers)
+    )
     own = load_user_defs()
     among = OwnAssets(graph, own.definitions.assets or ())
-    jobs = build_jobs(graph, windows, among, max_runtime=limit, upkeep=bool(upkeep))
-    assets = [*build_assets(graph, project, windows, settings, among, pool=graph.engine.pool), *upkeep]
+    jobs = build_jobs(graph, windows, among, max_runtime=limit, maintenance=bool(maintenance))
+    assets = [*build_assets(graph, project, windows, settings, among, pool=graph.engine.pool), *maintenance]
     refuse_mismatched_zones(assets)
     runner, database = dbt_runner(settings, project), engine(settings, graph)
     built = dg.Definitions(

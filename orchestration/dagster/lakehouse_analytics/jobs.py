@@ -24,7 +24,7 @@ CUSTOMER_ENTRY = ("bronze", "stg_customers")
 
 
 def build_jobs(
-    graph: Graph, calendars: Mapping[Grain, Calendar], own: OwnAssets, *, max_runtime: int, upkeep: bool
+    graph: Graph, calendars: Mapping[Grain, Calendar], own: OwnAssets, *, max_runtime: int, maintenance: bool
 ) -> list[dg.UnresolvedAssetJobDefinition]:
     """`full_refresh`, and the others whose assets the project has.
 
@@ -35,7 +35,7 @@ def build_jobs(
         calendars: Windows of the partitioned tables, by grain.
         own: The user's Python assets.
         max_runtime: Seconds after which Dagster's daemon ends a run.
-        upkeep: Whether there are tables to look after.
+        maintenance: Whether there are tables to maintain.
     """
     selection = partial(_selection, calendars, own)
     tags = build_tags(max_runtime)
@@ -79,10 +79,10 @@ def build_jobs(
     for name, keys in of_sources.items():
         what = f"The check `{name}` of every source that has it."
         jobs.append(_job(f"source_{name}", dg.AssetSelection.checks(*keys), what, ended_after(max_runtime)))
-    if upkeep:
+    if maintenance:
         # A table may be of a group of that name, too: a group's name can be any (meta.dagster.group).
         maintained = dg.AssetSelection.groups(MAINTENANCE_GROUP) - _assets(tables)
-        jobs.append(_job(MAINTENANCE, maintained, "Upkeep of every Iceberg table.", ended_after(max_runtime)))
+        jobs.append(_job(MAINTENANCE, maintained, "Maintenance of every Iceberg table.", ended_after(max_runtime)))
     return jobs
 
 

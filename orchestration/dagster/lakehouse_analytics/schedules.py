@@ -56,7 +56,7 @@ def schedule_definitions(
     jobs: Sequence["dg.UnresolvedAssetJobDefinition"],
     notifiers: Sequence[Notifier],
 ) -> dg.Definitions:
-    """`daily_refresh`, the schedules of the other grains, that of upkeep where there is some, and `waiting_schedules`.
+    """`daily_refresh`, the schedules of the other grains, that of maintenance, and `waiting_schedules`.
 
     Schedules are off until somebody turns them on: a laptop should sleep at night. The sensor acts for those that are.
 
@@ -71,7 +71,7 @@ def schedule_definitions(
         what = "Every layer"
         schedules.append(_schedule("daily_refresh", MAIN, settings.daily_refresh_cron, settings.timezone, what))
     if any(job.name == MAINTENANCE for job in jobs):
-        what = "Upkeep of every Iceberg table"
+        what = "Maintenance of every Iceberg table"
         schedules.append(_schedule(MAINTENANCE, MAINTENANCE, settings.maintenance_cron, settings.timezone, what))
     return dg.Definitions(schedules=schedules, sensors=waiting_schedules(settings, plans, jobs, notifiers))
 

@@ -31,7 +31,7 @@ from lakehouse_analytics.maintenance.plan import (
     optimize_statements,
     plan,
 )
-from lakehouse_analytics.maintenance.policy import Upkept, upkept
+from lakehouse_analytics.maintenance.policy import MaintainedTable, maintained_tables
 from lakehouse_analytics.maintenance.protection import Protected, ProtectedError
 from lakehouse_analytics.maintenance.report import Memory, listed, memories_of, numbers
 from lakehouse_analytics.maintenance.state import existing, left_behind, measure, partitions_sql
@@ -40,7 +40,7 @@ from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 OP_NAME = "upkeep"
 
 
-class UpkeepConfig(dg.Config):
+class MaintenanceConfig(dg.Config):
     """What a person may ask of one run."""
 
     dry_run: bool = Field(default=False, description="Change nothing; report what would be done, and why.")
@@ -74,7 +74,7 @@ class SyncGuard(Protocol):
         """Why a table of this Airbyte connection must be left alone now, or None."""
 
 
-class NobodyAnswers:
+class UnknownSyncs:
     """Without an Airbyte to ask, a sync could be running at any time."""
 
     def running(self, connection: str) -> str | None:
@@ -82,7 +82,7 @@ class NobodyAnswers:
         return f"whether Airbyte's connection {connection} is syncing is not known: LAKEHOUSE_AIRBYTE_URL is not set"
 
 
-def upkeep_key(key: Key) -> dg.AssetKey:
+def maintenance_key(key: Key) -> dg.AssetKey:
     """`[maintenance, layer, model]` or `[maintenance, source, table]`."""
     return dg.AssetKey([MAINTENANCE_GROUP, *key])
 
@@ -102,36 +102,36 @@ def maintenance_assets(
         ContractError: a contract's retention is below the floor.
     """
     longest_write = timedelta(seconds=max_runtime)
-    tables = upkept(graph, floor=floor, longest_write=longest_write) if graph.engine.iceberg else []
+    tables = maintained_tables(graph, floor=floor, longest_write=longest_write) if graph.engine.iceberg else []
     if not tables:
         return []
-    asked = guard or NobodyAnswers()
+    asked = guard or UnknownSyncs()
 
     @multi_asset(name=OP_NAME, specs=[_spec(table, graph.adapter) for table in tables], can_subset=True)
     def upkeep(
-        context: dg.AssetExecutionContext, config: UpkeepConfig, engine: dg.ResourceParam[Trino]
+        context: dg.AssetExecutionContext, config: MaintenanceConfig, engine: dg.ResourceParam[Trino]
     ) -> Iterator[dg.MaterializeResult[Any]]:
         refuse_failed_launch(context.instance, context.run.run_id)
-        selected = [table for table in tables if upkeep_key(table.key) in context.selected_asset_keys]
-        execution = Upkeep(context, engine, asked, longest_write, dry_run=config.dry_run)
+        selected = [table for table in tables if maintenance_key(table.key) in context.selected_asset_keys]
+        execution = Maintenance(context, engine, asked, longest_write, dry_run=config.dry_run)
         with execution.locks:
             yield from execution.events(selected)
 
     return [upkeep]
 
 
-def _spec(table: Upkept, engine: str) -> dg.AssetSpec:
+def _spec(table: MaintainedTable, engine: str) -> dg.AssetSpec:
     return dg.AssetSpec(
-        key=upkeep_key(table.key),
+        key=maintenance_key(table.key),
         deps=[dg.AssetKey(table.key)],
-        description=f"Upkeep of {table.relation}: small files, manifests, old snapshots, orphan files, statistics.",
+        description=f"Maintenance of {table.relation}: small files, manifests, snapshots, orphan files, statistics.",
         group_name=MAINTENANCE_GROUP,
         kinds={"iceberg", engine},
         skippable=True,  # a dry run, and a table in use, materialize nothing
     )
 
 
-class Upkeep:
+class Maintenance:
     """One execution of the op."""
 
     def __init__(
@@ -152,7 +152,7 @@ class Upkeep:
         self.relations: Mapping[Relation, str] = {}
         self.failed: dict[str, str] = {}
 
-    def events(self, tables: Sequence[Upkept]) -> Iterator[dg.MaterializeResult[Any]]:
+    def events(self, tables: Sequence[MaintainedTable]) -> Iterator[dg.MaterializeResult[Any]]:
         """Look after each table.
 
         Raises:
@@ -161,7 +161,7 @@ class Upkeep:
         """
         self.relations = existing(tables, self.fetch)
         there = [table for table in tables if self._may_be_read(table)]
-        memories = memories_of(self.context.instance, {table.unique_id: upkeep_key(table.key) for table in there})
+        memories = memories_of(self.context.instance, {table.unique_id: maintenance_key(table.key) for table in there})
         measured = measure(there, self.fetch)
         for table in there:
             name = "/".join(table.key)
@@ -178,15 +178,15 @@ class Upkeep:
         if self.failed:
             lines = "\n".join(f"✘ {name}: {reason}" for name, reason in self.failed.items())
             what = f"{counted(len(self.failed), 'table')} of {len(tables)}"
-            raise dg.Failure(f"Upkeep of {what} failed; the others are done.\n{lines}", allow_retries=False)
+            raise dg.Failure(f"Maintenance of {what} failed; the others are done.\n{lines}", allow_retries=False)
 
-    def _may_be_read(self, table: Upkept) -> bool:
+    def _may_be_read(self, table: MaintainedTable) -> bool:
         if self.relations.get(table.relation) == "table":
             return True
         self._skip(table, "not built yet" if table.relation not in self.relations else "a view")
         return False
 
-    def _table(self, table: Upkept, state: State) -> Iterator[dg.MaterializeResult[Any]]:
+    def _table(self, table: MaintainedTable, state: State) -> Iterator[dg.MaterializeResult[Any]]:
         steps = plan(table.relation, table.policy, state)
         if reason := self._syncing(table):
             return self._skip(table, reason, steps)
@@ -221,7 +221,7 @@ class Upkeep:
             return self._skip(table, "written by somebody meanwhile; next time", steps)
         yield result
 
-    def _look_after(self, table: Upkept, before: State, lock: TableLock) -> dg.MaterializeResult[Any]:
+    def _look_after(self, table: MaintainedTable, before: State, lock: TableLock) -> dg.MaterializeResult[Any]:
         state, done, kept = before, list[tuple[Step, list[str]]](), list[tuple[Step, ProtectedError]]()
         for kind in ORDER:
             step = due(kind, table.relation, table.policy, state)
@@ -259,13 +259,13 @@ class Upkeep:
         log = self.context.log.warning if error.unreadable else self.context.log.info
         log(f"{step.kind} not done. {error}")
 
-    def _statements(self, table: Upkept, step: Step, state: State) -> tuple[Statement, ...]:
+    def _statements(self, table: MaintainedTable, step: Step, state: State) -> tuple[Statement, ...]:
         if step.kind != "optimize" or state.ragged <= PARTITIONS:
             return step.statements
         names = [str(name) for (name,) in self.fetch(partitions_sql(table.relation))]
         return optimize_statements(table.relation, table.policy, names)
 
-    def _again(self, table: Upkept, known: State) -> State:
+    def _again(self, table: MaintainedTable, known: State) -> State:
         """Measure one table again; the memory of earlier runs stays."""
         found = measure([table], self.fetch)
         if error := found.errors.get(table.unique_id):
@@ -273,16 +273,16 @@ class Upkeep:
         state = found.states[table.unique_id]
         return replace(state, analyzed=known.analyzed, searched=known.searched, temporaries=known.temporaries)
 
-    def _complete(self, table: Upkept, state: State, memory: Memory) -> State:
+    def _complete(self, table: MaintainedTable, state: State, memory: Memory) -> State:
         stale = left_behind(table, self.relations, now=datetime.now(UTC), older_than=self.longest_write)
         return replace(state, temporaries=stale, analyzed=memory.analyzed, searched=memory.searched)
 
-    def _syncing(self, table: Upkept) -> str | None:
+    def _syncing(self, table: MaintainedTable) -> str | None:
         return self.guard.running(table.connection) if table.connection else None
 
     def _result(
         self,
-        table: Upkept,
+        table: MaintainedTable,
         before: State,
         after: State,
         done: Sequence[tuple[Step, Sequence[str]]],
@@ -292,7 +292,7 @@ class Upkeep:
         reasons = {step.kind: error.reason for step, error in kept}
         steps = {step.kind: step for step, _ in (*done, *kept)}
         return dg.MaterializeResult(
-            asset_key=upkeep_key(table.key),
+            asset_key=maintenance_key(table.key),
             metadata={
                 "dry_run": False,
                 **numbers(before, after),
@@ -305,13 +305,13 @@ class Upkeep:
         urls = ((query, self.query_url(query)) for query in queries)
         return ", ".join(f"[{query}]({url})" if url else query for query, url in urls)
 
-    def _skip(self, table: Upkept, reason: str, steps: Sequence[Step] = ()) -> None:
+    def _skip(self, table: MaintainedTable, reason: str, steps: Sequence[Step] = ()) -> None:
         metadata = {"dry_run": self.dry_run, "skipped": reason, **listed(steps)}
         self._observe(table, f"left alone: {reason}", metadata)
 
-    def _observe(self, table: Upkept, words: str, metadata: Mapping[str, Any]) -> None:
+    def _observe(self, table: MaintainedTable, words: str, metadata: Mapping[str, Any]) -> None:
         self.context.log.info(f"{table.relation}: {words}")
-        key = upkeep_key(table.key)
+        key = maintenance_key(table.key)
         self.context.log_event(dg.AssetObservation(asset_key=key, description=words, metadata=metadata))
 
     def _fail(self, name: str, reason: str) -> None:

@@ -169,9 +169,9 @@ Size = Annotated[str, Field(pattern=r"^[1-9][0-9]*(kB|MB|GB)$")]
 
 
 class Maintenance(_Section):
-    """Upkeep of an Iceberg table: what is done, from which point on, and how long old states are kept."""
+    """Maintenance of an Iceberg table: what is done, from which point on, and how long old states are kept."""
 
-    enabled: bool = Field(True, description="`false`: upkeep leaves the table alone.")
+    enabled: bool = Field(True, description="`false`: the table is not maintained.")
     optimize: bool = Field(True, description="Merge small files and apply delete files.")
     small_file: Size = Field("64MB", description="Data files below this size are small.")
     small_files: int = Field(
@@ -231,7 +231,7 @@ class ModelContract(_Section):
     )
     kubernetes: Kubernetes | None = Field(None, description=f"Resources of the run's pod. {_LATER}")
     maintenance: Maintenance | None = Field(
-        None, description="Upkeep of the Iceberg table; good defaults without it. No effect on DuckDB."
+        None, description="Maintenance of the Iceberg table; good defaults without it. No effect on other engines."
     )
 
     @field_validator("distinct")
@@ -261,7 +261,7 @@ class SourceContract(_Section):
 
     airbyte: Airbyte | None = None
     maintenance: Maintenance | None = Field(
-        None, description="Upkeep of the raw Iceberg table. Default: of tables that Airbyte fills, and of no others."
+        None, description="Maintenance of the raw Iceberg table. Default: only of tables that Airbyte fills."
     )
 
 

@@ -1,4 +1,4 @@
-"""What fails at night on a Trino that answers by day: its version, missing rights, and limits on what upkeep deletes.
+"""What fails at night on a Trino that answers by day: its version, missing privileges, limits on what is deleted.
 
 Nothing is written. Privileges are checked with `EXPLAIN (TYPE VALIDATE)`, which checks access and runs nothing.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lakehouse_analytics.dbt.graph import Source, Table
     from lakehouse_analytics.dbt.relation import Relation
     from lakehouse_analytics.engines.trino.session import TrinoServer
-    from lakehouse_analytics.maintenance.policy import Upkept
+    from lakehouse_analytics.maintenance.policy import MaintainedTable
 
 #: The oldest Trino that the tests run on; engines.md names the same.
 MINIMUM_VERSION = 476
@@ -49,7 +49,7 @@ def version(known: Known) -> Finding:
 
 @dataclass(frozen=True)
 class _Right:
-    """Something that builds or upkeep do, as a statement that only checks whether they may."""
+    """Something that builds or maintenance do, as a statement that only checks whether they may."""
 
     what: str
     needed_for: str
@@ -57,7 +57,7 @@ class _Right:
 
 
 def rights(known: Known) -> Finding:
-    """The user may do what builds, checks and upkeep do; tested on one table of each schema."""
+    """The user may do what builds, checks and maintenance do; tested on one table of each schema."""
     if known.engine_type.name != "trino":
         return skipped(f"the engine is {known.engine_type.title}")
     server = server_of(known)
@@ -106,19 +106,19 @@ def rights(known: Known) -> Finding:
 
 
 def upkeep(known: Known) -> Finding:
-    """Trino lets upkeep expire what contracts say, and which tables must not lose files."""
+    """Trino lets maintenance expire what contracts say, and which tables must not lose files."""
     from lakehouse_analytics.contract.models import ContractError
-    from lakehouse_analytics.maintenance.policy import upkept
+    from lakehouse_analytics.maintenance.policy import maintained_tables
 
     if known.engine_type.name != "trino":
         return skipped(f"the engine is {known.engine_type.title}")
     longest = timedelta(seconds=known.settings.max_runtime)
     try:
-        tables = upkept(known.graph, floor=known.settings.maintenance_floor, longest_write=longest)
+        tables = maintained_tables(known.graph, floor=known.settings.maintenance_floor, longest_write=longest)
     except ContractError as error:
         return failed(str(error), fixes.correct_contracts(fixes.here()))
     if not tables:
-        return skipped("the project has no tables for upkeep")
+        return skipped("the project has no tables to maintain")
     server = server_of(known)
     floors = _floors(server)
     problems, advice = too_short(tables, floors)
@@ -160,13 +160,13 @@ def _reading_rights(examples: Mapping[Relation, bool]) -> Iterator[_Right]:
     for catalog in sorted({table.catalog for table in examples}):
         listing = Relation(catalog, "system", "iceberg_tables")
         what = f"select on {catalog}.system.iceberg_tables"
-        yield _reading(what, "upkeep asks every table of the catalog before it deletes files", str(listing))
+        yield _reading(what, "maintenance reads every table of the catalog before it deletes files", str(listing))
     for table in examples:
         where = f"{table.catalog}.{table.schema}"
         yield _reading(f"select on {where}", "models, tests and row counts read it", str(table))
         for name in ("snapshots", "files", "manifests", "refs", "properties", "metadata_log_entries"):
             metadata = f'select on {where}."{table.name}${name}"'
-            yield _reading(metadata, "upkeep measures tables by it", table.metadata(name))
+            yield _reading(metadata, "maintenance measures tables by it", table.metadata(name))
 
 
 def _reading(what: str, needed_for: str, relation: str) -> _Right:
@@ -186,7 +186,7 @@ def _all_readable(server: TrinoServer, reading: Iterable[_Right]) -> bool:
 
 
 def _writing_rights(examples: Mapping[Relation, bool], analyzed: Collection[Relation]) -> Iterator[_Right]:
-    """What changes tables. `examples`: tables, and whether dbt writes them; `analyzed`: those that upkeep analyzes."""
+    """What changes tables. `examples`: tables, and whether dbt writes them; `analyzed`: those to analyze."""
     for table, written in examples.items():
         where = f"{table.catalog}.{table.schema}"
         if written:
@@ -200,16 +200,16 @@ def _writing_rights(examples: Mapping[Relation, bool], analyzed: Collection[Rela
             yield _Right(f"delete on {where}", incremental, f"delete from {table} where false")  # noqa: S608
             yield _Right(f"create view on {where}", incremental, f"create or replace view {view} as {rows}")
         if table in analyzed:
-            yield _Right(f"analyze on {where}", "upkeep collects statistics", f"analyze {table}")
+            yield _Right(f"analyze on {where}", "maintenance collects statistics", f"analyze {table}")
 
 
 def _analyzed(known: Known) -> set[Relation]:
     from lakehouse_analytics.contract.models import ContractError
-    from lakehouse_analytics.maintenance.policy import upkept
+    from lakehouse_analytics.maintenance.policy import maintained_tables
 
     longest = timedelta(seconds=known.settings.max_runtime)
     try:
-        tables = upkept(known.graph, floor=known.settings.maintenance_floor, longest_write=longest)
+        tables = maintained_tables(known.graph, floor=known.settings.maintenance_floor, longest_write=longest)
     except ContractError:  # another probe tells of it
         return set()
     return {table.relation for table in tables if table.policy.analyze}
@@ -280,7 +280,7 @@ def _ending_queries(server: TrinoServer) -> list[str]:
     return denied
 
 
-# --- Upkeep
+# --- Maintenance
 
 EXPIRE, ORPHANS = "expire_snapshots_min_retention", "remove_orphan_files_min_retention"
 #: Trino's session property, and its name in a catalog's file of properties.
@@ -302,7 +302,9 @@ def _floors(server: TrinoServer) -> dict[str, dict[str, timedelta]]:
     return dict(found)
 
 
-def too_short(tables: Iterable[Upkept], floors: Mapping[str, Mapping[str, timedelta]]) -> tuple[list[str], list[str]]:
+def too_short(
+    tables: Iterable[MaintainedTable], floors: Mapping[str, Mapping[str, timedelta]]
+) -> tuple[list[str], list[str]]:
     """Contracts that a catalog refuses, and what to do about each."""
     short: dict[tuple[str, str], list[tuple[timedelta, str]]] = defaultdict(list)
     for table in tables:
@@ -326,7 +328,7 @@ def too_short(tables: Iterable[Upkept], floors: Mapping[str, Mapping[str, timede
     return problems, advice
 
 
-def _kept_by_catalog(server: TrinoServer, tables: list[Upkept]) -> list[str]:
+def _kept_by_catalog(server: TrinoServer, tables: list[MaintainedTable]) -> list[str]:
     """Tables with `gc.enabled=false`, as Nessie sets it: their files may belong to other branches."""
     from lakehouse_analytics.common.sql import literal
     from lakehouse_analytics.maintenance.state import existing

@@ -66,7 +66,7 @@ def warehouse(known: Known) -> Finding:
         if files.new_input(location).exists():  # it may be the folder that pyarrow could not put
             return failed(
                 f"{location} was written and cannot be deleted: {_short(reason(name, error))}",
-                "Delete it, and grant the right to delete: upkeep and ingest need it.",
+                "Delete it, and grant the right to delete: maintenance and ingest need it.",
             )
     return fine(f"the catalog {name} opens; an object was written below {place} and deleted")
 

@@ -1,1 +1,1 @@
-"""Iceberg's own metadata and upkeep. No Dagster in here."""
+"""Iceberg's own metadata. No Dagster in here."""

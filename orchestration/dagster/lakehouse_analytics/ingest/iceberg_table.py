@@ -142,7 +142,7 @@ class Change:
             # that for a file, and nothing can be written there any more. So one of a table's first files stays.
             empty = self.table is None or self.table.current_snapshot() is None
             for path in self._paths[1:] if empty else self._paths:
-                with suppress(Exception):  # upkeep removes what stays
+                with suppress(Exception):  # maintenance removes what stays
                     self._io.delete(path)
 
     @property

@@ -1,1 +1,1 @@
-"""Upkeep of Dagster itself: what a long-lived instance needs and Dagster does not do."""
+"""Maintenance of Dagster itself: what a long-lived instance needs and Dagster does not do."""

@@ -15,7 +15,7 @@ FEWEST_DAYS = 30
 
 @click.group()
 def instance() -> None:
-    """Upkeep of Dagster itself, for a CronJob (charts/lakehouse-support)."""
+    """Maintenance of Dagster itself, for a CronJob (charts/lakehouse-support)."""
 
 
 @instance.command()

@@ -1,4 +1,4 @@
-"""Upkeep of one Iceberg table: its policy and its measured state → the steps that are due, each with its reason.
+"""Maintenance of one Iceberg table: its policy and its measured state → the steps that are due, each with its reason.
 
 Pure: no Dagster, no connection. A step that is done leaves a state in which it is not due.
 Syntax: https://trino.io/docs/476/connector/iceberg.html#alter-table-execute
@@ -56,7 +56,7 @@ class State:
         rows, deleted_rows: Rows in data files, and how many of them delete files mark.
         snapshots: Oldest first; the last is the current one.
         referenced: Snapshots that a branch or a tag holds.
-        analyzed, searched: When upkeep last collected statistics, and looked for orphan files.
+        analyzed, searched: When maintenance last collected statistics, and looked for orphan files.
         temporaries: Temporary relations of dead builds, with what they are: `table` or `view`.
     """
 

@@ -22,7 +22,7 @@ _UNITS = {"kB": 2**10, "MB": 2**20, "GB": 2**30}
 
 @dataclass(frozen=True)
 class Policy:
-    """What upkeep may do to one table, and when. Sizes in bytes."""
+    """What maintenance may do to one table, and when. Sizes in bytes."""
 
     optimize: bool = True
     small_file: str = "64MB"
@@ -44,7 +44,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Upkept:
+class MaintainedTable:
     """A table that is maintained. `connection` is the Airbyte connection that fills it."""
 
     unique_id: str
@@ -54,7 +54,7 @@ class Upkept:
     connection: str | None = None
 
 
-def upkept(graph: Graph, *, floor: timedelta, longest_write: timedelta) -> list[Upkept]:
+def maintained_tables(graph: Graph, *, floor: timedelta, longest_write: timedelta) -> list[MaintainedTable]:
     """Every table with its policy: models, seeds and snapshots, and sources that Airbyte fills or that ask for it.
 
     Args:
@@ -66,7 +66,7 @@ def upkept(graph: Graph, *, floor: timedelta, longest_write: timedelta) -> list[
         ContractError: one line for each retention that is too short.
     """
     problems: list[str] = []
-    found: list[Upkept] = []
+    found: list[MaintainedTable] = []
     for unique_id, node, key, maintenance in _wanted(graph):
         rules = maintenance or Maintenance()
         said = {"retain": rules.retain, "orphans": rules.orphans}
@@ -88,7 +88,9 @@ def upkept(graph: Graph, *, floor: timedelta, longest_write: timedelta) -> list[
         if rules.enabled:
             source = graph.sources.get(unique_id)
             airbyte = source.contract.airbyte if source else None
-            found.append(Upkept(unique_id, key, relation_of(node), policy, airbyte.connection if airbyte else None))
+            found.append(
+                MaintainedTable(unique_id, key, relation_of(node), policy, airbyte.connection if airbyte else None)
+            )
     if problems:
         raise ContractError("\n".join(problems))
     return sorted(found, key=lambda table: str(table.relation))

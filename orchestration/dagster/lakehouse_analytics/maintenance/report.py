@@ -1,4 +1,4 @@
-"""What upkeep says of a table in Dagster's metadata, and what it remembers there for the next time."""
+"""What maintenance says of a table in Dagster's metadata, and what it remembers there for the next time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Memory:
 
 
 def memories_of(instance: dg.DagsterInstance, keys: Mapping[str, dg.AssetKey]) -> dict[str, Memory]:
-    """What upkeep remembers of each table, from its asset's latest materialization; one query."""
+    """What maintenance remembers of each table, from its asset's latest materialization; one query."""
     events = instance.get_latest_materialization_events([*keys.values()])
 
     def memory(key: dg.AssetKey) -> Memory:

@@ -17,7 +17,7 @@ from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
 from lakehouse_analytics.maintenance.plan import Snapshot, State
-from lakehouse_analytics.maintenance.policy import Upkept
+from lakehouse_analytics.maintenance.policy import MaintainedTable
 
 Fetch = Callable[[str], list[tuple[Any, ...]]]
 #: Tables of one statement, and statements at a time. Trino plans a statement's tables one after the other: 30 tables
@@ -36,7 +36,7 @@ class Measured:
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
-def measure(tables: Sequence[Upkept], fetch: Fetch) -> Measured:
+def measure(tables: Sequence[MaintainedTable], fetch: Fetch) -> Measured:
     """The state of each table, by unique id. A table that cannot be read costs the others nothing but time.
 
     Args:
@@ -51,7 +51,7 @@ def measure(tables: Sequence[Upkept], fetch: Fetch) -> Measured:
         return _together(threads.map(lambda chunk: _measured(chunk, fetch), chunks))
 
 
-def existing(tables: Sequence[Upkept], fetch: Fetch) -> dict[Relation, str]:
+def existing(tables: Sequence[MaintainedTable], fetch: Fetch) -> dict[Relation, str]:
     """Every relation in the tables' schemas, and whether it is a `table` or a `view`."""
     schemas: dict[str, set[str]] = defaultdict(set)
     for table in tables:
@@ -65,7 +65,7 @@ def existing(tables: Sequence[Upkept], fetch: Fetch) -> dict[Relation, str]:
 
 
 def left_behind(
-    table: Upkept, relations: Mapping[Relation, str], *, now: datetime, older_than: timedelta
+    table: MaintainedTable, relations: Mapping[Relation, str], *, now: datetime, older_than: timedelta
 ) -> tuple[tuple[Relation, str], ...]:
     """Temporary relations that dead builds of one model left in its schema."""
     of_table = {
@@ -81,7 +81,7 @@ def partitions_sql(relation: Relation) -> str:
     return f'SELECT DISTINCT "$partition" FROM {relation} ORDER BY 1'  # noqa: S608  # quoted
 
 
-def _measured(tables: Sequence[Upkept], fetch: Fetch) -> Measured:
+def _measured(tables: Sequence[MaintainedTable], fetch: Fetch) -> Measured:
     try:
         histories = _histories(tables, fetch(_history_sql(tables)))
         partitioned = {unique_id for unique_id, history in histories.items() if history.partitioned}
@@ -116,7 +116,7 @@ def _listing_sql(catalog: str, schemas: Iterable[str]) -> str:
     return f"SELECT table_schema, table_name, table_type FROM {tables} WHERE table_schema IN ({names})"  # noqa: S608
 
 
-def _history_sql(tables: Sequence[Upkept]) -> str:
+def _history_sql(tables: Sequence[MaintainedTable]) -> str:
     selects = []
     for place, table in enumerate(tables):
         of = table.relation.metadata
@@ -134,7 +134,7 @@ def _history_sql(tables: Sequence[Upkept]) -> str:
     return "\nUNION ALL\n".join([*selects, "SELECT -1, 'clock', 0, current_timestamp(3), 0"])
 
 
-def _histories(tables: Sequence[Upkept], rows: Iterable[tuple[Any, ...]]) -> dict[str, _History]:
+def _histories(tables: Sequence[MaintainedTable], rows: Iterable[tuple[Any, ...]]) -> dict[str, _History]:
     by_table: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
     for row in rows:
         by_table[row[0]].append(row[1:])
@@ -162,7 +162,7 @@ def _when(snapshot: Snapshot) -> tuple[datetime, int]:
     return snapshot.at, snapshot.id
 
 
-def _files_sql(tables: Sequence[Upkept], partitioned: set[str]) -> str:
+def _files_sql(tables: Sequence[MaintainedTable], partitioned: set[str]) -> str:
     selects = []
     for place, table in enumerate(tables):
         small = f"content = 0 AND file_size_in_bytes < {table.policy.small_file_bytes}"
@@ -199,7 +199,7 @@ _COLUMNS = {
 }
 
 
-def _files(tables: Sequence[Upkept], rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _files(tables: Sequence[MaintainedTable], rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, *values in rows:
         yield tables[place].unique_id, dict(zip(_COLUMNS, values, strict=True))
 

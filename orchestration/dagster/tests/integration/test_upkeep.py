@@ -343,7 +343,7 @@ def test_a_table_that_fails_stops_no_other(lake: Lake) -> None:
     _lose(path)
     outcome = lake.look_after()
     assert not outcome.success
-    assert outcome.failure.startswith("Upkeep of 1 table of 3 failed; the others are done.\n✘ silver/broken: ")
+    assert outcome.failure.startswith("Maintenance of 1 table of 3 failed; the others are done.\n✘ silver/broken: ")
     assert outcome.done.keys() == {"sound"}
     assert outcome.said["absent"][0] == "left alone: not built yet"
 

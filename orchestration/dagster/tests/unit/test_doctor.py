@@ -42,7 +42,7 @@ from lakehouse_analytics.doctor.probes import NAMES, PROBES
 from lakehouse_analytics.doctor.report import exit_code, summary
 from lakehouse_analytics.doctor.run import Run
 from lakehouse_analytics.doctor.secrets import mask
-from lakehouse_analytics.maintenance.policy import Policy, Upkept
+from lakehouse_analytics.maintenance.policy import MaintainedTable, Policy
 from lakehouse_analytics.settings import Settings, repository_root
 
 Ask = Callable[[Known], Finding]
@@ -594,9 +594,9 @@ def test_the_documentation_names_the_same_version() -> None:
     assert f"version {doctor_of_trino.MINIMUM_VERSION} or newer" in text
 
 
-def upkept_for(name: str, retain: int, orphans: int, **policy: bool) -> Upkept:
+def upkept_for(name: str, retain: int, orphans: int, **policy: bool) -> MaintainedTable:
     times = {"retain": timedelta(days=retain), "orphans": timedelta(days=orphans)}
-    return Upkept(name, ("silver", name), Relation("lake", "silver", name), Policy(**times, **policy))  # type: ignore[arg-type]
+    return MaintainedTable(name, ("silver", name), Relation("lake", "silver", name), Policy(**times, **policy))  # type: ignore[arg-type]
 
 
 def test_contracts_below_what_trino_refuses_to_delete() -> None:

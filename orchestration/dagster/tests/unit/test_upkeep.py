@@ -22,7 +22,7 @@ from lakehouse_analytics.maintenance.plan import (
     optimize_statements,
     plan,
 )
-from lakehouse_analytics.maintenance.policy import Policy, Upkept, upkept
+from lakehouse_analytics.maintenance.policy import MaintainedTable, Policy, maintained_tables
 from lakehouse_analytics.maintenance.state import left_behind
 from upkeep_states import COUNTS, NOW, POLICIES, RETENTIONS, states
 
@@ -139,7 +139,7 @@ def test_temporaries_belong_to_one_model_and_are_told_by_their_age() -> None:
     names = [f"orders__dbt_tmp_{old}", f"orders__dbt_tmp_{new}", f"orders2__dbt_tmp_{old}", "orders", "orders__dbt_tmp"]
     relations = {replace(ORDERS, name=name): "view" for name in names}
     relations[Relation("lakehouse", "gold", f"orders__dbt_tmp_{old}")] = "table"
-    table = Upkept("model.orders", ("silver", "orders"), ORDERS, Policy())
+    table = MaintainedTable("model.orders", ("silver", "orders"), ORDERS, Policy())
     found = left_behind(table, relations, now=NOW, older_than=timedelta(hours=6))
     assert found == ((replace(ORDERS, name=names[0]), "view"),)
 
@@ -276,7 +276,7 @@ def source(name: str, contract: dict[str, object]) -> Source:
     return Source(f"source.{name}", ("shop", name), parsed, node)
 
 
-def found(*owners: Table | Source, floor: timedelta = DAY, longest: timedelta = DAY / 4) -> dict[str, Upkept]:
+def found(*owners: Table | Source, floor: timedelta = DAY, longest: timedelta = DAY / 4) -> dict[str, MaintainedTable]:
     graph = Graph(
         tables={o.unique_id: o for o in owners if isinstance(o, Table)},
         sources={o.unique_id: o for o in owners if isinstance(o, Source)},
@@ -284,7 +284,7 @@ def found(*owners: Table | Source, floor: timedelta = DAY, longest: timedelta = 
         exposures={},
         adapter="trino",
     )
-    return {table.unique_id: table for table in upkept(graph, floor=floor, longest_write=longest)}
+    return {table.unique_id: table for table in maintained_tables(graph, floor=floor, longest_write=longest)}
 
 
 def test_every_table_is_looked_after_without_a_word() -> None:

@@ -135,7 +135,7 @@ def _warnings(node: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
     if _strategy(node) == "replace_window" and "compact_window" not in hooks:
         yield (
             None,
-            "replace_window without compact_window() as post_hook leaves its delete files to upkeep; "
+            "replace_window without compact_window() as post_hook leaves its delete files to maintenance; "
             "set post_hook='{{ compact_window() }}'",
         )
 
