@@ -14,7 +14,7 @@ from lakehouse_analytics.settings import repository_root
 
 from .conftest import BELOW_A, EVERYTHING, Lakehouse
 
-MODULE, NAME = "future_rows_of_the_docs", "future_rows"
+NAME = "future_rows"
 IN_FUTURE = "current_timestamp + interval 1 day"
 
 
@@ -27,13 +27,15 @@ def code() -> str:
     return module
 
 
-def register(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def register(name: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file and one line."""
-    (tmp_path / "python").mkdir()
-    (tmp_path / "python" / f"{MODULE}.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path / "python")
-    monkeypatch.delitem(sys.modules, MODULE, raising=False)
-    monkeypatch.setattr(registry, "KINDS", (*registry.KINDS, Kind(MODULE, Evaluated.WITH_TABLES, (NAME,))))
+    module = f"docs_{name}"
+    folder = tmp_path / "python"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{module}.py").write_text(code)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(registry, "KINDS", (*registry.KINDS, Kind(module, Evaluated.WITH_TABLES, (name,))))
 
 
 @pytest.fixture
@@ -49,8 +51,7 @@ def shop(lakehouse: Lakehouse) -> Lakehouse:
 def test_a_kind_is_one_file_and_one_line(
     shop: Lakehouse, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not any(NAME in check for check in shop.run(assets=["bronze/a"]).checks)
-    register(code, tmp_path, monkeypatch)
+    register(NAME, code, tmp_path, monkeypatch)
     outcome = shop.run()
     assert outcome.success, outcome.failure
     assert outcome.built == EVERYTHING
@@ -60,28 +61,23 @@ def test_a_kind_is_one_file_and_one_line(
     assert (alone.success, alone.built, alone.checks) == (True, set(), {f"bronze/b:{NAME}": True})
 
 
-def test_a_blocking_spec_is_a_gate(shop: Lakehouse, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocking = code.replace("AssetCheckSpec(NAME,", "AssetCheckSpec(NAME, blocking=True,")
-    register(blocking.replace("AssetCheckSeverity.WARN", "AssetCheckSeverity.ERROR"), tmp_path, monkeypatch)
-    # `b` gates by nothing but this check.
-    shop.files["models/bronze/b.sql"], shop.files["models/bronze/a.sql"] = (
-        shop.files[f"models/bronze/{name}.sql"].replace(f"'{name}'", f"'{other}'")
-        for name, other in (("a", "b"), ("b", "a"))
+def test_a_blocking_spec_is_a_gate_and_a_kind_that_fails_fails_its_own_check(
+    shop: Lakehouse, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = code.replace(f'NAME = "{NAME}"', 'NAME = "gate"').replace(
+        "AssetCheckSpec(NAME,", "AssetCheckSpec(NAME, blocking=True,"
     )
+    register("gate", gate.replace("AssetCheckSeverity.WARN", "AssetCheckSeverity.ERROR"), tmp_path, monkeypatch)
+    broken = code.replace(f'NAME = "{NAME}"', 'NAME = "broken"').replace("[[rows]] =", "[[rows, more]] =")
+    register("broken", broken, tmp_path, monkeypatch)
+    # No contract: `a` gates by nothing but this check.
+    shop.files["models/bronze/bronze.yml"] = "models: [{name: a}, {name: b}]\n"
     shop.write()
     outcome = shop.run()
     assert not outcome.success
-    assert f"bronze/b failed its gate: {NAME}" in outcome.failure
-    assert {table.replace("a", "b") for table in BELOW_A} & outcome.built == set()
-    assert {"bronze/a", "silver/sa", "gold/ga"} <= outcome.built
-
-
-def test_a_kind_that_fails_fails_its_own_check(
-    shop: Lakehouse, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    register(code.replace("[[rows]] =", "[[rows, more]] ="), tmp_path, monkeypatch)
-    outcome = shop.run(assets=["bronze/a", "bronze/b"])
-    assert outcome.success, outcome.failure
-    assert not outcome.checks[f"bronze/a:{NAME}"]
-    assert outcome.descriptions[f"bronze/a:{NAME}"].startswith("not evaluated: ValueError")
-    assert outcome.checks["bronze/a:row_count"]
+    assert "bronze/a failed its gate: gate" in outcome.failure
+    assert outcome.built == EVERYTHING - BELOW_A
+    assert outcome.checks["bronze/b:gate"]
+    for table in ("bronze/a", "bronze/b"):
+        assert outcome.descriptions[f"{table}:broken"].startswith("not evaluated: ValueError")
+        assert outcome.checks[f"{table}:row_count"]
