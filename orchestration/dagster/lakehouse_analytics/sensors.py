@@ -48,10 +48,10 @@ def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinitio
         running = _unfinished_runs_of(context.instance, stale)
         if running:
             return dg.SkipReason(f"Run {', '.join(sorted(running))} is about to build them.")
-        held = {key: _held(context.instance, graph, by_key[key]) for key in stale}
-        stale = [key for key in stale if not held[key]]
+        blocked_by = {key: _blocked_by(context.instance, graph, by_key[key]) for key in stale}
+        stale = [key for key in stale if not blocked_by[key]]
         if not stale:
-            names = sorted({name for found in held.values() for name in found})
+            names = sorted({name for found in blocked_by.values() for name in found})
             return dg.SkipReason(f"Gates above gold are failed or not evaluated: {', '.join(names)}.")
         return dg.SensorResult(
             run_requests=[
@@ -112,7 +112,7 @@ def _unfinished_runs_of(instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey
     return {run.run_id for run in runs if run and not run.is_finished}
 
 
-def _held(instance: dg.DagsterInstance, graph: Graph, gold: Table) -> list[str]:
+def _blocked_by(instance: dg.DagsterInstance, graph: Graph, gold: Table) -> list[str]:
     """The checks above a gold table that do not let it through, by name."""
     above = _ancestors(graph, gold)
     tables = [graph.tables[unique_id] for unique_id in above if unique_id in graph.tables]

@@ -592,7 +592,7 @@ class Build:
         return CountedWindows(self.graph.adapter, self.windows.calendar, self.windows.span, history)
 
     def _tell_partitions(self, table: Table, answer: Answer | None) -> None:
-        """What a materialisation says of its own partition, and not of the run."""
+        """What a materialization says of its own partition, and not of the run."""
         for partition, metadata in _counted(answer):
             if partition is not None:
                 self.context.add_asset_metadata(metadata, asset_key(table), partition)

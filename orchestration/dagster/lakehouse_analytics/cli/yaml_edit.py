@@ -29,7 +29,7 @@ def with_keys(text: str, additions: Mapping[str, Any]) -> str:
         additions: Nested mappings. Keys that are there already are merged.
 
     Returns:
-        The text, which holds what the file held, merged with the additions.
+        The text, which has the contents of the file, merged with the additions.
 
     Raises:
         CannotEditError: the file uses YAML that this function cannot edit, such as an alias for a mapping that changes.

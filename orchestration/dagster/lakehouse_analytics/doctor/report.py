@@ -29,13 +29,13 @@ def lines(result: Result, width: int, *, plain: bool = False) -> str:
         width: Of the longest name.
         plain: Nothing beyond ASCII, for terminals that cannot show it.
     """
-    mark, word, colour = _MARKS[result.status]
+    mark, word, color = _MARKS[result.status]
     shown, arrow = (word.ljust(6), "->") if plain else (mark, "→")
     head = f"{shown} {result.name.ljust(width)}  "
     indent = " " * len(head)
     said = result.message.splitlines() or [""]
     took = f"  ({result.seconds:.1f} s)" if result.seconds >= 1 else ""
-    text = [click.style(head, fg=colour) + said[0] + took, *(indent + line for line in said[1:])]
+    text = [click.style(head, fg=color) + said[0] + took, *(indent + line for line in said[1:])]
     text += [f"{indent}{arrow} {line}" for line in result.fix.splitlines()]
     whole = "\n".join(text)
     return whole.encode("ascii", "replace").decode() if plain else whole

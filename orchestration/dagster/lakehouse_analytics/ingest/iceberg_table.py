@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: (namespace, table).
 Name = tuple[str, str]
 Batches = Iterable["pa.RecordBatch"]
-#: Rows of a Parquet row group, and held in memory at a time.
+#: Rows of a Parquet row group, and kept in memory at a time.
 BATCH = 122_880
 _FILE = 128 << 20  # bytes of a data file before the next is begun
 

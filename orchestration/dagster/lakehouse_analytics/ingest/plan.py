@@ -190,8 +190,8 @@ def _moved(before: dict[str, Any], columns: tuple[sql.Column, ...]) -> list[str]
     """Columns that hold another field than before: names that are equal but for case are numbered in the order in which
     the connector lists them, and it may list them in another order."""
     # State of an older version of this project does not have the fields.
-    held = {name.lower(): field for name, field in (before.get("fields") or {}).items()}
-    return [column.name for column in columns if held.get(column.name.lower(), column.field) != column.field]
+    before_by_name = {name.lower(): field for name, field in (before.get("fields") or {}).items()}
+    return [column.name for column in columns if before_by_name.get(column.name.lower(), column.field) != column.field]
 
 
 def _key_columns(

@@ -1,6 +1,6 @@
 """Old runs and events of a Dagster instance in PostgreSQL.
 
-Dagster keeps them for ever, and `dagster run delete` takes the state of the assets along: the latest materialisation,
+Dagster keeps them for ever, and `dagster run delete` takes the state of the assets along: the latest materialization,
 the partitions that are there, the last result of a check are events of the run that made them. This takes the rest.
 """
 

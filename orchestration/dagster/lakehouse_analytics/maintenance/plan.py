@@ -152,8 +152,8 @@ def expirable(policy: Policy, state: State) -> tuple[list[Snapshot], datetime | 
     keep_from = max((s.at for s in state.snapshots if s.at <= retained_from), default=None)
     if keep_from is None:
         return [], None
-    held = state.referenced | {state.snapshots[-1].id}
-    return [s for s in state.snapshots if s.at < keep_from - MARGIN and s.id not in held], keep_from
+    needed = state.referenced | {state.snapshots[-1].id}
+    return [s for s in state.snapshots if s.at < keep_from - MARGIN and s.id not in needed], keep_from
 
 
 def _temporaries(state: State) -> Step | None:

@@ -144,7 +144,7 @@ def synced_until(instance: dg.DagsterInstance, key: dg.AssetKey) -> datetime | N
     """The latest begin among the newest `SYNCS` syncs of a source: what it read is whole until then.
 
     Only a begin that the sync recorded itself counts. It cannot be computed from its end: a duration may be missing, or
-    may leave out attempts before the last. A sync, or a materialisation of another origin, that records no begin is
+    may leave out attempts before the last. A sync, or a materialization of another origin, that records no begin is
     treated as if it had not happened. Nor does one count after which a job emptied the table, such as a Clear. None
     where no begin is recorded.
     """
