@@ -12,7 +12,7 @@ import dagster as dg
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "orchestration" / "dagster"))
 
-from lakehouse_analytics.assets.build import build_assets
+from lakehouse_analytics.assets.build_ops import BuildOps
 from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.contract.models import LAYERS
 from lakehouse_analytics.partitions.definitions import calendars
@@ -37,7 +37,7 @@ def definitions(count: int) -> dg.Definitions:
     graph = manifest.graph()
     settings = Settings.load()
     project = cast("Any", SimpleNamespace(project_dir=Path()))
-    assets = build_assets(graph, project, calendars(graph, "UTC"), settings, OwnAssets(graph), pool=None)
+    assets = BuildOps(graph, project, calendars(graph, "UTC"), settings, OwnAssets(graph), pool=None).definitions()
     return dg.Definitions(assets=assets, resources={"dbt_runner": object(), "engine": object()})
 
 

@@ -10,7 +10,7 @@ import os
 
 import dagster as dg
 
-from lakehouse_analytics.assets.build import build_assets
+from lakehouse_analytics.assets.build_ops import BuildOps
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.assets.own import OwnAssets
@@ -54,7 +54,8 @@ def defs() -> dg.Definitions:
     own = load_user_defs()
     among = OwnAssets(graph, own.definitions.assets or ())
     jobs = build_jobs(graph, windows, among, max_runtime=limit, maintenance=bool(maintenance))
-    assets = [*build_assets(graph, project, windows, settings, among, pool=graph.engine.pool), *maintenance]
+    ops = BuildOps(graph, project, windows, settings, among, pool=graph.engine.pool)
+    assets = [*ops.definitions(), *maintenance]
     refuse_mismatched_zones(assets)
     runner, database = dbt_runner(settings, project), engine(settings, graph)
     built = dg.Definitions(

@@ -18,18 +18,15 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from pydantic import Field
 
-from lakehouse_analytics._dagster_internals import keys_of_run, remember_output_keys
+from lakehouse_analytics._dagster_internals import keys_of_run
 from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
 from lakehouse_analytics.assets.gates import BUILT_STATUS, FINE_STATUS, Plan, Run
-from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
-from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
 from lakehouse_analytics.assets.retries import Patience, merge, worth_a_second_start, worth_another_try
-from lakehouse_analytics.assets.specs import table_spec
 from lakehouse_analytics.checks.dbt_tests import dbt_test_result
 from lakehouse_analytics.checks.evaluations import Evaluations
 from lakehouse_analytics.checks.history import history_of
-from lakehouse_analytics.checks.registry import Evaluated, Scope, names_of_tables, specs
+from lakehouse_analytics.checks.registry import Scope, names_of_tables
 from lakehouse_analytics.checks.row_counts import Counts
 from lakehouse_analytics.checks.runner import Answer, CountedWindows, Counter, fetching
 from lakehouse_analytics.common.names import FEW, ROW_COUNT, counted, some, unique_metadata_key
@@ -45,23 +42,18 @@ from lakehouse_analytics.dbt.runner import DbtRunner, run_to_end
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll
 from lakehouse_analytics.keys import asset_key, check_key
 from lakehouse_analytics.locks import TableLocks, lock_name
-from lakehouse_analytics.partitions.definitions import TOGETHER, Calendar, Window
+from lakehouse_analytics.partitions.definitions import Calendar, Window
 from lakehouse_analytics.partitions.run_partitions import RunWindows
-from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
-from lakehouse_analytics.settings import Settings
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 Event = dg.MaterializeResult[Any] | dg.Output[None] | dg.AssetCheckEvaluation
 OP_NAME = "build"
-OP_TAGS = {"dagster/compute_kind": "dbt"}
 #: dbt's threads where LAKEHOUSE_DBT_THREADS is not set, as the profile has it for Trino.
 DEFAULT_THREADS = 4
 
 
 #: Seconds in which tables whose count is no gate come together, where each statement is dear.
 GATHER = 0.5
-#: Of the checks that the op evaluates.
-BY_THE_OP = (Evaluated.IN_DBT, Evaluated.WITH_TABLES, Evaluated.BEFORE_TABLES)
 #: How dbt's options read `true` from a variable (click's BOOL).
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
@@ -78,104 +70,6 @@ class BuildConfig(dg.Config):
     allow_missing_partitions: bool = Field(
         default=False, description="Build a window although tables of a shorter grain lack some of theirs inside it."
     )
-
-
-def build_assets(
-    graph: Graph,
-    project: DbtProject,
-    calendars: Mapping[Grain, Calendar],
-    settings: Settings,
-    own: OwnAssets,
-    *,
-    pool: str | None,
-) -> list[dg.AssetsDefinition]:
-    """The assets and checks of a whole dbt project: one op for all that is built as a whole or by day, and one for each
-    other grain, because Dagster runs no two grains at once.
-
-    Args:
-        graph: The manifest's.
-        project: Where it is.
-        calendars: Windows of the partitioned tables, by grain.
-        settings: The environment.
-        own: The user's Python assets.
-        pool: Concurrency pool of the ops.
-    """
-    timezone, most = settings.timezone, settings.max_partitions_per_run
-    by_op: dict[str, list[Table]] = {}
-    for table in graph.tables.values():
-        by_op.setdefault(op_of(table.grain), []).append(table)
-    policy = dg.BackfillPolicy.multi_run(most) if most else dg.BackfillPolicy.single_run()
-    scope = Scope(graph, calendars, circular=own.gates_in_a_circle())
-    # Tests of what no run builds gate what reads it; as dagster-dbt does, they belong to the first op.
-    of_unbuilt = [*specs(scope, graph.unbuilt.values(), *BY_THE_OP)]
-
-    def op(name: str, tables: list[Table], others: list[dg.AssetCheckSpec]) -> dg.AssetsDefinition:
-        definition = multi_asset(
-            name=name,
-            specs=[table_spec(graph, table, project.project_dir, timezone, calendars) for table in tables],
-            check_specs=[*specs(scope, tables, *BY_THE_OP), *others],
-            can_subset=True,
-            allow_arbitrary_check_specs=True,
-            pool=pool,
-            backfill_policy=policy if any(table.grain for table in tables) else None,
-            op_tags=OP_TAGS,
-        )
-
-        @definition
-        def build(
-            context: dg.AssetExecutionContext,
-            config: BuildConfig,
-            dbt_runner: dg.ResourceParam[DbtRunner],
-            engine: dg.ResourceParam[Engine],
-        ) -> Iterator[Event]:
-            yield from execute(context, context.selected_asset_keys, config, dbt_runner, engine)
-
-        return build
-
-    def checks(name: str, others: list[dg.AssetCheckSpec]) -> dg.AssetChecksDefinition:
-        """The op of a project that has checks and builds no table: Dagster refuses assets without any."""
-
-        @multi_asset_check(name=name, specs=others, can_subset=True, pool=pool, op_tags=OP_TAGS)
-        def build(
-            context: dg.AssetCheckExecutionContext,
-            config: BuildConfig,
-            dbt_runner: dg.ResourceParam[DbtRunner],
-            engine: dg.ResourceParam[Engine],
-        ) -> Iterator[Event]:
-            yield from execute(context, frozenset(), config, dbt_runner, engine)
-
-        return build
-
-    def execute(
-        context: Context, keys: AbstractSet[dg.AssetKey], config: BuildConfig, dbt: DbtRunner, engine: Engine
-    ) -> Iterator[Event]:
-        refuse_failed_launch(context.instance, context.run.run_id)
-        remember_output_keys(context)
-        run = Build(
-            graph,
-            project,
-            context,
-            keys,
-            config,
-            dbt=dbt,
-            engine=engine,
-            calendars=calendars,
-            zone=ZoneInfo(timezone),
-            max_runtime=settings.max_runtime,
-            threads=settings.dbt_threads or DEFAULT_THREADS,
-        )
-        yield from run.events()
-
-    if not by_op:
-        return [checks(OP_NAME, of_unbuilt)] if of_unbuilt else []
-    # The first holds what is not partitioned, if there is any.
-    ops = sorted(by_op, key=lambda name: name != OP_NAME)
-    return [op(name, by_op[name], of_unbuilt if name == ops[0] else []) for name in ops]
-
-
-def op_of(grain: Grain | None) -> str:
-    """Name of the op that builds tables of a grain."""
-    return OP_NAME if grain in TOGETHER else f"{OP_NAME}_{grain}"
 
 
 class Build:

@@ -49,17 +49,7 @@ def prepare(project: DbtProject, dbt: DbtRunner, say: Callable[[str], None] = pr
     ):
         fresh, record = Path(folder), Path(folder) / "record.json"
         if _declares_packages(project):
-            hook: dict[str, str] | None = {
-                "kind": "deps",
-                "project_dir": str(project.project_dir),
-                "packages_dir": str(project.packages_dir),
-                # Without an earlier manifest of this target nothing tells that the lock has changed.
-                **({} if project.stamp_path.is_file() else {"versions": "true"}),
-            }
-            if _lock_changed(project):
-                hook = None
-                say(f"{DEPS_BECAUSE}package-lock.yml has changed since the last manifest")
-            _run(project, session, ["deps"], fresh, hook=hook, say=say)
+            _install_packages(project, session, fresh, say)
         before = project.fingerprint()  # after `dbt deps`, which may write package-lock.yml
         say(f"dbt parse --target {project.target}")
         recording = {"kind": "record", "path": str(record)}
@@ -87,6 +77,21 @@ def prepare(project: DbtProject, dbt: DbtRunner, say: Callable[[str], None] = pr
         (fresh / STAMP).write_text(json.dumps(fingerprint, indent=0, sort_keys=True))
         os.replace(fresh / STAMP, project.stamp_path)
     return project.manifest_path
+
+
+def _install_packages(project: DbtProject, session: DbtSession, folder: Path, say: Callable[[str], None]) -> None:
+    """`dbt deps`, where packages are not those declared or locked."""
+    hook: dict[str, str] | None = {
+        "kind": "deps",
+        "project_dir": str(project.project_dir),
+        "packages_dir": str(project.packages_dir),
+        # Without an earlier manifest of this target nothing tells that the lock has changed.
+        **({} if project.stamp_path.is_file() else {"versions": "true"}),
+    }
+    if _lock_changed(project):
+        hook = None
+        say(f"{DEPS_BECAUSE}package-lock.yml has changed since the last manifest")
+    _run(project, session, ["deps"], folder, hook=hook, say=say)
 
 
 def _counted(found: Mapping[str, Any]) -> set[str]:

@@ -230,17 +230,31 @@ def read(
         ProfileError: no such file, profile or target; not valid YAML; an adapter that is not supported; Jinja that
             cannot be rendered.
     """
-    file = place.file
-    if not is_file(file):
-        if place.reason == "default":
-            raise ProfileError(
-                f"There is no {FILE} in {project_dir} and none in {brief(Path.home() / '.dbt', MAX_TEXT)}. Set "
-                f"LAKEHOUSE_DBT_PROFILES_DIR to the folder of the file that has {_named(project_dir, environment)}, or "
-                f"write one with a target of type {joined([*ENGINES], 'or')}."
-            )
-        folder = brief(place.folder, MAX_TEXT)
-        raise ProfileError(f"{place.reason or 'The dbt project'} names {folder}, which has no {FILE}.")
+    if not is_file(place.file):
+        raise _no_file(project_dir, place, environment)
     jinja = Jinja(environment, defaults or {}, request.variables)
+    name, profile = _profile(project_dir, place, jinja, environment)
+    target, adapter, output = _output(name, profile, place.file, request, jinja)
+    fields, reads = _fields(ENGINES[adapter], output, jinja, f"target `{brief(target)}`", place.file)
+    return Profile(place.file, project_dir, name, target, adapter, fields, reads)
+
+
+def _no_file(project_dir: Path, place: Place, environment: Mapping[str, str]) -> ProfileError:
+    if place.reason != "default":
+        folder = brief(place.folder, MAX_TEXT)
+        return ProfileError(f"{place.reason or 'The dbt project'} names {folder}, which has no {FILE}.")
+    return ProfileError(
+        f"There is no {FILE} in {project_dir} and none in {brief(Path.home() / '.dbt', MAX_TEXT)}. Set "
+        f"LAKEHOUSE_DBT_PROFILES_DIR to the folder of the file that has {_named(project_dir, environment)}, or "
+        f"write one with a target of type {joined([*ENGINES], 'or')}."
+    )
+
+
+def _profile(
+    project_dir: Path, place: Place, jinja: Jinja, environment: Mapping[str, str]
+) -> tuple[str, Mapping[str, Any]]:
+    """The profile's name, and what the file has of it."""
+    file = place.file
     profiles, project = load_yaml(file), load_yaml(project_dir / "dbt_project.yml")
     name = environment.get("DBT_PROFILE") or jinja.render(project.get("profile"), f"{project_dir}/dbt_project.yml")
     if not name:
@@ -256,6 +270,14 @@ def read(
             f"{file}{named} has no profile `{brief(name)}` with outputs, which dbt_project.yml names; it has: "
             f"{_profiles(profiles)}."
         )
+    return str(name), profile
+
+
+def _output(
+    name: str, profile: Mapping[str, Any], file: Path, request: Request, jinja: Jinja
+) -> tuple[str, str, Mapping[str, Any]]:
+    """The target, its adapter, and what the file has of it."""
+    outputs = profile["outputs"]
     target, why = _target(profile, outputs, request, jinja, file)
     output = outputs.get(target)
     if not isinstance(output, Mapping):
@@ -277,9 +299,15 @@ def read(
             f"{file}: target `{brief(target)}` of profile `{brief(name)}` has type {brief(adapter)}; this version "
             f"runs on {joined([*ENGINES])}. {way_out}"
         )
+    return target, adapter, output
+
+
+def _fields(
+    engine: EngineType, output: Mapping[str, Any], jinja: Jinja, where: str, file: Path
+) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+    """The rendered fields, and the variables that each of them reads."""
     fields: dict[str, Any] = {}
     reads: dict[str, tuple[str, ...]] = {}
-    engine = ENGINES[adapter]
     for key in (*engine.naming_fields, *engine.connection_fields):
         if key not in output:
             continue
@@ -287,13 +315,13 @@ def read(
             continue
         jinja.read.clear()
         try:
-            fields[key] = jinja.render(output[key], f"{file}: `{key}` of target `{brief(target)}`")
+            fields[key] = jinja.render(output[key], f"{file}: `{key}` of {where}")
         except ProfileError:
             if key in engine.naming_fields:
                 raise
             continue
         reads[key] = tuple(sorted(jinja.read))
-    return Profile(file, project_dir, str(name), target, adapter, fields, reads)
+    return fields, reads
 
 
 def placeholders(profile: Profile, environment: Mapping[str, str], variables: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,131 @@
+"""The ops that build a dbt project. What one execution does is in `build.py`."""
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from lakehouse_analytics._dagster_internals import remember_output_keys
+from lakehouse_analytics.assets.build import DEFAULT_THREADS, OP_NAME, Build, BuildConfig, Context, Event
+from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
+from lakehouse_analytics.assets.own import OwnAssets
+from lakehouse_analytics.assets.specs import table_spec
+from lakehouse_analytics.checks.registry import Evaluated, Scope, specs
+from lakehouse_analytics.contract.models import Grain
+from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.dbt.runner import DbtRunner
+from lakehouse_analytics.engines.base import Engine
+from lakehouse_analytics.partitions.definitions import TOGETHER, Calendar
+from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
+from lakehouse_analytics.settings import Settings
+
+OP_TAGS = {"dagster/compute_kind": "dbt"}
+#: Of the checks that the op evaluates.
+BY_THE_OP = (Evaluated.IN_DBT, Evaluated.WITH_TABLES, Evaluated.BEFORE_TABLES)
+
+
+@dataclass(frozen=True)
+class BuildOps:
+    """One op for all that is built as a whole or by day, and one for each other grain, because Dagster runs no two
+    grains at once.
+
+    Attributes:
+        graph: The manifest's.
+        project: Where it is.
+        calendars: Windows of the partitioned tables, by grain.
+        settings: The environment.
+        own: The user's Python assets.
+        pool: Concurrency pool of the ops.
+    """
+
+    graph: Graph
+    project: DbtProject
+    calendars: Mapping[Grain, Calendar]
+    settings: Settings
+    own: OwnAssets
+    pool: str | None
+
+    def definitions(self) -> list[dg.AssetsDefinition]:
+        """The assets and checks of the whole dbt project."""
+        by_op: dict[str, list[Table]] = {}
+        for table in self.graph.tables.values():
+            by_op.setdefault(op_of(table.grain), []).append(table)
+        scope = Scope(self.graph, self.calendars, circular=self.own.gates_in_a_circle())
+        # Tests of what no run builds gate what reads it; as dagster-dbt does, they belong to the first op.
+        of_unbuilt = [*specs(scope, self.graph.unbuilt.values(), *BY_THE_OP)]
+        if not by_op:
+            return [self._checks(OP_NAME, of_unbuilt)] if of_unbuilt else []
+        # The first has what is not partitioned, if there is any.
+        ops = sorted(by_op, key=lambda name: name != OP_NAME)
+        return [
+            self._op(name, tables, [*specs(scope, tables, *BY_THE_OP), *(of_unbuilt if name == ops[0] else ())])
+            for name in ops
+            for tables in [by_op[name]]
+        ]
+
+    def _op(self, name: str, tables: list[Table], check_specs: list[dg.AssetCheckSpec]) -> dg.AssetsDefinition:
+        most, timezone = self.settings.max_partitions_per_run, self.settings.timezone
+        folder = self.project.project_dir
+        policy = dg.BackfillPolicy.multi_run(most) if most else dg.BackfillPolicy.single_run()
+
+        @multi_asset(
+            name=name,
+            specs=[table_spec(self.graph, table, folder, timezone, self.calendars) for table in tables],
+            check_specs=check_specs,
+            can_subset=True,
+            allow_arbitrary_check_specs=True,
+            pool=self.pool,
+            backfill_policy=policy if any(table.grain for table in tables) else None,
+            op_tags=OP_TAGS,
+        )
+        def build(
+            context: dg.AssetExecutionContext,
+            config: BuildConfig,
+            dbt_runner: dg.ResourceParam[DbtRunner],
+            engine: dg.ResourceParam[Engine],
+        ) -> Iterator[Event]:
+            yield from self._execute(context, context.selected_asset_keys, config, dbt_runner, engine)
+
+        return build
+
+    def _checks(self, name: str, check_specs: list[dg.AssetCheckSpec]) -> dg.AssetChecksDefinition:
+        """The op of a project that has checks and builds no table: Dagster refuses assets without any."""
+
+        @multi_asset_check(name=name, specs=check_specs, can_subset=True, pool=self.pool, op_tags=OP_TAGS)
+        def build(
+            context: dg.AssetCheckExecutionContext,
+            config: BuildConfig,
+            dbt_runner: dg.ResourceParam[DbtRunner],
+            engine: dg.ResourceParam[Engine],
+        ) -> Iterator[Event]:
+            yield from self._execute(context, frozenset(), config, dbt_runner, engine)
+
+        return build
+
+    def _execute(
+        self, context: Context, keys: AbstractSet[dg.AssetKey], config: BuildConfig, dbt: DbtRunner, engine: Engine
+    ) -> Iterator[Event]:
+        refuse_failed_launch(context.instance, context.run.run_id)
+        remember_output_keys(context)
+        run = Build(
+            self.graph,
+            self.project,
+            context,
+            keys,
+            config,
+            dbt=dbt,
+            engine=engine,
+            calendars=self.calendars,
+            zone=ZoneInfo(self.settings.timezone),
+            max_runtime=self.settings.max_runtime,
+            threads=self.settings.dbt_threads or DEFAULT_THREADS,
+        )
+        yield from run.events()
+
+
+def op_of(grain: Grain | None) -> str:
+    """Name of the op that builds tables of a grain."""
+    return OP_NAME if grain in TOGETHER else f"{OP_NAME}_{grain}"
