@@ -122,7 +122,7 @@ class Lake:
 
     def batched(self, tables: Mapping[str, int]) -> Rows:
         """In a few statements, through Trino."""
-        from lakehouse_analytics.checks.row_counts import Counted
+        from lakehouse_analytics.checks.row_count_rules import Counted
         from lakehouse_analytics.checks.runner import Questions, Whole
 
         answers = Questions(self.trino.fetch_all, Whole(), self.trino.max_stages).ask(

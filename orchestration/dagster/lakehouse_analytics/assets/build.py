@@ -27,7 +27,7 @@ from lakehouse_analytics.checks.dbt_tests import dbt_test_result
 from lakehouse_analytics.checks.evaluations import Evaluations
 from lakehouse_analytics.checks.history import history_of
 from lakehouse_analytics.checks.registry import Scope, names_of_tables
-from lakehouse_analytics.checks.row_counts import Counts
+from lakehouse_analytics.checks.row_count_rules import Counts
 from lakehouse_analytics.checks.runner import Answer, CountedWindows, Counter, fetching
 from lakehouse_analytics.common.names import FEW, ROW_COUNT, counted, some, unique_metadata_key
 from lakehouse_analytics.common.text import did_you_mean, shortened

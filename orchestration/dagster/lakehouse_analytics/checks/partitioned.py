@@ -9,7 +9,7 @@ import dagster as dg
 
 from lakehouse_analytics.checks.history import History
 from lakehouse_analytics.checks.results import UNSAID, drift_outcome, last_count, row_count_outcome, uncounted_outcomes
-from lakehouse_analytics.checks.row_counts import Counts, judge_drift
+from lakehouse_analytics.checks.row_count_rules import Counts, judge_drift
 from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.contract.models import Drift, Grain
 from lakehouse_analytics.dbt.graph import Table

@@ -19,7 +19,7 @@ from lakehouse_analytics.checks.history import (
     Past,
     memory_of,
 )
-from lakehouse_analytics.checks.row_counts import Counts, DriftVerdict, broken_rules, judge_drift
+from lakehouse_analytics.checks.row_count_rules import Counts, DriftVerdict, broken_rules, judge_drift
 from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.contract.models import Drift, Rows
 from lakehouse_analytics.dbt.graph import Table

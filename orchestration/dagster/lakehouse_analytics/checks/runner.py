@@ -12,10 +12,10 @@ import dagster as dg
 
 from lakehouse_analytics.assets.retries import Patience
 from lakehouse_analytics.checks.history import History
+from lakehouse_analytics.checks.partition_counts import STAGES, read_window_counts, window_count_sql
 from lakehouse_analytics.checks.partitioned import partition_evaluations
 from lakehouse_analytics.checks.results import row_count_results, uncounted_results
-from lakehouse_analytics.checks.row_counts import Counted, Counts, chunks, count_sql, read_counts
-from lakehouse_analytics.checks.window_counts import STAGES, read_window_counts, window_count_sql
+from lakehouse_analytics.checks.row_count_rules import Counted, Counts, chunks, count_sql, read_counts
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.checks.row_counts import Counted, Counts
+from lakehouse_analytics.checks.row_count_rules import Counted, Counts
 from lakehouse_analytics.checks.runner import Questions, Whole
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.trino.resource import TrinoResource

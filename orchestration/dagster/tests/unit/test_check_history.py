@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.checks import history as check_history
 from lakehouse_analytics.checks.history import history_of
-from lakehouse_analytics.checks.row_counts import Counts, judge_drift
+from lakehouse_analytics.checks.row_count_rules import Counts, judge_drift
 from lakehouse_analytics.checks.runner import Answer, CountedWindows, Counter
 from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.contract.models import Drift

@@ -11,7 +11,7 @@ from lakehouse_analytics.checks.history import Past, history_of
 from lakehouse_analytics.checks.registry import Scope
 from lakehouse_analytics.checks.results import row_count_results
 from lakehouse_analytics.checks.row_count import RowCounts
-from lakehouse_analytics.checks.row_counts import Counts
+from lakehouse_analytics.checks.row_count_rules import Counts
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.run_results import NodeResult
 from manifests import Manifest

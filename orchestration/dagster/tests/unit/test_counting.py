@@ -9,7 +9,7 @@ import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.checks.row_counts import Counts
+from lakehouse_analytics.checks.row_count_rules import Counts
 from lakehouse_analytics.checks.runner import MOST_FAILURES, Counter
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import Relation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -36,6 +37,21 @@ def test_only_engines_are_asked_which_engine_they_are() -> None:
         if isinstance(node, ast.Constant) and node.value in ENGINES
     }
     assert {name for name in named if not name.startswith("common/redact.py")} == set()  # schemes of URLs
+
+
+def test_the_architecture_page_names_files_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    package = CODE / "lakehouse_analytics"
+    table = page[page.index("## Where to change what") : page.index("The allowed imports")]
+    named = {
+        name for name in re.findall(r"`([a-z_/]+(?:\.py|\.sql|/))`", table) if "/" in name or name == "notifications.py"
+    }
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not ((package / name).exists() or (ROOT / name).exists())] == []
+    tree = page[page.index("```\nlakehouse_analytics/") : page.index("Four words recur")]
+    rows = {line.split()[0].rstrip("/") for line in tree.splitlines()[2:] if line.startswith("  ") and line[2] != " "}
+    found = {path.name for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert rows == found - {"__init__.py"}
 
 
 def _tools(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lakehouse_analytics.checks.row_counts import Counted, Counts, newest_sql, padding, parse_time
+from lakehouse_analytics.checks.row_count_rules import Counted, Counts, newest_sql, padding, parse_time
 from lakehouse_analytics.common.sql import identifier
 from lakehouse_analytics.engines.registry import engine_type
 from lakehouse_analytics.engines.windows import Bins

@@ -10,7 +10,7 @@ import pytest
 import sqlglot
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.checks.row_counts import (
+from lakehouse_analytics.checks.row_count_rules import (
     SAME_SEASON,
     Counted,
     Counts,

@@ -10,8 +10,8 @@ import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.checks.row_counts import Counted
-from lakehouse_analytics.checks.window_counts import read_window_counts, window_count_sql
+from lakehouse_analytics.checks.partition_counts import read_window_counts, window_count_sql
+from lakehouse_analytics.checks.row_count_rules import Counted
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.engines.windows import Bins
 from lakehouse_analytics.partitions.definitions import Span, windows
