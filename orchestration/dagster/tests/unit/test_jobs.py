@@ -13,7 +13,7 @@ def test_customer_pipeline_is_a_job_of_the_demo_alone(project: str, *, expected:
     m.model("stg_customers", m.source("raw", "customers"), folder="bronze")
     built = m.build()
     graph = read({**built, "metadata": {**built["metadata"], "project_name": project}}, {})
-    names = {job.name for job in build_jobs(graph, {}, OwnAssets(graph), max_runtime=1, upkeep=False)}
+    names = {job.name for job in build_jobs(graph, {}, OwnAssets(graph), max_runtime=1, maintenance=False)}
     assert names == {"full_refresh", "bronze_refresh"} | ({"customer_pipeline"} if expected else set())
 
 
@@ -29,7 +29,7 @@ def test_full_refresh_has_the_checks_of_what_no_run_builds() -> None:
     graph = m.graph()
     [job] = [
         job
-        for job in build_jobs(graph, {}, OwnAssets(graph), max_runtime=1, upkeep=False)
+        for job in build_jobs(graph, {}, OwnAssets(graph), max_runtime=1, maintenance=False)
         if job.name == "full_refresh"
     ]
     selected = repr(job.selection)

@@ -73,7 +73,7 @@ def test_an_op_that_cannot_be_divided_is_in_the_job_as_a_whole(graph: Graph) -> 
 
 def test_jobs_build_what_is_between_their_tables_and_what_is_below_it(graph: Graph) -> None:
     own = OwnAssets(graph, [FIRST, SECOND])
-    jobs = {job.name: job for job in build_jobs(graph, {}, own, max_runtime=1, upkeep=False)}
+    jobs = {job.name: job for job in build_jobs(graph, {}, own, max_runtime=1, maintenance=False)}
     tables = {dg.AssetKey(table.key) for table in graph.tables.values()}
     everything = tables | {FIRST.key, SECOND.key}
 

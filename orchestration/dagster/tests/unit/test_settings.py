@@ -57,7 +57,7 @@ def test_prod_with_all_it_needs_runs_on_trino(monkeypatch: pytest.MonkeyPatch) -
     settings = load(monkeypatch, **PROD)
     assert settings.target == "trino"
     [mistake] = mistakes(monkeypatch, LAKEHOUSE_DBT_TARGET="local")
-    assert mistake.startswith("LAKEHOUSE_ENV: prod runs on Trino, but target `local` of profile `lakehouse` in ")
+    assert mistake.startswith("LAKEHOUSE_ENV: prod runs on a server, but target `local` of profile `lakehouse` in ")
 
 
 @pytest.mark.parametrize("value", ["production", "Prod", "dev", "local "])
@@ -76,7 +76,7 @@ def test_prod_lists_everything_missing_at_once(monkeypatch: pytest.MonkeyPatch) 
 def test_a_build_of_an_image_for_prod_needs_no_trino(monkeypatch: pytest.MonkeyPatch) -> None:
     """A project may read LAKEHOUSE_ENV while it is parsed: the manifest is then made with production's."""
     monkeypatch.setenv("LAKEHOUSE_ENV", "prod")
-    assert Settings.load(complete=False).on_trino
+    assert Settings.load(complete=False).engine_type.name == "trino"
     # Nor what only a run needs: the pods have it from a Secret.
     for name, value in {"NOTIFY": "slack", "TRINO_CA_BUNDLE": "/etc/trino-ca/ca.pem", "AIRBYTE_USER": "a"}.items():
         monkeypatch.setenv(f"LAKEHOUSE_{name}", value)
@@ -327,7 +327,7 @@ def test_a_password_is_never_sent_in_the_clear(monkeypatch: pytest.MonkeyPatch) 
 
 def test_trino_by_default_is_the_local_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch, LAKEHOUSE_ENV="trino")
-    assert (settings.target, settings.on_trino, settings.trino_auth) == ("trino", True, "none")
+    assert (settings.target, settings.engine_type.name, settings.trino_auth) == ("trino", "trino", "none")
     assert (settings.trino_host, settings.trino_catalog) == ("localhost", "lakehouse")
 
 

@@ -308,7 +308,7 @@ def test_a_sync_that_was_overtaken_writes_nothing(
 
 def test_without_a_catalog_the_variable_is_named(iceberg_lake: IcebergLake) -> None:
     iceberg_lake.settings = iceberg_lake.settings.model_copy(update={"iceberg_catalog": None})
-    with pytest.raises(IngestError, match=r"^LAKEHOUSE_ICEBERG_CATALOG is not set, and LAKEHOUSE_ENV=trino lands"):
+    with pytest.raises(IngestError, match=r"^LAKEHOUSE_ICEBERG_CATALOG is not set, and target trino lands"):
         iceberg_lake.run()
 
 
