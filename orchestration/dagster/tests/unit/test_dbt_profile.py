@@ -143,16 +143,16 @@ def test_a_warehouse_that_is_not_supported_names_the_targets_that_are(shop: Path
         "shop: {target: prod, outputs: {prod: {type: bigquery}, dev: {type: duckdb}, qa: {type: trino}}}"
     )
     assert problem() == (
-        f"{shop / 'profiles.yml'}: target `prod` of profile `shop` has type bigquery; this version runs on duckdb, trino "
-        "and postgres. Name another target in LAKEHOUSE_DBT_TARGET: dev, qa."
+        f"{shop / 'profiles.yml'}: target `prod` of profile `shop` has type bigquery; this version runs on duckdb, "
+        "trino and postgres. Name another target in LAKEHOUSE_DBT_TARGET: dev, qa."
     )
 
 
 def test_a_profile_without_a_supported_target_says_to_add_one(shop: Path) -> None:
     (shop / "profiles.yml").write_text("shop: {target: prod, outputs: {prod: {type: bigquery}, dev: {type: bigquery}}}")
     assert problem() == (
-        f"{shop / 'profiles.yml'}: target `prod` of profile `shop` has type bigquery; this version runs on duckdb, trino "
-        "and postgres. Add a target of one of these types to the profile, and name it in LAKEHOUSE_DBT_TARGET."
+        f"{shop / 'profiles.yml'}: target `prod` of profile `shop` has type bigquery; this version runs on duckdb, "
+        "trino and postgres. Add a target of one of these types to the profile, and name it in LAKEHOUSE_DBT_TARGET."
     )
 
 
