@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 
 import dagster as dg
@@ -76,14 +76,23 @@ def build_jobs(
                 tags,
             )
         )
+    return [*jobs, *_jobs_that_build_nothing(tables, of_sources, max_runtime=max_runtime, maintenance=maintenance)]
+
+
+def _jobs_that_build_nothing(
+    tables: Collection[Table],
+    of_sources: Mapping[str, Collection[dg.AssetCheckKey]],
+    *,
+    max_runtime: int,
+    maintenance: bool,
+) -> Iterator[dg.UnresolvedAssetJobDefinition]:
     for name, keys in of_sources.items():
         what = f"The check `{name}` of every source that has it."
-        jobs.append(_job(f"source_{name}", dg.AssetSelection.checks(*keys), what, ended_after(max_runtime)))
+        yield _job(f"source_{name}", dg.AssetSelection.checks(*keys), what, ended_after(max_runtime))
     if maintenance:
         # A table may be of a group of that name, too: a group's name can be any (meta.dagster.group).
         maintained = dg.AssetSelection.groups(MAINTENANCE_GROUP) - _assets(tables)
-        jobs.append(_job(MAINTENANCE, maintained, "Maintenance of every Iceberg table.", ended_after(max_runtime)))
-    return jobs
+        yield _job(MAINTENANCE, maintained, "Maintenance of every Iceberg table.", ended_after(max_runtime))
 
 
 def job_of(grain: Grain) -> str:

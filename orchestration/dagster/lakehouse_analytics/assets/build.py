@@ -12,41 +12,37 @@ from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 from pydantic import Field
 
 from lakehouse_analytics._dagster_internals import keys_of_run
-from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
-from lakehouse_analytics.assets.gates import BUILT_STATUS, FINE_STATUS, Plan, Run
+from lakehouse_analytics.assets.build_events import BuildEvents, Event
+from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun
+from lakehouse_analytics.assets.gates import FINE_STATUS, Plan, Run
 from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
 from lakehouse_analytics.assets.retries import Patience, merge, worth_a_second_start, worth_another_try
-from lakehouse_analytics.checks.dbt_tests import dbt_test_result
-from lakehouse_analytics.checks.evaluations import Evaluations
 from lakehouse_analytics.checks.history import history_of
 from lakehouse_analytics.checks.registry import Scope, names_of_tables
-from lakehouse_analytics.checks.row_count_rules import Counts
 from lakehouse_analytics.checks.runner import Answer, CountedWindows, Counter, fetching
-from lakehouse_analytics.common.names import FEW, ROW_COUNT, counted, some, unique_metadata_key
+from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.common.text import did_you_mean, shortened
 from lakehouse_analytics.contract.models import Grain
-from lakehouse_analytics.dbt.error_location import with_source_line
-from lakehouse_analytics.dbt.graph import DbtTest, Function, Graph, Table
+from lakehouse_analytics.dbt.graph import DbtTest, Graph, Table
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.dbt.query_tags import Provenance
 from lakehouse_analytics.dbt.relation import relation_of
-from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
+from lakehouse_analytics.dbt.run_results import DbtResult
 from lakehouse_analytics.dbt.runner import DbtRunner, run_to_end
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll
 from lakehouse_analytics.keys import asset_key, check_key
 from lakehouse_analytics.locks import TableLocks, lock_name
-from lakehouse_analytics.partitions.definitions import Calendar, Window
+from lakehouse_analytics.partitions.definitions import Calendar
 from lakehouse_analytics.partitions.run_partitions import RunWindows
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
-Event = dg.MaterializeResult[Any] | dg.Output[None] | dg.AssetCheckEvaluation
 OP_NAME = "build"
 #: dbt's threads where LAKEHOUSE_DBT_THREADS is not set, as the profile has it for Trino.
 DEFAULT_THREADS = 4
@@ -111,10 +107,9 @@ class Build:
         self.windows = self._windows()
         self.zone, self.accepted = zone, self._accepted()
         self.counter: Counter
-        self.evaluations = Evaluations(context)
-        self.verdicts: dict[str, list[dg.AssetCheckResult | dg.AssetCheckEvaluation]] = {}
-        self.counted_in_part: dict[str, Answer] = {}
-        self.reported: set[str] = set()
+        self.report = BuildEvents(
+            graph, project.project_dir, self.context, self.checks, run=self.run, engine=engine, windows=self.windows
+        )
         step = context.op_execution_context.op_def.name
         self.locks = TableLocks(context.instance, context.run.run_id, step, on_lost=self._stop_writing)
 
@@ -150,23 +145,23 @@ class Build:
             self.context.log.info(what)
             _say(f"== {what}")
             yield from self._build(plan, what)
-        self._close()
+        self.report.close()
 
     def _build(self, plan: Plan, what: str) -> Iterator[Event]:
         """Build a plan, and again what failed of it for a reason that passes."""
         with self.locks, DbtOfRun(self.graph.adapter, self.dbt.manifest) as dbt:
             self._wait_until_free()  # meanwhile dbt is imported
             for check in self.of_sources.results(partial(self._command_of, dbt)):
-                yield from self.evaluations.events([check])
+                yield from self.report.evaluations.events([check])
             if not plan:
                 return
             result = yield from self._tries(dbt, plan)
         self.run.record(plan, result)
-        yield from self._settle(plan, result)
+        yield from self.report.of_end(plan, result, self.counter)
         if result.crashed:
             raise dg.Failure(
                 f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
-                f"{self._with_advice(result.reason)}\n{self.run.summary()}",
+                f"{self.report.with_advice(result.reason)}\n{self.run.summary()}",
                 allow_retries=False,
             )
 
@@ -278,7 +273,7 @@ class Build:
         try:
             with self.engine.queue_reported(run_id, self._warn):
                 for report in build.run(request):
-                    yield from self._report_node(report, patience)
+                    yield from self.report.of_node(report, patience)
             ended = not build.result.crashed
         finally:
             stop.set()
@@ -286,91 +281,6 @@ class Build:
                 dbt.stop()
                 self.engine.end_queries_of(run_id)
         return build.result
-
-    def _report_node(self, report: Report, patience: Patience) -> Iterator[Event]:
-        """What there is to tell of a node that will not be tried again."""
-        table, node = report.table, report.node
-        if table is None:
-            # Functions are not assets. A test that may be retried is reported when that is decided.
-            if node and node.unique_id in self.graph.tests and not _may_pass(node, patience):
-                yield from self._report_test(node)
-            return
-        if node and node.status not in BUILT_STATUS:
-            if report.answer is not None:
-                self.counted_in_part[table.unique_id] = report.answer
-            return
-        if node and not report.late:
-            metadata = self._metadata(table, report.answer, node)
-            self._tell_partitions(table, report.answer)
-            yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
-            self.evaluations.forget(asset_key(table))
-        if report.late:
-            for partition, metadata in _counted(report.answer):
-                self.context.log_event(dg.AssetObservation(asset_key(table), partition=partition, metadata=metadata))
-        if report.answer is not None:
-            yield from self.evaluations.events(self.verdicts[table.unique_id])
-
-    def _report_test(self, node: NodeResult) -> Iterator[Event]:
-        if node.status != "skipped" and node.unique_id not in self.reported:
-            self.reported.add(node.unique_id)
-            result = dbt_test_result(self.graph, self.graph.tests[node.unique_id], node)
-            yield from self.evaluations.events([result])
-
-    def _settle(self, plan: Plan, result: DbtResult) -> Iterator[Event]:
-        """What is known only at the end: failures that were retried, and tables that were built in part."""
-        things: list[Table | Function] = [*plan.tables, *plan.functions]
-        for thing in things:
-            if thing.unique_id in self.run.failed:
-                message = self._with_advice(self.run.failed[thing.unique_id])
-                self.run.failed[thing.unique_id] = with_source_line(message, thing.node, self.project.project_dir)
-        for unique_id, reasons in self._partly_replaced(plan.tables, result).items():
-            answer = self.counted_in_part.get(unique_id, "dbt ended before it was counted")
-            yield from self._report_windows(self.graph.tables[unique_id], answer, reasons)
-        for test in plan.tests:
-            if node := result.nodes.get(test.unique_id):
-                yield from self._report_test(node)
-
-    def _partly_replaced(self, tables: Sequence[Table], result: DbtResult) -> dict[str, dict[Window, str | None]]:
-        """Of failed tables of which dbt replaced some windows: for each window None, or why it was not replaced.
-
-        Only where this run may report the row count: its failure is what brings the table into Dagster's retry.
-        """
-        found: dict[str, dict[Window, str | None]] = {}
-        if self.windows is None:
-            return found
-        for table in tables:
-            node = result.nodes.get(table.unique_id)
-            counted = dg.AssetCheckKey(asset_key(table), ROW_COUNT) in self.checks
-            if not (table.grain and counted and table.unique_id in self.run.failed):
-                continue
-            if node and node.batches and node.batches.replaced and node.batches.failed:
-                found[table.unique_id] = node.batches.of(self.windows.span.windows)
-        return found
-
-    def _report_windows(self, table: Table, answer: Answer, reasons: Mapping[Window, str | None]) -> Iterator[Event]:
-        """Record the windows that were replaced, and a failed row count for each of the others."""
-        key = asset_key(table)
-        done = {window.key for window, reason in reasons.items() if reason is None}
-        for partition in done:
-            counts = answer.get(partition) if isinstance(answer, Mapping) else None
-            metadata = {"dagster/partition_row_count": counts.rows, **_of_rows(counts)} if counts else {}
-            self.context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
-        self.evaluations.forget(key)
-        judged = [v for v in self.counter.judge(table, answer) if getattr(v, "partition", None) in done]
-        yield from self.evaluations.events(judged)
-        kept = [
-            dg.AssetCheckEvaluation(
-                asset_key=key,
-                check_name=ROW_COUNT,
-                partition=window.key,
-                passed=False,
-                blocking=True,
-                description=f"dbt did not replace this window: {reason}",
-            )
-            for window, reason in reasons.items()
-            if reason is not None
-        ]
-        yield from self.evaluations.events(kept)
 
     def _locked(
         self, table: Table, log: Callable[[str], None], stop: threading.Event
@@ -389,10 +299,6 @@ class Build:
         self.run.problems.append(reason)
         self.engine.end_queries_of(self.context.run.run_id)
 
-    def _with_advice(self, message: str) -> str:
-        advice = self.engine.judge(message).advice
-        return f"{message.rstrip()}\n  {advice}" if advice else message
-
     def _command(self, plan: Plan, threads: int | None) -> list[str]:
         command = ["build"]
         if plan.tables and self.config.full_refresh:
@@ -410,7 +316,7 @@ class Build:
     def _judge(self, table: Table, answer: Answer) -> bool:
         """Whether a row count, and what else is checked of a table, lets the tables below be built."""
         of_rows, others = [*self.counter.judge(table, answer)], self.of_tables.results(table)
-        self.verdicts[table.unique_id] = [*of_rows, *others]
+        self.report.verdicts[table.unique_id] = [*of_rows, *others]
         broken: dict[str, list[str]] = {}
         for verdict in [*of_rows, *(other for other in others if self.of_tables.blocks(table, other.check_name))]:
             if not verdict.passed and verdict.severity == dg.AssetCheckSeverity.ERROR:
@@ -426,28 +332,6 @@ class Build:
             return accepted_tables(self.graph, self.config.accept_row_counts)
         except ValueError as error:
             raise dg.Failure(f"accept_row_counts: {error}", allow_retries=False) from None
-
-    def _close(self) -> None:
-        summary = self.run.summary()
-        silent = sorted(key.to_user_string() for key in self.checks - self.evaluations.evaluated - self._explained())
-        if silent:
-            summary += "\n✘ planned checks that were not evaluated: " + ", ".join(silent)
-        if silent or not self.run.succeeded:
-            raise dg.Failure(f"The build did not pass.\n{summary}", allow_retries=False)
-        self.context.log.info(summary)
-
-    def _explained(self) -> set[dg.AssetCheckKey]:
-        """Checks that could not be evaluated for a reason the summary gives already."""
-        out = {*self.run.blocked, *self.run.failed}
-        tests = self.graph.tests.values()
-        explained = {
-            check_key(self.graph, t)
-            for t in tests
-            if t.unique_id in self.run.unevaluated or not out.isdisjoint((*t.parents, *t.functions))
-        }
-        # A table that was not built has no rows to judge.
-        keys = (asset_key(self.graph.tables[table]) for table in out & self.graph.tables.keys())
-        return explained | {dg.AssetCheckKey(key, name) for key in keys for name in names_of_tables()}
 
     def _provenance(self) -> Provenance:
         partition = self.windows.span.label if self.windows else ""
@@ -484,20 +368,6 @@ class Build:
             return None
         history = history_of(self.context.instance)
         return CountedWindows(self.graph.adapter, self.windows.calendar, self.windows.span, history)
-
-    def _tell_partitions(self, table: Table, answer: Answer | None) -> None:
-        """What a materialization says of its own partition, and not of the run."""
-        for partition, metadata in _counted(answer):
-            if partition is not None:
-                self.context.add_asset_metadata(metadata, asset_key(table), partition)
-
-    def _metadata(self, table: Table, answer: Answer | None, node: NodeResult) -> dict[str, Any]:
-        metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": table.node["relation_name"]}
-        for partition, rows in _counted(answer):
-            metadata |= rows if partition is None else {}
-        if url := node.query_id and self.engine.query_url(node.query_id):
-            metadata["query"] = dg.MetadataValue.url(url)
-        return metadata
 
     def _warn(self, message: str) -> None:
         _say(message)
@@ -553,26 +423,6 @@ def _messages(result: DbtResult, asked: Sequence[Table | DbtTest]) -> Iterator[s
         node = result.nodes.get(thing.unique_id)
         if node and node.status not in (*FINE_STATUS, "skipped"):
             yield f"{thing.name}: {node.message}"
-
-
-def _may_pass(node: NodeResult, patience: Patience) -> bool:
-    return node.status == "error" and patience.judge(node.message).transient
-
-
-def _counted(answer: Answer | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """The metadata of a table's rows: of the table, or of each partition."""
-    if isinstance(answer, Counts):
-        yield None, {"dagster/row_count": answer.rows, **_of_rows(answer)}
-    elif isinstance(answer, Mapping):
-        for partition, counts in answer.items():
-            yield partition, {"dagster/partition_row_count": counts.rows, **_of_rows(counts)}
-
-
-def _of_rows(counts: Counts) -> dict[str, Any]:
-    metadata: dict[str, Any] = {unique_metadata_key(column): n for column, n in counts.distinct.items()}
-    if counts.newest:
-        metadata["newest_event_time"] = dg.MetadataValue.timestamp(counts.newest)
-    return metadata
 
 
 def _say(message: str) -> None:

@@ -16,7 +16,7 @@ from lakehouse_analytics.settings import Settings, SettingsError
 
 
 def settings(known: Known) -> Finding:
-    """The variables that `settings.py` knows."""
+    """The variables that `Settings` knows."""
     try:
         known.settings = Settings.load()
     except SettingsError as error:

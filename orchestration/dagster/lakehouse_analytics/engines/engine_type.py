@@ -34,6 +34,8 @@ class EngineType:
     connection_fields: ClassVar[Sequence[str]] = ()
     #: Settings that name the database, with the fields of the profile that hold the same: the two must agree.
     same_as_profile: ClassVar[Mapping[str, Sequence[str]]] = {}
+    #: Settings of which one says how to log in. Where none is set, the profile does.
+    log_in_settings: ClassVar[Sequence[str]] = ()
     #: Settings without a default that is right in production: required where LAKEHOUSE_ENV is `prod`.
     required_in_prod: ClassVar[Sequence[str]] = ()
     #: Name of a target that this engine is developed with.
@@ -90,6 +92,16 @@ class EngineType:
             ProfileError: in a way that rows cannot be counted with.
         """
         return {}
+
+    def problems_of(self, settings: Settings, found: Mapping[str, Any], where: str) -> list[str]:  # noqa: ARG002
+        """What is wrong with settings that the profile has completed, each by variable.
+
+        Args:
+            settings: The settings.
+            found: Those of them that are the profile's.
+            where: The profile, for messages.
+        """
+        return []
 
     def location(self, settings: Settings) -> str:
         """Where the tables are, for people: one line, or several."""

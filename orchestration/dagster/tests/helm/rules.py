@@ -313,25 +313,34 @@ def runs_have_the_environment_of_the_code_server(subject: Subject) -> Iterator[s
 
 def settings_exist(subject: Subject) -> Iterator[str]:
     """A variable that the package does not read is a typo or of another release; others must fit dbt's profile."""
-    from lakehouse_analytics.settings import REQUIRED_IN_PROD, Settings, SettingsError
+    from lakehouse_analytics.dbt.profile import ProfileError
+    from lakehouse_analytics.engines.registry import ENGINES
+    from lakehouse_analytics.settings import Settings, SettingsError
+    from lakehouse_analytics.settings.against_profile import named_by_profile
 
     known = {f"LAKEHOUSE_{field.upper()}" for field in Settings.model_fields}
     said = variables(subject.rendered.server, subject.rendered)
     env = {name for name, value in said.items() if name.startswith("LAKEHOUSE_") and value}
-    for name in sorted(env - known):
-        near = difflib.get_close_matches(name, known, n=1)
-        advice = f"Did you mean {near[0]}?" if near else ".env.example has all of them."
-        yield f"dagster-user-deployments.deployments[0].env.{name}: there is no such setting. {advice}"
     named: set[str] = set()
+    required = ENGINES["trino"].required_in_prod
     with mock.patch.dict(os.environ, _in_pod(said), clear=True):
         try:
-            named = Settings.load(complete=False).named_by_profile()
+            settings = Settings.load(complete=False)
+            named, required = named_by_profile(settings), settings.engine_type.required_in_prod
+            # dbt's profile may read variables of its own, as that of this repository does for PostgreSQL.
+            known |= {name for names in settings.profile.reads.values() for name in names}
         except SettingsError as error:
             for line in map(str.strip, str(error).splitlines()[1:]):
                 if line.partition(":")[0] in env & known:
                     yield f"dagster-user-deployments.deployments[0].env.{line}"
+        except ProfileError:
+            pass  # `lakehouse manifest` reports it
+    for name in sorted(env - known):
+        near = difflib.get_close_matches(name, known, n=1)
+        advice = f"Did you mean {near[0]}?" if near else ".env.example has all of them."
+        yield f"dagster-user-deployments.deployments[0].env.{name}: there is no such setting. {advice}"
     if said.get("LAKEHOUSE_ENV") == "prod":
-        for field in sorted(set(REQUIRED_IN_PROD) - named):
+        for field in sorted({*required, "timezone"} - named):
             if (name := f"LAKEHOUSE_{field.upper()}") not in env:
                 yield f"dagster-user-deployments.deployments[0].env.{name}: it is missing, and required in production."
 

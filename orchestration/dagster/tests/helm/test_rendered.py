@@ -148,6 +148,19 @@ def test_the_values_fit_a_profile_that_names_the_catalog_itself(
     assert "LAKEHOUSE_TRINO_HOST: it is missing" in missing
 
 
+def test_values_for_postgresql_are_those_of_its_target(make: Made) -> None:
+    changed = {"ENGINE": "postgres", "POSTGRES_HOST": "postgres.example", "POSTGRES_DATABASE": "lake"}
+    unset = [
+        word
+        for name in ("HOST", "PORT", "USER", "CATALOG", "HTTP_SCHEME")
+        for word in ("--set", f"{DEPLOYMENT}.env.LAKEHOUSE_TRINO_{name}=null")
+    ]
+    said = [word for name, value in changed.items() for word in ("--set", f"{DEPLOYMENT}.env.LAKEHOUSE_{name}={value}")]
+    assert [*settings_exist(make(EXAMPLE, *unset, *said))] == []
+    [typo] = settings_exist(make(EXAMPLE, *unset, *said, "--set", f"{DEPLOYMENT}.env.LAKEHOUSE_POSTGRES_HOTS=a"))
+    assert "Did you mean LAKEHOUSE_POSTGRES_HOST?" in typo
+
+
 def test_a_run_queue_that_is_off_is_named_in_plain_words(make: Made) -> None:
     """Charts since 1.12 replace it with a coordinator that launches every run at once; older ones keep the queue."""
     changed = make(EXAMPLE, "--set", "dagsterDaemon.runCoordinator.enabled=false")

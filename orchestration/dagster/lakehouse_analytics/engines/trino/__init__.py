@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lakehouse_analytics.common.environment import PREFIX
 from lakehouse_analytics.engines.engine_type import EngineType
+from lakehouse_analytics.engines.trino.settings import LOG_INS
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.lint.findings import Finding
@@ -29,6 +31,7 @@ class Trino(EngineType):
         "trino_port": ("port",),
         "trino_catalog": ("database", "catalog"),
     }
+    log_in_settings = tuple(LOG_INS)
     required_in_prod = ("trino_host", "trino_user", "trino_catalog")
     local_target = "trino"
     iceberg = True
@@ -49,6 +52,12 @@ class Trino(EngineType):
         from lakehouse_analytics.engines.trino.profile import log_in_of
 
         return log_in_of(profile)
+
+    def problems_of(self, settings: Settings, found: Mapping[str, Any], where: str) -> list[str]:
+        """A log-in needs HTTPS."""
+        if settings.trino_http_scheme == "http" and not LOG_INS.keys().isdisjoint(found):
+            return [f"{PREFIX}TRINO_HTTP_SCHEME: must be https, because {where} logs in to Trino"]
+        return []
 
     def location(self, settings: Settings) -> str:
         """The catalog and the coordinator."""

@@ -1,0 +1,35 @@
+"""Settings of Iceberg tables: their metadata, and their maintenance."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from lakehouse_analytics.contract.models import Duration
+from lakehouse_analytics.settings.schedules import valid_cron
+
+
+class IcebergSettings(BaseModel):
+    """The part of `Settings` about Iceberg tables."""
+
+    iceberg_catalog: str | None = Field(
+        None,
+        description="Name of the same catalog in pyiceberg's configuration (PYICEBERG_CATALOG__<NAME>__*). Makes row "
+        "counts faster.",
+    )
+    iceberg_row_counts: Literal["metadata", "query"] = Field(
+        "metadata",
+        description="Source of row counts: `metadata` (Iceberg's, where it is exact) or `query`. Set `query` if "
+        "Trino filters rows for its user.",
+    )
+    maintenance_cron: str = Field(
+        "30 4 * * *", description="Cron schedule of `iceberg_maintenance`, which maintains the Iceberg tables."
+    )
+    maintenance_floor: Duration = Field(
+        timedelta(days=1),
+        description="Minimum retention of snapshots (30m, 26h, 7d). A table's contract cannot go below it.",
+    )
+
+    _maintenance_cron = field_validator("maintenance_cron")(valid_cron)
