@@ -1,4 +1,4 @@
-"""Names and texts quoted for SQL, alike on both engines."""
+"""Names and texts quoted for SQL, alike on all engines."""
 
 from __future__ import annotations
 

@@ -228,11 +228,7 @@ def raw_rows_of(path: Path, database: Database, schema: str = "raw") -> None:
         connection.execute("set TimeZone = 'UTC'")
         catalog = open_catalog(database.environment["LAKEHOUSE_ICEBERG_CATALOG"])
         catalog.create_namespace_if_not_exists(schema)
-        tables = connection.execute(
-            "select table_name from duckdb_tables() where schema_name = ? and not starts_with(table_name, '_')",
-            [schema],
-        ).fetchall()
-        for (table,) in tables:
+        for table in _raw_tables(connection, schema):
             relation = connection.sql(f'from "{schema}"."{table}"')
             columns = dict(zip(relation.columns, map(str, relation.types), strict=True))
             replace(catalog, (schema, table), columns, relation.to_arrow_reader(10_000))
@@ -249,11 +245,7 @@ def raw_rows_to_postgres(path: Path, database: Postgres, schema: str = "raw") ->
     database.ask(f"create schema {schema}")
     with connect(path) as connection, tempfile.TemporaryDirectory() as folder:
         connection.execute("set TimeZone = 'UTC'")
-        tables = connection.execute(
-            "select table_name from duckdb_tables() where schema_name = ? and not starts_with(table_name, '_')",
-            [schema],
-        ).fetchall()
-        for (table,) in tables:
+        for table in _raw_tables(connection, schema):
             relation = connection.sql(f'from "{schema}"."{table}"')
             columns = {name: typed(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
             declared = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
@@ -262,6 +254,14 @@ def raw_rows_to_postgres(path: Path, database: Postgres, schema: str = "raw") ->
             values = (f'to_json("{name}")' if kind == "jsonb" else f'"{name}"' for name, kind in columns.items())
             relation.project(", ".join(values)).to_csv(str(file), header=False)
             database.copy(f'"{schema}"."{table}"', file)
+
+
+def _raw_tables(connection: Any, schema: str) -> list[str]:
+    """Names of the raw tables of a DuckDB file, without those of ingest itself."""
+    found = connection.execute(
+        "select table_name from duckdb_tables() where schema_name = ? and not starts_with(table_name, '_')", [schema]
+    ).fetchall()
+    return [name for (name,) in found]
 
 
 def _session(ca_bundle: str) -> Any:
