@@ -122,11 +122,11 @@ class Lake:
 
     def batched(self, tables: Mapping[str, int]) -> Rows:
         """In a few statements, through Trino."""
-        from lakehouse_analytics.checks.row_count_rules import Counted
+        from lakehouse_analytics.checks.row_count_rules import CountRequest
         from lakehouse_analytics.checks.runner import Questions, Whole
 
         answers = Questions(self.trino.fetch_all, Whole(), self.trino.max_stages).ask(
-            [Counted(str(self.relation(name))) for name in tables]
+            [CountRequest(str(self.relation(name))) for name in tables]
         )
         return {name: getattr(answer, "rows", -1) for name, answer in zip(tables, answers, strict=True)}
 

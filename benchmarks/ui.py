@@ -68,9 +68,9 @@ def fill(days: int) -> list[list[str]]:
 
     began = time.perf_counter()
     keys = sorted(defs.resolve_asset_graph().materializable_asset_keys)
-    calendar = defs.resolve_asset_graph().get(keys[0]).partitions_def
-    assert calendar
-    partitions = calendar.get_partition_keys()[:days]
+    partitions_def = defs.resolve_asset_graph().get(keys[0]).partitions_def
+    assert partitions_def
+    partitions = partitions_def.get_partition_keys()[:days]
     with dg.DagsterInstance.get() as instance:
         run = create_run_for_test(instance, job_name="__ASSET_JOB", status=dg.DagsterRunStatus.SUCCESS)
         for key in keys:

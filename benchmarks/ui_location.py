@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "orchestration" / "dagster"))
 from lakehouse_analytics.assets.build_ops import BuildOps
 from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.contract.models import LAYERS
-from lakehouse_analytics.partitions.definitions import calendars
+from lakehouse_analytics.partitions.definitions import grain_partitions
 from lakehouse_analytics.settings import Settings
 from tests.unit.manifests import Manifest
 from tests.unit.windowed import WINDOWED
@@ -37,7 +37,9 @@ def definitions(count: int) -> dg.Definitions:
     graph = manifest.graph()
     settings = Settings.load()
     project = cast("Any", SimpleNamespace(project_dir=Path()))
-    assets = BuildOps(graph, project, calendars(graph, "UTC"), settings, OwnAssets(graph), pool=None).definitions()
+    assets = BuildOps(
+        graph, project, grain_partitions(graph, "UTC"), settings, OwnAssets(graph), pool=None
+    ).definitions()
     return dg.Definitions(assets=assets, resources={"dbt_runner": object(), "engine": object()})
 
 

@@ -23,7 +23,7 @@ from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.engines.resources import dbt_runner, engine
 from lakehouse_analytics.jobs import build_jobs
 from lakehouse_analytics.notifications import notifiers
-from lakehouse_analytics.partitions.definitions import calendars, refuse_mismatched_zones, zone_warnings
+from lakehouse_analytics.partitions.definitions import grain_partitions, refuse_mismatched_zones, zone_warnings
 from lakehouse_analytics.resources import resources
 from lakehouse_analytics.runs.retry_watchdog import lost_retries
 from lakehouse_analytics.schedules import plans, schedule_definitions
@@ -46,7 +46,7 @@ def defs() -> dg.Definitions:
     warn_once([*graph.warnings, *zone_warnings(graph, settings.timezone, strict=settings.strict)])
 
     limit, channels, url = settings.max_runtime, notifiers(settings), settings.webserver_url
-    windows = calendars(graph, settings.timezone, end_offset=settings.partition_end_offset)
+    windows = grain_partitions(graph, settings.timezone, end_offset=settings.partition_end_offset)
     triggers = configured_triggers(settings, graph)
     maintenance = maintenance_assets(
         graph, floor=settings.maintenance_floor, max_runtime=limit, guard=guard_of(triggers)

@@ -13,7 +13,7 @@ from lakehouse_analytics.checks.registry import checks_of_sources
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, ended_after
-from lakehouse_analytics.partitions.definitions import GRAINS, TOGETHER, Calendar
+from lakehouse_analytics.partitions.definitions import GRAINS, GRAINS_OF_ONE_OP, GrainPartitions
 from lakehouse_analytics.runs.retry_on_lost_database import retry_after_a_lost_database
 
 MAIN, DAILY = "full_refresh", "daily_backfill"
@@ -24,7 +24,12 @@ CUSTOMER_ENTRY = ("bronze", "stg_customers")
 
 
 def build_jobs(
-    graph: Graph, calendars: Mapping[Grain, Calendar], own: OwnAssets, *, max_runtime: int, maintenance: bool
+    graph: Graph,
+    grain_partitions: Mapping[Grain, GrainPartitions],
+    own: OwnAssets,
+    *,
+    max_runtime: int,
+    maintenance: bool,
 ) -> list[dg.UnresolvedAssetJobDefinition]:
     """`full_refresh`, and the others whose assets the project has.
 
@@ -32,15 +37,15 @@ def build_jobs(
 
     Args:
         graph: The manifest's.
-        calendars: Windows of the partitioned tables, by grain.
+        grain_partitions: Windows of the partitioned tables, by grain.
         own: The user's Python assets.
         max_runtime: Seconds after which Dagster's daemon ends a run.
         maintenance: Whether there are tables to maintain.
     """
-    selection = partial(_selection, calendars, own)
+    selection = partial(_selection, grain_partitions, own)
     tags = build_tags(max_runtime)
     tables = [*graph.tables.values()]
-    main = [table for table in tables if table.grain in TOGETHER]
+    main = [table for table in tables if table.grain in GRAINS_OF_ONE_OP]
     whole = [table for table in tables if table.grain is None]
     daily = [table for table in tables if table.grain == "daily"]
     # Dagster leaves checks of external assets out of every selection of assets.
@@ -58,7 +63,7 @@ def build_jobs(
         )
     for grain in GRAINS:
         of_grain = [table for table in tables if table.grain == grain]
-        if of_grain and grain not in TOGETHER:
+        if of_grain and grain not in GRAINS_OF_ONE_OP:
             name = job_of(grain)
             jobs.append(_job(name, selection(of_grain), f"The {grain} tables.", {**tags, WINDOWS_OF: name}))
     bronze = [table for table in whole if table.layer == "bronze"]
@@ -97,13 +102,15 @@ def _jobs_that_build_nothing(
 
 def job_of(grain: Grain) -> str:
     """The job that a grain's schedule runs."""
-    return MAIN if grain in TOGETHER else f"{grain}_refresh"
+    return MAIN if grain in GRAINS_OF_ONE_OP else f"{grain}_refresh"
 
 
-def _selection(calendars: Mapping[Grain, Calendar], own: OwnAssets, tables: Collection[Table]) -> dg.AssetSelection:
+def _selection(
+    grain_partitions: Mapping[Grain, GrainPartitions], own: OwnAssets, tables: Collection[Table]
+) -> dg.AssetSelection:
     """Tables of one job, and the Python assets between them."""
     grain = next((table.grain for table in tables if table.grain), None)
-    between = own.between(tables, calendars.get(grain) if grain else None)
+    between = own.between(tables, grain_partitions.get(grain) if grain else None)
     return _assets(tables) | dg.AssetSelection.assets(*between) if between else _assets(tables)
 
 

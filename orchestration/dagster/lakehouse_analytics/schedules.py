@@ -11,7 +11,7 @@ from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.jobs import MAIN, MAINTENANCE, job_of
 from lakehouse_analytics.notifications import Alert, Notifier, heard
 from lakehouse_analytics.partitions.backlog import OWED, Past, Plan, past_of
-from lakehouse_analytics.partitions.definitions import Calendar
+from lakehouse_analytics.partitions.definitions import GrainPartitions
 from lakehouse_analytics.settings import Settings
 
 #: The sensor that asks for what its schedule had to leave.
@@ -20,7 +20,7 @@ WAITING = "waiting_schedules"
 _REMEMBERED = 200
 
 
-def plans(settings: Settings, graph: Graph, calendars: Mapping[Grain, Calendar]) -> list[Plan]:
+def plans(settings: Settings, graph: Graph, grain_partitions: Mapping[Grain, GrainPartitions]) -> list[Plan]:
     """The schedule of each grain."""
     crons: Mapping[Grain, str] = {
         "hourly": settings.hourly_refresh_cron,
@@ -30,7 +30,7 @@ def plans(settings: Settings, graph: Graph, calendars: Mapping[Grain, Calendar])
     }
     sources = {f"{source.node['source_name']}.{source.node['name']}": source for source in graph.sources.values()}
     found = []
-    for grain, calendar in calendars.items():
+    for grain, partitions_def in grain_partitions.items():
         tables = [table for table in graph.tables.values() if table.grain == grain]
         names = dict.fromkeys(name for table in tables for name in table.contract.after)
         found.append(
@@ -39,10 +39,10 @@ def plans(settings: Settings, graph: Graph, calendars: Mapping[Grain, Calendar])
                 job=job_of(grain),
                 cron=crons[grain],
                 timezone=settings.timezone,
-                calendar=calendar,
+                partitions_def=partitions_def,
                 catch_up=settings.catch_up,
                 graph=graph,
-                calendars=calendars,
+                grain_partitions=grain_partitions,
                 tables=tables,
                 after=[sources[name] for name in names],
             )

@@ -26,7 +26,7 @@ from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChec
 from lakehouse_analytics.assets.retries import Patience, merge, worth_a_second_start, worth_another_try
 from lakehouse_analytics.checks.history import history_of
 from lakehouse_analytics.checks.registry import Scope, names_of_tables
-from lakehouse_analytics.checks.runner import Answer, CountedWindows, Counter, fetching
+from lakehouse_analytics.checks.runner import CountedWindows, Counter, CountResult, fetching
 from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.common.text import did_you_mean, shortened
 from lakehouse_analytics.contract.models import Grain
@@ -39,7 +39,7 @@ from lakehouse_analytics.dbt.runner import DbtRunner, run_to_end
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll
 from lakehouse_analytics.keys import asset_key, check_key
 from lakehouse_analytics.locks import TableLocks, lock_name
-from lakehouse_analytics.partitions.definitions import Calendar
+from lakehouse_analytics.partitions.definitions import GrainPartitions
 from lakehouse_analytics.partitions.run_partitions import RunWindows
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
@@ -81,7 +81,7 @@ class Build:
         *,
         dbt: DbtRunner,
         engine: Engine,
-        calendars: Mapping[Grain, Calendar],
+        grain_partitions: Mapping[Grain, GrainPartitions],
         zone: ZoneInfo,
         max_runtime: float,
         threads: int = DEFAULT_THREADS,
@@ -91,14 +91,14 @@ class Build:
         # The context of an op of checks has all of it that tables do not need.
         self.context = cast("dg.AssetExecutionContext", context)
         self.config, self.dbt, self.engine = config, dbt, engine
-        self.calendars, self.max_runtime = calendars, max_runtime
+        self.grain_partitions, self.max_runtime = grain_partitions, max_runtime
         self.keys, self.checks = keys, context.selected_asset_check_keys
         selected = {table.unique_id for table in graph.tables.values() if asset_key(table) in keys}
         checked = {test.unique_id for test in graph.tests.values() if check_key(graph, test) in self.checks}
         counted = {key.asset_key for key in self.checks if key.name in names_of_tables()} - keys
         only_counted = {table.unique_id for table in graph.tables.values() if asset_key(table) in counted}
         before, after = self._of_other_steps()
-        scope = Scope(graph, calendars)
+        scope = Scope(graph, grain_partitions)
         self.of_tables, self.of_sources = TableChecks(scope), SourceChecks(scope, self.checks)
         gated = self.of_tables.gates(graph.tables[unique_id] for unique_id in selected)
         self.run = Run(
@@ -137,7 +137,7 @@ class Build:
         if self.windows:
             self.windows.hold_connection(self.context.instance)
         if self.windows and not self.config.allow_missing_partitions:
-            self.windows.refuse_gaps(self.graph, self.run.selected, self.calendars, self.context.instance)
+            self.windows.refuse_gaps(self.graph, self.run.selected, self.grain_partitions, self.context.instance)
         plan = self.run.plan()
         if plan or self.of_sources:
             what = f"{counted(len(plan.tables), 'table')}, {counted(len(plan.tests), 'test')}"
@@ -166,7 +166,7 @@ class Build:
             )
 
     def _tries(self, dbt: DbtOfRun, plan: Plan) -> Generator[Event, None, DbtResult]:
-        patience = Patience(self.engine.judge, self.engine.queue_timeout)
+        patience = Patience(self.engine.classify_error, self.engine.queue_timeout)
         whole, threads = plan, None
         result: DbtResult | None = None
         while True:
@@ -198,7 +198,7 @@ class Build:
         finally:
             if not ended:
                 dbt.stop()
-                self.engine.end_queries_of(run_id)
+                self.engine.kill_queries(run_id)
         return result, Path(dbt.folder)
 
     def _wait_until_free(self) -> None:
@@ -209,7 +209,7 @@ class Build:
 
     def _again(self, whole: Plan, asked: Plan, result: DbtResult, last: DbtResult, patience: Patience) -> Plan | None:
         """What to ask for again; None where nothing is worth it."""
-        judge = patience.judge
+        judge = patience.classify_error
         if last.crashed:
             unanswered = [table for table in asked.tables if table.unique_id not in last.nodes]
             if not worth_a_second_start(unanswered, last, judge):
@@ -279,7 +279,7 @@ class Build:
             stop.set()
             if not ended:
                 dbt.stop()
-                self.engine.end_queries_of(run_id)
+                self.engine.kill_queries(run_id)
         return build.result
 
     def _locked(
@@ -290,14 +290,14 @@ class Build:
             lock_name(relation_of(table.node)),
             wait=self.max_runtime,
             log=log,
-            on_stale_holder=self.engine.end_queries_of,
+            on_stale_holder=self.engine.kill_queries,
             stop=stop,
         )
 
     def _stop_writing(self, reason: str) -> None:
         """Another run writes a table that this one had locked."""
         self.run.problems.append(reason)
-        self.engine.end_queries_of(self.context.run.run_id)
+        self.engine.kill_queries(self.context.run.run_id)
 
     def _command(self, plan: Plan, threads: int | None) -> list[str]:
         command = ["build"]
@@ -307,13 +307,13 @@ class Build:
             command += self.windows.span.args()
         return [*command, *(["--threads", str(threads)] if threads else [])]
 
-    def _count(self, fetch_all: FetchAll, tables: Sequence[Table]) -> dict[str, Answer]:
+    def _count(self, fetch_all: FetchAll, tables: Sequence[Table]) -> dict[str, CountResult]:
         """Count tables, and evaluate what else is checked of them. Called in threads."""
         answers = self.counter.count(tables)
         self.of_tables.evaluate(tables, fetch_all)
         return answers
 
-    def _judge(self, table: Table, answer: Answer) -> bool:
+    def _judge(self, table: Table, answer: CountResult) -> bool:
         """Whether a row count, and what else is checked of a table, lets the tables below be built."""
         of_rows, others = [*self.counter.judge(table, answer)], self.of_tables.results(table)
         self.report.verdicts[table.unique_id] = [*of_rows, *others]
@@ -341,7 +341,7 @@ class Build:
         counted = {key.asset_key for key in self.checks if key.name in names_of_tables()}
         keys = self.keys | counted
         tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
-        windows = RunWindows.of(self.context, tables, self.calendars)
+        windows = RunWindows.of(self.context, tables, self.grain_partitions)
         if windows and self._rebuilds:
             windows.refuse_partial_rebuild()
         return windows
@@ -367,7 +367,7 @@ class Build:
         if self.windows is None:
             return None
         history = history_of(self.context.instance)
-        return CountedWindows(self.graph.adapter, self.windows.calendar, self.windows.span, history)
+        return CountedWindows(self.graph.adapter, self.windows.partitions_def, self.windows.span, history)
 
     def _warn(self, message: str) -> None:
         _say(message)

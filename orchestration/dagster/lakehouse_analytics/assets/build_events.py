@@ -14,7 +14,7 @@ from lakehouse_analytics.checks.dbt_tests import dbt_test_result
 from lakehouse_analytics.checks.evaluations import Evaluations
 from lakehouse_analytics.checks.registry import names_of_tables
 from lakehouse_analytics.checks.row_count_rules import Counts
-from lakehouse_analytics.checks.runner import Answer, Counter
+from lakehouse_analytics.checks.runner import Counter, CountResult
 from lakehouse_analytics.common.names import ROW_COUNT, unique_metadata_key
 from lakehouse_analytics.dbt.error_location import with_source_line
 from lakehouse_analytics.dbt.graph import Function, Graph, Table
@@ -60,7 +60,7 @@ class BuildEvents:
         self._run, self._engine, self._windows = run, engine, windows
         self.evaluations = Evaluations(context)
         self.verdicts: dict[str, list[dg.AssetCheckResult | dg.AssetCheckEvaluation]] = {}
-        self._counted_in_part: dict[str, Answer] = {}
+        self._counted_in_part: dict[str, CountResult] = {}
         self._reported: set[str] = set()
 
     def of_node(self, report: Report, patience: Patience) -> Iterator[Event]:
@@ -124,7 +124,7 @@ class BuildEvents:
         return found
 
     def _of_windows(
-        self, table: Table, answer: Answer, reasons: Mapping[Window, str | None], counter: Counter
+        self, table: Table, answer: CountResult, reasons: Mapping[Window, str | None], counter: Counter
     ) -> Iterator[Event]:
         """Record the windows that were replaced, and a failed row count for each of the others."""
         key = asset_key(table)
@@ -177,13 +177,13 @@ class BuildEvents:
         keys = (asset_key(self._graph.tables[table]) for table in out & self._graph.tables.keys())
         return explained | {dg.AssetCheckKey(key, name) for key in keys for name in names_of_tables()}
 
-    def _tell_partitions(self, table: Table, answer: Answer | None) -> None:
+    def _tell_partitions(self, table: Table, answer: CountResult | None) -> None:
         """What a materialization says of its own partition, and not of the run."""
         for partition, metadata in _counted(answer):
             if partition is not None:
                 self._context.add_asset_metadata(metadata, asset_key(table), partition)
 
-    def _metadata(self, table: Table, answer: Answer | None, node: NodeResult) -> dict[str, Any]:
+    def _metadata(self, table: Table, answer: CountResult | None, node: NodeResult) -> dict[str, Any]:
         metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": table.node["relation_name"]}
         for partition, rows in _counted(answer):
             metadata |= rows if partition is None else {}
@@ -193,15 +193,15 @@ class BuildEvents:
 
     def with_advice(self, message: str) -> str:
         """An error of the engine, and what to do about it."""
-        advice = self._engine.judge(message).advice
+        advice = self._engine.classify_error(message).advice
         return f"{message.rstrip()}\n  {advice}" if advice else message
 
 
 def _may_pass(node: NodeResult, patience: Patience) -> bool:
-    return node.status == "error" and patience.judge(node.message).transient
+    return node.status == "error" and patience.classify_error(node.message).transient
 
 
-def _counted(answer: Answer | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
+def _counted(answer: CountResult | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """The metadata of a table's rows: of the table, or of each partition."""
     if isinstance(answer, Counts):
         yield None, {"dagster/row_count": answer.rows, **_of_rows(answer)}

@@ -19,7 +19,7 @@ from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.engines.base import Engine
-from lakehouse_analytics.partitions.definitions import TOGETHER, Calendar
+from lakehouse_analytics.partitions.definitions import GRAINS_OF_ONE_OP, GrainPartitions
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 from lakehouse_analytics.settings import Settings
 
@@ -36,7 +36,7 @@ class BuildOps:
     Attributes:
         graph: The manifest's.
         project: Where it is.
-        calendars: Windows of the partitioned tables, by grain.
+        grain_partitions: Windows of the partitioned tables, by grain.
         settings: The environment.
         own: The user's Python assets.
         pool: Concurrency pool of the ops.
@@ -44,7 +44,7 @@ class BuildOps:
 
     graph: Graph
     project: DbtProject
-    calendars: Mapping[Grain, Calendar]
+    grain_partitions: Mapping[Grain, GrainPartitions]
     settings: Settings
     own: OwnAssets
     pool: str | None
@@ -54,7 +54,7 @@ class BuildOps:
         by_op: dict[str, list[Table]] = {}
         for table in self.graph.tables.values():
             by_op.setdefault(op_of(table.grain), []).append(table)
-        scope = Scope(self.graph, self.calendars, circular=self.own.gates_in_a_circle())
+        scope = Scope(self.graph, self.grain_partitions, circular=self.own.gates_in_a_circle())
         # Tests of what no run builds gate what reads it; as dagster-dbt does, they belong to the first op.
         of_unbuilt = [*specs(scope, self.graph.unbuilt.values(), *BY_THE_OP)]
         if not by_op:
@@ -74,7 +74,7 @@ class BuildOps:
 
         @multi_asset(
             name=name,
-            specs=[table_spec(self.graph, table, folder, timezone, self.calendars) for table in tables],
+            specs=[table_spec(self.graph, table, folder, timezone, self.grain_partitions) for table in tables],
             check_specs=check_specs,
             can_subset=True,
             allow_arbitrary_check_specs=True,
@@ -119,7 +119,7 @@ class BuildOps:
             config,
             dbt=dbt,
             engine=engine,
-            calendars=self.calendars,
+            grain_partitions=self.grain_partitions,
             zone=ZoneInfo(self.settings.timezone),
             max_runtime=self.settings.max_runtime,
             threads=self.settings.dbt_threads or DEFAULT_THREADS,
@@ -129,4 +129,4 @@ class BuildOps:
 
 def op_of(grain: Grain | None) -> str:
     """Name of the op that builds tables of a grain."""
-    return OP_NAME if grain in TOGETHER else f"{OP_NAME}_{grain}"
+    return OP_NAME if grain in GRAINS_OF_ONE_OP else f"{OP_NAME}_{grain}"

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from lakehouse_analytics.assets.gates import BUILT_STATUS, Plan
-from lakehouse_analytics.checks.runner import Answer
+from lakehouse_analytics.checks.runner import CountResult
 from lakehouse_analytics.dbt import FINISHING, STARTING
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
-from lakehouse_analytics.dbt.session import Asked, DbtProcess, Ended, Finished, Logged, Request, start_process
+from lakehouse_analytics.dbt.session import DbtProcess, Ended, Finished, Logged, Question, Request, start_process
 
 #: Seconds that the report of a table waits for its row count.
 PATIENCE = 1.0
@@ -42,7 +42,7 @@ class Report:
 
     node: NodeResult | None = None
     table: Table | None = None
-    answer: Answer | None = None
+    answer: CountResult | None = None
     late: bool = False
     finished: float = field(default_factory=time.monotonic)
 
@@ -58,7 +58,7 @@ class Lock(Protocol):
 
 @dataclass(frozen=True)
 class _Counted:
-    answers: Mapping[str, Answer]
+    answers: Mapping[str, CountResult]
 
 
 class DbtOfRun:
@@ -112,8 +112,8 @@ class DbtBuild:
         plan: Plan,
         tables: Mapping[str, Table],
         *,
-        count: Callable[[Sequence[Table]], Mapping[str, Answer]],
-        judge: Callable[[Table, Answer], bool],
+        count: Callable[[Sequence[Table]], Mapping[str, CountResult]],
+        judge: Callable[[Table, CountResult], bool],
         log: Callable[[str, str], None],
         lock: Lock | None = None,
         gather: float = 0.0,
@@ -139,9 +139,9 @@ class DbtBuild:
         self._late: dict[str, Report] = {}
         self._counting: set[str] = set()
         self._gating = frozenset(plan.gates.values())
-        self._gates_asked: dict[str, Asked] = {}
+        self._gates_asked: dict[str, Question] = {}
         self._verdicts: dict[str, bool] = {}
-        self._finishing: Asked | None = None
+        self._finishing: Question | None = None
         self._held: dict[str, contextlib.ExitStack] = {}
         self._nodes: dict[str, NodeResult] = {}
         self._errors: list[str] = []
@@ -171,7 +171,7 @@ class DbtBuild:
 
     def _hear(self, message: object) -> None:
         """A message, in the thread that reads them. A table need not wait until this process has stored its events."""
-        if not (isinstance(message, Asked) and message.kind == STARTING):
+        if not (isinstance(message, Question) and message.kind == STARTING):
             self._inbox.put(message)
         elif self._lock is None:
             self._process.answer(message)
@@ -190,7 +190,7 @@ class DbtBuild:
             self._log(message.level, message.message)
         elif isinstance(message, Finished):
             self._finished(message.node)
-        elif isinstance(message, Asked):
+        elif isinstance(message, Question):
             self._asked(message)
         elif isinstance(message, _Counted):
             self._counted(message.answers)
@@ -221,7 +221,7 @@ class DbtBuild:
             answers = {table.unique_id: f"{type(error).__name__}: {error}" for table in tables}
         self._inbox.put(_Counted(answers))
 
-    def _counted(self, answers: Mapping[str, Answer]) -> None:
+    def _counted(self, answers: Mapping[str, CountResult]) -> None:
         waiting = {report.table.unique_id: report for report in self._waiting if report.table}
         for unique_id, answer in answers.items():
             self._counting.discard(unique_id)
@@ -239,7 +239,7 @@ class DbtBuild:
             if asked := self._gates_asked.pop(unique_id, None):
                 self._answer_gate(asked, unique_id)
 
-    def _asked(self, asked: Asked) -> None:
+    def _asked(self, asked: Question) -> None:
         if asked.kind == FINISHING:
             self._finishing = asked
         else:
@@ -251,10 +251,10 @@ class DbtBuild:
             if unique_id not in self._counting:
                 self._start_counting(self._tables[unique_id])
 
-    def _answer_gate(self, asked: Asked, unique_id: str) -> None:
+    def _answer_gate(self, asked: Question, unique_id: str) -> None:
         self._process.answer(asked, None if self._verdicts[unique_id] else "its row count is wrong")
 
-    def _start(self, asked: Asked, lock: Lock) -> None:
+    def _start(self, asked: Question, lock: Lock) -> None:
         """Wait for the lock of a table, in a thread."""
         stack = contextlib.ExitStack()
         try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from lakehouse_analytics.assets.gates import FAILED_STATUS, FINE_STATUS
 from lakehouse_analytics.dbt.graph import DbtTest, Graph, Table
 from lakehouse_analytics.dbt.run_results import DbtResult
-from lakehouse_analytics.engines.base import FOR_GOOD, Judge, Reason
+from lakehouse_analytics.engines.base import FOR_GOOD, ErrorClassifier, Reason
 
 #: Seconds to wait before each further try of a model. The engine is waited for besides.
 BACKOFF = (5.0, 20.0)
@@ -32,7 +32,9 @@ class Patience:
         clock: Seconds of a clock that only goes forward.
     """
 
-    def __init__(self, judge: Judge, queue_timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, judge: ErrorClassifier, queue_timeout: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._judge, self._queue_timeout, self._clock = judge, queue_timeout, clock
         self._left = len(BACKOFF)
         self._queue_waits = _growing(*QUEUE_BACKOFF)
@@ -44,7 +46,7 @@ class Patience:
         """Whether the queue has been full for longer than a build waits."""
         return self._full_since is not None and self._clock() - self._full_since >= self._queue_timeout
 
-    def judge(self, message: str) -> Reason:
+    def classify_error(self, message: str) -> Reason:
         """As the engine judges; but a reason for which nothing is tried any more does not pass."""
         reason = self._judge(message)
         gone = self.queue_timed_out if reason.queue_full else not self._left
@@ -88,7 +90,7 @@ def worth_another_try(
     tables: Sequence[Table],
     tests: Sequence[DbtTest],
     result: DbtResult,
-    judge: Judge,
+    judge: ErrorClassifier,
     *,
     failed_gates: Collection[str] = (),
 ) -> tuple[list[Table], list[DbtTest]]:
@@ -140,7 +142,7 @@ def worth_another_try(
     )
 
 
-def worth_a_second_start(tables: Sequence[Table], result: DbtResult, judge: Judge) -> bool:
+def worth_a_second_start(tables: Sequence[Table], result: DbtResult, judge: ErrorClassifier) -> bool:
     """Whether a dbt that crashed is asked again for what it did not report: of that it may have built some."""
     return judge(result.reason).transient and all(_repeatable(table) for table in tables)
 

@@ -17,7 +17,7 @@ from lakehouse_analytics.contract.models import Grain, is_owner
 from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
 from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.partitions.definitions import Calendar, calendar_of, mapping
+from lakehouse_analytics.partitions.definitions import GrainPartitions, mapping, partitions_of
 
 # Code references are marked beta; they are metadata, and a warning a model drowns our own.
 warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`")
@@ -27,13 +27,13 @@ LAYER_TAG = "lakehouse/layer"
 
 
 def table_spec(
-    graph: Graph, table: Table, project_dir: Path, timezone: str, calendars: Mapping[Grain, Calendar]
+    graph: Graph, table: Table, project_dir: Path, timezone: str, grain_partitions: Mapping[Grain, GrainPartitions]
 ) -> dg.AssetSpec:
     """The asset of a model, seed or snapshot."""
     return dg.AssetSpec(
         key=asset_key(table),
         deps=list({dep.asset_key: dep for dep in _dependencies(graph, table)}.values()),
-        partitions_def=calendar_of(table, calendars),
+        partitions_def=partitions_of(table, grain_partitions),
         description=_description(table.node),
         group_name=table.group,
         owners=_owners(graph, table),

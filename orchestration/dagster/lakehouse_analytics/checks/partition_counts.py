@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lakehouse_analytics.checks.row_count_rules import Counted, Counts, newest_sql, padding, parse_time
+from lakehouse_analytics.checks.row_count_rules import CountRequest, Counts, newest_sql, padding, parse_time
 from lakehouse_analytics.common.sql import identifier
 from lakehouse_analytics.engines.registry import engine_type
 from lakehouse_analytics.engines.windows import Bins
@@ -17,13 +17,13 @@ from lakehouse_analytics.engines.windows import Bins
 STAGES = 2
 
 
-def window_count_sql(adapter: str, bins: Bins, tables: Sequence[Counted]) -> str:
+def window_count_sql(adapter: str, bins: Bins, tables: Sequence[CountRequest]) -> str:
     """One statement that counts every table by window: `place, bucket, newest, rows, distinct…`, padded with nulls."""
     width = max((len(table.distinct) for table in tables), default=0)
     return "\nunion all\n".join(_select(adapter, bins, place, table, width) for place, table in enumerate(tables))
 
 
-def _select(adapter: str, bins: Bins, place: int, table: Counted, width: int) -> str:
+def _select(adapter: str, bins: Bins, place: int, table: CountRequest, width: int) -> str:
     distinct = [f"count(distinct {identifier(column)})" for column in table.distinct]
     columns = [str(place), "lakehouse_bucket", newest_sql(table), "count(*)", *distinct, *padding(table, width)]
     # Names come from the manifest and the contract, and are quoted.
@@ -35,7 +35,7 @@ def _select(adapter: str, bins: Bins, place: int, table: Counted, width: int) ->
 
 
 def read_window_counts(
-    bins: Bins, tables: Sequence[Counted], answer: Sequence[Sequence[Any]]
+    bins: Bins, tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]]
 ) -> list[Mapping[str, Counts]]:
     """Match the answer of `window_count_sql` to its tables: counts by key, zero where a window has no rows."""
     nothing = [Counts(0, dict.fromkeys(table.distinct, 0)) for table in tables]

@@ -14,7 +14,7 @@ from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.contract.models import Drift, Grain
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.partitions.definitions import Calendar, Span, Window, overlapping, windows
+from lakehouse_analytics.partitions.definitions import GrainPartitions, PartitionRange, Window, overlapping, windows
 
 #: Partitions before a partition that its drift is judged against.
 BEFORE: Mapping[Grain, timedelta] = {
@@ -29,8 +29,8 @@ SEASON: Mapping[Grain, str] = {"hourly": "%H:00", "daily": "%A", "weekly": "", "
 
 def partition_evaluations(
     table: Table,
-    calendar: Calendar,
-    span: Span,
+    partitions_def: GrainPartitions,
+    span: PartitionRange,
     answer: Mapping[str, Counts] | str,
     history: History,
     *,
@@ -43,7 +43,7 @@ def partition_evaluations(
 
     Args:
         table: What was counted.
-        calendar: Its windows.
+        partitions_def: Its windows.
         span: Those that the run has built.
         answer: Their counts, or why they are not known.
         history: Earlier counts.
@@ -81,7 +81,7 @@ def partition_evaluations(
         yield evaluation(ROW_COUNT, window.key, rules.severity == "error", outcome)
     if rules.drift:
         drifts = Drifts(table, rules.drift, history, zone, accepted=accepted)
-        for window, outcome in drifts.judge(calendar, span, answer, row_counts):
+        for window, outcome in drifts.judge(partitions_def, span, answer, row_counts):
             yield evaluation(DRIFT, window.key, rules.drift.severity == "error", outcome)
 
 
@@ -94,18 +94,22 @@ class Drifts:
         self._key = dg.AssetCheckKey(asset_key(table), DRIFT)
 
     def judge(
-        self, calendar: Calendar, span: Span, answer: Mapping[str, Counts], row_counts: Mapping[str, bool]
+        self,
+        partitions_def: GrainPartitions,
+        span: PartitionRange,
+        answer: Mapping[str, Counts],
+        row_counts: Mapping[str, bool],
     ) -> Iterator[tuple[Window, dict[str, object]]]:
         """The drift check of each window of a span.
 
         Args:
-            calendar, span: Windows of the table, and those that were counted.
+            partitions_def, span: Windows of the table, and those that were counted.
             answer: Counts by window.
             row_counts: Whether `row_count` passed, by window.
         """
         length = BEFORE[self._grain]
         counted: list[tuple[datetime, int]] = []
-        for window in _before(calendar, span, length):
+        for window in _before(partitions_def, span, length):
             past = self._history.last(self._key, window.key)
             if past and past.known is not None:
                 counted = [*([] if past.accepted or past.starts else counted), (window.start, past.known)]
@@ -132,6 +136,6 @@ class Drifts:
                 counted = [*counted, (window.start, known)]
 
 
-def _before(calendar: Calendar, span: Span, length: timedelta) -> list[Window]:
-    keys = overlapping(calendar, span.start - length, span.start)
-    return [window for window in windows(calendar, keys) if window.end <= span.start]
+def _before(partitions_def: GrainPartitions, span: PartitionRange, length: timedelta) -> list[Window]:
+    keys = overlapping(partitions_def, span.start - length, span.start)
+    return [window for window in windows(partitions_def, keys) if window.end <= span.start]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lakehouse_analytics.contract.models import Grain
     from lakehouse_analytics.dbt.run_results import DbtResult
     from lakehouse_analytics.engines.base import FetchAll
-    from lakehouse_analytics.partitions.definitions import Calendar
+    from lakehouse_analytics.partitions.definitions import GrainPartitions
 
 
 class Evaluated(Enum):
@@ -74,12 +74,12 @@ class Scope:
 
     Attributes:
         graph: The manifest's.
-        calendars: Windows of the partitioned tables, by grain.
+        grain_partitions: Windows of the partitioned tables, by grain.
         circular: Unique ids of tests that cannot block, because they wait for what they would block.
     """
 
     graph: Graph
-    calendars: Mapping[Grain, Calendar]
+    grain_partitions: Mapping[Grain, GrainPartitions]
     circular: Collection[str] = ()
 
 

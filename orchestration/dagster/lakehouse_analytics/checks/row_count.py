@@ -10,7 +10,7 @@ from lakehouse_analytics.checks.registry import Owner, Scope
 from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.partitions.definitions import calendar_of
+from lakehouse_analytics.partitions.definitions import partitions_of
 
 
 class RowCounts:
@@ -20,12 +20,12 @@ class RowCounts:
         """The checks of a table; none of anything else."""
         if not isinstance(owner, Table):
             return
-        key, calendar, rows = asset_key(owner), calendar_of(owner, scope.calendars), owner.contract.rows
+        key, partitions_def, rows = asset_key(owner), partitions_of(owner, scope.grain_partitions), owner.contract.rows
         yield dg.AssetCheckSpec(
             ROW_COUNT,
             asset=key,
             description="Rows against meta.lakehouse.rows: not_empty, min, max, max_drop.",
-            partitions_def=calendar,
+            partitions_def=partitions_def,
             blocking=rows is not None and rows.severity == "error",
         )
         if rows and rows.drift:
@@ -37,7 +37,7 @@ class RowCounts:
                     if owner.grain
                     else "Rows against this check's own history: median and MAD, weekday-aware."
                 ),
-                partitions_def=calendar,
+                partitions_def=partitions_def,
                 blocking=rows.drift.severity == "error",
             )
 

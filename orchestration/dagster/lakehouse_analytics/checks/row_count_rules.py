@@ -25,7 +25,7 @@ SAME_SEASON = 4
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountRequest:
     """What is asked of one table. `relation` is quoted already, as dbt's manifest has it."""
 
     relation: str
@@ -42,7 +42,7 @@ class Counts:
     newest: datetime | None = None
 
 
-def count_sql(tables: Sequence[Counted]) -> str:
+def count_sql(tables: Sequence[CountRequest]) -> str:
     """One statement that counts every table: `place, newest, rows, distinct…`, padded with nulls."""
     width = max((len(table.distinct) for table in tables), default=0)
     selects = []
@@ -54,17 +54,17 @@ def count_sql(tables: Sequence[Counted]) -> str:
     return "\nunion all\n".join(selects)
 
 
-def newest_sql(table: Counted) -> str:
+def newest_sql(table: CountRequest) -> str:
     """The largest event time as text, or null."""
     return f"cast(max({identifier(table.event_time)}) as varchar)" if table.event_time else "cast(null as varchar)"
 
 
-def padding(table: Counted, width: int) -> list[str]:
+def padding(table: CountRequest, width: int) -> list[str]:
     """Nulls for the distinct columns that other tables of the statement have."""
     return ["cast(null as bigint)"] * (width - len(table.distinct))
 
 
-def chunks(tables: Sequence[Counted], stages: int | None, *, each: int = 1) -> Iterator[Sequence[Counted]]:
+def chunks(tables: Sequence[CountRequest], stages: int | None, *, each: int = 1) -> Iterator[Sequence[CountRequest]]:
     """Cut tables into statements of at most so many stages; None is one statement, however many tables.
 
     Trino 476 plans a stage for each `select` of `count_sql`, and, where it has to mark them, one more for each distinct
@@ -86,7 +86,7 @@ def chunks(tables: Sequence[Counted], stages: int | None, *, each: int = 1) -> I
         yield tables[begin:]
 
 
-def read_counts(tables: Sequence[Counted], answer: Sequence[Sequence[Any]]) -> list[Counts]:
+def read_counts(tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]]) -> list[Counts]:
     """Match the answer of `count_sql` to its tables, whatever order the rows came in.
 
     Raises:

@@ -15,17 +15,17 @@ from lakehouse_analytics.checks.history import History
 from lakehouse_analytics.checks.partition_counts import STAGES, read_window_counts, window_count_sql
 from lakehouse_analytics.checks.partitioned import partition_evaluations
 from lakehouse_analytics.checks.results import row_count_results, uncounted_results
-from lakehouse_analytics.checks.row_count_rules import Counted, Counts, chunks, count_sql, read_counts
+from lakehouse_analytics.checks.row_count_rules import CountRequest, Counts, chunks, count_sql, read_counts
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll
 from lakehouse_analytics.engines.windows import Bins
-from lakehouse_analytics.partitions.definitions import Calendar, Span
+from lakehouse_analytics.partitions.definitions import GrainPartitions, PartitionRange
 
 A_co = TypeVar("A_co", covariant=True)
 
 #: What was counted, by partition where there are some, or why it could not be.
-Answer = Counts | Mapping[str, Counts] | str
+CountResult = Counts | Mapping[str, Counts] | str
 #: Statements that may fail before the rest is left alone. One table at fault among 50 costs 12.
 MOST_FAILURES = 64
 
@@ -50,8 +50,8 @@ class CountedWindows:
     """The windows of a run, and what of them is known from before."""
 
     adapter: str
-    calendar: Calendar
-    span: Span
+    partitions_def: GrainPartitions
+    span: PartitionRange
     history: History
 
     @property
@@ -88,13 +88,13 @@ class Counter:
         self._engine, self._fetch_all, self._history = engine, fetch_all, history
         self._accepted, self._zone, self._windows = accepted, zone, windows
 
-    def count(self, tables: Sequence[Table]) -> dict[str, Answer]:
+    def count(self, tables: Sequence[Table]) -> dict[str, CountResult]:
         """Count every table, by unique id: from metadata where that tells exactly, else in a few statements.
 
         Of partitioned tables the run's windows alone.
         """
         whole = [table for table in tables if table.grain is None]
-        answers: dict[str, Answer] = dict(self._known(whole))
+        answers: dict[str, CountResult] = dict(self._known(whole))
         rest = [table for table in whole if table.unique_id not in answers]
         found = self._questions(Whole()).ask([_asked(table) for table in rest])
         answers |= dict(zip((table.unique_id for table in rest), found, strict=True))
@@ -121,13 +121,13 @@ class Counter:
             return {}
         return {plain[relation]: Counts(rows) for relation, rows in known.items()}
 
-    def judge(self, table: Table, answer: Answer) -> Iterable[dg.AssetCheckResult | dg.AssetCheckEvaluation]:
+    def judge(self, table: Table, answer: CountResult) -> Iterable[dg.AssetCheckResult | dg.AssetCheckEvaluation]:
         """The row-count checks of one table; of a partitioned one an evaluation for each partition."""
         accepted = table.unique_id in self._accepted
         if self._windows and table.grain and not isinstance(answer, Counts):
             return partition_evaluations(
                 table,
-                self._windows.calendar,
+                self._windows.partitions_def,
                 self._windows.span,
                 answer,
                 self._windows.history,
@@ -147,10 +147,10 @@ class Statement(Protocol[A_co]):
     def stages(self) -> int:
         """Of each table, without those of its distinct columns."""
 
-    def sql(self, tables: Sequence[Counted]) -> str:
+    def sql(self, tables: Sequence[CountRequest]) -> str:
         """The statement."""
 
-    def read(self, tables: Sequence[Counted], answer: Sequence[Sequence[Any]]) -> Sequence[A_co]:
+    def read(self, tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]]) -> Sequence[A_co]:
         """What it answered of each table, in order."""
 
 
@@ -159,11 +159,11 @@ class Whole:
 
     stages = 1
 
-    def sql(self, tables: Sequence[Counted]) -> str:
+    def sql(self, tables: Sequence[CountRequest]) -> str:
         """See `count_sql`."""
         return count_sql(tables)
 
-    def read(self, tables: Sequence[Counted], answer: Sequence[Sequence[Any]]) -> list[Counts]:
+    def read(self, tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]]) -> list[Counts]:
         """See `read_counts`."""
         return read_counts(tables, answer)
 
@@ -176,11 +176,11 @@ class ByWindow:
     def __init__(self, adapter: str, bins: Bins) -> None:
         self._adapter, self._bins = adapter, bins
 
-    def sql(self, tables: Sequence[Counted]) -> str:
+    def sql(self, tables: Sequence[CountRequest]) -> str:
         """See `window_count_sql`."""
         return window_count_sql(self._adapter, self._bins, tables)
 
-    def read(self, tables: Sequence[Counted], answer: Sequence[Sequence[Any]]) -> list[Mapping[str, Counts]]:
+    def read(self, tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]]) -> list[Mapping[str, Counts]]:
         """See `read_window_counts`."""
         return read_window_counts(self._bins, tables, answer)
 
@@ -196,12 +196,12 @@ class Questions(Generic[A_co]):
         self._failed = 0
         self._stopped = ""
 
-    def ask(self, tables: Sequence[Counted]) -> list[A_co | str]:
+    def ask(self, tables: Sequence[CountRequest]) -> list[A_co | str]:
         """The answer for each table, in order; text says why there is none."""
         each = self._statement.stages
         return [answer for chunk in chunks(tables, self._stages, each=each) for answer in self._ask(chunk)]
 
-    def _ask(self, tables: Sequence[Counted]) -> list[A_co | str]:
+    def _ask(self, tables: Sequence[CountRequest]) -> list[A_co | str]:
         if self._stopped:
             return [self._stopped] * len(tables)
         try:
@@ -222,14 +222,14 @@ class Questions(Generic[A_co]):
         return [*self._ask(tables[:half]), *self._ask(tables[half:])]
 
 
-def _only_rows(table: Counted) -> bool:
+def _only_rows(table: CountRequest) -> bool:
     return not table.distinct and not table.event_time
 
 
-def _asked(table: Table) -> Counted:
+def _asked(table: Table) -> CountRequest:
     freshness = table.contract.freshness
     event_time = (freshness and freshness.column) or table.node["config"].get("event_time")
-    return Counted(table.node["relation_name"], table.contract.distinct, event_time)
+    return CountRequest(table.node["relation_name"], table.contract.distinct, event_time)
 
 
 def fetching(dbt: Asks, engine: Engine, stop: threading.Event) -> FetchAll:
@@ -242,7 +242,7 @@ def fetching(dbt: Asks, engine: Engine, stop: threading.Event) -> FetchAll:
     """
 
     def fetch_all(sql: str) -> Sequence[Sequence[Any]]:
-        patience = Patience(engine.judge, engine.queue_timeout)
+        patience = Patience(engine.classify_error, engine.queue_timeout)
         while True:
             try:
                 return dbt.fetch_all(sql)
@@ -250,9 +250,9 @@ def fetching(dbt: Asks, engine: Engine, stop: threading.Event) -> FetchAll:
                 message = str(error)
                 if not dbt.alive or stop.is_set():
                     raise DatabaseError(message) from None
-                if not engine.judge(message).transient:
+                if not engine.classify_error(message).transient:
                     raise
-                if not patience.judge(message).transient:
+                if not patience.classify_error(message).transient:
                     raise DatabaseError(message) from None  # nor would another statement fare better
                 stop.wait(patience.wait_for(message))
 

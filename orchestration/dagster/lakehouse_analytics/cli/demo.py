@@ -107,16 +107,18 @@ def _jobs(definitions: dg.Definitions) -> list[dg.JobDefinition]:
     return [definitions.resolve_job_def(name) for name in wanted if name in known]
 
 
-def _recent(calendar: dg.PartitionsDefinition[str] | None) -> tuple[str, str]:
+def _recent(partitions_def: dg.PartitionsDefinition[str] | None) -> tuple[str, str]:
     """First and last window of the last whole month and of this one; empty where there are no windows.
 
     The history before is left for a backfill.
     """
-    if not isinstance(calendar, dg.TimeWindowPartitionsDefinition):
+    if not isinstance(partitions_def, dg.TimeWindowPartitionsDefinition):
         return "", ""
-    today = datetime.now(ZoneInfo(calendar.timezone)).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = datetime.now(ZoneInfo(partitions_def.timezone)).replace(hour=0, minute=0, second=0, microsecond=0)
     month = (today.replace(day=1) - timedelta(days=1)).replace(day=1)
-    inside = [window for window in windows(calendar, overlapping(calendar, month, today)) if window.start >= month]
+    inside = [
+        window for window in windows(partitions_def, overlapping(partitions_def, month, today)) if window.start >= month
+    ]
     return (inside[0].key, inside[-1].key) if inside else ("", "")
 
 

@@ -31,7 +31,7 @@ _REASONS = {
 }
 
 
-class Answer(StrEnum):
+class NodeUse(StrEnum):
     """What becomes of a node."""
 
     BUILT = "built"
@@ -41,31 +41,31 @@ class Answer(StrEnum):
     LEFT_OUT = "left out"
 
 
-_ANSWERS = {
-    "model": Answer.BUILT,
-    "seed": Answer.BUILT,
-    "snapshot": Answer.BUILT,
-    "function": Answer.BUILT,
-    "test": Answer.CHECKED,
-    "source": Answer.EXTERNAL,
-    "exposure": Answer.EXTERNAL,
-    "metric": Answer.PASSED_THROUGH,
-    "semantic_model": Answer.PASSED_THROUGH,
-    "operation": Answer.PASSED_THROUGH,  # a hook: dbt runs it around its own commands
-    "unit_test": Answer.LEFT_OUT,
-    "saved_query": Answer.LEFT_OUT,
-    "analysis": Answer.LEFT_OUT,
+_USES = {
+    "model": NodeUse.BUILT,
+    "seed": NodeUse.BUILT,
+    "snapshot": NodeUse.BUILT,
+    "function": NodeUse.BUILT,
+    "test": NodeUse.CHECKED,
+    "source": NodeUse.EXTERNAL,
+    "exposure": NodeUse.EXTERNAL,
+    "metric": NodeUse.PASSED_THROUGH,
+    "semantic_model": NodeUse.PASSED_THROUGH,
+    "operation": NodeUse.PASSED_THROUGH,  # a hook: dbt runs it around its own commands
+    "unit_test": NodeUse.LEFT_OUT,
+    "saved_query": NodeUse.LEFT_OUT,
+    "analysis": NodeUse.LEFT_OUT,
 }
 
 
-def answer_to(node: Node) -> Answer:
+def answer_to(node: Node) -> NodeUse:
     """What becomes of one node; a resource type of a later dbt is left out."""
     if node["resource_type"] == "model":
         if is_foreign(node):
-            return Answer.EXTERNAL
+            return NodeUse.EXTERNAL
         if is_ephemeral(node):
-            return Answer.PASSED_THROUGH
-    return _ANSWERS.get(node["resource_type"], Answer.LEFT_OUT)
+            return NodeUse.PASSED_THROUGH
+    return _USES.get(node["resource_type"], NodeUse.LEFT_OUT)
 
 
 def is_ephemeral(node: Node) -> bool:
@@ -80,7 +80,7 @@ def is_foreign(node: Node) -> bool:
 
 def is_table(node: Node) -> bool:
     """Whether a run builds the node as a table."""
-    return node["resource_type"] in TABLES and answer_to(node) is Answer.BUILT
+    return node["resource_type"] in TABLES and answer_to(node) is NodeUse.BUILT
 
 
 def every_node(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
@@ -96,7 +96,7 @@ def every_node(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
 def left_out(manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """One line that names the nodes which a run neither builds nor checks; nothing where there are none."""
     kinds = Counter(
-        str(node["resource_type"]) for _, node in every_node(manifest) if answer_to(node) is Answer.LEFT_OUT
+        str(node["resource_type"]) for _, node in every_node(manifest) if answer_to(node) is NodeUse.LEFT_OUT
     )
     if not kinds:
         return ()
@@ -138,7 +138,7 @@ def depends_on(node: Node) -> Sequence[str]:
 def has_table_above(node: Node, nodes: Mapping[str, Node]) -> bool:
     """Whether a table, a source or a foreign model lies above a node."""
     above = (nodes[unique_id] for unique_id in upstream(node, nodes))
-    return any(is_table(parent) or answer_to(parent) is Answer.EXTERNAL for parent in above)
+    return any(is_table(parent) or answer_to(parent) is NodeUse.EXTERNAL for parent in above)
 
 
 def constants(nodes: Mapping[str, Node]) -> set[str]:

@@ -53,7 +53,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """dbt waits for an answer. See `build_task` for the kinds."""
 
     number: int
@@ -77,7 +77,7 @@ class Ended:
     alive: bool = True
 
 
-Message = Logged | Finished | Asked | Ended
+Message = Logged | Finished | Question | Ended
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class DbtProcess:
             }
         )
 
-    def answer(self, asked: Asked, value: str | None = None) -> None:
+    def answer(self, asked: Question, value: str | None = None) -> None:
         """Answer a question: with nothing to go on, else with the reason why not."""
         self._send({"answer": asked.number, "value": value})
 
@@ -245,7 +245,7 @@ class DbtProcess:
             reasons = {int(number): reason for number, reason in message["reasons"].items()}
             self._put(Finished(NodeResult.read(message["finished"], reasons)))
         elif "ask" in message:
-            self._put(Asked(message["ask"], message["kind"], message["node"]))
+            self._put(Question(message["ask"], message["kind"], message["node"]))
         elif "ended" in message:
             put, self._put = self._put, None
             put(Ended(message["ended"], message["errors"], [*self._stray]))

@@ -29,19 +29,19 @@ def examine(
     import click
 
     from lakehouse_analytics.doctor import report
-    from lakehouse_analytics.doctor.probe import Known
+    from lakehouse_analytics.doctor.probe import ProbeContext
     from lakehouse_analytics.doctor.probes import PROBES
     from lakehouse_analytics.doctor.run import Run, quiet
     from lakehouse_analytics.doctor.secrets import mask
 
     began = time.monotonic()
     asked = PROBES if probes is None else probes
-    known = Known(timeout=timeout, left_out=frozenset(skip))
+    context = ProbeContext(timeout=timeout, left_out=frozenset(skip))
     width = max(len(probe.name) for probe in asked)
     plain = not _shows("✔→…", sys.stdout.encoding)
     results = []
     with quiet():
-        run = Run(asked, known, mask())
+        run = Run(asked, context, mask())
         run.load()
         for result in run.results():
             results.append(result)
@@ -56,7 +56,7 @@ def examine(
         # Libraries wait for their threads when a process ends in order.
         sys.stdout.flush()
         os._exit(code)
-    if instance := getattr(known, "instance", None):
+    if instance := getattr(context, "instance", None):
         instance.dispose()
     return code
 

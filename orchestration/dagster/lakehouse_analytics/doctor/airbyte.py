@@ -6,12 +6,12 @@ import time
 
 from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.doctor import fixes
-from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped
+from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine, skipped
 
 
-def airbyte(known: Known) -> Finding:
+def airbyte(context: ProbeContext) -> Finding:
     """Lists connections and jobs, as the sensor does."""
-    if known.settings.airbyte_url is None:
+    if context.settings.airbyte_url is None:
         return skipped("LAKEHOUSE_AIRBYTE_URL is not set: there is no Airbyte sensor")
 
     from lakehouse_analytics.triggers.airbyte.client import AirbyteError
@@ -19,12 +19,12 @@ def airbyte(known: Known) -> Finding:
     from lakehouse_analytics.triggers.airbyte.snapshot import ConnectionCache
     from lakehouse_analytics.triggers.airbyte.workspace import source_tables
 
-    settings, graph = known.settings, known.graph_if_any
+    settings, graph = context.settings, context.graph_if_any
     client = airbyte_of(settings)
     assert client  # noqa: S101  # there is a URL
     tables = source_tables(graph) if graph else []
     cache = ConnectionCache(client, tables, settings.airbyte_include, settings.airbyte_exclude)
-    deadline = time.monotonic() + known.patience
+    deadline = time.monotonic() + context.patience
     try:
         found = cache.snapshot(deadline=deadline)
         client.now(deadline=deadline)  # jobs may need another permission than connections

@@ -9,18 +9,18 @@ from zoneinfo import ZoneInfo
 
 from lakehouse_analytics.common.network import http_date
 from lakehouse_analytics.doctor import fixes
-from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, unchecked
+from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine, unchecked
 
 #: Tokens and windows of time bear a small difference.
 TOLERANCE = timedelta(minutes=1)
 
 
-def clock(known: Known) -> Finding:
+def clock(context: ProbeContext) -> Finding:
     """Compared with the clocks of Trino and Airbyte, where they are asked."""
-    zone = known.settings.timezone
+    zone = context.settings.timezone
     words = [f"LAKEHOUSE_TIMEZONE is {zone}, where it is {datetime.now(ZoneInfo(zone)):%H:%M}"]
     wrong = False
-    compared = list(_differences(known))
+    compared = list(_differences(context))
     for who, ahead in compared:
         seconds = abs(ahead.total_seconds())
         if abs(ahead) > TOLERANCE:
@@ -28,7 +28,7 @@ def clock(known: Known) -> Finding:
             words.append(f"this machine's clock is {seconds:.0f} s {'ahead of' if ahead > ZERO else 'behind'} {who}'s")
         else:
             words.append(f"this machine's clock agrees with {who}'s")
-    if not compared and any(_servers(known)):
+    if not compared and any(_servers(context)):
         words.append("this machine's clock could not be compared, because no server sent its time")
         return unchecked("; ".join(words))
     if wrong:
@@ -39,8 +39,8 @@ def clock(known: Known) -> Finding:
 ZERO = timedelta(0)
 
 
-def _differences(known: Known) -> Iterator[tuple[str, timedelta]]:
-    for who, ask in _servers(known):
+def _differences(context: ProbeContext) -> Iterator[tuple[str, timedelta]]:
+    for who, ask in _servers(context):
         # A server that cannot be reached is another probe's finding.
         with suppress(Exception):
             before = datetime.now(UTC)
@@ -51,26 +51,26 @@ def _differences(known: Known) -> Iterator[tuple[str, timedelta]]:
                 yield who, ours - said
 
 
-def _servers(known: Known) -> Iterator[tuple[str, Callable[[], str]]]:
+def _servers(context: ProbeContext) -> Iterator[tuple[str, Callable[[], str]]]:
     import requests
 
     # Two of them fit into the time of one probe.
-    timeout = known.patience / 2
+    timeout = context.patience / 2
 
     def trino() -> str:
         from lakehouse_analytics.doctor.coordinator import server_of
         from lakehouse_analytics.engines.trino.session import http_session
 
-        server = server_of(known)
+        server = server_of(context)
         with http_session(server) as session:
             return session.get(f"{server.address}/v1/info", timeout=timeout).headers["Date"]
 
     def airbyte() -> str:
         # Whatever it answers without a log-in, it says when.
-        answer = requests.get(f"{known.settings.airbyte_url}/health", timeout=timeout, allow_redirects=False)
+        answer = requests.get(f"{context.settings.airbyte_url}/health", timeout=timeout, allow_redirects=False)
         return answer.headers["Date"]
 
-    if known.engine_type.name == "trino" and "engine" not in known.left_out:
+    if context.engine_type.name == "trino" and "engine" not in context.left_out:
         yield "Trino", trino
-    if known.settings.airbyte_url and "airbyte" not in known.left_out:
+    if context.settings.airbyte_url and "airbyte" not in context.left_out:
         yield "Airbyte", airbyte

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.common.network import reason
-from lakehouse_analytics.doctor.probe import FailedError, Known, unchecked
+from lakehouse_analytics.doctor.probe import FailedError, ProbeContext, unchecked
 
 if TYPE_CHECKING:
     from lakehouse_analytics.engines.trino.session import TrinoServer
@@ -25,19 +25,19 @@ class DeniedError(FailedError):
     """Trino refused a statement to this user."""
 
 
-def server_of(known: Known) -> TrinoServer:
+def server_of(context: ProbeContext) -> TrinoServer:
     """The coordinator, with no more patience than a probe has. A token must last for as long as a run may."""
     from lakehouse_analytics.engines.trino.resource import TrinoResource
 
-    server = TrinoResource.of(known.settings).server()
+    server = TrinoResource.of(context.settings).server()
     return replace(
         server,
-        request_timeout=min(server.request_timeout, known.patience),
+        request_timeout=min(server.request_timeout, context.patience),
         start_timeout=0.0,
         queue_timeout=0.0,
         # No session property: the user may lack the right to set any.
-        statement_timeout=known.patience,
-        token_needed_until=datetime.now(UTC) + timedelta(seconds=known.settings.max_runtime),
+        statement_timeout=context.patience,
+        token_needed_until=datetime.now(UTC) + timedelta(seconds=context.settings.max_runtime),
     )
 
 

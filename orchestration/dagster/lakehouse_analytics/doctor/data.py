@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lakehouse_analytics.dbt.profile import Profile, ProfileError
 from lakehouse_analytics.doctor import fixes
-from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, unchecked
+from lakehouse_analytics.doctor.probe import FailedError, Finding, ProbeContext, failed, fine, unchecked
 from lakehouse_analytics.engines.duckdb import database_of
 
 if TYPE_CHECKING:
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
 Schemas = Mapping[str, set[str]]
 
 
-def engine(known: Known) -> Finding:
+def engine(context: ProbeContext) -> Finding:
     """DuckDB's file opens, or the server answers and lets us in."""
-    if known.engine_type.name == "trino":
+    if context.engine_type.name == "trino":
         from lakehouse_analytics.doctor import coordinator
 
-        server = coordinator.server_of(known)
+        server = coordinator.server_of(context)
         version = coordinator.version_of(server)
         coordinator.ask(server, "select 1")
         return fine(f"Trino {version} at {server.address} lets {server.user} in ({_log_in(server.auth)})")
-    profile = _profile(known)
-    if known.engine_type.name != "duckdb":
-        [[answer]] = _fetch_all(known, "select version()")
+    profile = _profile(context)
+    if context.engine_type.name != "duckdb":
+        [[answer]] = _fetch_all(context, "select version()")
         return fine(f"{answer} answers" + (f", as {profile.where} says" if profile else ""))
     if profile and profile.database_file is None:
         return unchecked(
             f"{profile.where} names a database that is no local file: not looked at",
             "Check in dbt itself that it can be reached: `dbt debug`.",
         )
-    [[duckdb]] = _duckdb(known, "select version()")
-    return fine(f"DuckDB {duckdb} opens {known.settings.duckdb_path}")
+    [[duckdb]] = _duckdb(context, "select version()")
+    return fine(f"DuckDB {duckdb} opens {context.settings.duckdb_path}")
 
 
-def catalog(known: Known) -> Finding:
+def catalog(context: ProbeContext) -> Finding:
     """The schemas of the project's sources are there. Those of its layers need not be."""
-    read, written = _sources(known.graph), _layers(known.graph)
-    there = {database: _there(known, database) for database in {*read, *written}}
+    read, written = _sources(context.graph), _layers(context.graph)
+    there = {database: _there(context, database) for database in {*read, *written}}
     missing = {database: _missing(schemas, there[database]) for database, schemas in read.items()}
     words = []
     for database in sorted(there):
@@ -66,31 +66,31 @@ def catalog(known: Known) -> Finding:
     return fine("\n".join(words) or "the project has neither sources nor tables")
 
 
-def _profile(known: Known) -> Profile | None:
+def _profile(context: ProbeContext) -> Profile | None:
     """dbt's profile, where it can be read."""
     with suppress(ProfileError):
-        return known.settings.profile
+        return context.settings.profile
     return None
 
 
-def _there(known: Known, database: str) -> set[str] | None:
+def _there(context: ProbeContext, database: str) -> set[str] | None:
     """Its schemas; None of a database that only dbt knows how to reach."""
     from lakehouse_analytics.common.sql import identifier
 
-    if known.engine_type.name == "trino":
+    if context.engine_type.name == "trino":
         from lakehouse_analytics.doctor import coordinator
 
-        rows = coordinator.ask(coordinator.server_of(known), f"show schemas from {identifier(database)}")
+        rows = coordinator.ask(coordinator.server_of(context), f"show schemas from {identifier(database)}")
         return {str(name).lower() for (name,) in rows}
-    if known.engine_type.name != "duckdb":
-        profile = _profile(known)
+    if context.engine_type.name != "duckdb":
+        profile = _profile(context)
         if profile and database != profile.database:
             return None
-        rows = _fetch_all(known, "select schema_name from information_schema.schemata")
+        rows = _fetch_all(context, "select schema_name from information_schema.schemata")
         return {str(name).lower() for (name,) in rows}
-    if database.lower() != database_of(str(known.settings.duckdb_path)).lower():
+    if database.lower() != database_of(str(context.settings.duckdb_path)).lower():
         return None
-    rows = _duckdb(known, "select schema_name from duckdb_schemas() where database_name = current_database()")
+    rows = _duckdb(context, "select schema_name from duckdb_schemas() where database_name = current_database()")
     return {str(name).lower() for (name,) in rows}
 
 
@@ -116,28 +116,28 @@ def _by_database(nodes: Iterator[Mapping[str, object]]) -> Schemas:
     return found
 
 
-def _fetch_all(known: Known, sql: str) -> list[tuple[object, ...]]:
+def _fetch_all(context: ProbeContext, sql: str) -> list[tuple[object, ...]]:
     """Ask the engine's resource, which reads its address from dbt's profile."""
     from lakehouse_analytics.engines.base import DatabaseError, Queried
 
-    engine = known.engine_type.resource(known.settings)
+    engine = context.engine_type.resource(context.settings)
     if not isinstance(engine, Queried):
-        raise FailedError(f"{known.engine_type.title} cannot be asked", "Leave it out (--skip engine).")
+        raise FailedError(f"{context.engine_type.title} cannot be asked", "Leave it out (--skip engine).")
     try:
         return [tuple(row) for row in engine.fetch_all(sql)]
     except DatabaseError as error:
         raise FailedError(str(error), fixes.correct_profile(fixes.here())) from None
 
 
-def _duckdb(known: Known, sql: str) -> list[tuple[object, ...]]:
+def _duckdb(context: ProbeContext, sql: str) -> list[tuple[object, ...]]:
     from lakehouse_analytics.engines.base import DatabaseError
     from lakehouse_analytics.engines.duckdb.database import connect
 
-    path = known.settings.duckdb_path
+    path = context.settings.duckdb_path
     if not path.exists():
         raise FailedError(f"{path} does not exist yet", fixes.fill_duckdb(fixes.here()))
     try:
-        with connect(path, timeout=min(known.settings.duckdb_lock_timeout, known.patience)) as connection:
+        with connect(path, timeout=min(context.settings.duckdb_lock_timeout, context.patience)) as connection:
             return connection.execute(sql).fetchall()
     except DatabaseError as error:
         message, _, fix = str(error).partition(". ")

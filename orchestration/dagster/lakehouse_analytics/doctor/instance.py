@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lakehouse_analytics.common.names import counted, plural
 from lakehouse_analytics.doctor import fixes
-from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, unchecked
+from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine, unchecked
 
 if TYPE_CHECKING:
     from lakehouse_analytics._dagster_internals import InstigatorState, InstigatorType
@@ -22,7 +22,7 @@ LOCATION = "lakehouse_analytics"
 SILENCE = 300.0
 
 
-def storage(known: Known) -> Finding:
+def storage(context: ProbeContext) -> Finding:
     """The instance of DAGSTER_HOME opens and answers, and its schema is this Dagster's."""
     from dagster import DagsterInstance
 
@@ -49,15 +49,15 @@ def storage(known: Known) -> Finding:
         return failed(
             f"the schema of the instance in {home} is older than Dagster: {', '.join(old)}", fixes.migrate(place)
         )
-    known.instance = instance
+    context.instance = instance
     return fine(f"the instance in {home} answers: {counted(runs, 'run')}; its schema is up to date")
 
 
-def daemons(known: Known) -> Finding:
+def daemons(context: ProbeContext) -> Finding:
     """Every daemon that this instance needs has sent a heartbeat lately."""
     from lakehouse_analytics._dagster_internals import get_daemon_statuses
 
-    instance = known.instance
+    instance = context.instance
     silence = max(SILENCE, 3.0 * instance.run_monitoring_poll_interval_seconds)
     statuses = get_daemon_statuses(instance, instance.get_required_daemon_types(), heartbeat_tolerance_seconds=silence)
     ill = [status for status in statuses.values() if not status.healthy]
@@ -83,27 +83,27 @@ def daemons(known: Known) -> Finding:
     return failed("\n".join(words), fixes.start_daemons(fixes.here()))
 
 
-def schedules(known: Known) -> Finding:
+def schedules(context: ProbeContext) -> Finding:
     """Every schedule is switched on: nothing is built at night without."""
     from lakehouse_analytics._dagster_internals import InstigatorType
 
-    on = _switched_on(known, InstigatorType.SCHEDULE, known.location.schedules)
+    on = _switched_on(context, InstigatorType.SCHEDULE, context.location.schedules)
     off = [name for name, runs in on.items() if not runs]
-    return _told(known, "schedule", [name for name, runs in on.items() if runs], off, [])
+    return _told(context, "schedule", [name for name, runs in on.items() if runs], off, [])
 
 
-def sensors(known: Known) -> Finding:
+def sensors(context: ProbeContext) -> Finding:
     """Every sensor that runs unless somebody stops it does run. Others are as somebody wanted them."""
     from lakehouse_analytics._dagster_internals import InstigatorType
 
-    declared = known.location.sensors
-    on = _switched_on(known, InstigatorType.SENSOR, declared)
+    declared = context.location.sensors
+    on = _switched_on(context, InstigatorType.SENSOR, declared)
     off = [name for name, runs in on.items() if not runs]
     stopped, idle = [name for name in off if declared[name]], [name for name in off if not declared[name]]
-    return _told(known, "sensor", [name for name, runs in on.items() if runs], stopped, idle)
+    return _told(context, "sensor", [name for name, runs in on.items() if runs], stopped, idle)
 
 
-def _told(known: Known, what: str, running: list[str], stopped: list[str], idle: list[str]) -> Finding:
+def _told(context: ProbeContext, what: str, running: list[str], stopped: list[str], idle: list[str]) -> Finding:
     words = []
     if stopped:
         words.append(f"stopped: {', '.join(stopped)}")
@@ -113,14 +113,14 @@ def _told(known: Known, what: str, running: list[str], stopped: list[str], idle:
         words.append(f"off, as declared: {', '.join(idle)}")
     if not stopped:
         return fine("; ".join(words) or f"there are no {plural(what)}")
-    page = f"{known.settings.webserver_url.rstrip('/')}/automation"
+    page = f"{context.settings.webserver_url.rstrip('/')}/automation"
     return failed("; ".join(words), fixes.switch_on(fixes.here(), what, stopped[0], page))
 
 
-def _switched_on(known: Known, kind: InstigatorType, declared: Mapping[str, bool]) -> dict[str, bool]:
+def _switched_on(context: ProbeContext, kind: InstigatorType, declared: Mapping[str, bool]) -> dict[str, bool]:
     from lakehouse_analytics._dagster_internals import InstigatorStatus
 
-    states = known.instance.all_instigator_state(instigator_type=kind)
+    states = context.instance.all_instigator_state(instigator_type=kind)
     found = {}
     for name, by_default in sorted(declared.items()):
         state = _of_location([state for state in states if state.instigator_name == name])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from lakehouse_analytics.doctor import fixes
-from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine
+from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine
 
 
-def queue(known: Known) -> Finding:
+def queue(context: ProbeContext) -> Finding:
     """Runs go through Dagster's queue, without which no limit of `concurrency` holds."""
     from dagster import QueuedRunCoordinator
 
-    coordinator = known.instance.run_coordinator
+    coordinator = context.instance.run_coordinator
     if isinstance(coordinator, QueuedRunCoordinator):
         return fine("runs wait in Dagster's queue until the limits let them start")
     return failed(
@@ -20,22 +20,22 @@ def queue(known: Known) -> Finding:
     )
 
 
-def limits(known: Known) -> Finding:
+def limits(context: ProbeContext) -> Finding:
     """DuckDB has one writer at a time, and windows are built by one run at a time."""
     from lakehouse_analytics._dagster_internals import BACKFILL_ID_TAG
     from lakehouse_analytics.keys import WINDOWS_OF
 
     missing, there = [], []
-    name = known.graph.engine.pool
+    name = context.graph.engine.pool
     if name:
-        slots = {one.name: one.limit for one in known.instance.event_log_storage.get_pool_limits()}
+        slots = {one.name: one.limit for one in context.instance.event_log_storage.get_pool_limits()}
         if slots.get(name) == 1:
             there.append(f"one run at a time in the pool {name}")
         else:
             said = f"has {slots[name]}" if name in slots else "is not set"
             missing.append((f"the limit of the pool {name} {said}", fixes.limit_pool(fixes.here(), name)))
-    if any(table.grain for table in known.graph.tables.values()):
-        queue = known.instance.get_concurrency_config().run_queue_config
+    if any(table.grain for table in context.graph.tables.values()):
+        queue = context.instance.get_concurrency_config().run_queue_config
         limited = {limit["key"] for limit in (queue.tag_concurrency_limits if queue else ())}
         for key, what in ((BACKFILL_ID_TAG, "of a backfill"), (WINDOWS_OF, "of a job that builds windows")):
             if key in limited:

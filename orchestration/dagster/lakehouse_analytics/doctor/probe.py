@@ -96,7 +96,7 @@ class Location:
 
 
 @dataclass
-class Known:
+class ProbeContext:
     """What probes have found out for those that need them.
 
     What is not set here is set by the probe of that name, which must be one of the reader's `needs`.
@@ -145,7 +145,7 @@ class Probe:
     """
 
     name: str
-    ask: Callable[[Known], Finding]
+    ask: Callable[[ProbeContext], Finding]
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     if_silent: str = "See whether what it asks is overloaded, or cut off by a firewall."

@@ -11,27 +11,27 @@ import time
 from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 from lakehouse_analytics.doctor import fixes
-from lakehouse_analytics.doctor.probe import Finding, Known, Location, failed, fine
+from lakehouse_analytics.doctor.probe import Finding, Location, ProbeContext, failed, fine
 from lakehouse_analytics.settings import Settings, SettingsError
 
 
-def settings(known: Known) -> Finding:
+def settings(context: ProbeContext) -> Finding:
     """The variables that `Settings` knows."""
     try:
-        known.settings = Settings.load()
+        context.settings = Settings.load()
     except SettingsError as error:
         _, *problems = str(error).splitlines()
         return failed("\n".join(problem.strip() for problem in problems), fixes.set_variables(fixes.here()))
-    engine = known.settings.engine_type.title
-    return fine(f"LAKEHOUSE_ENV is {known.settings.env}, dbt's target {known.settings.target}, on {engine}")
+    engine = context.settings.engine_type.title
+    return fine(f"LAKEHOUSE_ENV is {context.settings.env}, dbt's target {context.settings.target}, on {engine}")
 
 
-def manifest(known: Known) -> Finding:
+def manifest(context: ProbeContext) -> Finding:
     """The manifest is there, as new as the project's files, and its contracts are right."""
     from lakehouse_analytics.contract.models import ContractError
     from lakehouse_analytics.dbt.manifest import read
 
-    project = DbtProject.of(known.settings)
+    project = DbtProject.of(context.settings)
     try:
         configuration = project.configuration()
         if not_fresh := _not_fresh(project):
@@ -40,15 +40,15 @@ def manifest(known: Known) -> Finding:
         message = str(error).partition(": set ")[0]
         return failed(message, "Set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project, or correct that file.")
     try:
-        known.graph = read(project.manifest(), configuration, strict=known.settings.strict)
+        context.graph = read(project.manifest(), configuration, strict=context.settings.strict)
     except ManifestError as error:
         return failed(str(error).partition(" Make it")[0], fixes.parse_project(fixes.here()))
     except ContractError as error:
         return failed(str(error), fixes.correct_contracts(fixes.here()))
-    known.project = project
-    tables, sources = counted(len(known.graph.tables), "table"), counted(len(known.graph.sources), "source table")
+    context.project = project
+    tables, sources = counted(len(context.graph.tables), "table"), counted(len(context.graph.sources), "source table")
     fresh = f"{project.manifest_path} is fresh: {tables}, {sources}"
-    return fine("\n".join([fresh, *known.graph.warnings]))
+    return fine("\n".join([fresh, *context.graph.warnings]))
 
 
 def _not_fresh(project: DbtProject) -> Finding | None:
@@ -63,7 +63,7 @@ def _not_fresh(project: DbtProject) -> Finding | None:
     return None
 
 
-def location(known: Known) -> Finding:
+def location(context: ProbeContext) -> Finding:
     """`definitions` loads in a fresh interpreter, as it does in a code server."""
     # Under `dg dev` the location would parse the project, which is another question.
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_IS_DEV_CLI"}
@@ -72,11 +72,11 @@ def location(known: Known) -> Finding:
         done = subprocess.run(
             [sys.executable, "-m", "lakehouse_analytics.doctor.load"],
             env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-            timeout=known.timeout * 0.95,  # so that it is ended by us, and does not outlive the command
+            timeout=context.timeout * 0.95,  # so that it is ended by us, and does not outlive the command
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return failed(
-            f"lakehouse_analytics.definitions did not load within {known.timeout:g} s",
+            f"lakehouse_analytics.definitions did not load within {context.timeout:g} s",
             fixes.show_load_time(fixes.here()),
         )
     seconds = time.monotonic() - began
@@ -88,7 +88,7 @@ def location(known: Known) -> Finding:
             f"lakehouse_analytics.definitions does not load: {answer.get('error') or ended}",
             fixes.show_load_error(fixes.here()),
         )
-    known.location = found = Location(**answer)
+    context.location = found = Location(**answer)
     return fine(
         f"{counted(found.assets, 'asset')}, {counted(found.jobs, 'job')}, {counted(len(found.schedules), 'schedule')}, "
         f"{counted(len(found.sensors), 'sensor')}; a fresh interpreter loads it in {seconds:.1f} s"

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from lakehouse_analytics.doctor.probe import (
     FailedError,
     Finding,
-    Known,
     Probe,
+    ProbeContext,
     Result,
     Status,
     failed,
@@ -32,12 +32,12 @@ class Run:
 
     Args:
         probes: In the order of the report; each after those that it needs.
-        known: What they share.
+        context: What they share.
         mask: Takes secrets out of a text.
     """
 
-    def __init__(self, probes: Sequence[Probe], known: Known, mask: Callable[[str], str]) -> None:
-        self._probes, self._known, self._mask = probes, known, mask
+    def __init__(self, probes: Sequence[Probe], context: ProbeContext, mask: Callable[[str], str]) -> None:
+        self._probes, self._known, self._mask = probes, context, mask
         self._answers: queue.SimpleQueue[tuple[str, Finding]] = queue.SimpleQueue()
         self._began: dict[str, float] = {}
         self._results: dict[str, Result] = {}

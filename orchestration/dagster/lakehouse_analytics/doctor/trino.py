@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from lakehouse_analytics.common.names import some
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.coordinator import DeniedError, NotCheckedError, ask, server_of, version_of
-from lakehouse_analytics.doctor.probe import FailedError, Finding, Known, failed, fine, skipped, unchecked
+from lakehouse_analytics.doctor.probe import FailedError, Finding, ProbeContext, failed, fine, skipped, unchecked
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.graph import Source, Table
@@ -31,11 +31,11 @@ GRANTS = "docs/engines.md (What the user may do) lists every right, and infrastr
 CHUNK = 50
 
 
-def version(known: Known) -> Finding:
+def version(context: ProbeContext) -> Finding:
     """Trino is as new as the code location needs."""
-    if known.engine_type.name != "trino":
-        return skipped(f"the engine is {known.engine_type.title}")
-    found = version_of(server_of(known))
+    if context.engine_type.name != "trino":
+        return skipped(f"the engine is {context.engine_type.title}")
+    found = version_of(server_of(context))
     number = re.match(r"\d+", found)
     if number is None:
         return unchecked(f"not checked: Trino's version is {found}; {MINIMUM_VERSION} or newer is needed")
@@ -56,20 +56,20 @@ class _Right:
     sql: str
 
 
-def rights(known: Known) -> Finding:
+def rights(context: ProbeContext) -> Finding:
     """The user may do what builds, checks and maintenance do; tested on one table of each schema."""
-    if known.engine_type.name != "trino":
-        return skipped(f"the engine is {known.engine_type.title}")
-    server = server_of(known)
-    deadline = time.monotonic() + known.patience
-    examples, unbuilt = _examples(known, server)
+    if context.engine_type.name != "trino":
+        return skipped(f"the engine is {context.engine_type.title}")
+    server = server_of(context)
+    deadline = time.monotonic() + context.patience
+    examples, unbuilt = _examples(context, server)
     denied: list[str] = []
     broken: list[str] = []
     allowed, unasked = 0, 0
     reading = [*_system_rights(), *_reading_rights(examples)]
     if _all_readable(server, reading):
         allowed, reading = len(reading), []
-    for right in [*reading, *_writing_rights(examples, _analyzed(known))]:
+    for right in [*reading, *_writing_rights(examples, _analyzed(context))]:
         if time.monotonic() > deadline:
             unasked += 1
             continue
@@ -84,7 +84,7 @@ def rights(known: Known) -> Finding:
         except FailedError as error:
             broken.append(f"not checked: {right.what}: {error.finding.message}")
     # Trino hides a table from a user without any right on it, and no build makes a source.
-    sources = {(relation.catalog, relation.schema) for relation in _relations(known.graph.sources.values())}
+    sources = {(relation.catalog, relation.schema) for relation in _relations(context.graph.sources.values())}
     denied += [
         f"select on {catalog}.{schema}: no table of dbt's sources is there, or {server.user} has no right on any"
         for catalog, schema in sorted(unbuilt & sources)
@@ -105,21 +105,21 @@ def rights(known: Known) -> Finding:
     return fine("\n".join([f"{server.user} has all {allowed} rights that were checked", *words]))
 
 
-def upkeep(known: Known) -> Finding:
+def upkeep(context: ProbeContext) -> Finding:
     """Trino lets maintenance expire what contracts say, and which tables must not lose files."""
     from lakehouse_analytics.contract.models import ContractError
     from lakehouse_analytics.maintenance.policy import maintained_tables
 
-    if known.engine_type.name != "trino":
-        return skipped(f"the engine is {known.engine_type.title}")
-    longest = timedelta(seconds=known.settings.max_runtime)
+    if context.engine_type.name != "trino":
+        return skipped(f"the engine is {context.engine_type.title}")
+    longest = timedelta(seconds=context.settings.max_runtime)
     try:
-        tables = maintained_tables(known.graph, floor=known.settings.maintenance_floor, longest_write=longest)
+        tables = maintained_tables(context.graph, floor=context.settings.maintenance_floor, longest_write=longest)
     except ContractError as error:
         return failed(str(error), fixes.correct_contracts(fixes.here()))
     if not tables:
         return skipped("the project has no tables to maintain")
-    server = server_of(known)
+    server = server_of(context)
     floors = _floors(server)
     problems, advice = too_short(tables, floors)
     catalogs = sorted({table.relation.catalog for table in tables})
@@ -203,13 +203,13 @@ def _writing_rights(examples: Mapping[Relation, bool], analyzed: Collection[Rela
             yield _Right(f"analyze on {where}", "maintenance collects statistics", f"analyze {table}")
 
 
-def _analyzed(known: Known) -> set[Relation]:
+def _analyzed(context: ProbeContext) -> set[Relation]:
     from lakehouse_analytics.contract.models import ContractError
     from lakehouse_analytics.maintenance.policy import maintained_tables
 
-    longest = timedelta(seconds=known.settings.max_runtime)
+    longest = timedelta(seconds=context.settings.max_runtime)
     try:
-        tables = maintained_tables(known.graph, floor=known.settings.maintenance_floor, longest_write=longest)
+        tables = maintained_tables(context.graph, floor=context.settings.maintenance_floor, longest_write=longest)
     except ContractError:  # another probe tells of it
         return set()
     return {table.relation for table in tables if table.policy.analyze}
@@ -221,13 +221,13 @@ def _relations(things: Iterable[Table | Source]) -> Iterator[Relation]:
     return (relation_of(thing.node) for thing in things if thing.node.get("config", {}).get("materialized") != "view")
 
 
-def _examples(known: Known, server: TrinoServer) -> tuple[dict[Relation, bool], set[tuple[str, str]]]:
+def _examples(context: ProbeContext, server: TrinoServer) -> tuple[dict[Relation, bool], set[tuple[str, str]]]:
     """One table of each schema that is there, and the schemas of which there is none."""
     from lakehouse_analytics.common.sql import identifier, literal
     from lakehouse_analytics.dbt.relation import Relation
 
     wanted: dict[tuple[str, str], dict[Relation, bool]] = defaultdict(dict)
-    for things, written in ((known.graph.sources.values(), False), (known.graph.tables.values(), True)):
+    for things, written in ((context.graph.sources.values(), False), (context.graph.tables.values(), True)):
         for relation in _relations(things):
             wanted[relation.catalog, relation.schema][relation] = written
     there: set[Relation] = set()

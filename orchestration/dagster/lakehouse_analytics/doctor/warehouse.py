@@ -7,7 +7,7 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.doctor.probe import Finding, Known, failed, fine, skipped, unchecked
+from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine, skipped, unchecked
 from lakehouse_analytics.iceberg.catalog import SECRET, VARIABLE
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ def imports() -> tuple[str, ...]:
     return ("pyiceberg.catalog.sql", "pyiceberg.io.pyarrow") if os.getenv(VARIABLE) else ()
 
 
-def warehouse(known: Known) -> Finding:
+def warehouse(context: ProbeContext) -> Finding:
     """An object is written below the warehouse's path and deleted again."""
     from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog, reason
 
-    name = known.settings.iceberg_catalog
+    name = context.settings.iceberg_catalog
     if name is None:
         return skipped("LAKEHOUSE_ICEBERG_CATALOG is not set")
     try:
@@ -49,7 +49,7 @@ def warehouse(known: Known) -> Finding:
 
     from pyiceberg.io import load_file_io
 
-    patience = f"{max(1, known.patience / 3):.0f}"
+    patience = f"{max(1, context.patience / 3):.0f}"
     waits = {"s3.connect-timeout": patience, "s3.request-timeout": patience}
     files = load_file_io({**waits, **catalog.properties}, location)
     try:

@@ -33,7 +33,7 @@ class Reason(Protocol):
         """What a person does about it; empty where the message says all."""
 
 
-Judge = Callable[[str], Reason]
+ErrorClassifier = Callable[[str], Reason]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Engine(Protocol):
     def wait_until_free(self, say: Callable[[str], None]) -> None:
         """Return when dbt may start, or raise with the reason why it cannot; `say` gets what it waits for."""
 
-    def judge(self, message: str) -> Reason:
+    def classify_error(self, message: str) -> Reason:
         """Whether what failed with this message may pass by itself."""
 
     def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -66,7 +66,7 @@ class Engine(Protocol):
     def query_url(self, query_id: str) -> str | None:
         """The page of a query, where the engine has one."""
 
-    def end_queries_of(self, run_id: str) -> None:
+    def kill_queries(self, run_id: str) -> None:
         """End what a dbt that died has left running; never raises."""
 
 

@@ -11,7 +11,7 @@ from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.plan import Plan
 from lakehouse_analytics.ingest.protocol import StreamKey
 from lakehouse_analytics.ingest.staging import Staging
-from lakehouse_analytics.ingest.state import Known
+from lakehouse_analytics.ingest.state import StoredState
 
 if TYPE_CHECKING:
     from lakehouse_analytics.settings import Settings
@@ -26,10 +26,10 @@ class Destination(Protocol):
         Refused where it cannot be written, or another process of this machine syncs the source.
         """
 
-    def read(self, connection: Connection) -> Known:
+    def read(self, connection: Connection) -> StoredState:
         """What is stored of the source; empty before its first sync."""
 
-    def load(self, connection: Connection, plan: Plan, staging: Staging, known: Known) -> dict[StreamKey, int]:
+    def load(self, connection: Connection, plan: Plan, staging: Staging, known: StoredState) -> dict[StreamKey, int]:
         """Write all that came, then the state.
 
         Returns:

@@ -18,7 +18,7 @@ from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.plan import Plan, StreamPlan
 from lakehouse_analytics.ingest.protocol import StreamKey
 from lakehouse_analytics.ingest.staging import Staging, private_folder, refuse
-from lakehouse_analytics.ingest.state import Known, Row, Table
+from lakehouse_analytics.ingest.state import Row, StoredState, Table
 
 if TYPE_CHECKING:
     import duckdb
@@ -59,9 +59,9 @@ class DuckDBFile:
         if self.path.exists() and not self.path.is_file():
             raise OSError(errno.EINVAL, "it is a folder" if self.path.is_dir() else "it is not a regular file")
 
-    def read(self, connection: Connection) -> Known:
+    def read(self, connection: Connection) -> StoredState:
         """What is stored; empty for a new file."""
-        known = Known()
+        known = StoredState()
         if not self.path.is_file():
             return known
         schema = connection.schema_name
@@ -85,7 +85,7 @@ class DuckDBFile:
             state.take(known, [Row(*row) for row in stored.fetchall()], where)
         return known
 
-    def load(self, connection: Connection, plan: Plan, staging: Staging, known: Known) -> dict[StreamKey, int]:
+    def load(self, connection: Connection, plan: Plan, staging: Staging, known: StoredState) -> dict[StreamKey, int]:
         """Everything or nothing."""
         schema = connection.schema_name
         totals: dict[StreamKey, int] = {}
@@ -120,7 +120,7 @@ class DuckDBFile:
 
 
 def _load_stream(
-    db: duckdb.DuckDBPyConnection, schema: str, stream: StreamPlan, parquet: Path | None, known: Known
+    db: duckdb.DuckDBPyConnection, schema: str, stream: StreamPlan, parquet: Path | None, known: StoredState
 ) -> int:
     table = f"{identifier(schema)}.{identifier(stream.table)}"
     if stream.replaces:

@@ -27,7 +27,7 @@ from lakehouse_analytics.ingest.iceberg_table import BATCH, Change, Name, batche
 from lakehouse_analytics.ingest.plan import Plan, StreamPlan
 from lakehouse_analytics.ingest.protocol import StreamKey
 from lakehouse_analytics.ingest.staging import Staging, private_folder, refuse, scratch
-from lakehouse_analytics.ingest.state import Known
+from lakehouse_analytics.ingest.state import StoredState
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -77,10 +77,10 @@ class IcebergCatalog:
     def __str__(self) -> str:  # noqa: D105
         return f"Iceberg catalog {self.name}"
 
-    def read(self, connection: Connection) -> Known:
+    def read(self, connection: Connection) -> StoredState:
         """The stored state, and the tables of the connection's streams."""
         namespace = connection.schema_name.lower()
-        known = Known()
+        known = StoredState()
         with self._told("Nothing was written"):
             if not self._catalog.namespace_exists(namespace):
                 return known
@@ -91,14 +91,14 @@ class IcebergCatalog:
                     known.tables[stream.table_name.lower()] = _known(table)
         return known
 
-    def load(self, connection: Connection, plan: Plan, staging: Staging, known: Known) -> dict[StreamKey, int]:
+    def load(self, connection: Connection, plan: Plan, staging: Staging, known: StoredState) -> dict[StreamKey, int]:
         """All tables, then the state."""
         namespace = connection.schema_name.lower()
         changes: dict[StreamKey, Change] = {}
         with self._told("Nothing was changed"):
             self._catalog.create_namespace_if_not_exists(namespace)
             _, stored = iceberg_state.read(self._catalog, namespace, connection.name)
-            state.take(now := Known(), stored, f"{connection.schema_name}.{state.TABLE}")
+            state.take(now := StoredState(), stored, f"{connection.schema_name}.{state.TABLE}")
             if (now.streams, now.shared) != (known.streams, known.shared):
                 raise self._meanwhile(f"another sync of {connection.name} ended, on another machine?")
             try:
@@ -130,7 +130,7 @@ class IcebergCatalog:
                 raise
             raise IngestError(f"{self}: {reason(self.name, error)[:500]}. {outcome}") from None
 
-    def _change(self, connection: Connection, stream: StreamPlan, plan: Plan, known: Known) -> Change:
+    def _change(self, connection: Connection, stream: StreamPlan, plan: Plan, known: StoredState) -> Change:
         name = _name(connection, stream.table)
         table = find(self._catalog, name)
         if (table is None) != (stream.table.lower() not in known.tables):

@@ -10,7 +10,7 @@ from lakehouse_analytics.ingest.config import Connection, StreamConfig, SyncMode
 from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.protocol import Catalog, Stream, StreamKey, without_streams
 from lakehouse_analytics.ingest.report import Mode
-from lakehouse_analytics.ingest.state import Known, Table
+from lakehouse_analytics.ingest.state import StoredState, Table
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plan:
 
 
 def make(
-    connection: Connection, catalog: Catalog, known: Known, config: dict[str, Any], *, from_start: bool = False
+    connection: Connection, catalog: Catalog, known: StoredState, config: dict[str, Any], *, from_start: bool = False
 ) -> Plan:
     """Decide for each configured stream.
 
@@ -95,7 +95,7 @@ def _plan(
     connection: Connection,
     wanted: StreamConfig,
     stream: Stream,
-    known: Known,
+    known: StoredState,
     config: dict[str, Any],
     *,
     from_start: bool,

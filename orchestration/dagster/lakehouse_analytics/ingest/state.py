@@ -53,7 +53,7 @@ class Table:
 
 
 @dataclass
-class Known:
+class StoredState:
     """All that is stored of a source. `sync_id` is the last of any source; `tables` go by name in lower case."""
 
     sync_id: int = 0
@@ -85,7 +85,7 @@ def check_columns(where: str, columns: Iterable[str]) -> None:
         raise IngestError(f"{where} has its columns in another order than {', '.join(wanted)}: {way_out}")
 
 
-def take(known: Known, rows: list[Row], where: str) -> None:
+def take(known: StoredState, rows: list[Row], where: str) -> None:
     """Note a source's stored rows in `known`.
 
     Args:
@@ -164,7 +164,7 @@ def _has_shape(row: Row, column: str, content: Any) -> bool:
     return state_key(content) == ((row.namespace, row.stream) if row.stream is not None else None)
 
 
-def following(plan: Plan, staging: Staging, known: Known) -> list[Row]:
+def following(plan: Plan, staging: Staging, known: StoredState) -> list[Row]:
     """The rows that a finished sync leaves: one for each of its streams, and the shared state where there is one."""
     rows = []
     for key, stream in plan.streams.items():

@@ -21,7 +21,14 @@ from lakehouse_analytics.common.cron import next_tick
 from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
-from lakehouse_analytics.partitions.definitions import Calendar, Span, Window, missing_above, overlapping, windows
+from lakehouse_analytics.partitions.definitions import (
+    GrainPartitions,
+    PartitionRange,
+    Window,
+    missing_above,
+    overlapping,
+    windows,
+)
 from lakehouse_analytics.triggers.event_log import SOURCE_CLOCK_TOLERANCE
 from lakehouse_analytics.triggers.events import EMPTIED, ENDED, STARTED, SYNC_CHECK
 
@@ -42,7 +49,7 @@ class Plan:
     Attributes:
         name, job: Of the schedule, and what it runs.
         cron, timezone: When.
-        calendar: Its windows.
+        partitions_def: Its windows.
         catch_up: Windows that are owed at most, the newest ones.
         tables: What the job builds of this grain.
         after: Sources that must have synced since a window's end.
@@ -52,10 +59,10 @@ class Plan:
     job: str
     cron: str
     timezone: str
-    calendar: Calendar
+    partitions_def: GrainPartitions
     catch_up: int
     graph: Graph
-    calendars: Mapping[Grain, Calendar]
+    grain_partitions: Mapping[Grain, GrainPartitions]
     tables: Sequence[Table]
     after: Sequence[Source]
 
@@ -67,7 +74,7 @@ class Plan:
 
     def _shorter(self, unique_id: str) -> bool:
         grain, own = self.graph.tables[unique_id].grain, self.tables[0].grain
-        order = [*self.calendars]
+        order = [*self.grain_partitions]
         return grain is not None and own is not None and order.index(grain) < order.index(own)
 
     def due(self, window: Window) -> datetime:
@@ -93,19 +100,19 @@ class Plan:
     def _ended(self, at: datetime) -> Iterator[Window]:
         """Windows that ended by a moment, newest first."""
         with partition_loading_context(effective_dt=at):
-            last = self.calendar.get_last_partition_window()
+            last = self.partitions_def.get_last_partition_window()
             if last is None:
                 return
             # Those of `end_offset` have not ended.
-            keys = overlapping(self.calendar, at - (last.end - last.start) * (self.catch_up + 40), at)
-            yield from reversed([window for window in windows(self.calendar, keys) if window.end <= at])
+            keys = overlapping(self.partitions_def, at - (last.end - last.start) * (self.catch_up + 40), at)
+            yield from reversed([window for window in windows(self.partitions_def, keys) if window.end <= at])
 
     def running(self, at: datetime) -> Window | None:
         """The window that has begun and not ended, where `end_offset` lets it be built."""
         with partition_loading_context(effective_dt=at):
-            last = self.calendar.get_last_partition_window()
-            keys = overlapping(self.calendar, at, at + timedelta(seconds=1)) if last and last.end > at else []
-            return next(iter(windows(self.calendar, keys)), None)
+            last = self.partitions_def.get_last_partition_window()
+            keys = overlapping(self.partitions_def, at, at + timedelta(seconds=1)) if last and last.end > at else []
+            return next(iter(windows(self.partitions_def, keys)), None)
 
     def missing(self, window: Window, instance: dg.DagsterInstance) -> list[str]:
         """What a window waits for, each as a sentence; nothing where it is ready."""
@@ -119,7 +126,9 @@ class Plan:
                     f"{'.'.join(source.key)} has not synced since {window.end:%Y-%m-%d %H:%M %Z} ({said}){way_out}"
                 )
         for table in self.tables:
-            for above, keys in missing_above(self.graph, table, Span([window]), self.calendars, instance):
+            for above, keys in missing_above(
+                self.graph, table, PartitionRange([window]), self.grain_partitions, instance
+            ):
                 found.append(f"{'/'.join(above.key)} does not have {some(keys, FEW)}")
         return [*dict.fromkeys(found)]
 

@@ -1,8 +1,8 @@
-"""Grains, zones and windows: the calendars of partitioned tables, and the windows of a run.
+"""Grains, time zones and windows: Dagster's partitions of the tables, and the windows of a run.
 
-One calendar a grain, in LAKEHOUSE_TIMEZONE: it starts with the earliest `begin` of the grain's models, cut down to a
-whole window as dbt's microbatch does, and ends with the last window that has ended. A day of a zone has 23, 24 or 25
-hours; windows hold their start and not their end.
+There is one definition of partitions per grain, in LAKEHOUSE_TIMEZONE. It starts with the earliest `begin` of the grain's
+models, cut down to a whole window as dbt's microbatch does, and ends with the last window that has ended. A day has 23,
+24 or 25 hours; a window includes its start and excludes its end.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ UTC_BATCHES = "utc_batches"
 #: From short to long.
 GRAINS: tuple[Grain, ...] = ("hourly", "daily", "weekly", "monthly")
 #: Tables of these grains share a run, and its op, with those that are built as a whole.
-TOGETHER: tuple[Grain | None, ...] = (None, "daily")
+GRAINS_OF_ONE_OP: tuple[Grain | None, ...] = (None, "daily")
 
-Calendar = dg.TimeWindowPartitionsDefinition
+#: The partitions of a grain.
+GrainPartitions = dg.TimeWindowPartitionsDefinition
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class NoWindowError(ValueError):
     """A run that builds partitions does not say which, or cannot build those."""
 
 
-def calendars(graph: Graph, timezone: str, *, end_offset: int = 0) -> dict[Grain, Calendar]:
-    """The calendar of each grain that the graph has.
+def grain_partitions(graph: Graph, timezone: str, *, end_offset: int = 0) -> dict[Grain, GrainPartitions]:
+    """The partitions of each grain that the graph has.
 
     Args:
         graph: The manifest's.
@@ -119,7 +120,7 @@ def _half_hours(timezone: str, begin: datetime) -> bool:
     return any(((offset or timedelta()) - first) % timedelta(hours=1) for offset in offsets)
 
 
-def _calendar(grain: Grain, begin: datetime, timezone: str, end_offset: int) -> Calendar:
+def _calendar(grain: Grain, begin: datetime, timezone: str, end_offset: int) -> GrainPartitions:
     day = begin.replace(hour=0, minute=0, second=0, microsecond=0)
     if grain == "hourly":
         hour = begin.replace(minute=0, second=0, microsecond=0)
@@ -133,15 +134,15 @@ def _calendar(grain: Grain, begin: datetime, timezone: str, end_offset: int) -> 
     return dg.MonthlyPartitionsDefinition(start_date=day.replace(day=1), timezone=timezone, end_offset=end_offset)
 
 
-def calendar_of(table: Table, calendars: Mapping[Grain, Calendar]) -> Calendar | None:
-    """The table's calendar, where it has one."""
-    return calendars[table.grain] if table.grain else None
+def partitions_of(table: Table, grain_partitions: Mapping[Grain, GrainPartitions]) -> GrainPartitions | None:
+    """The partitions of a table, where it has some."""
+    return grain_partitions[table.grain] if table.grain else None
 
 
 def mapping(above: Grain | None, below: Grain | None) -> dg.PartitionMapping | None:
     """How windows of a table depend on those of a table that it reads; None leaves it to Dagster.
 
-    All that overlap: a month waits for its days. Of upstream windows before the calendar's beginning nothing is known,
+    All that overlap: a month waits for its days. Of upstream windows before the definition's beginning nothing is known,
     and nothing is waited for. Tables built as a whole read all windows, and are read by each.
     """
     if above is None or below is None:
@@ -156,7 +157,9 @@ def refuse_mismatched_zones(assets: Iterable[dg.AssetsDefinition | dg.AssetSpec]
         ContractError: naming both assets and zones.
     """
     specs = [spec for asset in assets for spec in (asset.specs if isinstance(asset, dg.AssetsDefinition) else [asset])]
-    zones = {spec.key: spec.partitions_def.timezone for spec in specs if isinstance(spec.partitions_def, Calendar)}
+    zones = {
+        spec.key: spec.partitions_def.timezone for spec in specs if isinstance(spec.partitions_def, GrainPartitions)
+    }
     wrong = [
         f"{spec.key.to_user_string()} has windows of {zones[spec.key]}, and reads {dep.asset_key.to_user_string()}, "
         f"whose windows are of {zones[dep.asset_key]}: one zone for both, LAKEHOUSE_TIMEZONE"
@@ -168,14 +171,14 @@ def refuse_mismatched_zones(assets: Iterable[dg.AssetsDefinition | dg.AssetSpec]
         raise ContractError("\n".join(wrong))
 
 
-def windows(calendar: Calendar, keys: Iterable[str]) -> list[Window]:
+def windows(partitions_def: GrainPartitions, keys: Iterable[str]) -> list[Window]:
     """The windows of partition keys, in the keys' order."""
-    found = ((key, calendar.time_window_for_partition_key(key)) for key in keys)
+    found = ((key, partitions_def.time_window_for_partition_key(key)) for key in keys)
     return [Window(key, window.start, window.end) for key, window in found]
 
 
 @dataclass(frozen=True)
-class Span:
+class PartitionRange:
     """The windows of one run: one after the other, without a gap."""
 
     windows: Sequence[Window]
@@ -205,56 +208,62 @@ def _utc(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def span_of(context: dg.AssetExecutionContext, calendar: Calendar, tables: Sequence[Table]) -> Span:
+def span_of(
+    context: dg.AssetExecutionContext, partitions_def: GrainPartitions, tables: Sequence[Table]
+) -> PartitionRange:
     """The windows that a run builds of partitioned tables.
 
     Raises:
-        NoWindowError: it was started without a partition, or for windows that the calendar has not (yet).
+        NoWindowError: it was started without a partition, or for windows that the definition has not (yet).
     """
     names = ", ".join(sorted("/".join(table.key) for table in tables))
-    if calendar.get_last_partition_key() is None:
+    if partitions_def.get_last_partition_key() is None:
         raise NoWindowError(
-            f"{names} have no partition yet: the first begins on {calendar.start:%Y-%m-%d}, the `begin` of their "
+            f"{names} have no partition yet: the first begins on {partitions_def.start:%Y-%m-%d}, the `begin` of their "
             "models, and can be built when it has ended."
         )
     if not (context.has_partition_key or context.has_partition_key_range):
-        last = calendar.get_last_partition_key()
+        last = partitions_def.get_last_partition_key()
         raise NoWindowError(
             f"This run was started without a partition, and builds {names}, which are partitioned: launch it for one, "
             f"such as {last}, or for a range (docs/time.md)."
         )
     asked = context.partition_key_range
-    known = {key: calendar.has_partition_key(key) for key in (asked.start, asked.end)}
+    known = {key: partitions_def.has_partition_key(key) for key in (asked.start, asked.end)}
     if unknown := [key for key, there in known.items() if not there]:
         raise NoWindowError(
             f"There is no partition {' nor '.join(unknown)} of {names}: their windows go from "
-            f"{calendar.get_first_partition_key()} to {calendar.get_last_partition_key()}."
+            f"{partitions_def.get_first_partition_key()} to {partitions_def.get_last_partition_key()}."
         )
-    keys = calendar.get_partition_keys_in_range(asked)
+    keys = partitions_def.get_partition_keys_in_range(asked)
     if not keys:
         raise NoWindowError(f"The range {asked.start}...{asked.end} ends before it begins.")
-    return Span(windows(calendar, keys))
+    return PartitionRange(windows(partitions_def, keys))
 
 
-def overlapping(calendar: Calendar, start: datetime, end: datetime) -> list[str]:
-    """Keys of the calendar's windows that share a moment with `[start, end)`."""
-    last = calendar.get_last_partition_window()
+def overlapping(partitions_def: GrainPartitions, start: datetime, end: datetime) -> list[str]:
+    """Keys of the windows that share a moment with `[start, end)`."""
+    last = partitions_def.get_last_partition_window()
     if last is None:
         return []
     # Dagster leaves out the window that has begun before.
-    before = max(start - 2 * (last.end - last.start), calendar.start)
-    keys = calendar.get_partition_keys_in_time_window(dg.TimeWindow(before, min(end, last.end)))
-    return [window.key for window in windows(calendar, keys) if window.end > start]
+    before = max(start - 2 * (last.end - last.start), partitions_def.start)
+    keys = partitions_def.get_partition_keys_in_time_window(dg.TimeWindow(before, min(end, last.end)))
+    return [window.key for window in windows(partitions_def, keys) if window.end > start]
 
 
 def missing_above(
-    graph: Graph, table: Table, span: Span, calendars: Mapping[Grain, Calendar], instance: dg.DagsterInstance
+    graph: Graph,
+    table: Table,
+    span: PartitionRange,
+    grain_partitions: Mapping[Grain, GrainPartitions],
+    instance: dg.DagsterInstance,
 ) -> Iterator[tuple[Table, list[str]]]:
     """Tables of a shorter grain that this one reads, and their windows inside the span that were never built."""
     for parent in (graph.tables[unique_id] for unique_id in table.parents if unique_id in graph.tables):
         if parent.grain is None or table.grain is None or GRAINS.index(parent.grain) >= GRAINS.index(table.grain):
             continue
-        wanted = overlapping(calendars[parent.grain], span.start, span.end)
+        wanted = overlapping(grain_partitions[parent.grain], span.start, span.end)
         built = instance.get_materialized_partitions(dg.AssetKey(parent.key))
         if missing := [key for key in wanted if key not in built]:
             yield parent, missing

@@ -10,7 +10,13 @@ import dagster as dg
 from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
-from lakehouse_analytics.partitions.definitions import Calendar, NoWindowError, Span, missing_above, span_of
+from lakehouse_analytics.partitions.definitions import (
+    GrainPartitions,
+    NoWindowError,
+    PartitionRange,
+    missing_above,
+    span_of,
+)
 
 #: Of the connection that is kept: milliseconds of a statement, seconds until it is opened again, and others beside it.
 _STATEMENT_TIMEOUT, _POOL_RECYCLE, _MAX_OVERFLOW = 300_000, 3600, 1
@@ -18,14 +24,17 @@ _STATEMENT_TIMEOUT, _POOL_RECYCLE, _MAX_OVERFLOW = 300_000, 3600, 1
 
 @dataclass(frozen=True)
 class RunWindows:
-    """The windows of one run, and the calendar that they are of."""
+    """The windows of one run, and the partitions that they are of."""
 
-    calendar: Calendar
-    span: Span
+    partitions_def: GrainPartitions
+    span: PartitionRange
 
     @classmethod
     def of(
-        cls, context: dg.AssetExecutionContext, tables: Sequence[Table], calendars: Mapping[Grain, Calendar]
+        cls,
+        context: dg.AssetExecutionContext,
+        tables: Sequence[Table],
+        grain_partitions: Mapping[Grain, GrainPartitions],
     ) -> RunWindows | None:
         """Those of the partitioned tables that a run builds or checks; None where it has none.
 
@@ -37,7 +46,7 @@ class RunWindows:
         if grain is None:
             return None
         try:
-            return cls(calendars[grain], span_of(context, calendars[grain], partitioned))
+            return cls(grain_partitions[grain], span_of(context, grain_partitions[grain], partitioned))
         except NoWindowError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
 
@@ -57,7 +66,7 @@ class RunWindows:
         Raises:
             dagster.Failure: the run has not every window.
         """
-        first, last = self.calendar.get_first_partition_key(), self.calendar.get_last_partition_key()
+        first, last = self.partitions_def.get_first_partition_key(), self.partitions_def.get_last_partition_key()
         if (self.span.windows[0].key, self.span.windows[-1].key) != (first, last):
             raise dg.Failure(
                 "full_refresh (or DBT_FULL_REFRESH) of partitioned tables needs every partition in one run, "
@@ -70,7 +79,7 @@ class RunWindows:
         self,
         graph: Graph,
         selected: Collection[str],
-        calendars: Mapping[Grain, Calendar],
+        grain_partitions: Mapping[Grain, GrainPartitions],
         instance: dg.DagsterInstance,
     ) -> None:
         """A month is not built of the days that happen to be there.
@@ -81,7 +90,7 @@ class RunWindows:
         gaps = [
             f"{'/'.join(above.key)} does not have {some(keys, FEW)}"
             for unique_id in sorted(selected)
-            for above, keys in missing_above(graph, graph.tables[unique_id], self.span, calendars, instance)
+            for above, keys in missing_above(graph, graph.tables[unique_id], self.span, grain_partitions, instance)
         ]
         if gaps:
             raise dg.Failure(

@@ -17,7 +17,7 @@ import duckdb
 import psutil
 import pytest
 from lakehouse_analytics.dbt.runner import DbtRunner
-from lakehouse_analytics.dbt.session import Asked, DbtProcess, Ended, Finished, Logged, Message
+from lakehouse_analytics.dbt.session import DbtProcess, Ended, Finished, Logged, Message, Question
 
 pytestmark = pytest.mark.new_interpreter
 
@@ -103,11 +103,11 @@ class Build:
         request = self.shop.runner.request(["build", *args], {}, target_path=str(self.shop.scratch), plan=plan)
         self.process.start(request, self.inbox.put)
 
-    def messages(self, answers: Callable[[Asked], str | None] = lambda _: None) -> Iterator[Message]:
+    def messages(self, answers: Callable[[Question], str | None] = lambda _: None) -> Iterator[Message]:
         while True:
             message = self.inbox.get(timeout=120)
             yield message
-            if isinstance(message, Asked):
+            if isinstance(message, Question):
                 self.process.answer(message, answers(message))
             if isinstance(message, Ended):
                 return
@@ -161,7 +161,7 @@ def test_what_lies_below_a_failed_gate_is_skipped_and_the_rest_is_built(build: B
     statuses = build.statuses(answers=lambda asked: "too few rows" if asked.kind == "gate" else None)
     assert statuses[model("below")] == "skipped"
     assert statuses[model("beside")] == "success"
-    assert [m.node for m in build.said if isinstance(m, Asked)] == [gate, ""]
+    assert [m.node for m in build.said if isinstance(m, Question)] == [gate, ""]
 
 
 def test_a_gate_is_asked_after_its_table_and_the_rows_can_be_counted_then(build: Build) -> None:
@@ -169,7 +169,7 @@ def test_a_gate_is_asked_after_its_table_and_the_rows_can_be_counted_then(build:
     build.begin([model("quick"), model("below")], gates=[gate], edges=[(model("quick"), gate), (gate, model("below"))])
     rows: list[list[list[Any]]] = []
 
-    def count(asked: Asked) -> None:
+    def count(asked: Question) -> None:
         if asked.kind == "gate":
             rows.append(build.process.fetch_all("select count(*), cast(max(x) as varchar) from main.quick"))
 
@@ -181,7 +181,7 @@ def test_a_statement_that_fails_says_why_and_one_after_the_end_too(build: Build)
     build.begin([model("quick")])
     problems: list[str] = []
 
-    def count(_: Asked) -> None:
+    def count(_: Question) -> None:
         with pytest.raises(RuntimeError) as caught:
             build.process.fetch_all("select count(*) from main.no_such_table")
         problems.append(str(caught.value))
@@ -244,8 +244,8 @@ def test_results_come_while_the_build_goes_on(build: Build) -> None:
     )
     order = [(type(m).__name__, getattr(m, "node", "")) for m in build.messages() if not isinstance(m, Logged)]
     names = [(kind, getattr(node, "unique_id", node)) for kind, node in order]
-    assert names.index(("Finished", model("quick"))) < names.index(("Asked", gate))
-    assert names.index(("Asked", gate)) < names.index(("Finished", model("beside")))
+    assert names.index(("Finished", model("quick"))) < names.index(("Question", gate))
+    assert names.index(("Question", gate)) < names.index(("Finished", model("beside")))
 
 
 def test_what_a_model_prints_is_passed_on(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +320,7 @@ def test_a_build_that_is_stopped_cancels_its_queries(build: Build, shop: Shop, *
     build.begin([model("slow"), *([model("quick")] if waiting else [])], gates=[gate] * waiting, edges=edges * waiting)
     if waiting:
         for message in iter(build.inbox.get, None):
-            if isinstance(message, Asked):
+            if isinstance(message, Question):
                 break
     else:
         _until(build, "START sql table model main.slow")
@@ -381,7 +381,7 @@ def test_statements_of_several_threads_are_answered(build: Build) -> None:
     build.begin([model("quick")])
     answers: dict[int, int] = {}
 
-    def ask(_: Asked) -> None:
+    def ask(_: Question) -> None:
         def one(number: int) -> None:
             [[value]] = build.process.fetch_all(f"select {number}")
             answers[number] = int(value)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.checks.row_count_rules import Counted, Counts
+from lakehouse_analytics.checks.row_count_rules import CountRequest, Counts
 from lakehouse_analytics.checks.runner import Questions, Whole
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.trino.resource import TrinoResource
@@ -65,7 +65,7 @@ class Lake:
 
     def true(self, *tables: str) -> dict[str, int]:
         answers = Questions(self.trino.fetch_all, Whole(), self.trino.max_stages).ask(
-            [Counted(str(self.relation(table))) for table in tables]
+            [CountRequest(str(self.relation(table))) for table in tables]
         )
         assert all(isinstance(answer, Counts) for answer in answers), answers
         return {table: answer.rows for table, answer in zip(tables, answers, strict=True)}  # type: ignore[union-attr]
@@ -327,7 +327,7 @@ class Limited:
     def wait_until_free(self, say: Callable[[str], None]) -> None:
         self.trino.wait_until_free(say)
 
-    def judge(self, message: str) -> Any:
+    def classify_error(self, message: str) -> Any:
         return self.trino.judge(message)
 
     def query_url(self, query_id: str) -> str:
@@ -337,7 +337,7 @@ class Limited:
 def test_statements_stay_within_the_stages_of_trino_and_find_the_table_at_fault(lake: Lake) -> None:
     t = lake.relation("t")
     lake.sql(f"create table {t} as select i as a, i % 7 as b, i % 3 as c from unnest(sequence(1, 50)) as s(i)")
-    wide, plain = Counted(str(t), ("a", "b", "c")), Counted(str(t), (), "a")
+    wide, plain = CountRequest(str(t), ("a", "b", "c")), CountRequest(str(t), (), "a")
     trino = Limited(lake.trino)
     answers = Questions(trino.fetch_all, Whole(), trino.max_stages).ask([*[wide] * 10, *[plain] * 60])
     assert {answer.rows for answer in answers if isinstance(answer, Counts)} == {50}
@@ -356,7 +356,7 @@ def test_statements_stay_within_the_stages_of_trino_and_find_the_table_at_fault(
     } == {50}
     assert too_many.failed == 1
 
-    missing = Counted(str(lake.relation("missing")))
+    missing = CountRequest(str(lake.relation("missing")))
     found = Questions(trino.fetch_all, Whole(), trino.max_stages).ask([*[plain] * 20, missing, *[plain] * 9])
     assert [place for place, answer in enumerate(found) if not isinstance(answer, Counts)] == [20]
     assert "missing" in str(found[20])

@@ -58,7 +58,7 @@ def test_sessions_of_a_dead_dbt_are_ended_and_no_others(lakehouse: Lakehouse) ->
         cursor.execute(f"/* {json.dumps({'run_id': run_id})} */ select 1")
     with other.cursor() as cursor:
         cursor.execute("select 1")
-    PostgresResource().end_queries_of(run_id)
+    PostgresResource().kill_queries(run_id)
 
     with pytest.raises(psycopg2.Error), orphan.cursor() as cursor:
         cursor.execute("select 1")

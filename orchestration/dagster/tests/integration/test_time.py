@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.engines.resources import dbt_runner
-from lakehouse_analytics.partitions.definitions import Span, windows
+from lakehouse_analytics.partitions.definitions import PartitionRange, windows
 from lakehouse_analytics.settings import Settings
 
 from . import shop
@@ -72,13 +72,13 @@ def test_windows_in_any_order_twice_and_with_late_rows_between_are_one_full_rebu
     lakehouse.definitions()  # parses
     settings_ = Settings.load()
     runner = dbt_runner(settings_, DbtProject.of(settings_))
-    calendar = dg.DailyPartitionsDefinition(BEGIN, timezone=ZONE)
+    partitions_def = dg.DailyPartitionsDefinition(BEGIN, timezone=ZONE)
     stored: dict[int, tuple[int, dt.datetime, int, int]] = {}
 
     with runner.session(engine, runner.database_environment) as dbt:
 
         def build(first: int, last: int) -> None:
-            span = Span(windows(calendar, DAYS[first : last + 1]))
+            span = PartitionRange(windows(partitions_def, DAYS[first : last + 1]))
             args = ["run", "--select", "orders", "days", "day_sums", *span.args()]
             result = dbt.run(args, lambda *_: None, target_path=Path(runner.target_path))
             assert result.exit_code == 0, result.errors

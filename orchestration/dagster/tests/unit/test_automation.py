@@ -11,7 +11,7 @@ from lakehouse_analytics.assets.specs import table_spec
 from lakehouse_analytics.checks.evaluations import Evaluations
 from lakehouse_analytics.checks.registry import Evaluated, Scope, specs
 from lakehouse_analytics.dbt.graph import Graph
-from lakehouse_analytics.partitions.definitions import calendars
+from lakehouse_analytics.partitions.definitions import grain_partitions
 from manifests import Manifest
 
 #: Dagster stamps events with the clock's time. The daily tables begin two days before it: both days are over.
@@ -31,7 +31,7 @@ class Daemon:
     """Evaluates the conditions tick by tick, and reports what a run would have done."""
 
     def __init__(self, graph: Graph, instance: dg.DagsterInstance) -> None:
-        windows = calendars(graph, "UTC")
+        windows = grain_partitions(graph, "UTC")
         tables = [*graph.tables.values()]
 
         @dg.multi_asset(

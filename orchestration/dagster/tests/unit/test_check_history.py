@@ -24,7 +24,7 @@ from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.contract.models import Drift
 from lakehouse_analytics.instance import retention
 from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.partitions.definitions import Span, calendars, windows
+from lakehouse_analytics.partitions.definitions import PartitionRange, grain_partitions, windows
 
 from .manifests import Manifest
 from .windowed import windowed
@@ -57,7 +57,7 @@ class Gate:
             m.model(self.name, folder="gold", lakehouse={"rows": self.rows})
         graph = m.graph()
         [self.table] = graph.tables.values()
-        self.calendar = calendars(graph, "UTC").get("daily") if self.grain else None
+        self.partitions_def = grain_partitions(graph, "UTC").get("daily") if self.grain else None
 
     def look(
         self, answer: int | str, *, accepted: bool = False, window: str = "2026-01-05"
@@ -69,9 +69,9 @@ class Gate:
         self, answers: Mapping[str, int | str], *, accepted: bool = False
     ) -> dict[str, dict[str, tuple[bool, str]]]:
         windows_of_run = None
-        if self.calendar:
-            span = Span(windows(self.calendar, answers))
-            windows_of_run = CountedWindows("duckdb", self.calendar, span, history_of(self.instance))
+        if self.partitions_def:
+            span = PartitionRange(windows(self.partitions_def, answers))
+            windows_of_run = CountedWindows("duckdb", self.partitions_def, span, history_of(self.instance))
         counter = Counter(
             NoEngine(),  # type: ignore[arg-type]
             lambda _: [],
@@ -82,7 +82,7 @@ class Gate:
         )
         texts = [answer for answer in answers.values() if isinstance(answer, str)]
         counts = {key: Counts(answer) for key, answer in answers.items() if isinstance(answer, int)}
-        answer: Answer = texts[0] if texts else counts if self.calendar else counts[min(counts)]
+        answer: Answer = texts[0] if texts else counts if self.partitions_def else counts[min(counts)]
         found: dict[str, dict[str, tuple[bool, str]]] = {key: {} for key in answers}
         run_id = str(uuid.uuid4())
         for verdict in counter.judge(self.table, answer):

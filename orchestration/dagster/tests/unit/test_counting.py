@@ -38,7 +38,7 @@ class Lake:
     def wait_until_free(self, say: Callable[[str], None]) -> None:
         pass
 
-    def judge(self, message: str) -> Reason:
+    def classify_error(self, message: str) -> Reason:
         return FOR_GOOD
 
     def query_url(self, query_id: str) -> str | None:

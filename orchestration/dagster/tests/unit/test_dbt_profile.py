@@ -11,7 +11,7 @@ from lakehouse_analytics.dbt import prepare
 from lakehouse_analytics.dbt.profile import Jinja, ProfileError
 from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 from lakehouse_analytics.doctor import data, project
-from lakehouse_analytics.doctor.probe import Known, Status
+from lakehouse_analytics.doctor.probe import ProbeContext, Status
 from lakehouse_analytics.engines.duckdb import database_of
 from lakehouse_analytics.engines.duckdb.resource import DuckDBResource
 from lakehouse_analytics.engines.resources import engine
@@ -208,7 +208,7 @@ def test_a_database_that_is_no_local_file_is_left_to_dbt(
     assert isinstance(resource, DuckDBResource)
     assert resource.path is None
     resource.wait_until_free(print)
-    known = Known(timeout=1)
+    known = ProbeContext(timeout=1)
     assert project.settings(known).status == Status.OK
     finding = data.engine(known)
     assert finding.status == Status.UNCHECKED
@@ -451,7 +451,7 @@ def test_doctor_finds_a_profile_that_cannot_be_used(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    known = Known(timeout=1)
+    known = ProbeContext(timeout=1)
     assert project.settings(known).status == Status.OK
     finding = project.manifest(known)
     assert finding.status == Status.FAILED

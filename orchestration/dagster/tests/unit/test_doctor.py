@@ -28,9 +28,9 @@ from lakehouse_analytics.doctor import trino as doctor_of_trino
 from lakehouse_analytics.doctor.probe import (
     FailedError,
     Finding,
-    Known,
     Location,
     Probe,
+    ProbeContext,
     Status,
     failed,
     fine,
@@ -45,7 +45,7 @@ from lakehouse_analytics.doctor.secrets import mask
 from lakehouse_analytics.maintenance.policy import MaintainedTable, Policy
 from lakehouse_analytics.settings import Settings, repository_root
 
-Ask = Callable[[Known], Finding]
+Ask = Callable[[ProbeContext], Finding]
 
 
 @pytest.fixture(autouse=True)
@@ -58,16 +58,16 @@ def _no_end_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "_exit", end)
 
 
-def well(known: Known) -> Finding:
+def well(known: ProbeContext) -> Finding:
     return fine("well")
 
 
-def ill(known: Known) -> Finding:
+def ill(known: ProbeContext) -> Finding:
     return failed("ill", "rest")
 
 
 def raising(error: Exception) -> Ask:
-    def ask(known: Known) -> Finding:
+    def ask(known: ProbeContext) -> Finding:
         raise error
 
     return ask
@@ -75,7 +75,7 @@ def raising(error: Exception) -> Ask:
 
 def examine(*probes: Probe, timeout: float = 5.0, skip: tuple[str, ...] = ()) -> dict[str, tuple[str, str, str]]:
     """Status, message and fix by name, in the order told."""
-    run = Run(probes, Known(timeout, frozenset(skip)), mask())
+    run = Run(probes, ProbeContext(timeout, frozenset(skip)), mask())
     return {result.name: (result.status.value, result.message, result.fix) for result in run.results()}
 
 
@@ -84,7 +84,7 @@ def hanging() -> Iterator[Ask]:
     """A probe that waits for the end of the test."""
     end = threading.Event()
 
-    def ask(known: Known) -> Finding:
+    def ask(known: ProbeContext) -> Finding:
         end.wait(60)
         return fine("too late")
 
@@ -104,11 +104,11 @@ def test_every_probe_comes_after_those_it_needs() -> None:
 def test_they_are_told_in_their_order_whichever_is_ready_first() -> None:
     second_is_done = threading.Event()
 
-    def first(known: Known) -> Finding:
+    def first(known: ProbeContext) -> Finding:
         assert second_is_done.wait(5)  # independent ones run at the same time
         return fine("first")
 
-    def second(known: Known) -> Finding:
+    def second(known: ProbeContext) -> Finding:
         second_is_done.set()
         return fine("second")
 
@@ -116,11 +116,11 @@ def test_they_are_told_in_their_order_whichever_is_ready_first() -> None:
 
 
 def test_a_probe_uses_what_another_found_out() -> None:
-    def find(known: Known) -> Finding:
+    def find(known: ProbeContext) -> Finding:
         known.location = Location(1, 2, {}, {})
         return fine("")
 
-    def use(known: Known) -> Finding:
+    def use(known: ProbeContext) -> Finding:
         return fine(str(known.location.jobs))
 
     assert examine(Probe("a", find), Probe("b", use, needs=("a",)))["b"][1] == "2"
@@ -171,11 +171,11 @@ def test_a_probe_that_hangs_is_told_and_keeps_nobody(hanging: Ask) -> None:
 
 
 def test_the_answer_of_one_that_was_given_up_changes_nothing() -> None:
-    def slow(known: Known) -> Finding:
+    def slow(known: ProbeContext) -> Finding:
         time.sleep(0.3)
         return fine("late")
 
-    def slower(known: Known) -> Finding:
+    def slower(known: ProbeContext) -> Finding:
         time.sleep(0.4)
         return fine("b")
 
@@ -184,7 +184,7 @@ def test_the_answer_of_one_that_was_given_up_changes_nothing() -> None:
 
 
 def test_each_has_its_own_deadline_from_when_it_is_asked() -> None:
-    def half(known: Known) -> Finding:
+    def half(known: ProbeContext) -> Finding:
         time.sleep(0.6)
         return fine("done")
 
@@ -241,7 +241,7 @@ def test_the_exit_code_is_0_where_nothing_failed(capsys: pytest.CaptureFixture[s
     assert printed(capsys, Probe("a", ill), as_json=True)[0] == 1
 
 
-def cannot(known: Known) -> Finding:
+def cannot(known: ProbeContext) -> Finding:
     return unchecked("no way to see it", "look at it")
 
 
@@ -476,21 +476,21 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_location_that_does_not_load(library: Path) -> None:
     library.write_text("raise RuntimeError('no such wheel')\n")
-    found = project.location(Known(30.0))
+    found = project.location(ProbeContext(30.0))
     assert found.message == "lakehouse_analytics.definitions does not load: RuntimeError: no such wheel"
     assert found.fix.endswith("`python -m lakehouse_analytics.doctor.load --traceback`")
 
 
 def test_a_location_that_dies_while_it_loads(library: Path) -> None:
     library.write_text("import os; os.abort()\n")
-    found = project.location(Known(30.0))
+    found = project.location(ProbeContext(30.0))
     assert found.message.startswith("lakehouse_analytics.definitions does not load: ")
 
 
 def test_a_location_that_loads_for_ever_is_ended(library: Path) -> None:
     tell = "pathlib.Path(__file__).with_name('pid').write_text(str(os.getpid()))"
     library.write_text(f"import os, pathlib, time\n{tell}\ntime.sleep(600)\n")
-    found = project.location(Known(3.0))
+    found = project.location(ProbeContext(3.0))
     assert found.message == "lakehouse_analytics.definitions did not load within 3 s"
     with pytest.raises(ProcessLookupError):
         os.kill(int(library.with_name("pid").read_text()), 0)
@@ -557,7 +557,7 @@ def trino(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trino]:
 
 
 def asked(ask: Ask, timeout: float = 10.0) -> Finding:
-    known = Known(timeout)
+    known = ProbeContext(timeout)
     known.settings = Settings.load()
     try:
         return ask(known)
@@ -681,7 +681,7 @@ def test_a_warehouse_that_cannot_be_written(lake: Path) -> None:
 def test_a_warehouse_that_keeps_what_it_was_given(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyiceberg.io.pyarrow import PyArrowFileIO
 
-    monkeypatch.setattr(PyArrowFileIO, "delete", lambda *_: raising(OSError("denied"))(Known(1)))
+    monkeypatch.setattr(PyArrowFileIO, "delete", lambda *_: raising(OSError("denied"))(ProbeContext(1)))
     found = asked(warehouse.warehouse)
     assert "was written and cannot be deleted: OSError: denied" in found.message
     [left] = [path for path in lake.rglob("*") if path.is_file() and path.name != warehouse.NOTE]
@@ -699,10 +699,10 @@ def test_a_catalog_that_is_not_configured_says_what_to_set(monkeypatch: pytest.M
 
 
 @pytest.fixture
-def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Known]:
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProbeContext]:
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\nrun_monitoring: {enabled: true}\n")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    made = Known(10.0)
+    made = ProbeContext(10.0)
     made.settings = Settings.load()
     made.location = Location(1, 1, {"daily": False, "nightly": True}, {"always": True, "seldom": False})
     found = instance.storage(made)
@@ -714,12 +714,12 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Known]:
 
 def test_an_instance_that_was_never_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    found = instance.storage(Known(10.0))
+    found = instance.storage(ProbeContext(10.0))
     assert found.fix == "Run `lakehouse init`, which writes it."
     assert [*tmp_path.iterdir()] == []  # nothing is made by looking
 
 
-def beat(known: Known, age: float, *kinds: str, error: str = "") -> None:
+def beat(known: ProbeContext, age: float, *kinds: str, error: str = "") -> None:
     from dagster._daemon.types import DaemonHeartbeat
     from dagster._utils.error import SerializableErrorInfo
 
@@ -728,13 +728,13 @@ def beat(known: Known, age: float, *kinds: str, error: str = "") -> None:
         known.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() - age, kind, "id", errors))
 
 
-def test_daemons_that_never_ran(known: Known) -> None:
+def test_daemons_that_never_ran(known: ProbeContext) -> None:
     found = instance.daemons(known)
     assert (found.status, found.message) == (Status.FAILED, "no daemon runs: no heartbeat recorded")
     assert "make dev" in found.fix
 
 
-def test_daemons_that_live_one_that_is_silent_and_one_with_an_error(known: Known) -> None:
+def test_daemons_that_live_one_that_is_silent_and_one_with_an_error(known: ProbeContext) -> None:
     kinds = known.instance.get_required_daemon_types()
     beat(known, 20, *kinds)
     well = instance.daemons(known)
@@ -747,7 +747,7 @@ def test_daemons_that_live_one_that_is_silent_and_one_with_an_error(known: Known
     assert {*found.message.splitlines()} == {"sensor: silent for 2 hours", "scheduler: Kaputt"}
 
 
-def switch(known: Known, kind: str, name: str, status: str, location: str = "lakehouse_analytics") -> None:
+def switch(known: ProbeContext, kind: str, name: str, status: str, location: str = "lakehouse_analytics") -> None:
     from dagster._core.definitions.run_request import InstigatorType
     from dagster._core.definitions.selector import InstigatorSelector
     from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
@@ -769,7 +769,7 @@ def switch(known: Known, kind: str, name: str, status: str, location: str = "lak
         known.instance.add_instigator_state(state)
 
 
-def test_a_stopped_schedule_is_told_with_how_to_start_it(known: Known) -> None:
+def test_a_stopped_schedule_is_told_with_how_to_start_it(known: ProbeContext) -> None:
     found = instance.schedules(known)
     assert (found.status, found.message) == (Status.FAILED, "stopped: daily; running: nightly")
     assert "http://localhost:3000/automation" in found.fix
@@ -781,7 +781,7 @@ def test_a_stopped_schedule_is_told_with_how_to_start_it(known: Known) -> None:
     assert instance.schedules(known).message == "stopped: nightly; running: daily"
 
 
-def test_a_sensor_that_somebody_stopped_is_a_failure_and_one_that_nobody_started_is_not(known: Known) -> None:
+def test_a_sensor_that_somebody_stopped_is_a_failure_and_one_that_nobody_started_is_not(known: ProbeContext) -> None:
     assert instance.sensors(known) == fine("running: always; off, as declared: seldom")
     switch(known, "SENSOR", "always", "STOPPED")
     found = instance.sensors(known)
@@ -789,14 +789,14 @@ def test_a_sensor_that_somebody_stopped_is_a_failure_and_one_that_nobody_started
     assert "dagster sensor start always" in found.fix
 
 
-def test_of_two_locations_ours_counts_and_another_where_ours_is_not_there(known: Known) -> None:
+def test_of_two_locations_ours_counts_and_another_where_ours_is_not_there(known: ProbeContext) -> None:
     switch(known, "SCHEDULE", "daily", "RUNNING", location="renamed")
     assert instance.schedules(known).status is Status.OK
     switch(known, "SCHEDULE", "daily", "STOPPED")
     assert instance.schedules(known).status is Status.FAILED
 
 
-def test_a_project_without_schedules_is_fine(known: Known) -> None:
+def test_a_project_without_schedules_is_fine(known: ProbeContext) -> None:
     known.location = Location(1, 1, {}, {})
     assert instance.schedules(known) == fine("there are no schedules")
 
@@ -812,7 +812,7 @@ def test_a_run_coordinator_that_is_not_the_queue(tmp_path: Path, monkeypatch: py
 
     def found(coordinator: str) -> Finding:
         (tmp_path / "dagster.yaml").write_text(f"telemetry: {{enabled: false}}\n{coordinator}\n")
-        known = Known(10.0)
+        known = ProbeContext(10.0)
         known.instance = DagsterInstance.get()
         try:
             return limits.queue(known)
@@ -881,7 +881,7 @@ def test_a_pod_that_has_the_instance_is_checked_as_any_other_place(
     )
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
-    known = Known(10.0)
+    known = ProbeContext(10.0)
     known.settings = Settings.load()
     known.location = Location(1, 1, {"daily": False}, {"always": True})
     try:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.partitions.backlog import OWED, Plan, synced_until
-from lakehouse_analytics.partitions.definitions import calendars, windows
+from lakehouse_analytics.partitions.definitions import grain_partitions, windows
 from lakehouse_analytics.schedules import plans
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.airbyte.events import JobOrigin, job_events
@@ -33,7 +33,9 @@ def plan(grain: Grain, zone: str = "UTC", **more: Any) -> Plan:
     windowed(m, "m", grain=grain, begin="2026-01-01")
     graph = m.graph()
     found = Settings.model_construct(timezone=zone, catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
-    [made] = plans(found.model_copy(update=more), graph, calendars(graph, zone, end_offset=more.pop("end_offset", 0)))
+    [made] = plans(
+        found.model_copy(update=more), graph, grain_partitions(graph, zone, end_offset=more.pop("end_offset", 0))
+    )
     return made
 
 
@@ -140,9 +142,9 @@ def test_after_any_outage_each_window_is_owed_once_and_the_newest_within_the_bou
         *_, tick = islice(coming, lost + 1)
         found = [w.key for w in made.owed(before, tick, begin)]
         with at(tick):
-            keys = made.calendar.get_partition_keys()[-40:]
+            keys = made.partitions_def.get_partition_keys()[-40:]
             since = before or begin - dt.timedelta(microseconds=1)
-            due = [w.key for w in windows(made.calendar, keys) if since < made.due(w) <= tick]
+            due = [w.key for w in windows(made.partitions_def, keys) if since < made.due(w) <= tick]
         assert found == due[-catch_up:]
         owed += found
         expected += due[-catch_up:]
@@ -171,7 +173,7 @@ def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
     windowed(m, "days", m.source("shop", "orders"), grain="daily", lakehouse={"after": "shop.orders"})
     graph = m.graph()
     base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
-    [made] = plans(base, graph, calendars(graph, "UTC"))
+    [made] = plans(base, graph, grain_partitions(graph, "UTC"))
     assert made.waits
     tick = dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC)
     [window] = made.owed(None, tick, None)
@@ -200,7 +202,7 @@ def test_a_sync_without_its_begin_is_named_with_a_way_out_and_another_tool_can_g
     windowed(m, "days", m.source("shop", "orders"), grain="daily", lakehouse={"after": "shop.orders"})
     graph = m.graph()
     base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
-    [made] = plans(base, graph, calendars(graph, "UTC"))
+    [made] = plans(base, graph, grain_partitions(graph, "UTC"))
     [window] = made.owed(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
     midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
     with dg.DagsterInstance.ephemeral() as instance:
@@ -263,7 +265,7 @@ def test_a_window_is_ready_when_a_sync_began_after_its_end_in_whatever_order_syn
     windowed(m, "days", m.source(source, "orders"), grain="daily", lakehouse={"after": f"{source}.orders"})
     graph = m.graph()
     base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
-    [made] = plans(base, graph, calendars(graph, "UTC"))
+    [made] = plans(base, graph, grain_partitions(graph, "UTC"))
     [window] = made.owed(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
     ready = False
     for begin, length, known, seconds in syncs:
@@ -276,7 +278,7 @@ def test_a_window_is_ready_when_a_sync_began_after_its_end_in_whatever_order_syn
 def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:
     graph = ladder().graph()
     base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
-    made = {p.name: p for p in plans(base, graph, calendars(graph, "UTC"))}
+    made = {p.name: p for p in plans(base, graph, grain_partitions(graph, "UTC"))}
     assert {name: p.waits for name, p in made.items()} == {
         "hourly_refresh": False,
         "daily_refresh": True,

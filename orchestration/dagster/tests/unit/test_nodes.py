@@ -9,7 +9,7 @@ from dbt.artifacts.resources.types import NodeType
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.assets.external import external_assets
-from lakehouse_analytics.dbt.nodes import Answer, answer_to, every_node, left_out
+from lakehouse_analytics.dbt.nodes import NodeUse, answer_to, every_node, left_out
 from manifests import PROJECT, Manifest
 
 #: What dbt 1.11 never writes as a node of a manifest's graph: text, code, and inline statements of a command.
@@ -52,7 +52,7 @@ def test_every_resource_type_of_dbt_has_an_answer() -> None:
     for unique_id, node in every_node(m.build()):
         owned = {**graph.tables, **graph.functions, **graph.tests, **graph.unbuilt, **graph.exposures}
         shown = unique_id in owned
-        assert shown == (answer_to(node) in (Answer.BUILT, Answer.CHECKED, Answer.EXTERNAL)), unique_id
+        assert shown == (answer_to(node) in (NodeUse.BUILT, NodeUse.CHECKED, NodeUse.EXTERNAL)), unique_id
 
 
 def test_what_is_left_out_is_named_in_one_line() -> None:

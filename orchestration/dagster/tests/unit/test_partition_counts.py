@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.checks.partition_counts import read_window_counts, window_count_sql
-from lakehouse_analytics.checks.row_count_rules import Counted
+from lakehouse_analytics.checks.row_count_rules import CountRequest
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.engines.windows import Bins
-from lakehouse_analytics.partitions.definitions import Span, windows
+from lakehouse_analytics.partitions.definitions import PartitionRange, windows
 
 from .test_partitions import NOW, at, calendar
 
@@ -22,7 +22,7 @@ BEGIN, END = dt.datetime(2026, 3, 20), dt.datetime(2026, 11, 10)
 TYPES = ["timestamp", "timestamptz", "date"]
 
 
-def bins_of(span: Span) -> Bins:
+def bins_of(span: PartitionRange) -> Bins:
     return Bins([w.key for w in span.windows], [*(w.start for w in span.windows), span.end])
 
 
@@ -59,7 +59,7 @@ def test_every_row_is_counted_in_the_window_that_holds_it(
         c = calendar(grain, "2026-03-20", zone)
         keys = c.get_partition_keys()
         first %= len(keys)
-        span = Span(windows(c, keys[first : first + length]))
+        span = PartitionRange(windows(c, keys[first : first + length]))
         borders = [w.start for w in windows(c, keys)]
     # Borders themselves, and just before them.
     for n, edge in enumerate(edges):
@@ -78,8 +78,8 @@ def test_every_row_is_counted_in_the_window_that_holds_it(
     if rows:
         connection.executemany("insert into t values (?, ?)", [(stored(time), k) for time, k in rows])
     connection.execute("insert into t values (null, 1)")
-    table = Counted('"memory"."main"."t"', ("k",), "at")
-    other = Counted('"memory"."main"."t"', (), "at")
+    table = CountRequest('"memory"."main"."t"', ("k",), "at")
+    other = CountRequest('"memory"."main"."t"', (), "at")
     sql = window_count_sql("duckdb", bins_of(span), [table, other])
     counts, plain = read_window_counts(bins_of(span), [table, other], connection.execute(sql).fetchall())
 

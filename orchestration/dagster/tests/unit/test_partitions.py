@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import ContractError, Grain
 from lakehouse_analytics.partitions.definitions import (
     GRAINS,
-    Calendar,
-    Span,
-    calendars,
+    GrainPartitions,
+    PartitionRange,
+    grain_partitions,
     mapping,
     missing_above,
     overlapping,
@@ -34,10 +34,10 @@ def at(moment: dt.datetime) -> dg.PartitionLoadingContext:  # type: ignore[name-
     return dg.partition_loading_context(effective_dt=moment)
 
 
-def calendar(grain: Grain, begin: str, zone: str = "UTC", end_offset: int = 0) -> Calendar:
+def calendar(grain: Grain, begin: str, zone: str = "UTC", end_offset: int = 0) -> GrainPartitions:
     m = Manifest()
     windowed(m, "m", grain=grain, begin=begin)
-    return calendars(m.graph(), zone, end_offset=end_offset)[grain]
+    return grain_partitions(m.graph(), zone, end_offset=end_offset)[grain]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_models_of_a_grain_share_the_calendar_of_the_earliest() -> None:
     for begin in ("2026-03-01", "2025-12-24", "2026-01-01"):
         windowed(m, f"m{begin[:4]}{begin[5:7]}", grain="daily", begin=begin)
     with at(NOW):
-        assert calendars(m.graph(), "UTC")["daily"].get_first_partition_key() == "2025-12-24"
+        assert grain_partitions(m.graph(), "UTC")["daily"].get_first_partition_key() == "2025-12-24"
 
 
 def test_the_last_window_is_the_last_that_has_ended() -> None:
@@ -169,11 +169,11 @@ def test_what_is_built_as_a_whole_is_mapped_by_dagster() -> None:
 
 def test_a_month_lacks_the_days_that_were_never_built() -> None:
     graph = ladder("2026-09-15").graph()
-    all_of_them = calendars(graph, "Europe/Berlin")
+    all_of_them = grain_partitions(graph, "Europe/Berlin")
     [months] = [table for table in graph.tables.values() if table.grain == "monthly"]
     with dg.DagsterInstance.ephemeral() as instance, at(NOW):
         for month, lacking in (("2026-09-01", 16), ("2026-10-01", 31)):
-            span = Span(windows(all_of_them["monthly"], [month]))
+            span = PartitionRange(windows(all_of_them["monthly"], [month]))
             [(above, keys)] = missing_above(graph, months, span, all_of_them, instance)
             assert (above.key, len(keys)) == (("silver", "days"), lacking)
         for day in overlapping(all_of_them["daily"], span.start, span.end)[1:]:
@@ -186,9 +186,9 @@ def test_a_day_does_not_wait_for_its_month() -> None:
     months = windowed(m, "months", grain="monthly")
     days = windowed(m, "days", months, grain="daily")
     graph = m.graph()
-    found = calendars(graph, "UTC")
+    found = grain_partitions(graph, "UTC")
     with dg.DagsterInstance.ephemeral() as instance, at(NOW):
-        span = Span(windows(found["daily"], ["2026-10-05"]))
+        span = PartitionRange(windows(found["daily"], ["2026-10-05"]))
         assert list(missing_above(graph, graph.tables[days], span, found, instance)) == []
 
 

@@ -161,7 +161,7 @@ def tries(outcomes: list[list[str]]) -> tuple[list[float], list[bool], float]:
     for number in range(1000):
         last = dbt(**dict(zip(("stg_a", "stg_b"), outcomes[min(number, len(outcomes) - 1)], strict=True)))
         clock.now += 1.0  # a try takes its time
-        if not any(worth_another_try(graph, tables, [], last, patience.judge)):
+        if not any(worth_another_try(graph, tables, [], last, patience.classify_error)):
             return waits, full, clock.now
         seconds, of_queue = patience.wait(last)
         waits.append(seconds)
@@ -194,8 +194,8 @@ def test_a_failure_beside_a_full_queue_is_tried_no_more_often_than_alone() -> No
     patience = Patience(judged, QUEUE_TIMEOUT, clock)
     for _ in BACKOFF:
         patience.wait(dbt(stg_a=FAILED_FULL, stg_b=FAILED_OTHER))
-    assert not patience.judge(FAILED_OTHER).transient
-    assert patience.judge(FAILED_FULL).transient
+    assert not patience.classify_error(FAILED_OTHER).transient
+    assert patience.classify_error(FAILED_FULL).transient
 
 
 @given(st.lists(st.tuples(*[st.sampled_from([FAILED_FULL, FAILED_OTHER, FINE])] * 2).map(list), min_size=1))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.checks.row_count_rules import (
     SAME_SEASON,
-    Counted,
+    CountRequest,
     Counts,
     broken_rules,
     chunks,
@@ -33,7 +33,7 @@ def database() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def count(database: duckdb.DuckDBPyConnection, *tables: Counted) -> list[Counts]:
+def count(database: duckdb.DuckDBPyConnection, *tables: CountRequest) -> list[Counts]:
     return read_counts(tables, database.execute(count_sql(tables)).fetchall())
 
 
@@ -59,18 +59,18 @@ def test_odd_names_of_tables_and_columns_are_counted(database: duckdb.DuckDBPyCo
         f"select 1 as {identifier(name)}, timestamp '2024-01-02 03:04:05' as {identifier(name + ' at')}"
     )
     database.execute(f"insert into {relation} values (2, null), (2, null)")
-    [found] = count(database, Counted(relation, (name,), name + " at"))
+    [found] = count(database, CountRequest(relation, (name,), name + " at"))
     assert found == Counts(3, {name: 2}, datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC))
 
 
 def test_an_empty_table_has_no_rows_no_keys_and_no_newest(database: duckdb.DuckDBPyConnection) -> None:
     database.execute("create table t (id int, ts timestamp)")
-    assert count(database, Counted("t", ("id",), "ts")) == [Counts(0, {"id": 0}, None)]
+    assert count(database, CountRequest("t", ("id",), "ts")) == [Counts(0, {"id": 0}, None)]
 
 
 def test_nulls_are_rows_but_no_keys(database: duckdb.DuckDBPyConnection) -> None:
     database.execute("create table t as select * from (values (1), (null), (null)) v(id)")
-    assert count(database, Counted("t", ("id",))) == [Counts(3, {"id": 1}, None)]
+    assert count(database, CountRequest("t", ("id",))) == [Counts(3, {"id": 1}, None)]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/New_York", "Pacific/Apia"])
@@ -89,7 +89,7 @@ def test_the_newest_event_is_the_same_moment_for_every_type_and_session_zone(
 ) -> None:
     database.execute(f"set timezone = '{zone}'")
     database.execute(f"create table t as select {literal} as ts")
-    assert count(database, Counted("t", (), "ts"))[0].newest == expected
+    assert count(database, CountRequest("t", (), "ts"))[0].newest == expected
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_newest_event_is_the_same_moment_for_every_type_and_session_zone(
         ("2024-01-02 03:04:05.000 +02:00", datetime(2024, 1, 2, 1, 4, 5, tzinfo=UTC)),
         ("2024-01-02 03:04:05", datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ("2024-01-02", datetime(2024, 1, 2, tzinfo=UTC)),
-        # No moment in Python's calendar.
+        # No moment in Python's partitions_def.
         ("infinity", None),
         ("0044-03-15 (BC)", None),
         ("2024-01-02 03:04:05 Mars/Olympus", None),
@@ -110,14 +110,14 @@ def test_the_newest_event_is_the_same_moment_for_every_type_and_session_zone(
     ],
 )
 def test_event_times_are_read_as_engines_write_them(text: str | None, expected: datetime | None) -> None:
-    assert read_counts([Counted("t", (), "at")], [(0, text, 1)])[0].newest == expected
+    assert read_counts([CountRequest("t", (), "at")], [(0, text, 1)])[0].newest == expected
 
 
 def test_two_hundred_tables_are_counted_by_one_statement(database: duckdb.DuckDBPyConnection) -> None:
     tables = []
     for i in range(200):
         database.execute(f"create table t{i} as select range as a, range % 7 as b from range({i})")
-        tables.append(Counted(f"t{i}", ("a", "b")[: i % 3]))
+        tables.append(CountRequest(f"t{i}", ("a", "b")[: i % 3]))
     sql = count_sql(tables)
     assert len(duckdb.extract_statements(sql)) == 1
     found = count(database, *tables)
@@ -129,11 +129,14 @@ def test_two_hundred_tables_are_counted_by_one_statement(database: duckdb.DuckDB
 @pytest.mark.parametrize(
     "tables",
     [
-        [Counted('"lake"."gold"."fct"')],
-        [Counted('"lake"."gold"."fct"', ("a", 'b"c'), "at"), Counted('"lake"."gold"."dim"', (), "Order Date")],
+        [CountRequest('"lake"."gold"."fct"')],
+        [
+            CountRequest('"lake"."gold"."fct"', ("a", 'b"c'), "at"),
+            CountRequest('"lake"."gold"."dim"', (), "Order Date"),
+        ],
     ],
 )
-def test_trino_can_parse_the_statement(tables: list[Counted]) -> None:
+def test_trino_can_parse_the_statement(tables: list[CountRequest]) -> None:
     parsed = sqlglot.parse_one(count_sql(tables), read="trino")
     assert [table.sql("trino") for table in parsed.find_all(sqlglot.exp.Table)] == [t.relation for t in tables]
 
@@ -145,7 +148,7 @@ ANSWERS = st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), min_
 def test_counts_find_their_table_whatever_order_they_come_in(
     numbers: list[tuple[int, int]], rng: random.Random
 ) -> None:
-    tables = [Counted(f"t{i}", ("id",)) for i in range(len(numbers))]
+    tables = [CountRequest(f"t{i}", ("id",)) for i in range(len(numbers))]
     answer = [(i, None, rows, ids) for i, (rows, ids) in enumerate(numbers)]
     rng.shuffle(answer)
     assert read_counts(tables, answer) == [Counts(rows, {"id": ids}) for rows, ids in numbers]
@@ -163,7 +166,7 @@ def test_counts_find_their_table_whatever_order_they_come_in(
 )
 def test_an_answer_that_is_not_one_row_a_table_is_an_error(answer: list[tuple[int, None, int]]) -> None:
     with pytest.raises(ValueError, match="expected one row for each of 2 tables"):
-        read_counts([Counted("a"), Counted("b")], answer)
+        read_counts([CountRequest("a"), CountRequest("b")], answer)
 
 
 COUNTS = st.integers(0, 10**7)
@@ -354,7 +357,7 @@ WIDTHS = st.lists(st.integers(0, 5), max_size=40)
 
 @given(WIDTHS, st.none() | st.integers(1, 12))
 def test_chunks_hold_every_table_once_in_order_and_as_many_as_fit(widths: list[int], stages: int | None) -> None:
-    tables = [Counted(f"t{place}", tuple("abcde"[:width])) for place, width in enumerate(widths)]
+    tables = [CountRequest(f"t{place}", tuple("abcde"[:width])) for place, width in enumerate(widths)]
     found = [*chunks(tables, stages)]
     assert [table for chunk in found for table in chunk] == tables
     weights = [[1 + len(table.distinct) for table in chunk] for chunk in found]

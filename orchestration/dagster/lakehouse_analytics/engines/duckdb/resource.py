@@ -73,7 +73,7 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         with connect(Path(self.path), read_only=read_only, timeout=self.lock_timeout) as connection:
             yield connection
 
-    def judge(self, message: str) -> Reason:  # noqa: ARG002
+    def classify_error(self, message: str) -> Reason:  # noqa: ARG002
         """No error of an embedded database passes by itself."""
         return FOR_GOOD
 
@@ -85,5 +85,5 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """DuckDB keeps no page of a query."""
         return None
 
-    def end_queries_of(self, run_id: str) -> None:
+    def kill_queries(self, run_id: str) -> None:
         """Queries of a process end with it."""

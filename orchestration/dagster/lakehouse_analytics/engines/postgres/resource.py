@@ -89,7 +89,7 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             except psycopg2.Error as error:
                 raise DatabaseError(f"PostgreSQL: {' '.join(str(error).split())}") from None
 
-    def judge(self, message: str) -> Failure:
+    def classify_error(self, message: str) -> Failure:
         """What dbt's message of a failed node means."""
         return classify(message)
 
@@ -101,7 +101,7 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """PostgreSQL has no page of a query."""
         return None
 
-    def end_queries_of(self, run_id: str) -> None:
+    def kill_queries(self, run_id: str) -> None:
         """End the sessions that a dead dbt of a run has left: the server notices only when it next answers them.
 
         They roll back. What cannot be ended is logged.

@@ -149,7 +149,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         wait_until_ready(self.server(), say)
 
-    def judge(self, message: str) -> Failure:
+    def classify_error(self, message: str) -> Failure:
         """What dbt's message of a failed node means."""
         failure = classify_dbt(message)
         # What is no failure of Trino, dbt explains itself.
@@ -159,7 +159,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Log, for as long as the block runs, that queries of a run wait in the queue of a resource group."""
         return queue_reported(self.server(), run_id, log)
 
-    def end_queries_of(self, run_id: str) -> None:
+    def kill_queries(self, run_id: str) -> None:
         """End the queries that a dead dbt of a run has left in Trino, where they would run on for minutes and commit.
 
         Over HTTP, because a statement could wait in the queue behind the very queries that
