@@ -1,6 +1,6 @@
 """Grains, time zones and windows: Dagster's partitions of the tables, and the windows of a run.
 
-There is one definition of partitions per grain, in LAKEHOUSE_TIMEZONE. It starts with the earliest `begin` of the grain's
+There is one definition of partitions per grain, in LAKEHOUSE_TIMEZONE. It starts with the earliest `begin` of its
 models, cut down to a whole window as dbt's microbatch does, and ends with the last window that has ended. A day has 23,
 24 or 25 hours; a window includes its start and excludes its end.
 """
@@ -142,8 +142,8 @@ def partitions_of(table: Table, grain_partitions: Mapping[Grain, GrainPartitions
 def mapping(above: Grain | None, below: Grain | None) -> dg.PartitionMapping | None:
     """How windows of a table depend on those of a table that it reads; None leaves it to Dagster.
 
-    All that overlap: a month waits for its days. Of upstream windows before the definition's beginning nothing is known,
-    and nothing is waited for. Tables built as a whole read all windows, and are read by each.
+    All that overlap: a month waits for its days. Upstream windows before the definition's start are unknown, and are
+    not waited for. Tables built as a whole read all windows, and are read by each.
     """
     if above is None or below is None:
         return None
@@ -214,7 +214,7 @@ def span_of(
     """The windows that a run builds of partitioned tables.
 
     Raises:
-        NoWindowError: it was started without a partition, or for windows that the definition has not (yet).
+        NoWindowError: it was started without a partition, or for windows that do not exist (yet).
     """
     names = ", ".join(sorted("/".join(table.key) for table in tables))
     if partitions_def.get_last_partition_key() is None:
