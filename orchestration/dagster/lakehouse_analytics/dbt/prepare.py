@@ -22,7 +22,7 @@ _PACKAGES = ("packages.yml", "dependencies.yml")
 _MAX_LINE = 2_000
 
 
-def prepare(project: DbtProject, dbt: DbtRunner, say: Callable[[str], None] = print) -> Path:
+def prepare(project: DbtProject, dbt: DbtRunner, echo: Callable[[str], None] = print) -> Path:
     """Parse the project into its target path, all or nothing.
 
     Returns:
@@ -42,18 +42,18 @@ def prepare(project: DbtProject, dbt: DbtRunner, say: Callable[[str], None] = pr
         ) from None
     unset = placeholders(project.profile, project.environment, project.variables) if project.profile else {}
     if unset:
-        say(f"Not set, and not needed to parse, because only the connection reads them: {', '.join(sorted(unset))}")
+        echo(f"Not set, and not needed to parse, because only the connection reads them: {', '.join(sorted(unset))}")
     with (
         tempfile.TemporaryDirectory(prefix=".parse-", dir=project.target_path) as folder,
         dbt.session(environment=unset) as session,
     ):
         fresh, record = Path(folder), Path(folder) / "record.json"
         if _declares_packages(project):
-            _install_packages(project, session, fresh, say)
+            _install_packages(project, session, fresh, echo)
         before = project.fingerprint()  # after `dbt deps`, which may write package-lock.yml
-        say(f"dbt parse --target {project.target}")
+        echo(f"dbt parse --target {project.target}")
         recording = {"kind": "record", "path": str(record)}
-        _run(project, session, ["parse", "--no-partial-parse"], fresh, hook=recording, say=say)
+        _run(project, session, ["parse", "--no-partial-parse"], fresh, hook=recording, echo=echo)
         if not (fresh / "manifest.json").is_file():
             raise ManifestError(
                 f"`dbt parse` wrote no manifest for {project.project_dir}: remove `write_json: false` from `flags` in "
@@ -79,7 +79,7 @@ def prepare(project: DbtProject, dbt: DbtRunner, say: Callable[[str], None] = pr
     return project.manifest_path
 
 
-def _install_packages(project: DbtProject, session: DbtSession, folder: Path, say: Callable[[str], None]) -> None:
+def _install_packages(project: DbtProject, session: DbtSession, folder: Path, echo: Callable[[str], None]) -> None:
     """`dbt deps`, where packages are not those declared or locked."""
     hook: dict[str, str] | None = {
         "kind": "deps",
@@ -90,8 +90,8 @@ def _install_packages(project: DbtProject, session: DbtSession, folder: Path, sa
     }
     if _lock_changed(project):
         hook = None
-        say(f"{DEPS_BECAUSE}package-lock.yml has changed since the last manifest")
-    _run(project, session, ["deps"], folder, hook=hook, say=say)
+        echo(f"{DEPS_BECAUSE}package-lock.yml has changed since the last manifest")
+    _run(project, session, ["deps"], folder, hook=hook, echo=echo)
 
 
 def _counted(found: Mapping[str, Any]) -> set[str]:
@@ -152,7 +152,7 @@ def _run(
     folder: Path,
     *,
     hook: Mapping[str, str] | None,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> None:
     """Run a command of dbt, and pass on what people have to know of its output: its warnings, and why it does it."""
     lines: list[str] = []
@@ -161,7 +161,7 @@ def _run(
         if level != "debug":
             lines.append(message)
         if level == "warn" or message.startswith(DEPS_BECAUSE):
-            say(message.strip())
+            echo(message.strip())
 
     result = session.run(args, log, target_path=folder, hook=hook)
     if result.exit_code != 0:

@@ -54,8 +54,8 @@ class Engine(Protocol):
     def queue_timeout(self) -> float:
         """Seconds to retry what the engine refuses because its queue is full."""
 
-    def wait_until_free(self, say: Callable[[str], None]) -> None:
-        """Return when dbt may start, or raise with the reason why it cannot; `say` gets what it waits for."""
+    def wait_until_free(self, log: Callable[[str], None]) -> None:
+        """Return when dbt may start, or raise with the reason why it cannot; `log` gets what it waits for."""
 
     def classify_error(self, message: str) -> Reason:
         """Whether what failed with this message may pass by itself."""

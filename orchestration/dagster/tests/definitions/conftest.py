@@ -56,7 +56,7 @@ class Location:
         return cls(variables).prepare()
 
     def prepare(self) -> Location:
-        prepare(self.project, dbt_runner(self.settings, self.project), say=lambda _: None)
+        prepare(self.project, dbt_runner(self.settings, self.project), echo=lambda _: None)
         return self
 
     @property

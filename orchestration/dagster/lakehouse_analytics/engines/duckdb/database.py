@@ -23,7 +23,7 @@ VARIABLE = "LAKEHOUSE_DUCKDB_PATH"
 
 @contextmanager
 def connect(
-    path: Path, *, read_only: bool = True, timeout: float = 60.0, say: Callable[[str], None] | None = None
+    path: Path, *, read_only: bool = True, timeout: float = 60.0, log: Callable[[str], None] | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open the database file, waiting while another process holds it.
 
@@ -31,7 +31,7 @@ def connect(
         path: The DuckDB file; created, with its folder, unless `read_only`.
         read_only: Readers exclude writers but not each other.
         timeout: Seconds to wait for the lock.
-        say: Called once with a message that names the holder, when the file is locked.
+        log: Called once with a message that names the holder, when the file is locked.
 
     Raises:
         DatabaseError: locked for longer than `timeout` (by whom, where DuckDB can tell), missing,
@@ -58,8 +58,8 @@ def connect(
                 raise DatabaseError(f"{path} cannot be opened: {_first_line(error)}. Check {VARIABLE}.") from None
             if time.monotonic() >= deadline:
                 raise DatabaseError(_locked(path, error, timeout)) from None
-            if say and not waits:
-                say(f"{path} is locked by {_holder(error)}; waiting for up to {timeout:g} s")
+            if log and not waits:
+                log(f"{path} is locked by {_holder(error)}; waiting for up to {timeout:g} s")
             waits = True
         except duckdb.Error as error:
             raise DatabaseError(f"{path} cannot be opened: {_first_line(error)}. Check {VARIABLE}.") from None

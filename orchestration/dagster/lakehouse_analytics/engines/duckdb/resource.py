@@ -43,17 +43,17 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     path: str | None
     lock_timeout: float = 60.0
 
-    def wait_until_free(self, say: Callable[[str], None]) -> None:
+    def wait_until_free(self, log: Callable[[str], None]) -> None:
         """Return once a writer could open the file, so that dbt does not start against a lock.
 
-        `say` gets a message that says what it waits for.
+        `log` gets a message that says what it waits for.
 
         Raises:
             DatabaseError: still locked after `lock_timeout`, or not writable.
         """
         if self.path is None:
             return
-        with connect(Path(self.path), read_only=False, timeout=self.lock_timeout, say=say):
+        with connect(Path(self.path), read_only=False, timeout=self.lock_timeout, log=log):
             pass
 
     @contextmanager

@@ -51,8 +51,8 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     start_timeout: float = 120.0
 
-    def wait_until_free(self, say: Callable[[str], None] = _LOGGER.warning) -> None:
-        """Return once the server accepts a connection; `say` gets what it waits for.
+    def wait_until_free(self, log: Callable[[str], None] = _LOGGER.warning) -> None:
+        """Return once the server accepts a connection; `log` gets what it waits for.
 
         Raises:
             DatabaseError: not within `start_timeout` seconds, or at once where waiting cannot help.
@@ -69,7 +69,7 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 if REFUSED.search(message) or not classify(message).transient or time.monotonic() >= deadline:
                     raise
             if not waits:
-                say(f"{message} Waiting for up to {self.start_timeout:g} s.")
+                log(f"{message} Waiting for up to {self.start_timeout:g} s.")
                 waits = True
             time.sleep(delay)
             delay = min(delay * 2, 5.0)

@@ -141,13 +141,13 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
         return self._metadata.rows(relations)
 
-    def wait_until_free(self, say: Callable[[str], None] = _LOGGER.warning) -> None:
-        """Return once Trino has started and answers a query on the catalog; `say` gets what it waits for.
+    def wait_until_free(self, log: Callable[[str], None] = _LOGGER.warning) -> None:
+        """Return once Trino has started and answers a query on the catalog; `log` gets what it waits for.
 
         Raises:
             TrinoUnavailableError: not within `start_timeout` seconds, or at once where waiting cannot help.
         """
-        wait_until_ready(self.server(), say)
+        wait_until_ready(self.server(), log)
 
     def classify_error(self, message: str) -> Failure:
         """What dbt's message of a failed node means."""
