@@ -118,7 +118,7 @@ def test_a_job_and_an_ad_hoc_run_launched_at_once_write_a_table_one_after_the_ot
     }
     assert full.row_counts["bronze/stg_customers"] == COUNT
     fresh = {table for table, check in full.checks if check == "freshness"}
-    assert fresh == {"raw/orders", "raw/products", "raw/users"}
+    assert fresh == {"faker/products", "faker/purchases", "faker/users"}
     for run in (full, ad_hoc):
         assert run.checks.keys() == dev.planned_checks(run.run_id)
         assert {table for table, _ in run.checks} - fresh == run.materialised
