@@ -10,7 +10,7 @@ import pytest
 from lakehouse_analytics.checks.freshness import ARTIFACT, read
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.dbt.run_results import DbtResult
-from lakehouse_analytics.engines.registry import dbt_runner
+from lakehouse_analytics.engines.resources import dbt_runner
 from lakehouse_analytics.settings import Settings
 
 from .conftest import EVERYTHING, Lakehouse
