@@ -34,12 +34,12 @@ KINDS = f"{HERE}test_a_python_model_and_a_file_are_built_and_a_function_that_dbt
 #: The tests that hold each case.
 TESTED: dict[str, tuple[str, ...]] = {
     "airbyte": (
-        "unit/airbyte/test_connections.py::test_a_stream_that_the_destination_renames_fills_its_table",
-        "unit/airbyte/test_sensor.py::test_streams_and_tables_that_do_not_meet_are_named_and_a_renamed_stream_is_answered",
+        "unit/triggers/airbyte/test_connections.py::test_a_stream_that_the_destination_renames_fills_its_table",
+        "unit/triggers/airbyte/test_sensor.py::test_streams_and_tables_that_do_not_meet_are_named_and_a_renamed_stream_is_answered",
     ),
     "airbyte-time": (
-        "unit/test_due.py::test_a_window_is_ready_when_a_sync_began_after_its_end_in_whatever_order_syncs_are_recorded",
-        "unit/airbyte/test_sensor.py::test_an_airbyte_that_is_installed_again_and_counts_from_one_is_answered",
+        "unit/partitions/test_backlog.py::test_a_window_is_ready_when_a_sync_began_after_its_end_in_whatever_order_syncs_are_recorded",
+        "unit/triggers/airbyte/test_sensor.py::test_an_airbyte_that_is_installed_again_and_counts_from_one_is_answered",
     ),
     "attach": (WORLD,),
     "attachsrc": (WORLD,),
@@ -57,7 +57,7 @@ TESTED: dict[str, tuple[str, ...]] = {
     "dotted": (f"{META}test_all_of_it_runs",),
     "eager": (
         f"{HERE}test_a_table_below_a_tested_source_is_requested_after_each_sync",
-        "unit/test_automation.py::test_a_table_is_requested_after_each_sync_of_its_source",
+        "unit/assets/test_automation.py::test_a_table_is_requested_after_each_sync_of_its_source",
     ),
     "emptypk": (WORLD,),
     "env-schema": ("integration/test_manifest_world.py::test_variables_reach_parse_and_run",),
@@ -74,16 +74,16 @@ TESTED: dict[str, tuple[str, ...]] = {
     "kubernetes": ("helm/test_rendered.py::test_a_run_queue_that_is_off_is_named_in_plain_words",),
     "layer-clash": (MEANING,),
     "load": (
-        "unit/airbyte/test_sensor.py::test_a_tick_reads_what_was_stored_since_the_last_one_and_nothing_of_the_history",
+        "unit/triggers/airbyte/test_sensor.py::test_a_tick_reads_what_was_stored_since_the_last_one_and_nothing_of_the_history",
     ),
     "loom": (NODES,),
     "microbatch": ("integration/test_microbatch.py::test_replaced_windows_are_recorded_and_failed_ones_say_why",),
     "moved-over": (NAMES, f"{META}test_every_key_that_meta_names_is_that_of_dagster_dbt"),
     "nonascii": (NAMES, f"{META}test_all_of_it_runs"),
     "odd-names": (NAMES,),
-    "outside": ("unit/test_freshness.py::test_every_file_that_dbt_reads_counts",),
-    "pkgstale": ("unit/test_freshness.py::test_every_file_that_dbt_reads_counts",),
-    "same-stem": ("unit/test_dbt_profile.py::test_a_file_other_than_the_profiles_is_one_error",),
+    "outside": ("unit/dbt/test_stale_manifest.py::test_every_file_that_dbt_reads_counts",),
+    "pkgstale": ("unit/dbt/test_stale_manifest.py::test_every_file_that_dbt_reads_counts",),
+    "same-stem": ("unit/dbt/test_profile.py::test_a_file_other_than_the_profiles_is_one_error",),
     "semantic": (MEANING,),
     "sources-only": (
         "integration/test_every_node.py::"
@@ -97,7 +97,7 @@ TESTED: dict[str, tuple[str, ...]] = {
     ),
     "two-packages": (
         NAMES,
-        "unit/test_way_out.py::test_two_packages_with_one_model_name_are_one_error_with_both_files_and_both_ways_out",
+        "unit/dbt/test_suggested_yaml.py::test_two_packages_with_one_model_name_are_one_error_with_both_files_and_both_ways_out",
     ),
     "udf": (KINDS, NODES),
     "vars": (MEANING,),
@@ -105,7 +105,7 @@ TESTED: dict[str, tuple[str, ...]] = {
     "warn-error": (NODES, "integration/test_gates.py::test_a_warning_that_dbt_takes_for_an_error_gates_and_is_retried"),
     "windows": (
         f"{HERE}test_a_table_that_could_not_be_counted_keeps_the_count_it_is_compared_with",
-        "unit/test_check_history.py::test_a_drop_is_measured_from_the_last_count_that_passed_or_was_accepted",
+        "unit/checks/test_history.py::test_a_drop_is_measured_from_the_last_count_that_passed_or_was_accepted",
         "integration/test_time.py::test_each_partition_has_its_own_rows_and_checks",
     ),
     "write-json": (
@@ -113,7 +113,7 @@ TESTED: dict[str, tuple[str, ...]] = {
         "test_a_project_of_tested_sources_runs_its_tests_whatever_its_flags_say_of_artifacts",
         "integration/test_manifest_world.py::test_a_manifest_is_written_although_the_project_switches_artifacts_off",
     ),
-    "wrongpath": ("unit/test_dbt_profile.py::test_a_file_other_than_the_profiles_is_one_error",),
+    "wrongpath": ("unit/dbt/test_profile.py::test_a_file_other_than_the_profiles_is_one_error",),
 }
 
 PROFILE = """

@@ -328,7 +328,7 @@ class Limited:
         self.trino.wait_until_free(say)
 
     def classify_error(self, message: str) -> Any:
-        return self.trino.judge(message)
+        return self.trino.classify_error(message)
 
     def query_url(self, query_id: str) -> str:
         return self.trino.query_url(query_id)

@@ -67,8 +67,8 @@ def run(checkout: Path, folder: str, *command: str, **variables: str) -> subproc
         (CODE, "dagster job list", "bronze_refresh"),
         (".", "dagster asset list -m lakehouse_analytics.definitions", "silver/dim_product"),
         (CODE, "dagster asset list -m lakehouse_analytics.definitions", "silver/dim_product"),
-        (".", f"pytest {CODE}/tests/unit/test_text.py::test_a_message_has_no_traceback", "5 passed"),
-        (CODE, "pytest tests/unit/test_text.py::test_a_message_has_no_traceback", "5 passed"),
+        (".", f"pytest {CODE}/tests/unit/common/test_text.py::test_a_message_has_no_traceback", "5 passed"),
+        (CODE, "pytest tests/unit/common/test_text.py::test_a_message_has_no_traceback", "5 passed"),
     ],
 )
 def test_a_command_works_where_people_type_it(checkout: Path, folder: str, command: str, says: str) -> None:

@@ -530,7 +530,7 @@ def test_dbt_s_failure_is_judged_as_ours(stack: Stack, schema: str, tmp_path: Pa
     (tmp_path / "models" / "answer.sql").write_text("select 1 / x as y from (values 0) t(x)")
     assert dbt("run").returncode == 1
     [result] = run_results(tmp_path)
-    failure = trino.judge(result["message"])
+    failure = trino.classify_error(result["message"])
     assert (failure.name, failure.transient) == ("DIVISION_BY_ZERO", False)
     assert failure.query_id
     assert stack.query(failure.query_id)["state"] == "FAILED"

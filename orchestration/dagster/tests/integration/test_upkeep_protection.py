@@ -18,7 +18,7 @@ from pyiceberg.table import Table
 from .stack import stack_environment
 from .test_upkeep import Lake, Outcome, _store
 
-# The rules themselves are tested in unit/test_protection.py; the tables here take two minutes to make.
+# The rules themselves are tested in unit/maintenance/test_protection.py; the tables here take two minutes to make.
 pytestmark = [pytest.mark.integration, pytest.mark.trino, pytest.mark.nightly]
 
 #: Everything may go at once.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
-from .manifests import Manifest
+import dagster as dg
+from lakehouse_analytics.contract.models import Grain
+from lakehouse_analytics.partitions.definitions import GrainPartitions, grain_partitions
+from manifests import Manifest
 
 WINDOWED: dict[str, Any] = {
     "materialized": "incremental",
@@ -31,3 +35,18 @@ def ladder(begin: str = "2026-01-01") -> Manifest:
     months = windowed(m, "months", days, grain="monthly", begin=begin)
     m.model("report", weeks, months, folder="metrics")
     return m
+
+
+NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
+
+
+def at(moment: dt.datetime) -> dg.PartitionLoadingContext:  # type: ignore[name-defined]
+    """Dagster's clock, for the partitions that exist."""
+    return dg.partition_loading_context(effective_dt=moment)
+
+
+def calendar(grain: Grain, begin: str, zone: str = "UTC", end_offset: int = 0) -> GrainPartitions:
+    """The partitions of a grain whose only model begins then."""
+    m = Manifest()
+    windowed(m, "m", grain=grain, begin=begin)
+    return grain_partitions(m.graph(), zone, end_offset=end_offset)[grain]

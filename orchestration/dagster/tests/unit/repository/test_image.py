@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 CODE = ROOT / "orchestration" / "dagster"
 SLIM = CODE / "image" / "slim.py"
 

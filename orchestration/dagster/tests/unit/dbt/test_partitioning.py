@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from lakehouse_analytics.contract.models import ContractError
 
-from .manifests import Manifest
-from .windowed import ladder, windowed
+from manifests import Manifest
+from windowed import ladder, windowed
 
 
 def refusal(**more: Any) -> str:

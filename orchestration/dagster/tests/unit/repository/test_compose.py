@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 LOCAL = ROOT / "infrastructure" / "local"
 CREDENTIALS = LOCAL / "compose" / "credentials.sh"
 TEXT = (LOCAL / "compose.yaml").read_text()

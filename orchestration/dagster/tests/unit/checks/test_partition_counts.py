@@ -15,8 +15,7 @@ from lakehouse_analytics.checks.row_count_rules import CountRequest
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.engines.windows import Bins
 from lakehouse_analytics.partitions.definitions import PartitionRange, windows
-
-from .test_partitions import NOW, at, calendar
+from windowed import NOW, at, calendar
 
 BEGIN, END = dt.datetime(2026, 3, 20), dt.datetime(2026, 11, 10)
 TYPES = ["timestamp", "timestamptz", "date"]

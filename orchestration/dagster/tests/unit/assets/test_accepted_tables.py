@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from lakehouse_analytics.assets.build import accepted_tables
-
-from .manifests import Manifest
+from manifests import Manifest
 
 
 def project() -> tuple[Manifest, str, str, str]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from lakehouse_analytics.common.redact import ordinary_words
-from lakehouse_analytics.doctor.probe import Known, Status
+from lakehouse_analytics.doctor.probe import ProbeContext, Status
 from lakehouse_analytics.doctor.warehouse import warehouse
 from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.iceberg.catalog import CLIENTS, CatalogError, check_client, open_catalog, reason, redact
@@ -159,7 +159,7 @@ def test_a_location_with_a_catalog_that_cannot_be_opened_does_not_load(
     monkeypatch.setenv("LAKEHOUSE_ENV", "trino")
     with pytest.raises(CatalogError, match=expected):
         TrinoResource.of(Settings.load())
-    known = Known(timeout=5)
+    known = ProbeContext(timeout=5)
     known.settings = Settings.load()
     finding = warehouse(known)
     assert finding.status is Status.FAILED
@@ -191,7 +191,7 @@ SECRETS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_s
 
 @given(SECRETS, st.text(max_size=10), st.text(max_size=10))
 def test_no_secret_of_the_configuration_survives(secret: str, before: str, after: str) -> None:
-    assume(secret.strip().lower() not in ordinary_words())  # tests/unit/test_redact.py has those
+    assume(secret.strip().lower() not in ordinary_words())  # tests/unit/common/test_redact.py has those
     with pytest.MonkeyPatch.context() as monkeypatch:
         configure(monkeypatch, type="rest", uri="http://lake", s3__secret_access_key=secret)
         assert secret not in redact("lake", f"{before}{secret}{after}")

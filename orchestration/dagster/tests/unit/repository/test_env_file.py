@@ -12,7 +12,7 @@ from dotenv import dotenv_values
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[5]
 SCRIPT = Path("infrastructure", "local", "env.sh")
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/home/somebody", "OUTER": "outer"}
 

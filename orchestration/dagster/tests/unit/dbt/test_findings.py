@@ -13,7 +13,7 @@ from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.partitions.definitions import zone_warnings
 from manifests import PROJECT, Manifest
 
-from .windowed import windowed
+from windowed import windowed
 
 DELETE_INSERT = {
     "materialized": "incremental",

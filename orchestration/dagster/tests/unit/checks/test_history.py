@@ -19,15 +19,14 @@ from hypothesis import strategies as st
 from lakehouse_analytics.checks import history as check_history
 from lakehouse_analytics.checks.history import history_of
 from lakehouse_analytics.checks.row_count_rules import Counts, judge_drift
-from lakehouse_analytics.checks.runner import Answer, CountedWindows, Counter
+from lakehouse_analytics.checks.runner import CountedWindows, Counter, CountResult
 from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.contract.models import Drift
 from lakehouse_analytics.instance import retention
 from lakehouse_analytics.keys import asset_key
 from lakehouse_analytics.partitions.definitions import PartitionRange, grain_partitions, windows
-
-from .manifests import Manifest
-from .windowed import windowed
+from manifests import Manifest
+from windowed import windowed
 
 NAMES = (f"m{number}" for number in itertools.count())
 DROP = 0.5
@@ -82,7 +81,7 @@ class Gate:
         )
         texts = [answer for answer in answers.values() if isinstance(answer, str)]
         counts = {key: Counts(answer) for key, answer in answers.items() if isinstance(answer, int)}
-        answer: Answer = texts[0] if texts else counts if self.partitions_def else counts[min(counts)]
+        answer: CountResult = texts[0] if texts else counts if self.partitions_def else counts[min(counts)]
         found: dict[str, dict[str, tuple[bool, str]]] = {key: {} for key in answers}
         run_id = str(uuid.uuid4())
         for verdict in counter.judge(self.table, answer):

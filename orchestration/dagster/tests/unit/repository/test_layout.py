@@ -12,7 +12,7 @@ from typing import Any
 
 from lakehouse_analytics.engines.registry import ENGINES
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[2]
 CODE, ROOT = TESTS.parent, TESTS.parents[2]
 
 

@@ -14,7 +14,7 @@ from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordi
 from lakehouse_analytics.engines.registry import ENGINES
 from lakehouse_analytics.settings import Settings
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 VALUES = ROOT / "infrastructure" / "kubernetes" / "dagster"
 PROD: dict[str, Any] = yaml.safe_load((VALUES / "values.yaml").read_text())
 LOCAL: dict[str, Any] = yaml.safe_load((VALUES / "values-local.yaml").read_text())

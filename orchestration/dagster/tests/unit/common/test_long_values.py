@@ -19,8 +19,7 @@ from lakehouse_analytics.dbt.profile import Profile
 from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 from lakehouse_analytics.instance.home import HomeError, open_home
 from lakehouse_analytics.settings import PREFIX, Settings, SettingsError
-
-from .manifests import Manifest
+from manifests import Manifest
 
 LONG = "x" * 100_000
 #: Of a message that quotes a few values, in characters.

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 sys.path.insert(0, str(ROOT / "infrastructure" / "local"))
 
 from stack import client_env, download, postgres, settings, trino_config  # noqa: E402

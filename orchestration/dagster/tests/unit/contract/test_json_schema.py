@@ -11,7 +11,7 @@ import pytest
 import yaml
 from lakehouse_analytics.contract.json_schema import editor_schema
 
-DBT = Path(__file__).parents[4] / "dbt"
+DBT = Path(__file__).parents[5] / "dbt"
 PROPERTIES = sorted(p for folder in ("models", "seeds", "snapshots", "tests") for p in (DBT / folder).rglob("*.yml"))
 
 

@@ -20,10 +20,8 @@ from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.airbyte.events import JobOrigin, job_events
 from lakehouse_analytics.triggers.airbyte.job_outcome import job_outcome
 from lakehouse_analytics.triggers.airbyte.jobs import Job
-
-from .manifests import Manifest
-from .test_partitions import at
-from .windowed import ladder, windowed
+from manifests import Manifest
+from windowed import at, ladder, windowed
 
 CRONS = {"hourly": "10 * * * *", "daily": "0 2 * * *", "weekly": "0 4 * * 1", "monthly": "0 5 1 * *"}
 

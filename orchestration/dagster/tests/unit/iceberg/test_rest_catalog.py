@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from lakehouse_analytics.dbt.relation import Relation
-from lakehouse_analytics.doctor.probe import Known, Status
+from lakehouse_analytics.doctor.probe import ProbeContext, Status
 from lakehouse_analytics.doctor.warehouse import warehouse
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
 from lakehouse_analytics.iceberg.row_counts import MetadataCounts
@@ -149,7 +149,7 @@ def test_doctor_does_not_call_it_a_fault_that_only_the_catalog_has_keys(
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
         monkeypatch.setenv(f"AWS_{name}", "of-this-process")
     monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__S3__ENDPOINT", "http://127.0.0.1:1")
-    known = Known(timeout=3)
+    known = ProbeContext(timeout=3)
     known.settings = Settings.load()
     finding = warehouse(known)
     assert finding.status is Status.SKIPPED

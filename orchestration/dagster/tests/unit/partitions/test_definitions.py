@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import ContractError, Grain
 from lakehouse_analytics.partitions.definitions import (
     GRAINS,
-    GrainPartitions,
     PartitionRange,
     grain_partitions,
     mapping,
@@ -22,22 +21,10 @@ from lakehouse_analytics.partitions.definitions import (
     refuse_mismatched_zones,
     windows,
 )
-
-from .manifests import Manifest
-from .windowed import ladder, windowed
+from manifests import Manifest
+from windowed import NOW, at, calendar, ladder, windowed
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "America/Sao_Paulo"]
-NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
-
-
-def at(moment: dt.datetime) -> dg.PartitionLoadingContext:  # type: ignore[name-defined]
-    return dg.partition_loading_context(effective_dt=moment)
-
-
-def calendar(grain: Grain, begin: str, zone: str = "UTC", end_offset: int = 0) -> GrainPartitions:
-    m = Manifest()
-    windowed(m, "m", grain=grain, begin=begin)
-    return grain_partitions(m.graph(), zone, end_offset=end_offset)[grain]
 
 
 @pytest.mark.parametrize(

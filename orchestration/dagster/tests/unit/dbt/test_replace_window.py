@@ -13,7 +13,7 @@ import jinja2
 from hypothesis import given
 from hypothesis import strategies as st
 
-MACROS = Path(__file__).parents[4] / "dbt" / "macros" / "replace_window.sql"
+MACROS = Path(__file__).parents[5] / "dbt" / "macros" / "replace_window.sql"
 DAY, HOUR = dt.timedelta(days=1), dt.timedelta(hours=1)
 Window = tuple[dt.datetime, dt.datetime]
 
