@@ -35,6 +35,10 @@ def verify(layout: Layout, settings: Settings) -> None:
         raise StackError(f"a table was written through Trino, and read back as {found} instead of [[42]]")
 
 
+class _NoNodesError(StackError):
+    """The statement has not run."""
+
+
 class _Client:
     """The few lines of Trino's protocol that a check needs, over HTTPS with password and private authority."""
 
@@ -51,12 +55,23 @@ class _Client:
         self._connection = HTTPSConnection("localhost", settings.trino_https_port, context=tls, timeout=SECONDS)
 
     def ask(self, statement: str) -> list[list[object]]:
-        """The rows of a statement."""
+        """The rows of a statement. Retried while Trino schedules nothing yet on a node that it lists as active."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            try:
+                return self._ask(statement)
+            except _NoNodesError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def _ask(self, statement: str) -> list[list[object]]:
         rows: list[list[object]] = []
         answer = self._request("POST", "/v1/statement", statement)
         while True:
             if error := answer.get("error"):
-                raise StackError(f"{error['message']} (query {answer['id']})")
+                kind = _NoNodesError if error.get("errorName") == "NO_NODES_AVAILABLE" else StackError
+                raise kind(f"{error['message']} (query {answer['id']})")
             rows += answer.get("data", [])
             if "nextUri" not in answer:
                 return rows

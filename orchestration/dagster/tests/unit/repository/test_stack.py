@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[5]
 sys.path.insert(0, str(ROOT / "infrastructure" / "local"))
 
-from stack import client_env, download, postgres, settings, trino_config  # noqa: E402
+from stack import client_env, download, postgres, settings, trino_config, verify  # noqa: E402
 from stack.errors import StackError  # noqa: E402
 from stack.files import locked, write_private  # noqa: E402
 from stack.layout import Layout  # noqa: E402
@@ -402,3 +402,15 @@ def test_the_lock_of_a_killed_postgresql_that_nobody_buried_is_removed_and_no_ot
     lock.write_text("nonsense\n")
     postgres.forget_dead(tmp_path)
     assert lock.exists()
+
+
+def test_the_check_waits_for_a_trino_that_schedules_nothing_yet_on_its_node() -> None:
+    """As a Trino of some seconds answers: the node is active, and no query can run on it."""
+    client = object.__new__(verify._Client)
+    starting = {"id": "q1", "error": {"errorName": "NO_NODES_AVAILABLE", "message": "No nodes available to run query"}}
+    answers = iter([starting, starting, {"id": "q3", "data": [[1]]}, {"id": "q4", "error": {"message": "denied"}}])
+    client._request = lambda *_: next(answers)
+
+    assert client.ask("insert into proof values 1") == [[1]]
+    with pytest.raises(StackError, match=r"denied \(query q4\)"):
+        client.ask("insert into proof values 1")
