@@ -117,7 +117,8 @@ def _blocked_by(instance: dg.DagsterInstance, graph: Graph, gold: Table) -> list
     above = _ancestors(graph, gold)
     tables = [graph.tables[unique_id] for unique_id in above if unique_id in graph.tables]
     keys = [check_key(graph, test) for unique_id in above for test in graph.tests_of.get(unique_id, ())]
-    keys += [dg.AssetCheckKey(asset_key(table), name) for table in tables for name in names_of_tables()]
+    names = names_of_tables()
+    keys += [dg.AssetCheckKey(asset_key(table), name) for table in tables for name in names]
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     return sorted(key.to_user_string() for key, record in latest.items() if not _lets_through(record))
 

@@ -95,7 +95,9 @@ class Build:
         self.keys, self.checks = keys, context.selected_asset_check_keys
         selected = {table.unique_id for table in graph.tables.values() if asset_key(table) in keys}
         checked = {test.unique_id for test in graph.tests.values() if check_key(graph, test) in self.checks}
-        counted = {key.asset_key for key in self.checks if key.name in names_of_tables()} - keys
+        names = names_of_tables()
+        self.checked_tables = {key.asset_key for key in self.checks if key.name in names}
+        counted = self.checked_tables - keys
         only_counted = {table.unique_id for table in graph.tables.values() if asset_key(table) in counted}
         before, after = self._of_other_steps()
         scope = Scope(graph, grain_partitions)
@@ -338,8 +340,7 @@ class Build:
         return Provenance(self.context.run.run_id, self.context.run.job_name, partition)
 
     def _windows(self) -> RunWindows | None:
-        counted = {key.asset_key for key in self.checks if key.name in names_of_tables()}
-        keys = self.keys | counted
+        keys = self.keys | self.checked_tables
         tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
         windows = RunWindows.of(self.context, tables, self.grain_partitions)
         if windows and self._rebuilds:

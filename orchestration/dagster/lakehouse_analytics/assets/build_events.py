@@ -175,7 +175,8 @@ class BuildEvents:
         }
         # A table that was not built has no rows to judge.
         keys = (asset_key(self._graph.tables[table]) for table in out & self._graph.tables.keys())
-        return explained | {dg.AssetCheckKey(key, name) for key in keys for name in names_of_tables()}
+        names = names_of_tables()
+        return explained | {dg.AssetCheckKey(key, name) for key in keys for name in names}
 
     def _tell_partitions(self, table: Table, answer: CountResult | None) -> None:
         """What a materialization says of its own partition, and not of the run."""

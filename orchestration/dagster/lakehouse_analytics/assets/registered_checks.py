@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 
 import dagster as dg
 
@@ -35,7 +36,7 @@ class TableChecks:
             planned = {table: keys for table in tables if (keys := [s.key for s in kind.specs(table, self._scope)])}
             if not planned:
                 continue
-            results = _by_key(planned.values(), lambda kind=kind, own=[*planned]: kind.evaluate(own, fetch_all))  # type: ignore[misc]
+            results = _by_key(planned.values(), partial(kind.evaluate, [*planned], fetch_all))
             for table, keys in planned.items():
                 found[table.unique_id] += [results[key] for key in keys]
         self._results = {**self._results, **found}
@@ -79,7 +80,7 @@ class SourceChecks:
     def results(self, dbt: Dbt) -> Iterator[dg.AssetCheckResult]:
         """Evaluate them; raises nothing."""
         for kind, planned in self._asked:
-            results = _by_key(planned.values(), lambda kind=kind, own=[*planned]: kind.evaluate(own, dbt))  # type: ignore[misc]
+            results = _by_key(planned.values(), partial(kind.evaluate, [*planned], dbt))
             yield from (results[key] for keys in planned.values() for key in keys)
 
 

@@ -63,6 +63,7 @@ class _Reader:
         self.externals = externals_of(self.nodes)
         self.root = str(manifest["metadata"].get("project_name"))
         self.adapter = manifest["metadata"].get("adapter_type") or "dbt"
+        self.engine = ENGINES.get(self.adapter)
         self.metas: dict[str, DagsterMeta] = {}
         self.problems: list[str] = []
         self.findings: list[Finding] = []
@@ -81,8 +82,8 @@ class _Reader:
         owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
         keys = self._exposure_keys(exposures, {owner.key for owner in owners})
         self.problems += self._clashes(owners, keys)
-        if engine := ENGINES.get(self.adapter):
-            self.findings += engine.lint(self.manifest)
+        if self.engine:
+            self.findings += self.engine.lint(self.manifest)
         accepted = {(table.unique_id, name) for table in tables.values() for name in table.contract.accept}
         self.findings = [one for one in self.findings if (one.unique_id, one.accept) not in accepted]
         self.problems += errors(self.findings, strict=strict)
@@ -194,10 +195,9 @@ class _Reader:
 
     def _warnings(self, graph: Graph) -> tuple[str, ...]:
         said = warnings([*self.findings, *refs_to_nothing(graph)])
-        engine = ENGINES.get(self.adapter)
-        if engine and engine.queries_outlive_client and not _tells_the_run(self.configuration):
+        if self.engine and self.engine.queries_outlive_client and not _tells_the_run(self.configuration):
             said.append(
-                f"dbt_project.yml: no query-comment names the run, so that queries in {engine.title} cannot be traced "
+                f"dbt_project.yml: no query-comment names the run, so that queries in {self.engine.title} cannot be traced "
                 "to it, nor ended when its dbt dies: see docs/your-project.md"
             )
         unmapped = unmapped_models(graph.tables.values())

@@ -14,7 +14,7 @@ import itertools
 import json
 import os.path
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,13 +33,6 @@ from lakehouse_analytics.engines.registry import ENGINES
 FILE = "profiles.yml"
 #: dbt's prefix of variables that it never writes anywhere.
 DBT_SECRET = "DBT_ENV_SECRET"  # noqa: S105  # a prefix
-#: Fields of which an expression that reads nothing but these variables says what our settings say, and need not be
-#: rendered. Those of this project's own profile; any other expression is rendered with jinja2.
-_OURS = {
-    "port": {"LAKEHOUSE_TRINO_PORT"},
-    "method": {"LAKEHOUSE_TRINO_PASSWORD", "LAKEHOUSE_TRINO_JWT", "LAKEHOUSE_TRINO_CLIENT_CERTIFICATE"},
-    "cert": {"LAKEHOUSE_TRINO_CA_BUNDLE"},
-}
 #: Of the profiles or targets that a message lists.
 _MOST = 20
 _READS = re.compile(r"""env_var\(\s*['"]([^'"]+)['"]""")
@@ -311,7 +304,7 @@ def _fields(
     for key in (*engine.naming_fields, *engine.connection_fields):
         if key not in output:
             continue
-        if _follows_us(key, output[key]):
+        if _follows_us(output[key], engine.own_expressions.get(key, set())):
             continue
         jinja.read.clear()
         try:
@@ -357,10 +350,10 @@ def _strings(value: object) -> Iterator[str]:
         yield value
 
 
-def _follows_us(key: str, value: object) -> bool:
+def _follows_us(value: object, variables: Set[str]) -> bool:
     """Whether an expression makes a field of nothing but the variables of the setting that means the same."""
     read = set(_READS.findall(value)) if isinstance(value, str) and not is_simple(value) else set()
-    return bool(read) and read <= _OURS.get(key, set())
+    return bool(read) and read <= variables
 
 
 def _named(project_dir: Path, environment: Mapping[str, str]) -> str:

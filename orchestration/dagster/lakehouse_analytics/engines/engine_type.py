@@ -5,7 +5,7 @@ Imports no Dagster, no dbt and no database client: the dbt profile and the manif
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -34,6 +34,13 @@ class EngineType:
     connection_fields: ClassVar[Sequence[str]] = ()
     #: Settings that name the database, with the fields of the profile that hold the same: the two must agree.
     same_as_profile: ClassVar[Mapping[str, Sequence[str]]] = {}
+    #: As `same_as_profile`, of settings that may differ: those of the environment count.
+    also_in_profile: ClassVar[Mapping[str, Sequence[str]]] = {}
+    #: Settings that dbt gets as variables, for `profiles.yml` to read. Never a secret: dbt inherits those.
+    dbt_settings: ClassVar[Sequence[str]] = ()
+    #: Fields of this repository's own profile whose Jinja reads nothing but these variables: they say what settings
+    #: say, and need not be rendered.
+    own_expressions: ClassVar[Mapping[str, Set[str]]] = {}
     #: Settings of which one says how to log in. Where none is set, the profile does.
     log_in_settings: ClassVar[Sequence[str]] = ()
     #: Settings without a default that is right in production: required where LAKEHOUSE_ENV is `prod`.
@@ -102,6 +109,10 @@ class EngineType:
             where: The profile, for messages.
         """
         return []
+
+    def process_environment(self, settings: Settings) -> dict[str, str]:  # noqa: ARG002
+        """Variables of the dbt process that are not for `profiles.yml`."""
+        return {}
 
     def location(self, settings: Settings) -> str:
         """Where the tables are, for people: one line, or several."""

@@ -17,8 +17,7 @@ def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
         target=project.target,
         target_path=str(project.target_path),
         environment=settings.dbt_environment(),
-        # Where the machine sets this variable, it overrides the profile's `cert`.
-        database_environment={"REQUESTS_CA_BUNDLE": str(settings.trino_ca_bundle)} if settings.trino_ca_bundle else {},
+        database_environment=settings.engine_type.process_environment(settings),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lakehouse_analytics.common.environment import PREFIX, SettingsError, absolute, repository_root
+from lakehouse_analytics.common.environment import PREFIX, SettingsError, absolute, repository_root, variable
 from lakehouse_analytics.dbt import profile as dbt_profile
 from lakehouse_analytics.dbt.profile import Profile, ProfileError
 from lakehouse_analytics.engines.duckdb.settings import DuckDBSettings
@@ -176,21 +176,13 @@ class Settings(
 
         Without secrets, which dbt inherits: what a resource is made of is shown in Dagster's UI.
         """
-        values = {
-            "DUCKDB_PATH": self.duckdb_path,
-            "TIMEZONE": self.timezone,
-            "DBT_THREADS": self.dbt_threads,
-            "TRINO_HOST": self.trino_host,
-            "TRINO_PORT": self.trino_port,
-            "TRINO_HTTP_SCHEME": self.trino_http_scheme,
-            "TRINO_USER": self.trino_user,
-            "TRINO_CATALOG": self.trino_catalog,
-            "TRINO_CLIENT_CERTIFICATE": self.trino_client_certificate,
-            "TRINO_CLIENT_KEY": self.trino_client_key,
-            "TRINO_CA_BUNDLE": self.trino_ca_bundle,
-            "TRINO_SESSION_PROPERTIES": json.dumps(self.trino_session_properties),
+        names = ["timezone", "dbt_threads", *(name for engine in ENGINES.values() for name in engine.dbt_settings)]
+        values = {name: getattr(self, name) for name in names}
+        return {
+            variable(name): json.dumps(value) if isinstance(value, dict) else str(value)
+            for name, value in values.items()
+            if value is not None
         }
-        return {f"{PREFIX}{name}": str(value) for name, value in values.items() if value is not None}
 
     @cached_property
     def engine_type(self) -> EngineType:

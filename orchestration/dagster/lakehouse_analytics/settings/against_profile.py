@@ -77,7 +77,7 @@ def named_by_profile(settings: Settings) -> set[str]:
         found = engine.settings_of(settings.profile)
     except ProfileError:
         return set()
-    fields = {**engine.same_as_profile, "trino_user": ("user",)}
+    fields = {**engine.same_as_profile, **engine.also_in_profile}
     return {
         name
         for name in found.keys() & fields.keys()

@@ -92,3 +92,35 @@ def test_doctor_says_what_it_found(lakehouse: Lakehouse, monkeypatch: pytest.Mon
     assert found["catalog"]["status"] == "ok", found
     assert "has raw" in found["catalog"]["message"]
     assert found["upkeep"]["status"] == "skipped"
+
+
+def test_the_rights_that_the_documentation_lists_are_enough(
+    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = lakehouse.database
+    assert isinstance(database, Postgres)
+    name = database.environment["LAKEHOUSE_POSTGRES_DATABASE"]
+    role = f"limited_{name}"  # roles are of the server, which other workers use
+    if database.ask(f"select 1 from pg_roles where rolname = '{role}'"):
+        database.ask(f"drop owned by {role} cascade")
+        database.ask(f"drop role {role}")
+    database.ask(f"create role {role} login password 'limited'")
+    database.ask(f"grant create on database {name} to {role}")
+    monkeypatch.setenv("LAKEHOUSE_POSTGRES_USER", role)
+    monkeypatch.setenv("LAKEHOUSE_POSTGRES_PASSWORD", "limited")
+
+    refused = lakehouse.run()
+    assert not refused.success
+    assert "permission denied for schema raw" in refused.failure
+    assert "docs/engines.md (PostgreSQL)" in refused.failure
+
+    database.ask(f"grant usage on schema raw to {role}")
+    database.ask(f"grant select on all tables in schema raw to {role}")
+    assert lakehouse.run().built == EVERYTHING
+    database.ask("create view public.of_another as select * from gold.ga")
+    again = lakehouse.run()
+    assert again.success, again.failure
+    # dbt drops the table that it replaces with `cascade`.
+    assert database.ask("select 1 from pg_views where viewname = 'of_another'") == []
+    database.ask(f"drop owned by {role} cascade")
+    database.ask(f"drop role {role}")

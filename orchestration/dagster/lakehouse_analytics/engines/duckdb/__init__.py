@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lakehouse_analytics.engines.engine_type import EngineType
+from lakehouse_analytics.engines.windows import DATES, Bins
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.profile import Profile
-    from lakehouse_analytics.engines.windows import Bins
     from lakehouse_analytics.settings import Settings
 
 #: One writer at a time, across dbt and checks: DuckDB allows no other.
@@ -26,6 +26,7 @@ class DuckDB(EngineType):
     naming_fields = ("path", "database", "schema", "attach")
     connection_fields = ("extensions",)
     same_as_profile = {"duckdb_path": ("path",)}  # noqa: RUF012
+    dbt_settings = ("duckdb_path",)
     local_target = "local"
     pool = DUCKDB_POOL
     raw_tables = "duckdb_file"
@@ -60,8 +61,6 @@ class DuckDB(EngineType):
 
     def bucketed(self, relation: str, time: str, bins: Bins) -> str:
         """A hash join over steps that every border is a multiple of; an `asof join` would sort the table."""
-        from lakehouse_analytics.engines.windows import DATES
-
         first, step = bins.borders[0], bins.step
         since = f"epoch_us({time}) + case when typeof({time}) = 'DATE' then {DATES}000000 else 0 end - {first}000000"
         places = [(border - first) // step for border in bins.borders]

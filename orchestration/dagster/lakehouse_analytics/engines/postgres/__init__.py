@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.engines.engine_type import EngineType
+from lakehouse_analytics.engines.windows import DATES, Bins
 
 if TYPE_CHECKING:
-    from lakehouse_analytics.engines.windows import Bins
     from lakehouse_analytics.settings import Settings
 
 
@@ -34,8 +34,6 @@ class Postgres(EngineType):
 
     def bucketed(self, relation: str, time: str, bins: Bins) -> str:
         """By `width_bucket`; the epoch of a moment without a zone is that of UTC."""
-        from lakehouse_analytics.engines.windows import DATES
-
         dates = f"case when pg_typeof({time})::text = 'date' then {DATES} else 0 end"
         borders = ", ".join(map(str, bins.borders))
         bucket = f"width_bucket(extract(epoch from {time})::float8 + {dates}, array[{borders}]::float8[])"

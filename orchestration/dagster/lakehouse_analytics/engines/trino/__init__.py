@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from lakehouse_analytics.common.environment import PREFIX
 from lakehouse_analytics.engines.engine_type import EngineType
 from lakehouse_analytics.engines.trino.settings import LOG_INS
+from lakehouse_analytics.engines.windows import DATES, Bins
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.lint.findings import Finding
     from lakehouse_analytics.dbt.profile import Profile
-    from lakehouse_analytics.engines.windows import Bins
     from lakehouse_analytics.settings import Settings
 
 
@@ -30,6 +30,16 @@ class Trino(EngineType):
         "trino_host": ("host",),
         "trino_port": ("port",),
         "trino_catalog": ("database", "catalog"),
+    }
+    also_in_profile = {"trino_user": ("user",)}  # noqa: RUF012
+    dbt_settings = (
+        "trino_host", "trino_port", "trino_http_scheme", "trino_user", "trino_catalog", "trino_client_certificate",
+        "trino_client_key", "trino_ca_bundle", "trino_session_properties",
+    )  # fmt: skip
+    own_expressions = {  # noqa: RUF012
+        "port": {f"{PREFIX}TRINO_PORT"},
+        "method": {f"{PREFIX}{name.upper()}" for name in LOG_INS},
+        "cert": {f"{PREFIX}TRINO_CA_BUNDLE"},
     }
     log_in_settings = tuple(LOG_INS)
     required_in_prod = ("trino_host", "trino_user", "trino_catalog")
@@ -59,6 +69,10 @@ class Trino(EngineType):
             return [f"{PREFIX}TRINO_HTTP_SCHEME: must be https, because {where} logs in to Trino"]
         return []
 
+    def process_environment(self, settings: Settings) -> dict[str, str]:
+        """Where the machine sets this variable, it overrides the profile's `cert`."""
+        return {"REQUESTS_CA_BUNDLE": str(settings.trino_ca_bundle)} if settings.trino_ca_bundle else {}
+
     def location(self, settings: Settings) -> str:
         """The catalog and the coordinator."""
         server = f"{settings.trino_http_scheme}://{settings.trino_host}:{settings.trino_port}"
@@ -67,8 +81,6 @@ class Trino(EngineType):
 
     def bucketed(self, relation: str, time: str, bins: Bins) -> str:
         """By `width_bucket`."""
-        from lakehouse_analytics.engines.windows import DATES
-
         seconds = (
             f"case when typeof({time}) = 'date' then {DATES} + 86400e0 * date_diff('day', date '1970-01-01', "
             f"cast({time} as date)) when typeof({time}) like '%with time zone' "
