@@ -28,7 +28,7 @@ def plans(settings: Settings, graph: Graph, grain_partitions: Mapping[Grain, Gra
         "weekly": settings.weekly_refresh_cron,
         "monthly": settings.monthly_refresh_cron,
     }
-    sources = {f"{source.node['source_name']}.{source.node['name']}": source for source in graph.sources.values()}
+    sources = {source.node.full_name: source for source in graph.sources.values()}
     found = []
     for grain, partitions_def in grain_partitions.items():
         tables = [table for table in graph.tables.values() if table.grain == grain]

@@ -140,9 +140,9 @@ def _owner(key: dg.AssetKey, graph: Graph) -> str:
     """What the dbt project, or the lakehouse itself, has under a key."""
     for thing in (*graph.tables.values(), *graph.unbuilt.values()):
         if asset_key(thing) == key:
-            kind = thing.node.get("resource_type", "resource")
             filled = ", which Airbyte fills" if isinstance(thing, Source) and thing.contract.airbyte else ""
-            return f"dbt {kind} {thing.node['name']} ({thing.node.get('original_file_path', 'no file')}){filled}"
+            node = thing.node
+            return f"dbt {node.resource_type} {node.name} ({node.original_file_path or 'no file'}){filled}"
     for unique_id, path in graph.exposure_keys.items():
         if dg.AssetKey(path) == key:
             return f"dbt exposure {unique_id.rpartition('.')[2]}"

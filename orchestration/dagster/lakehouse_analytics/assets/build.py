@@ -394,7 +394,7 @@ def accepted_tables(graph: Graph, said: Sequence[str]) -> set[str]:
     """
     tables: dict[str, set[str]] = {}
     for unique_id, table in graph.tables.items():
-        for label in {str(table.node["name"]), _label(table), "/".join(table.key)}:
+        for label in {table.name, _label(table), "/".join(table.key)}:
             tables.setdefault(label, set()).add(unique_id)
     found: set[str] = set()
     for name in said:
@@ -411,8 +411,8 @@ def accepted_tables(graph: Graph, said: Sequence[str]) -> set[str]:
 
 
 def _label(table: Table) -> str:
-    version = table.node.get("version")
-    return str(table.node["name"]) if version is None else f"{table.node['name']}.v{version}"
+    version = table.node.version
+    return table.name if version is None else f"{table.name}.v{version}"
 
 
 def _messages(result: DbtResult, asked: Sequence[Table | DbtTest]) -> Iterator[str]:

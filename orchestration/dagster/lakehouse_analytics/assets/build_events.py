@@ -185,7 +185,7 @@ class BuildEvents:
                 self._context.add_asset_metadata(metadata, asset_key(table), partition)
 
     def _metadata(self, table: Table, answer: CountResult | None, node: NodeResult) -> dict[str, Any]:
-        metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": table.node["relation_name"]}
+        metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": table.node.relation_name}
         for partition, rows in _counted(answer):
             metadata |= rows if partition is None else {}
         if url := node.query_id and self._engine.query_url(node.query_id):

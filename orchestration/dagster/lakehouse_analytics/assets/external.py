@@ -37,11 +37,11 @@ def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = ()) -> list[
 
 def _external_spec(graph: Graph, external: External) -> dg.AssetSpec:
     node = external.node
-    about = _ABOUT[external.kind].format(name=node["name"], package=node.get("package_name"))
+    about = _ABOUT[external.kind].format(name=node.name, package=node.package_name)
     in_database = external.kind == "model"
     return dg.AssetSpec(
         key=asset_key(external),
-        description=node.get("description") or about,
+        description=node.description or about,
         group_name=external.group,
         kinds={"dbt", graph.adapter} if in_database else {"dbt"},
         metadata={"dagster_dbt/unique_id": external.unique_id},

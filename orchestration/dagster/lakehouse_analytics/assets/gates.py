@@ -318,7 +318,7 @@ class _Edges:
         return (*found,)
 
     def _parents_of(self, function: Function) -> Iterator[str]:
-        for parent in function.node.get("depends_on", {}).get("nodes", ()):
+        for parent in function.node.depends_on:
             if parent in self._tables or parent in self._functions:
                 yield parent
 

@@ -162,9 +162,9 @@ def _unanswered(status: str | None) -> bool:
 
 def _repeatable(table: Table) -> bool:
     """Whether building it twice leaves what building it once does. An append does not, whatever it is called."""
-    config = table.node["config"]
-    if config.get("materialized") != "incremental":
+    config = table.node.config
+    if not config.is_incremental:
         return True
     # dbt-trino's default strategy is append, and its merge without a key is one, too.
-    strategy = config.get("incremental_strategy") or "default"
-    return strategy not in ("append", "default") and (strategy != "merge" or bool(config.get("unique_key")))
+    strategy = config.incremental_strategy or "default"
+    return strategy not in ("append", "default") and (strategy != "merge" or bool(config.unique_key))

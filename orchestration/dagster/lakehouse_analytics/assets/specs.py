@@ -16,6 +16,7 @@ import dagster as dg
 from lakehouse_analytics.contract.models import Grain, is_owner
 from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
+from lakehouse_analytics.dbt.nodes import Node
 from lakehouse_analytics.keys import asset_key
 from lakehouse_analytics.partitions.definitions import GrainPartitions, mapping, partitions_of
 
@@ -40,7 +41,7 @@ def table_spec(
         kinds={"dbt", graph.adapter},
         tags={**_tags(table.node), LAYER_TAG: table.layer},
         metadata=_metadata(graph, table.node, project_dir),
-        code_version=(table.node.get("checksum") or {}).get("checksum"),
+        code_version=table.node.checksum,
         freshness_policy=_freshness(table, timezone),
         automation_condition=_automation(graph, table),
         skippable=True,  # a blocked table is not an error of its own
@@ -67,21 +68,20 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
 def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
     """The external asset of a dbt exposure: a dashboard, a notebook, or another reader of the lakehouse."""
     exposure = graph.exposures[unique_id]
-    owner = exposure.get("owner") or {}
     meta, _ = read_meta(exposure)
     parents = {asset_key(graph.known(parent)): None for parent in graph.exposure_parents[unique_id]}
     return dg.AssetSpec(
         key=dg.AssetKey(graph.exposure_keys[unique_id]),
         deps=[*parents],
-        description=exposure.get("description") or exposure.get("label") or None,
+        description=exposure.description or exposure.title or None,
         group_name=meta.group or "exposures",
-        owners=list(meta.owners) or [email for email in _listed(owner.get("email")) if is_owner(email)],
-        kinds={str(exposure["type"])},
+        owners=list(meta.owners) or [email for email in _listed(exposure.owner.get("email")) if is_owner(email)],
+        kinds={exposure.type},
         tags=_tags(exposure),
         metadata={
-            **({"url": dg.MetadataValue.url(exposure["url"])} if exposure.get("url") else {}),
-            **({"owner": owner["name"]} if owner.get("name") else {}),
-            **({"maturity": exposure["maturity"]} if exposure.get("maturity") else {}),
+            **({"url": dg.MetadataValue.url(exposure.url)} if exposure.url else {}),
+            **({"owner": exposure.owner["name"]} if exposure.owner.get("name") else {}),
+            **({"maturity": exposure.maturity} if exposure.maturity else {}),
         },
     )
 
@@ -93,16 +93,16 @@ def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
         yield dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
 
 
-def _description(node: Mapping[str, Any]) -> str:
-    sql = node.get("raw_code") if node.get("language") == "sql" else None
-    text = node.get("description") or f"dbt {node['resource_type']} {node['name']}"
+def _description(node: Node) -> str:
+    sql = node.raw_code if node.language == "sql" else None
+    text = node.description or f"dbt {node.resource_type} {node.name}"
     return f"{text}\n\n#### Raw SQL:\n```sql\n{sql}\n```" if sql else text
 
 
 def _owners(graph: Graph, table: Table) -> list[str]:
     if table.contract.owner:
         return [table.contract.owner]
-    of_group = graph.group_owners.get(table.node.get("group") or "")
+    of_group = graph.group_owners.get(table.node.group or "")
     return list(read_meta(table.node)[0].owners) or [email for email in _listed(of_group) if is_owner(email)]
 
 
@@ -110,8 +110,8 @@ def _listed(value: object) -> list[str]:
     return [value] if isinstance(value, str) else [str(item) for item in value] if isinstance(value, list) else []
 
 
-def _tags(node: Mapping[str, Any]) -> dict[str, str]:
-    return {tag: "" for tag in node.get("tags", []) if _is_tag(tag)}
+def _tags(node: Node) -> dict[str, str]:
+    return {tag: "" for tag in node.tags if _is_tag(tag)}
 
 
 def _is_tag(tag: str) -> bool:
@@ -120,31 +120,29 @@ def _is_tag(tag: str) -> bool:
     return is_valid_tag_key(tag)
 
 
-def _metadata(graph: Graph, node: Mapping[str, Any], project_dir: Path) -> dict[str, Any]:
-    path = (project_dir / node["original_file_path"]).absolute()
+def _metadata(graph: Graph, node: Node, project_dir: Path) -> dict[str, Any]:
+    path = (project_dir / node.original_file_path).absolute()
     reference = dg.LocalFileCodeReference(file_path=str(path))
     return {
-        "dagster_dbt/unique_id": node["unique_id"],
-        **({"dagster-dbt/materialization_type": m} if (m := node["config"].get("materialized")) else {}),
+        "dagster_dbt/unique_id": node.unique_id,
+        **({"dagster-dbt/materialization_type": m} if (m := node.config.materialized) else {}),
         **_table_metadata(graph, node),
         "dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference]),
     }
 
 
-def _table_metadata(graph: Graph, node: Mapping[str, Any]) -> dict[str, Any]:
-    name = node.get("identifier") or node.get("alias") or node["name"]
-    parts = (node.get("database"), node["schema"], name)
+def _table_metadata(graph: Graph, node: Node) -> dict[str, Any]:
     columns = [
         dg.TableColumn(
-            name=column["name"],
-            type=column.get("data_type") or "?",
-            description=column.get("description"),
-            tags=dict.fromkeys(column.get("tags") or [], ""),
+            name=column.name,
+            type=column.data_type or "?",
+            description=column.description,
+            tags=dict.fromkeys(column.tags, ""),
         )
-        for column in node.get("columns", {}).values()
+        for column in node.columns
     ]
     return {
-        "dagster/table_name": ".".join(part for part in parts if part),
+        "dagster/table_name": ".".join(part for part in (node.database, node.schema, node.table_name) if part),
         "dagster/storage_kind": graph.adapter,
         **({"dagster/column_schema": dg.TableSchema(columns=columns)} if columns else {}),
     }

@@ -39,7 +39,7 @@ def _spec(graph: Graph, test: DbtTest, *, blocking: bool) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         test.name,
         asset=own,
-        description=test.node.get("description") or (test.node.get("config", {}).get("meta") or {}).get("description"),
+        description=test.node.description or test.node.meta.get("description"),
         additional_deps=list(others),
         metadata={"dagster_dbt/unique_id": test.unique_id},
         blocking=blocking,

@@ -60,7 +60,7 @@ KIND = Freshness()
 
 def thresholds(source: Source) -> dict[str, str]:
     """The thresholds that count for dbt, as `{"warn_after": "26 hours"}`; empty where it evaluates no freshness."""
-    declared = source.node.get("freshness") or {}
+    declared = source.node.freshness
     found: dict[str, str] = {}
     for name in THRESHOLDS:
         limit = declared.get(name) or {}
@@ -72,7 +72,7 @@ def thresholds(source: Source) -> dict[str, str]:
 
 def selectors(sources: Sequence[Source]) -> list[str]:
     """The sources for dbt's `--select`; all of them where a name cannot be selected."""
-    paths = [[str(source.node[key]) for key in ("package_name", "source_name", "name")] for source in sources]
+    paths = [(source.node.package_name, source.node.source_name, source.node.name) for source in sources]
     if all(_PLAIN.fullmatch(part) for path in paths for part in path):
         return [f"source:{'.'.join(path)}" for path in paths]
     return ["source:*"]

@@ -74,9 +74,7 @@ def partition_evaluations(
         if rules.max_drop is not None and not accepted:
             # Against the same window as it was built before: others have their own number of rows.
             last_passed = last_count(history, count_key, window.key)
-        outcome = row_count_outcome(
-            rules, answer[window.key].rows, last_passed, name=table.node["name"], accepted=accepted
-        )
+        outcome = row_count_outcome(rules, answer[window.key].rows, last_passed, name=table.name, accepted=accepted)
         row_counts[window.key] = bool(outcome["passed"])
         yield evaluation(ROW_COUNT, window.key, rules.severity == "error", outcome)
     if rules.drift:
@@ -90,7 +88,7 @@ class Drifts:
 
     def __init__(self, table: Table, rules: Drift, history: History, zone: tzinfo, *, accepted: bool) -> None:
         self._rules, self._history, self._zone, self._accepted = rules, history, zone, accepted
-        self._name, self._grain = table.node["name"], table.grain or "daily"
+        self._name, self._grain = table.name, table.grain or "daily"
         self._key = dg.AssetCheckKey(asset_key(table), DRIFT)
 
     def judge(

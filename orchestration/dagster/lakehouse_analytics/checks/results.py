@@ -50,7 +50,7 @@ def row_count_results(
     last_passed = None
     if rules.max_drop is not None and not accepted:
         last_passed = last_count(history, key)
-    rows = row_count_outcome(rules, counts.rows, last_passed, name=table.node["name"], accepted=accepted)
+    rows = row_count_outcome(rules, counts.rows, last_passed, name=table.name, accepted=accepted)
     results = [dg.AssetCheckResult(asset_key=key.asset_key, check_name=ROW_COUNT, **rows)]
     if rules.drift:
         drift_key = dg.AssetCheckKey(asset_key(table), DRIFT)
@@ -59,7 +59,7 @@ def row_count_results(
         verdict = judge_drift(rules.drift, counts.rows, past, now, zone)
         drift = drift_outcome(
             rules.drift, counts.rows, verdict, len(past),
-            name=table.node["name"], accepted=accepted, row_count_passed=rows["passed"], history=earlier,
+            name=table.name, accepted=accepted, row_count_passed=rows["passed"], history=earlier,
         )  # fmt: skip
         results.append(dg.AssetCheckResult(asset_key=key.asset_key, check_name=DRIFT, **drift))
     return results

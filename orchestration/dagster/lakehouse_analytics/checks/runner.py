@@ -228,8 +228,8 @@ def _only_rows(table: CountRequest) -> bool:
 
 def _asked(table: Table) -> CountRequest:
     freshness = table.contract.freshness
-    event_time = (freshness and freshness.column) or table.node["config"].get("event_time")
-    return CountRequest(table.node["relation_name"], table.contract.distinct, event_time)
+    event_time = (freshness and freshness.column) or table.event_time
+    return CountRequest(table.node.relation_name, table.contract.distinct, event_time)
 
 
 def fetching(dbt: Asks, engine: Engine, stop: threading.Event) -> FetchAll:

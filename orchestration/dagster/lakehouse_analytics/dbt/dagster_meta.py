@@ -14,6 +14,7 @@ from typing import Any
 from lakehouse_analytics.common.names import is_group_name
 from lakehouse_analytics.common.text import brief, shortened
 from lakehouse_analytics.contract.models import is_owner
+from lakehouse_analytics.dbt.nodes import Node
 
 Key = tuple[str, ...]
 
@@ -65,28 +66,22 @@ class DagsterMeta:
 _NOTHING = DagsterMeta()
 
 
-def read_meta(node: Mapping[str, Any]) -> tuple[DagsterMeta, list[str]]:
+def read_meta(node: Node) -> tuple[DagsterMeta, list[str]]:
     """Read `meta.dagster` of a node.
 
     Returns:
         What it says, and what is wrong with it, each as a sentence. dagster-dbt refuses the same values.
     """
-    raw = meta_of(node).get("dagster")
+    raw = node.meta.get("dagster")
     if raw is None:
         return _NOTHING, []
     if not isinstance(raw, Mapping):
         return DagsterMeta(), [f"meta.dagster must be a mapping, not {type(raw).__name__}"]
-    known = _KEYS.get(str(node.get("resource_type")), _OF_ASSETS)
+    known = _KEYS.get(node.resource_type, _OF_ASSETS)
     reading = _Reading({key: value for key, value in raw.items() if key in known})
     read = DagsterMeta(reading.asset_key(), reading.group(), reading.owners(), reading.eager(), reading.ref())
     unread = (*(brief(key) for key in raw if key not in known), *reading.unread)
     return replace(read, unread=unread), reading.problems
-
-
-def meta_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A node's `meta`, where dbt has put it: under `config` since 1.10."""
-    found = (node.get("config") or {}).get("meta") or node.get("meta") or {}
-    return found if isinstance(found, Mapping) else {}
 
 
 class _Reading:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from lakehouse_analytics.dbt.nodes import Node
 
 #: The line that DuckDB quotes under its error.
 _LINE = re.compile(r"^LINE \d+: (?P<text>.+)$", re.MULTILINE)
@@ -13,13 +14,13 @@ _LINE = re.compile(r"^LINE \d+: (?P<text>.+)$", re.MULTILINE)
 _NAME = re.compile(r"""["'](?P<quoted>[A-Za-z_]\w*)["']|\bwith name (?P<named>[A-Za-z_]\w*)""")
 
 
-def with_source_line(message: str, node: Mapping[str, Any], project_dir: Path) -> str:
+def with_source_line(message: str, node: Node, project_dir: Path) -> str:
     """Put `models/…/name.sql:LINE` in front of an engine's error.
 
     Engines count lines of the compiled statement, which dbt wraps. So the text or the name that the error
     quotes is looked up in the model's file; unless exactly one line has it, only the file is named.
     """
-    path = str(node["original_file_path"])
+    path = node.original_file_path
     file = project_dir / path
     if file.is_file():
         lines = file.read_text(errors="replace").splitlines()
@@ -27,7 +28,7 @@ def with_source_line(message: str, node: Mapping[str, Any], project_dir: Path) -
         path = f"{path}:{found}" if found else path
     first, *others = message.strip().splitlines() or [""]
     # dbt's first line names the node and its file, too.
-    first = re.sub(rf" in \w+ \S+ \({re.escape(str(node['original_file_path']))}\)$", "", first)
+    first = re.sub(rf" in \w+ \S+ \({re.escape(node.original_file_path)}\)$", "", first)
     return "\n".join([f"{path}: {first}", *others])
 
 

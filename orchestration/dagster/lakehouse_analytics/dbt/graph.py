@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from lakehouse_analytics.contract.models import LAYERS, Grain, ModelContract, SourceContract
+from lakehouse_analytics.dbt.nodes import Exposure, Node
 from lakehouse_analytics.engines.engine_type import EngineType
 from lakehouse_analytics.engines.registry import engine_type
 
@@ -26,7 +27,7 @@ class Table:
     key: Key
     layer: str
     contract: ModelContract
-    node: Mapping[str, Any] = field(repr=False, compare=False)
+    node: Node = field(repr=False, compare=False)
     parents: tuple[str, ...] = field(compare=False)  # tables, sources and externals, through ephemeral models
     group: str = "default"  # of Dagster; jobs and sensors go by the layer
     functions: tuple[str, ...] = field(default=(), compare=False)  # that it calls, through ephemeral models too
@@ -34,7 +35,7 @@ class Table:
     @property
     def name(self) -> str:
         """dbt's name of it."""
-        return str(self.node["name"])
+        return self.node.name
 
     @property
     def grain(self) -> Grain | None:
@@ -44,7 +45,7 @@ class Table:
     @property
     def event_time(self) -> str | None:
         """Column of the rows' own time."""
-        return self.node["config"].get("event_time") or None
+        return self.node.config.event_time
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Source:
     unique_id: str
     key: Key
     contract: SourceContract
-    node: Mapping[str, Any] = field(repr=False, compare=False)
+    node: Node = field(repr=False, compare=False)
     group: str = "sources"
 
 
@@ -69,7 +70,7 @@ class External:
     unique_id: str
     key: Key
     kind: Literal["model", "ephemeral", "project"]
-    node: Mapping[str, Any] = field(repr=False, compare=False)
+    node: Node = field(repr=False, compare=False)
     group: str = "sources"
 
 
@@ -78,12 +79,12 @@ class Function:
     """A user-defined function, which a run creates before the models that call it. No asset: it holds no data."""
 
     unique_id: str
-    node: Mapping[str, Any] = field(repr=False, compare=False)
+    node: Node = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
         """dbt's name of it."""
-        return str(self.node["name"])
+        return self.node.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class DbtTest:
     attached: str
     parents: tuple[str, ...]
     blocking: bool
-    node: Mapping[str, Any] = field(repr=False, compare=False)
+    node: Node = field(repr=False, compare=False)
     functions: tuple[str, ...] = ()
 
 
@@ -106,7 +107,7 @@ class Graph:
     tables: Mapping[str, Table]
     sources: Mapping[str, Source]
     tests: Mapping[str, DbtTest]
-    exposures: Mapping[str, Mapping[str, Any]]
+    exposures: Mapping[str, Exposure]
     adapter: str
     warnings: tuple[str, ...] = ()
     #: dbt groups and the e-mail address, or addresses, of who owns them.

@@ -12,7 +12,8 @@ from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.lint.findings import Finding
 from lakehouse_analytics.dbt.graph import DbtTest, External, Graph
 from lakehouse_analytics.common.names import check_name, key_part
-from lakehouse_analytics.dbt.nodes import Node, has_table_above, is_ephemeral, is_foreign, named_by, upstream
+from lakehouse_analytics.dbt.node_use import has_table_above, is_ephemeral, is_foreign, named_by, upstream
+from lakehouse_analytics.dbt.nodes import Node
 
 #: First part of the key of the asset that carries a project's own tests.
 PROJECT = "dbt_project"
@@ -23,20 +24,12 @@ def externals_of(nodes: Mapping[str, Node]) -> dict[str, External]:
     found = {}
     for unique_id, node in nodes.items():
         if is_foreign(node):
-            version = node.get("version")
-            name = node["name"] if version is None else f"{node['name']}_v{version}"
-            found[unique_id] = External(unique_id, (key_part(node["package_name"]), key_part(name)), "model", node)
-        elif node["resource_type"] == "test" and _belongs_to_the_project(node, nodes):
+            name = node.name if node.version is None else f"{node.name}_v{node.version}"
+            found[unique_id] = External(unique_id, (key_part(node.package_name), key_part(name)), "model", node)
+        elif node.resource_type == "test" and _belongs_to_the_project(node, nodes):
             project = project_of(node)
             package = _package(node)
-            about = {
-                "unique_id": project,
-                "name": package,
-                "package_name": package,
-                "fqn": [package],
-                "original_file_path": "dbt_project.yml",
-                "resource_type": "project",
-            }
+            about = Node(project, "project", package, package, (package,), "dbt_project.yml")
             found[project] = External(project, (PROJECT, key_part(package)), "project", about, PROJECT)
     return found
 
@@ -47,7 +40,7 @@ def project_of(test: Node) -> str:
 
 
 def _package(node: Node) -> str:
-    return str(node["unique_id"].split(".")[1])
+    return node.unique_id.split(".")[1]
 
 
 def _belongs_to_the_project(test: Node, nodes: Mapping[str, Node]) -> bool:
@@ -69,20 +62,20 @@ def functions_above(node: Node, nodes: Mapping[str, Node]) -> tuple[str, ...]:
 
 
 def _functions(found: Iterable[str], nodes: Mapping[str, Node]) -> tuple[str, ...]:
-    return tuple(unique_id for unique_id in found if nodes[unique_id]["resource_type"] == "function")
+    return tuple(unique_id for unique_id in found if nodes[unique_id].resource_type == "function")
 
 
 def tests_of(graph: Graph, nodes: Mapping[str, Node]) -> Iterator[DbtTest]:
     """Every test of the manifest, attached to a table, a source or an external."""
     for node in nodes.values():
-        if node["resource_type"] == "test":
+        if node.resource_type == "test":
             yield _test(node, nodes, graph)
 
 
 def _test(node: Node, nodes: Mapping[str, Node], graph: Graph) -> DbtTest:
     found = upstream(node, nodes)
     parents = _among(found, graph.tables, graph.unbuilt)
-    attached = node.get("attached_node")
+    attached = node.attached_node
     named = _named(node, parents, graph)
     if named:
         # One that the test does not read is a parent all the same: the test waits until it is built.
@@ -94,10 +87,10 @@ def _test(node: Node, nodes: Mapping[str, Node], graph: Graph) -> DbtTest:
             key=lambda parent: (graph.ranks.get(parent, -1), graph.order.get(parent, -1), parent),
             default=project_of(node),
         )
-    severity = str(node["config"].get("severity") or "error").lower()
+    severity = str(node.config.severity or "error").lower()
     return DbtTest(
-        node["unique_id"],
-        check_name(node["name"]),
+        node.unique_id,
+        check_name(node.name),
         str(attached),
         parents,
         severity == "error",
@@ -114,7 +107,7 @@ def _named(test: Node, parents: Collection[str], graph: Graph) -> str | None:
     for candidates in (parents, graph.tables):
         node = named_by(ref, [graph.known(unique_id).node for unique_id in candidates], graph.project)
         if node:
-            return str(node["unique_id"])
+            return node.unique_id
     return None
 
 
@@ -123,10 +116,10 @@ def refs_to_nothing(graph: Graph) -> Iterator[Finding]:
     for test in graph.tests.values():
         ref = read_meta(test.node)[0].ref
         if ref and _named(test.node, test.parents, graph) is None:
-            where = f"{test.node['original_file_path']}: test {test.node['name']}"
+            where = f"{test.node.original_file_path}: test {test.node.name}"
             key = "/".join(graph.known(test.attached).key)
             problem = f"meta.dagster.ref names {ref.label}, which is no model of this project: it is a check of {key}"
-            yield Finding(test.unique_id, where, str(test.node["name"]), problem, noun="test")
+            yield Finding(test.unique_id, where, test.node.name, problem, noun="test")
 
 
 def with_lineage(graph: Graph, nodes: Mapping[str, Node]) -> Graph:

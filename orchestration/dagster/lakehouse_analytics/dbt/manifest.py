@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from lakehouse_analytics.dbt.lint import partitioning as windows
-from lakehouse_analytics.dbt import manifest_shape
 from lakehouse_analytics.contract.models import (
     LAYERS,
     ContractError,
@@ -28,7 +27,8 @@ from lakehouse_analytics.dbt.graph import DbtTest, External, Function, Graph, Ke
 from lakehouse_analytics.dbt.lineage import externals_of, refs_to_nothing, tests_of, with_lineage
 from lakehouse_analytics.checks.registry import reserved
 from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part
-from lakehouse_analytics.dbt.nodes import constants, every_node, is_table, left_out
+from lakehouse_analytics.dbt.node_use import TABLES, constants, is_table, left_out
+from lakehouse_analytics.dbt.nodes import Exposure, Manifest, Node, manifest_of
 from lakehouse_analytics.engines.registry import ENGINES
 from lakehouse_analytics.dbt.lint.suggested_yaml import clash, unmapped_models, unread_meta
 
@@ -40,7 +40,7 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, stric
     """Turn a manifest into a graph.
 
     Args:
-        manifest: dbt's `manifest.json`.
+        manifest: dbt's `manifest.json`, loaded and checked by `manifest_shape.check`.
         configuration: `dbt_project.yml`: contracts of folders are taken from it, because dbt lets a
             model's `meta.lakehouse` replace its folder's as a whole, and a gate would be lost that way.
         strict: Refuse what is otherwise a warning: models that readers on Trino can see half-written, and the like.
@@ -49,20 +49,20 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, stric
         ContractError: one line for every mistake in every `meta.lakehouse` and `meta.dagster`, for every asset key that
             two resources claim, and with `strict` for every model with a finding that its contract does not accept.
     """
-    manifest = manifest_shape.kept(manifest)  # the whole of it is free from here on, unless the caller has it
-    return _Reader(manifest, configuration).graph(strict=strict)
+    typed = manifest_of(manifest)
+    del manifest  # unless the caller has it, the whole of it is free from here on
+    return _Reader(typed, configuration).graph(strict=strict)
 
 
 class _Reader:
     """Reads one manifest, and keeps what is wrong or worth knowing until everything has been read."""
 
-    def __init__(self, manifest: Mapping[str, Any], configuration: Mapping[str, Any]) -> None:
+    def __init__(self, manifest: Manifest, configuration: Mapping[str, Any]) -> None:
         self.manifest, self.configuration = manifest, configuration
-        self.nodes = dict(every_node(manifest))
+        self.nodes = manifest.nodes
         self.constants = constants(self.nodes)
         self.externals = externals_of(self.nodes)
-        self.root = str(manifest["metadata"].get("project_name"))
-        self.adapter = manifest["metadata"].get("adapter_type") or "dbt"
+        self.root, self.adapter = manifest.project_name, manifest.adapter_type
         self.engine = ENGINES.get(self.adapter)
         self.metas: dict[str, DagsterMeta] = {}
         self.problems: list[str] = []
@@ -75,10 +75,9 @@ class _Reader:
             ContractError: see `read`.
         """
         sources, tables = self._sources(), self._tables()
-        exposures = self.manifest["exposures"]
-        for node in self.nodes.values():
-            if node["resource_type"] in ("exposure", "test"):
-                self._meta(node)
+        exposures = self.manifest.exposures
+        for node in self.manifest.of_type("exposure", "test"):
+            self._meta(node)
         owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
         keys = self._exposure_keys(exposures, {owner.key for owner in owners})
         self.problems += self._clashes(owners, keys)
@@ -89,17 +88,16 @@ class _Reader:
         self.problems += errors(self.findings, strict=strict)
         if self.problems:
             raise ContractError("\n".join(self.problems))
-        groups = self.manifest.get("groups", {}).values()
         graph = Graph(
             tables=tables,
             sources=sources,
             tests={},
             exposures=exposures,
             adapter=self.adapter,
-            group_owners={group["name"]: (group.get("owner") or {}).get("email") for group in groups},
+            group_owners=self.manifest.group_owners,
             exposure_keys=keys,
             externals=self.externals,
-            functions={u: Function(u, n) for u, n in self.nodes.items() if n["resource_type"] == "function"},
+            functions={node.unique_id: Function(node.unique_id, node) for node in self.manifest.of_type("function")},
             project=self.root,
         )
         graph = with_lineage(graph, self.nodes)
@@ -109,31 +107,30 @@ class _Reader:
 
     def _sources(self) -> dict[str, Source]:
         sources: dict[str, Source] = {}
-        for unique_id, node in self.manifest["sources"].items():
+        for node in self.manifest.of_type("source"):
             contract = self._checked(partial(_source_contract, node, self.configuration))
             meta = self._meta(node)
             if contract is not None:
-                key = meta.asset_key or (key_part(node["source_name"]), key_part(node["name"]))
-                sources[unique_id] = Source(unique_id, key, contract, node, meta.group or "sources")
+                key = meta.asset_key or (key_part(node.source_name), key_part(node.name))
+                sources[node.unique_id] = Source(node.unique_id, key, contract, node, meta.group or "sources")
         return sources
 
     def _tables(self) -> dict[str, Table]:
-        source_names = {f"{node['source_name']}.{node['name']}" for node in self.manifest["sources"].values()}
-        groups = apart({group for node in self.manifest["nodes"].values() if (group := _dbt_group(node))}, group_name)
+        source_names = {node.full_name for node in self.manifest.of_type("source")}
+        groups = apart({node.group for node in self.manifest.of_type(*TABLES) if node.group}, group_name)
         tables: dict[str, Table] = {}
-        for unique_id, node in self.manifest["nodes"].items():
+        for unique_id, node in self.nodes.items():
             if not is_table(node) and unique_id not in self.constants:
                 continue
             meta = self._meta(node)
             contract = self._checked(partial(_model_contract, node, self.configuration, meta))
             if contract is None:
                 continue
-            layer = contract.layer or next((part for part in _folders(node) if part in LAYERS), None)
-            where = _where(node)
-            self.problems += [f"{where}: {problem}" for problem in windows.problems(node, contract, source_names)]
+            layer = contract.layer or next((part for part in node.folders if part in LAYERS), None)
+            self.problems += [f"{node.label}: {problem}" for problem in windows.problems(node, contract, source_names)]
             layer = layer or DEFAULT_LAYER
             key = meta.asset_key or (layer, _name(node))
-            group = meta.group or groups.get(_dbt_group(node) or "") or layer
+            group = meta.group or groups.get(node.group or "") or layer
             if unique_id in self.constants:
                 self.externals[unique_id] = External(unique_id, key, "ephemeral", node, group)
                 continue
@@ -141,7 +138,7 @@ class _Reader:
         cut = any(table.grain for table in tables.values())
         self.findings += [one for table in tables.values() for one in _findings(table, cut=cut)]
         self.problems += [
-            f"{_where(table.node)}: {problem}"
+            f"{table.node.label}: {problem}"
             for table in tables.values()
             if cut
             for problem in windows.beside_windows(table.node, table.contract)
@@ -155,24 +152,24 @@ class _Reader:
             self.problems.append(str(error))
             return None
 
-    def _meta(self, node: Mapping[str, Any]) -> DagsterMeta:
+    def _meta(self, node: Node) -> DagsterMeta:
         meta, wrong = read_meta(node)
-        self.metas[node["unique_id"]] = meta
-        self.problems += [f"{_where(node)}: {problem}" for problem in wrong]
+        self.metas[node.unique_id] = meta
+        self.problems += [f"{node.label}: {problem}" for problem in wrong]
         return meta
 
-    def _exposure_keys(self, exposures: Mapping[str, Any], taken: Collection[Key]) -> dict[str, Key]:
+    def _exposure_keys(self, exposures: Mapping[str, Exposure], taken: Collection[Key]) -> dict[str, Key]:
         """`[exposures, name]`; `[exposures, package, name]` where another asset has that key.
 
         Nothing is built or gated under an exposure's key, so that it may give way.
         """
-        short = {unique_id: ("exposures", key_part(exposure["name"])) for unique_id, exposure in exposures.items()}
+        short = {unique_id: ("exposures", key_part(exposure.name)) for unique_id, exposure in exposures.items()}
         claims = Counter(short.values())
         keys: dict[str, Key] = {}
         for unique_id, exposure in exposures.items():
             key: Key = short[unique_id]
-            if key in taken or (claims[short[unique_id]] > 1 and exposure["package_name"] != self.root):
-                key = ("exposures", key_part(exposure["package_name"]), key[-1])
+            if key in taken or (claims[short[unique_id]] > 1 and exposure.package_name != self.root):
+                key = ("exposures", key_part(exposure.package_name), key[-1])
             keys[unique_id] = self.metas[unique_id].asset_key or key
         return keys
 
@@ -181,16 +178,16 @@ class _Reader:
 
         Sources that name the same key in `meta.dagster.asset_key` are one table, known to dbt by several names.
         """
-        claims: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        claims: dict[str, list[Node]] = defaultdict(list)
         for owner in owners:
             claims["/".join(owner.key)].append(owner.node)
         for unique_id, key in exposure_keys.items():
-            claims["/".join(key)].append(self.manifest["exposures"][unique_id])
+            claims["/".join(key)].append(self.nodes[unique_id])
         return [
             clash(key, nodes, self.root)
             for key, nodes in claims.items()
             if len(nodes) > 1
-            and not all(n["resource_type"] == "source" and self.metas[n["unique_id"]].asset_key for n in nodes)
+            and not all(n.resource_type == "source" and self.metas[n.unique_id].asset_key for n in nodes)
         ]
 
     def _warnings(self, graph: Graph) -> tuple[str, ...]:
@@ -201,27 +198,11 @@ class _Reader:
                 "to it, nor ended when its dbt dies: see docs/your-project.md"
             )
         unmapped = unmapped_models(graph.tables.values())
-        return (*said, *unmapped, *unread_meta(self.metas.values()), *left_out(self.manifest))
+        return (*said, *unmapped, *unread_meta(self.metas.values()), *left_out(self.nodes.values()))
 
 
-def _name(node: Mapping[str, Any]) -> str:
-    version = node.get("version")
-    return key_part(f"{node['name']}_v{version}" if version is not None else str(node["name"]))
-
-
-def _folders(node: Mapping[str, Any]) -> list[str]:
-    # `fqn` is package, folders, name and, of versioned models, the version.
-    return list(node["fqn"][1 : -1 if node.get("version") is None else -2])
-
-
-def _dbt_group(node: Mapping[str, Any]) -> str | None:
-    group = node.get("group") or node["config"].get("group")
-    return str(group) if group else None
-
-
-def _where(node: Mapping[str, Any]) -> str:
-    name = f"{node['source_name']}.{node['name']}" if node["resource_type"] == "source" else node["name"]
-    return f"{' or '.join(dict.fromkeys(_files(node)))}: {node['resource_type']} {name}"
+def _name(node: Node) -> str:
+    return key_part(node.name if node.version is None else f"{node.name}_v{node.version}")
 
 
 def _findings(table: Table, *, cut: bool) -> Iterator[Finding]:
@@ -230,7 +211,7 @@ def _findings(table: Table, *, cut: bool) -> Iterator[Finding]:
     def finding(problem: str, accept: str | None = None) -> Finding:
         policy = accept is not None
         return Finding(
-            node["unique_id"], _where(node), str(node["name"]), problem, accept, policy, node["resource_type"]
+            node.unique_id, node.label, node.name, problem, accept, policy, node.resource_type
         )
 
     for accept, problem in windows.policies(node, contract):
@@ -249,7 +230,7 @@ def _named_apart(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
     """
     taken: dict[Key, set[str]] = {}
     named: dict[str, DbtTest] = {}
-    for test in sorted(tests, key=lambda test: (test.name != test.node["name"], test.unique_id)):
+    for test in sorted(tests, key=lambda test: (test.name != test.node.name, test.unique_id)):
         owner = graph.known(test.attached)
         names = taken.get(owner.key) or taken.setdefault(owner.key, reserved(owner))
         name = test.name
@@ -267,30 +248,30 @@ def _tells_the_run(configuration: Mapping[str, Any]) -> bool:
     return "query_comment(" in said or "LAKEHOUSE_RUN_ID" in said
 
 
-def _model_contract(node: Mapping[str, Any], configuration: Mapping[str, Any], meta: DagsterMeta) -> ModelContract:
-    raw = _with_folders(node, configuration.get(f"{node['resource_type']}s"))
+def _model_contract(node: Node, configuration: Mapping[str, Any], meta: DagsterMeta) -> ModelContract:
+    raw = _with_folders(node, configuration.get(f"{node.resource_type}s"))
     if meta.eager and (raw is None or isinstance(raw, Mapping)):
         raw = {"automation": "eager", **(raw or {})}
-    resource = f"{node['resource_type']} {node['name']}"
-    return parse(ModelContract, raw, resource=resource, files=_files(node))
+    resource = f"{node.resource_type} {node.name}"
+    return parse(ModelContract, raw, resource=resource, files=node.files)
 
 
-def _source_contract(node: Mapping[str, Any], configuration: Mapping[str, Any]) -> SourceContract:
+def _source_contract(node: Node, configuration: Mapping[str, Any]) -> SourceContract:
     # A source's own `meta` reaches its tables as `source_meta`; the table's wins.
-    whole = (node.get("source_meta") or {}).get("lakehouse")
+    whole = node.source_meta.get("lakehouse")
     own = _with_folders(node, configuration.get("sources"))
     raw = deep_merge(whole, own) if isinstance(whole, Mapping) and isinstance(own, Mapping) else own or whole
-    resource = f"source {node['source_name']}.{node['name']}"
-    return parse(SourceContract, raw, resource=resource, files=_files(node))
+    resource = f"source {node.full_name}"
+    return parse(SourceContract, raw, resource=resource, files=node.files)
 
 
-def _with_folders(node: Mapping[str, Any], folders: Any) -> Any:
-    own = (node["config"].get("meta") or node.get("meta") or {}).get("lakehouse")
+def _with_folders(node: Node, folders: Any) -> Any:
+    own = node.meta.get("lakehouse")
     if own is not None and not isinstance(own, Mapping):
         return own
     merged: dict[str, Any] = {}
     below: Any = folders
-    for part in (None, *node["fqn"]):
+    for part in (None, *node.fqn):
         if part is not None:
             below = below.get(part) if isinstance(below, Mapping) else None
         if not isinstance(below, Mapping):
@@ -300,9 +281,3 @@ def _with_folders(node: Mapping[str, Any], folders: Any) -> Any:
             merged = deep_merge(merged, meta["lakehouse"])
     merged = deep_merge(merged, own or {})
     return merged or None
-
-
-def _files(node: Mapping[str, Any]) -> list[str]:
-    patch = (node.get("patch_path") or "").split("://")[-1]
-    files = [patch, node["original_file_path"]] if patch else [node["original_file_path"]]
-    return [*files, "dbt_project.yml"]

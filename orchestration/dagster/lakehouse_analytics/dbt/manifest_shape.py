@@ -1,7 +1,7 @@
 """Whether a manifest has the shape that this program reads: one clear error instead of a traceback somewhere.
 
-Pure: no Dagster, no dbt. Every key of a manifest that any module reads is listed here, with the JSON types that it may
-have; keys that are not listed do not outlive the reading. Format: https://docs.getdbt.com/reference/artifacts/manifest-json
+Pure: no Dagster, no dbt. Every key of a manifest that `nodes` reads is listed here, with the JSON types that it may
+have. Format: https://docs.getdbt.com/reference/artifacts/manifest-json
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lakehouse_analytics.common.text import MAX_TEXT, brief
-from lakehouse_analytics.dbt.nodes import NO_NODES, TABLES, is_foreign
+from lakehouse_analytics.dbt.node_use import TABLES
+from lakehouse_analytics.dbt.nodes import NO_NODES, has_no_file
 
 Types = frozenset[type]
 #: The types of a key's value.
@@ -44,16 +45,16 @@ _RESOURCE: Spec = {
     "package_name": _TEXT,
     "fqn": _LIST,
     "original_file_path": _TEXT,
-    "path": _TEXT_OR_NULL,
     "description": _TEXT_OR_NULL,
     "meta": _OBJECT_OR_NULL,
+    "config": _OBJECT,
+    "group": _TEXT_OR_NULL,
     "tags": _LIST | {_Missing},
     "patch_path": _TEXT_OR_NULL,
 }
-_IN_NODES: Spec = {**_RESOURCE, "config": _OBJECT, "group": _TEXT_OR_NULL}
 _RELATION: Spec = {"schema": _TEXT, "columns": _OBJECT | {_Missing}}
 _TABLE: Spec = {
-    **_IN_NODES,
+    **_RESOURCE,
     **_RELATION,
     "database": _TEXT,
     "alias": _TEXT,
@@ -77,12 +78,11 @@ _TEST: Spec = {
 }
 #: Of another project, which a plugin injects: it has no file.
 _FOREIGN: Spec = {**_NODE, "package_name": _TEXT, "fqn": _LIST, "config": _OBJECT, "group": _TEXT_OR_NULL,
-                  "description": _TEXT_OR_NULL, "version": _VERSION, "latest_version": _VERSION,
-                  "original_file_path": _TEXT_OR_NULL, "path": _TEXT_OR_NULL}  # fmt: skip
+                  "description": _TEXT_OR_NULL, "meta": _OBJECT_OR_NULL, "version": _VERSION,
+                  "latest_version": _VERSION, "original_file_path": _TEXT_OR_NULL}  # fmt: skip
 _SOURCE: Spec = {
     **_RESOURCE,
     **_RELATION,
-    "config": _OBJECT,
     "database": _TEXT_OR_NULL,
     "source_name": _TEXT,
     "identifier": _TEXT_OR_NULL,
@@ -98,7 +98,7 @@ _EXPOSURE: Spec = {
     "owner": _OBJECT_OR_NULL,
     "maturity": _TEXT_OR_NULL,
 }
-#: By resource type; other types in the section `nodes` are `_IN_NODES`, and in further sections `_NODE`.
+#: By resource type; other types are `_NODE`.
 _SPECS: Mapping[str, Spec] = {
     **dict.fromkeys(TABLES, _TABLE),
     "test": _TEST,
@@ -106,8 +106,8 @@ _SPECS: Mapping[str, Spec] = {
     "source": _SOURCE,
     "exposure": _EXPOSURE,
 }
-#: Below `config`.
-_CONFIG: Spec = {
+#: The keys of `config` that are read.
+CONFIG: Spec = {
     "meta": _OBJECT_OR_NULL,
     "group": _TEXT_OR_NULL,
     "materialized": _TEXT_OR_NULL,
@@ -139,8 +139,6 @@ _SECTIONS: Spec = {
     ),
     "groups": _OBJECT | {_Missing},
 }
-#: Objects inside a node.
-_INSIDE: Mapping[str, Spec] = {"config": _CONFIG, "depends_on": _DEPENDS_ON, "checksum": _CHECKSUM}
 #: The package and the name, at least.
 _PARTS_OF_FQN = 2
 #: Sections that hold what is no node.
@@ -176,42 +174,6 @@ def check(manifest: Any) -> None:
                 raise ShapeError(f"{brief(unique_id, MAX_TEXT)} in `{brief(section)}`: {error}") from None
 
 
-def kept(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What is read of a manifest: a third of it, and nodes live as long as the process.
-
-    Args:
-        manifest: dbt's `manifest.json`, loaded.
-
-    Returns:
-        A copy that shares the values of the keys that are read, and is without the others.
-    """
-    return {
-        section: {unique_id: _kept(section, entry) for unique_id, entry in entries.items()}
-        if isinstance(entries, dict) and section != "metadata"
-        else entries
-        for section, entries in manifest.items()
-        if section not in _NOT_READ or section == "metadata"
-    }
-
-
-def _kept(section: str, entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    if section in _OTHERS:
-        return _only(entry, _OTHERS[section])
-    node = _only(entry, _spec(section, entry))
-    for key, spec in _INSIDE.items():
-        if inside := node.get(key):
-            node[key] = _only(inside, spec)
-    if columns := node.get("columns"):
-        node["columns"] = {name: _only(column, _COLUMN) for name, column in columns.items()}
-    return node
-
-
-def _only(entry: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
-    return {key: entry[key] for key in spec if key in entry}
-
-
 def _entry(section: str, unique_id: str, entry: Any) -> None:
     if type(entry) is not dict:
         raise ShapeError(f"it is {_quoted(entry)}: expected an object")
@@ -220,17 +182,18 @@ def _entry(section: str, unique_id: str, entry: Any) -> None:
         if meta := entry.get("meta"):
             _keys(meta, _MACRO_META, "meta.")
     elif section in _SECTIONS or "resource_type" in entry:  # a section of a later dbt need not hold nodes
-        _node(entry, _spec(section, entry))
+        _node(entry, spec_of(entry))
         if entry["unique_id"] != unique_id or "." not in unique_id:
             raise ShapeError(f"`unique_id` is {_quoted(entry['unique_id'])}: expected the key of the entry")
 
 
-def _spec(section: str, node: Mapping[str, Any]) -> Spec:
+def spec_of(node: Mapping[str, Any]) -> Spec:
+    """The keys of a node that are read, by its resource type."""
     kind = node.get("resource_type")
     spec = _SPECS.get(kind) if isinstance(kind, str) else None
-    if spec is _TABLE and is_foreign(node):
+    if kind == "model" and has_no_file(node):
         return _FOREIGN
-    return spec or (_IN_NODES if section == "nodes" else _NODE)
+    return spec or _NODE
 
 
 def _node(node: Mapping[str, Any], spec: Spec) -> None:
@@ -245,7 +208,7 @@ def _node(node: Mapping[str, Any], spec: Spec) -> None:
     if "fqn" in spec and len(node["fqn"]) < _PARTS_OF_FQN:
         raise ShapeError(f"`fqn` is {_quoted(node['fqn'])}: expected at least the package and the name")
     if "config" in spec and (config := node.get("config")):
-        _keys(config, _CONFIG, "config.")
+        _keys(config, CONFIG, "config.")
         for hook in config.get("post-hook") or ():
             if isinstance(hook, dict):
                 _keys(hook, _HOOK, "config.post-hook.")

@@ -1,177 +1,397 @@
-"""The answer to each node of a dbt manifest: built, checked, external, passed through, or left out.
+"""The nodes of a dbt manifest as objects: each key that this package reads is an attribute with a type.
 
-Pure: no Dagster, no dbt. dbt's resource types: https://docs.getdbt.com/reference/artifacts/manifest-json
+Pure: no Dagster, no dbt. `manifest_shape` checks the JSON types of the same keys first, and a test keeps the two lists
+equal. Other keys do not outlive the reading, which is two thirds of a manifest; nodes live as long as the process.
+Format: https://docs.getdbt.com/reference/artifacts/manifest-json
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from lakehouse_analytics.dbt.dagster_meta import Ref
-from lakehouse_analytics.common.names import counted
-
-Node = Mapping[str, Any]
-
-#: Resource types that are tables in the database.
-TABLES = frozenset({"model", "seed", "snapshot"})
 #: Sections of a manifest that hold no nodes of the graph.
 NO_NODES = frozenset(
     {"metadata", "macros", "docs", "groups", "selectors", "disabled", "parent_map", "child_map", "group_map"}
 )
-#: Nodes through which lineage goes: dbt inlines them, or they describe tables without being one.
-_LINKS = frozenset({"function", "metric", "semantic_model", "saved_query", "exposure"})
-#: Why a run neither builds nor checks nodes of a type that dbt knows.
-_REASONS = {
-    "unit_test": "they test code, not data: run them in CI with `dbt test --select test_type:unit`",
-    "saved_query": "dbt Core does not run their exports",
-    "analysis": "dbt only compiles them",
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column that a dbt project documents."""
+
+    name: str
+    data_type: str | None = None
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a dbt project configures for a node. Values that dbt does not check have the type `Any`.
+
+    Attributes:
+        materialized: How dbt builds it: `table`, `view`, `incremental`, `ephemeral`, …
+        incremental_strategy: How rows of an incremental model are added; empty is the adapter's default.
+        on_table_exists: What dbt-trino does with the table of the last build.
+        event_time: The column with the time of each row.
+        begin: The time at which the history of the rows begins.
+        batch_size: The batch of a microbatch model.
+        full_refresh: Whether dbt rebuilds it in every run.
+        on_schema_change: What dbt does with columns that are new or gone.
+        unique_key: The column or columns by which rows are merged.
+        severity: Of a test: `error` or `warn`, in any case.
+        contract_enforced: Whether dbt enforces the model's columns and types.
+        post_hooks: SQL that dbt runs after the node.
+    """
+
+    materialized: str = ""
+    incremental_strategy: str = ""
+    on_table_exists: str | None = None
+    event_time: str | None = None
+    begin: Any = None
+    batch_size: Any = None
+    full_refresh: Any = None
+    on_schema_change: Any = None
+    unique_key: Any = None
+    severity: Any = None
+    contract_enforced: bool = False
+    post_hooks: tuple[str, ...] = ()
+
+    @property
+    def is_incremental(self) -> bool:
+        """Whether a build adds to the table instead of replacing it."""
+        return self.materialized == "incremental"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of a manifest, of any resource type. What a type does not have is empty or None.
+
+    Attributes:
+        unique_id: dbt's id, such as `model.shop.orders`.
+        resource_type: dbt's type: `model`, `seed`, `source`, `test`, …
+        name: dbt's name, without the version.
+        package_name: The project or package that defines it.
+        fqn: Package, folders, name and, of a versioned model, the version.
+        original_file_path: The file that defines it, relative to the project; empty for another project's model.
+        patch_path: The YAML file that documents it, relative to its package.
+        description: The text of the documentation.
+        meta: `meta`, from `config` where dbt puts it since 1.10.
+        tags: dbt's tags.
+        group: dbt's group.
+        version: The version of a versioned model.
+        latest_version: The version that a reference without a version means.
+        database: The database, or Trino's catalog.
+        schema: The schema.
+        alias: The name of a table that a run builds.
+        identifier: The name of a source's table.
+        relation_name: The full name of the table, quoted for its engine.
+        columns: The documented columns.
+        language: `sql` or `python`.
+        raw_code: The code as written.
+        checksum: The hash of the code.
+        config: What the project configures.
+        depends_on: Unique ids of what it reads directly.
+        attached_node: Of a generic test: the node whose YAML declares it.
+        source_name: Of a source's table: the source.
+        source_meta: Of a source's table: `meta` of the source.
+        freshness: Of a source's table: `warn_after` and `error_after`.
+    """
+
+    unique_id: str
+    resource_type: str
+    name: str
+    package_name: str = ""
+    fqn: tuple[str, ...] = ()
+    original_file_path: str = ""
+    patch_path: str = ""
+    description: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    group: str | None = None
+    version: str | float | None = None
+    latest_version: str | float | None = None
+    database: str | None = None
+    schema: str = ""
+    alias: str | None = None
+    identifier: str | None = None
+    relation_name: str = ""
+    columns: tuple[Column, ...] = ()
+    language: str | None = None
+    raw_code: str | None = None
+    checksum: str | None = None
+    config: Config = Config()
+    depends_on: tuple[str, ...] = ()
+    attached_node: str | None = None
+    source_name: str = ""
+    source_meta: Mapping[str, Any] = field(default_factory=dict)
+    freshness: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def table_name(self) -> str:
+        """The name of its table in the database."""
+        return self.identifier or self.alias or self.name
+
+    @property
+    def full_name(self) -> str:
+        """The name that is unique among nodes of its type in a package: `source.table`, or the name."""
+        return f"{self.source_name}.{self.name}" if self.resource_type == "source" else self.name
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders below the resource type's own in which its file is."""
+        return self.fqn[1 : -1 if self.version is None else -2]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of the project that may configure it, the most specific first."""
+        files = (self.patch_path, self.original_file_path, "dbt_project.yml")
+        return tuple(dict.fromkeys(file for file in files if file))
+
+    @property
+    def label(self) -> str:
+        """The files and the node, as an error begins: `models/orders.sql or dbt_project.yml: model orders`."""
+        return f"{' or '.join(self.files)}: {self.resource_type} {self.full_name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure(Node):
+    """A dashboard, notebook or other reader of the lakehouse.
+
+    Attributes:
+        type: dbt's type: `dashboard`, `notebook`, `analysis`, `ml` or `application`.
+        title: dbt's `label`.
+        url: Where it can be opened.
+        owner: `name` and `email`, which may be a list.
+        maturity: `high`, `medium` or `low`.
+    """
+
+    type: str = ""
+    title: str | None = None
+    url: str | None = None
+    owner: Mapping[str, Any] = field(default_factory=dict)
+    maturity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Macro:
+    """A macro, of the project or of a package. `atomic` is its `meta.lakehouse.atomic`."""
+
+    name: str
+    package_name: str
+    atomic: bool = False
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is read of a manifest.
+
+    Attributes:
+        project_name: dbt's name of the project.
+        adapter_type: The adapter that the manifest was made for.
+        nodes: The nodes of every section by unique id, those of sections that a later dbt adds included.
+        macros: All macros.
+        group_owners: The e-mail address, or addresses, of the owner of each dbt group.
+    """
+
+    project_name: str
+    adapter_type: str
+    nodes: Mapping[str, Node]
+    macros: Sequence[Macro] = ()
+    group_owners: Mapping[str, Any] = field(default_factory=dict)
+
+    def of_type(self, *resource_types: str) -> Iterator[Node]:
+        """The nodes of some resource types, in the order of the manifest."""
+        return (node for node in self.nodes.values() if node.resource_type in resource_types)
+
+    @property
+    def exposures(self) -> dict[str, Exposure]:
+        """The exposures by unique id."""
+        return {unique_id: node for unique_id, node in self.nodes.items() if isinstance(node, Exposure)}
+
+
+def manifest_of(raw: Mapping[str, Any]) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        raw: dbt's `manifest.json`, loaded and checked by `manifest_shape.check`.
+    """
+    metadata = raw["metadata"]
+    nodes = {
+        unique_id: node_of(entry)
+        for section, entries in raw.items()
+        if section not in NO_NODES and isinstance(entries, Mapping)
+        for unique_id, entry in entries.items()
+        if isinstance(entry, Mapping) and "resource_type" in entry
+    }
+    return Manifest(
+        project_name=str(metadata.get("project_name")),
+        adapter_type=metadata.get("adapter_type") or "dbt",
+        nodes=nodes,
+        macros=[_macro(entry) for entry in (raw.get("macros") or {}).values()],
+        group_owners={
+            group["name"]: (group.get("owner") or {}).get("email") for group in raw.get("groups", {}).values()
+        },
+    )
+
+
+def node_of(entry: Mapping[str, Any]) -> Node:
+    """Read one node.
+
+    Args:
+        entry: Its object in a manifest.
+    """
+    resource_type = entry["resource_type"]
+    if resource_type == "model" and has_no_file(entry):
+        return _foreign(entry)
+    return _READERS.get(resource_type, _other)(entry)
+
+
+def has_no_file(entry: Mapping[str, Any]) -> bool:
+    """Whether a plugin such as dbt-loom injected the model from another project."""
+    return not entry.get("original_file_path")
+
+
+def _table(entry: Mapping[str, Any]) -> Node:
+    get = entry.get
+    return Node(
+        **_resource(entry),
+        **_relation(entry),
+        **_versions(entry),
+        alias=get("alias"),
+        relation_name=get("relation_name") or "",
+        language=get("language"),
+        raw_code=get("raw_code"),
+        checksum=(get("checksum") or _EMPTY).get("checksum"),
+    )
+
+
+def _test(entry: Mapping[str, Any]) -> Node:
+    # Three for each table, or more: what they have in common with tables and is not used is not read.
+    return Node(**_documented(entry), **_files(entry), attached_node=entry.get("attached_node"))
+
+
+def _source(entry: Mapping[str, Any]) -> Node:
+    get = entry.get
+    return Node(
+        **_resource(entry),
+        **_relation(entry),
+        source_name=entry["source_name"],
+        identifier=get("identifier"),
+        source_meta=get("source_meta") or _EMPTY,
+        freshness=get("freshness") or _EMPTY,
+    )
+
+
+def _exposure(entry: Mapping[str, Any]) -> Exposure:
+    get = entry.get
+    return Exposure(
+        **_resource(entry),
+        type=entry["type"],
+        title=get("label"),
+        url=get("url"),
+        owner=get("owner") or _EMPTY,
+        maturity=get("maturity"),
+    )
+
+
+def _foreign(entry: Mapping[str, Any]) -> Node:
+    return Node(**_documented(entry), **_packaged(entry), **_versions(entry))
+
+
+def _function(entry: Mapping[str, Any]) -> Node:
+    return Node(**_minimum(entry), fqn=tuple(entry["fqn"]), original_file_path=entry["original_file_path"])
+
+
+def _other(entry: Mapping[str, Any]) -> Node:
+    return Node(**_minimum(entry))
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Node]] = {
+    **dict.fromkeys(("model", "seed", "snapshot"), _table),
+    "test": _test,
+    "source": _source,
+    "exposure": _exposure,
+    "function": _function,
 }
 
 
-class NodeUse(StrEnum):
-    """What becomes of a node."""
-
-    BUILT = "built"
-    CHECKED = "checked"
-    EXTERNAL = "external"
-    PASSED_THROUGH = "passed through"
-    LEFT_OUT = "left out"
-
-
-_USES = {
-    "model": NodeUse.BUILT,
-    "seed": NodeUse.BUILT,
-    "snapshot": NodeUse.BUILT,
-    "function": NodeUse.BUILT,
-    "test": NodeUse.CHECKED,
-    "source": NodeUse.EXTERNAL,
-    "exposure": NodeUse.EXTERNAL,
-    "metric": NodeUse.PASSED_THROUGH,
-    "semantic_model": NodeUse.PASSED_THROUGH,
-    "operation": NodeUse.PASSED_THROUGH,  # a hook: dbt runs it around its own commands
-    "unit_test": NodeUse.LEFT_OUT,
-    "saved_query": NodeUse.LEFT_OUT,
-    "analysis": NodeUse.LEFT_OUT,
-}
+def _minimum(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "unique_id": entry["unique_id"],
+        "resource_type": entry["resource_type"],
+        "name": entry["name"],
+        "depends_on": tuple((entry.get("depends_on") or _EMPTY).get("nodes") or ()),
+    }
 
 
-def answer_to(node: Node) -> NodeUse:
-    """What becomes of one node; a resource type of a later dbt is left out."""
-    if node["resource_type"] == "model":
-        if is_foreign(node):
-            return NodeUse.EXTERNAL
-        if is_ephemeral(node):
-            return NodeUse.PASSED_THROUGH
-    return _USES.get(node["resource_type"], NodeUse.LEFT_OUT)
+def _documented(entry: Mapping[str, Any]) -> dict[str, Any]:
+    get = entry.get
+    config = get("config") or _EMPTY
+    return {
+        **_minimum(entry),
+        "description": get("description") or "",
+        "meta": config.get("meta") or get("meta") or _EMPTY,
+        "group": get("group") or config.get("group") or None,
+        "config": _config(config),
+    }
 
 
-def is_ephemeral(node: Node) -> bool:
-    """Whether dbt inlines the model into its readers."""
-    return bool(node["resource_type"] == "model" and node["config"].get("materialized") == "ephemeral")
+def _files(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "original_file_path": entry["original_file_path"],
+        "patch_path": (entry.get("patch_path") or "").split("://")[-1],
+    }
 
 
-def is_foreign(node: Node) -> bool:
-    """Whether a plugin such as dbt-loom injected the model from another project: it has no file, as dbt itself asks."""
-    return node["resource_type"] == "model" and not node.get("original_file_path") and not node.get("path")
+def _packaged(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"package_name": entry["package_name"], "fqn": tuple(entry["fqn"])}
 
 
-def is_table(node: Node) -> bool:
-    """Whether a run builds the node as a table."""
-    return node["resource_type"] in TABLES and answer_to(node) is NodeUse.BUILT
+def _resource(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_documented(entry), **_files(entry), **_packaged(entry), "tags": tuple(entry.get("tags") or ())}
 
 
-def every_node(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
-    """All nodes of all sections of a manifest, those of sections that a later dbt adds included."""
-    for name, section in manifest.items():
-        if name in NO_NODES or not isinstance(section, Mapping):
-            continue
-        for unique_id, node in section.items():
-            if isinstance(node, Mapping) and "resource_type" in node:
-                yield unique_id, node
+def _relation(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "database": entry.get("database"),
+        "schema": entry["schema"],
+        "columns": tuple(_column(column) for column in (entry.get("columns") or _EMPTY).values()),
+    }
 
 
-def left_out(manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """One line that names the nodes which a run neither builds nor checks; nothing where there are none."""
-    kinds = Counter(
-        str(node["resource_type"]) for _, node in every_node(manifest) if answer_to(node) is NodeUse.LEFT_OUT
+def _versions(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"version": entry.get("version"), "latest_version": entry.get("latest_version")}
+
+
+def _config(entry: Mapping[str, Any]) -> Config:
+    get = entry.get
+    hooks = get("post-hook") or ()
+    return Config(
+        materialized=get("materialized") or "",
+        incremental_strategy=get("incremental_strategy") or "",
+        on_table_exists=get("on_table_exists"),
+        event_time=get("event_time") or None,
+        begin=get("begin"),
+        batch_size=get("batch_size"),
+        full_refresh=get("full_refresh"),
+        on_schema_change=get("on_schema_change"),
+        unique_key=get("unique_key"),
+        severity=get("severity"),
+        contract_enforced=bool((get("contract") or _EMPTY).get("enforced")),
+        post_hooks=tuple(hook["sql"] if isinstance(hook, Mapping) else str(hook) for hook in hooks),
     )
-    if not kinds:
-        return ()
-    words = [
-        f"{counted(number, kind.replace('_', ' '))} "
-        f"({_REASONS.get(kind, 'this version does not know the resource type')})"
-        for kind, number in sorted(kinds.items())
-    ]
-    return (f"Left out, because no run builds or checks them: {'; '.join(words)}.",)
 
 
-def upstream(node: Node, nodes: Mapping[str, Node]) -> tuple[str, ...]:
-    """Unique ids of everything above a node up to, and with, the nearest tables, sources and foreign models.
-
-    Ephemeral models, functions, semantic models and metrics are links: they are named, and so is what lies above them.
-
-    Args:
-        node: Any node.
-        nodes: Every node by unique id, as `every_node` yields them.
-    """
-    found: dict[str, None] = {}
-    stack = list(reversed(depends_on(node)))
-    while stack:
-        unique_id = stack.pop()
-        parent = nodes.get(unique_id)
-        if parent is None or unique_id in found or unique_id == node["unique_id"]:
-            continue
-        found[unique_id] = None
-        if is_ephemeral(parent) or parent["resource_type"] in _LINKS:
-            stack.extend(reversed(depends_on(parent)))
-    return tuple(found)
+def _column(entry: Mapping[str, Any]) -> Column:
+    get = entry.get
+    return Column(entry["name"], get("data_type"), get("description"), tuple(get("tags") or ()))
 
 
-def depends_on(node: Node) -> Sequence[str]:
-    """Unique ids that a node reads directly; seeds have none."""
-    return (node.get("depends_on") or {}).get("nodes") or []
-
-
-def has_table_above(node: Node, nodes: Mapping[str, Node]) -> bool:
-    """Whether a table, a source or a foreign model lies above a node."""
-    above = (nodes[unique_id] for unique_id in upstream(node, nodes))
-    return any(is_table(parent) or answer_to(parent) is NodeUse.EXTERNAL for parent in above)
-
-
-def constants(nodes: Mapping[str, Node]) -> set[str]:
-    """Unique ids of the ephemeral models to which tests belong that read no table: models made of constants."""
-    found: set[str] = set()
-    for node in nodes.values():
-        if node["resource_type"] == "test" and not has_table_above(node, nodes):
-            tested = [unique_id for unique_id in upstream(node, nodes) if is_ephemeral(nodes[unique_id])]
-            attached = node.get("attached_node")
-            found.update([attached] if attached in tested else tested[:1])
-    return found
-
-
-def named_by(ref: Ref, candidates: Sequence[Node], package: str) -> Node | None:
-    """The node that a `ref` in `meta.dagster` names.
-
-    Args:
-        ref: A name, and perhaps a package and a version.
-        candidates: Nodes that may be meant.
-        package: The package that is meant where the reference names none; others of that name come after it.
-
-    Returns:
-        Of a versioned model without a version in the reference, the latest one.
-    """
-    found = [
-        node
-        for node in candidates
-        if node["name"] == ref.name
-        and (ref.package is None or node.get("package_name") == ref.package)
-        and (ref.version is None or str(node.get("version")) == ref.version)
-    ]
-    return min(
-        found,
-        key=lambda node: (node.get("package_name") != package, node.get("version") != node.get("latest_version")),
-        default=None,
-    )
+def _macro(entry: Mapping[str, Any]) -> Macro:
+    contract = (entry.get("meta") or _EMPTY).get("lakehouse") or _EMPTY
+    return Macro(entry["name"], entry["package_name"], contract.get("atomic") is True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lakehouse_analytics.common.sql import identifier
+from lakehouse_analytics.dbt.nodes import Node
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,7 @@ class Relation:
         return str(Relation(self.catalog, self.schema, f"{self.name}${table}"))
 
 
-def relation_of(node: Mapping[str, Any]) -> Relation:
+def relation_of(node: Node) -> Relation:
     """The table of a dbt model, seed, snapshot or source, as Trino names it."""
-    name = node.get("identifier") or node.get("alias") or node["name"]
     # Trino folds names to lower case, quoted or not.
-    return Relation(*(str(part).lower() for part in (node["database"], node["schema"], name)))
+    return Relation(*(str(part).lower() for part in (node.database, node.schema, node.table_name)))

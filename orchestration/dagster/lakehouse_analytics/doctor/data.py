@@ -14,6 +14,7 @@ from lakehouse_analytics.engines.duckdb import database_of
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.graph import Graph
+    from lakehouse_analytics.dbt.nodes import Node
 
 Schemas = Mapping[str, set[str]]
 
@@ -101,7 +102,7 @@ def _missing(wanted: Collection[str], found: set[str] | None) -> list[str]:
 def _sources(graph: Graph) -> Schemas:
     # dbt-duckdb reads the files of an external location instead of a table.
     return _by_database(
-        source.node for source in graph.sources.values() if "external_location" not in str(source.node.get("meta"))
+        source.node for source in graph.sources.values() if "external_location" not in str(source.node.meta)
     )
 
 
@@ -109,10 +110,10 @@ def _layers(graph: Graph) -> Schemas:
     return _by_database(table.node for table in graph.tables.values())
 
 
-def _by_database(nodes: Iterator[Mapping[str, object]]) -> Schemas:
+def _by_database(nodes: Iterator[Node]) -> Schemas:
     found: dict[str, set[str]] = defaultdict(set)
     for node in nodes:
-        found[str(node["database"])].add(str(node["schema"]).lower())
+        found[str(node.database)].add(node.schema.lower())
     return found
 
 

@@ -218,7 +218,7 @@ def _analyzed(context: ProbeContext) -> set[Relation]:
 def _relations(things: Iterable[Table | Source]) -> Iterator[Relation]:
     from lakehouse_analytics.dbt.relation import relation_of
 
-    return (relation_of(thing.node) for thing in things if thing.node.get("config", {}).get("materialized") != "view")
+    return (relation_of(thing.node) for thing in things if thing.node.config.materialized != "view")
 
 
 def _examples(context: ProbeContext, server: TrinoServer) -> tuple[dict[Relation, bool], set[tuple[str, str]]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.lint.findings import Finding
+    from lakehouse_analytics.dbt.nodes import Manifest
     from lakehouse_analytics.dbt.profile import Profile
     from lakehouse_analytics.engines.base import Engine
     from lakehouse_analytics.engines.windows import Bins
@@ -128,6 +129,6 @@ class EngineType:
         """
         raise NotImplementedError
 
-    def lint(self, manifest: Mapping[str, Any]) -> list[Finding]:  # noqa: ARG002
+    def lint(self, manifest: Manifest) -> list[Finding]:  # noqa: ARG002
         """Settings of a dbt project that let readers see a half-written table."""
         return []

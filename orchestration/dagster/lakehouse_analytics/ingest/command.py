@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from lakehouse_analytics.dbt.nodes import Node
     from lakehouse_analytics.ingest import IngestReport
     from lakehouse_analytics.settings import Settings
 
@@ -57,15 +58,16 @@ def _tell_dagster(report: IngestReport, settings: Settings) -> None:
             raise click.ClickException(f"The sync is done, but could not be reported to Dagster: {error}") from None
 
 
-def _sources(settings: Settings) -> Sequence[Mapping[str, Any]]:
+def _sources(settings: Settings) -> Sequence[Node]:
     """Source nodes of the manifest; none where there is no manifest yet."""
+    from lakehouse_analytics.dbt.nodes import manifest_of
     from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 
     project = DbtProject.of(settings)
     if not project.manifest_path.is_file():
         return []
     try:
-        return [*project.manifest()["sources"].values()]
+        return [*manifest_of(project.manifest()).of_type("source")]
     except ManifestError as error:
         click.echo(f"The sync is recorded on the assets [source, table] of its streams. {error}", err=True)
         return []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from lakehouse_analytics.contract.models import ContractError, Maintenance
 from lakehouse_analytics.dbt.graph import Graph, Key
+from lakehouse_analytics.dbt.nodes import Node
 from lakehouse_analytics.dbt.relation import Relation, relation_of
 
 #: How dbt materializes what is a table of its own in the catalog.
@@ -71,14 +71,14 @@ def maintained_tables(graph: Graph, *, floor: timedelta, longest_write: timedelt
         rules = maintenance or Maintenance()
         said = {"retain": rules.retain, "orphans": rules.orphans}
         least = {"retain": floor, "orphans": max(floor, longest_write)}
-        where = f"{node.get('original_file_path')} or dbt_project.yml: {node['resource_type']} {node['name']}"
+        where = f"{node.original_file_path} or dbt_project.yml: {node.resource_type} {node.name}"
         problems += [
             f"{where}: meta.lakehouse.maintenance.{name} is {_words(value)}: expected at least {_words(least[name])}, "
             + ("the floor (LAKEHOUSE_MAINTENANCE_FLOOR)" if name == "retain" else _LEAST_ORPHANS)
             for name, value in said.items()
             if value is not None and value < least[name]
         ]
-        materialized = node["config"].get("materialized")
+        materialized = node.config.materialized
         policy = Policy(
             retain=rules.retain or max(DEFAULT_RETENTION, least["retain"]),
             orphans=rules.orphans or max(DEFAULT_RETENTION, least["orphans"]),
@@ -96,9 +96,9 @@ def maintained_tables(graph: Graph, *, floor: timedelta, longest_write: timedelt
     return sorted(found, key=lambda table: str(table.relation))
 
 
-def _wanted(graph: Graph) -> Iterator[tuple[str, Mapping[str, Any], Key, Maintenance | None]]:
+def _wanted(graph: Graph) -> Iterator[tuple[str, Node, Key, Maintenance | None]]:
     for table in graph.tables.values():
-        if table.node["config"].get("materialized", table.node["resource_type"]) in MATERIALIZED:
+        if (table.node.config.materialized or table.node.resource_type) in MATERIALIZED:
             yield table.unique_id, table.node, table.key, table.contract.maintenance
     for source in graph.sources.values():
         if source.contract.airbyte or source.contract.maintenance:

@@ -101,8 +101,8 @@ def utc_batches(graph: Graph, timezone: str) -> list[Finding]:
     return [
         Finding(
             table.unique_id,
-            f"{table.node['original_file_path']}: model {table.node['name']}",
-            str(table.node["name"]),
+            f"{table.node.original_file_path}: model {table.name}",
+            table.name,
             problem,
             UTC_BATCHES,
             policy=True,

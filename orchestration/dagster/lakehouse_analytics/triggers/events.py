@@ -10,6 +10,7 @@ import dagster as dg
 
 from lakehouse_analytics.common.names import key_part
 from lakehouse_analytics.dbt.dagster_meta import read_meta
+from lakehouse_analytics.dbt.nodes import Node
 
 if TYPE_CHECKING:
     from lakehouse_analytics.ingest import IngestReport
@@ -71,7 +72,7 @@ def metadata_value(event: dg.AssetMaterialization | dg.AssetCheckEvaluation, nam
     return found.value if found else None
 
 
-def record(instance: dg.DagsterInstance, report: IngestReport, sources: Iterable[Mapping[str, Any]] = ()) -> None:
+def record(instance: dg.DagsterInstance, report: IngestReport, sources: Iterable[Node] = ()) -> None:
     """Report a materialization for each stream that `lakehouse ingest` synced.
 
     Args:
@@ -100,7 +101,7 @@ def record(instance: dg.DagsterInstance, report: IngestReport, sources: Iterable
             )
 
 
-def keys_of(source: str, table: str, nodes: Iterable[Mapping[str, Any]]) -> list[Key]:
+def keys_of(source: str, table: str, nodes: Iterable[Node]) -> list[Key]:
     """The asset keys of a table that `lakehouse ingest` wrote.
 
     These are the keys of the source's tables with that name, and of tables of other sources that are the same relation.
@@ -111,19 +112,15 @@ def keys_of(source: str, table: str, nodes: Iterable[Mapping[str, Any]]) -> list
         nodes: Source nodes of the dbt manifest.
     """
     nodes = [*nodes]
-    named = [node for node in nodes if node["source_name"] == source and _table(node).lower() == table.lower()]
+    named = [node for node in nodes if node.source_name == source and node.table_name.lower() == table.lower()]
     relations = {_relation(node) for node in named}
     keys = {_key(node): None for node in nodes if _relation(node) in relations}
     return [*keys] or [(key_part(source), key_part(table))]
 
 
-def _table(node: Mapping[str, Any]) -> str:
-    return str(node.get("identifier") or node["name"])
+def _relation(node: Node) -> tuple[str, ...]:
+    return tuple(str(part).lower() for part in (node.database, node.schema, node.table_name))
 
 
-def _relation(node: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(part).lower() for part in (node.get("database"), node.get("schema"), _table(node)))
-
-
-def _key(node: Mapping[str, Any]) -> Key:
-    return read_meta(node)[0].asset_key or (key_part(node["source_name"]), key_part(node["name"]))
+def _key(node: Node) -> Key:
+    return read_meta(node)[0].asset_key or (key_part(node.source_name), key_part(node.name))

@@ -179,7 +179,7 @@ def test_the_trino_target_has_the_same_assets(local: Any, trino: Any) -> None:
 
 def test_every_layer_has_a_schema_of_its_name_on_every_target(local: Any, trino: Any) -> None:
     for location in (local, trino):
-        assert {(t.layer, t.node["schema"]) for t in location.graph.tables.values()} == {(x, x) for x in LAYERS}
+        assert {(t.layer, t.node.schema) for t in location.graph.tables.values()} == {(x, x) for x in LAYERS}
 
 
 def test_the_code_references_point_at_files(definitions: dg.Definitions) -> None:

@@ -16,6 +16,7 @@ from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt import manifest_shape
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.dbt.manifest_shape import ShapeError
+from lakehouse_analytics.dbt.nodes import NO_NODES, Column, Macro, manifest_of, node_of
 from lakehouse_analytics.dbt.project import ManifestError
 from lakehouse_analytics.settings import SettingsError
 
@@ -164,34 +165,73 @@ def test_every_place_is_read_or_refused(shop: Location, manifest: dict[str, Any]
     assert refused
 
 
-def test_what_is_not_kept_is_not_read(shop: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    defined = specs(shop)
-    monkeypatch.setattr(manifest_shape, "kept", lambda manifest: manifest)
-    assert specs(shop) == defined
+class Recorded(dict[str, Any]):
+    """An object of a manifest that notes which of its keys are read."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
+        return super().get(key, default)
 
 
-def specs(shop: Location) -> tuple[Any, ...]:
-    """All that says what the assets and checks are, and what is warned of."""
-    repository = shop.load().get_repository_def()
-    checks = [spec for one in repository.assets_defs_by_key.values() for spec in one.check_specs]
-    return (
-        {spec.key: spec for spec in shop.load().resolve_all_asset_specs()},
-        {spec.key: spec for spec in checks},
-        shop.graph.warnings,
+@pytest.mark.parametrize("kind", ["model", "seed", "snapshot", "test", "source", "exposure", "function", "analysis"])
+def test_what_is_read_is_what_is_checked(manifest: dict[str, Any], kind: str) -> None:
+    sections = [section for name, section in manifest.items() if name not in NO_NODES]
+    entries = [entry for section in sections for entry in section.values() if entry["resource_type"] == kind]
+    assert entries
+    for entry in entries:
+        keys, config_keys = set(), set()
+        # Without a value, `meta` and `group` are looked up in a second place.
+        for empty in ({}, {"meta": {}, "group": None}):
+            recorded = Recorded(entry | empty)
+            config = recorded["config"] = Recorded({**(entry.get("config") or {}), **empty})
+            recorded.read.clear()
+            node_of(recorded)
+            keys |= recorded.read
+            config_keys |= config.read
+        assert keys == manifest_shape.spec_of(entry).keys()
+        if "config" in keys:
+            assert config_keys == manifest_shape.CONFIG.keys()
+
+
+def test_what_is_read_of_a_model_of_another_project_is_what_is_checked(manifest: dict[str, Any]) -> None:
+    entry = manifest["nodes"]["model.shop.stg_orders"] | {"original_file_path": "", "config": {}}
+    recorded = Recorded(entry)
+    node_of(recorded)
+    assert recorded.read - {"resource_type"} == manifest_shape.spec_of(entry).keys() - {"resource_type"}
+
+
+def test_a_node_has_the_values_of_its_entry(manifest: dict[str, Any]) -> None:
+    typed = manifest_of(manifest)
+    orders = typed.nodes["model.shop.stg_orders"]
+    assert orders.columns == (Column("id", "integer", "Key"),)
+    assert (orders.name, orders.description, orders.group, orders.tags) == (
+        "stg_orders",
+        "Orders",
+        "finance",
+        ("nightly",),
     )
-
-
-def test_nodes_do_not_keep_what_is_not_read(shop: Location) -> None:
-    whole = json.loads(shop.project.manifest_path.read_bytes())
-    kept = manifest_shape.kept(whole)
-    assert "parent_map" not in kept
-    node = kept["nodes"]["model.shop.stg_orders"]
-    assert node["name"] == "stg_orders"
-    assert "unrendered_config" in whole["nodes"]["model.shop.stg_orders"]
-    assert "unrendered_config" not in node
-    assert "quoting" not in node["config"]
-    assert node["columns"]["id"] == {"name": "id", "data_type": "integer", "description": "Key", "tags": []}
-    manifest_shape.check(kept)
+    assert orders.config.post_hooks == ("select 1",)
+    assert orders.files == ("models/schema.yml", "models/bronze/stg_orders.sql", "dbt_project.yml")
+    assert orders.folders == ("bronze",)
+    versioned = typed.nodes["model.shop.fct.v2"]
+    assert (versioned.version, versioned.latest_version, versioned.folders) == (2, 2, ("gold",))
+    source = typed.nodes["source.shop.raw.orders"]
+    assert (source.full_name, source.table_name) == ("raw.orders", "orders")
+    assert source.source_meta == {"lakehouse": {"airbyte": {"connection": "shop"}}}
+    [dashboard] = typed.exposures.values()
+    assert (dashboard.type, dashboard.url, dashboard.owner["email"]) == (
+        "dashboard", "https://bi.example", "ann@shop.example",
+    )  # fmt: skip
+    assert typed.group_owners == {"finance": "finance@shop.example"}
+    assert [macro for macro in typed.macros if macro.atomic] == [Macro("trino__load_csv_rows", "shop", atomic=True)]
 
 
 def load(shop: Location) -> str | None:

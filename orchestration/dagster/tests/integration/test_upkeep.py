@@ -15,6 +15,7 @@ from dagster._core.test_utils import create_run_for_test
 from lakehouse_analytics.assets.maintenance import SyncGuard, maintenance_assets
 from lakehouse_analytics.contract.models import ModelContract, SourceContract
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
+from lakehouse_analytics.dbt.nodes import Config, Node
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.trino.client import QueryResult
 from lakehouse_analytics.engines.trino.errors import classify_dbt
@@ -75,18 +76,23 @@ class Lake:
 
     def model(self, name: str, materialized: str = "table", **maintenance: Any) -> None:
         contract = ModelContract.model_validate({"maintenance": maintenance} if maintenance else {})
-        node = {**self._node(name, "model"), "config": {"materialized": materialized}}
+        node = self._node(name, "model", materialized)
         self.tables[name] = Table(f"model.{name}", ("silver", name), "silver", contract, node, ())
 
     def source(self, name: str, **contract: Any) -> None:
         parsed = SourceContract.model_validate(contract)
         self.sources[f"source.{name}"] = Source(f"source.{name}", ("shop", name), parsed, self._node(name, "source"))
 
-    def _node(self, name: str, kind: str) -> dict[str, Any]:
-        return {
-            "name": name, "resource_type": kind, "database": self.trino.catalog, "schema": self.schema, "config": {},
-            "original_file_path": "models/models.yml",
-        }  # fmt: skip
+    def _node(self, name: str, kind: str, materialized: str = "") -> Node:
+        return Node(
+            f"{kind}.{name}",
+            kind,
+            name,
+            original_file_path="models/models.yml",
+            database=self.trino.catalog,
+            schema=self.schema,
+            config=Config(materialized),
+        )
 
     def look_after(
         self, *, dry_run: bool = False, engine: TrinoResource | None = None, guard: SyncGuard | None = None

@@ -12,6 +12,7 @@ import requests
 from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.contract.models import ModelContract
 from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.dbt.nodes import Config, Node
 from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.maintenance import plan as upkeep
 from lakehouse_analytics.settings import Settings
@@ -50,10 +51,15 @@ def main() -> int:
 
     upkeep.MARGIN = timedelta()
     contract = ModelContract.model_validate({"maintenance": {"retain": "1s", "orphans": "1s"}})
-    node = {
-        "name": name, "resource_type": "model", "database": CATALOG, "schema": SCHEMA,
-        "config": {"materialized": "table"}, "original_file_path": "models/models.yml",
-    }  # fmt: skip
+    node = Node(
+        "model.lab",
+        "model",
+        name,
+        original_file_path="models/models.yml",
+        database=CATALOG,
+        schema=SCHEMA,
+        config=Config("table"),
+    )
     model = Table("model.lab", (SCHEMA, name), SCHEMA, contract, node, ())
     graph = Graph(tables={"model.lab": model}, sources={}, tests={}, exposures={}, adapter="trino")
     assets = maintenance_assets(graph, floor=timedelta(), max_runtime=0)

@@ -13,6 +13,7 @@ from typing import Any
 
 from lakehouse_analytics.common.text import brief, did_you_mean, shortened
 from lakehouse_analytics.contract.models import Grain, ModelContract
+from lakehouse_analytics.dbt.nodes import Node
 
 #: dbt's strategies that cannot build a window, and why.
 _CANNOT_BUILD = {
@@ -31,13 +32,13 @@ _LONGEST: Mapping[Grain, str] = {"hourly": "hour", "daily": "day", "weekly": "da
 FIRST_YEAR, LAST_YEAR = 1900, 2100
 
 
-def begin_of(node: Mapping[str, Any]) -> datetime:
+def begin_of(node: Node) -> datetime:
     """The model's `begin`, as it is written: in the zone of the lakehouse, without saying so.
 
     Raises:
         ValueError: it is not there, or not a time.
     """
-    said = node["config"].get("begin")
+    said = node.config.begin
     if not said:
         raise ValueError("is not set")
     try:
@@ -51,7 +52,7 @@ def begin_of(node: Mapping[str, Any]) -> datetime:
     return begin
 
 
-def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collection[str]) -> Iterator[str]:
+def problems(node: Node, contract: ModelContract, sources: Collection[str]) -> Iterator[str]:
     """Why this node cannot be built by windows, where its contract asks for that; each as a sentence.
 
     Args:
@@ -65,8 +66,8 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
         if name not in sources:
             hint = did_you_mean(name, sources, quoted="`{}`".format)
             yield f"meta.lakehouse.after names the source {shortened(name)}, which does not exist{hint}"
-    strategy = str(node["config"].get("incremental_strategy") or "default")
-    piece = (node["config"].get("meta") or {}).get("window_piece")
+    strategy = node.config.incremental_strategy or "default"
+    piece = node.meta.get("window_piece")
     # Of a model with another strategy the key is the project's own.
     if strategy == "replace_window" and piece is not None and not _is_piece(piece):
         yield (
@@ -76,20 +77,20 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
     if not contract.partition:
         return
     asked = f"meta.lakehouse.partition: {contract.partition}"
-    config = node["config"]
-    if node["resource_type"] != "model" or config.get("materialized") != "incremental":
+    config = node.config
+    if node.resource_type != "model" or not config.is_incremental:
         yield (
-            f"{asked} needs `materialized: incremental`, not {brief(config.get('materialized'))}: a run builds one "
+            f"{asked} needs `materialized: incremental`, not {brief(config.materialized)}: a run builds one "
             "window, and of any other table that window alone would be left"
         )
         return
-    if config.get("full_refresh"):
+    if config.full_refresh:
         yield (
             f"{asked} with `full_refresh: true`, which rebuilds the table in every run, and a run builds one window: "
             "that window alone would be left. Remove it; a run of every partition may set `full_refresh: true` in its "
             "config (docs/time.md)"
         )
-    if not config.get("event_time"):
+    if not config.event_time:
         yield f"{asked} needs `event_time`: the column of the rows' own time"
     try:
         begin_of(node)
@@ -101,7 +102,7 @@ def problems(node: Mapping[str, Any], contract: ModelContract, sources: Collecti
             "(docs/time.md)"
         )
     if strategy == "microbatch":
-        batch, longest = str(config.get("batch_size") or "day"), _LONGEST[contract.partition]
+        batch, longest = str(config.batch_size or "day"), _LONGEST[contract.partition]
         if batch in _BATCHES and _BATCHES.index(batch) > _BATCHES.index(longest):
             yield f"{asked} with `batch_size: {batch}`: a batch is longer than a window; set batch_size: {longest}"
 
@@ -113,10 +114,10 @@ def _is_piece(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[1-9][0-9]* *[mhdw]", value) is not None
 
 
-def policies(node: Mapping[str, Any], contract: ModelContract) -> Iterator[tuple[str, str]]:
+def policies(node: Node, contract: ModelContract) -> Iterator[tuple[str, str]]:
     """What of a node with windows is right for some data only: its name for `accept`, and the problem."""
-    strategy = node["config"].get("incremental_strategy")
-    if contract.partition and node["config"].get("materialized") == "incremental" and strategy in _KEEPS_ROWS:
+    strategy = node.config.incremental_strategy
+    if contract.partition and node.config.is_incremental and strategy in _KEEPS_ROWS:
         yield (
             STALE_ROWS,
             f"meta.lakehouse.partition with `incremental_strategy: {strategy}` keeps rows that a window no longer has "
@@ -124,7 +125,7 @@ def policies(node: Mapping[str, Any], contract: ModelContract) -> Iterator[tuple
         )
 
 
-def warnings(node: Mapping[str, Any], contract: ModelContract, *, cut: bool) -> Iterator[str]:
+def warnings(node: Node, contract: ModelContract, *, cut: bool) -> Iterator[str]:
     """What authors of a node without windows should know.
 
     Args:
@@ -132,8 +133,8 @@ def warnings(node: Mapping[str, Any], contract: ModelContract, *, cut: bool) -> 
         contract: Its `meta.lakehouse`.
         cut: Whether the project has models with windows.
     """
-    strategy = node["config"].get("incremental_strategy")
-    if contract.partition or node["config"].get("materialized") != "incremental":
+    strategy = node.config.incremental_strategy
+    if contract.partition or not node.config.is_incremental:
         return
     if strategy == "replace_window":
         yield "replace_window without meta.lakehouse.partition: Dagster's runs give it no window, and it fails"
@@ -144,18 +145,18 @@ def warnings(node: Mapping[str, Any], contract: ModelContract, *, cut: bool) -> 
         )
 
 
-def beside_windows(node: Mapping[str, Any], contract: ModelContract) -> Iterator[str]:
+def beside_windows(node: Node, contract: ModelContract) -> Iterator[str]:
     """Why a node without windows must not be built in a run that has some; each as a sentence."""
-    config = node["config"]
-    if contract.partition or config.get("materialized") != "incremental":
+    config = node.config
+    if contract.partition or not config.is_incremental:
         return
-    if is_microbatch(node) and config.get("full_refresh"):
+    if is_microbatch(node) and config.full_refresh:
         yield (
             "microbatch with `full_refresh: true` and without meta.lakehouse.partition: dbt rebuilds the table in "
             "every run, and a run of a window would leave that window alone. Remove `full_refresh: true`"
         )
 
 
-def is_microbatch(node: Mapping[str, Any]) -> bool:
+def is_microbatch(node: Node) -> bool:
     """Whether dbt itself cuts the model's windows, at UTC's borders."""
-    return bool(node["config"].get("incremental_strategy") == "microbatch")
+    return node.config.incremental_strategy == "microbatch"

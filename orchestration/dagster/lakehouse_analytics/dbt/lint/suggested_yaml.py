@@ -15,6 +15,8 @@ from lakehouse_analytics.common.text import MAX_TEXT, brief
 from lakehouse_analytics.contract.models import LAYERS
 from lakehouse_analytics.dbt.dagster_meta import DagsterMeta
 from lakehouse_analytics.dbt.graph import Table
+from lakehouse_analytics.dbt.node_use import TABLES
+from lakehouse_analytics.dbt.nodes import Node
 from lakehouse_analytics.common.names import counted, key_part, some
 
 #: What the names of folders and models say of the layer: a suggestion that people review.
@@ -33,19 +35,19 @@ COMMAND = "lakehouse layers"
 Place = tuple[str, ...]
 
 
-def clash(key: str, nodes: Sequence[Mapping[str, Any]], root: str) -> str:
+def clash(key: str, nodes: Sequence[Node], root: str) -> str:
     """Resources that claim one asset key, and how each of them gets another."""
     claims = " and by ".join(_named(node, root) for node in nodes)
     # The first keeps its key; packages come last, since the project's own resources can be renamed.
-    _, *others = sorted(nodes, key=lambda node: (node["package_name"] != root, node["unique_id"]))
+    _, *others = sorted(nodes, key=lambda node: (node.package_name != root, node.unique_id))
     snippet: dict[str, Any] = {}
     for node in others:
-        source = [node["source_name"]] if node["resource_type"] == "source" else []
-        own = [key_part(str(part)) for part in (node["package_name"], *source, node["name"])]
-        _put(snippet, [f"{node['resource_type']}s", *node["fqn"]], {"dagster": {"asset_key": own}})
+        source = [node.source_name] if node.resource_type == "source" else []
+        own = [key_part(part) for part in (node.package_name, *source, node.name)]
+        _put(snippet, [f"{node.resource_type}s", *node.fqn], {"dagster": {"asset_key": own}})
     layer = (
         "put one of them into another layer (+meta: {lakehouse: {layer: ...}}), or "
-        if any(node["resource_type"] in ("model", "seed", "snapshot") for node in nodes)
+        if any(node.resource_type in TABLES for node in nodes)
         else ""
     )
     way_out = f"{layer}give one a key of its own, in dbt_project.yml:\n{as_yaml(snippet)}"
@@ -58,8 +60,8 @@ def unmapped_models(tables: Iterable[Table]) -> list[str]:
     nodes = [table.node for table in _unmapped(tables)]
     if not nodes:
         return []
-    names = some([str(node["name"]) for node in nodes])
-    kinds = Counter(str(node["resource_type"]) for node in nodes)
+    names = some([node.name for node in nodes])
+    kinds = Counter(node.resource_type for node in nodes)
     what = " and ".join(counted(number, kind) for kind, number in kinds.items())
     verb, land = ("is", "lands") if len(nodes) == 1 else ("are", "land")
     said = f"{what} {verb} in no layer and {land} in `default`: {names}. "
@@ -99,7 +101,7 @@ def _unmapped(tables: Iterable[Table]) -> list[Table]:
 def _layers_by_lineage(tables: Sequence[Table]) -> dict[str, str]:
     """The layer of each table by its place in the graph: what reads no other model is bronze, what no other model reads
     is gold, and the rest silver."""
-    models = {table.unique_id for table in tables if table.node["resource_type"] != "seed"}
+    models = {table.unique_id for table in tables if table.node.resource_type != "seed"}
     read = {parent for table in tables for parent in table.parents}
     return {
         table.unique_id: "bronze"
@@ -120,9 +122,9 @@ def unread_meta(metas: Iterable[DagsterMeta]) -> list[str]:
     return [f"meta.dagster has keys without an effect here, as in dagster-dbt's own translator: {listed}"]
 
 
-def _named(node: Mapping[str, Any], root: str) -> str:
-    package = "" if node["package_name"] == root else f" in package {node['package_name']}"
-    return f"{node['unique_id']} ({node['original_file_path']}{package})"
+def _named(node: Node, root: str) -> str:
+    package = "" if node.package_name == root else f" in package {node.package_name}"
+    return f"{node.unique_id} ({node.original_file_path}{package})"
 
 
 def _put(snippet: dict[str, Any], path: Iterable[object], meta: Mapping[str, Any]) -> None:
@@ -147,20 +149,20 @@ def as_yaml(snippet: Mapping[str, Any], indent: str = "") -> str:
 
 
 def _suggestions(
-    unmapped: Iterable[Mapping[str, Any]], mapped: Iterable[Mapping[str, Any]], by_lineage: Mapping[str, str]
+    unmapped: Iterable[Node], mapped: Iterable[Node], by_lineage: Mapping[str, str]
 ) -> dict[Place, str]:
     """A layer for every unmapped node, by folder where no node inside is mapped already.
 
     Where the folders inside a folder suggest other layers, its layer is that of its own models.
     """
     taken = {place for node in mapped for place in _places(node)}
-    inside: dict[Place, list[Mapping[str, Any]]] = {}
+    inside: dict[Place, list[Node]] = {}
     hints: dict[Place, set[str | None]] = {}
-    of_node = {str(node["unique_id"]): _places(node) for node in unmapped}
+    of_node = {node.unique_id: _places(node) for node in unmapped}
     for node in unmapped:
-        for place in of_node[node["unique_id"]]:
+        for place in of_node[node.unique_id]:
             inside.setdefault(place, []).append(node)
-            hints.setdefault(place, set()).add(_hint(node["fqn"][1:-1]))
+            hints.setdefault(place, set()).add(_hint(node.fqn[1:-1]))
     # A package is one layer only if it has no folders: staging and marts are different layers.
     foldered = {places[0] for places in of_node.values() if len(places) > 2}  # package and name
     found: dict[Place, str] = {}
@@ -172,18 +174,17 @@ def _suggestions(
                 continue
             if place not in found:
                 # Folders inside a mixed one have lines of their own, which win.
-                own = [node for node in inside[place] if len(of_node[node["unique_id"]]) == len(place)]
+                own = [node for node in inside[place] if len(of_node[node.unique_id]) == len(place)]
                 found[place] = _layer(own if mixed else inside[place], by_lineage)
             break
     return found
 
 
-def _layer(nodes: Sequence[Mapping[str, Any]], by_lineage: Mapping[str, str]) -> str:
+def _layer(nodes: Sequence[Node], by_lineage: Mapping[str, str]) -> str:
     """What the folders of some nodes suggest; without such a folder, the layer of most nodes by name or lineage."""
-    kind = str(nodes[0]["resource_type"])
-    if suggested := _OF_KIND.get(kind) or _hint(nodes[0]["fqn"][1:-1]):
+    if suggested := _OF_KIND.get(nodes[0].resource_type) or _hint(nodes[0].fqn[1:-1]):
         return suggested
-    votes = Counter(_of_prefix(str(node["name"])) or by_lineage[node["unique_id"]] for node in nodes)
+    votes = Counter(_of_prefix(node.name) or by_lineage[node.unique_id] for node in nodes)
     return max(LAYERS, key=lambda layer: votes[layer])
 
 
@@ -192,11 +193,10 @@ def _of_prefix(name: str) -> str | None:
     return next((layer for layer, hints in _HINTS if prefix in hints), None)
 
 
-def _places(node: Mapping[str, Any]) -> list[Place]:
+def _places(node: Node) -> list[Place]:
     """Where `dbt_project.yml` can configure a node: package, folders and name, from the outermost on."""
-    parts = [str(part) for part in node["fqn"]]
-    parts = parts if node.get("version") is None else parts[:-1]
-    return [(f"{node['resource_type']}s", *parts[: length + 1]) for length in range(len(parts))]
+    parts = node.fqn if node.version is None else node.fqn[:-1]
+    return [(f"{node.resource_type}s", *parts[: length + 1]) for length in range(len(parts))]
 
 
 def _hint(folders: Sequence[str]) -> str | None:

@@ -12,6 +12,7 @@ from lakehouse_analytics.engines.windows import DATES, Bins
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.lint.findings import Finding
+    from lakehouse_analytics.dbt.nodes import Manifest
     from lakehouse_analytics.dbt.profile import Profile
     from lakehouse_analytics.settings import Settings
 
@@ -91,7 +92,7 @@ class Trino(EngineType):
         bucket = f"width_bucket({seconds}, array[{borders}])"
         return f"select *, {bucket} as lakehouse_bucket from {relation} where {bins.near(time)}"  # noqa: S608
 
-    def lint(self, manifest: Mapping[str, Any]) -> list[Finding]:
+    def lint(self, manifest: Manifest) -> list[Finding]:
         """Every statement is a commit of its own."""
         from lakehouse_analytics.engines.trino.atomic_writes import lint
 

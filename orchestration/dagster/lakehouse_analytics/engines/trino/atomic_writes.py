@@ -7,11 +7,11 @@ What is guaranteed, and the way out of each finding: docs/atomic-writes.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from lakehouse_analytics.common.text import brief
 from lakehouse_analytics.dbt.lint.findings import Finding
+from lakehouse_analytics.dbt.nodes import Macro, Manifest, Node
 
 #: Values dbt-trino knows; with any other it logs a line and renames.
 _ON_TABLE_EXISTS = {
@@ -28,28 +28,27 @@ NOT_ATOMIC = "not_atomic"
 REPEATED_INSERTS = "repeated_inserts"
 
 
-def lint(manifest: Mapping[str, Any]) -> list[Finding]:
+def lint(manifest: Manifest) -> list[Finding]:
     """Judge every enabled model and seed of a manifest made for Trino; manifests of other adapters have no findings.
 
     Args:
-        manifest: dbt's `manifest.json`.
+        manifest: The dbt project's.
     """
-    metadata = manifest["metadata"]
-    if metadata.get("adapter_type") != "trino":
+    if manifest.adapter_type != "trino":
         return []
-    root = metadata.get("project_name")
-    atomic = _declared_atomic(manifest.get("macros") or {}, root)
+    root = manifest.project_name
+    atomic = _declared_atomic(manifest.macros, root)
     # Disabled nodes are not among a manifest's nodes. Views are replaced in one statement, snapshots in one MERGE;
     # ephemeral models are no relations, and of custom materializations nothing is known.
     nodes = [
-        node for node in manifest["nodes"].values() if node["config"].get("materialized") in (*_ON_TABLE_EXISTS, "seed")
+        node for node in manifest.of_type("model", "seed") if node.config.materialized in (*_ON_TABLE_EXISTS, "seed")
     ]
     found = []
     for node in nodes:
-        if node["resource_type"] == "model":
+        if node.resource_type == "model":
             found += [_finding(node, root, *policy, policy=True) for policy in _policies(node, atomic)]
             found += [_finding(node, root, *warning) for warning in _warnings(node)]
-        elif node["resource_type"] == "seed" and not _overridden({"load_csv_rows"}, atomic):
+        elif node.resource_type == "seed" and not _overridden({"load_csv_rows"}, atomic):
             found.append(
                 _finding(
                     node,
@@ -62,17 +61,15 @@ def lint(manifest: Mapping[str, Any]) -> list[Finding]:
     return found
 
 
-def _finding(
-    node: Mapping[str, Any], root: object, accept: str | None, problem: str, *, policy: bool = False
-) -> Finding:
+def _finding(node: Node, root: str, accept: str | None, problem: str, *, policy: bool = False) -> Finding:
     where = _whose(node, root)
-    return Finding(node["unique_id"], where, _name(node), problem, accept, policy, node["resource_type"])
+    return Finding(node.unique_id, where, _name(node), problem, accept, policy, node.resource_type)
 
 
-def _policies(node: Mapping[str, Any], atomic: frozenset[str]) -> Iterator[tuple[str, str]]:
-    config = node["config"]
+def _policies(node: Node, atomic: frozenset[str]) -> Iterator[tuple[str, str]]:
+    config = node.config
     on_table_exists = _on_table_exists(node)
-    contracted = bool((config.get("contract") or {}).get("enforced")) and not _overridden({"create_table_as"}, atomic)
+    contracted = config.contract_enforced and not _overridden({"create_table_as"}, atomic)
     if on_table_exists == "drop":
         yield (
             NOT_ATOMIC,
@@ -92,7 +89,7 @@ def _policies(node: Mapping[str, Any], atomic: frozenset[str]) -> Iterator[tuple
             "on_table_exists: skip with an enforced contract inserts all rows again at every run; copy "
             "macros/create_table_as.sql into the project, or set on_table_exists: replace without the contract",
         )
-    if config["materialized"] == "incremental" and not _overridden(_TWO_COMMITS.get(_strategy(node), set()), atomic):
+    if config.is_incremental and not _overridden(_TWO_COMMITS.get(_strategy(node), set()), atomic):
         if _strategy(node) == "delete_insert":
             yield (
                 NOT_ATOMIC,
@@ -107,14 +104,14 @@ def _policies(node: Mapping[str, Any], atomic: frozenset[str]) -> Iterator[tuple
             )
 
 
-def _warnings(node: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
-    config = node["config"]
-    said = config.get("on_table_exists")
-    if said is not None and said not in _ON_TABLE_EXISTS[config["materialized"]]:
-        known = ", ".join(sorted(_ON_TABLE_EXISTS[config["materialized"]]))
+def _warnings(node: Node) -> Iterator[tuple[str | None, str]]:
+    config = node.config
+    said = config.on_table_exists
+    if said is not None and said not in _ON_TABLE_EXISTS[config.materialized]:
+        known = ", ".join(sorted(_ON_TABLE_EXISTS[config.materialized]))
         yield (
             None,
-            f"on_table_exists: {brief(said)} is not known for {config['materialized']} ({known}); dbt-trino renames "
+            f"on_table_exists: {brief(said)} is not known for {config.materialized} ({known}); dbt-trino renames "
             "instead",
         )
     if _on_table_exists(node) == "rename":
@@ -123,16 +120,15 @@ def _warnings(node: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
             "on_table_exists is rename, dbt-trino's default: between its two renames readers get `table does not "
             "exist`, and overlapping runs share its names; set +on_table_exists: replace in dbt_project.yml",
         )
-    if config["materialized"] != "incremental":
+    if not config.is_incremental:
         return
-    if config.get("on_schema_change") == "sync_all_columns":
+    if config.on_schema_change == "sync_all_columns":
         yield (
             NOT_ATOMIC,
             "on_schema_change: sync_all_columns changes a type by four statements, between which the column is gone; "
             "use append_new_columns or fail, and --full-refresh when a type changes",
         )
-    hooks = " ".join(hook["sql"] if isinstance(hook, Mapping) else str(hook) for hook in config.get("post-hook") or [])
-    if _strategy(node) == "replace_window" and "compact_window" not in hooks:
+    if _strategy(node) == "replace_window" and "compact_window" not in " ".join(config.post_hooks):
         yield (
             None,
             "replace_window without compact_window() as post_hook leaves its delete files to maintenance; "
@@ -140,35 +136,31 @@ def _warnings(node: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
         )
 
 
-def _on_table_exists(node: Mapping[str, Any]) -> str:
-    said = node["config"].get("on_table_exists")
-    return said if said in _ON_TABLE_EXISTS[node["config"]["materialized"]] else "rename"
+def _on_table_exists(node: Node) -> str:
+    said = node.config.on_table_exists
+    return said if said in _ON_TABLE_EXISTS[node.config.materialized] else "rename"
 
 
-def _strategy(node: Mapping[str, Any]) -> str:
-    if node["config"]["materialized"] != "incremental":
+def _strategy(node: Node) -> str:
+    if not node.config.is_incremental:
         return ""
     # dbt finds a strategy's macro by this name.
-    return str(node["config"].get("incremental_strategy") or "default").replace("+", "_")
+    return (node.config.incremental_strategy or "default").replace("+", "_")
 
 
-def _declared_atomic(macros: Mapping[str, Any], root: object) -> frozenset[str]:
-    return frozenset(
-        macro["name"]
-        for macro in macros.values()
-        if macro["package_name"] == root and ((macro.get("meta") or {}).get("lakehouse") or {}).get("atomic") is True
-    )
+def _declared_atomic(macros: Iterable[Macro], root: str) -> frozenset[str]:
+    return frozenset(macro.name for macro in macros if macro.package_name == root and macro.atomic)
 
 
 def _overridden(macros: Iterable[str], atomic: frozenset[str]) -> bool:
     return any({macro, f"trino__{macro}"} & atomic for macro in macros)
 
 
-def _whose(node: Mapping[str, Any], root: object) -> str:
-    package = "" if node["package_name"] == root else f" of package {node['package_name']}"
-    return f"{node['original_file_path']}: {node['resource_type']} {_name(node)}{package}"
+def _whose(node: Node, root: str) -> str:
+    package = "" if node.package_name == root else f" of package {node.package_name}"
+    return f"{node.original_file_path}: {node.resource_type} {_name(node)}{package}"
 
 
-def _name(node: Mapping[str, Any]) -> str:
-    version = "" if node.get("version") is None else f".v{node['version']}"
-    return f"{node['name']}{version} ({node['schema']}.{node['alias']})"
+def _name(node: Node) -> str:
+    version = "" if node.version is None else f".v{node.version}"
+    return f"{node.name}{version} ({node.schema}.{node.alias})"

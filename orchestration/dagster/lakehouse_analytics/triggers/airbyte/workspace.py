@@ -111,8 +111,8 @@ def _source_table(source: Source) -> SourceTable:
     contract = source.contract.airbyte
     return SourceTable(
         key=source.key,
-        schema=str(source.node["schema"]),
-        table=str(source.node.get("identifier") or source.node["name"]),
+        schema=source.node.schema,
+        table=source.node.table_name,
         connection=contract.connection if contract else None,
         stream=contract.stream if contract else None,
     )

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.checks.freshness import THRESHOLDS, Freshness, outcome, selectors, thresholds
 from lakehouse_analytics.checks.registry import Evaluated, Scope, reserved, specs
+from lakehouse_analytics.contract.models import SourceContract
 from lakehouse_analytics.dbt.graph import Graph, Source
+from lakehouse_analytics.dbt.nodes import Node
 from manifests import Manifest
 
 #: A limit as a manifest has it: dbt completes what is not said by null.
@@ -81,13 +83,16 @@ def test_a_source_that_dbt_could_not_query_is_an_error(message: str) -> None:
 NAMES = st.text(st.sampled_from("ab_-.+@*?[] ,:ä"), min_size=1, max_size=6)
 
 
+def node(source: str, table: str) -> Node:
+    return Node(f"source.shop.{source}.{table}", "source", table, "shop", source_name=source)
+
+
 @given(st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=4, unique=True))
 def test_dbt_selects_every_source_that_is_asked(names: list[tuple[str, str]]) -> None:
     sources = [
-        Source(f"source.shop.{source}.{table}", (source, table), None, {  # type: ignore[arg-type]
-            "package_name": "shop", "source_name": source, "name": table})
+        Source(f"source.shop.{source}.{table}", (source, table), SourceContract(), node(source, table))
         for source, table in names
-    ]  # fmt: skip
+    ]
     # As dbt takes `--select` apart: at blanks and commas, and each value as a pattern of package, source and table.
     words = [word for selector in selectors(sources) for part in selector.split(" ") for word in part.split(",")]
     criteria = [match.groupdict() for word in words if (match := RAW_SELECTOR_PATTERN.match(word))]

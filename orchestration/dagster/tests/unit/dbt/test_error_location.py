@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from lakehouse_analytics.dbt.error_location import with_source_line
+from lakehouse_analytics.dbt.nodes import Node
 
-NODE = {"original_file_path": "models/silver/dim.sql"}
+NODE = Node("model.shop.dim", "model", "dim", original_file_path="models/silver/dim.sql")
 SQL = """with base as (
     select * from {{ ref('stg') }}
 )
@@ -19,7 +20,7 @@ from base
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    file = tmp_path / NODE["original_file_path"]
+    file = tmp_path / NODE.original_file_path
     file.parent.mkdir(parents=True)
     file.write_text(SQL)
     return tmp_path
@@ -63,7 +64,7 @@ def test_a_message_without_a_line_names_the_file(project: Path) -> None:
 
 
 def test_a_file_that_is_gone_or_not_utf8_is_still_named(project: Path) -> None:
-    file = project / NODE["original_file_path"]
+    file = project / NODE.original_file_path
     file.write_bytes(b"select 'caf\xe9' as drink,\nnmae from base\n")
     assert with_source_line(message("nmae from base"), NODE, project).startswith("models/silver/dim.sql:2: ")
     file.unlink()

@@ -354,7 +354,7 @@ def test_versions_of_a_model_are_tables_of_their_own() -> None:
     m.model("dim", one, folder="silver", version="2.1")
     graph = m.graph()
     assert keys(graph) == {"silver/dim_v1", "silver/dim_v2.1"}
-    assert graph.tables[one].node["version"] == 1
+    assert graph.tables[one].node.version == 1
 
 
 def test_two_claims_to_one_asset_key_are_an_error_that_names_both() -> None:

@@ -69,7 +69,7 @@ def test_yaml_too_long_for_a_log_is_left_to_a_command_that_has_all_of_it() -> No
 
 def layers_of(m: Manifest) -> dict[str, str]:
     after = m.graph(suggested_layers(m.graph().tables.values()))
-    return {table.node["name"]: table.layer for table in after.tables.values()}
+    return {table.name: table.layer for table in after.tables.values()}
 
 
 def test_where_names_say_nothing_lineage_does() -> None:

@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import ContractError, ModelContract, SourceContract, parse
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
+from lakehouse_analytics.dbt.nodes import Config, Node
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.maintenance.plan import (
     MARGIN,
@@ -259,21 +260,32 @@ def test_the_margin_covers_the_time_between_measuring_and_expiring() -> None:
 
 def model(name: str, materialized: str = "table", maintenance: object = None) -> Table:
     raw = {} if maintenance is None else {"maintenance": maintenance}
-    node = {
-        "name": name, "resource_type": "model", "database": "Lake", "schema": "silver", "alias": name.upper(),
-        "original_file_path": f"models/{name}.sql", "config": {"materialized": materialized},
-    }  # fmt: skip
+    node = Node(
+        f"model.{name}",
+        "model",
+        name,
+        database="Lake",
+        schema="silver",
+        alias=name.upper(),
+        original_file_path=f"models/{name}.sql",
+        config=Config(materialized),
+    )
     contract = parse(ModelContract, raw, resource=f"model {name}", files=[])
-    return Table(f"model.{name}", ("silver", name), "silver", contract, node, ())
+    return Table(node.unique_id, ("silver", name), "silver", contract, node, ())
 
 
 def source(name: str, contract: dict[str, object]) -> Source:
-    node = {
-        "name": name, "identifier": name, "resource_type": "source", "database": "lake", "schema": "raw",
-        "original_file_path": "models/sources.yml", "config": {},
-    }  # fmt: skip
+    node = Node(
+        f"source.{name}",
+        "source",
+        name,
+        identifier=name,
+        database="lake",
+        schema="raw",
+        original_file_path="models/sources.yml",
+    )
     parsed = parse(SourceContract, contract, resource=f"source {name}", files=[])
-    return Source(f"source.{name}", ("shop", name), parsed, node)
+    return Source(node.unique_id, ("shop", name), parsed, node)
 
 
 def found(*owners: Table | Source, floor: timedelta = DAY, longest: timedelta = DAY / 4) -> dict[str, MaintainedTable]:

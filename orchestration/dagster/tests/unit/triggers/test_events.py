@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import dagster as dg
+from lakehouse_analytics.dbt.nodes import node_of
 from lakehouse_analytics.ingest import IngestReport, StreamReport
 from lakehouse_analytics.partitions.backlog import synced_until
 from lakehouse_analytics.triggers import events as syncs
@@ -31,7 +32,7 @@ def test_a_sync_is_recorded_on_the_key_that_the_graph_gives_the_source() -> None
     keys = {source.unique_id: dg.AssetKey(source.key) for source in m.graph().sources.values()}
     with dg.DagsterInstance.ephemeral() as instance:
         done = report("orders", "items", "users", "bestellungen.größe", "not_in_dbt")
-        syncs.record(instance, done, m.sources.values())
+        syncs.record(instance, done, map(node_of, m.sources.values()))
         told = {key for key in (*keys.values(), dg.AssetKey(["shop", "not_in_dbt"])) if synced_until(instance, key)}
         assert told == {*keys.values(), dg.AssetKey(["shop", "not_in_dbt"])} - {dg.AssetKey(["other", "orders"])}
         assert set(instance.all_asset_keys()) == told

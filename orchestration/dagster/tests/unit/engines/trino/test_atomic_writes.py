@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from lakehouse_analytics.dbt.lint.findings import Finding, warnings
+from lakehouse_analytics.dbt.nodes import manifest_of
 from lakehouse_analytics.engines.trino.atomic_writes import lint
 from manifests import PROJECT, Manifest
 
@@ -24,7 +25,8 @@ def findings(
         }
         for name in atomic
     }
-    return lint({**m.build(), "metadata": {"adapter_type": adapter, "project_name": PROJECT}, "macros": macros})
+    metadata = {"adapter_type": adapter, "project_name": PROJECT}
+    return lint(manifest_of({**m.build(), "metadata": metadata, "macros": macros}))
 
 
 def table(**config: Any) -> Manifest:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import SourceContract
 from lakehouse_analytics.dbt.graph import Source
+from lakehouse_analytics.dbt.nodes import Node
 from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request, Simulator
 from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.settings import Settings
@@ -827,7 +828,10 @@ def test_a_stalled_sync_is_found_behind_many_that_take_their_usual_time(world: W
         world.store.start(connection)
     stuck = world.store.start(SHOP)
     tables = [SourceTable((name, "x"), name, "x", connection=name) for name in (f"long {n}" for n in range(8))]
-    sources = {f"s{n}": Source(f"s{n}", table.key, SourceContract(), {}) for n, table in enumerate(tables)}
+    sources = {
+        f"s{n}": Source(f"s{n}", table.key, SourceContract(), Node(f"s{n}", "source", "x"))
+        for n, table in enumerate(tables)
+    }
     graph = replace(world.workspace.graph, sources={**world.workspace.graph.sources, **sources})
     cache = ConnectionCache(world.workspace.airbyte, [*source_tables(world.workspace.graph), *tables])
     world.sensor = airbyte_sync_sensor(replace(world.workspace, graph=graph, connections=cache))

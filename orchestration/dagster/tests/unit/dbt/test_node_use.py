@@ -9,7 +9,8 @@ from dbt.artifacts.resources.types import NodeType
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.assets.external import external_assets
-from lakehouse_analytics.dbt.nodes import NodeUse, answer_to, every_node, left_out
+from lakehouse_analytics.dbt.node_use import NodeUse, left_out, use_of
+from lakehouse_analytics.dbt.nodes import manifest_of
 from manifests import PROJECT, Manifest
 
 #: What dbt 1.11 never writes as a node of a manifest's graph: text, code, and inline statements of a command.
@@ -46,13 +47,14 @@ def whole_manifest() -> Manifest:
 
 def test_every_resource_type_of_dbt_has_an_answer() -> None:
     m = whole_manifest()
-    answers = {node["resource_type"]: answer_to(node) for _, node in every_node(m.build())}
-    assert answers.keys() == {str(kind) for kind in NodeType} - {str(kind) for kind in NEVER_NODES}
+    nodes = manifest_of(m.build()).nodes
+    uses = {node.resource_type: use_of(node) for node in nodes.values()}
+    assert uses.keys() == {str(kind) for kind in NodeType} - {str(kind) for kind in NEVER_NODES}
     graph = m.graph()
-    for unique_id, node in every_node(m.build()):
+    for unique_id, node in nodes.items():
         owned = {**graph.tables, **graph.functions, **graph.tests, **graph.unbuilt, **graph.exposures}
         shown = unique_id in owned
-        assert shown == (answer_to(node) in (NodeUse.BUILT, NodeUse.CHECKED, NodeUse.EXTERNAL)), unique_id
+        assert shown == (use_of(node) in (NodeUse.BUILT, NodeUse.CHECKED, NodeUse.EXTERNAL)), unique_id
 
 
 def test_what_is_left_out_is_named_in_one_line() -> None:
@@ -78,7 +80,7 @@ def test_a_resource_type_of_a_later_dbt_is_named_and_stops_nothing() -> None:
 def test_a_project_without_such_nodes_says_nothing() -> None:
     m = Manifest()
     m.model("fct", folder="gold")
-    assert left_out(m.build()) == ()
+    assert left_out(manifest_of(m.build()).nodes.values()) == ()
 
 
 # Tests without a table.
