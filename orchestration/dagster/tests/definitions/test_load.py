@@ -128,7 +128,7 @@ def test_every_job_ends_a_run_after_the_longest_time(local: Any) -> None:
     assert {job.tags.get("dagster/max_runtime") for job in jobs if not job.name.startswith("__")} == {"7200"}
 
 
-def test_upkeep_is_a_job_and_a_schedule_where_there_is_iceberg(local: Any, trino: Any) -> None:
+def test_maintenance_is_a_job_and_a_schedule_where_there_is_iceberg(local: Any, trino: Any) -> None:
     changed = type(trino)({**trino.variables, "LAKEHOUSE_MAINTENANCE_CRON": "15 5 * * *"})
     definitions = changed.load()
     job = definitions.resolve_job_def("iceberg_maintenance")

@@ -13,7 +13,7 @@ from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.contract.models import ModelContract
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.engines.trino.resource import TrinoResource
-from lakehouse_analytics.maintenance import plan as upkeep
+from lakehouse_analytics.maintenance import plan as maintenance
 from lakehouse_analytics.settings import Settings
 from pyiceberg.catalog import Catalog, load_catalog
 
@@ -48,7 +48,7 @@ def main() -> int:
     trino.fetch_all(f"insert into {table} values 5001")
     time.sleep(3)
 
-    upkeep.MARGIN = timedelta()
+    maintenance.MARGIN = timedelta()
     contract = ModelContract.model_validate({"maintenance": {"retain": "1s", "orphans": "1s"}})
     node = {
         "name": name, "resource_type": "model", "database": CATALOG, "schema": SCHEMA,

@@ -128,7 +128,7 @@ def test_leaving_releases_what_threads_still_have(instance: dg.DagsterInstance, 
 
 def test_two_steps_of_one_run_and_two_threads_of_one_step_exclude_each_other(step: partial[TableLocks]) -> None:
     one = step()
-    other = step("upkeep", one.run_id)
+    other = step("maintenance", one.run_id)
     for locks in (one, other):
         with one.locked(A), pytest.raises(TableBusyError), locks.locked(A):
             pytest.fail("two writers")
@@ -170,14 +170,14 @@ def test_waiting_ends_after_a_time_or_when_it_is_stopped(step: partial[TableLock
 def test_a_caller_that_does_not_wait_leaves_a_table_to_those_who_do(
     instance: dg.DagsterInstance, step: partial[TableLocks]
 ) -> None:
-    one, build, upkeep = step(), step(), step("upkeep")
+    one, build, maintenance = step(), step(), step("maintenance")
     with one.locked(A), build.locked(B):
         assert isinstance(build._open().acquire(A, waits=True, has_ended=lambda _: False), Busy)
-    with pytest.raises(TableBusyError) as caught, upkeep.locked(A):
+    with pytest.raises(TableBusyError) as caught, maintenance.locked(A):
         pytest.fail("the build waits for it")
     assert caught.value.owner == Owner(build.run_id, "build")
     build.close()
-    with upkeep.locked(A):
+    with maintenance.locked(A):
         assert not is_free(instance, A)
 
 
