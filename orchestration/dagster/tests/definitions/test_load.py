@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.assets.gates import Run
+from lakehouse_analytics.assets.gates.plan import Selection
 from lakehouse_analytics.contract.models import LAYERS
 from lakehouse_analytics.dbt.project import ManifestError
 from lakehouse_analytics.settings import SettingsError
@@ -172,7 +172,7 @@ def test_the_trino_target_has_the_same_assets(local: Any, trino: Any) -> None:
     assert {s.key for s in theirs.sources.values()} == {s.key for s in ours.sources.values()}
     assert {(t.name, t.attached) for t in theirs.tests.values()} == {(t.name, t.attached) for t in ours.tests.values()}
     assert theirs.ranks == ours.ranks
-    plans = [Run(graph, frozenset(graph.tables)).plan() for graph in (ours, theirs)]
+    plans = [Selection(graph, frozenset(graph.tables)).plan() for graph in (ours, theirs)]
     assert {*plans[0].nodes} == {*plans[1].nodes}
     assert {*plans[0].edges} == {*plans[1].edges}
 

@@ -497,7 +497,7 @@ def test_our_certificates_win_over_the_machine_s_and_its_proxies_stay(
 
 
 def test_errors_of_the_server_count_as_the_database_being_unusable(coordinator: Coordinator) -> None:
-    # assets/counting.py then asks no second time, table by table.
+    # checks/runner.py then asks no second time, table by table.
     coordinator.answers = [401]
     assert isinstance(refused(coordinator, READ), DatabaseError)
 
