@@ -78,7 +78,7 @@ def main(side: str, selection: str) -> None:
 
         logging.getLogger("dagster").setLevel(logging.CRITICAL)
         job = repository.get_implicit_global_asset_job_def()
-        # Of dbt: upkeep is an asset of ours, too.
+        # Those of dbt; maintenance has assets, too.
         keys = [key for key in job.asset_layer.executable_asset_keys if "dbt" in repository.asset_graph.get(key).kinds]
         wanted = [key for key in keys if selection in ("*", key.path[-1])]
         with dg.DagsterInstance.ephemeral() as instance:

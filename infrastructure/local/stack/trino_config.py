@@ -127,7 +127,7 @@ def catalog(settings: Settings, name: str) -> dict[str, str]:
         # PostgreSQL's words for "I was restarted": without them the first statements after it fail on old connections.
         "iceberg.jdbc-catalog.retryable-status-codes": "57P01,57P02,57P03",
         "iceberg.jdbc-catalog.default-warehouse-dir": s3.warehouse(name),
-        # Trino's floor is 7 days; the code location's upkeep has a floor of its own, and tests need to see deletions.
+        # Trino's minimum is 7 days. Maintenance has a minimum of its own, and tests need to see deletions.
         "iceberg.expire-snapshots.min-retention": "0s",
         "iceberg.remove-orphan-files.min-retention": "0s",
         "fs.native-s3.enabled": "true",

@@ -8,7 +8,9 @@ from typing import Any
 import dagster as dg
 
 from lakehouse_analytics.assets.dbt_build import Report
-from lakehouse_analytics.assets.gates import BUILT_STATUS, Plan, Run
+from lakehouse_analytics.assets.gates import BUILT_STATUS
+from lakehouse_analytics.assets.gates.plan import Plan
+from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.retries import Patience
 from lakehouse_analytics.checks.dbt_tests import dbt_test_result
 from lakehouse_analytics.checks.evaluations import Evaluations

@@ -18,7 +18,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from lakehouse_analytics.assets.gates import BUILT_STATUS, Plan
+from lakehouse_analytics.assets.gates import BUILT_STATUS
+from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.checks.runner import CountResult
 from lakehouse_analytics.dbt import FINISHING, STARTING
 from lakehouse_analytics.dbt.graph import Table

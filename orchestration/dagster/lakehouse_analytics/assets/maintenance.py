@@ -37,6 +37,7 @@ from lakehouse_analytics.maintenance.report import Memory, listed, memories_of, 
 from lakehouse_analytics.maintenance.state import existing, left_behind, measure, partitions_sql
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 
+#: Not "maintenance": run configurations and the retries of stored runs name the op, and its run configuration.
 OP_NAME = "upkeep"
 
 
@@ -108,7 +109,7 @@ def maintenance_assets(
     asked = guard or UnknownSyncs()
 
     @multi_asset(name=OP_NAME, specs=[_spec(table, graph.adapter) for table in tables], can_subset=True)
-    def upkeep(
+    def maintenance(
         context: dg.AssetExecutionContext, config: MaintenanceConfig, engine: dg.ResourceParam[Trino]
     ) -> Iterator[dg.MaterializeResult[Any]]:
         refuse_failed_launch(context.instance, context.run.run_id)
@@ -117,7 +118,7 @@ def maintenance_assets(
         with execution.locks:
             yield from execution.events(selected)
 
-    return [upkeep]
+    return [maintenance]
 
 
 def _spec(table: MaintainedTable, engine: str) -> dg.AssetSpec:

@@ -9,9 +9,17 @@ from pathlib import Path
 import click
 
 from lakehouse_analytics.devtools.airbyte_sim import command as airbyte_sim
-from lakehouse_analytics.doctor.probes import NAMES
+from lakehouse_analytics.doctor.probes import NAMES, RENAMED
 from lakehouse_analytics.ingest.command import ingest
 from lakehouse_analytics.instance.command import instance
+
+
+class _ProbeName(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
+    """A probe, by its name or a former one."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name: str = super().convert(RENAMED.get(value, value), param, ctx)
+        return name
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -84,7 +92,7 @@ def init() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines: a list of objects.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=15.0, show_default=True,
               help="Seconds that each probe has.")  # fmt: skip
-@click.option("--skip", multiple=True, type=click.Choice(NAMES), help="Leave a probe out; may be repeated.")
+@click.option("--skip", multiple=True, type=_ProbeName(NAMES), help="Leave a probe out; may be repeated.")
 def doctor(as_json: bool, timeout: float, skip: tuple[str, ...]) -> None:
     """Find out what is wrong, and how to fix it: checks everything that a deployment needs.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +29,15 @@ def server_of(context: ProbeContext) -> TrinoServer:
     from lakehouse_analytics.engines.trino.resource import TrinoResource
 
     server = TrinoResource.of(context.settings).server()
-    return replace(
-        server,
-        request_timeout=min(server.request_timeout, context.patience),
-        start_timeout=0.0,
-        queue_timeout=0.0,
-        # No session property: the user may lack the right to set any.
-        statement_timeout=context.patience,
-        token_needed_until=datetime.now(UTC) + timedelta(seconds=context.settings.max_runtime),
+    return server.model_copy(
+        update={
+            "request_timeout": min(server.request_timeout, context.patience),
+            "start_timeout": 0.0,
+            "queue_timeout": 0.0,
+            # No session property: the user may lack the right to set any.
+            "statement_timeout": context.patience,
+            "token_needed_until": datetime.now(UTC) + timedelta(seconds=context.settings.max_runtime),
+        }
     )
 
 

@@ -14,7 +14,7 @@ PROBES = (
     Probe("catalog", data.catalog, needs=("settings", "manifest", "engine")),
     Probe("version", trino.version, needs=("settings", "engine"), after=("manifest",)),
     Probe("rights", trino.rights, needs=("manifest", "engine")),
-    Probe("upkeep", trino.upkeep, needs=("manifest", "engine")),
+    Probe("maintenance", trino.maintenance, needs=("manifest", "engine")),
     Probe(
         "warehouse",
         warehouse.warehouse,
@@ -32,3 +32,5 @@ PROBES = (
     Probe("clock", clock.clock, needs=("settings",), after=("engine", "airbyte")),
 )
 NAMES = tuple(probe.name for probe in PROBES)
+#: Former names, which `--skip` still takes.
+RENAMED = {"upkeep": "maintenance"}

@@ -105,7 +105,7 @@ def rights(context: ProbeContext) -> Finding:
     return fine("\n".join([f"{server.user} has all {allowed} rights that were checked", *words]))
 
 
-def upkeep(context: ProbeContext) -> Finding:
+def maintenance(context: ProbeContext) -> Finding:
     """Trino lets maintenance expire what contracts say, and which tables must not lose files."""
     from lakehouse_analytics.contract.models import ContractError
     from lakehouse_analytics.maintenance.policy import maintained_tables

@@ -21,6 +21,9 @@ from lakehouse_analytics.dbt.relation import Relation
 if TYPE_CHECKING:
     from types import TracebackType
 
+#: How the name of a lock begins, on every engine, although only Trino's tables are Iceberg tables. It cannot change:
+#: a pool of this name with the limit 0 closes a table, and during an upgrade, runs of both releases must exclude each
+#: other.
 PREFIX = "iceberg/"
 #: Seconds between two attempts at a lock: the first, and the longest.
 _SOON, _LATER = 0.5, 5.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.assets.gates import Run
+from lakehouse_analytics.assets.gates.plan import Selection
 from lakehouse_analytics.contract.models import LAYERS
 from lakehouse_analytics.dbt.project import ManifestError
 from lakehouse_analytics.settings import SettingsError
@@ -128,7 +128,7 @@ def test_every_job_ends_a_run_after_the_longest_time(local: Any) -> None:
     assert {job.tags.get("dagster/max_runtime") for job in jobs if not job.name.startswith("__")} == {"7200"}
 
 
-def test_upkeep_is_a_job_and_a_schedule_where_there_is_iceberg(local: Any, trino: Any) -> None:
+def test_maintenance_is_a_job_and_a_schedule_where_there_is_iceberg(local: Any, trino: Any) -> None:
     changed = type(trino)({**trino.variables, "LAKEHOUSE_MAINTENANCE_CRON": "15 5 * * *"})
     definitions = changed.load()
     job = definitions.resolve_job_def("iceberg_maintenance")
@@ -172,7 +172,7 @@ def test_the_trino_target_has_the_same_assets(local: Any, trino: Any) -> None:
     assert {s.key for s in theirs.sources.values()} == {s.key for s in ours.sources.values()}
     assert {(t.name, t.attached) for t in theirs.tests.values()} == {(t.name, t.attached) for t in ours.tests.values()}
     assert theirs.ranks == ours.ranks
-    plans = [Run(graph, frozenset(graph.tables)).plan() for graph in (ours, theirs)]
+    plans = [Selection(graph, frozenset(graph.tables)).plan() for graph in (ours, theirs)]
     assert {*plans[0].nodes} == {*plans[1].nodes}
     assert {*plans[0].edges} == {*plans[1].edges}
 

@@ -53,7 +53,7 @@ class Database(ABC):
         found = {}
         for schema, table in self.tables(schemas):
             if "__dbt_tmp_" in table:
-                continue  # a killed run's; upkeep drops it
+                continue  # a killed run's; maintenance drops it
             columns = self.columns(schema, table)
             rows = self.sql(f'select * from "{schema}"."{table}"')
             heading = tuple(f"{name} {kind}" for name, kind in columns)

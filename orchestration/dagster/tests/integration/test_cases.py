@@ -92,7 +92,7 @@ TESTED: dict[str, tuple[str, ...]] = {
     "spaces": (NAMES,),
     "tests": (NODES,),
     "trino": (
-        "integration/test_upkeep_protection.py::test_files_that_something_else_may_need_are_kept",
+        "integration/test_maintenance_protection.py::test_files_that_something_else_may_need_are_kept",
         "integration/test_shared_cluster.py::test_two_builds_wait_in_the_queue_for_longer_than_an_outage_may_last",
     ),
     "two-packages": (

@@ -389,7 +389,7 @@ def logs_in(stack: Stack) -> bool:
 
 
 @pytest.mark.new_interpreter  # which `dbt_below` finds
-def test_what_a_killed_dbt_leaves_is_harmless_and_found_by_upkeep(
+def test_what_a_killed_dbt_leaves_is_harmless_and_found_by_maintenance(
     half_built: Lakehouse, stack: Stack, mark: str
 ) -> None:
     change(half_built, slow(mark, HOURS, once=True, config=MERGE))

@@ -127,7 +127,7 @@ def test_a_count_is_right_after_every_kind_of_commit_of_trino(lake: Lake) -> Non
         assert lake.known("t") == ({"t": rows} if told else {}), statement
 
 
-def test_a_count_is_right_after_going_back_and_after_upkeep(lake: Lake) -> None:
+def test_a_count_is_right_after_going_back_and_after_maintenance(lake: Lake) -> None:
     t = lake.relation("t")
     lake.sql(f"create table {t} as select i from unnest(sequence(1, 10)) as s(i)")
     before = lake.table("t").metadata.current_snapshot_id
@@ -136,9 +136,9 @@ def test_a_count_is_right_after_going_back_and_after_upkeep(lake: Lake) -> None:
     lake.sql(f"alter table {t} execute rollback_to_snapshot({before})")
     assert lake.known("t") == lake.true("t") == {"t": 10}
     lake.sql(f"delete from {t} where i < 3")
-    for upkeep in ("optimize", "optimize_manifests", "expire_snapshots(retention_threshold => '0s')"):
-        lake.sql(f"alter table {t} execute {upkeep}")
-        assert lake.known("t") == lake.true("t") == {"t": 8}, upkeep
+    for procedure in ("optimize", "optimize_manifests", "expire_snapshots(retention_threshold => '0s')"):
+        lake.sql(f"alter table {t} execute {procedure}")
+        assert lake.known("t") == lake.true("t") == {"t": 8}, procedure
 
 
 def test_tables_of_every_kind_are_counted_in_one_look(lake: Lake) -> None:

@@ -83,7 +83,7 @@ def test_a_password_that_is_wrong_is_one_message_at_once_without_it(
 def test_doctor_says_what_it_found(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lakehouse.definitions()
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    looked_at = {"settings", "manifest", "engine", "catalog", "upkeep"}
+    looked_at = {"settings", "manifest", "engine", "catalog", "maintenance"}
     skipped = [word for name in NAMES if name not in looked_at for word in ("--skip", name)]
     answer = CliRunner().invoke(main, ["doctor", "--json", *skipped])
     found = {one["name"]: one for one in json.loads(answer.stdout)}
@@ -91,7 +91,7 @@ def test_doctor_says_what_it_found(lakehouse: Lakehouse, monkeypatch: pytest.Mon
     assert found["engine"]["message"].startswith("PostgreSQL ")
     assert found["catalog"]["status"] == "ok", found
     assert "has raw" in found["catalog"]["message"]
-    assert found["upkeep"]["status"] == "skipped"
+    assert found["maintenance"]["status"] == "skipped"
 
 
 def test_the_rights_that_the_documentation_lists_are_enough(

@@ -351,11 +351,11 @@ def test_a_user_with_the_published_rights_builds_the_demo(
         assert "14 of 14 assets built" in done.stdout
     report = doctor(only=RIGHTS)
     assert report.failed == [], report.text
-    assert report.status("version") == report.status("rights") == report.status("upkeep") == "ok"
+    assert report.status("version") == report.status("rights") == report.status("maintenance") == "ok"
     assert "not checked" not in report.said("rights")
 
 
-RIGHTS = ("settings", "manifest", "engine", "version", "rights", "upkeep")
+RIGHTS = ("settings", "manifest", "engine", "version", "rights", "maintenance")
 
 
 def without(section: str, change: Callable[[dict[str, Any]], object], schema: str) -> dict[str, Any]:
@@ -374,7 +374,7 @@ MISSING = {
     "create table on test1.silver": without("tables", lambda e: e["privileges"].remove("OWNERSHIP"), "silver"),
     "select on test1.raw": without("tables", lambda e: e["privileges"].clear(), "raw"),
     "select on system.metadata.materialized_views": without("tables", lambda e: e["privileges"].clear(), "metadata"),
-    '$files" (upkeep measures tables by it)': without("tables", lambda e: e.update(table="[^$]*"), "silver"),
+    '$files" (maintenance measures tables by it)': without("tables", lambda e: e.update(table="[^$]*"), "silver"),
 }
 
 
@@ -397,15 +397,15 @@ def test_doctor_compares_contracts_with_what_trino_refuses_to_delete(
 ) -> None:
     assert lake.run().success
     well = doctor(only=RIGHTS)
-    assert well.status("upkeep") == "ok", well.text
+    assert well.status("maintenance") == "ok", well.text
 
     floor = json.dumps({"test1.expire_snapshots_min_retention": "30d"})
     monkeypatch.setenv("LAKEHOUSE_TRINO_SESSION_PROPERTIES", floor)
     report = doctor(only=RIGHTS)
-    assert report.failed == ["upkeep"], report.text
-    assert "test1 refuses to delete what is younger than 30d" in report.said("upkeep")
-    assert "has retain 7d" in report.said("upkeep")
-    assert "iceberg.expire-snapshots.min-retention=7d" in report.findings["upkeep"]["fix"]
+    assert report.failed == ["maintenance"], report.text
+    assert "test1 refuses to delete what is younger than 30d" in report.said("maintenance")
+    assert "has retain 7d" in report.said("maintenance")
+    assert "iceberg.expire-snapshots.min-retention=7d" in report.findings["maintenance"]["fix"]
 
 
 def test_doctor_names_tables_whose_files_others_may_share(lake: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +416,7 @@ def test_doctor_names_tables_whose_files_others_may_share(lake: Lakehouse, monke
         transaction.set_properties({"gc.enabled": "false"})
     report = doctor(only=RIGHTS)
     assert report.failed == [], report.text
-    assert "gc.enabled is false, so other branches may share the files: test1.silver.sa" in report.said("upkeep")
+    assert "gc.enabled is false, so other branches may share the files: test1.silver.sa" in report.said("maintenance")
 
 
 def test_doctor_on_a_busy_cluster_says_that_it_did_not_check(

@@ -14,7 +14,7 @@ from lakehouse_analytics.contract.models import ModelContract
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.nodes import Config, Node
 from lakehouse_analytics.engines.trino.resource import TrinoResource
-from lakehouse_analytics.maintenance import plan as upkeep
+from lakehouse_analytics.maintenance import plan as maintenance
 from lakehouse_analytics.settings import Settings
 from pyiceberg.catalog import Catalog, load_catalog
 
@@ -49,7 +49,7 @@ def main() -> int:
     trino.fetch_all(f"insert into {table} values 5001")
     time.sleep(3)
 
-    upkeep.MARGIN = timedelta()
+    maintenance.MARGIN = timedelta()
     contract = ModelContract.model_validate({"maintenance": {"retain": "1s", "orphans": "1s"}})
     node = Node(
         "model.lab",

@@ -99,4 +99,4 @@ def test_a_step_knows_what_its_whole_run_builds() -> None:
     def left_out() -> None: ...
 
     assert dg.materialize([one, two, left_out], selection=[one, two]).success
-    assert found == [{dg.AssetKey("one"), dg.AssetKey("two")}], "Look at assets/build.py."
+    assert found == [{dg.AssetKey("one"), dg.AssetKey("two")}], "Look at assets/build_selection.py."

@@ -29,7 +29,9 @@ from lakehouse_analytics.locks import (
     lock_name,
     postgres,
 )
-from lakehouse_analytics.locks.postgres import CREATE, PostgresLocks, lock_key
+from lakehouse_analytics.locks.postgres import PostgresLocks
+from lakehouse_analytics.locks.postgres.advisory import lock_key
+from lakehouse_analytics.locks.postgres.registry import CREATE
 from lock_process import run_process
 from postgres_server import PostgresServer, postgres_server
 
@@ -128,7 +130,7 @@ def test_leaving_releases_what_threads_still_have(instance: dg.DagsterInstance, 
 
 def test_two_steps_of_one_run_and_two_threads_of_one_step_exclude_each_other(step: partial[TableLocks]) -> None:
     one = step()
-    other = step("upkeep", one.run_id)
+    other = step("maintenance", one.run_id)
     for locks in (one, other):
         with one.locked(A), pytest.raises(TableBusyError), locks.locked(A):
             pytest.fail("two writers")
@@ -170,14 +172,14 @@ def test_waiting_ends_after_a_time_or_when_it_is_stopped(step: partial[TableLock
 def test_a_caller_that_does_not_wait_leaves_a_table_to_those_who_do(
     instance: dg.DagsterInstance, step: partial[TableLocks]
 ) -> None:
-    one, build, upkeep = step(), step(), step("upkeep")
+    one, build, maintenance = step(), step(), step("maintenance")
     with one.locked(A), build.locked(B):
         assert isinstance(build._open().acquire(A, waits=True, has_ended=lambda _: False), Busy)
-    with pytest.raises(TableBusyError) as caught, upkeep.locked(A):
+    with pytest.raises(TableBusyError) as caught, maintenance.locked(A):
         pytest.fail("the build waits for it")
     assert caught.value.owner == Owner(build.run_id, "build")
     build.close()
-    with upkeep.locked(A):
+    with maintenance.locked(A):
         assert not is_free(instance, A)
 
 
@@ -251,8 +253,8 @@ def test_a_killed_run_that_waited_is_not_waited_for(instance: dg.DagsterInstance
     # What is left of a process that was killed: PostgreSQL ends its session, the system unlocks its files.
     backend = dead._open()
     if isinstance(backend, PostgresLocks):
-        backend._hang_up()
-        backend._lines.clear()
+        backend.session.close()
+        backend.own.waiting.clear()
     else:
         backend.release(A)
         (backend.folder / "iceberg%2Flake.silver.a.waiting.dead").write_text("dead\nbuild\n")  # type: ignore[attr-defined]
@@ -326,11 +328,10 @@ def die(locks: TableLocks) -> None:
     """What the system does when a process ends: it closes sockets and files, and nothing else."""
     backend = locks._open()
     if isinstance(backend, PostgresLocks):
-        backend._closed.set()
-        backend._thread.join()
-        backend._hang_up()
-        backend._tables.clear()
-        backend._lines.clear()
+        backend.stop_heart()
+        backend.session.close()
+        backend.own.tables.clear()
+        backend.own.waiting.clear()
     else:
         for file in [*backend._tables.values(), *backend._lines.values()]:  # type: ignore[attr-defined]
             os.close(file)
@@ -374,7 +375,7 @@ def test_many_tables_are_one_session_and_their_key_can_be_computed_in_sql(
         for number in range(50):
             stack.enter_context(locks.locked(f"iceberg/lake.silver.t{number}"))
         assert len(sessions(server, pg, locks)) == 1
-        session = locks._open()._session  # type: ignore[attr-defined]
+        session = locks._open().session._connection  # type: ignore[attr-defined]
         with socket.socket(fileno=os.dup(session.connection.dbapi_connection.fileno())) as client:
             assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 20_000
         ((run_id, step_key),) = server.ask(
@@ -457,12 +458,12 @@ def test_a_run_that_was_away_too_long_learns_that_another_has_the_table(
     one.on_lost = lost.append
     backend = one._open()
     assert isinstance(backend, PostgresLocks)
-    with one.locked(A) as lock, backend._mutex:  # its thread does not look meanwhile
+    with one.locked(A) as lock, backend.mutex:  # its thread does not look meanwhile
         end_session(server, pg, one)
         with other.locked(A, wait=30, on_stale_holder=stale.append):
             assert stale == [one.run_id]
-            backend._disconnected(ConnectionError("cut"))
-            backend._restore()
+            backend.recovery.disconnected(ConnectionError("cut"))
+            backend.recovery.restore()
             with pytest.raises(TableLockLostError, match=f"run {other.run_id[:8]} has locked the table since"):
                 lock.check()
     assert len(lost) == 1

@@ -297,7 +297,8 @@ def _ask(server: TrinoServer, patience: _Patience, log: Callable[[str], None]) -
     # On the catalog, because its database may be gone while Trino is there; on a worker, because one may be missing.
     progress = _Progress(server, log, running=left)
     try:
-        _once(replace(server, request_timeout=timeout), f"show schemas from {identifier(server.catalog)}", (), progress)
+        quick = server.model_copy(update={"request_timeout": timeout})
+        _once(quick, f"show schemas from {identifier(server.catalog)}", (), progress)
     except TrinoError as error:
         if error.failure.name != "EXCEEDED_TIME_LIMIT":
             raise

@@ -5,22 +5,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import dagster as dg
-from pydantic import Field, PrivateAttr, SecretStr
+from pydantic import PrivateAttr, SecretStr
 
 from lakehouse_analytics.dbt.query_tags import Provenance
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.trino.client import QueryResult, execute, wait_until_ready
+from lakehouse_analytics.engines.trino.connection import TrinoConnection
 from lakehouse_analytics.engines.trino.errors import Failure, classify_dbt
 from lakehouse_analytics.engines.trino.queries import kill_query, list_queries, queue_reported
 from lakehouse_analytics.engines.trino.session import TrinoServer
 from lakehouse_analytics.iceberg.catalog import check_client
 from lakehouse_analytics.iceberg.row_counts import MetadataCounts
-from lakehouse_analytics.settings import AuthMethod, Settings
+from lakehouse_analytics.settings import Settings
 
 #: `query.max-stage-count`, Trino's default. The session property of that name changes it for us.
 MAX_STAGES = 150
@@ -34,26 +34,13 @@ def of(settings: Settings) -> "TrinoResource":
     return TrinoResource.of(settings)
 
 
-class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[type-arg]
     """A Trino coordinator. `settings.py` documents the fields.
 
-    What a resource is made of is shown in Dagster's UI; so the password and the token are no fields of it. They are
-    read from the environment of the process that connects.
+    Dagster's UI shows the fields of a resource, so the password and the token are not among them. They are read from
+    the environment of the process that connects.
     """
 
-    host: str
-    port: int = 8080
-    http_scheme: str = "http"
-    user: str
-    catalog: str
-    auth: str = "none"
-    ca_bundle: str | None = None
-    client_certificate: str | None = None
-    client_key: str | None = None
-    session_properties: dict[str, str] = Field(default_factory=dict)
-    request_timeout: float = 30.0
-    start_timeout: float = 120.0
-    queue_timeout: float = 1800.0
     ui_url: str | None = None
     max_runtime: int = 21_600
     iceberg_catalog: str | None = None
@@ -73,19 +60,7 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         if settings.iceberg_catalog:  # ingest writes with it, wherever row counts come from
             check_client(settings.iceberg_catalog)
         return cls(
-            host=settings.trino_host,
-            port=settings.trino_port,
-            http_scheme=settings.trino_http_scheme,
-            user=settings.trino_user,
-            catalog=settings.trino_catalog,
-            auth=settings.trino_auth,
-            ca_bundle=_text(settings.trino_ca_bundle),
-            client_certificate=_text(settings.trino_client_certificate),
-            client_key=_text(settings.trino_client_key),
-            session_properties=settings.trino_session_properties,
-            request_timeout=settings.trino_request_timeout,
-            start_timeout=settings.trino_start_timeout,
-            queue_timeout=settings.trino_queue_timeout,
+            **dict(settings.trino_connection),
             ui_url=settings.trino_ui_url,
             max_runtime=settings.max_runtime,
             iceberg_catalog=settings.iceberg_catalog if settings.iceberg_row_counts == "metadata" else None,
@@ -194,41 +169,16 @@ class TrinoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def query_url(self, query_id: str) -> str:
         """The page of a query in Trino's UI."""
-        base = self.ui_url or f"{self.http_scheme}://{self.host}:{self.port}"
-        return f"{base.rstrip('/')}/ui/query.html?{query_id}"
+        return f"{(self.ui_url or self.address).rstrip('/')}/ui/query.html?{query_id}"
 
     def server(self) -> TrinoServer:
         """What the client needs, with the secret of this process's environment."""
-        auth: AuthMethod = self.auth  # type: ignore[assignment]  # Dagster's config knows no Literal
-        return TrinoServer(
-            host=self.host,
-            port=self.port,
-            http_scheme=self.http_scheme,
-            user=self.user,
-            catalog=self.catalog,
-            auth=auth,
-            secret=_secret(auth),
-            ca_bundle=_path(self.ca_bundle),
-            client_certificate=_path(self.client_certificate),
-            client_key=_path(self.client_key),
-            session_properties=self.session_properties,
-            request_timeout=self.request_timeout,
-            start_timeout=self.start_timeout,
-            queue_timeout=self.queue_timeout,
-            token_needed_until=self._token_needed_until,
-        )
+        connection = {name: getattr(self, name) for name in TrinoConnection.model_fields}
+        return TrinoServer(**connection, secret=_secret(self.auth), token_needed_until=self._token_needed_until)
 
 
-def _secret(auth: AuthMethod) -> SecretStr | None:
+def _secret(auth: str) -> SecretStr | None:
     if auth not in ("password", "jwt"):
         return None
     settings = Settings.load()
     return settings.trino_password if auth == "password" else settings.trino_jwt
-
-
-def _text(path: Path | None) -> str | None:
-    return str(path) if path else None
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from lakehouse_analytics.engines.base import DatabaseError
+from lakehouse_analytics.engines.trino.connection import TrinoConnection
 from lakehouse_analytics.engines.trino.errors import Failure, Kind, classify
-from lakehouse_analytics.settings import AuthMethod
 
 if TYPE_CHECKING:
     import requests
@@ -37,41 +35,18 @@ def failed(failure: Failure) -> TrinoError:
     return TrinoUnavailableError(failure) if failure.of_server else TrinoError(failure)
 
 
-@dataclass(frozen=True)
-class TrinoServer:
-    """A coordinator, and everything needed to ask it.
+class TrinoServer(TrinoConnection):
+    """A coordinator, and everything that a client needs to use it.
 
     Attributes:
-        secret: The password or the token, as `auth` has it.
-        session_properties: In force for every query.
-        request_timeout: Seconds to wait for one HTTP answer.
-        start_timeout: Seconds to wait for a server that is down or starting.
-        queue_timeout: Seconds to try again while the queue of the resource group is full.
+        secret: The password or the token, depending on `auth`.
         statement_timeout: Seconds that a statement may take, time in the queue included; None: as long as it takes.
-        token_needed_until: A token that expires before is refused; None: it only must not have expired.
+        token_needed_until: A token that expires before is refused; None: it must not have expired yet.
     """
 
-    host: str
-    port: int
-    http_scheme: str
-    user: str
-    catalog: str
-    auth: AuthMethod = "none"
-    secret: SecretStr | None = field(default=None, repr=False)
-    ca_bundle: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
-    session_properties: dict[str, str] = field(default_factory=dict)
-    request_timeout: float = 30.0
-    start_timeout: float = 120.0
-    queue_timeout: float = 1800.0
+    secret: SecretStr | None = Field(default=None, repr=False)
     statement_timeout: float | None = None
     token_needed_until: datetime | None = None
-
-    @property
-    def address(self) -> str:
-        """Where it listens."""
-        return f"{self.http_scheme}://{self.host}:{self.port}"
 
     def authentication(self, now: datetime | None = None) -> trino.auth.Authentication | None:
         """The client's way to log in.
@@ -155,7 +130,7 @@ def http_session(server: TrinoServer) -> requests.Session:
             return response
 
     session = Session()
-    session.verify = str(server.ca_bundle) if server.ca_bundle else True
+    session.verify = server.ca_bundle or True
     return session
 
 

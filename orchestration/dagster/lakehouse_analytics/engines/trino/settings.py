@@ -14,6 +14,7 @@ from pydantic_settings import NoDecode
 
 from lakehouse_analytics.common.environment import PREFIX, absolute
 from lakehouse_analytics.common.text import MAX_TEXT, brief
+from lakehouse_analytics.engines.trino.connection import TrinoConnection
 
 AuthMethod = Literal["none", "password", "jwt", "certificate"]
 
@@ -73,6 +74,12 @@ class TrinoSettings(BaseModel):
     def trino_auth(self) -> AuthMethod:
         """How we log in to Trino."""
         return next((method for name, method in LOG_INS.items() if getattr(self, name)), "none")
+
+    @property
+    def trino_connection(self) -> TrinoConnection:
+        """The connection that these settings describe, without the secrets."""
+        values = {name: getattr(self, f"trino_{name}") for name in TrinoConnection.model_fields}
+        return TrinoConnection(**{name: str(one) if isinstance(one, Path) else one for name, one in values.items()})
 
     def trino_problems(self) -> list[str]:
         """What is wrong with how the settings log in to Trino, each by variable."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lakehouse_analytics.assets.build import accepted_tables
+from lakehouse_analytics.assets.accepted_tables import accepted_tables
 from manifests import Manifest
 
 

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.assets.gates import Plan, Run
+from lakehouse_analytics.assets.gates.plan import Plan, Selection
+from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
 from manifests import PROJECT, Manifest, manifests, medallion
@@ -75,7 +76,7 @@ class Played:
         broken_counts: Collection[str] = (),
     ) -> None:
         chosen = graph.tables if selected is None else selected
-        self.run = Run(graph, frozenset(chosen), frozenset(checked), frozenset(counted))
+        self.run = Run(Selection(graph, frozenset(chosen), frozenset(checked), frozenset(counted)))
         self.plan = self.run.plan()
         nodes, asked = dbt_build(self.plan, outcome or {}, broken_counts)
         self.nodes = nodes
@@ -243,7 +244,7 @@ def test_a_dbt_that_reports_nothing_at_all_builds_nothing() -> None:
     m = medallion()
     m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     graph = m.graph()
-    run = Run(graph, frozenset(graph.tables))
+    run = Run(Selection(graph, frozenset(graph.tables)))
     run.record(run.plan(), dbt({}))
     assert not run.succeeded
     assert set(run.failed) == set(graph.tables)
@@ -255,7 +256,7 @@ def test_a_skip_without_a_reason_is_a_failure_and_only_the_topmost_is_blamed() -
     b = m.model("b", a, folder="bronze")
     m.model("c", b, folder="bronze")
     graph = m.graph()
-    run = Run(graph, frozenset(graph.tables))
+    run = Run(Selection(graph, frozenset(graph.tables)))
     run.record(run.plan(), dbt({u: said(u, "skipped") for u in graph.tables}))
     assert set(run.failed) == {a}
     assert "dbt skipped it: no reason given" in run.failed[a]
@@ -285,7 +286,7 @@ def test_tests_of_what_dbt_skips_below_a_failed_gate_are_not_missed() -> None:
 
 def test_a_run_that_built_nothing_yet_has_not_succeeded() -> None:
     graph = medallion().graph()
-    assert not Run(graph, frozenset(graph.tables)).succeeded
+    assert not Run(Selection(graph, frozenset(graph.tables))).succeeded
 
 
 def test_a_test_that_reads_a_blocked_table_is_not_run_and_not_missed() -> None:
@@ -403,7 +404,7 @@ def test_results_of_nodes_nobody_asked_for_change_nothing() -> None:
     m = medallion()
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     graph = m.graph()
-    run = Run(graph, frozenset({model("dim_b")}))
+    run = Run(Selection(graph, frozenset({model("dim_b")})))
     run.record(run.plan(), dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "pass")}))
     assert run.succeeded
 
@@ -435,7 +436,7 @@ def culprits(run: Run) -> set[str]:
 @given(histories())
 def test_blocked_is_always_the_selected_descendants_of_the_culprits_that_were_not_built(played: Played) -> None:
     run = played.run
-    below = {c: (run.graph.descendants([c]) & run.selected) - run.built for c in culprits(run)}
+    below = {c: (run.selection.graph.descendants([c]) & run.selection.selected) - run.built for c in culprits(run)}
     assert set(run.blocked) == set().union(*below.values())
     for table, named in run.blocked.items():
         assert named == sorted(culprit for culprit, blocked in below.items() if table in blocked)
@@ -444,21 +445,21 @@ def test_blocked_is_always_the_selected_descendants_of_the_culprits_that_were_no
 @given(histories())
 def test_every_selected_table_is_built_failed_or_blocked(played: Played) -> None:
     run = played.run
-    assert run.selected == run.built | set(run.failed) | set(run.blocked)
+    assert run.selection.selected == run.built | set(run.failed) | set(run.blocked)
     assert not run.built & set(run.failed)
 
 
 @given(histories())
 def test_nothing_is_skipped_that_is_below_no_culprit(played: Played) -> None:
     run = played.run
-    below = run.graph.descendants(culprits(run))
+    below = run.selection.graph.descendants(culprits(run))
     for table in played.plan.tables:
         assert table.unique_id in played.ran or played.nodes.get(table.unique_id) is None or table.unique_id in below
 
 
 @given(histories())
 def test_nothing_is_built_below_a_failure_or_below_a_gate_that_could_come_first(played: Played) -> None:
-    run, graph = played.run, played.run.graph
+    run, graph = played.run, played.run.selection.graph
     assert not graph.descendants(run.failed) & run.built
     broken = {t.attached for t in played.plan.tests if (n := played.nodes.get(t.unique_id)) and n.status in STOPS}
     # A test that also reads other tables may have to wait for what it would stop.
@@ -476,7 +477,7 @@ def test_nothing_is_built_below_a_failure_or_below_a_gate_that_could_come_first(
 def test_every_planned_test_is_evaluated_once_or_accounted_for(played: Played) -> None:
     run = played.run
     assert len(played.plan.nodes) == len({*played.plan.nodes})
-    for test in run.tests:
+    for test in run.selection.tests:
         evaluated = test.unique_id in played.ran and test.unique_id not in run.unevaluated
         assert evaluated or test.unique_id in run.unevaluated or {*run.blocked, *run.failed} & set(test.parents)
 
@@ -484,7 +485,7 @@ def test_every_planned_test_is_evaluated_once_or_accounted_for(played: Played) -
 @given(histories())
 def test_success_means_that_all_was_built_and_nothing_blocking_failed(played: Played) -> None:
     run = played.run
-    assert run.succeeded == (run.built == run.selected and not culprits(run))
+    assert run.succeeded == (run.built == run.selection.selected and not culprits(run))
     assert run.succeeded or "✘" in run.summary()
 
 
@@ -494,7 +495,7 @@ def test_the_summary_names_each_failed_and_blocked_table_with_its_culprits(playe
     lines = run.summary().splitlines()
 
     def name(unique_id: str) -> str:
-        return "/".join((run.graph.tables.get(unique_id) or run.graph.sources[unique_id]).key)
+        return "/".join((run.selection.graph.tables.get(unique_id) or run.selection.graph.sources[unique_id]).key)
 
     for unique_id, reason in run.failed.items():
         assert f"✘ {name(unique_id)} was not built: {reason}" in lines
@@ -504,12 +505,15 @@ def test_the_summary_names_each_failed_and_blocked_table_with_its_culprits(playe
     for unique_id, named in run.blocked.items():
         line = f"– {name(unique_id)} was blocked by {', '.join(map(name, named))}"
         assert (line in lines) == (unique_id not in run.failed)
-    assert lines[-1] == f"{len(run.built)} of {len(run.selected)} tables were built."
+    assert lines[-1] == f"{len(run.built)} of {len(run.selection.selected)} tables were built."
 
 
 @given(histories())
 def test_the_run_does_not_depend_on_the_order_in_which_dbt_reports(played: Played) -> None:
-    forwards, backwards = (Run(played.run.graph, played.run.selected, played.run.checked) for _ in range(2))
+    forwards, backwards = (
+        Run(Selection(played.run.selection.graph, played.run.selection.selected, played.run.selection.checked))
+        for _ in range(2)
+    )
     for run, turn in ((forwards, 1), (backwards, -1)):
         run.record(run.plan(), dbt(dict([*played.nodes.items()][::turn])))
     assert forwards.blocked == backwards.blocked
@@ -534,7 +538,7 @@ def test_a_test_that_cannot_run_gates_whatever_its_severity() -> None:
 
 def test_an_exit_code_that_no_node_explains_fails_the_run() -> None:
     graph = medallion().graph()
-    run = Run(graph, frozenset({model("stg_a")}))
+    run = Run(Selection(graph, frozenset({model("stg_a")})))
     nodes = {model("stg_a"): said(model("stg_a"), "success")}
     hook = "operation.shop.shop-on-run-end-0"
     run.record(run.plan(), DbtResult(1, {**nodes, hook: said(hook, "error")}, errors=("permission denied",)))
@@ -547,7 +551,7 @@ def test_an_exit_code_beside_passes_only_fails_the_run() -> None:
     m = medallion()
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"), severity="warn")
     graph = m.graph()
-    run = Run(graph, frozenset({model("stg_a")}))
+    run = Run(Selection(graph, frozenset({model("stg_a")})))
     nodes = {model("stg_a"): said(model("stg_a"), "success"), test: said(test, "warn")}
     run.record(run.plan(), DbtResult(1, nodes, errors=("a warning that dbt was told to take for an error",)))
     assert not run.succeeded
@@ -558,7 +562,7 @@ def test_a_failed_hook_is_named_beside_a_failed_test() -> None:
     m = medallion()
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     graph = m.graph()
-    run = Run(graph, frozenset({model("stg_a")}))
+    run = Run(Selection(graph, frozenset({model("stg_a")})))
     hook = "operation.shop.shop-on-run-end-0"
     nodes = {model("stg_a"): said(model("stg_a"), "success"), test: said(test, "fail"), hook: said(hook, "error", "no")}
     run.record(run.plan(), dbt(nodes))
@@ -570,7 +574,7 @@ def test_a_failure_of_a_test_that_was_not_selected_fails_the_run() -> None:
     m = medallion()
     test = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
     graph = m.graph()
-    run = Run(graph, frozenset({model("dim_b")}))
+    run = Run(Selection(graph, frozenset({model("dim_b")})))
     run.record(run.plan(), dbt({model("dim_b"): said(model("dim_b"), "success"), test: said(test, "fail")}))
     assert run.built == {model("dim_b")}
     assert test in run.summary()
@@ -589,7 +593,7 @@ def test_a_run_succeeds_only_if_dbt_and_every_node_say_so(data: st.DataObject, e
     wanted.append(m.test("singular", model("stg_a")))
     others = ["operation.shop.hook", "unit_test.shop.stg_a.u", "exposure.shop.board", "saved_query.shop.q"]
     graph = m.graph()
-    run = Run(graph, frozenset({model("stg_a")}))
+    run = Run(Selection(graph, frozenset({model("stg_a")})))
     asked = {model("stg_a"), *wanted}
     answers = {
         unique_id: data.draw(st.sampled_from([*STATUSES, None, *["success", "pass"] * 5]), label=unique_id)
@@ -636,7 +640,7 @@ def test_a_function_is_created_before_the_tables_that_call_it() -> None:
 
 def test_a_run_of_some_tables_creates_their_functions_only() -> None:
     m, *_ = with_functions()
-    assert functions_of(Run(m.graph(), frozenset({model("converted")}))) == {"rate"}
+    assert functions_of(Run(Selection(m.graph(), frozenset({model("converted")})))) == {"rate"}
 
 
 def test_functions_wait_for_what_they_read_and_for_functions_that_they_call() -> None:
@@ -664,7 +668,7 @@ def test_a_failed_function_blocks_what_calls_it_and_nothing_else() -> None:
 
 def test_a_function_that_dbt_says_nothing_of_fails_the_run() -> None:
     m, used, _ = with_functions()
-    run = Run(m.graph(), frozenset({model("converted")}))
+    run = Run(Selection(m.graph(), frozenset({model("converted")})))
     run.record(run.plan(), dbt({model("converted"): said(model("converted"), "success")}))
     assert run.failed == {used: "dbt did not create it"}
     assert not run.succeeded
@@ -724,7 +728,7 @@ def test_a_plan_does_not_walk_through_its_tables_for_each_test() -> None:
             m.test(f"t{number}", model("fct"), attached=model("fct"))
         graph = m.graph()
         Watched.walks = 0
-        assert Run(graph, Watched(graph.tables)).plan()
+        assert Run(Selection(graph, Watched(graph.tables))).plan()
         return Watched.walks
 
     assert walks(100) == walks(1)

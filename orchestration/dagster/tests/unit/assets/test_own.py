@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.assets.gates import Run
+from lakehouse_analytics.assets.gates.plan import Selection
 from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.manifest import read
@@ -95,9 +95,9 @@ def test_tests_that_wait_for_what_they_would_gate_are_found(graph: Graph) -> Non
 
 def test_a_test_of_tables_of_two_steps_belongs_to_the_later_step(graph: Graph) -> None:
     customers, scored = f"model.{PROJECT}.stg_customers", f"model.{PROJECT}.scored"
-    first = Run(graph, frozenset({customers}), after=frozenset({scored}))
+    first = Selection(graph, frozenset({customers}), after=frozenset({scored}))
     assert {test.name for test in first.tests} == {"customers_are_unique"}
-    second = Run(graph, frozenset({scored}), before=frozenset({customers}))
+    second = Selection(graph, frozenset({scored}), before=frozenset({customers}))
     assert {test.name for test in second.tests} == {"customers_are_scored"}
-    whole = Run(graph, frozenset({customers, scored}))
+    whole = Selection(graph, frozenset({customers, scored}))
     assert {test.name for test in whole.tests} == {"customers_are_scored", "customers_are_unique"}

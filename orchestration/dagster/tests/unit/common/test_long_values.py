@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from lakehouse_analytics.assets.build import accepted_tables
+from lakehouse_analytics.assets.accepted_tables import accepted_tables
 from lakehouse_analytics.common.text import brief, shortened
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.manifest import read

@@ -38,7 +38,7 @@ from lakehouse_analytics.doctor.probe import (
     unchecked,
 )
 from lakehouse_analytics.doctor.probe import Result as DoctorResult
-from lakehouse_analytics.doctor.probes import NAMES, PROBES
+from lakehouse_analytics.doctor.probes import NAMES, PROBES, RENAMED
 from lakehouse_analytics.doctor.report import exit_code, summary
 from lakehouse_analytics.doctor.run import Run
 from lakehouse_analytics.doctor.secrets import mask
@@ -319,6 +319,15 @@ def test_the_command_leaves_out_what_it_is_told_to() -> None:
     assert list(asked) == list(NAMES)
     assert asked["settings"] == "ok"
     assert asked["airbyte"] == "skipped"  # no URL is set
+
+
+def test_a_former_name_of_a_probe_is_still_taken() -> None:
+    assert RENAMED.keys().isdisjoint(NAMES)
+    for former, name in RENAMED.items():
+        result = lakehouse_doctor("--json", *all_but("settings", name), "--skip", former)
+        assert result.exit_code == 0, result.output
+        found = {one["name"]: one["message"] for one in json.loads(result.stdout)}
+        assert found[name] == "left out (--skip)"
 
 
 def test_unknown_names_and_times_are_refused() -> None:

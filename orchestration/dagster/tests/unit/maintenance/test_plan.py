@@ -25,7 +25,7 @@ from lakehouse_analytics.maintenance.plan import (
 )
 from lakehouse_analytics.maintenance.policy import MaintainedTable, Policy, maintained_tables
 from lakehouse_analytics.maintenance.state import left_behind
-from upkeep_states import COUNTS, NOW, POLICIES, RETENTIONS, states
+from maintenance_states import COUNTS, NOW, POLICIES, RETENTIONS, states
 
 ORDERS = Relation("lakehouse", "silver", "orders")
 DAY = timedelta(days=1)
@@ -182,7 +182,7 @@ def look_after(policy: Policy, state: State) -> State:
 
 
 @given(POLICIES, states())
-def test_after_upkeep_nothing_is_due(policy: Policy, state: State) -> None:
+def test_after_maintenance_nothing_is_due(policy: Policy, state: State) -> None:
     assert plan(ORDERS, policy, look_after(policy, state)) == []
 
 

@@ -13,7 +13,7 @@ from lakehouse_analytics.engines.trino.session import failed
 from lakehouse_analytics.maintenance.plan import ORDER, Snapshot, State, Statement, due
 from lakehouse_analytics.maintenance.policy import Policy
 from lakehouse_analytics.maintenance.protection import CATALOG_LASTS, Files, Protected, ProtectedError, own_reasons
-from upkeep_states import NOW, POLICIES, states
+from maintenance_states import NOW, POLICIES, states
 
 ORDERS = Relation("lakehouse", "silver", "orders")
 OTHER = Relation("lakehouse", "silver", "other")

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
@@ -490,7 +489,7 @@ def test_our_certificates_win_over_the_machine_s_and_its_proxies_stay(
         session = http_session(server_at(443, host="trino.example", http_scheme="https", **more))
         return dict(session.merge_environment_settings("https://trino.example/v1/info", {}, None, None, None))
 
-    ours = merged(ca_bundle=Path("/etc/ours.pem"))
+    ours = merged(ca_bundle="/etc/ours.pem")
     assert ours["verify"] == "/etc/ours.pem"
     assert ours["proxies"]["https"] == "http://proxy.example:3128"  # type: ignore[index]
     # Where nothing is set, the machine's own are meant.
@@ -498,7 +497,7 @@ def test_our_certificates_win_over_the_machine_s_and_its_proxies_stay(
 
 
 def test_errors_of_the_server_count_as_the_database_being_unusable(coordinator: Coordinator) -> None:
-    # assets/counting.py then asks no second time, table by table.
+    # checks/runner.py then asks no second time, table by table.
     coordinator.answers = [401]
     assert isinstance(refused(coordinator, READ), DatabaseError)
 

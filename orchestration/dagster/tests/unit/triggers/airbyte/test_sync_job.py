@@ -1,4 +1,4 @@
-"""Starting a sync, asking the checks again, and upkeep's question whether a sync is running."""
+"""Starting a sync, asking the checks again, and maintenance's question whether a sync is running."""
 
 from __future__ import annotations
 
@@ -205,10 +205,12 @@ def test_a_check_that_is_asked_again_asks_airbyte(simulator: Simulator, workspac
     assert found["shop/orders"].metadata["airbyte/sync_id"].value == job
 
 
-# --- Upkeep's question
+# --- Maintenance's question
 
 
-def test_upkeep_hears_of_a_running_sync_by_id_and_by_name(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
+def test_maintenance_knows_of_a_running_sync_by_id_and_by_name(
+    simulator: Simulator, workspace: AirbyteWorkspace
+) -> None:
     job = simulator.store.start(SHOP)
     simulator.store.end(job)
     assert [workspace.running(named) for named in (SHOP, "Shop", "Ads")] == [None] * 3
@@ -219,7 +221,7 @@ def test_upkeep_hears_of_a_running_sync_by_id_and_by_name(simulator: Simulator, 
         simulator.store.end(job)
 
 
-def test_upkeep_stays_away_when_nobody_answers_or_knows(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
+def test_maintenance_stays_away_when_nobody_answers_or_knows(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
     assert "no connection with the id or name 'Nobody'" in (workspace.running("Nobody") or "")
     simulator.faults.append(lambda _: Answer(500, {}))
     assert "is unknown whether" in (workspace.running("Shop") or "")

@@ -1,4 +1,4 @@
-"""Upkeep of real Iceberg tables on the local stack, as runs of its op."""
+"""Maintenance of real Iceberg tables on the local stack, as runs of its op."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.engines.trino.session import failed
 from lakehouse_analytics.iceberg.catalog import open_catalog
 from lakehouse_analytics.locks import TableBusyError, TableLocks, lock_name
-from lakehouse_analytics.maintenance import plan as upkeep
+from lakehouse_analytics.maintenance import plan as maintenance
 from lakehouse_analytics.settings import Settings
 
 from .equality_deletes import delete_equal
@@ -59,7 +59,7 @@ class Lake:
 
     def __init__(self, trino: TrinoResource, instance: dg.DagsterInstance) -> None:
         self.trino, self.instance = trino, instance
-        self.schema = f"upkeep_{uuid.uuid4().hex[:8]}"
+        self.schema = f"maintenance_{uuid.uuid4().hex[:8]}"
         self.tables: dict[str, Table] = {}
         self.sources: dict[str, Source] = {}
         self.sql(f"create schema {self.schema}")
@@ -156,7 +156,7 @@ def lake(one_lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Lake:
     return one_lake
 
 
-def test_a_dry_run_says_what_it_would_do_and_upkeep_does_it_once(lake: Lake) -> None:
+def test_a_dry_run_says_what_it_would_do_and_maintenance_does_it_once(lake: Lake) -> None:
     lake.spread("worn")
     lake.model("worn", **QUIET)
     rows = lake.sql("select id from lake.worn order by id")
@@ -225,7 +225,7 @@ def test_equality_deletes_are_applied(lake: Lake) -> None:
 
 
 def test_only_states_beyond_the_retained_time_are_forgotten(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "MARGIN", timedelta())
+    monkeypatch.setattr(maintenance, "MARGIN", timedelta())
     lake.sql("create table lake.old (id bigint)")
     lake.sql("insert into lake.old values 1")
     lake.sql("insert into lake.old values 2")
@@ -296,7 +296,7 @@ def test_a_table_that_a_run_writes_is_left_alone(lake: Lake) -> None:
     assert "optimize" in lake.look_after().done["busy"]["steps"]
 
 
-def test_upkeep_locks_the_table_while_it_works(lake: Lake) -> None:
+def test_maintenance_locks_the_table_while_it_works(lake: Lake) -> None:
     lake.spread("locked")
     lake.model("locked", **QUIET)
     owners: list[str] = []

@@ -11,12 +11,12 @@ import pytest
 from lakehouse_analytics.engines.trino.client import QueryResult
 from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.iceberg.catalog import open_catalog
-from lakehouse_analytics.maintenance import plan as upkeep
+from lakehouse_analytics.maintenance import plan as maintenance
 from lakehouse_analytics.settings import Settings
 from pyiceberg.table import Table
 
 from .stack import stack_environment
-from .test_upkeep import Lake, Outcome, _store
+from .test_maintenance import Lake, Outcome, _store
 
 # The rules themselves are tested in unit/maintenance/test_protection.py; the tables here take two minutes to make.
 pytestmark = [pytest.mark.integration, pytest.mark.trino, pytest.mark.nightly]
@@ -140,7 +140,7 @@ def claimed() -> Iterator[Claimed]:
     with pytest.MonkeyPatch.context() as patch, dg.instance_for_test() as instance:
         for name, value in {**stack_environment(), "LAKEHOUSE_ENV": "trino"}.items():
             patch.setenv(name, value)
-        patch.setattr(upkeep, "MARGIN", upkeep.timedelta())
+        patch.setattr(maintenance, "MARGIN", maintenance.timedelta())
         lake = Lake(TrinoResource.of(Settings.load()), instance)
         lake.sql(f"create schema {lake.schema}_other")
         for name in (*CLAIMS, "free", "lost_model", f"lost_model{STALE}"):

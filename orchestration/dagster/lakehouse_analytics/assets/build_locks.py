@@ -1,0 +1,58 @@
+"""The locks of the tables that a build writes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Self
+
+import dagster as dg
+
+from lakehouse_analytics.assets.gates.run import Run
+from lakehouse_analytics.dbt.graph import Table
+from lakehouse_analytics.dbt.relation import relation_of
+from lakehouse_analytics.engines.base import Engine
+from lakehouse_analytics.locks import TableLocks, lock_name
+
+
+class BuildLocks:
+    """Locks tables against other runs and maintenance, and ends the build's queries when a lock is lost.
+
+    A context manager: leaving it releases the locks.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, engine: Engine, run: Run, *, max_wait: float) -> None:
+        """
+        Args:
+            context: Of the op.
+            engine: Ends queries.
+            run: Gets a problem for each lock that is lost.
+            max_wait: Seconds to wait for a table.
+        """
+        self._run_id, self._engine, self._run, self._max_wait = context.run.run_id, engine, run, max_wait
+        step = context.op_execution_context.op_def.name
+        self._locks = TableLocks(context.instance, self._run_id, step, on_lost=self._stop_writing)
+
+    def __enter__(self) -> Self:
+        """Nothing is opened before the first lock."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release all locks."""
+        self._locks.close()
+
+    def lock(self, table: Table, log: Callable[[str], None], stop: threading.Event) -> AbstractContextManager[object]:
+        """Lock a table for as long as the block runs. See `TableLocks.locked`."""
+        return self._locks.locked(
+            lock_name(relation_of(table.node)),
+            wait=self._max_wait,
+            log=log,
+            on_stale_holder=self._engine.kill_queries,
+            stop=stop,
+        )
+
+    def _stop_writing(self, reason: str) -> None:
+        """Another run writes a table that this one had locked."""
+        self._run.problems.append(reason)
+        self._engine.kill_queries(self._run_id)

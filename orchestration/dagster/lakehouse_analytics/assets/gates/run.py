@@ -1,0 +1,151 @@
+"""What has become of a run: what dbt built, which gates failed, and what these failures block."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from lakehouse_analytics.assets.gates import BUILT_STATUS, EVALUATED_STATUS, FAILED_STATUS, FINE_STATUS
+from lakehouse_analytics.assets.gates.plan import Plan, Selection
+from lakehouse_analytics.dbt.graph import DbtTest, Function, Table
+from lakehouse_analytics.dbt.run_results import DbtResult
+
+
+@dataclass
+class Run:
+    """The state of one run.
+
+    Attributes:
+        selection: What it is to build.
+        failed: Tables and functions that dbt could not build, with dbt's message.
+        gates: Tables and sources whose gate failed, with the reasons.
+        built: Tables built by this run.
+        created: Functions created by this run.
+        unevaluated: Tests that dbt should have evaluated and did not.
+        problems: What else went wrong, of no table in particular.
+    """
+
+    selection: Selection
+    failed: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    built: set[str] = field(default_factory=set)
+    created: set[str] = field(default_factory=set)
+    unevaluated: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+    def plan(self) -> Plan:
+        """Everything that this run builds and judges."""
+        return self.selection.plan(self.created)
+
+    def plan_again(self, tables: Collection[Table], tests: Collection[DbtTest]) -> Plan:
+        """Another try of a part of it."""
+        return self.selection.plan_again(tables, tests, self.created)
+
+    @property
+    def failed_gates(self) -> set[str]:
+        """Tables and sources of which a gate failed."""
+        return {unique_id for unique_id, reasons in self.gates.items() if reasons}
+
+    @property
+    def blocked(self) -> dict[str, list[str]]:
+        """Selected tables that were not built, each with the culprits upstream of it."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for culprit in sorted({*self.failed, *self.failed_gates}):
+            for below in (self.selection.graph.descendants([culprit]) & self.selection.selected) - self.built:
+                found[below].append(culprit)
+        return dict(found)
+
+    def _testable(self, tests: Iterable[DbtTest]) -> list[DbtTest]:
+        """Tests of which no table is blocked or failed, and no function."""
+        out = {*self.blocked, *self.failed}
+        return [test for test in tests if out.isdisjoint((*test.parents, *test.functions))]
+
+    def record(self, plan: Plan, dbt: DbtResult) -> None:
+        """Record dbt's report of the whole plan, once.
+
+        A result that is missing is a failure, unless dbt crashed, which is one of its own. So is an exit code that no
+        recorded failure explains.
+        """
+        results = dbt.nodes
+        before = self._failures()
+        self._record_functions(plan.functions, dbt)
+        self._record_others({*plan.nodes}, dbt)
+        for table in plan.tables:
+            result = results.get(table.unique_id)
+            if result and result.status in BUILT_STATUS:
+                self.built.add(table.unique_id)
+            elif (result and result.status == "skipped") or (result is None and dbt.crashed):
+                continue  # a skipped one is judged below, when every failure is known
+            else:
+                said = result.message or f"dbt reported status {result.status}" if result else "dbt did not build it"
+                self.failed[table.unique_id] = said
+        for test in plan.tests:
+            result = results.get(test.unique_id)
+            if result and result.status in FAILED_STATUS:
+                self.fail_gate(test.attached, f"{test.name}: {result.message or result.status}")
+        if dbt.crashed:
+            return
+        for table in plan.tables:  # parents before children
+            result = results.get(table.unique_id)
+            if result and result.status == "skipped" and table.unique_id not in self.blocked:
+                self.failed[table.unique_id] = f"dbt skipped it: {result.message or 'no reason given'}"
+        for test in self._testable(plan.tests):
+            result = results.get(test.unique_id)
+            if result is None or result.status not in EVALUATED_STATUS:
+                self.unevaluated.add(test.unique_id)
+                self.fail_gate(test.attached, f"{test.name}: planned, but dbt did not evaluate it")
+        if dbt.exit_code != 0 and self._failures() == before and not self.failed_gates:
+            self.problems.append(f"dbt ended with exit code {dbt.exit_code}: {dbt.reason}")
+
+    def _record_functions(self, functions: Collection[Function], dbt: DbtResult) -> None:
+        for function in functions:
+            result = dbt.nodes.get(function.unique_id)
+            if result and result.status in BUILT_STATUS:
+                self.created.add(function.unique_id)
+            elif (result and result.status == "skipped") or (result is None and dbt.crashed):
+                continue  # below a failure, or below another function that failed
+            else:
+                said = result.message or f"dbt reported status {result.status}" if result else "dbt did not create it"
+                self.failed[function.unique_id] = said
+
+    def _record_others(self, asked: Collection[str], dbt: DbtResult) -> None:
+        """Failures of nodes that are neither tables nor tests of the plan: hooks, and whatever else dbt ran."""
+        for unique_id in sorted(dbt.nodes.keys() - asked):
+            result = dbt.nodes[unique_id]
+            if result.status not in {*FINE_STATUS, "skipped"}:
+                said = result.message or dbt.reason
+                self.problems.append(f"dbt reported status {result.status} for {unique_id}: {said}")
+
+    def _failures(self) -> int:
+        return len(self.failed) + sum(map(len, self.gates.values())) + len(self.problems)
+
+    def fail_gate(self, unique_id: str, reason: str) -> None:
+        """A gate of a table or source does not hold: nothing below it is built any more."""
+        self.gates[unique_id].append(reason)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether everything selected was built and no gate failed."""
+        return not (self.failed or any(self.gates.values()) or self.problems) and self.built == self.selection.selected
+
+    def summary(self) -> str:
+        """What failed, what was blocked by what, and what was built; for a person."""
+        lines = [f"✘ {self._name(table)} was not built: {reason}" for table, reason in sorted(self.failed.items())]
+        lines += [
+            f"✘ {self._name(table)} failed its gate: {reason}"
+            for table, reasons in sorted(self.gates.items())
+            for reason in reasons
+        ]
+        lines += [
+            f"– {self._name(table)} was blocked by {', '.join(map(self._name, culprits))}"
+            for table, culprits in sorted(self.blocked.items())
+            if table not in self.failed
+        ]
+        lines += [f"✘ {problem}" for problem in self.problems]
+        return "\n".join([*lines, f"{len(self.built)} of {len(self.selection.selected)} tables were built."])
+
+    def _name(self, unique_id: str) -> str:
+        if unique_id in self.selection.graph.functions:
+            return f"function {self.selection.graph.functions[unique_id].name}"
+        return "/".join(self.selection.graph.known(unique_id).key)

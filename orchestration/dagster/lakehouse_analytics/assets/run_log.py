@@ -1,0 +1,36 @@
+"""The log of a build: of Dagster, and the run's stdout, which has dbt's own lines."""
+
+from __future__ import annotations
+
+import os
+
+import dagster as dg
+
+
+class RunLog:
+    """Writes to the log of one run."""
+
+    def __init__(self, log: dg.DagsterLogManager) -> None:
+        self._log = log
+
+    def heading(self, message: str) -> None:
+        """What the build is about to do."""
+        self._log.info(message)
+        _print(f"== {message}")
+
+    def warn(self, message: str) -> None:
+        """A warning of ours."""
+        _print(message)
+        self._log.warning(message)
+
+    def of_dbt(self, level: str, message: str) -> None:
+        """A line of dbt; Dagster's log gets its warnings and errors."""
+        if level == "debug" and not os.getenv("DEBUG"):
+            return
+        _print(message)
+        if level in ("warn", "error") and message.strip():
+            self._log.warning(message.strip())
+
+
+def _print(message: str) -> None:
+    print(message, flush=True)  # noqa: T201  # the run's stdout: dbt's own words, as they come

@@ -1,0 +1,98 @@
+"""The checks of tables while they are built: counts rows, evaluates the other checks, and judges both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from lakehouse_analytics.assets.build_events import BuildEvents
+from lakehouse_analytics.assets.gates.run import Run
+from lakehouse_analytics.assets.registered_checks import TableChecks
+from lakehouse_analytics.checks.history import history_of
+from lakehouse_analytics.checks.runner import CountedWindows, Counter, CountResult
+from lakehouse_analytics.common.names import FEW, some
+from lakehouse_analytics.dbt.graph import Table
+from lakehouse_analytics.engines.base import Engine, FetchAll
+from lakehouse_analytics.partitions.run_partitions import RunWindows
+
+
+class TableResults:
+    """Row counts and other checks of the tables of a run, and whether they let the tables below be built.
+
+    Attributes:
+        counter: Of the current attempt.
+    """
+
+    counter: Counter
+
+    def __init__(
+        self,
+        run: Run,
+        instance: dg.DagsterInstance,
+        engine: Engine,
+        checks: TableChecks,
+        report: BuildEvents,
+        *,
+        windows: RunWindows | None,
+        accepted: AbstractSet[str],
+        zone: ZoneInfo,
+    ) -> None:
+        """
+        Args:
+            run: Gets the gates that fail.
+            instance: Has the history of row counts.
+            engine: Counts.
+            checks: Those beside the row counts.
+            report: Gets the results of each table.
+            windows: Of the run, where it has partitioned tables.
+            accepted: Unique ids of tables whose row count is the new normal.
+            zone: Of dates in messages.
+        """
+        self._run, self._instance, self._engine, self._checks, self._report = run, instance, engine, checks, report
+        self._windows, self._accepted, self._zone = windows, accepted, zone
+
+    def begin(self, fetch_all: FetchAll) -> None:
+        """Begin an attempt, with a counter of its own.
+
+        Args:
+            fetch_all: Over the connection of this attempt's dbt.
+        """
+        selection = self._run.selection
+        self.counter = Counter(
+            self._engine,
+            fetch_all,
+            history_of(self._instance),
+            accepted=self._accepted,
+            zone=self._zone,
+            windows=self._counted_windows(),
+            expected=len(selection.selected | selection.counted),
+        )
+
+    def count(self, fetch_all: FetchAll, tables: Sequence[Table]) -> dict[str, CountResult]:
+        """Count tables, and evaluate what else is checked of them. Called in threads."""
+        answers = self.counter.count(tables)
+        self._checks.evaluate(tables, fetch_all)
+        return answers
+
+    def judge(self, table: Table, answer: CountResult) -> bool:
+        """Whether a row count, and what else is checked of a table, lets the tables below be built."""
+        of_rows, others = [*self.counter.judge(table, answer)], self._checks.results(table)
+        self._report.verdicts[table.unique_id] = [*of_rows, *others]
+        broken: dict[str, list[str]] = {}
+        for verdict in [*of_rows, *(other for other in others if self._checks.blocks(table, other.check_name))]:
+            if not verdict.passed and verdict.severity == dg.AssetCheckSeverity.ERROR:
+                partition = getattr(verdict, "partition", None)
+                said = f"{partition}: {verdict.description}" if partition else verdict.description or ""
+                broken.setdefault(verdict.check_name or "", []).append(said)
+        for name, reasons in broken.items():
+            self._run.fail_gate(table.unique_id, f"{name}: {some(reasons, FEW, between='; ')}")
+        return not broken
+
+    def _counted_windows(self) -> CountedWindows | None:
+        if self._windows is None:
+            return None
+        adapter, history = self._run.selection.graph.adapter, history_of(self._instance)
+        return CountedWindows(adapter, self._windows.partitions_def, self._windows.span, history)

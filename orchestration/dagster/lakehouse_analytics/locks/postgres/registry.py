@@ -1,0 +1,83 @@
+"""The table `lakehouse_table_locks`, which says who has which table."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from lakehouse_analytics.locks import LockStorageError, Owner
+from lakehouse_analytics.locks.postgres.session import LockSession
+
+TABLE = "lakehouse_table_locks"
+CREATE = f"""create table if not exists {TABLE} (
+  table_name text primary key,
+  run_id text not null,
+  step_key text not null,
+  locked_at timestamptz not null default now(),
+  unlocked_since timestamptz
+)"""
+
+
+class LockRegistry:
+    """One row per locked table. A row outlives its owner, so that the next one knows that the last one died."""
+
+    def __init__(self, session: LockSession) -> None:
+        self._ask = session.ask
+
+    def create(self) -> None:
+        """Create the table if it does not exist.
+
+        Raises:
+            LockStorageError: the role may not, with the statements for the owner of the database.
+        """
+        from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+        if self._ask("select to_regclass(:table)", table=TABLE)[0][0]:
+            return
+        try:
+            with suppress(IntegrityError):  # two runs make it at once
+                self._ask(CREATE)
+        except ProgrammingError as error:
+            user = self._ask("select current_user")[0][0]
+            raise LockStorageError(
+                f'The role "{user}" may not create the table {TABLE} in Dagster\'s database, which records who writes '
+                f"which table. Let its owner run:\n{CREATE};\n"
+                f'grant select, insert, update, delete on {TABLE} to "{user}";'
+            ) from error
+
+    def owner_of(self, table: str) -> Owner | None:
+        """The recorded owner of a table."""
+        rows = self._ask("select run_id, step_key from lakehouse_table_locks where table_name = :table", table=table)
+        return Owner(*rows[0]) if rows else None
+
+    def record(self, table: str, owner: Owner) -> None:
+        """Record the owner of a table, in place of the last one."""
+        self._ask(
+            "insert into lakehouse_table_locks (table_name, run_id, step_key) values (:table, :run_id, :step_key)"
+            " on conflict (table_name) do update set run_id = excluded.run_id, step_key = excluded.step_key,"
+            " locked_at = now(), unlocked_since = null",
+            table=table,
+            run_id=owner.run_id,
+            step_key=owner.step_key,
+        )
+
+    def remove(self, table: str, owner: Owner) -> None:
+        """Remove the row of a table, if it is still this owner's."""
+        self._ask(
+            "delete from lakehouse_table_locks where table_name = :table and run_id = :run_id and step_key = :step_key",
+            table=table,
+            run_id=owner.run_id,
+            step_key=owner.step_key,
+        )
+
+    def seconds_unlocked(self, table: str) -> float | None:
+        """Seconds since somebody first found the table of a recorded owner unlocked; None if it has no row."""
+        rows = self._ask(
+            "update lakehouse_table_locks set unlocked_since = coalesce(unlocked_since, clock_timestamp())"
+            " where table_name = :table returning extract(epoch from clock_timestamp() - unlocked_since)",
+            table=table,
+        )
+        return float(rows[0][0]) if rows else None
+
+    def mark_locked(self, table: str) -> None:
+        """Note that the recorded owner of a table has locked it again."""
+        self._ask("update lakehouse_table_locks set unlocked_since = null where table_name = :table", table=table)

@@ -1,0 +1,128 @@
+"""The PostgreSQL session that has the locks of one owner."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any
+
+from lakehouse_analytics.locks import LockStorageError, Owner
+
+if TYPE_CHECKING:
+    from dagster_postgres import PostgresEventLogStorage
+    from sqlalchemy.engine import Connection, Row
+
+#: Seconds after which a server or a client that does not answer is given up.
+_UNANSWERED = 20
+_PREFIX = "lakehouse"
+
+
+class LockSession:
+    """A session of its own in the database of Dagster's event log, outside the connection pool.
+
+    PostgreSQL shows the owner as the session's `application_name`. Nothing is opened before `open`, which may be called
+    again after the session has ended.
+
+    Attributes:
+        name: The `application_name`.
+        pid: PostgreSQL's process of the session; of the last one after it has ended.
+    """
+
+    def __init__(self, storage: Any, owner: Owner) -> None:
+        self._storage: PostgresEventLogStorage = storage
+        # At most 63 bytes: the longest that PostgreSQL keeps.
+        self.name = f"{_PREFIX} {owner.run_id} {owner.step_key}"[:63]
+        self.pid = 0
+        self._connection: Connection | None = None
+        self._ending = ExitStack()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, and has not been closed. It may have ended without our knowledge."""
+        return self._connection is not None
+
+    def open(self) -> None:
+        """Open the session.
+
+        Raises:
+            LockStorageError: behind a pooler that changes sessions.
+        """
+        try:
+            connection = self._connection = self._ending.enter_context(self._storage.index_connection())
+            connection.detach()  # from the pool that a run of several partitions has
+            _give_up_when_unanswered(connection)
+            self.ask("select set_config('application_name', :name, false)", name=self.name)
+            # A client whose machine is gone is noticed after half a minute, not after the system's two hours.
+            for setting, value in (("idle", 10), ("interval", 5), ("count", 4)):
+                self.ask("select set_config(:name, :value, false)", name=f"tcp_keepalives_{setting}", value=str(value))
+            self.pid = self.ask("select pg_backend_pid()")[0][0]
+            self._refuse_changing_sessions(connection)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, statement: str, **parameters: object) -> Sequence[Row[Any]]:
+        """The rows of one statement.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: the statement failed, or the session has ended.
+        """
+        from sqlalchemy import text
+        from sqlalchemy.exc import OperationalError
+
+        if self._connection is None:
+            raise OperationalError(statement, parameters, ConnectionError("The session of the table locks has ended."))
+        result = self._connection.execute(text(statement), parameters)
+        return result.fetchall() if result.returns_rows else []
+
+    def close(self) -> None:
+        """Close the session, whatever state it is in."""
+        self._connection = None
+        with suppress(Exception):
+            self._ending.close()
+
+    def end_earlier(self, pid: int) -> None:
+        """End an earlier session of this owner. The server may not have noticed that its client is gone."""
+        self.ask(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where pid = :pid and pid <> pg_backend_pid() and application_name = :name",
+            pid=pid,
+            name=self.name,
+        )
+
+    def _refuse_changing_sessions(self, connection: Connection) -> None:
+        """A pooler invents process ids. In transaction mode, it gives our idle session to the next who asks."""
+        driver: Any = connection.connection.dbapi_connection
+        if driver.info.backend_pid == self.pid:
+            return
+        from sqlalchemy import text
+
+        with self._storage.index_connection() as second:
+            if second.execute(text("select pg_backend_pid()")).scalar() == self.pid:
+                raise changing_sessions()
+
+
+def owner_of(name: str, pid: int) -> Owner:
+    """The owner of a session, from its `application_name`; a session that is not ours is described by its `pid`."""
+    words = name.split(" ", 2)
+    if len(words) == 3 and words[0] == _PREFIX:
+        return Owner(words[1], words[2])
+    return Owner("", f"a session of PostgreSQL (pid {pid})")
+
+
+def changing_sessions() -> LockStorageError:
+    """The error where a pooler gives each transaction another session."""
+    return LockStorageError(
+        "Dagster's PostgreSQL is behind a connection pooler that gives each transaction another session. Table locks "
+        "belong to a session: connect Dagster's storage to PostgreSQL itself, or use the pooler's session mode."
+    )
+
+
+def _give_up_when_unanswered(connection: Connection) -> None:
+    """Without it, a statement to a server whose machine is gone would wait for a quarter of an hour."""
+    driver: Any = connection.connection.dbapi_connection
+    with socket.socket(fileno=os.dup(driver.fileno())) as client:
+        if client.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNANSWERED * 1000)
