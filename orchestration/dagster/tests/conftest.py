@@ -21,6 +21,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     # Of `helm` and `cluster`: an option can be declared once.
     parser.addoption("--chart", default="dagster/dagster", help="the official chart: a folder, or repository/name")
     parser.addoption("--chart-version", default="", help="the release to pull, if --chart is of a repository")
+    parser.addoption(
+        "--brief", action="store_true", help="leave out the tests marked nightly, as .ci/run does for a push"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is nightly on every engine; `integration` leaves out what is nightly on the one it runs on."""
+    if config.getoption("--brief"):
+        markers = {item: item.get_closest_marker("nightly") for item in items}
+        left = [item for item, marker in markers.items() if marker is not None and not marker.args]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 class Golden:

@@ -11,7 +11,7 @@ import click
 from lakehouse_analytics.devtools.airbyte_simulator import Simulator
 from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.ingest import IngestError, run_ingest
-from lakehouse_analytics.ingest.config import load
+from lakehouse_analytics.ingest.config import Connection, load
 from lakehouse_analytics.ingest.sync import DEFAULT
 from lakehouse_analytics.settings import Settings, SettingsError, repository_root
 
@@ -19,9 +19,14 @@ PORT = 8006
 
 
 class Syncs:
-    """Runs the connector for each job that is started, one at a time; each time it makes up more users."""
+    """Runs the connector for each job that is started, one at a time; each time it makes up more users.
 
-    def __init__(self, settings: Settings, store: Store, config_path: Path | None, count: int, more: int) -> None:
+    A connector without a `count` runs as its file says.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, config_path: Path | None, count: int | None, more: int
+    ) -> None:
         self._settings, self._store, self._config_path = settings, store, config_path
         self._count, self._more, self._lock = count, more, threading.Lock()
 
@@ -39,10 +44,28 @@ class Syncs:
                 said = str(error) if isinstance(error, IngestError) else f"{type(error).__name__}: {error}"
                 click.echo(f"job {job} of {name}: failed: {said}", err=True)
                 return
-            self._count += self._more
+            if self._count is not None:
+                self._count += self._more
         rows, size = sum(s.rows_read for s in report.streams), sum(s.bytes_read for s in report.streams)
         self._store.end(job, rows=rows, bytes=size)
         click.echo(f"job {job} of {name}: succeeded, {rows:,} rows")
+
+
+def first_count(connection: Connection, count: int | None, more: int) -> int | None:
+    """Users of the first sync; None if the connector makes up none.
+
+    More than `lakehouse ingest` reads: with as many, the first sync would move no rows after `make demo`, and with
+    fewer, the row counts would fail.
+
+    Args:
+        connection: Its config has the number of `lakehouse ingest`.
+        count: Of the command line.
+        more: Users by which each sync grows.
+    """
+    if count is not None:
+        return count
+    ingested = connection.config.get("count")
+    return ingested + more if isinstance(ingested, int) else None
 
 
 @click.command("airbyte-sim")
@@ -52,11 +75,12 @@ class Syncs:
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="On 127.0.0.1.")
 @click.option("--every", type=click.FloatRange(min=0), default=60.0, show_default=True,
               help="Seconds between two syncs; 0: only on request.")  # fmt: skip
-@click.option("--count", type=click.IntRange(min=1), default=200, show_default=True, help="Users of the first sync.")
+@click.option("--count", type=click.IntRange(min=1), show_default="--more in addition to those of `lakehouse ingest`",
+              help="Users of the first sync.")  # fmt: skip
 @click.option(
-    "--more", type=click.IntRange(min=0), default=50, show_default=True, help="Users added by each further one."
+    "--more", type=click.IntRange(min=0), default=10, show_default=True, help="Users added by each further one."
 )
-def command(config_path: Path | None, port: int, every: float, count: int, more: int) -> None:
+def command(config_path: Path | None, port: int, every: float, count: int | None, more: int) -> None:
     """An Airbyte for those who have none: its API on this machine, with syncs of a real connector.
 
     `make dev` in another terminal, with LAKEHOUSE_AIRBYTE_URL as printed, shows the sensor at work.
@@ -69,14 +93,14 @@ def command(config_path: Path | None, port: int, every: float, count: int, more:
         raise click.ClickException(f"Port {port} cannot be used ({error.strerror}): choose another --port.") from None
 
 
-def serve(*, config_path: Path | None, port: int, every: float, count: int, more: int) -> None:
+def serve(*, config_path: Path | None, port: int, every: float, count: int | None, more: int) -> None:
     """Serve until somebody stops it.
 
     Args:
         config_path: The connection's file, as `lakehouse ingest` takes it.
         port: On 127.0.0.1.
         every: Seconds between two syncs; 0: only on request.
-        count: Users of the first sync.
+        count: Users of the first sync; None as in `first_count`.
         more: Users by which each further one grows.
 
     Raises:
@@ -87,7 +111,7 @@ def serve(*, config_path: Path | None, port: int, every: float, count: int, more
     configured = load(config_path or repository_root() / DEFAULT)
     store = Store()
     connection = store.add_connection(configured.name, streams=[stream.name for stream in configured.streams])
-    syncs = Syncs(settings, store, config_path, count, more)
+    syncs = Syncs(settings, store, config_path, first_count(configured, count, more), more)
     with Simulator(store, port=port, run_sync=syncs.run) as simulator:
         simulator.requests = deque(maxlen=1)  # not read here
         click.echo(

@@ -86,9 +86,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--engine", choices=["duckdb", "trino", "postgres"], default="duckdb", help="where the lakehouse is"
     )
-    parser.addoption(
-        "--brief", action="store_true", help="leave out the tests marked nightly, as .ci/run does for a push"
-    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

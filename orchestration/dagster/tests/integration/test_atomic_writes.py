@@ -149,6 +149,13 @@ class Lake:
         found = self.ask(f"select table_name from information_schema.tables where table_schema = '{SCHEMA}'")
         return [str(name) for (name,) in found]
 
+    def drop_all(self) -> None:
+        """Drop every table, and the temporary views that failed models left."""
+        for name, kind in self.ask(
+            f"select table_name, table_type from information_schema.tables where table_schema = '{SCHEMA}'"
+        ):
+            self.ask(f"drop {'view' if kind == 'VIEW' else 'table'} {SCHEMA}.{name}")
+
     def fill(self) -> None:
         """The raw rows: as many each day, all of amount 1."""
         hours = 24 // A_DAY
@@ -243,11 +250,7 @@ def trino_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
 @pytest.fixture
 def lake(trino_lake: Lake) -> Lake:
     """Trino, with the raw rows and nothing else."""
-    for name in trino_lake.relations():
-        try:
-            trino_lake.ask(f"drop table {SCHEMA}.{name}")
-        except Exception:  # a temporary view
-            trino_lake.ask(f"drop view {SCHEMA}.{name}")
+    trino_lake.drop_all()
     trino_lake.fill()
     return trino_lake
 

@@ -336,6 +336,7 @@ def test_metrics_versions_and_meta_of_dagster_are_read(make: Make, monkeypatch: 
     assert outcome.built == built
     tests = {name: passed for name, passed in outcome.checks.items() if not name.endswith(":row_count")}
     assert tests == {
+        "airbyte/crm/orders:freshness": True,
         "bronze/dim_v1:not_null_dim_v1_id": True,
         "bronze/dim_v1:unique_constants_id": True,
         "bronze/dim_v1:unique_dim_v1_id": True,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
+import psycopg2.errors
 import pytest
 from click.testing import CliRunner
 from lakehouse_analytics.cli import main
@@ -94,33 +96,105 @@ def test_doctor_says_what_it_found(lakehouse: Lakehouse, monkeypatch: pytest.Mon
     assert found["maintenance"]["status"] == "skipped"
 
 
-def test_the_rights_that_the_documentation_lists_are_enough(
-    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def role(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A role without rights, as which the lakehouse connects from now on."""
     database = lakehouse.database
     assert isinstance(database, Postgres)
-    name = database.environment["LAKEHOUSE_POSTGRES_DATABASE"]
-    role = f"limited_{name}"  # roles are of the server, which other workers use
-    if database.ask(f"select 1 from pg_roles where rolname = '{role}'"):
-        database.ask(f"drop owned by {role} cascade")
-        database.ask(f"drop role {role}")
-    database.ask(f"create role {role} login password 'limited'")
-    database.ask(f"grant create on database {name} to {role}")
-    monkeypatch.setenv("LAKEHOUSE_POSTGRES_USER", role)
+    name = new_role(database, "limited")
+    monkeypatch.setenv("LAKEHOUSE_POSTGRES_USER", name)
     monkeypatch.setenv("LAKEHOUSE_POSTGRES_PASSWORD", "limited")
+    yield name
+    drop_role(database, name)
 
+
+def new_role(database: Postgres, prefix: str) -> str:
+    # Roles are of the server, which other workers use.
+    name = f"{prefix}_{database.environment['LAKEHOUSE_POSTGRES_DATABASE']}"
+    drop_role(database, name)
+    database.ask(f"create role {name} login password 'limited'")
+    return name
+
+
+def drop_role(database: Postgres, name: str) -> None:
+    if database.ask(f"select 1 from pg_roles where rolname = '{name}'"):
+        database.ask(f"drop owned by {name} cascade")
+        database.ask(f"drop role {name}")
+
+
+def grant_documented(database: Postgres, role: str) -> None:
+    """What the page on engines says a role needs."""
+    database.ask(f"grant create on database {database.environment['LAKEHOUSE_POSTGRES_DATABASE']} to {role}")
+    database.ask(f"grant usage on schema raw to {role}")
+    database.ask(f"grant select on all tables in schema raw to {role}")
+
+
+def test_the_rights_that_the_documentation_lists_are_enough(lakehouse: Lakehouse, role: str) -> None:
+    database = lakehouse.database
+    assert isinstance(database, Postgres)
+    database.ask(f"grant create on database {database.environment['LAKEHOUSE_POSTGRES_DATABASE']} to {role}")
     refused = lakehouse.run()
     assert not refused.success
     assert "permission denied for schema raw" in refused.failure
     assert "docs/engines.md (PostgreSQL)" in refused.failure
 
-    database.ask(f"grant usage on schema raw to {role}")
-    database.ask(f"grant select on all tables in schema raw to {role}")
+    grant_documented(database, role)
     assert lakehouse.run().built == EVERYTHING
     database.ask("create view public.of_another as select * from gold.ga")
     again = lakehouse.run()
     assert again.success, again.failure
     # dbt drops the table that it replaces with `cascade`.
     assert database.ask("select 1 from pg_views where viewname = 'of_another'") == []
-    database.ask(f"drop owned by {role} cascade")
-    database.ask(f"drop role {role}")
+
+
+@pytest.mark.nightly
+def test_a_table_of_another_role_is_replaced_by_members_of_that_role(lakehouse: Lakehouse, role: str) -> None:
+    database = lakehouse.database
+    assert isinstance(database, Postgres)
+    grant_documented(database, role)
+    assert lakehouse.run().success
+    owner = new_role(database, "owner")
+    database.ask(f"alter table silver.sa owner to {owner}")
+    database.ask(f"alter schema gold owner to {owner}")
+    database.ask(f"alter table gold.gb owner to {owner}")
+    try:
+        refused = lakehouse.run()
+        assert "must be owner of table sa" in refused.failure
+        assert "permission denied for schema gold" in refused.failure
+        assert refused.built == EVERYTHING - {"silver/sa", "gold/ga", "gold/gb", "metrics/m"}
+
+        database.ask(f"grant {owner} to {role}")
+        allowed = lakehouse.run()
+        assert allowed.success, allowed.failure
+        owners = "select tableowner from pg_tables where schemaname in ('silver', 'gold')"
+        assert set(database.ask(owners)) == {(role,)}
+    finally:
+        drop_role(database, owner)
+
+
+@pytest.mark.nightly
+def test_the_replacement_of_a_table_waits_for_its_readers_and_new_readers_wait_for_it(lakehouse: Lakehouse) -> None:
+    database = lakehouse.database
+    assert isinstance(database, Postgres)
+    assert lakehouse.run().success
+    waiting = "select wait_event_type from pg_stat_activity where query ilike '%alter table%sa%rename%'"
+    seen: list[object] = []
+    reader = psycopg2.connect(database.address)
+    with reader.cursor() as cursor:
+        cursor.execute("select count(*) from silver.sa")
+
+    def read_later() -> None:
+        try:
+            poll(lambda: ("Lock",) in database.ask(waiting), seconds=60, what="the replacement, waiting for a lock")
+            with pytest.raises(psycopg2.errors.LockNotAvailable):
+                database.ask("set lock_timeout = '200ms'; select count(*) from silver.sa")
+            seen.append("a new reader waited")
+        finally:
+            reader.close()
+
+    later = threading.Thread(target=read_later)
+    later.start()
+    outcome = lakehouse.run()
+    later.join()
+    assert seen == ["a new reader waited"]
+    assert outcome.success, outcome.failure

@@ -175,7 +175,7 @@ def two_workers(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def lake(two_workers: Lake) -> Lake:
     """Two workers, and no tables but an empty `raw`."""
-    drop_all(two_workers)
+    two_workers.drop_all()
     empty_raw(two_workers)
     return two_workers
 
@@ -259,7 +259,7 @@ class TestLargeWindows:
     @pytest.fixture(scope="class")
     @staticmethod
     def large(two_workers: Lake) -> Lake:
-        drop_all(two_workers)
+        two_workers.drop_all()
         make_large(two_workers, amount=1)
         for model in ("wide", "wide_in_pieces"):
             two_workers.built(model)
@@ -297,11 +297,6 @@ class TestLargeWindows:
         assert {row[0] for row in reader.seen} == {MANY}
         assert commits(large, "wide_in_pieces") == [*before, *["overwrite"] * 4, "replace"]
         assert_replaced(large, "wide_in_pieces")
-
-
-def drop_all(lake: Lake) -> None:
-    for name in lake.relations():
-        lake.ask(f"drop table {SCHEMA}.{name}")
 
 
 def make_large(lake: Lake, amount: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -72,3 +74,11 @@ def test_whoever_turned_the_collector_off_finds_it_off() -> None:
     without_collecting(list)()
     assert not gc.isenabled()
     assert gc.get_threshold()[0] == 0
+
+
+def test_the_interpreter_ends_without_duckdb_reporting_what_the_load_kept() -> None:
+    ending = (
+        "import duckdb; from lakehouse_analytics.common.garbage import without_collecting; without_collecting(list)()"
+    )
+    done = subprocess.run([sys.executable, "-c", ending], check=True, capture_output=True, text=True)
+    assert done.stderr == ""
