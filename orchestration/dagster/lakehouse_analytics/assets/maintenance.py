@@ -33,7 +33,7 @@ from lakehouse_analytics.maintenance.plan import (
 )
 from lakehouse_analytics.maintenance.policy import MaintainedTable, maintained_tables
 from lakehouse_analytics.maintenance.protection import Protected, ProtectedError
-from lakehouse_analytics.maintenance.report import Memory, listed, memories_of, numbers
+from lakehouse_analytics.maintenance.report import Memory, load_memories, state_metadata, step_metadata
 from lakehouse_analytics.maintenance.state import existing, left_behind, measure, partitions_sql
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 
@@ -162,7 +162,9 @@ class Maintenance:
         """
         self.relations = existing(tables, self.fetch)
         there = [table for table in tables if self._may_be_read(table)]
-        memories = memories_of(self.context.instance, {table.unique_id: maintenance_key(table.key) for table in there})
+        memories = load_memories(
+            self.context.instance, {table.unique_id: maintenance_key(table.key) for table in there}
+        )
         measured = measure(there, self.fetch)
         for table in there:
             name = "/".join(table.key)
@@ -198,7 +200,7 @@ class Maintenance:
                 for step in steps
             )
             reasons = {kind: error.reason for kind, error in kept.items()}
-            metadata = {"dry_run": True, **numbers(state, state), **listed(steps, kept=reasons)}
+            metadata = {"dry_run": True, **state_metadata(state, state), **step_metadata(steps, kept=reasons)}
             self._observe(table, words or "nothing to do", metadata)
             return None
         if len(kept) == len(steps):
@@ -253,7 +255,9 @@ class Maintenance:
 
     def _kept(self, steps: Sequence[Step]) -> dict[Kind, ProtectedError]:
         """The steps of which no statement may run, and why."""
-        errors = {step.kind: [self.protected.foreseen(statement) for statement in step.statements] for step in steps}
+        errors = {
+            step.kind: [self.protected.expected_refusal(statement) for statement in step.statements] for step in steps
+        }
         return {kind: found[0] for kind, found in errors.items() if found[0] and all(found)}
 
     def _keep(self, step: Step, error: ProtectedError) -> None:
@@ -261,7 +265,7 @@ class Maintenance:
         log(f"{step.kind} not done. {error}")
 
     def _statements(self, table: MaintainedTable, step: Step, state: State) -> tuple[Statement, ...]:
-        if step.kind != "optimize" or state.ragged <= PARTITIONS:
+        if step.kind != "optimize" or state.partitions_to_merge <= PARTITIONS:
             return step.statements
         names = [str(name) for (name,) in self.fetch(partitions_sql(table.relation))]
         return optimize_statements(table.relation, table.policy, names)
@@ -296,8 +300,8 @@ class Maintenance:
             asset_key=maintenance_key(table.key),
             metadata={
                 "dry_run": False,
-                **numbers(before, after),
-                **listed([*steps.values()], links, reasons),
+                **state_metadata(before, after),
+                **step_metadata([*steps.values()], links, reasons),
                 **Memory(after.analyzed, after.searched).metadata(),
             },
         )
@@ -307,7 +311,7 @@ class Maintenance:
         return ", ".join(f"[{query}]({url})" if url else query for query, url in urls)
 
     def _skip(self, table: MaintainedTable, reason: str, steps: Sequence[Step] = ()) -> None:
-        metadata = {"dry_run": self.dry_run, "skipped": reason, **listed(steps)}
+        metadata = {"dry_run": self.dry_run, "skipped": reason, **step_metadata(steps)}
         self._observe(table, f"left alone: {reason}", metadata)
 
     def _observe(self, table: MaintainedTable, words: str, metadata: Mapping[str, Any]) -> None:

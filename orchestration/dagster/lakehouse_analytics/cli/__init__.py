@@ -1,3 +1,3 @@
-"""`lakehouse`, the command line."""
+"""The command line `lakehouse`."""
 
 from lakehouse_analytics.cli.commands import main as main

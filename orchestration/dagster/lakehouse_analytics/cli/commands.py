@@ -37,7 +37,7 @@ main.add_command(instance)
 @click.option("--count", type=click.IntRange(min=1), help="As in `lakehouse ingest`.")
 @click.option("--seed", type=int, help="As in `lakehouse ingest`.")
 def demo(config_path: Path | None, count: int | None, seed: int | None) -> None:
-    """Ingest, build every layer through Dagster, print what happened."""
+    """Ingest sample data, build all layers through Dagster, and print a summary."""
     from lakehouse_analytics.cli import demo as demonstration
 
     with _plain_errors():
@@ -48,7 +48,7 @@ def demo(config_path: Path | None, count: int | None, seed: int | None) -> None:
 @main.command()
 @click.option("--check", is_flag=True, help="Parse nothing; fail if the manifest is missing or stale.")
 def manifest(check: bool) -> None:
-    """Parse the dbt project: run it after each change outside `dg dev`, and in the image's build."""
+    """Parse the dbt project. Run it after each change outside `dg dev`, and when building the image."""
     from lakehouse_analytics.dbt.prepare import prepare
     from lakehouse_analytics.dbt.project import DbtProject
     from lakehouse_analytics.engines.resources import dbt_runner
@@ -67,9 +67,9 @@ def manifest(check: bool) -> None:
 @main.command()
 @click.option("--write", is_flag=True, help="Add the lines to dbt_project.yml.")
 def layers(write: bool) -> None:
-    """Suggest a layer for each model, seed and snapshot that is in none, as lines of dbt_project.yml.
+    """Suggest a layer for each model, seed and snapshot without one, as lines for dbt_project.yml.
 
-    Suggestions go by the names of folders and models, and by lineage: review them.
+    Suggestions are based on the names of folders and models, and on lineage. Review them.
     """
     from lakehouse_analytics.cli.layers import write_layers, yaml_of_layers
     from lakehouse_analytics.settings import Settings
@@ -89,15 +89,15 @@ def init() -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="For machines: a list of objects.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=15.0, show_default=True,
-              help="Seconds that each probe has.")  # fmt: skip
-@click.option("--skip", multiple=True, type=_ProbeName(NAMES), help="Leave a probe out; may be repeated.")
+              help="Time limit of each probe, in seconds.")  # fmt: skip
+@click.option("--skip", multiple=True, type=_ProbeName(NAMES), help="Skip a probe; may be repeated.")
 def doctor(as_json: bool, timeout: float, skip: tuple[str, ...]) -> None:
-    """Find out what is wrong, and how to fix it: checks everything that a deployment needs.
+    """Check everything that a deployment needs, and print what is wrong and how to fix it.
 
-    The exit code is 0 where all is fine, 1 where something failed, and 3 where nothing failed, but something could not
-    be checked.
+    The exit code is 0 if everything is fine, 1 if something failed, and 3 if nothing failed but something could not be
+    checked.
     """
     from lakehouse_analytics.doctor import examine
 
@@ -105,9 +105,9 @@ def doctor(as_json: bool, timeout: float, skip: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Write here instead of printing.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write to this file instead of printing.")
 def schema(out: Path | None) -> None:
-    """The JSON Schema of dbt's YAML files with `meta.lakehouse`, for editors."""
+    """Print the JSON Schema of dbt's YAML files with `meta.lakehouse`, for editors."""
     from lakehouse_analytics.contract.json_schema import editor_schema
 
     text = json.dumps(editor_schema(), indent=2) + "\n"
@@ -120,8 +120,8 @@ def schema(out: Path | None) -> None:
         click.echo(text, nl=False)
 
 
-class _plain_errors:  # noqa: N801  # used as a statement
-    """Turns our own errors into one message without a traceback."""
+class _plain_errors:  # noqa: N801  # used like a function
+    """Context manager that prints this project's own errors as one message, without a traceback."""
 
     def __enter__(self) -> None:
         return None

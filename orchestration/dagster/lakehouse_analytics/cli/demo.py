@@ -1,4 +1,4 @@
-"""`lakehouse demo`: the main job once, from a real connector to the last metric."""
+"""`lakehouse demo` runs the main job once, from a real Airbyte connector to the metrics layer."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from lakehouse_analytics.triggers import events as syncs
 
 
 def run(*, config_path: Path | None, count: int | None, seed: int | None) -> bool:
-    """Ingest, build and report.
+    """Ingest, build, and print a summary.
 
     Returns:
         Whether every asset was built and every gate passed.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     settings = Settings.load()
     project = DbtProject.of(settings)
     _refuse_other_projects(project)
@@ -46,13 +46,13 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     report = run_ingest(settings, config_path=config_path, count=count, seed=seed, progress=click.echo)
     syncs.record(instance, report)
     click.echo(report.table())
-    click.echo(_what_came(report))
+    click.echo(_describe_sync(report))
 
     if project.changes() != []:
         _title("Manifest: dbt parse")
         prepare(project, dbt_runner(settings, project), click.echo)
 
-    # Imported late: loading the code location needs the manifest.
+    # Imported here, because loading the code location needs the manifest.
     from lakehouse_analytics.definitions import defs
 
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
@@ -61,7 +61,7 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     runs: list[dg.ExecuteInProcessResult] = []
     keys: list[dg.AssetKey] = []
     for job in _jobs(definitions):
-        first, last = _recent(job.partitions_def)
+        first, last = _recent_partitions(job.partitions_def)
         what = f", {first} to {last}" if first != last else f", {first}" if first else ""
         _title(f"Build: Dagster job {job.name}{what}")
         keys += job.asset_layer.executable_asset_keys
@@ -72,24 +72,30 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
             break
 
     layers = {spec.key: spec.tags.get(LAYER_TAG, "") for spec in definitions.resolve_all_asset_specs()}
-    ordered = {key: layers[key] for key in sorted(keys, key=lambda key: (_place(layers[key]), key.to_user_string()))}
+    ordered = {
+        key: layers[key] for key in sorted(keys, key=lambda key: (_layer_order(layers[key]), key.to_user_string()))
+    }
     lines = run_report.lines_of(instance, [run.run_id for run in runs], ordered)
-    _title("What happened")
+    _title("Summary")
     Console().print(run_report.render(lines))
     total = run_report.total(lines)
     click.echo(
         f"\n{total['built']} of {len(lines)} assets built, {total['passed']} checks passed, {total['warned']} warned, "
-        f"{total['failed']} failed, {time.monotonic() - began:.0f} s in all.\n"
-        f"{_where(settings)}   (then open http://localhost:3000)"
+        f"{total['failed']} failed, {time.monotonic() - started:.0f} s in all.\n"
+        f"{_describe_location(settings)}   (then open http://localhost:3000)"
     )
     failed = [run for run in runs if not run.success]
     for run in failed:
-        click.secho(f"\n{_why(instance, run.run_id)}", fg="red")
+        click.secho(f"\n{_failure_reason(instance, run.run_id)}", fg="red")
     return not failed
 
 
 def _refuse_other_projects(project: DbtProject) -> None:
-    """The demo writes its raw tables into the database of the profile: never into that of another project."""
+    """Reject other projects, because the demo writes its raw tables to the database of the profile.
+
+    Raises:
+        ManifestError: LAKEHOUSE_DBT_PROJECT_DIR names another project.
+    """
     project.configuration()
     own = repository_root() / "dbt"
     if project.project_dir.resolve() != own.resolve():
@@ -100,17 +106,17 @@ def _refuse_other_projects(project: DbtProject) -> None:
 
 
 def _jobs(definitions: dg.Definitions) -> list[dg.JobDefinition]:
-    """The main job, then those of the longer windows, which are made of its days."""
+    """Return the main job, then the jobs of weekly and monthly models, which read its daily tables."""
     known = {job.name for job in definitions.jobs or ()}
     longer: tuple[Grain, ...] = ("weekly", "monthly")
     wanted = [MAIN, *(job_of(grain) for grain in longer)]
     return [definitions.resolve_job_def(name) for name in wanted if name in known]
 
 
-def _recent(partitions_def: dg.PartitionsDefinition[str] | None) -> tuple[str, str]:
-    """First and last window of the last whole month and of this one; empty where there are no windows.
+def _recent_partitions(partitions_def: dg.PartitionsDefinition[str] | None) -> tuple[str, str]:
+    """Return the first and the last partition of the last whole month and the current one; empty without partitions.
 
-    The history before is left for a backfill.
+    Earlier partitions are left for a backfill.
     """
     if not isinstance(partitions_def, dg.TimeWindowPartitionsDefinition):
         return "", ""
@@ -122,7 +128,7 @@ def _recent(partitions_def: dg.PartitionsDefinition[str] | None) -> tuple[str, s
     return (inside[0].key, inside[-1].key) if inside else ("", "")
 
 
-def _where(settings: Settings) -> str:
+def _describe_location(settings: Settings) -> str:
     chosen = [
         f"LAKEHOUSE_{name.upper()}={getattr(settings, name)}"
         for name in ("env", "engine")
@@ -131,11 +137,11 @@ def _where(settings: Settings) -> str:
     return f"{settings.engine_type.location(settings)}\nSee it in the UI:  {' '.join([*chosen, 'make dev'])}"
 
 
-def _place(layer: str) -> int:
+def _layer_order(layer: str) -> int:
     return LAYERS.index(layer) if layer in LAYERS else len(LAYERS)
 
 
-def _what_came(report: IngestReport) -> str:
+def _describe_sync(report: IngestReport) -> str:
     if all(stream.mode == "incremental" for stream in report.streams):
         new = sum(stream.rows_read for stream in report.streams)
         return (
@@ -146,7 +152,7 @@ def _what_came(report: IngestReport) -> str:
     return f"{sum(stream.rows_read for stream in report.streams):,} rows read."
 
 
-def _why(instance: dg.DagsterInstance, run_id: str) -> str:
+def _failure_reason(instance: dg.DagsterInstance, run_id: str) -> str:
     for record in instance.all_logs(run_id):
         event = record.dagster_event
         if event and event.is_step_failure:
@@ -163,7 +169,7 @@ def _title(text: str) -> None:
 
 
 class _Progress(io.TextIOBase):
-    """Passes on of dbt's words what shows progress: finished tables, and whatever is not well."""
+    """Filters dbt's output: keeps finished tables and errors."""
 
     def __init__(self, out: io.TextIOBase | object) -> None:
         self._out = out

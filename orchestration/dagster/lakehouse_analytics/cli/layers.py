@@ -1,4 +1,4 @@
-"""`lakehouse layers`: puts the models of a dbt project that are in no layer into one."""
+"""`lakehouse layers` assigns layers to the models of a dbt project that have none."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ NOTHING = "# Every model, seed and snapshot is in a layer."
 
 
 def yaml_of_layers(settings: Settings) -> str:
-    """The lines of `dbt_project.yml` that map what is in no layer.
+    """Return the lines of `dbt_project.yml` that assign the suggested layers.
 
     Raises:
-        ManifestError, ContractError: the manifest is stale, or the project cannot be loaded.
+        ManifestError: The manifest is stale, or the project cannot be loaded.
+        ContractError: A contract of the project is invalid.
     """
     suggested = _suggested(DbtProject.of(settings))
     return as_yaml(suggested) if suggested else NOTHING
@@ -30,11 +31,11 @@ def write_layers(settings: Settings) -> str:
     """Add these lines to `dbt_project.yml`.
 
     Returns:
-        What was done, and what is to be done next.
+        A message with the lines and the next step.
 
     Raises:
-        ManifestError: the file cannot be changed; it stays as it is.
-        ContractError: the project cannot be loaded.
+        ManifestError: The file cannot be changed. It is left as it is.
+        ContractError: The project cannot be loaded.
     """
     project = DbtProject.of(settings)
     suggested = _suggested(project)
@@ -54,12 +55,12 @@ def write_layers(settings: Settings) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Replace a file atomically."""
     with tempfile.TemporaryDirectory(prefix=".layers-", dir=path.parent) as folder:
-        fresh = Path(folder) / path.name
-        fresh.write_text(text, encoding="utf-8")
-        shutil.copymode(path, fresh)
-        fresh.replace(path)
+        replacement = Path(folder) / path.name
+        replacement.write_text(text, encoding="utf-8")
+        shutil.copymode(path, replacement)
+        replacement.replace(path)
 
 
 def _suggested(project: DbtProject) -> dict[str, Any]:

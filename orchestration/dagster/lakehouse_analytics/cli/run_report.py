@@ -1,4 +1,4 @@
-"""What a run did, as a table for a person."""
+"""The summary of a run as a table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Line:
-    """One asset of the run."""
+    """The summary of one asset."""
 
     layer: str
     name: str
@@ -29,7 +29,10 @@ class Line:
 
 
 def lines_of(instance: dg.DagsterInstance, run_ids: Sequence[str], layers: Mapping[dg.AssetKey, str]) -> list[Line]:
-    """One line for each asset, in the order of the given layers, from the runs' own events; of partitions the sum."""
+    """Return one line per asset, in the order of `layers`, from the events of the runs.
+
+    Rows of partitions are added up.
+    """
     lines = {key: Line(layer=layer, name=key.path[-1]) for key, layer in layers.items()}
     for record in (record for run_id in run_ids for record in instance.all_logs(run_id)):
         event = record.dagster_event
@@ -40,7 +43,7 @@ def lines_of(instance: dg.DagsterInstance, run_ids: Sequence[str], layers: Mappi
             line.seconds = _value(metadata, "runtime_seconds")
             _add_rows(line, metadata)
         elif event and event.is_asset_observation and (key := event.asset_key) in lines:
-            # Of a table whose rows took long to count.
+            # Tables whose rows take long to count report them later, as an observation.
             _add_rows(lines[key], event.asset_observation_data.asset_observation.metadata)
         evaluation = record.asset_check_evaluation
         if evaluation and evaluation.asset_key in lines:
@@ -68,7 +71,7 @@ def _value(metadata: Any, key: str) -> Any:
 
 
 def render(lines: Sequence[Line]) -> RichTable:
-    """The table `make demo` ends with."""
+    """Return the table that `make demo` prints at the end."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -87,7 +90,7 @@ def render(lines: Sequence[Line]) -> RichTable:
 
 
 def total(lines: Sequence[Line]) -> dict[str, int]:
-    """Sums over all lines."""
+    """Return the sums over all lines."""
     found: dict[str, int] = defaultdict(int)
     for line in lines:
         found["built"] += line.built

@@ -1,7 +1,4 @@
-"""Adds keys to a YAML file as a person would: what is there stays as it is written, comments included.
-
-Pure: no Dagster, no dbt.
-"""
+"""Adds keys to a YAML file without changing the rest of the text, including comments. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import yaml
 from lakehouse_analytics.contract.models import deep_merge
 from lakehouse_analytics.dbt.lint.suggested_yaml import as_yaml
 
-#: Begin, end and replacement of a part of the text.
+#: Start, end and replacement of a part of the text.
 _Edit = tuple[int, int, str]
 
 
@@ -22,17 +19,17 @@ class CannotEditError(ValueError):
 
 
 def with_keys(text: str, additions: Mapping[str, Any]) -> str:
-    """The text of a YAML file with some keys added.
+    """Return the text of a YAML file with some keys added.
 
     Args:
-        text: The file, which holds a mapping or nothing.
-        additions: Nested mappings. Keys that are there already are merged.
+        text: The text of the file, which is empty or a mapping.
+        additions: Nested mappings. They are merged with present keys.
 
     Returns:
-        The text, which has the contents of the file, merged with the additions.
+        The new text. Its content is that of the file merged with the additions.
 
     Raises:
-        CannotEditError: the file uses YAML that this function cannot edit, such as an alias for a mapping that changes.
+        CannotEditError: The file uses YAML that this function cannot edit, such as an alias for a mapping that changes.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -51,26 +48,26 @@ def with_keys(text: str, additions: Mapping[str, Any]) -> str:
 def _edits(node: yaml.Node, additions: Mapping[str, Any], text: str) -> Iterator[_Edit]:
     if not isinstance(node, yaml.MappingNode):
         if node.tag != "tag:yaml.org,2002:null" and node.value:
-            raise CannotEditError(f"line {node.start_mark.line + 1} holds no mapping")
+            raise CannotEditError(f"line {node.start_mark.line + 1} is not a mapping")
         yield node.start_mark.index, node.end_mark.index, f" {_flow(additions)}"
         return
-    there = {key.value: value for key, value in node.value}
-    if len(there) < len(node.value):
+    present = {key.value: value for key, value in node.value}
+    if len(present) < len(node.value):
         raise CannotEditError(f"a key occurs twice in the mapping that begins in line {node.start_mark.line + 1}")
     if node.flow_style or not node.value:
         merged = deep_merge(yaml.safe_load(text[node.start_mark.index : node.end_mark.index]) or {}, additions)
         yield node.start_mark.index, node.end_mark.index, _flow(merged)
         return
-    new = {key: value for key, value in additions.items() if key not in there}
+    new = {key: value for key, value in additions.items() if key not in present}
     if new and node.start_mark.column == 0:
         yield _at_end(text, new)
     elif new:
-        # In front of the first key: where a block ends is less clear, because of comments.
+        # Insert before the first key. The end of a block is less clear, because of comments.
         begin, indent = node.start_mark.index, " " * node.start_mark.column
         yield begin, begin, as_yaml(new, indent).removeprefix(indent) + f"\n{indent}"
     for key, value in additions.items():
-        if key in there:
-            yield from _edits(there[key], value, text)
+        if key in present:
+            yield from _edits(present[key], value, text)
 
 
 def _at_end(text: str, additions: Mapping[str, Any]) -> _Edit:

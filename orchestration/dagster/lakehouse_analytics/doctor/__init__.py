@@ -1,4 +1,4 @@
-"""`lakehouse doctor`: checks everything that a deployment needs, and says what is wrong and how to fix it."""
+"""`lakehouse doctor` checks everything that a deployment needs, and reports what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 def examine(
     *, as_json: bool = False, timeout: float = 15.0, skip: Collection[str] = (), probes: Sequence[Probe] | None = None
 ) -> int:
-    """Ask every probe and print what it found.
+    """Run the probes and print their results.
 
     Args:
-        as_json: One list of objects instead of lines.
-        timeout: Seconds that each probe has.
-        skip: Names of probes to leave out.
-        probes: Others than those of the house.
+        as_json: Print one list of objects instead of lines of text.
+        timeout: Time limit of each probe, in seconds.
+        skip: Names of the probes to skip.
+        probes: The probes to run; by default, all of `PROBES`.
 
     Returns:
-        The exit code (`report.exit_code`). Where a probe hangs, the process ends here.
+        The exit code (see `report.exit_code`). If a probe hangs, this function ends the process instead of returning.
     """
     import click
 
@@ -35,13 +35,13 @@ def examine(
     from lakehouse_analytics.doctor.secrets import mask
 
     began = time.monotonic()
-    asked = PROBES if probes is None else probes
+    selected = PROBES if probes is None else probes
     context = ProbeContext(timeout=timeout, left_out=frozenset(skip))
-    width = max(len(probe.name) for probe in asked)
-    plain = not _shows("✔→…", sys.stdout.encoding)
+    width = max(len(probe.name) for probe in selected)
+    plain = not _can_encode("✔→…", sys.stdout.encoding)
     results = []
     with quiet():
-        run = Run(asked, context, mask())
+        run = Run(selected, context, mask())
         run.load()
         for result in run.results():
             results.append(result)
@@ -53,7 +53,7 @@ def examine(
         click.echo("\n" + report.summary(results, time.monotonic() - began))
     code = report.exit_code(results)
     if run.hangs:
-        # Libraries wait for their threads when a process ends in order.
+        # Exit without cleanup: a regular exit would wait for the threads that libraries have started.
         sys.stdout.flush()
         os._exit(code)
     if instance := getattr(context, "instance", None):
@@ -61,7 +61,7 @@ def examine(
     return code
 
 
-def _shows(text: str, encoding: str | None) -> bool:
+def _can_encode(text: str, encoding: str | None) -> bool:
     try:
         text.encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

@@ -1,4 +1,4 @@
-"""Does Airbyte accept the credentials, and which of its connections fill dbt's sources?"""
+"""The probe of Airbyte: its credentials, and which connections fill dbt's sources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine
 
 
 def airbyte(context: ProbeContext) -> Finding:
-    """Lists connections and jobs, as the sensor does."""
+    """List the connections and jobs, as the Airbyte sensor does."""
     if context.settings.airbyte_url is None:
         return skipped("LAKEHOUSE_AIRBYTE_URL is not set: there is no Airbyte sensor")
 
@@ -21,13 +21,13 @@ def airbyte(context: ProbeContext) -> Finding:
 
     settings, graph = context.settings, context.graph_if_any
     client = airbyte_of(settings)
-    assert client  # noqa: S101  # there is a URL
+    assert client  # noqa: S101  # the URL is set
     tables = source_tables(graph) if graph else []
     cache = ConnectionCache(client, tables, settings.airbyte_include, settings.airbyte_exclude)
     deadline = time.monotonic() + context.patience
     try:
         found = cache.snapshot(deadline=deadline)
-        client.now(deadline=deadline)  # jobs may need another permission than connections
+        client.now(deadline=deadline)  # listing jobs may require other permissions
     except AirbyteError as error:
         message, colon, fix = str(error).rpartition(": ")
         if not colon or not fix.startswith(("check", "set", "LAKEHOUSE")):
@@ -39,7 +39,7 @@ def airbyte(context: ProbeContext) -> Finding:
     if found.ignored:
         words[0] += f", {included} of them included (LAKEHOUSE_AIRBYTE_INCLUDE, _EXCLUDE)"
     if graph is None:
-        words.append("without a manifest, it is unknown which of them fill dbt's sources")
+        words.append("which of them fill dbt's sources is unknown without a manifest")
         return fine("\n".join(words))
     by_connection = found.mapping.tables_by_connection
     filled = sum(map(len, by_connection.values()))

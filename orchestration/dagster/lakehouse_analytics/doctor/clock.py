@@ -1,4 +1,4 @@
-"""The zone of schedules and partitions, and whether this machine's clock is right."""
+"""The probe of time: the time zone of schedules and partitions, and the accuracy of this machine's clock."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from lakehouse_analytics.common.network import http_date
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine, unchecked
 
-#: Tokens and windows of time bear a small difference.
+#: Maximum acceptable difference. Tokens and time windows tolerate differences this small.
 TOLERANCE = timedelta(minutes=1)
 
 
 def clock(context: ProbeContext) -> Finding:
-    """Compared with the clocks of Trino and Airbyte, where they are asked."""
+    """Compare this machine's clock with those of Trino and Airbyte, if they are in use."""
     zone = context.settings.timezone
     words = [f"LAKEHOUSE_TIMEZONE is {zone}, where it is {datetime.now(ZoneInfo(zone)):%H:%M}"]
     wrong = False
     compared = list(_differences(context))
-    for who, ahead in compared:
-        seconds = abs(ahead.total_seconds())
-        if abs(ahead) > TOLERANCE:
+    for server, offset in compared:
+        seconds = abs(offset.total_seconds())
+        if abs(offset) > TOLERANCE:
             wrong = True
-            words.append(f"this machine's clock is {seconds:.0f} s {'ahead of' if ahead > ZERO else 'behind'} {who}'s")
+            words.append(
+                f"this machine's clock is {seconds:.0f} s {'ahead of' if offset > ZERO else 'behind'} {server}'s"
+            )
         else:
-            words.append(f"this machine's clock agrees with {who}'s")
+            words.append(f"this machine's clock agrees with {server}'s")
     if not compared and any(_servers(context)):
         words.append("this machine's clock could not be compared, because no server sent its time")
         return unchecked("; ".join(words))
@@ -40,33 +42,34 @@ ZERO = timedelta(0)
 
 
 def _differences(context: ProbeContext) -> Iterator[tuple[str, timedelta]]:
-    for who, ask in _servers(context):
-        # A server that cannot be reached is another probe's finding.
+    for server, get_date in _servers(context):
+        # An unreachable server is reported by its own probe.
         with suppress(Exception):
-            before = datetime.now(UTC)
-            said = http_date(ask())
-            # In the middle of the time that the answer took; it has whole seconds.
-            ours = before + (datetime.now(UTC) - before) / 2
-            if said:
-                yield who, ours - said
+            started = datetime.now(UTC)
+            their_time = http_date(get_date())
+            # The answer was produced between these two readings, so compare with their midpoint. The header has whole
+            # seconds.
+            ours = started + (datetime.now(UTC) - started) / 2
+            if their_time:
+                yield server, ours - their_time
 
 
 def _servers(context: ProbeContext) -> Iterator[tuple[str, Callable[[], str]]]:
     import requests
 
-    # Two of them fit into the time of one probe.
+    # The probe makes two requests, so each gets half of its time.
     timeout = context.patience / 2
 
     def trino() -> str:
-        from lakehouse_analytics.doctor.coordinator import server_of
+        from lakehouse_analytics.doctor.coordinator import probe_server
         from lakehouse_analytics.engines.trino.session import http_session
 
-        server = server_of(context)
+        server = probe_server(context)
         with http_session(server) as session:
             return session.get(f"{server.address}/v1/info", timeout=timeout).headers["Date"]
 
     def airbyte() -> str:
-        # Whatever it answers without a log-in, it says when.
+        # Every response has a Date header, even if the request is not authenticated.
         answer = requests.get(f"{context.settings.airbyte_url}/health", timeout=timeout, allow_redirects=False)
         return answer.headers["Date"]
 

@@ -1,4 +1,4 @@
-"""Trino asked once and at once: a doctor tells what is, and waits for nothing."""
+"""Requests to Trino that do not wait or retry: doctor reports the current state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class NotCheckedError(FailedError):
-    """Trino is up, but did not come to the question in time: that is neither well nor wrong."""
+    """Trino runs, but did not execute the statement in time. The result of the check is unknown."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "")
@@ -21,11 +21,11 @@ class NotCheckedError(FailedError):
 
 
 class DeniedError(FailedError):
-    """Trino refused a statement to this user."""
+    """The user does not have the privilege for a statement."""
 
 
-def server_of(context: ProbeContext) -> TrinoServer:
-    """The coordinator, with no more patience than a probe has. A token must last for as long as a run may."""
+def probe_server(context: ProbeContext) -> TrinoServer:
+    """Return the coordinator, with timeouts that fit into a probe. Its token must be valid for the maximum run time."""
     from lakehouse_analytics.engines.trino.resource import TrinoResource
 
     server = TrinoResource.of(context.settings).server()
@@ -34,18 +34,18 @@ def server_of(context: ProbeContext) -> TrinoServer:
             "request_timeout": min(server.request_timeout, context.patience),
             "start_timeout": 0.0,
             "queue_timeout": 0.0,
-            # No session property: the user may lack the right to set any.
+            # Not a session property: the user may not have the privilege to set one.
             "statement_timeout": context.patience,
             "token_needed_until": datetime.now(UTC) + timedelta(seconds=context.settings.max_runtime),
         }
     )
 
 
-def version_of(server: TrinoServer) -> str:
-    """Its version; needs no log-in.
+def server_version(server: TrinoServer) -> str:
+    """Return the version of Trino. This needs no authentication.
 
     Raises:
-        FailedError: it cannot be reached, or is starting.
+        FailedError: Trino cannot be reached or is still starting.
     """
     import requests
 
@@ -55,28 +55,29 @@ def version_of(server: TrinoServer) -> str:
     try:
         with http_session(server) as session:
             answer = session.get(f"{server.address}/v1/info", timeout=server.request_timeout)
-            said = answer.json() if answer.ok else {}
+            info = answer.json() if answer.ok else {}
     except TrinoError as error:
-        raise FailedError(f"Trino at {server.address}: {_words(error)}", error.failure.advice) from None
-    except ValueError:  # a gateway may answer in its own words
-        said = {}
+        raise FailedError(f"Trino at {server.address}: {_describe(error)}", error.failure.advice) from None
+    except ValueError:  # a gateway may send something other than JSON
+        info = {}
     except requests.RequestException as error:
         advice = classify(RuntimeError(f"failed to execute: {error}")).advice
         raise FailedError(f"Trino at {server.address} cannot be reached: {reason(error)}", advice) from None
     if answer.status_code in (429, 502, 503, 504):
-        raise FailedError(f"{server.address} answers {answer.status_code} ({answer.reason})", "See that Trino runs.")
-    if said.get("starting") is True:
-        raise FailedError(f"Trino at {server.address} is still starting", "Ask again in a minute.")
-    version = said.get("nodeVersion")
-    return str(version.get("version")) if isinstance(version, dict) else "of a version that it does not tell"
+        raise FailedError(f"{server.address} answers {answer.status_code} ({answer.reason})", "Check that Trino runs.")
+    if info.get("starting") is True:
+        raise FailedError(f"Trino at {server.address} is still starting", "Try again in a minute.")
+    version = info.get("nodeVersion")
+    return str(version.get("version")) if isinstance(version, dict) else "(unknown version)"
 
 
-def ask(server: TrinoServer, sql: str) -> list[tuple[Any, ...]]:
-    """The rows of one statement.
+def fetch_rows(server: TrinoServer, sql: str) -> list[tuple[Any, ...]]:
+    """Run one statement and return its rows.
 
     Raises:
-        FailedError: there are none. `NotCheckedError` where the statement is still in a queue or was refused by a full
-            one, `DeniedError` where this user may not run it.
+        NotCheckedError: The statement is still queued, or was rejected because the queue is full.
+        DeniedError: The user may not run the statement.
+        FailedError: The statement failed for another reason.
     """
     from lakehouse_analytics.engines.trino.client import execute
     from lakehouse_analytics.engines.trino.errors import FULL, STILL_QUEUED
@@ -86,13 +87,13 @@ def ask(server: TrinoServer, sql: str) -> list[tuple[Any, ...]]:
         return execute(server, sql, log=lambda _: None).rows
     except TrinoError as error:
         failure = error.failure
-        said = f"Trino at {server.address}: {_words(error)}"
+        message = f"Trino at {server.address}: {_describe(error)}"
         if failure.name == STILL_QUEUED or failure.queue_full:
-            raise NotCheckedError(f"{said}. {failure.advice}") from None
+            raise NotCheckedError(f"{message}. {failure.advice}") from None
         advice = FULL if failure.name == "EXCEEDED_TIME_LIMIT" else failure.advice
         kind = DeniedError if failure.name == "PERMISSION_DENIED" else FailedError
-        raise kind(said, advice) from None
+        raise kind(message, advice) from None
 
 
-def _words(error: Any) -> str:
+def _describe(error: Any) -> str:
     return f"{error.failure.name}: {' '.join(str(error.failure.message).split())[:300]}"

@@ -1,4 +1,4 @@
-"""Does the engine answer and let us in, and does it have the schemas that dbt reads and writes?"""
+"""The probes of the data: access to the engine, and the schemas that dbt reads and writes."""
 
 from __future__ import annotations
 
@@ -20,42 +20,44 @@ Schemas = Mapping[str, set[str]]
 
 
 def engine(context: ProbeContext) -> Finding:
-    """DuckDB's file opens, or the server answers and lets us in."""
+    """Open DuckDB's file, or connect to the server and log in."""
     if context.engine_type.name == "trino":
         from lakehouse_analytics.doctor import coordinator
 
-        server = coordinator.server_of(context)
-        version = coordinator.version_of(server)
-        coordinator.ask(server, "select 1")
-        return fine(f"Trino {version} at {server.address} lets {server.user} in ({_log_in(server.auth)})")
+        server = coordinator.probe_server(context)
+        version = coordinator.server_version(server)
+        coordinator.fetch_rows(server, "select 1")
+        return fine(
+            f"Trino {version} at {server.address} accepts {server.user} ({_describe_authentication(server.auth)})"
+        )
     profile = _profile(context)
     if context.engine_type.name != "duckdb":
         [[answer]] = _fetch_all(context, "select version()")
-        return fine(f"{answer} answers" + (f", as {profile.where} says" if profile else ""))
+        return fine(f"{answer} answers" + (f", as configured in {profile.where}" if profile else ""))
     if profile and profile.database_file is None:
         return unchecked(
-            f"{profile.where} names a database that is no local file: not looked at",
-            "Check in dbt itself that it can be reached: `dbt debug`.",
+            f"not checked: {profile.where} names a database that is not a local file",
+            "Check with dbt that it can be reached: `dbt debug`.",
         )
     [[duckdb]] = _duckdb(context, "select version()")
     return fine(f"DuckDB {duckdb} opens {context.settings.duckdb_path}")
 
 
 def catalog(context: ProbeContext) -> Finding:
-    """The schemas of the project's sources are there. Those of its layers need not be."""
+    """Check that the schemas of the project's sources exist. Those of its layers are created by the first build."""
     read, written = _sources(context.graph), _layers(context.graph)
-    there = {database: _there(context, database) for database in {*read, *written}}
+    there = {database: _existing_schemas(context, database) for database in {*read, *written}}
     missing = {database: _missing(schemas, there[database]) for database, schemas in read.items()}
     words = []
     for database in sorted(there):
         found = there[database]
         if found is None:
-            words.append(f"{database} is another database, which dbt attaches: not looked at")
+            words.append(f"not checked: {database} is another database, which dbt attaches")
             continue
         here = sorted((read.get(database, set()) | written.get(database, set())) & found)
         words.append(f"{database} has {', '.join(here) or 'none of the schemas yet'}")
         if later := _missing(written.get(database, set()) - read.get(database, set()), found):
-            words.append(f"not there yet, and made by dbt's first build: {', '.join(later)}")
+            words.append(f"not there yet, dbt's first build creates them: {', '.join(later)}")
     if any(missing.values()):
         of = [f"{database}.{schema}" for database, schemas in sorted(missing.items()) for schema in schemas]
         return failed(
@@ -68,20 +70,20 @@ def catalog(context: ProbeContext) -> Finding:
 
 
 def _profile(context: ProbeContext) -> Profile | None:
-    """dbt's profile, where it can be read."""
+    """Return dbt's profile, or None if it cannot be read."""
     with suppress(ProfileError):
         return context.settings.profile
     return None
 
 
-def _there(context: ProbeContext, database: str) -> set[str] | None:
-    """Its schemas; None of a database that only dbt knows how to reach."""
+def _existing_schemas(context: ProbeContext, database: str) -> set[str] | None:
+    """Return the schemas of a database, or None if only dbt can connect to it."""
     from lakehouse_analytics.common.sql import identifier
 
     if context.engine_type.name == "trino":
         from lakehouse_analytics.doctor import coordinator
 
-        rows = coordinator.ask(coordinator.server_of(context), f"show schemas from {identifier(database)}")
+        rows = coordinator.fetch_rows(coordinator.probe_server(context), f"show schemas from {identifier(database)}")
         return {str(name).lower() for (name,) in rows}
     if context.engine_type.name != "duckdb":
         profile = _profile(context)
@@ -100,7 +102,7 @@ def _missing(wanted: Collection[str], found: set[str] | None) -> list[str]:
 
 
 def _sources(graph: Graph) -> Schemas:
-    # dbt-duckdb reads the files of an external location instead of a table.
+    # For a source with an external location, dbt-duckdb reads files instead of a table.
     return _by_database(
         source.node for source in graph.sources.values() if "external_location" not in str(source.node.meta)
     )
@@ -118,12 +120,12 @@ def _by_database(nodes: Iterator[Node]) -> Schemas:
 
 
 def _fetch_all(context: ProbeContext, sql: str) -> list[tuple[object, ...]]:
-    """Ask the engine's resource, which reads its address from dbt's profile."""
+    """Run a query by the engine's resource, which reads its address from dbt's profile."""
     from lakehouse_analytics.engines.base import DatabaseError, Queried
 
     engine = context.engine_type.resource(context.settings)
     if not isinstance(engine, Queried):
-        raise FailedError(f"{context.engine_type.title} cannot be asked", "Leave it out (--skip engine).")
+        raise FailedError(f"{context.engine_type.title} cannot be queried by doctor", "Leave it out (--skip engine).")
     try:
         return [tuple(row) for row in engine.fetch_all(sql)]
     except DatabaseError as error:
@@ -145,5 +147,5 @@ def _duckdb(context: ProbeContext, sql: str) -> list[tuple[object, ...]]:
         raise FailedError(message, fix or "Set LAKEHOUSE_DUCKDB_PATH to a file of DuckDB.") from None
 
 
-def _log_in(auth: str) -> str:
+def _describe_authentication(auth: str) -> str:
     return {"none": "no log-in"}.get(auth, f"log-in by {auth}")

@@ -1,7 +1,7 @@
-"""What a person does about a finding, in the words of the place where doctor runs.
+"""Instructions for each finding, depending on where doctor runs.
 
-Every command stands in backticks, and a test tries each: in a checkout there is `make`; a pod has a read-only root file
-system and an image that was built elsewhere, so its commands are those of kubectl and values.yaml.
+Each command is enclosed in backticks, and a test runs all of them. A checkout has `make`. A pod has a read-only root
+file system and an image that was built elsewhere, so instructions for it use kubectl and values.yaml.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from lakehouse_analytics.instance.command import NAMESPACE
 from lakehouse_analytics.settings import repository_root
 
 VALUES = "values.yaml"
-#: The chart's own names: they hold for every release.
+#: Labels that Dagster's chart sets. They do not depend on the name of the release.
 _DAEMON, _WEBSERVER = "component=dagster-daemon", "component=dagster-webserver"
 _LOAD = "python -m lakehouse_analytics.doctor.load"
 _MIGRATE = "dagster instance migrate"
-#: Charts 1.9.3 and 1.12.19 take it; the limits stay where they are.
+#: Accepted by the charts 1.9.3 and 1.12.19. The limits stay in `concurrency`.
 _QUEUE = (
     "dagsterDaemon: {runCoordinator: {enabled: true, type: CustomRunCoordinator, config: {customRunCoordinator: "
     "{module: dagster._core.run_coordinator.queued_run_coordinator, class: QueuedRunCoordinator, config: {}}}}}"
@@ -25,7 +25,7 @@ _QUEUE = (
 
 
 class Place(StrEnum):
-    """Where doctor runs."""
+    """The environment that doctor runs in."""
 
     CHECKOUT = "checkout"
     POD = "pod"
@@ -33,14 +33,14 @@ class Place(StrEnum):
 
 
 def here() -> Place:
-    """The place of this process."""
+    """Return the place of this process."""
     if os.getenv("KUBERNETES_SERVICE_HOST"):
         return Place.POD
     return Place.CHECKOUT if (repository_root() / "Makefile").is_file() else Place.ELSEWHERE
 
 
 def set_variables(place: Place) -> str:
-    """Settings are wrong."""
+    """Return the instruction for wrong settings."""
     if place is Place.POD:
         return (
             f"Correct them in `env` of the deployment in {VALUES}, or in the Secret of its `envSecrets`; then run "
@@ -52,7 +52,7 @@ def set_variables(place: Place) -> str:
 
 
 def parse_project(place: Place) -> str:
-    """The manifest is missing or stale."""
+    """Return the instruction for a missing or stale manifest."""
     if place is Place.POD:
         return (
             f"The image holds the manifest. Build a new image, set its tag in {VALUES}, and run `helm upgrade`. If "
@@ -62,33 +62,33 @@ def parse_project(place: Place) -> str:
 
 
 def correct_profile(place: Place) -> str:
-    """dbt's profile cannot be used."""
+    """Return the instruction for a dbt profile that cannot be used."""
     how = "Set LAKEHOUSE_DBT_PROFILES_DIR to the folder of dbt's profiles.yml, or correct that file."
     return f"{how} {parse_project(place)}" if place is Place.POD else how
 
 
 def correct_contracts(place: Place) -> str:
-    """`meta.lakehouse` of some models is wrong."""
+    """Return the instruction for errors in `meta.lakehouse`."""
     return f"Correct meta.lakehouse in these files. {parse_project(place)}"
 
 
 def correct_connections(place: Place) -> str:
-    """Connections that sources name do not exist."""
+    """Return the instruction for sources that name connections that do not exist."""
     return f"Correct meta.lakehouse.airbyte of these sources, or the connections in Airbyte. {parse_project(place)}"
 
 
 def show_load_error(place: Place) -> str:  # noqa: ARG001  # the same everywhere
-    """The code location does not load."""
+    """Return the instruction for a code location that does not load."""
     return f"See the whole error: `{_LOAD} --traceback`"
 
 
 def show_load_time(place: Place) -> str:  # noqa: ARG001
-    """The code location does not load in time."""
+    """Return the instruction for a code location that does not load in time."""
     return f"Try a longer --timeout. If that does not help: `python -X importtime -m {_LOAD.rpartition(' ')[2]}`"
 
 
 def fill_duckdb(place: Place) -> str:
-    """DuckDB's file is missing."""
+    """Return the instruction for a missing DuckDB file."""
     if place is Place.POD:
         return (
             f"Set LAKEHOUSE_ENV to prod in {VALUES} to use Trino; or mount a volume that has the file, and set "
@@ -96,31 +96,31 @@ def fill_duckdb(place: Place) -> str:
         )
     make = " or `make demo`" if place is Place.CHECKOUT else ""
     return (
-        f"`lakehouse ingest`{make} makes it, and so does the first build of a project without sources; or let dbt's "
-        "profile, or LAKEHOUSE_DUCKDB_PATH, name an existing file."
+        f"Run `lakehouse ingest`{make}, which creates it, as does the first build of a project without sources. Or set "
+        "LAKEHOUSE_DUCKDB_PATH, or the path in dbt's profile, to an existing file."
     )
 
 
 def fill_sources(place: Place) -> str:
-    """Schemas of dbt's sources are missing."""
+    """Return the instruction for missing schemas of dbt's sources."""
     fill = "Let Airbyte sync them" if place is Place.POD else "Fill them with `lakehouse ingest` or a sync of Airbyte"
     return f"{fill}, or correct `schema` and `database` of the sources in the dbt project."
 
 
 def set_home(place: Place) -> str:
-    """DAGSTER_HOME is not set."""
+    """Return the instruction for an unset DAGSTER_HOME."""
     if place is Place.POD:
         return f"Do not override DAGSTER_HOME in {VALUES}: the chart and the image set it."
     return "Set it to a folder that stays" + ("; `make doctor` uses .dagster_home." if place is Place.CHECKOUT else ".")
 
 
-def prepare_home(place: Place) -> str:  # noqa: ARG001  # a pod without a dagster.yaml is not checked at all
-    """DAGSTER_HOME has no `dagster.yaml`."""
+def prepare_home(place: Place) -> str:  # noqa: ARG001  # a pod without a dagster.yaml gets include_instance
+    """Return the instruction for a DAGSTER_HOME without a `dagster.yaml`."""
     return "Run `lakehouse init`, which writes it."
 
 
-def include_instance(place: Place) -> str:  # noqa: ARG001  # of a pod only
-    """This pod has no `dagster.yaml`."""
+def include_instance(place: Place) -> str:  # noqa: ARG001  # only for pods
+    """Return the instruction for a pod without a `dagster.yaml`."""
     daemon = f"$({_kubectl('get deploy')} -l {_DAEMON} -o name)"
     return (
         f"Set dagster-user-deployments.includeInstance to true in {VALUES} (the chart has it since 1.12), run "
@@ -131,19 +131,19 @@ def include_instance(place: Place) -> str:  # noqa: ARG001  # of a pod only
 
 
 def reach_storage(place: Place) -> str:
-    """The instance's database does not answer."""
+    """Return the instruction for an instance whose database does not answer."""
     if place is Place.POD:
-        return f"Check `postgresql` in {VALUES} and its Secret, and that the database runs. Dagster tries it for 15 s."
-    return "Check `storage` in dagster.yaml, and that the database it names runs. Dagster tries it for 15 s."
+        return f"Check `postgresql` in {VALUES} and its Secret, and that the database runs. Dagster retries for 15 s."
+    return "Check `storage` in dagster.yaml, and that the database it names runs. Dagster retries for 15 s."
 
 
 def migrate(place: Place) -> str:  # noqa: ARG001  # the same everywhere
-    """The schema of the instance's database is old."""
+    """Return the instruction for an instance whose database schema is out of date."""
     return f"Back up the database, and run `{_MIGRATE}`."
 
 
 def queue_runs(place: Place) -> str:
-    """Runs start at once, whatever the limits are."""
+    """Return the instruction for an instance that starts runs without a queue."""
     if place is Place.POD:
         return (
             f"Set dagsterDaemon.runCoordinator in {VALUES} as follows, keep the limits in `concurrency`, and run "
@@ -154,19 +154,19 @@ def queue_runs(place: Place) -> str:
 
 
 def limit_pool(place: Place, pool: str) -> str:  # noqa: ARG001  # the same everywhere
-    """A pool has another limit than 1."""
+    """Return the instruction for a pool whose limit is not 1."""
     return f"Run `dagster instance concurrency set {pool} 1`."
 
 
 def limit_runs(place: Place) -> str:
-    """The queue has no limit for runs that build partitions."""
+    """Return the instruction for a queue that does not limit the runs that build partitions."""
     if place is Place.POD:
         return f"Set additionalInstanceConfig.concurrency in {VALUES} as this repository does, and run `helm upgrade`."
     return "Copy `concurrency` from orchestration/dagster/dagster.yaml to dagster.yaml in DAGSTER_HOME."
 
 
 def start_daemons(place: Place) -> str:
-    """The daemons are dead."""
+    """Return the instruction for daemons that do not run."""
     if place is Place.POD:
         return (
             f"See the daemon's log: `{_kubectl('logs')} -l {_DAEMON} --tail=100`; to restart it: "
@@ -177,7 +177,7 @@ def start_daemons(place: Place) -> str:
 
 
 def switch_on(place: Place, what: str, name: str, page: str) -> str:
-    """A schedule or sensor is stopped."""
+    """Return the instruction for a stopped schedule or sensor."""
     if place is Place.POD:
         webserver = f"$({_kubectl('get deploy')} -l {_WEBSERVER} -o name)"
         command = f"{_kubectl('exec')} {webserver} -- dagster {what} start {name} -w /dagster-workspace/workspace.yaml"
@@ -189,7 +189,7 @@ def switch_on(place: Place, what: str, name: str, page: str) -> str:
 
 
 def set_clock(place: Place) -> str:
-    """The clocks differ."""
+    """Return the instruction for clocks that differ."""
     which = "the clock of this pod's node" if place is Place.POD else "this machine's clock"
     return f"Synchronize {which} and the other machine's by NTP."
 
@@ -199,7 +199,7 @@ def _kubectl(words: str) -> str:
 
 
 def _namespace() -> str:
-    """Of this pod. The chart names it in a variable, too, where no token is mounted."""
+    """Return the namespace of this pod. If no token is mounted, read it from a variable that the chart sets."""
     try:
         return NAMESPACE.read_text().strip()
     except OSError:

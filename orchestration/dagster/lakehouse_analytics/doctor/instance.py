@@ -1,4 +1,4 @@
-"""Dagster's storage, its daemons, and what of the code location is switched on there."""
+"""The probes of Dagster's instance: storage, daemons, and which schedules and sensors run."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine
 if TYPE_CHECKING:
     from lakehouse_analytics._dagster_internals import InstigatorState, InstigatorType
 
-CHECK_STORAGE = "Check that the database of Dagster's instance runs and can be reached: Dagster tries it for a while."
+CHECK_STORAGE = "Check that the database of Dagster's instance runs and can be reached: Dagster retries for a while."
 IMPORTS = ("dagster._daemon.controller", "dagster._core.storage.sqlite_storage", "alembic.command")
 LOCATION = "lakehouse_analytics"
-#: Seconds without a heartbeat after which a daemon is dead; they come every 30. Dagster itself waits half an hour.
-SILENCE = 300.0
+#: Seconds without a heartbeat after which a daemon counts as dead. Daemons send one every 30 s; Dagster itself waits
+#: half an hour.
+HEARTBEAT_TIMEOUT = 300.0
 
 
 def storage(context: ProbeContext) -> Finding:
-    """The instance of DAGSTER_HOME opens and answers, and its schema is this Dagster's."""
+    """Open the instance of DAGSTER_HOME, run a query, and compare its schema with this version of Dagster."""
     from dagster import DagsterInstance
 
     home, place = os.getenv("DAGSTER_HOME"), fixes.here()
     if not home:
-        return failed("DAGSTER_HOME is not set: it is where Dagster keeps its runs", fixes.set_home(place))
+        return failed("DAGSTER_HOME is not set: Dagster stores its runs there", fixes.set_home(place))
     if not (Path(home) / "dagster.yaml").is_file():
         if place is fixes.Place.POD:
             return unchecked(
@@ -40,7 +41,7 @@ def storage(context: ProbeContext) -> Finding:
     try:
         instance = DagsterInstance.get()
         runs = instance.get_runs_count()
-        old = _behind(instance)
+        old = _outdated_schemas(instance)
     except Exception as error:
         outdated = "Outdated" in type(error).__name__
         fix = fixes.migrate(place) if outdated else fixes.reach_storage(place)
@@ -54,56 +55,58 @@ def storage(context: ProbeContext) -> Finding:
 
 
 def daemons(context: ProbeContext) -> Finding:
-    """Every daemon that this instance needs has sent a heartbeat lately."""
+    """Check that each daemon that this instance requires has sent a heartbeat recently."""
     from lakehouse_analytics._dagster_internals import get_daemon_statuses
 
     instance = context.instance
-    silence = max(SILENCE, 3.0 * instance.run_monitoring_poll_interval_seconds)
-    statuses = get_daemon_statuses(instance, instance.get_required_daemon_types(), heartbeat_tolerance_seconds=silence)
-    ill = [status for status in statuses.values() if not status.healthy]
-    if not ill:
+    tolerance = max(HEARTBEAT_TIMEOUT, 3.0 * instance.run_monitoring_poll_interval_seconds)
+    statuses = get_daemon_statuses(
+        instance, instance.get_required_daemon_types(), heartbeat_tolerance_seconds=tolerance
+    )
+    unhealthy = [status for status in statuses.values() if not status.healthy]
+    if not unhealthy:
         oldest = max(
             (time.time() - s.last_heartbeat.timestamp for s in statuses.values() if s.last_heartbeat), default=0
         )
-        return fine(
-            f"{', '.join(_short(s.daemon_type) for s in statuses.values())}; last heard {max(oldest, 0):.0f} s ago"
-        )
+        names = ", ".join(_short_name(s.daemon_type) for s in statuses.values())
+        return fine(f"{names}; last heartbeat {max(oldest, 0):.0f} s ago")
     words = []
-    for status in ill:
-        heard = status.last_heartbeat
-        if heard is None:
-            words.append(f"{_short(status.daemon_type)}: no heartbeat recorded")
-        elif heard.errors:
-            error = heard.errors[0].message.strip().splitlines()
-            words.append(f"{_short(status.daemon_type)}: {error[0] if error else 'an error without words'}")
+    for status in unhealthy:
+        heartbeat = status.last_heartbeat
+        if heartbeat is None:
+            words.append(f"{_short_name(status.daemon_type)}: no heartbeat recorded")
+        elif heartbeat.errors:
+            error = heartbeat.errors[0].message.strip().splitlines()
+            words.append(f"{_short_name(status.daemon_type)}: {error[0] if error else 'an error without a message'}")
         else:
-            words.append(f"{_short(status.daemon_type)}: silent for {_age(time.time() - heard.timestamp)}")
-    if len(ill) == len(statuses) and len({word.partition(": ")[2] for word in words}) == 1:
+            age = _describe_age(time.time() - heartbeat.timestamp)
+            words.append(f"{_short_name(status.daemon_type)}: no heartbeat for {age}")
+    if len(unhealthy) == len(statuses) and len({word.partition(": ")[2] for word in words}) == 1:
         words = [f"no daemon runs: {words[0].partition(': ')[2]}"]
     return failed("\n".join(words), fixes.start_daemons(fixes.here()))
 
 
 def schedules(context: ProbeContext) -> Finding:
-    """Every schedule is switched on: nothing is built at night without."""
+    """Check that every schedule runs. If they do not, nothing is built at night."""
     from lakehouse_analytics._dagster_internals import InstigatorType
 
     on = _switched_on(context, InstigatorType.SCHEDULE, context.location.schedules)
     off = [name for name, runs in on.items() if not runs]
-    return _told(context, "schedule", [name for name, runs in on.items() if runs], off, [])
+    return _activation(context, "schedule", [name for name, runs in on.items() if runs], off, [])
 
 
 def sensors(context: ProbeContext) -> Finding:
-    """Every sensor that runs unless somebody stops it does run. Others are as somebody wanted them."""
+    """Check that every sensor that runs by default does run. Sensors that are stopped by default may be on or off."""
     from lakehouse_analytics._dagster_internals import InstigatorType
 
     declared = context.location.sensors
     on = _switched_on(context, InstigatorType.SENSOR, declared)
     off = [name for name, runs in on.items() if not runs]
     stopped, idle = [name for name in off if declared[name]], [name for name in off if not declared[name]]
-    return _told(context, "sensor", [name for name, runs in on.items() if runs], stopped, idle)
+    return _activation(context, "sensor", [name for name, runs in on.items() if runs], stopped, idle)
 
 
-def _told(context: ProbeContext, what: str, running: list[str], stopped: list[str], idle: list[str]) -> Finding:
+def _activation(context: ProbeContext, what: str, running: list[str], stopped: list[str], idle: list[str]) -> Finding:
     words = []
     if stopped:
         words.append(f"stopped: {', '.join(stopped)}")
@@ -130,13 +133,13 @@ def _switched_on(context: ProbeContext, kind: InstigatorType, declared: Mapping[
 
 
 def _of_location(states: list[InstigatorState]) -> InstigatorState | None:
-    """Of ours; of another name's where there is none, because a deployment names its locations as it likes."""
+    """Return the state of our location or, if there is none, of another. Deployments choose the location's name."""
     ours = [state for state in states if state.origin.repository_origin.code_location_origin.location_name == LOCATION]
     return next(iter([*ours, *states]), None)
 
 
-def _behind(instance: object) -> list[str]:
-    """Storages whose schema is not the newest."""
+def _outdated_schemas(instance: object) -> list[str]:
+    """Return the storages whose schema is not the newest."""
     storages = (("runs", "run_storage"), ("events", "event_log_storage"), ("schedules", "schedule_storage"))
     old = []
     for name, attribute in storages:
@@ -148,18 +151,18 @@ def _behind(instance: object) -> list[str]:
 
 
 def _first_cause(error: BaseException) -> str:
-    # Dagster wraps what the database said into "too many retries".
+    # Dagster wraps the database's error into "too many retries".
     while error.__cause__:
         error = error.__cause__
     line = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {line}"
 
 
-def _short(daemon: str) -> str:
+def _short_name(daemon: str) -> str:
     return daemon.removesuffix("_DAEMON").replace("_", " ").lower()
 
 
-def _age(seconds: float) -> str:
+def _describe_age(seconds: float) -> str:
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
             return counted(int(seconds // size), unit)

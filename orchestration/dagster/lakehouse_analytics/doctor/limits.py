@@ -1,4 +1,4 @@
-"""What keeps runs apart that must not go at once: limits that the instance has, and not the code."""
+"""The probes of concurrency limits. They are configured in the instance, so the code cannot enforce them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine
 
 
 def queue(context: ProbeContext) -> Finding:
-    """Runs go through Dagster's queue, without which no limit of `concurrency` holds."""
+    """Check that runs go through Dagster's queue. Without it, the limits of `concurrency` have no effect."""
     from dagster import QueuedRunCoordinator
 
     coordinator = context.instance.run_coordinator
     if isinstance(coordinator, QueuedRunCoordinator):
         return fine("runs wait in Dagster's queue until the limits let them start")
     return failed(
-        f"the run coordinator is not the queue: {type(coordinator).__name__} starts every run at once, whatever the "
-        "limits of `concurrency` are. A backfill of 50 days starts 50 runs, and two runs may write one table.",
+        f"the run coordinator is not the queue: {type(coordinator).__name__} starts every run immediately and ignores "
+        "the limits of `concurrency`. A backfill of 50 days starts 50 runs, and two runs may write the same table.",
         fixes.queue_runs(fixes.here()),
     )
 
 
 def limits(context: ProbeContext) -> Finding:
-    """DuckDB has one writer at a time, and windows are built by one run at a time."""
+    """Check that DuckDB has one writer at a time, and that runs which build windows are limited."""
     from lakehouse_analytics._dagster_internals import BACKFILL_ID_TAG
     from lakehouse_analytics.keys import WINDOWS_OF
 
@@ -32,8 +32,8 @@ def limits(context: ProbeContext) -> Finding:
         if slots.get(name) == 1:
             there.append(f"one run at a time in the pool {name}")
         else:
-            said = f"has {slots[name]}" if name in slots else "is not set"
-            missing.append((f"the limit of the pool {name} {said}", fixes.limit_pool(fixes.here(), name)))
+            limit = f"is {slots[name]}, not 1" if name in slots else "is not set"
+            missing.append((f"the limit of the pool {name} {limit}", fixes.limit_pool(fixes.here(), name)))
     if any(table.grain for table in context.graph.tables.values()):
         queue = context.instance.get_concurrency_config().run_queue_config
         limited = {limit["key"] for limit in (queue.tag_concurrency_limits if queue else ())}
@@ -45,4 +45,4 @@ def limits(context: ProbeContext) -> Finding:
                 missing.append((f"nothing limits the runs {what}: dagster.yaml has no limit for the tag {key}", fix))
     if missing:
         return failed("\n".join(what for what, _ in missing), "\n".join(dict.fromkeys(fix for _, fix in missing)))
-    return fine("; ".join(there) or "nothing that is built needs any")
+    return fine("; ".join(there) or "this project needs no limits")

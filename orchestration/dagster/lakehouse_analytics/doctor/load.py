@@ -1,4 +1,4 @@
-"""Loads the code location as a code server does and prints what it declares, as JSON: a program of its own."""
+"""Load the code location as a code server does, and print what it declares as JSON. Runs as a program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def declared() -> dict[str, Any]:
-    """What the code location declares; the fields of `probe.Location`."""
+    """Return what the code location declares, as the fields of `probe.Location`."""
     from dagster import DefaultScheduleStatus, DefaultSensorStatus
 
     from lakehouse_analytics.definitions import defs

@@ -1,4 +1,4 @@
-"""What a probe is, what it may find, and what probes tell each other."""
+"""The types of doctor: probes, their findings, and the context that they share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from lakehouse_analytics.engines.engine_type import EngineType
     from lakehouse_analytics.settings import Settings
 
-#: Of a probe's time, what it waits for somebody else: what it says then is better than that it was ended.
+#: Fraction of a probe's time limit that it waits for other systems. A timeout that the probe reports itself explains
+#: more than the probe being stopped.
 PATIENCE = 0.8
 
 
 class Status(StrEnum):
-    """The result of a probe.
+    """The status of a finding.
 
-    `skipped`: it does not apply to this deployment, or `--skip` leaves it out. `unchecked`: it applies, and could not
-    be checked here, so that it may well be wrong.
+    `skipped`: the probe does not apply to this deployment, or `--skip` excludes it. `unchecked`: the probe applies, but
+    could not find out the state, which may be wrong.
     """
 
     OK = "ok"
@@ -34,11 +35,12 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a probe found.
+    """The finding of a probe.
 
     Attributes:
-        message: What is so. Further lines are further findings.
-        fix: What a person does about it; empty where nothing is to be done.
+        status: The status.
+        message: What was found. Each line after the first is a finding of its own.
+        fix: How to fix it; empty if there is nothing to do.
     """
 
     status: Status
@@ -47,27 +49,27 @@ class Finding:
 
 
 def fine(message: str) -> Finding:
-    """All is well."""
+    """Return a finding without problems."""
     return Finding(Status.OK, message)
 
 
 def failed(message: str, fix: str) -> Finding:
-    """Something has to be fixed."""
+    """Return a finding that has to be fixed."""
     return Finding(Status.FAILED, message, fix)
 
 
 def unchecked(message: str, how: str = "") -> Finding:
-    """It could not be checked: why, and how a person checks it."""
+    """Return a finding for what could not be checked: the reason, and how to check it manually."""
     return Finding(Status.UNCHECKED, message, how)
 
 
 def skipped(message: str) -> Finding:
-    """It does not apply, and why."""
+    """Return a finding for a probe that does not apply, with the reason."""
     return Finding(Status.SKIPPED, message)
 
 
 class FailedError(Exception):
-    """A finding, from deep inside a probe."""
+    """Ends a probe with a finding."""
 
     def __init__(self, message: str, fix: str) -> None:
         super().__init__(message)
@@ -76,7 +78,7 @@ class FailedError(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """A probe's finding, and how long it took."""
+    """The finding of a probe, and its duration in seconds."""
 
     name: str
     status: Status
@@ -87,7 +89,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Location:
-    """What the code location declares. Schedules and sensors by name: whether they run unless somebody stops them."""
+    """What the code location declares. Schedules and sensors map their name to whether they run by default."""
 
     assets: int
     jobs: int
@@ -97,13 +99,14 @@ class Location:
 
 @dataclass
 class ProbeContext:
-    """What probes have found out for those that need them.
+    """State that the probes share.
 
-    What is not set here is set by the probe of that name, which must be one of the reader's `needs`.
+    Each attribute without a default is set by the probe of that name. A probe that reads it must list that probe in
+    `needs`.
 
     Attributes:
-        timeout: Seconds that each probe has.
-        left_out: Probes to skip.
+        timeout: Time limit of each probe, in seconds.
+        left_out: Names of the probes to skip.
     """
 
     timeout: float
@@ -116,37 +119,38 @@ class ProbeContext:
 
     @property
     def patience(self) -> float:
-        """Seconds to wait for an answer."""
+        """Seconds that a probe waits for other systems."""
         return self.timeout * PATIENCE
 
     @property
     def graph_if_any(self) -> Graph | None:
-        """The graph, where there is a manifest."""
+        """The graph, or None if there is no manifest."""
         return getattr(self, "graph", None)
 
     @property
     def engine_type(self) -> EngineType:
-        """The engine: as the manifest says, if there is one."""
+        """The engine according to the manifest or, if there is none, the settings."""
         graph = self.graph_if_any
         return graph.engine if graph else self.settings.engine_type
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One question.
+    """A check of one aspect of the deployment.
 
     Attributes:
-        name: For people and for `--skip`.
-        ask: Finds out; may raise.
-        needs: Probes that must have gone well before.
-        after: Probes that must have ended before, however.
-        if_silent: What to look at where it gives no answer in time.
-        imports: Names the modules of some CPU seconds that it needs; their import is no part of its time.
+        name: The name in the report and for `--skip`.
+        ask: Runs the probe; may raise.
+        needs: Probes that must have succeeded before.
+        after: Probes that must have ended before, with any status.
+        if_silent: What to check if the probe exceeds its time limit.
+        imports: Returns the modules that the probe needs and that take seconds to import. Their import does not count
+            against the time limit.
     """
 
     name: str
     ask: Callable[[ProbeContext], Finding]
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    if_silent: str = "See whether what it asks is overloaded, or cut off by a firewall."
+    if_silent: str = "Check whether the system that it queries is overloaded, or blocked by a firewall."
     imports: Callable[[], tuple[str, ...]] = tuple

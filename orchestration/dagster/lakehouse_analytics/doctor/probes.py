@@ -1,4 +1,4 @@
-"""Every probe, in the order of the report."""
+"""All probes, in the order of the report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PROBES = (
     Probe("settings", project.settings),
     Probe("manifest", project.manifest, needs=("settings",)),
     Probe("location", project.location, needs=("settings", "manifest")),
-    # After the manifest, which says which engine it is.
+    # After the manifest, which determines the engine.
     Probe("engine", data.engine, needs=("settings",), after=("manifest",), imports=lambda: ("dagster", "trino.dbapi")),
     Probe("catalog", data.catalog, needs=("settings", "manifest", "engine")),
     Probe("version", trino.version, needs=("settings", "engine"), after=("manifest",)),

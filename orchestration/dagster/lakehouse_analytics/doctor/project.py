@@ -1,4 +1,4 @@
-"""Is the environment right, is the manifest fresh, does the code location load?"""
+"""The probes of the project: settings, the manifest, and loading the code location."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lakehouse_analytics.settings import Settings, SettingsError
 
 
 def settings(context: ProbeContext) -> Finding:
-    """The variables that `Settings` knows."""
+    """Load the settings from the environment."""
     try:
         context.settings = Settings.load()
     except SettingsError as error:
@@ -27,15 +27,15 @@ def settings(context: ProbeContext) -> Finding:
 
 
 def manifest(context: ProbeContext) -> Finding:
-    """The manifest is there, as new as the project's files, and its contracts are right."""
+    """Check that the manifest exists, is as new as the project's files, and has valid contracts."""
     from lakehouse_analytics.contract.models import ContractError
     from lakehouse_analytics.dbt.manifest import read
 
     project = DbtProject.of(context.settings)
     try:
         configuration = project.configuration()
-        if not_fresh := _not_fresh(project):
-            return not_fresh
+        if problem := _manifest_problem(project):
+            return problem
     except ManifestError as error:
         message = str(error).partition(": set ")[0]
         return failed(message, "Set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project, or correct that file.")
@@ -51,28 +51,29 @@ def manifest(context: ProbeContext) -> Finding:
     return fine("\n".join([fresh, *context.graph.warnings]))
 
 
-def _not_fresh(project: DbtProject) -> Finding | None:
+def _manifest_problem(project: DbtProject) -> Finding | None:
     path = project.manifest_path
     if project.problem:
         return failed(project.problem, fixes.correct_profile(fixes.here()))
     changed = project.changes()
     if changed is None:
-        return failed(f"there is none at {path}", fixes.parse_project(fixes.here()))
+        return failed(f"there is no manifest at {path}", fixes.parse_project(fixes.here()))
     if changed:
         return failed(f"{path} is stale: changed since it was made: {some(changed)}", fixes.parse_project(fixes.here()))
     return None
 
 
 def location(context: ProbeContext) -> Finding:
-    """`definitions` loads in a fresh interpreter, as it does in a code server."""
-    # Under `dg dev` the location would parse the project, which is another question.
+    """Load `definitions` in a new interpreter, as a code server does."""
+    # With this variable, which `dg dev` sets, the location would parse the project, which is not the subject of this
+    # probe.
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_IS_DEV_CLI"}
     began = time.monotonic()
     try:
         done = subprocess.run(
             [sys.executable, "-m", "lakehouse_analytics.doctor.load"],
             env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-            timeout=context.timeout * 0.95,  # so that it is ended by us, and does not outlive the command
+            timeout=context.timeout * 0.95,  # so that the process ends before the probe's time is over
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return failed(
@@ -80,8 +81,7 @@ def location(context: ProbeContext) -> Finding:
             fixes.show_load_time(fixes.here()),
         )
     seconds = time.monotonic() - began
-    said = next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "{}")
-    answer = json.loads(said)
+    answer = json.loads(next((line for line in reversed(done.stdout.splitlines()) if line.startswith("{")), "{}"))
     if done.returncode != 0 or "error" in answer or not answer:
         ended = next(reversed(done.stderr.strip().splitlines()), f"ended with exit code {done.returncode}")
         return failed(

@@ -1,4 +1,4 @@
-"""Results as lines for people and as JSON for machines."""
+"""Results as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ _MARKS = {
     Status.UNCHECKED: ("?", "?", "yellow"),
     Status.SKIPPED: ("–", "-", None),
 }
-#: Exit codes; 2 is click's, for wrong options.
+#: Exit codes. click uses 2 for invalid options.
 FINE, FAILURE, INCOMPLETE = 0, 1, 3
 
 
 def lines(result: Result, width: int, *, plain: bool = False) -> str:
-    """One result: its mark, its name, what was found, and below it how to fix it.
+    """Format one result: its mark, its name and the finding, followed by how to fix it.
 
     Args:
         result: The result.
-        width: Of the longest name.
-        plain: Nothing beyond ASCII, for terminals that cannot show it.
+        width: Length of the longest name, in characters.
+        plain: Use only ASCII, for terminals that cannot show other characters.
     """
     mark, word, color = _MARKS[result.status]
     shown, arrow = (word.ljust(6), "->") if plain else (mark, "→")
     head = f"{shown} {result.name.ljust(width)}  "
     indent = " " * len(head)
-    said = result.message.splitlines() or [""]
+    message = result.message.splitlines() or [""]
     took = f"  ({result.seconds:.1f} s)" if result.seconds >= 1 else ""
-    text = [click.style(head, fg=color) + said[0] + took, *(indent + line for line in said[1:])]
+    text = [click.style(head, fg=color) + message[0] + took, *(indent + line for line in message[1:])]
     text += [f"{indent}{arrow} {line}" for line in result.fix.splitlines()]
     whole = "\n".join(text)
     return whole.encode("ascii", "replace").decode() if plain else whole
 
 
 def summary(results: Sequence[Result], seconds: float) -> str:
-    """The last line. It says that nothing failed only where everything that applies was checked."""
+    """Return the last line of the report. It says "Nothing failed" only if everything that applies was checked."""
     count = {status: sum(result.status is status for result in results) for status in Status}
     parts = [f"{count[Status.OK]} of {len(results)} are fine"]
     if count[Status.FAILED]:
@@ -58,11 +58,15 @@ def summary(results: Sequence[Result], seconds: float) -> str:
 
 
 def exit_code(results: Sequence[Result]) -> int:
-    """0: all that applies was checked and is fine. 1: something failed. 3: nothing failed, and not all was checked."""
+    """Return the exit code.
+
+    0: everything that applies was checked and is fine. 1: something failed. 3: nothing failed, but not everything could
+    be checked.
+    """
     found = {result.status for result in results}
     return FAILURE if Status.FAILED in found else INCOMPLETE if Status.UNCHECKED in found else FINE
 
 
 def as_json(results: Sequence[Result]) -> str:
-    """A list of objects."""
+    """Return the results as a JSON list of objects."""
     return json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False)

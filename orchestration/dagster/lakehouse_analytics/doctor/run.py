@@ -1,6 +1,6 @@
-"""Asks the probes: each in a thread of its own, as soon as those it needs have answered, and not for ever.
+"""Runs the probes, each in its own thread, as soon as the probes that it needs have ended, and with a time limit.
 
-Threads of probes that hang are left behind; the process that ends takes them with it.
+Threads of probes that hang are left running until the process ends.
 """
 
 from __future__ import annotations
@@ -28,49 +28,49 @@ from lakehouse_analytics.doctor.probe import (
 
 
 class Run:
-    """One examination.
+    """One run of doctor.
 
     Args:
-        probes: In the order of the report; each after those that it needs.
-        context: What they share.
-        mask: Takes secrets out of a text.
+        probes: The probes in the order of the report. Each follows those that it needs.
+        context: The state that the probes share.
+        mask: Replaces secrets in a text.
     """
 
     def __init__(self, probes: Sequence[Probe], context: ProbeContext, mask: Callable[[str], str]) -> None:
-        self._probes, self._known, self._mask = probes, context, mask
+        self._probes, self._context, self._mask = probes, context, mask
         self._answers: queue.SimpleQueue[tuple[str, Finding]] = queue.SimpleQueue()
         self._began: dict[str, float] = {}
         self._results: dict[str, Result] = {}
-        #: Why a probe was not asked: probes that failed or were left out.
+        #: Why a probe did not run: the probes that failed or were skipped.
         self._causes: dict[str, list[str]] = {}
         self._threads: list[threading.Thread] = []
 
     @property
     def hangs(self) -> bool:
-        """Whether a thread was left behind."""
+        """Whether the thread of a probe still runs."""
         return any(thread.is_alive() for thread in self._threads)
 
     def results(self) -> Iterator[Result]:
-        """Every probe's result, in the order of the probes and each as soon as it is there."""
+        """Yield the result of each probe, in the order of the probes, as soon as it is available."""
         for probe in self._probes:
             while probe.name not in self._results:
-                self._start_what_can()
+                self._start_ready()
                 if probe.name not in self._results:
                     self._wait()
             yield self._results[probe.name]
 
     def load(self) -> None:
-        """Import what probes need, before their time begins and never in two threads at once."""
+        """Import the modules that probes need, before their time starts, and never in two threads at once."""
         for probe in self._probes:
-            for module in probe.imports() if probe.name not in self._known.left_out else ():
-                with suppress(ImportError):  # the probe itself tells of it
+            for module in probe.imports() if probe.name not in self._context.left_out else ():
+                with suppress(ImportError):  # the probe itself reports it
                     importlib.import_module(module)
 
-    def _start_what_can(self) -> None:
+    def _start_ready(self) -> None:
         for probe in self._probes:
             if probe.name in self._began or probe.name in self._results:
                 continue
-            if probe.name in self._known.left_out:
+            if probe.name in self._context.left_out:
                 self._end(probe.name, skipped("left out (--skip)"))
                 self._causes[probe.name] = [f"{probe.name} is left out"]
             elif self._waits_for(probe.needs + probe.after):
@@ -79,12 +79,14 @@ class Run:
                 causes = [cause for name in not_ok for cause in self._causes.get(name, [self._ending(name)])]
                 self._causes[probe.name] = list(dict.fromkeys(causes))
                 message = f"not checked, because {' and '.join(self._causes[probe.name])}"
-                # What follows from --skip alone is wanted.
+                # Probes that did not run only because of --skip are skipped, not unchecked.
                 wanted = all(self._results[name].status is Status.SKIPPED for name in not_ok)
                 self._end(probe.name, skipped(message) if wanted else unchecked(message))
             else:
                 self._began[probe.name] = time.monotonic()
-                thread = threading.Thread(target=self._ask, args=(probe,), name=f"doctor: {probe.name}", daemon=True)
+                thread = threading.Thread(
+                    target=self._run_probe, args=(probe,), name=f"doctor: {probe.name}", daemon=True
+                )
                 self._threads.append(thread)
                 thread.start()
 
@@ -94,27 +96,27 @@ class Run:
     def _waits_for(self, names: Collection[str]) -> bool:
         return any(name not in self._results for name in names)
 
-    def _ask(self, probe: Probe) -> None:
+    def _run_probe(self, probe: Probe) -> None:
         try:
-            finding = probe.ask(self._known)
+            finding = probe.ask(self._context)
         except FailedError as error:
             finding = error.finding
         except Exception as error:
-            finding = _unforeseen(error)
+            finding = _unexpected(error)
         self._answers.put((probe.name, finding))
 
     def _wait(self) -> None:
         asked = [name for name in self._began if name not in self._results]
-        end = {name: self._began[name] + self._known.timeout for name in asked}
+        end = {name: self._began[name] + self._context.timeout for name in asked}
         try:
             name, finding = self._answers.get(timeout=max(0.0, min(end.values()) - time.monotonic()))
         except queue.Empty:
             name = min(asked, key=end.__getitem__)
+            advice = next(probe.if_silent for probe in self._probes if probe.name == name)
             finding = failed(
-                f"no answer within {self._known.timeout:g} s",
-                f"{next(probe.if_silent for probe in self._probes if probe.name == name)} --timeout gives it longer.",
+                f"no answer within {self._context.timeout:g} s", f"{advice} --timeout sets a longer limit."
             )
-        if name not in self._results:  # the late answer of one that was given up
+        if name not in self._results:  # it may be the late answer of a probe that timed out
             self._end(name, finding)
 
     def _end(self, name: str, finding: Finding) -> None:
@@ -126,7 +128,7 @@ class Run:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What libraries log and warn of has no place in the report."""
+    """Suppress log messages and warnings of libraries, so that they do not appear in the report."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable
@@ -137,7 +139,7 @@ def quiet() -> Iterator[None]:
             logging.disable(before)
 
 
-def _unforeseen(error: Exception) -> Finding:
+def _unexpected(error: Exception) -> Finding:
     line = next(iter(str(error).strip().splitlines()), "")
     return failed(
         f"{type(error).__name__}: {line}" if line else type(error).__name__,

@@ -1,4 +1,4 @@
-"""Everything secret that a library's message could quote, from where this process has it."""
+"""Finds the secrets of this process, so that the report does not quote them from a library's message."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from lakehouse_analytics.common.redact import Redactor, secret_values
 from lakehouse_analytics.settings import PREFIX, Settings
 
-#: Settings that the report shows in any case. Of a path every part is shown.
+#: Settings whose values are always shown. Each component of a path is shown.
 _SHOWN = ("TRINO_USER", "TRINO_CATALOG", "ICEBERG_CATALOG", "AIRBYTE_USER", "SMTP_USER", "DBT_TARGET", "DUCKDB_PATH")
 _PATHS = ("LAKEHOUSE_DUCKDB_PATH", "LAKEHOUSE_DBT_PROJECT_DIR", "DAGSTER_HOME", "HOME", "USER", "LOGNAME")
-#: A word, perhaps with a number behind it. A token in such a variable is none.
+#: A word, optionally followed by a number. Such a value is not a token.
 _WORD = re.compile(r"[A-Za-z]+([-_.][A-Za-z]+)*\d{0,2}")
 
 
-#: Folders, and names of Kubernetes' Secrets, by names that sound secret.
+#: Variables whose names suggest a secret, but which hold folders or the names of Kubernetes Secrets.
 _NO_SECRET = re.compile(r"(OLD)?PWD|DAGSTER_K8S_.*_SECRET")
 
 
 def mask() -> Callable[[str], str]:
-    """A function that masks every secret of this process's environment and of its Dagster instance in a text."""
+    """Return a function that masks the secrets of this process's environment and of its Dagster instance in a text."""
     return Redactor({*_of_settings(), *_guessed()}, public=_public())
 
 
 def _of_settings() -> Iterator[str]:
-    # From the environment itself: where the settings are wrong there are none.
+    # Read the environment, because there are no settings if one of them is invalid.
     values = {name.upper(): value for name, value in os.environ.items()}
     for name, field in Settings.model_fields.items():
         if "SecretStr" in str(field.annotation):
@@ -39,7 +39,7 @@ def _guessed() -> Iterator[str]:
     ours = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     others = {name: value for name, value in os.environ.items() if name.upper() not in ours}
     yield from secret_values({name: value for name, value in others.items() if not _NO_SECRET.fullmatch(name)})
-    # Addresses among our own settings: their names say nothing of secrets.
+    # Our own settings may have addresses with a password, whose names do not suggest a secret.
     yield from secret_values([value for name, value in os.environ.items() if name.upper() in ours])
     yield from secret_values(_resolved(_instance()))
 
@@ -51,7 +51,7 @@ def _public() -> Iterator[str]:
 
 
 def _instance() -> Any:
-    """Dagster's configuration, with its passwords where a user wrote them into it."""
+    """Return Dagster's configuration, which may contain passwords."""
     import yaml
 
     try:
@@ -61,7 +61,7 @@ def _instance() -> Any:
 
 
 def _resolved(value: Any) -> Any:
-    """`{env: NAME}` of `dagster.yaml`, replaced by the variable's value."""
+    """Replace `{env: NAME}` of `dagster.yaml` by the value of the variable."""
     if isinstance(value, Mapping):
         if isinstance(value.get("env"), str) and len(value) == 1:
             return os.getenv(value["env"], "")

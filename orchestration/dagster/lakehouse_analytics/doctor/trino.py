@@ -1,6 +1,8 @@
-"""What fails at night on a Trino that answers by day: its version, missing privileges, limits on what is deleted.
+"""The probes of Trino: problems that only a nightly run would reveal, such as its version, missing privileges and
+retention limits.
 
-Nothing is written. Privileges are checked with `EXPLAIN (TYPE VALIDATE)`, which checks access and runs nothing.
+The probes write nothing. They check privileges by `EXPLAIN (TYPE VALIDATE)`, which checks access without running the
+statement.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ from typing import TYPE_CHECKING
 
 from lakehouse_analytics.common.names import some
 from lakehouse_analytics.doctor import fixes
-from lakehouse_analytics.doctor.coordinator import DeniedError, NotCheckedError, ask, server_of, version_of
+from lakehouse_analytics.doctor.coordinator import (
+    DeniedError,
+    NotCheckedError,
+    fetch_rows,
+    probe_server,
+    server_version,
+)
 from lakehouse_analytics.doctor.probe import FailedError, Finding, ProbeContext, failed, fine, skipped, unchecked
 
 if TYPE_CHECKING:
@@ -24,18 +32,18 @@ if TYPE_CHECKING:
     from lakehouse_analytics.engines.trino.session import TrinoServer
     from lakehouse_analytics.maintenance.policy import MaintainedTable
 
-#: The oldest Trino that the tests run on; engines.md names the same.
+#: The oldest version of Trino that the tests run on. docs/engines.md names it, too.
 MINIMUM_VERSION = 476
 GRANTS = "docs/engines.md (What the user may do) lists every right, and infrastructure/trino/ has a file of rules."
-#: Tables whose properties one statement reads.
+#: Maximum number of tables whose properties one statement reads.
 CHUNK = 50
 
 
 def version(context: ProbeContext) -> Finding:
-    """Trino is as new as the code location needs."""
+    """Check that Trino's version is supported."""
     if context.engine_type.name != "trino":
         return skipped(f"the engine is {context.engine_type.title}")
-    found = version_of(server_of(context))
+    found = server_version(probe_server(context))
     number = re.match(r"\d+", found)
     if number is None:
         return unchecked(f"not checked: Trino's version is {found}; {MINIMUM_VERSION} or newer is needed")
@@ -49,7 +57,7 @@ def version(context: ProbeContext) -> Finding:
 
 @dataclass(frozen=True)
 class _Right:
-    """Something that builds or maintenance do, as a statement that only checks whether they may."""
+    """A privilege that builds or maintenance need, with a statement that requires it."""
 
     what: str
     needed_for: str
@@ -57,56 +65,56 @@ class _Right:
 
 
 def rights(context: ProbeContext) -> Finding:
-    """The user may do what builds, checks and maintenance do; tested on one table of each schema."""
+    """Check the privileges that builds, checks and maintenance need, on one table of each schema."""
     if context.engine_type.name != "trino":
         return skipped(f"the engine is {context.engine_type.title}")
-    server = server_of(context)
+    server = probe_server(context)
     deadline = time.monotonic() + context.patience
     examples, unbuilt = _examples(context, server)
     denied: list[str] = []
     broken: list[str] = []
-    allowed, unasked = 0, 0
+    allowed, untested = 0, 0
     reading = [*_system_rights(), *_reading_rights(examples)]
     if _all_readable(server, reading):
         allowed, reading = len(reading), []
     for right in [*reading, *_writing_rights(examples, _analyzed(context))]:
         if time.monotonic() > deadline:
-            unasked += 1
+            untested += 1
             continue
         try:
-            ask(server, _validate(right.sql))
+            fetch_rows(server, _validate(right.sql))
             allowed += 1
         except DeniedError as error:
-            said = error.finding.message.partition("Access Denied: ")[2] or error.finding.message
-            denied.append(f"{right.what} ({right.needed_for}): {said}")
+            reason = error.finding.message.partition("Access Denied: ")[2] or error.finding.message
+            denied.append(f"{right.what} ({right.needed_for}): {reason}")
         except NotCheckedError:
             raise
         except FailedError as error:
             broken.append(f"not checked: {right.what}: {error.finding.message}")
-    # Trino hides a table from a user without any right on it, and no build makes a source.
+    # Trino hides a table from users without any privilege on it, and no build creates a source.
     sources = {(relation.catalog, relation.schema) for relation in _relations(context.graph.sources.values())}
     denied += [
         f"select on {catalog}.{schema}: no table of dbt's sources is there, or {server.user} has no right on any"
         for catalog, schema in sorted(unbuilt & sources)
     ]
     unbuilt -= sources
-    denied += _ending_queries(server)
+    denied += _kill_rights(server)
     words = [f"{server.user} has {allowed} of {allowed + len(denied)} rights that were checked"] if denied else []
     if unbuilt:
         named = ", ".join(f"{catalog}.{schema}" for catalog, schema in sorted(unbuilt))
         words.append(f"not checked, because {server.user} sees no table of the project there yet: {named}")
     words += broken
-    if unasked:
-        words.append(f"not checked for want of time: {unasked} rights; --timeout gives it longer")
+    if untested:
+        words.append(f"not checked for lack of time: {untested} rights; --timeout sets a longer limit")
     if denied:
-        return failed("\n".join([*denied, *words]), f"Have {server.user} granted what is missing: {GRANTS}")
-    if not allowed or unasked or broken or unbuilt:
+        return failed("\n".join([*denied, *words]), f"Grant {server.user} the missing rights: {GRANTS}")
+    if not allowed or untested or broken or unbuilt:
         return unchecked("\n".join(words) or "not checked: the project has no tables")
     return fine("\n".join([f"{server.user} has all {allowed} rights that were checked", *words]))
 
 
 def maintenance(context: ProbeContext) -> Finding:
-    """Trino lets maintenance expire what contracts say, and which tables must not lose files."""
+    """Check that Trino permits maintenance the retention of the contracts, and report tables whose files must stay."""
     from lakehouse_analytics.contract.models import ContractError
     from lakehouse_analytics.maintenance.policy import maintained_tables
 
@@ -119,8 +127,8 @@ def maintenance(context: ProbeContext) -> Finding:
         return failed(str(error), fixes.correct_contracts(fixes.here()))
     if not tables:
         return skipped("the project has no tables to maintain")
-    server = server_of(context)
-    floors = _floors(server)
+    server = probe_server(context)
+    floors = _minimum_retention(server)
     problems, advice = too_short(tables, floors)
     catalogs = sorted({table.relation.catalog for table in tables})
     unknown = [catalog for catalog in catalogs if catalog not in floors]
@@ -131,8 +139,8 @@ def maintenance(context: ProbeContext) -> Finding:
         if catalog in floors
     ]
     if unknown:
-        words.append(f"not checked: Trino does not tell the least retention of {', '.join(unknown)}")
-    words += _kept_by_catalog(server, tables)
+        words.append(f"not checked: Trino does not report the minimum retention of {', '.join(unknown)}")
+    words += _without_deletion(server, tables)
     if problems:
         return failed("\n".join([*problems, *words]), "\n".join(advice))
     return unchecked("\n".join(words)) if len(unknown) == len(catalogs) else fine("\n".join(words))
@@ -154,7 +162,7 @@ def _system_rights() -> Iterator[_Right]:
 
 
 def _reading_rights(examples: Mapping[Relation, bool]) -> Iterator[_Right]:
-    """What is read, by name."""
+    """Yield the privileges for reading."""
     from lakehouse_analytics.dbt.relation import Relation
 
     for catalog in sorted({table.catalog for table in examples}):
@@ -174,10 +182,13 @@ def _reading(what: str, needed_for: str, relation: str) -> _Right:
 
 
 def _all_readable(server: TrinoServer, reading: Iterable[_Right]) -> bool:
-    """Whether one statement may read everything: on most clusters it may, and dozens of statements take their time."""
+    """Return whether one statement may read everything.
+
+    On most clusters it may, and dozens of statements take longer.
+    """
     relations = [f"(select 1 from ({right.sql}) limit 1)" for right in reading]  # noqa: S608
     try:
-        ask(server, _validate(f"select 1 where exists {' and exists '.join(relations)}"))
+        fetch_rows(server, _validate(f"select 1 where exists {' and exists '.join(relations)}"))
     except NotCheckedError:
         raise
     except FailedError:
@@ -186,7 +197,12 @@ def _all_readable(server: TrinoServer, reading: Iterable[_Right]) -> bool:
 
 
 def _writing_rights(examples: Mapping[Relation, bool], analyzed: Collection[Relation]) -> Iterator[_Right]:
-    """What changes tables. `examples`: tables, and whether dbt writes them; `analyzed`: those to analyze."""
+    """Yield the privileges for changing tables.
+
+    Args:
+        examples: Tables, and whether dbt writes them.
+        analyzed: The tables that maintenance analyzes.
+    """
     for table, written in examples.items():
         where = f"{table.catalog}.{table.schema}"
         if written:
@@ -210,7 +226,7 @@ def _analyzed(context: ProbeContext) -> set[Relation]:
     longest = timedelta(seconds=context.settings.max_runtime)
     try:
         tables = maintained_tables(context.graph, floor=context.settings.maintenance_floor, longest_write=longest)
-    except ContractError:  # another probe tells of it
+    except ContractError:  # another probe reports it
         return set()
     return {table.relation for table in tables if table.policy.analyze}
 
@@ -222,7 +238,7 @@ def _relations(things: Iterable[Table | Source]) -> Iterator[Relation]:
 
 
 def _examples(context: ProbeContext, server: TrinoServer) -> tuple[dict[Relation, bool], set[tuple[str, str]]]:
-    """One table of each schema that is there, and the schemas of which there is none."""
+    """Return one existing table of each schema, and the schemas without an existing table."""
     from lakehouse_analytics.common.sql import identifier, literal
     from lakehouse_analytics.dbt.relation import Relation
 
@@ -233,7 +249,7 @@ def _examples(context: ProbeContext, server: TrinoServer) -> tuple[dict[Relation
     there: set[Relation] = set()
     for catalog in {catalog for catalog, _ in wanted}:
         schemas = ", ".join(literal(schema) for of, schema in sorted(wanted) if of == catalog)
-        rows = ask(
+        rows = fetch_rows(
             server,
             f"select table_schema, table_name from {identifier(catalog)}.information_schema.tables "  # noqa: S608
             f"where table_type = 'BASE TABLE' and table_schema in ({schemas})",
@@ -250,8 +266,11 @@ def _examples(context: ProbeContext, server: TrinoServer) -> tuple[dict[Relation
     return examples, unbuilt
 
 
-def _ending_queries(server: TrinoServer) -> list[str]:
-    """Whether the queries of a run that died can be ended: over HTTP, else by a procedure."""
+def _kill_rights(server: TrinoServer) -> list[str]:
+    """Return the missing privileges for killing the queries of a run that died.
+
+    The HTTP API needs none; the procedure does.
+    """
     from lakehouse_analytics.engines.trino.queries import list_queries
     from lakehouse_analytics.engines.trino.session import TrinoError
 
@@ -262,15 +281,15 @@ def _ending_queries(server: TrinoServer) -> list[str]:
     else:
         return []
     denied = []
-    why = f"the queries of a build that died run on, because {hidden}"
-    # No such query: Trino checks the right first.
+    why = f"the queries of a build that died keep running, because {hidden}"
+    # There is no such query: Trino checks the privilege before it looks for it.
     kill = "call system.runtime.kill_query('20000101_000000_00000_aaaaa', 'checked by doctor')"
     for what, sql in (
         ("select on system.runtime.queries", "select * from system.runtime.queries where false"),
         ("execute system.runtime.kill_query", kill),
     ):
         try:
-            ask(server, sql)
+            fetch_rows(server, sql)
         except NotCheckedError:
             raise
         except DeniedError:
@@ -283,19 +302,22 @@ def _ending_queries(server: TrinoServer) -> list[str]:
 # --- Maintenance
 
 EXPIRE, ORPHANS = "expire_snapshots_min_retention", "remove_orphan_files_min_retention"
-#: Trino's session property, and its name in a catalog's file of properties.
+#: The catalog's configuration property of each of Trino's session properties.
 _CONFIGURED = {
     EXPIRE: "iceberg.expire-snapshots.min-retention",
     ORPHANS: "iceberg.remove-orphan-files.min-retention",
 }
 
 
-def _floors(server: TrinoServer) -> dict[str, dict[str, timedelta]]:
-    """By catalog, what it refuses to delete. Trino shows session properties also to users who may not set them."""
+def _minimum_retention(server: TrinoServer) -> dict[str, dict[str, timedelta]]:
+    """Return the minimum retention of each catalog.
+
+    Trino shows session properties also to users who may not set them.
+    """
     from lakehouse_analytics.engines.trino.queries import parse_duration
 
     found: dict[str, dict[str, timedelta]] = defaultdict(dict)
-    for name, value, *_ in ask(server, "show session like '%retention%'"):
+    for name, value, *_ in fetch_rows(server, "show session like '%retention%'"):
         catalog, _, prop = str(name).rpartition(".")
         if catalog and prop in _CONFIGURED:
             found[catalog][prop] = parse_duration(str(value))
@@ -305,7 +327,7 @@ def _floors(server: TrinoServer) -> dict[str, dict[str, timedelta]]:
 def too_short(
     tables: Iterable[MaintainedTable], floors: Mapping[str, Mapping[str, timedelta]]
 ) -> tuple[list[str], list[str]]:
-    """Contracts that a catalog refuses, and what to do about each."""
+    """Return the contracts whose retention a catalog rejects, and what to do about each."""
     short: dict[tuple[str, str], list[tuple[timedelta, str]]] = defaultdict(list)
     for table in tables:
         kept = {EXPIRE: ("retain", table.policy.retain), ORPHANS: ("orphans", table.policy.orphans)}
@@ -319,21 +341,21 @@ def too_short(
     for (catalog, prop), found in sorted(short.items()):
         floor, setting = floors[catalog][prop], _CONFIGURED[prop]
         named = some([text for _, text in found])
-        problems.append(f"{catalog} refuses to delete what is younger than {_days(floor)} ({setting}): {named}")
+        problems.append(f"{catalog} does not delete files younger than {_days(floor)} ({setting}): {named}")
         key = "retain" if prop == EXPIRE else "orphans"
         advice.append(
-            f"Set meta.lakehouse.maintenance.{key} to {_days(floor)} or more, or have {setting}="
-            f"{_days(min(value for value, _ in found))} set in Trino's etc/catalog/{catalog}.properties."
+            f"Set meta.lakehouse.maintenance.{key} to {_days(floor)} or more, or set {setting}="
+            f"{_days(min(value for value, _ in found))} in Trino's etc/catalog/{catalog}.properties."
         )
     return problems, advice
 
 
-def _kept_by_catalog(server: TrinoServer, tables: list[MaintainedTable]) -> list[str]:
-    """Tables with `gc.enabled=false`, as Nessie sets it: their files may belong to other branches."""
+def _without_deletion(server: TrinoServer, tables: list[MaintainedTable]) -> list[str]:
+    """Report tables with `gc.enabled=false`. Nessie sets it because their files may belong to other branches."""
     from lakehouse_analytics.common.sql import literal
     from lakehouse_analytics.maintenance.state import existing
 
-    there = existing(tables, lambda sql: ask(server, sql))
+    there = existing(tables, lambda sql: fetch_rows(server, sql))
     relations = [table.relation for table in tables if there.get(table.relation) == "table"]
     kept: list[str] = []
     unread = 0
@@ -345,7 +367,7 @@ def _kept_by_catalog(server: TrinoServer, tables: list[MaintainedTable]) -> list
             for of in chunk
         ]
         try:
-            kept += [str(name) for (name,) in ask(server, "\nunion all\n".join(selects))]
+            kept += [str(name) for (name,) in fetch_rows(server, "\nunion all\n".join(selects))]
         except NotCheckedError:
             raise
         except FailedError:
@@ -360,7 +382,7 @@ def _kept_by_catalog(server: TrinoServer, tables: list[MaintainedTable]) -> list
 
 def _days(time_: timedelta | None) -> str:
     if time_ is None:
-        return "a time that Trino does not tell"
+        return "an unknown time"
     seconds = time_.total_seconds()
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds and seconds % size == 0:

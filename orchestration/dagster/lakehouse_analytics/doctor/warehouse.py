@@ -1,4 +1,4 @@
-"""Can we write to the object storage, as ingest does and as pyiceberg is configured?"""
+"""The probe of the object storage: whether ingest can write to it with pyiceberg's configuration."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.io import FileIO
 
-#: A folder of its own below the warehouse's path, and a note that stays in it. When pyarrow deletes an object it puts
-#: an empty one in the place of the folder; rclone, the local stack's S3 server, then hides the folder for a second, and
-#: for good where nothing else is in it.
+#: A folder below the warehouse's path, and a file that stays in it. When pyarrow deletes an object, it writes an empty
+#: one in place of the folder. rclone, the local stack's S3 server, then hides the folder for a second, or permanently
+#: if it contains nothing else.
 FOLDER, NOTE = "lakehouse-doctor", "README.txt"
-CHECK_ENDPOINT = "See that the catalog's database and the object storage answer (PYICEBERG_CATALOG__*)."
+CHECK_ENDPOINT = "Check that the catalog's database and the object storage answer (PYICEBERG_CATALOG__*)."
 
 
 def imports() -> tuple[str, ...]:
-    """Where there is a catalog."""
+    """Return the modules to import, if a catalog is configured."""
     return ("pyiceberg.catalog.sql", "pyiceberg.io.pyarrow") if os.getenv(VARIABLE) else ()
 
 
 def warehouse(context: ProbeContext) -> Finding:
-    """An object is written below the warehouse's path and deleted again."""
+    """Write an object below the warehouse's path, and delete it."""
     from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog, reason
 
     name = context.settings.iceberg_catalog
@@ -41,8 +41,8 @@ def warehouse(context: ProbeContext) -> Finding:
         return failed(message, fix or "Check PYICEBERG_CATALOG__*.")
     if place is None:
         return unchecked(
-            f"the catalog {name} opens; it does not tell where its warehouse is, so that writing was not checked",
-            "Build a table, or leave it out (--skip warehouse).",
+            f"the catalog {name} opens; writing was not checked, because the catalog has no location for its warehouse",
+            "Build a table, or skip this probe (--skip warehouse).",
         )
     folder = f"{place.rstrip('/')}/{FOLDER}"
     location = f"{folder}/{uuid.uuid4().hex}"
@@ -57,13 +57,13 @@ def warehouse(context: ProbeContext) -> Finding:
         if not files.new_input(f"{folder}/{NOTE}").exists():
             _write(files, f"{folder}/{NOTE}")
     except Exception as error:
-        with suppress(Exception):  # an answer may be lost although the object is there
+        with suppress(Exception):  # the object may exist although the response was lost
             files.delete(location)
         return _refused(catalog, name, place, _short(reason(name, error)))
     try:
         files.delete(location)
     except Exception as error:
-        if files.new_input(location).exists():  # it may be the folder that pyarrow could not put
+        if files.new_input(location).exists():  # otherwise, only writing pyarrow's folder object failed
             return failed(
                 f"{location} was written and cannot be deleted: {_short(reason(name, error))}",
                 "Delete it, and grant the right to delete: maintenance and ingest need it.",
@@ -75,7 +75,7 @@ def _refused(catalog: Catalog, name: str, place: str, why: str) -> Finding:
     if _may_vend(catalog):
         return skipped(
             f"the catalog {name} opens; nothing can be written below {place} with the keys of this process, which is "
-            f"right if the catalog hands out keys with each table: {why}"
+            f"expected if the catalog provides keys with each table: {why}"
         )
     return failed(
         f"nothing can be written below {place}: {why}",
@@ -84,25 +84,25 @@ def _refused(catalog: Catalog, name: str, place: str, why: str) -> Finding:
 
 
 def _may_vend(catalog: Catalog) -> bool:
-    """Whether keys may come from the catalog with each table (vended credentials): none is configured."""
+    """Return whether the catalog may provide keys with each table (vended credentials), because none is configured."""
     storage = (key for key in catalog.properties if key.startswith(("s3.", "client.", "gcs.", "adls.")))
     return type(catalog).__name__ == "RestCatalog" and not any(SECRET.search(key) for key in storage)
 
 
 def _write(files: FileIO, location: str) -> None:
-    # `overwrite`, because that does not look first whether it is there.
+    # `overwrite`, because then pyarrow does not check first whether the object exists.
     with files.new_output(location).create(overwrite=True) as stream:
-        stream.write(b"`lakehouse doctor` writes here to see that it can, and deletes all but this note.\n")
+        stream.write(b"`lakehouse doctor` writes here to check that it can, and deletes everything but this file.\n")
 
 
 def _short(reason: str) -> str:
-    """Without what the SDK was about to do and with which of our names."""
+    """Return an SDK's message without its prefix, which has the operation and internal names."""
     _, prefix, what = reason.partition("AWS Error ")
     return prefix + what if prefix else reason
 
 
 def _place(catalog: Catalog) -> str | None:
-    """Where its tables lie. The warehouse of a REST catalog may be a name; then a namespace may know."""
+    """Return the location of the tables. The warehouse of a REST catalog may be a name; then ask its namespaces."""
     named = str(catalog.properties.get("warehouse") or "")
     if "://" in named or named.startswith(("/", "file:")):
         return named

@@ -1,1 +1,1 @@
-"""Iceberg's own metadata. No Dagster in here."""
+"""Access to Iceberg catalogs and metadata. No Dagster in here."""

@@ -1,7 +1,8 @@
-"""The Iceberg catalog, opened by its name in pyiceberg's own configuration.
+"""Opens an Iceberg catalog by its name in pyiceberg's configuration.
 
-That is `PYICEBERG_CATALOG__<NAME>__*` in the environment, or `.pyiceberg.yaml`, read whenever a catalog is opened.
-Importing this module is cheap; opening the first catalog imports pyiceberg, for about 2 CPU seconds and 100 MB.
+That is `PYICEBERG_CATALOG__<NAME>__*` in the environment, or `.pyiceberg.yaml`. It is read whenever a catalog is
+opened. Importing this module is cheap, but opening the first catalog imports pyiceberg, which takes about 2 CPU seconds
+and 100 MB.
 """
 
 from __future__ import annotations
@@ -22,25 +23,32 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
 
 VARIABLE = "LAKEHOUSE_ICEBERG_CATALOG"
-#: Properties of pyiceberg that are secret: its names have a key's id, too, and REST catalogs a section `auth`.
+#: Names of pyiceberg's secret properties. In addition to common names, these have a key's id and the section `auth` of
+#: REST catalogs.
 SECRET = re.compile(rf"{SECRET_NAME.pattern}|key|auth", re.IGNORECASE)
 _DEFAULTS = {
-    "init_catalog_tables": "false",  # a wrong address is an error, not a place for a new catalog
-    "pool_pre_ping": "true",  # minutes pass between two uses, and databases restart
+    "init_catalog_tables": "false",  # a wrong address is an error, and must not create a catalog
+    "pool_pre_ping": "true",  # minutes may pass between two uses, and the database may restart
 }
 
 
 @dataclass(frozen=True)
 class Client:
-    """What pyiceberg's client of one type of catalog needs: a module, its package, and the extra that installs it."""
+    """The dependencies of pyiceberg's client for a type of catalog.
+
+    Attributes:
+        module: The module to import.
+        package: The package that has the module.
+        extra: The extra of pyiceberg that installs the package.
+    """
 
     module: str
     package: str
     extra: str
 
 
-#: Types of catalogs that pyiceberg 0.12 knows (https://py.iceberg.apache.org/configuration/#catalogs) and that other
-#: processes can read. The clients of `rest`, `sql`, `glue` and `dynamodb` are installed with this package.
+#: Types of catalogs that pyiceberg 0.12 supports (https://py.iceberg.apache.org/configuration/#catalogs) and that
+#: several processes can share. The clients of `rest`, `sql`, `glue` and `dynamodb` are installed with this package.
 CLIENTS: Mapping[str, Client] = {
     "rest": Client("requests", "requests", "rest"),
     "sql": Client("sqlalchemy", "sqlalchemy", "sql-postgres"),
@@ -49,35 +57,35 @@ CLIENTS: Mapping[str, Client] = {
     "hive": Client("thrift", "thrift", "hive"),
     "bigquery": Client("google.cloud.bigquery", "google-cloud-bigquery", "bigquery"),
 }
-#: How an address tells the type where none is set, as pyiceberg infers it.
+#: The types that pyiceberg infers from the scheme of the address if no type is set.
 _INFERRED = {"http": "rest", "thrift": "hive", "sqlite": "sql", "postgresql": "sql"}
 
 
 class CatalogError(RuntimeError):
-    """The catalog cannot be used. The message names the variable, the reason and the fix; it has no secrets."""
+    """The catalog cannot be used. The message names the variable, the reason and the fix, and has no secrets."""
 
 
 def check_client(name: str) -> None:
-    """Refuse a catalog whose client is not installed, without importing pyiceberg.
+    """Check that the client of a catalog is installed, without importing pyiceberg.
 
-    Only the environment is read: a catalog in `.pyiceberg.yaml` is checked when it is opened.
+    Only the environment is read. A catalog in `.pyiceberg.yaml` is checked when it is opened.
 
     Raises:
-        CatalogError: naming the type of the catalog and the package.
+        CatalogError: The client is not installed. The message names the type of the catalog and the package.
     """
     properties = {key: os.environ.get(f"{_prefix(name)}{key.upper()}", "") for key in ("type", "uri")}
     _check_client(name, {key: value for key, value in properties.items() if value})
 
 
 def open_catalog(name: str) -> Catalog:
-    """Open a catalog; one object a process for each configuration, for use by many threads.
+    """Open a catalog. There is one object per process and configuration, which may be used by many threads.
 
     Args:
-        name: Of the catalog in pyiceberg's configuration. A SQL catalog's rows are stored under this name: it must be
-            the catalog name of Trino's connector, too.
+        name: Name of the catalog in pyiceberg's configuration. A SQL catalog stores its rows under this name, so it
+            must also be the catalog name of Trino's connector.
 
     Raises:
-        CatalogError: there is no such catalog, a library is missing, or the catalog refused.
+        CatalogError: There is no such catalog, a library is missing, or the catalog cannot be opened.
     """
     try:
         properties = _configured(name)
@@ -86,10 +94,10 @@ def open_catalog(name: str) -> Catalog:
     except CatalogError:
         raise
     except ModuleNotFoundError as error:
-        raise CatalogError(_lacking(name, str(error.name))) from None
+        raise CatalogError(_missing_library(name, str(error.name))) from None
     except Exception as error:
         if type(error).__name__ == "NotInstalledError":
-            raise CatalogError(_lacking(name, redact(name, str(error)))) from None
+            raise CatalogError(_missing_library(name, redact(name, str(error)))) from None
         raise CatalogError(
             f"{VARIABLE} is {name}, and that Iceberg catalog cannot be opened: {reason(name, error)}. "
             f"Check {_prefix(name)}*, or unset {VARIABLE}."
@@ -97,19 +105,19 @@ def open_catalog(name: str) -> Catalog:
 
 
 def reason(name: str, error: BaseException) -> str:
-    """An error's kind and first line, without the catalog's secrets."""
-    # SQLAlchemy wraps the driver's error in lines about itself.
+    """Return an error's type and first line, without the catalog's secrets."""
+    # SQLAlchemy adds lines about itself to the driver's error.
     line = next(iter(str(getattr(error, "orig", None) or error).strip().splitlines()), "").rstrip(".")
     return redact(name, f"{type(error).__name__}: {line}" if line else type(error).__name__)
 
 
 def redact(name: str, text: str) -> str:
-    """A text without what the catalog's configuration keeps secret."""
+    """Return a text without the secrets of the catalog's configuration."""
     try:
         configured = _configured(name)
     except (CatalogError, ModuleNotFoundError):
-        return text  # nothing was read that could have leaked
-    # The catalog's own name is in every message, and often a user's or a password's, too.
+        return text  # no secret was read, so none can be in the text
+    # The catalog's name is in every message. It is often a user name or a password, too.
     return Redactor(secret_values(configured, names=SECRET), public=[name])(text)
 
 
@@ -118,10 +126,10 @@ def _open(name: str, properties: str) -> Catalog:
     from pyiceberg.catalog import load_catalog
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # one of them quotes the address, with its log-in
+        warnings.simplefilter("ignore", DeprecationWarning)  # one of them quotes the address with its password
         catalog = load_catalog(name, **{**_DEFAULTS, **json.loads(properties)})
     if type(catalog).__name__ == "SqlCatalog":
-        catalog.list_namespaces()  # pyiceberg opens a database that it cannot reach or read as an empty one
+        catalog.list_namespaces()  # pyiceberg opens a database that it cannot read as if it were empty
     return catalog
 
 
@@ -146,7 +154,7 @@ def _check_client(name: str, properties: Mapping[str, Any]) -> None:
 def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
@@ -158,15 +166,15 @@ def _configured(name: str) -> dict[str, Any]:
         properties = config.get_catalog_config(name)
         known = config.get_known_catalogs()
     except ValueError:
-        # Its message may quote a value.
+        # The message may quote a secret value.
         raise CatalogError(
             f"pyiceberg's configuration is malformed: check .pyiceberg.yaml and PYICEBERG_*, or unset {VARIABLE}."
         ) from None
     if properties:
         return dict(properties)
-    has = f" (it knows {', '.join(sorted(known))})" if known else ""
+    has = f" (it has {', '.join(sorted(known))})" if known else ""
     hyphen = (
-        " Write - for _ in the name: that is how pyiceberg reads variables."
+        " Write - instead of _ in the name, because that is how pyiceberg reads the names of variables."
         if name.lower().replace("_", "-") in known
         else ""
     )
@@ -176,7 +184,7 @@ def _configured(name: str) -> dict[str, Any]:
     )
 
 
-def _lacking(name: str, what: str) -> str:
+def _missing_library(name: str, what: str) -> str:
     return (
         f"{VARIABLE} is {name}, and a library for that kind of catalog is missing ({what}): "
         f"install pyiceberg with its extra (pyiceberg[hive], pyiceberg[glue], …), or unset {VARIABLE}."

@@ -1,10 +1,10 @@
-"""Row counts from the metadata of Iceberg tables, without reading data and without a query a table.
+"""Row counts from the metadata of Iceberg tables, without reading data and without one query per table.
 
-The summary of a snapshot may say what the snapshot holds (Iceberg table specification, appendix F, "Optional Snapshot
-Summary Fields"): `total-records` counts the rows of its data files, those too that delete files take away.
-Delete files say how many deletes they hold, never how many rows these remove: a position may be deleted
-twice, and an equality delete removes any number of rows. So a count is taken only where there is no delete file at
-all; of every other table Trino is asked.
+The summary of a snapshot may have totals (Iceberg table specification, appendix F, "Optional Snapshot Summary Fields"):
+`total-records` counts the rows of its data files, including those that delete files remove. The summary has the number
+of deletes, but not of the rows that they remove: a position may be deleted twice, and an equality delete removes any
+number of rows. So the metadata is used only for tables without delete files. The rows of other tables are counted by a
+query in Trino.
 """
 
 from __future__ import annotations
@@ -23,47 +23,54 @@ if TYPE_CHECKING:
 
     FetchAll = Callable[[str], Sequence[Sequence[Any]]]
 
-#: Each waits for one answer of the catalog and one file; what they do with it is Python: 16 were no faster than 8.
+#: Each thread waits for one response of the catalog and one file, then runs Python code: 16 threads were not faster
+#: than 8.
 THREADS = 8
-#: All must be there and be zero. Files, too: a writer that appends whole manifests may leave the two counts of deletes
-#: as they were (Iceberg's `SnapshotSummary` calls them untrusted then).
+#: All of these must be present and zero. The number of files is checked, too, because a writer that appends whole
+#: manifests may leave the other two unchanged (Iceberg's `SnapshotSummary` calls them untrusted in this case).
 _NO_DELETES = ("total-delete-files", "total-position-deletes", "total-equality-deletes")
 
 
 @dataclass(frozen=True)
 class Current:
-    """A table's current snapshot (None: it has never had one) and its rows (None: the metadata cannot tell)."""
+    """The current state of a table.
+
+    Attributes:
+        snapshot: Id of the current snapshot; None if there is none yet.
+        rows: Number of rows; None if the metadata does not have the exact number.
+    """
 
     snapshot: int | None
     rows: int | None
 
 
 class MetadataCounts:
-    """Counts rows in one Iceberg catalog. Once it is known to be Trino's own it is not compared again."""
+    """Counts rows in one Iceberg catalog, which must be the catalog that Trino uses. This is verified once."""
 
     def __init__(self, catalog: str, *, database: str, fetch_all: FetchAll) -> None:
-        """
+        """Create a counter for a catalog.
+
         Args:
-            catalog: Its name in pyiceberg's configuration.
-            database: The name of the same catalog in Trino.
-            fetch_all: Asks Trino; it is asked once, whether both names mean the same catalog.
+            catalog: Name of the catalog in pyiceberg's configuration.
+            database: Name of the same catalog in Trino.
+            fetch_all: Runs a query in Trino. It is called once, to verify that both names refer to the same catalog.
         """
         self._name, self._database, self._fetch_all = catalog, database, fetch_all
         self._catalog: Catalog | None = None
         self._same = False
 
     def rows(self, relations: Collection[Relation]) -> dict[Relation, int]:
-        """Count the rows of the tables whose metadata tells exactly.
+        """Return the number of rows of the tables for which the metadata has the exact number.
 
         Args:
-            relations: Tables and views, as Trino names them; those of other catalogs are left out.
+            relations: Tables and views, as named in Trino. Those of other catalogs are ignored.
 
         Returns:
-            Rows by relation. Whatever is not in it, the caller must count: views, tables with delete files, tables
-            that the catalog does not know.
+            The number of rows by relation. The caller must count the rest: views, tables with delete files, and tables
+                that are not in the catalog.
 
         Raises:
-            CatalogError: the catalog cannot be read, or is not the one that Trino reads.
+            CatalogError: The catalog cannot be read, or is not the one that Trino uses.
         """
         here = [relation for relation in relations if relation.catalog.lower() == self._database.lower()]
         if not here:
@@ -72,7 +79,7 @@ class MetadataCounts:
         try:
             found = _look_up(self._name, opened, here)
         finally:
-            opened.close()  # idle connections; the catalog opens new ones when it is used again
+            opened.close()  # closes idle connections; the catalog opens new ones when it is used again
         self._same = self._same or _same_catalog(self._name, found, self._fetch_all)
         if not self._same:
             return {}
@@ -80,7 +87,7 @@ class MetadataCounts:
 
 
 def exact_rows(summary: Mapping[str, Any] | None) -> int | None:
-    """The rows of a snapshot, from its summary; None where that cannot tell exactly."""
+    """Return the number of rows from a snapshot's summary; None if the summary does not have the exact number."""
     if summary is None or any(summary.get(key) != "0" for key in _NO_DELETES):
         return None
     total = str(summary.get("total-records", ""))
@@ -88,7 +95,7 @@ def exact_rows(summary: Mapping[str, Any] | None) -> int | None:
 
 
 def _look_up(name: str, catalog: Catalog, relations: Sequence[Relation]) -> dict[Relation, Current]:
-    """What each table's metadata says; tables that cannot be read are left out, unless all of them fail."""
+    """Read the metadata of each table. Tables that cannot be read are omitted, unless all of them fail."""
     found: dict[Relation, Current] = {}
     failures: list[Exception] = []
     load = _loader(catalog, relations)
@@ -109,7 +116,10 @@ def _look_up(name: str, catalog: Catalog, relations: Sequence[Relation]) -> dict
 
 
 def _loader(catalog: Catalog, relations: Collection[Relation]) -> Callable[[tuple[str, str]], TableMetadata]:
-    """How a table's metadata is read. A SQL catalog tells with one query where all of them are: half the work."""
+    """Return a function that reads a table's metadata.
+
+    For a SQL catalog, one query returns the locations of all tables, which halves the work.
+    """
     if type(catalog).__name__ != "SqlCatalog":
         return lambda name: catalog.load_table(name).metadata
     from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
@@ -118,13 +128,13 @@ def _loader(catalog: Catalog, relations: Collection[Relation]) -> Callable[[tupl
     from pyiceberg.serializers import FromInputFile
     from sqlalchemy import select
 
-    assert isinstance(catalog, SqlCatalog)  # noqa: S101  # as its name says
+    assert isinstance(catalog, SqlCatalog)  # noqa: S101  # by its name
     columns = IcebergTables.table_namespace, IcebergTables.table_name, IcebergTables.metadata_location
     schemas = {relation.schema.lower() for relation in relations}
     wanted = IcebergTables.catalog_name == catalog.name, IcebergTables.table_namespace.in_(schemas)
     with catalog.engine.connect() as connection:
         rows = connection.execute(select(*columns).where(*wanted)).fetchall()
-    # A view is here, too. Its metadata are no table's: what cannot be read is asked by a query.
+    # Views are listed, too. Reading their metadata as that of a table fails, and a query counts them.
     places = {(str(schema), str(table)): str(place) for schema, table, place in rows if place}
     files = load_file_io(dict(catalog.properties), next(iter(places.values()), None))
 
@@ -140,26 +150,27 @@ def _current(load: Callable[[tuple[str, str]], TableMetadata], relation: Relatio
     from pyiceberg.exceptions import NoSuchTableError
 
     try:
-        # Trino keeps names in lower case.
+        # Trino stores names in lower case.
         metadata = load((relation.schema.lower(), relation.name.lower()))
     except NoSuchTableError:
-        return None  # a view, or another catalog's
+        return None  # a view, or a table of another catalog
     except Exception as error:
         return error
     snapshot = metadata.current_snapshot_id
     if snapshot is None:
-        # No snapshot is no data file: a table as it was created (Iceberg table specification, `current-snapshot-id`).
+        # A table without a snapshot has no data files: it was only created (Iceberg table specification,
+        # `current-snapshot-id`).
         return Current(None, 0)
     summaries = (one.summary for one in metadata.snapshots if one.snapshot_id == snapshot)
     return Current(snapshot, exact_rows(next(summaries, None)))
 
 
 def _same_catalog(name: str, found: Mapping[Relation, Current], fetch_all: FetchAll) -> bool:
-    """Whether Trino has the same current snapshot of one of the tables; False where none has a snapshot.
+    """Return whether Trino has the same current snapshot for one of the tables; False if no table has a snapshot.
 
     Raises:
-        CatalogError: it has another. Snapshots have random numbers, so the catalogs are not the same one, or
-            one of them lags behind.
+        CatalogError: Trino has another snapshot. Snapshot ids are random, so these are different catalogs, or one of
+            them is not up to date.
     """
     for relation, current in found.items():
         if current.snapshot is not None:

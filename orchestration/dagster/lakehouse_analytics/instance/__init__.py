@@ -1,1 +1,1 @@
-"""Maintenance of Dagster itself: what a long-lived instance needs and Dagster does not do."""
+"""Maintenance tasks of a long-lived Dagster instance that Dagster itself does not perform."""

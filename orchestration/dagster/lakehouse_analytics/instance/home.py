@@ -1,4 +1,4 @@
-"""DAGSTER_HOME on one machine: its folder, its `dagster.yaml`, its pool limits."""
+"""Prepares DAGSTER_HOME on a single machine: the folder, its `dagster.yaml` and the pool limits."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ TEMPLATE = Path(__file__).parents[2] / "dagster.yaml"
 
 
 class HomeError(RuntimeError):
-    """DAGSTER_HOME is not usable."""
+    """DAGSTER_HOME cannot be used."""
 
 
 def open_home() -> DagsterInstance:
-    """Prepare DAGSTER_HOME and open its instance. An existing `dagster.yaml` is left alone.
+    """Prepare DAGSTER_HOME and open its instance. An existing `dagster.yaml` is not changed.
 
     Raises:
-        HomeError: DAGSTER_HOME is not set or not writable, or has no `dagster.yaml` and there is none to copy.
+        HomeError: DAGSTER_HOME is not set or not writable, or it has no `dagster.yaml` and there is none to copy.
     """
     named = os.getenv("DAGSTER_HOME")
     if not named:
-        raise HomeError("DAGSTER_HOME is not set: it is where Dagster keeps its runs; `make` uses .dagster_home.")
+        raise HomeError("DAGSTER_HOME is not set. Set it to the folder for Dagster's runs; `make` uses .dagster_home.")
     try:
         home = Path(named).expanduser().absolute()
     except RuntimeError:
@@ -51,7 +51,8 @@ def open_home() -> DagsterInstance:
     from dagster import DagsterInstance
 
     instance = DagsterInstance.get()
-    # Explicitly: `pools.default_limit` lets several runs start at once the first time a pool is used.
+    # `pools.default_limit` is not sufficient: it lets several runs start at once when a pool is used for the first
+    # time.
     for pool in sorted({engine.pool for engine in ENGINES.values() if engine.pool}):
         instance.event_log_storage.set_concurrency_slots(pool, 1)
     return instance

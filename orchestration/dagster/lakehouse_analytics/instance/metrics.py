@@ -1,6 +1,7 @@
 """Metrics of a Dagster instance for Prometheus.
 
-They are read from Dagster's storage, because a dead part of Dagster cannot report itself. A scrape is four queries.
+They are read from Dagster's storage, because a component of Dagster that has died cannot report itself. A scrape takes
+four queries.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Each status always has a sample, so that a sum over some of them is 0 and not empty.
+#: Every status always has a sample, so that a sum over some of them is 0 and not empty.
 NOT_ENDED = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -44,57 +45,58 @@ NOT_ENDED = [
     DagsterRunStatus.STARTED,
     DagsterRunStatus.CANCELING,
 ]
-#: Seconds that a scrape waits for the previous one, so that scrapes do not pile up when storage hangs.
-PATIENCE = 10.0
+#: Seconds that a scrape waits for the previous one, so that scrapes do not pile up if the storage hangs.
+MAX_WAIT = 10.0
 
 Runs = RunsTable.c
 
 
 class InstanceMetrics(Collector):
-    """The daemons, the queue and the ticks of an instance, as gauges.
+    """The daemons, the run queue and the ticks of an instance, as gauges.
 
     | metric | labels | |
     |---|---|---|
-    | `dagster_storage_up` | | 1 if storage answered; otherwise 0, and no other metric |
-    | `dagster_run_queue_enabled` | | 1 if the run coordinator is Dagster's queue; 0: run limits have no effect |
-    | `dagster_daemon_last_heartbeat_timestamp_seconds` | `daemon` | Unix time, 0 if never; of daemons it needs |
-    | `dagster_daemon_errors` | `daemon` | errors in its last heartbeat |
-    | `dagster_runs` | `status` | runs that have not ended |
+    | `dagster_storage_up` | | 1 if the storage answered; otherwise 0, and there is no other metric |
+    | `dagster_run_queue_enabled` | | 1 if the run coordinator is Dagster's queue; if 0, run limits have no effect |
+    | `dagster_daemon_last_heartbeat_timestamp_seconds` | `daemon` | Unix time, 0 if never; for each required daemon |
+    | `dagster_daemon_errors` | `daemon` | number of errors in its last heartbeat |
+    | `dagster_runs` | `status` | number of runs that have not ended |
     | `dagster_queue_oldest_run_timestamp_seconds` | | Unix time at which the run that waits longest was launched |
-    | `dagster_last_tick_failed` | `type`, `name`, `location` | of schedules and sensors that are on: 1 or 0 |
+    | `dagster_last_tick_failed` | `type`, `name`, `location` | for running schedules and sensors: 1 or 0 |
 
-    Runs of backfills wait for each other, for days perhaps, so they do not count as the oldest run of the queue.
+    Runs of backfills may wait for each other for days, so they do not count as the oldest run of the queue.
     """
 
     def __init__(self, instance: DagsterInstance) -> None:
-        """Measure this instance, which must stay open."""
+        """Create the collector for an instance, which must stay open."""
         self._instance = instance
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def describe(self) -> Sequence[GaugeMetricFamily]:
         """Return nothing, so that registering does not query storage."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Read all metrics; if storage does not answer, only that it does not.
+        """Read all metrics; if the storage does not answer, only `dagster_storage_up`.
 
         Raises:
-            TypeError: The instance does not keep its runs in a SQL database.
+            TypeError: The instance does not store its runs in a SQL database.
         """
         up = GaugeMetricFamily("dagster_storage_up", "Whether Dagster's storage answers.")
         found: list[GaugeMetricFamily] = []
-        if not self._turn.acquire(timeout=PATIENCE):
-            logger.error("Dagster's storage has not answered for %.0f s.", PATIENCE)
+        if not self._lock.acquire(timeout=MAX_WAIT):
+            logger.error("Dagster's storage has not answered for %.0f s.", MAX_WAIT)
         else:
             try:
                 found = [self._run_queue(), *self._daemons(), *self._runs(), self._ticks()]
             except (sa.exc.SQLAlchemyError, DagsterPostgresException) as error:
-                # Dagster's own error only counts its attempts. The first line names server and user; SQL follows.
+                # Dagster's own error only reports the number of attempts. The cause's first line names server and user;
+                # SQL follows.
                 reason = error.__cause__ if isinstance(error, DagsterPostgresException) else error
                 first = (str(reason).splitlines() or [""])[0]
                 logger.error("Dagster's storage does not answer: %s: %s", type(reason).__name__, first)  # noqa: TRY400
             finally:
-                self._turn.release()
+                self._lock.release()
         up.add_metric([], 1 if found else 0)
         yield up
         yield from found
@@ -103,21 +105,21 @@ class InstanceMetrics(Collector):
         enabled = GaugeMetricFamily("dagster_run_queue_enabled", "Whether the run coordinator is Dagster's queue.")
         coordinator = _run_coordinator(self._instance)
         if coordinator:
-            # The official chart may name the queue as a custom class, or a class derived from it.
+            # The official chart may configure the queue as a custom class, or a subclass of it.
             enabled.add_metric([], 1 if isinstance(coordinator, QueuedRunCoordinator) else 0)
         return enabled
 
     def _daemons(self) -> Iterator[GaugeMetricFamily]:
-        heard = GaugeMetricFamily(
+        heartbeats = GaugeMetricFamily(
             "dagster_daemon_last_heartbeat_timestamp_seconds", "Unix time; 0 if never.", labels=["daemon"]
         )
         errors = GaugeMetricFamily("dagster_daemon_errors", "Errors in a daemon's last heartbeat.", labels=["daemon"])
         beats = self._instance.get_daemon_heartbeats()
         for daemon in self._instance.get_required_daemon_types():
             beat = beats.get(daemon)
-            heard.add_metric([daemon], beat.timestamp if beat else 0)
+            heartbeats.add_metric([daemon], beat.timestamp if beat else 0)
             errors.add_metric([daemon], len(beat.errors or ()) if beat else 0)
-        yield heard
+        yield heartbeats
         yield errors
 
     def _runs(self) -> Iterator[GaugeMetricFamily]:
@@ -153,7 +155,7 @@ class InstanceMetrics(Collector):
             labels=["type", "name", "location"],
         )
         on = {state.selector_id: state for state in self._instance.all_instigator_state() if state.is_running}
-        # The last tick may still run. (With `statuses`, Dagster 1.13.27 makes a query that fails.)
+        # The last tick may still be running. (With `statuses`, Dagster 1.13.27 builds a query that fails.)
         ticks = self._instance.get_batch_ticks([*on], limit=2) if on else {}
         for selector, state in on.items():
             ended = [tick.status for tick in ticks.get(selector, ()) if tick.status != TickStatus.STARTED]
@@ -164,7 +166,7 @@ class InstanceMetrics(Collector):
 
 
 def _run_coordinator(instance: DagsterInstance) -> RunCoordinator | None:
-    """The run coordinator that dagster.yaml names now, or None if it cannot be read.
+    """Return the run coordinator that dagster.yaml configures now, or None if the file cannot be read.
 
     Kubernetes updates the mounted file after an upgrade of the Dagster chart, but does not restart this process.
     """
@@ -180,15 +182,15 @@ def _run_coordinator(instance: DagsterInstance) -> RunCoordinator | None:
 
 
 def _location(origin: object) -> str:
-    repository = origin.repository_origin  # type: ignore[attr-defined]  # two classes, without one of both
+    repository = origin.repository_origin  # type: ignore[attr-defined]  # two classes without a common base
     return str(repository.code_location_origin.location_name)
 
 
 def serve(instance: DagsterInstance, host: str, port: int) -> None:
-    """Answer `/metrics` on this address until the process ends.
+    """Serve `/metrics` on an address until the process ends.
 
     Raises:
-        OSError: The address is not this machine's, or its port is not free.
+        OSError: The address does not belong to this machine, or the port is in use.
     """
     registry = CollectorRegistry()
     registry.register(InstanceMetrics(instance))

@@ -1,8 +1,9 @@
-"""Runs and Kubernetes Jobs that no longer belong together.
+"""Cleans up runs without a Kubernetes Job, and Jobs without a run.
 
-Dagster's run monitoring checks the Jobs of runs that have started. It leaves three cases: a Job that goes on writing
-although its run was marked as ended, because its pod could not be reached; a run whose Job is gone while the daemon is
-down; and a pod that dies before its run has started, which Dagster notices only after `start_timeout_seconds`.
+Dagster's run monitoring checks the Jobs of runs that have started. It does not handle three cases: a Job that continues
+to write although its run was marked as ended, because its pod could not be reached; a run whose Job disappears while
+the daemon is down; and a pod that dies before its run has started, which Dagster notices only after
+`start_timeout_seconds`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: As dagster-k8s labels the Jobs of its run launcher.
+#: Labels that the run launcher of dagster-k8s sets on its Jobs.
 RUN_WORKERS = "app.kubernetes.io/component=run_worker"
 RUN_ID = "dagster/run-id"
-#: As its launcher tells where a run goes.
+#: Metadata of the launcher's event with the namespace of a run.
 LAUNCHED_IN = "Kubernetes Namespace"
 RUNNING = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
@@ -39,53 +40,53 @@ class RunJob:
 
 
 class Jobs(Protocol):
-    """The Jobs of a namespace."""
+    """Access to the Jobs of a namespace."""
 
     @property
     def namespace(self) -> str:
-        """Its name."""
+        """Name of the namespace."""
 
     def list(self) -> Sequence[RunJob]:
-        """Those of runs."""
+        """List the Jobs that execute runs."""
 
     def delete(self, name: str) -> None:
-        """Delete a Job and its pods. A Job that is gone already is no error."""
+        """Delete a Job and its pods. A Job that does not exist is not an error."""
 
     def end(self, name: str) -> str:
-        """How the pod of a finished Job ended, for a message."""
+        """Return how the pod of a finished Job ended, for a message."""
 
 
 @dataclass(frozen=True)
-class Reaped:
-    """What was set right."""
+class ReapResult:
+    """The deleted Jobs, by name, and the failed runs, by id."""
 
     jobs: Sequence[str] = ()
     runs: Sequence[str] = ()
 
 
-def reap(instance: DagsterInstance, jobs: Jobs, now: datetime, grace: timedelta) -> Reaped:
+def reap(instance: DagsterInstance, jobs: Jobs, now: datetime, grace: timedelta) -> ReapResult:
     """Delete Jobs whose run has ended, and fail runs whose Job is gone or ended before they started.
 
-    Finished Jobs stay until Kubernetes removes them, because their pods show what happened. Jobs of runs that the
-    instance does not know stay, too: they may belong to another Dagster. Runs launched in other namespaces are ignored.
+    Finished Jobs are left for Kubernetes to remove, because their pods show what happened. Jobs of runs that are not in
+    the instance are kept, too: they may belong to another Dagster. Runs launched in other namespaces are ignored.
 
     Args:
         instance: The instance of the runs.
         jobs: The Jobs of the namespace in which its runs are launched.
         now: The current time, with a time zone.
-        grace: Time after the last change of a run or a Job in which a run without a Job, or a Job without a run, is
-            still considered normal.
+        grace: Time after the last change of a run or a Job during which a run without a Job, or a Job without a run, is
+            considered normal.
     """
-    # Jobs first: a run that is launched in between has no Job in this list, but is younger than the grace period. What
-    # a finished pod had to store was stored before it ended, so that its run's status is read afterwards.
-    there = jobs.list()
-    ended = [*_without_run(instance, jobs, there, now - grace)]
-    failed = [*_dead_before_start(instance, jobs, there), *_without_job(instance, jobs.namespace, there, now - grace)]
-    return Reaped(ended, failed)
+    # List the Jobs first. A run launched after that has no Job in this list, but is younger than the grace period. A
+    # finished pod has stored its events before it ended, so the run's status is read afterwards.
+    listed = jobs.list()
+    ended = [*_without_run(instance, jobs, listed, now - grace)]
+    failed = [*_dead_before_start(instance, jobs, listed), *_without_job(instance, jobs.namespace, listed, now - grace)]
+    return ReapResult(ended, failed)
 
 
-def _dead_before_start(instance: DagsterInstance, jobs: Jobs, there: Sequence[RunJob]) -> Iterator[str]:
-    finished = {job.run_id: job.name for job in there if job.finished}
+def _dead_before_start(instance: DagsterInstance, jobs: Jobs, listed: Sequence[RunJob]) -> Iterator[str]:
+    finished = {job.run_id: job.name for job in listed if job.finished}
     if not finished:
         return
     for run in instance.get_runs(RunsFilter(run_ids=[*finished], statuses=[DagsterRunStatus.STARTING])):
@@ -95,13 +96,13 @@ def _dead_before_start(instance: DagsterInstance, jobs: Jobs, there: Sequence[Ru
         yield run.run_id
 
 
-def _without_run(instance: DagsterInstance, jobs: Jobs, there: Sequence[RunJob], before: datetime) -> Iterator[str]:
-    going = [job for job in there if not job.finished and job.created < before]
-    if not going:
+def _without_run(instance: DagsterInstance, jobs: Jobs, listed: Sequence[RunJob], before: datetime) -> Iterator[str]:
+    running = [job for job in listed if not job.finished and job.created < before]
+    if not running:
         return
-    wanted = RunsFilter(run_ids=[job.run_id for job in going])
+    wanted = RunsFilter(run_ids=[job.run_id for job in running])
     records = {one.dagster_run.run_id: one for one in instance.get_run_records(wanted)}
-    for job in going:
+    for job in running:
         record = records.get(job.run_id)
         if not record or not record.dagster_run.is_finished or (record.end_time or 0) > before.timestamp():
             continue
@@ -110,17 +111,19 @@ def _without_run(instance: DagsterInstance, jobs: Jobs, there: Sequence[RunJob],
         yield job.name
 
 
-def _without_job(instance: DagsterInstance, namespace: str, there: Sequence[RunJob], before: datetime) -> Iterator[str]:
-    known = {job.run_id for job in there}
+def _without_job(
+    instance: DagsterInstance, namespace: str, listed: Sequence[RunJob], before: datetime
+) -> Iterator[str]:
+    known = {job.run_id for job in listed}
     for record in instance.get_run_records(RunsFilter(statuses=RUNNING, updated_before=before)):
         run_id = record.dagster_run.run_id
-        # A run in a shell was not launched in any namespace.
+        # Runs that were executed in a shell have no namespace.
         if run_id in known or _launched_in(instance, run_id) != namespace:
             continue
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             continue
-        logger.warning("Run %s is %s and its Job is gone: it is marked as ended.", run_id, run.status.value)
+        logger.warning("Run %s is %s, but its Job is gone. It is marked as ended.", run_id, run.status.value)
         if run.status == DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, "Its Kubernetes Job is gone.")
         else:
@@ -129,7 +132,7 @@ def _without_job(instance: DagsterInstance, namespace: str, there: Sequence[RunJ
 
 
 def _launched_in(instance: DagsterInstance, run_id: str) -> str | None:
-    """The namespace that the launcher recorded when it made the run's Job."""
+    """Return the namespace that the launcher recorded when it created the run's Job."""
     for log in instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT):
         event = log.dagster_event
         for name, value in (event.engine_event_data.metadata if event else {}).items():
@@ -139,10 +142,10 @@ def _launched_in(instance: DagsterInstance, run_id: str) -> str | None:
 
 
 class ClusterJobs:
-    """The Jobs of a namespace of a cluster, read with the pod's service account or KUBECONFIG."""
+    """The Jobs of a namespace in a cluster, accessed with the pod's service account or KUBECONFIG."""
 
     def __init__(self, namespace: str) -> None:
-        """Connect.
+        """Connect to the cluster.
 
         Raises:
             kubernetes.config.ConfigException: There is neither a service account nor a KUBECONFIG.
@@ -165,14 +168,14 @@ class ClusterJobs:
         from kubernetes.client import ApiException
 
         try:
-            # Its pods with it, which have their grace period.
+            # Deletes its pods, too, which get their grace period.
             self._api.delete_namespaced_job(name, self.namespace, propagation_policy="Background")
         except ApiException as error:
             if error.status != 404:
                 raise
 
     def end(self, name: str) -> str:
-        """See `Jobs`. Pods that may not be listed, or are gone, are no reason to leave the run as it is."""
+        """See `Jobs`. If the pods are gone or cannot be listed, the message says so."""
         from kubernetes.client import ApiException
 
         try:

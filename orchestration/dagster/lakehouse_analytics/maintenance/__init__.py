@@ -1,1 +1,4 @@
-"""Maintenance of Iceberg tables: policies, measured state, and the steps that are due. No Dagster in here."""
+"""Maintenance of Iceberg tables: policies, measured states, and the steps that are due.
+
+No Dagster except in report.py.
+"""

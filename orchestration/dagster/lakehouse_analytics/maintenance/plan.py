@@ -1,6 +1,7 @@
-"""Maintenance of one Iceberg table: its policy and its measured state → the steps that are due, each with its reason.
+"""Plans the maintenance of an Iceberg table: derives the steps that are due, with reasons, from its policy and its
+state.
 
-Pure: no Dagster, no connection. A step that is done leaves a state in which it is not due.
+Pure functions: no Dagster, no connection. After a step, the state is such that the step is not due any more.
 Syntax: https://trino.io/docs/476/connector/iceberg.html#alter-table-execute
 """
 
@@ -18,7 +19,7 @@ from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.maintenance.policy import Policy
 
 Kind = Literal["temporaries", "optimize", "optimize_manifests", "expire_snapshots", "remove_orphan_files", "analyze"]
-#: Merging first: what it replaces is there to be expired later, and its result to be analyzed.
+#: Merging comes first, so that the files that it replaces can be expired later, and its result analyzed.
 ORDER: tuple[Kind, ...] = (
     "temporaries",
     "optimize",
@@ -29,16 +30,16 @@ ORDER: tuple[Kind, ...] = (
 )
 #: Iceberg's `commit.manifest.target-size-bytes`.
 MANIFEST_BYTES = 8 * 2**20
-#: Partitions merged by one statement: a writer of Trino's holds 100 open at most, and fails beyond.
+#: Maximum number of partitions merged by one statement. A writer of Trino has at most 100 open, and fails beyond that.
 PARTITIONS = 90
-#: Between measuring and expiring time goes by: the statement counts back from when it runs, which is minutes later when
-#: it is tried again. So much more is kept.
+#: Additional time for which snapshots are kept. The statement computes their age when it runs, which may be minutes
+#: after they were measured if it is retried.
 MARGIN = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state of the table. `changed` rows were added or deleted by it; merging files changes none."""
+    """A snapshot of the table. `changed` is the number of rows that it added or deleted; merging files changes none."""
 
     id: int
     at: datetime
@@ -47,17 +48,17 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class State:
-    """What was measured of one table.
+    """The measured state of a table.
 
     Attributes:
-        now: Trino's clock at the time.
-        mergeable: Files fewer, if small ones were merged partition by partition.
-        ragged: Partitions in which something would be merged.
-        rows, deleted_rows: Rows in data files, and how many of them delete files mark.
+        now: Trino's clock when the table was measured.
+        mergeable: Number of files by which merging small ones, partition by partition, would reduce the table.
+        partitions_to_merge: Number of partitions with files to merge.
+        rows, deleted_rows: Rows in data files, and how many of them delete files mark as deleted.
         snapshots: Oldest first; the last is the current one.
-        referenced: Snapshots that a branch or a tag holds.
-        analyzed, searched: When maintenance last collected statistics, and looked for orphan files.
-        temporaries: Temporary relations of dead builds, with what they are: `table` or `view`.
+        referenced: Ids of the snapshots to which branches or tags refer.
+        analyzed, searched: When maintenance last collected statistics, and searched for orphan files.
+        temporaries: Temporary relations of dead builds, with their type: `table` or `view`.
     """
 
     now: datetime
@@ -65,7 +66,7 @@ class State:
     data_bytes: int = 0
     small_files: int = 0
     mergeable: int = 0
-    ragged: int = 0
+    partitions_to_merge: int = 0
     delete_files: int = 0
     delete_bytes: int = 0
     rows: int = 0
@@ -81,14 +82,14 @@ class State:
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement about one table or view."""
+    """A statement for one table or view."""
 
     relation: Relation
     sql: str
 
     @property
     def deletes_files(self) -> bool:
-        """Whether files of the relation may be deleted. Only statements that are known to keep them all are not."""
+        """Whether files of the relation may be deleted. True unless the statement is known to keep all of them."""
         table = f"ALTER TABLE {self.relation} EXECUTE"
         keeps = (f"{table} optimize(", f"{table} optimize_manifests", f"ANALYZE {self.relation}", "DROP VIEW ")
         return not self.sql.startswith(keeps)
@@ -96,7 +97,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do, and why."""
+    """A maintenance step and the reason for it."""
 
     kind: Kind
     reason: str
@@ -104,15 +105,15 @@ class Step:
 
 
 def plan(relation: Relation, policy: Policy, state: State) -> list[Step]:
-    """Every step that is due, in the order to take them.
+    """Return the steps that are due, in the order of execution.
 
-    Each changes the state: measure again before the next, and ask `due` for it.
+    Each step changes the state. Measure again before the next one, and call `due` for it.
     """
     return [step for kind in ORDER if (step := due(kind, relation, policy, state))]
 
 
 def due(kind: Kind, relation: Relation, policy: Policy, state: State) -> Step | None:
-    """The step of this kind, if it is due."""
+    """Return the step of a kind, or None if it is not due."""
     match kind:
         case "temporaries":
             return _temporaries(state)
@@ -129,12 +130,13 @@ def due(kind: Kind, relation: Relation, policy: Policy, state: State) -> Step | 
 
 
 def optimize_statements(relation: Relation, policy: Policy, partitions: Sequence[str] = ()) -> tuple[Statement, ...]:
-    """Statements that merge the whole table, or partition by partition where there are too many for one.
+    """Return the statements that merge the files of a table.
 
     Args:
         relation: The table.
         policy: Its policy.
-        partitions: Values of `"$partition"`; none: the whole table at once.
+        partitions: Values of `"$partition"`, if the table has too many partitions for one statement. If empty, one
+            statement merges the whole table.
     """
     execute = f"ALTER TABLE {relation} EXECUTE optimize(file_size_threshold => '{policy.small_file}')"
     chunks = [partitions[start : start + PARTITIONS] for start in range(0, len(partitions), PARTITIONS)]
@@ -143,10 +145,10 @@ def optimize_statements(relation: Relation, policy: Policy, partitions: Sequence
 
 
 def expirable(policy: Policy, state: State) -> tuple[list[Snapshot], datetime | None]:
-    """Snapshots that can go, and the time of the oldest that stays for its age.
+    """Return the snapshots that can be expired, and the time of the oldest one that is kept because of its age.
 
-    What was current at the start of the retained time stays, however old it is: that state can be queried, and a
-    query that began before the last commit reads its files.
+    The snapshot that was current at the start of the retention period is kept, however old it is: that state can be
+    queried, and a query that began before the last commit reads its files.
     """
     retained_from = state.now - policy.retain
     keep_from = max((s.at for s in state.snapshots if s.at <= retained_from), default=None)
@@ -170,7 +172,7 @@ def _optimize(relation: Relation, policy: Policy, state: State) -> Step | None:
         return None
     reasons = []
     if state.mergeable >= policy.small_files:
-        reasons.append(f"{state.small_files} files below {policy.small_file}, merging makes {state.mergeable} fewer")
+        reasons.append(f"{state.small_files} files below {policy.small_file}, merging removes {state.mergeable}")
     if state.delete_files >= policy.small_files or state.deleted_rows >= max(1, policy.deleted * state.rows):
         marked = f"{state.deleted_rows} of {counted(state.rows, 'row')} marked as deleted"
         reasons.append(f"{marked} in {counted(state.delete_files, 'delete file')}")
@@ -178,7 +180,8 @@ def _optimize(relation: Relation, policy: Policy, state: State) -> Step | None:
 
 
 def _optimize_manifests(relation: Relation, policy: Policy, state: State) -> Step | None:
-    # Manifests of delete files are not merged, and `$manifests` does not tell them apart: each lists at least one.
+    # Trino does not merge manifests of delete files, and `$manifests` does not distinguish them. Each has at least one
+    # file.
     of_data = state.manifests - state.delete_files
     fewer = of_data - max(1, math.ceil(state.manifest_bytes / MANIFEST_BYTES))
     if not policy.optimize_manifests or fewer < policy.small_manifests:

@@ -1,4 +1,4 @@
-"""Contracts → maintenance policies: which tables are maintained, and with which numbers. Pure."""
+"""Maintenance policies: which tables are maintained, and how, according to their contracts. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from lakehouse_analytics.dbt.graph import Graph, Key
 from lakehouse_analytics.dbt.nodes import Node
 from lakehouse_analytics.dbt.relation import Relation, relation_of
 
-#: How dbt materializes what is a table of its own in the catalog.
+#: Materializations of dbt that create a table in the catalog.
 MATERIALIZED = frozenset({"table", "incremental", "seed", "snapshot"})
-#: Tables that Trino does not write whole, so that its statistics of them go stale.
+#: Materializations that dbt rewrites completely in each build. Trino collects statistics of a new table while writing
+#: it, so those of other tables become outdated.
 REWRITTEN = frozenset({"table", "seed"})
 DEFAULT_RETENTION = timedelta(days=7)
 _LEAST_ORPHANS = "the longer of LAKEHOUSE_MAINTENANCE_FLOOR and LAKEHOUSE_MAX_RUNTIME: a running write would lose files"
@@ -22,7 +23,7 @@ _UNITS = {"kB": 2**10, "MB": 2**20, "GB": 2**30}
 
 @dataclass(frozen=True)
 class Policy:
-    """What maintenance may do to one table, and when. Sizes in bytes."""
+    """The maintenance policy of a table. Sizes are in bytes."""
 
     optimize: bool = True
     small_file: str = "64MB"
@@ -39,7 +40,7 @@ class Policy:
 
     @property
     def small_file_bytes(self) -> int:
-        """`small_file` as Trino counts: kB, MB and GB are powers of 1024."""
+        """`small_file` in bytes. As in Trino, kB, MB and GB are powers of 1024."""
         return int(self.small_file[:-2]) * _UNITS[self.small_file[-2:]]
 
 
@@ -55,33 +56,34 @@ class MaintainedTable:
 
 
 def maintained_tables(graph: Graph, *, floor: timedelta, longest_write: timedelta) -> list[MaintainedTable]:
-    """Every table with its policy: models, seeds and snapshots, and sources that Airbyte fills or that ask for it.
+    """Return the maintained tables: models, seeds, snapshots, and sources filled by Airbyte or with a contract for it.
 
     Args:
-        graph: The manifest's.
-        floor: No contract may forget states younger than this: queries are reading them.
-        longest_write: The longest a write may run; its files belong to no state until it commits.
+        graph: The manifest's graph.
+        floor: Minimum retention of snapshots. No contract can go below it, because queries may read them.
+        longest_write: Maximum duration of a write. Its files do not belong to a snapshot until it commits.
 
     Raises:
-        ContractError: one line for each retention that is too short.
+        ContractError: With one line for each retention that is too short.
     """
     problems: list[str] = []
     found: list[MaintainedTable] = []
     for unique_id, node, key, maintenance in _wanted(graph):
         rules = maintenance or Maintenance()
-        said = {"retain": rules.retain, "orphans": rules.orphans}
-        least = {"retain": floor, "orphans": max(floor, longest_write)}
+        retentions = {"retain": rules.retain, "orphans": rules.orphans}
+        minimum = {"retain": floor, "orphans": max(floor, longest_write)}
         where = f"{node.original_file_path} or dbt_project.yml: {node.resource_type} {node.name}"
         problems += [
-            f"{where}: meta.lakehouse.maintenance.{name} is {_words(value)}: expected at least {_words(least[name])}, "
+            f"{where}: meta.lakehouse.maintenance.{name} is {_duration(value)}: "
+            f"expected at least {_duration(minimum[name])}, "
             + ("the floor (LAKEHOUSE_MAINTENANCE_FLOOR)" if name == "retain" else _LEAST_ORPHANS)
-            for name, value in said.items()
-            if value is not None and value < least[name]
+            for name, value in retentions.items()
+            if value is not None and value < minimum[name]
         ]
         materialized = node.config.materialized
         policy = Policy(
-            retain=rules.retain or max(DEFAULT_RETENTION, least["retain"]),
-            orphans=rules.orphans or max(DEFAULT_RETENTION, least["orphans"]),
+            retain=rules.retain or max(DEFAULT_RETENTION, minimum["retain"]),
+            orphans=rules.orphans or max(DEFAULT_RETENTION, minimum["orphans"]),
             analyze=materialized not in REWRITTEN if rules.analyze is None else rules.analyze,
             **rules.model_dump(exclude={"enabled", "retain", "orphans", "analyze"}),
         )
@@ -105,7 +107,7 @@ def _wanted(graph: Graph) -> Iterator[tuple[str, Node, Key, Maintenance | None]]
             yield source.unique_id, source.node, source.key, source.contract.maintenance
 
 
-def _words(time: timedelta) -> str:
+def _duration(time: timedelta) -> str:
     seconds = int(time.total_seconds())
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds and seconds % size == 0:

@@ -1,7 +1,7 @@
-"""Tables whose files must not be deleted, because something else may still read them.
+"""Prevents maintenance from deleting files that something else may still read.
 
-Every statement of maintenance passes through `Protected.execute`, which asks the table before files of it are deleted.
-A table whose state cannot be read counts as protected.
+Every maintenance statement is executed by `Protected.execute`, which checks the table immediately before a statement
+that deletes files. A table whose state cannot be read counts as protected.
 
 Sources: Iceberg's table properties `gc.enabled` and `write.*` (https://iceberg.apache.org/docs/latest/configuration/),
 its references (table specification, "Snapshot References"), and Trino's metadata tables
@@ -24,11 +24,11 @@ from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.maintenance.plan import Statement
 
 Fetch = Callable[[str], list[tuple[Any, ...]]]
-#: Tables of one statement, and statements at a time.
+#: Tables per statement, and statements that run at the same time.
 CHUNK = 10
 THREADS = 4
-#: Seconds after which the tables of a catalog are read again. Tables may be registered during a run.
-CATALOG_LASTS = 600.0
+#: Seconds after which the tables of a catalog are read again, because tables may be registered during a run.
+CATALOG_MAX_AGE = 600.0
 #: Table properties that name a folder for new files.
 WRITE_PATHS = (
     "write.data.path",
@@ -36,19 +36,19 @@ WRITE_PATHS = (
     "write.object-storage.path",
     "write.folder-storage.path",
 )
-#: Errors of Trino that say that there is no Iceberg table: it was dropped meanwhile, or it is a table of Hive.
+#: Errors of Trino for a relation that is not an Iceberg table: it was dropped in the meantime, or is a Hive table.
 _NO_TABLE = frozenset({"TABLE_NOT_FOUND", "SCHEMA_NOT_FOUND", "UNSUPPORTED_TABLE_TYPE"})
-#: Schemes of one object store, in which writers name the same file.
+#: Equivalent schemes. Writers may use any of them for the same file.
 _SAME_STORE = ("s3", "s3a", "s3n")
-#: Names that a message lists.
-_MOST_NAMES = 3
+#: Maximum number of names in a message.
+_MAX_NAMES = 3
 
 
 class ProtectedError(RuntimeError):
-    """A statement was not run, because it would delete files that something else may need.
+    """A statement was not executed, because it could delete files that something else needs.
 
     Attributes:
-        unreadable: Whether that is so only because the state of a table could not be read.
+        unreadable: Whether the only reason is that the state of a table could not be read.
     """
 
     def __init__(self, statement: Statement, reasons: Sequence[str], *, unreadable: bool) -> None:
@@ -57,34 +57,34 @@ class ProtectedError(RuntimeError):
 
 
 class Result(Protocol):
-    """A finished statement."""
+    """The result of a statement."""
 
     @property
     def query_id(self) -> str:
-        """The query's ID in Trino."""
+        """The query's id in Trino."""
 
 
 class Engine(Protocol):
-    """Trino."""
+    """The interface to Trino."""
 
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        """Every row of one statement."""
+        """Run a statement and return its rows."""
 
     def execute(self, sql: str) -> Result:
-        """Run one statement to its end."""
+        """Run a statement and wait for its end."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """Where a table keeps files, as its metadata say.
+    """The locations of a table's files, according to its metadata.
 
     Attributes:
-        location: The table's location, or None if it has none.
+        location: The table's location; None if it has none.
         properties: Its table properties.
-        references: Branches and tags other than `main`: name → `branch` or `tag`.
-        metadata: Folders of metadata files: of the metadata log, and of the manifest lists of all snapshots.
-        outside: A current data file outside `location`, for example; None if there is no such file.
-        snapshots: IDs of all snapshots, where they were requested.
+        references: Branches and tags other than `main`: name to `branch` or `tag`.
+        metadata: Folders of metadata files, from the metadata log and the manifest lists of all snapshots.
+        outside: Path of one current data file outside `location`; None if there is no such file.
+        snapshots: Ids of all snapshots, if they were requested.
     """
 
     location: str | None = None
@@ -96,7 +96,7 @@ class Files:
 
     @property
     def folders(self) -> Iterator[tuple[str, str]]:
-        """Folders that the table claims, each with what names it."""
+        """Folders that the table claims, each with the property or metadata that names it."""
         if self.location:
             yield "location", self.location
         for name in WRITE_PATHS:
@@ -108,26 +108,26 @@ class Files:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Why it is not known which files a table needs."""
+    """The reason why the files that a table needs are unknown."""
 
     reason: str
 
     @classmethod
     def of(cls, relation: Relation, error: Exception) -> Unreadable:
-        """The state of this table could not be read."""
+        """Return the reason for a table whose metadata could not be read."""
         line = next(iter(str(error).strip().splitlines()), "").rstrip(".") or type(error).__name__
         return cls(
-            f"whether another table needs its files is not known, because the metadata of {relation} could not be "
+            f"whether another table needs its files is unknown, because the metadata of {relation} could not be "
             f"read: {line}"
         )
 
 
 class Protected:
-    """Runs statements about Iceberg tables, but none that deletes files which something else may need.
+    """Executes statements for Iceberg tables, except those that delete files which something else may need.
 
     Args:
         engine: Trino.
-        clock: Seconds, for the age of what is known about the tables of a catalog.
+        clock: Returns seconds, for the age of the cached state of a catalog.
     """
 
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -135,15 +135,15 @@ class Protected:
         self._catalogs: dict[str, tuple[float, dict[Relation, Files | Unreadable]]] = {}
 
     def execute(self, statement: Statement) -> str:
-        """Run a statement to its end; the table is asked immediately before.
+        """Check the table, then run the statement and wait for its end.
 
         Returns:
-            The query's ID.
+            The query's id.
 
         Raises:
-            ProtectedError: it would delete files of a protected table; it was not run.
+            ProtectedError: The statement would delete files of a protected table. It was not executed.
             DatabaseError: Trino cannot be used.
-            TrinoError: the statement failed.
+            TrinoError: The statement failed.
         """
         if statement.deletes_files:
             relation = statement.relation
@@ -153,8 +153,10 @@ class Protected:
             self._check_history(statement, own)
         return self._engine.execute(statement.sql).query_id
 
-    def foreseen(self, statement: Statement) -> ProtectedError | None:
-        """Why `execute` would refuse the statement, as far as was known some minutes ago.
+    def expected_refusal(self, statement: Statement) -> ProtectedError | None:
+        """Return the error that `execute` would raise, or None, according to the cached state.
+
+        The state is some minutes old.
 
         Raises:
             DatabaseError: Trino cannot be used.
@@ -177,7 +179,7 @@ class Protected:
         if reasons := [*own_reasons(own)]:
             raise ProtectedError(statement, reasons, unreadable=False)
         relation, location = statement.relation, own.location or ""
-        astray: list[Relation] = []
+        possibly_inside: list[Relation] = []
         for other, files in self._others(relation, tables):
             if isinstance(files, Unreadable):
                 raise ProtectedError(statement, [files.reason], unreadable=True)
@@ -185,27 +187,29 @@ class Protected:
                 what, at = found
                 reason = f"{other} uses the same files: its {what} is {at}, in this table's location {location}"
                 raise ProtectedError(statement, [reason], unreadable=False)
-            # Its files may lie in this location: outside its own, or because its own holds this one.
+            # It may have files in this location: if it has any outside its own, or if its location contains this one.
             if files.outside or (files.location and _inside(location, files.location)):
-                astray.append(other)
-        for start in range(0, len(astray), CHUNK):
-            for name, path in self._files_in(statement, astray[start : start + CHUNK], location):
+                possibly_inside.append(other)
+        for start in range(0, len(possibly_inside), CHUNK):
+            for name, path in self._files_of_others(statement, possibly_inside[start : start + CHUNK], location):
                 reason = f"{name} uses the same files: {path}, for example"
                 raise ProtectedError(statement, [reason], unreadable=False)
 
-    def _files_in(self, statement: Statement, others: Sequence[Relation], location: str) -> list[tuple[Any, ...]]:
-        return self._ask(statement, others[0], _files_in_sql(others, location))
+    def _files_of_others(
+        self, statement: Statement, others: Sequence[Relation], location: str
+    ) -> list[tuple[Any, ...]]:
+        return self._fetch(statement, others[0], _files_in_sql(others, location))
 
     def _check_history(self, statement: Statement, own: Files | Unreadable | None) -> None:
-        """Files of another table may have been rewritten since: an old snapshot that expires would take them along."""
+        """Check the snapshots. A current state without files of other tables may have expired ones with such files."""
         assert isinstance(own, Files)  # noqa: S101  # checked
         location = own.location or ""
         for start in range(0, len(own.snapshots), CHUNK):
             sql = _old_files_sql(statement.relation, own.snapshots[start : start + CHUNK], location)
-            for (path,) in self._ask(statement, statement.relation, sql):
+            for (path,) in self._fetch(statement, statement.relation, sql):
                 raise ProtectedError(statement, [_outside(str(path), location)], unreadable=False)
 
-    def _ask(self, statement: Statement, relation: Relation, sql: str) -> list[tuple[Any, ...]]:
+    def _fetch(self, statement: Statement, relation: Relation, sql: str) -> list[tuple[Any, ...]]:
         try:
             return self._engine.fetch_all(sql)
         except DatabaseError:
@@ -220,7 +224,7 @@ class Protected:
             if other == relation:
                 continue
             if isinstance(tables[other], Unreadable) and other.schema != "system":
-                # It may have been written or dropped while it was read, as temporary tables of builds are.
+                # It may have been written or dropped while it was read, as the temporary tables of builds are.
                 del tables[other]
                 tables |= _read([other], self._engine.fetch_all)
             if other in tables:
@@ -230,13 +234,14 @@ class Protected:
         stale_at, known = self._catalogs.get(catalog, (0.0, None))
         if known is None or self._clock() > stale_at:
             known = all_files(catalog, self._engine.fetch_all)
-            # From the end of the reading on: a catalog that takes longer to read would be read for every statement.
-            self._catalogs[catalog] = (self._clock() + CATALOG_LASTS, known)
+            # Count from now. If reading took longer than the maximum age, the catalog would be read for every
+            # statement.
+            self._catalogs[catalog] = (self._clock() + CATALOG_MAX_AGE, known)
         return known
 
 
 def own_reasons(files: Files) -> Iterator[str]:
-    """Why a table's files must be kept, as far as the table itself says so."""
+    """Yield the reasons to keep a table's files that the table's own metadata gives."""
     enabled = files.properties.get("gc.enabled", "true")
     if enabled.strip().lower() != "true":
         yield (
@@ -244,12 +249,12 @@ def own_reasons(files: Files) -> Iterator[str]:
             "(Nessie sets it on every table)"
         )
     elif nessie := next((name for name in sorted(files.properties) if name.startswith("nessie.")), None):
-        # Trino's own client of Nessie leaves gc.enabled out, and then expires snapshots, too.
-        yield f"its table property {nessie} shows that Nessie keeps it, where other branches may need its files"
+        # Trino's Nessie client ignores the missing gc.enabled, and expires snapshots.
+        yield f"its table property {nessie} means that it is in Nessie, where other branches may need its files"
     if files.references:
-        yield f"it has {_listed(files.references)}"
+        yield f"it has {_join_references(files.references)}"
     if files.location is None:
-        yield "its location is not known"
+        yield "its location is unknown"
         return
     for what, folder in files.folders:
         if not _inside(folder, files.location):
@@ -263,11 +268,11 @@ def own_reasons(files: Files) -> Iterator[str]:
 
 
 def all_files(catalog: str, fetch: Fetch) -> dict[Relation, Files | Unreadable]:
-    """Where each Iceberg table of a catalog keeps files, or why that is not known.
+    """Return the locations of the files of each Iceberg table of a catalog, or why they are unknown.
 
     Args:
-        catalog: Trino's name of it.
-        fetch: Runs one statement; called from several threads.
+        catalog: Name of the catalog in Trino.
+        fetch: Runs a statement. Called from several threads.
 
     Raises:
         DatabaseError: Trino cannot be used.
@@ -287,7 +292,7 @@ def all_files(catalog: str, fetch: Fetch) -> dict[Relation, Files | Unreadable]:
         for part in threads.map(lambda chunk: _read(chunk, fetch), chunks):
             found |= part
     finally:
-        threads.shutdown(wait=False, cancel_futures=True)  # a run that is stopped does not wait for queued statements
+        threads.shutdown(wait=False, cancel_futures=True)  # a terminated run does not wait for queued statements
     return found
 
 
@@ -297,16 +302,16 @@ def _read(relations: Sequence[Relation], fetch: Fetch, *, history: bool = False)
     except DatabaseError:
         raise
     except Exception as error:
-        if len(relations) > 1:  # one statement for all; only where it fails, one a table to find out which it was
+        if len(relations) > 1:  # read them together; if that fails, one by one to find the table that failed
             return {name: files for one in relations for name, files in _read([one], fetch, history=history).items()}
-        return {} if _name_of(error) in _NO_TABLE else {relations[0]: Unreadable.of(relations[0], error)}
+        return {} if _error_name(error) in _NO_TABLE else {relations[0]: Unreadable.of(relations[0], error)}
     by_table: dict[int, list[tuple[str, str, str | None]]] = defaultdict(list)
     for place, kind, name, value in rows:
         by_table[place].append((kind, name, value))
     return {relation: _files(by_table[place]) for place, relation in enumerate(relations)}
 
 
-def _name_of(error: Exception) -> str | None:
+def _error_name(error: Exception) -> str | None:
     return getattr(getattr(error, "failure", None), "name", None)
 
 
@@ -326,7 +331,7 @@ def _files(rows: Iterable[tuple[str, str, str | None]]) -> Files:
 
 
 def _files_sql(relations: Sequence[Relation], *, history: bool) -> str:
-    """What `Files` has of some tables; `snapshots` with `history` only."""
+    """Return the query for the fields of `Files`; `snapshots` only with `history`."""
     folder = "regexp_replace({}, '/[^/]*$')".format
     selects = []
     for place, relation in enumerate(relations):
@@ -346,15 +351,15 @@ def _files_sql(relations: Sequence[Relation], *, history: bool) -> str:
 
 
 def _old_files_sql(relation: Relation, snapshots: Sequence[int], location: str) -> str:
-    """A data file outside the location, for each snapshot that has one.
+    """Return the query for one data file outside the location, for each snapshot that has such a file.
 
-    Trino compares `"$path"` with constants while it plans, so that it opens no data file in the location. On Trino 476
-    `$all_entries` fails on files without a sort order, such as those that pyiceberg writes.
+    Trino compares `"$path"` with constants during planning, so it opens no data file in the location. In Trino 476,
+    `$all_entries` fails on files without a sort order, such as those written by pyiceberg.
     """
     scheme, separator, rest = location.rstrip("/").partition("://")
     schemes = _SAME_STORE if scheme in _SAME_STORE else (scheme,)
     folders = [f"{each}{separator}{rest}" for each in schemes]
-    # The character after a slash is 0.
+    # 0 is the character after the slash.
     outside = " AND ".join(
         f'("$path" < {literal(folder + "/")} OR "$path" >= {literal(folder + "0")})' for folder in folders
     )
@@ -365,7 +370,7 @@ def _old_files_sql(relation: Relation, snapshots: Sequence[int], location: str) 
 
 
 def _files_in_sql(relations: Sequence[Relation], location: str) -> str:
-    """Current files of some tables that lie in a location."""
+    """Return the query for current files of some tables in a location."""
     return "\nUNION ALL\n".join(
         f"SELECT {literal(str(relation))}, min(file_path) FROM {relation.metadata('files')} "  # noqa: S608  # quoted
         f"WHERE starts_with({_path_sql('file_path')}, {literal(_path(location))}) HAVING count(*) > 0"
@@ -374,12 +379,15 @@ def _files_in_sql(relations: Sequence[Relation], location: str) -> str:
 
 
 def _path(location: str) -> str:
-    """A folder's path for comparisons, with a slash at its end and without the scheme: s3, s3a and s3n are the same."""
+    """Return a folder's path for comparisons.
+
+    It has no scheme, because s3, s3a and s3n are equivalent, and a slash at the end.
+    """
     return re.sub("/+", "/", re.sub(r"^(?:[A-Za-z][A-Za-z0-9+.-]*:)?/*", "", location)).rstrip("/") + "/"
 
 
 def _path_sql(column: str) -> str:
-    """The same of a column in Trino's SQL, without the slash at the end."""
+    """Return the SQL expression that does the same for a column, but without the slash."""
     stripped = f"regexp_replace({column}, '^([A-Za-z][A-Za-z0-9+.-]*:)?/*')"
     return f"regexp_replace(regexp_replace({stripped}, '/+', '/'), '/$')"
 
@@ -392,7 +400,7 @@ def _outside(path: str, location: str) -> str:
     return f"it has files outside its location {location}, which another table may use: {path}, for example"
 
 
-def _listed(references: Mapping[str, str]) -> str:
+def _join_references(references: Mapping[str, str]) -> str:
     names = [f"the {kind} {name}" for name, kind in sorted(references.items())]
-    more = len(names) - _MOST_NAMES
-    return " and ".join([*names[:_MOST_NAMES], *([f"{more} more"] if more > 0 else [])])
+    more = len(names) - _MAX_NAMES
+    return " and ".join([*names[:_MAX_NAMES], *([f"{more} more"] if more > 0 else [])])

@@ -1,4 +1,4 @@
-"""What maintenance says of a table in Dagster's metadata, and what it remembers there for the next time."""
+"""Metadata of maintenance in Dagster: what was done to a table, and what the next run needs to know."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ import dagster as dg
 
 from lakehouse_analytics.maintenance.plan import State, Step
 
-#: Fields of the state that are reported before and after.
+#: Fields of the state to report before and after maintenance.
 REPORTED = ("data_files", "data_bytes", "delete_files", "manifests", "snapshots")
 ANALYZED, SEARCHED = "analyzed_at", "orphans_searched_at"
 
 
 @dataclass(frozen=True)
 class Memory:
-    """When a table was last analyzed, and last searched for orphan files: nothing in the table tells."""
+    """When a table was last analyzed and last searched for orphan files. The table itself does not record this."""
 
     analyzed: datetime | None = None
     searched: datetime | None = None
 
     def metadata(self) -> dict[str, dg.TimestampMetadataValue]:
-        """To keep with the materialization."""
+        """Return the metadata of the materialization that stores these times."""
         times = {ANALYZED: self.analyzed, SEARCHED: self.searched}
         return {name: dg.MetadataValue.timestamp(time) for name, time in times.items() if time}
 
 
-def memories_of(instance: dg.DagsterInstance, keys: Mapping[str, dg.AssetKey]) -> dict[str, Memory]:
-    """What maintenance remembers of each table, from its asset's latest materialization; one query."""
+def load_memories(instance: dg.DagsterInstance, keys: Mapping[str, dg.AssetKey]) -> dict[str, Memory]:
+    """Load the memory of each table from the latest materialization of its asset, with one query.
+
+    Args:
+        instance: Dagster's instance.
+        keys: Asset keys of maintenance, by the table's unique id.
+    """
     events = instance.get_latest_materialization_events([*keys.values()])
 
     def memory(key: dg.AssetKey) -> Memory:
@@ -41,8 +46,8 @@ def memories_of(instance: dg.DagsterInstance, keys: Mapping[str, dg.AssetKey]) -
     return {unique_id: memory(key) for unique_id, key in keys.items()}
 
 
-def numbers(before: State, after: State) -> dict[str, int]:
-    """Files, bytes, manifests and snapshots, before and after."""
+def state_metadata(before: State, after: State) -> dict[str, int]:
+    """Return the number of files, bytes, manifests and snapshots before and after maintenance."""
 
     def value(state: State, name: str) -> int:
         found = getattr(state, name)
@@ -52,15 +57,15 @@ def numbers(before: State, after: State) -> dict[str, int]:
     return {f"{name}_{time}": value(state, name) for name in REPORTED for time, state in times}
 
 
-def listed(
+def step_metadata(
     steps: Sequence[Step], links: Mapping[Any, str] | None = None, kept: Mapping[Any, str] | None = None
 ) -> dict[str, dg.MetadataValue[Any]]:
-    """The steps, each with its reason and what became of it.
+    """Return metadata with the steps, their reasons and their outcomes.
 
     Args:
-        steps: Those that were due.
-        links: By a step's kind, links to its queries.
-        kept: By a step's kind, why it did not delete files that it could have deleted.
+        steps: The steps that were due.
+        links: Links to the queries of a step, by its kind.
+        kept: Why a step did not delete files, by its kind.
     """
     links, kept = links or {}, kept or {}
     outcomes = {step.kind: [links.get(step.kind, "")] for step in steps}

@@ -1,6 +1,6 @@
-"""The state of many Iceberg tables from Trino's metadata tables, in few statements. Pure: SQL out, rows in.
+"""Measures many Iceberg tables with few statements, using Trino's metadata tables.
 
-Two statements for each `CHUNK` tables: snapshots, references and manifests; then files, partition by partition.
+Each `CHUNK` tables need two statements: one for snapshots, references and manifests, then one for files by partition.
 """
 
 from __future__ import annotations
@@ -20,39 +20,40 @@ from lakehouse_analytics.maintenance.plan import Snapshot, State
 from lakehouse_analytics.maintenance.policy import MaintainedTable
 
 Fetch = Callable[[str], list[tuple[Any, ...]]]
-#: Tables of one statement, and statements at a time. Trino plans a statement's tables one after the other: 30 tables
-#: took 13.8 s in one statement and 5.4 s so; a statement a table 9.8 s. Its limit of 150 stages is far.
+#: Tables per statement, and statements that run at the same time. Trino plans the tables of a statement one after the
+#: other: for 30 tables, one statement took 13.8 s, one per table 9.8 s, and these numbers 5.4 s. The limit of 150
+#: stages per query is far away.
 CHUNK = 10
 THREADS = 4
-#: How a query names what is a table to Trino, and what is not.
+#: Types of relations in `information_schema.tables`, and how this package names them.
 _KINDS = {"BASE TABLE": "table", "VIEW": "view"}
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What could be measured, and why the rest could not."""
+class Measurements:
+    """The measured states by unique id, and the errors for the tables that could not be measured."""
 
     states: Mapping[str, State] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
-def measure(tables: Sequence[MaintainedTable], fetch: Fetch) -> Measured:
-    """The state of each table, by unique id. A table that cannot be read costs the others nothing but time.
+def measure(tables: Sequence[MaintainedTable], fetch: Fetch) -> Measurements:
+    """Measure the state of each table, by unique id. A table that cannot be read does not affect the others.
 
     Args:
-        tables: Those to measure.
-        fetch: Runs one statement; called from several threads.
+        tables: The tables to measure.
+        fetch: Runs a statement. Called from several threads.
 
     Raises:
-        DatabaseError: the engine cannot be used, whatever is asked.
+        DatabaseError: The engine cannot be used at all.
     """
     chunks = [tables[start : start + CHUNK] for start in range(0, len(tables), CHUNK)]
     with ThreadPoolExecutor(THREADS) as threads:
-        return _together(threads.map(lambda chunk: _measured(chunk, fetch), chunks))
+        return _merge(threads.map(lambda chunk: _measure_chunk(chunk, fetch), chunks))
 
 
 def existing(tables: Sequence[MaintainedTable], fetch: Fetch) -> dict[Relation, str]:
-    """Every relation in the tables' schemas, and whether it is a `table` or a `view`."""
+    """Return the relations in the tables' schemas, each with its type: `table` or `view`."""
     schemas: dict[str, set[str]] = defaultdict(set)
     for table in tables:
         schemas[table.relation.catalog].add(table.relation.schema)
@@ -67,7 +68,7 @@ def existing(tables: Sequence[MaintainedTable], fetch: Fetch) -> dict[Relation, 
 def left_behind(
     table: MaintainedTable, relations: Mapping[Relation, str], *, now: datetime, older_than: timedelta
 ) -> tuple[tuple[Relation, str], ...]:
-    """Temporary relations that dead builds of one model left in its schema."""
+    """Return the temporary relations that dead builds of a model left in its schema."""
     of_table = {
         relation.name: (relation, kind)
         for relation, kind in relations.items()
@@ -77,28 +78,28 @@ def left_behind(
 
 
 def partitions_sql(relation: Relation) -> str:
-    """Every partition, by the name that a `WHERE "$partition"` takes."""
+    """Return the query for the partitions of a table, in the form that `WHERE "$partition"` takes."""
     return f'SELECT DISTINCT "$partition" FROM {relation} ORDER BY 1'  # noqa: S608  # quoted
 
 
-def _measured(tables: Sequence[MaintainedTable], fetch: Fetch) -> Measured:
+def _measure_chunk(tables: Sequence[MaintainedTable], fetch: Fetch) -> Measurements:
     try:
         histories = _histories(tables, fetch(_history_sql(tables)))
         partitioned = {unique_id for unique_id, history in histories.items() if history.partitioned}
         files = dict(_files(tables, fetch(_files_sql(tables, partitioned))))
-        return Measured({t.unique_id: replace(histories[t.unique_id].state, **files[t.unique_id]) for t in tables})
+        return Measurements({t.unique_id: replace(histories[t.unique_id].state, **files[t.unique_id]) for t in tables})
     except DatabaseError:
         raise
     except Exception as error:
         if len(tables) == 1:
-            return Measured(errors={tables[0].unique_id: str(error).strip()})
-    # One statement for all; only where it fails, one a table to find out which it was.
-    return _together(_measured([table], fetch) for table in tables)
+            return Measurements(errors={tables[0].unique_id: str(error).strip()})
+    # The tables are read together. Only if that fails, read them one by one to find the one that failed.
+    return _merge(_measure_chunk([table], fetch) for table in tables)
 
 
-def _together(parts: Iterable[Measured]) -> Measured:
+def _merge(parts: Iterable[Measurements]) -> Measurements:
     all_of = [*parts]
-    return Measured(
+    return Measurements(
         {unique_id: state for part in all_of for unique_id, state in part.states.items()},
         {unique_id: error for part in all_of for unique_id, error in part.errors.items()},
     )
@@ -118,19 +119,19 @@ def _listing_sql(catalog: str, schemas: Iterable[str]) -> str:
 
 def _history_sql(tables: Sequence[MaintainedTable]) -> str:
     selects = []
-    for place, table in enumerate(tables):
+    for index, table in enumerate(tables):
         of = table.relation.metadata
         changed = " + ".join(
             f"coalesce(try_cast(element_at(summary, '{entry}') AS bigint), 0)"
             for entry in ("added-records", "deleted-records", "added-position-deletes", "added-equality-deletes")
         )
         selects += [  # names come from the manifest, and are quoted
-            f"SELECT {place}, 'snapshot', snapshot_id, committed_at, "  # noqa: S608
+            f"SELECT {index}, 'snapshot', snapshot_id, committed_at, "  # noqa: S608
             f"CASE operation WHEN 'replace' THEN 0 ELSE {changed} END FROM {of('snapshots')}",
-            f"SELECT {place}, 'reference', snapshot_id, NULL, 0 FROM {of('refs')}",  # noqa: S608
-            f"SELECT {place}, 'manifest', length, NULL, cardinality(partition_summaries) FROM {of('manifests')}",  # noqa: S608
+            f"SELECT {index}, 'reference', snapshot_id, NULL, 0 FROM {of('refs')}",  # noqa: S608
+            f"SELECT {index}, 'manifest', length, NULL, cardinality(partition_summaries) FROM {of('manifests')}",  # noqa: S608
         ]
-    # A table that was never written has no rows in any of them.
+    # A table without any write has no rows in any of these.
     return "\nUNION ALL\n".join([*selects, "SELECT -1, 'clock', 0, current_timestamp(3), 0"])
 
 
@@ -139,14 +140,14 @@ def _histories(tables: Sequence[MaintainedTable], rows: Iterable[tuple[Any, ...]
     for row in rows:
         by_table[row[0]].append(row[1:])
     now = _utc(by_table.pop(-1)[0][2])
-    return {table.unique_id: _history(by_table[place], now) for place, table in enumerate(tables)}
+    return {table.unique_id: _history(by_table[index], now) for index, table in enumerate(tables)}
 
 
 def _history(rows: Iterable[tuple[Any, ...]], now: datetime) -> _History:
     of: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
     for kind, *values in rows:
         of[kind].append(tuple(values))
-    snapshots = sorted((Snapshot(id_, _utc(at), changed) for id_, at, changed in of["snapshot"]), key=_when)
+    snapshots = sorted((Snapshot(id_, _utc(at), changed) for id_, at, changed in of["snapshot"]), key=_order)
     manifests = of["manifest"]
     state = State(
         now=now,
@@ -158,15 +159,15 @@ def _history(rows: Iterable[tuple[Any, ...]], now: datetime) -> _History:
     return _History(state, any(fields for _, _, fields in manifests))
 
 
-def _when(snapshot: Snapshot) -> tuple[datetime, int]:
+def _order(snapshot: Snapshot) -> tuple[datetime, int]:
     return snapshot.at, snapshot.id
 
 
 def _files_sql(tables: Sequence[MaintainedTable], partitioned: set[str]) -> str:
     selects = []
-    for place, table in enumerate(tables):
+    for index, table in enumerate(tables):
         small = f"content = 0 AND file_size_in_bytes < {table.policy.small_file_bytes}"
-        # The column is there for partitioned tables only.
+        # Only partitioned tables have this column.
         partition = "partition" if table.unique_id in partitioned else "0"
         groups = (  # names come from the manifest, and are quoted
             f"SELECT {partition} AS place, count_if(content = 0) AS files, "  # noqa: S608
@@ -181,17 +182,17 @@ def _files_sql(tables: Sequence[MaintainedTable], partitioned: set[str]) -> str:
             f"FROM {table.relation.metadata('files')} GROUP BY 1"
         )
         sums = ", ".join(f"coalesce(sum({column}), 0)" for column in _COLUMNS.values())
-        selects.append(f"SELECT {place}, {sums} FROM ({groups})")  # noqa: S608
+        selects.append(f"SELECT {index}, {sums} FROM ({groups})")  # noqa: S608
     return "\nUNION ALL\n".join(selects)
 
 
-#: Fields of the state that come from `$files`, and what they sum over its partitions.
+#: Fields of the state that come from `$files`, and the expressions that are summed over its partitions.
 _COLUMNS = {
     "data_files": "files",
     "data_bytes": "bytes",
     "small_files": "small",
     "mergeable": "cast(small - merged AS bigint)",
-    "ragged": "CASE WHEN small > merged OR deletes > 0 THEN 1 ELSE 0 END",
+    "partitions_to_merge": "CASE WHEN small > merged OR deletes > 0 THEN 1 ELSE 0 END",
     "delete_files": "deletes",
     "delete_bytes": "delete_bytes",
     "rows": "row_count",
@@ -200,8 +201,8 @@ _COLUMNS = {
 
 
 def _files(tables: Sequence[MaintainedTable], rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for place, *values in rows:
-        yield tables[place].unique_id, dict(zip(_COLUMNS, values, strict=True))
+    for index, *values in rows:
+        yield tables[index].unique_id, dict(zip(_COLUMNS, values, strict=True))
 
 
 def _utc(value: Any) -> datetime:

@@ -1,1 +1,1 @@
-"""Triggers: what starts runs from outside Dagster. See base.py."""
+"""Triggers start runs when a system outside Dagster has loaded data. See base.py."""

@@ -1,4 +1,4 @@
-"""What a trigger is, and what triggers share.
+"""The protocol of triggers, and what triggers share.
 
 A trigger watches a system that loads tables of dbt sources. When a load has finished, its sensor records the load on
 the source assets and requests one run of the bronze models that read them. docs/triggers.md shows how to add one.
@@ -20,15 +20,16 @@ from lakehouse_analytics.keys import build_tags
 from lakehouse_analytics.triggers.event_log import latest_event_id, unstored_events
 from lakehouse_analytics.triggers.events import load_ids, load_materialization
 
-#: Seconds before a load ended, or before now, from which on a tick that knows no earlier tick searches the event log.
+#: If no earlier tick is known, a tick searches the event log for this many seconds before the load ended, or before
+#: now.
 SEARCH_WINDOW = 86_400.0
 
 
 class LoadGuard(Protocol):
-    """Tells whether a load may be writing a table now."""
+    """Finds out whether a load may be writing a table."""
 
     def running(self, connection: str) -> str | None:
-        """The reason why maintenance must skip the tables of a connection now, or None."""
+        """Return the reason why maintenance must skip the tables of a connection now, or None."""
 
 
 class Trigger(Protocol):
@@ -36,10 +37,10 @@ class Trigger(Protocol):
 
     @property
     def guard(self) -> LoadGuard | None:
-        """Tells maintenance about running loads; None if the system cannot be asked."""
+        """Finds out whether loads are running, for maintenance; None if the system has no such information."""
 
     def definitions(self) -> dg.Definitions:
-        """The trigger's sensor, jobs and checks."""
+        """Return the trigger's sensor, jobs and checks."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class SourceTables:
         return {source.key: source for source in self.graph.sources.values()}
 
     def readers(self, keys: Iterable[Key]) -> list[dg.AssetKey]:
-        """The bronze models downstream of source tables, except partitioned ones: a schedule builds those."""
+        """Return the bronze models downstream of source tables, except partitioned ones: a schedule builds those."""
         unique_ids = [self.by_key[key].unique_id for key in keys]
         tables = (self.graph.tables[unique_id] for unique_id in self.graph.descendants(unique_ids))
         return sorted(dg.AssetKey(table.key) for table in tables if table.layer == "bronze" and table.grain is None)
@@ -74,7 +75,7 @@ class SourceTables:
     def run_request(
         self, keys: Iterable[Key], *, trigger: str, run_key: str, tags: Mapping[str, str]
     ) -> dg.RunRequest | None:
-        """A run of the models that read source tables; None if no bronze model reads them.
+        """Return a run of the models that read source tables; None if no bronze model reads them.
 
         Args:
             keys: The source tables.
@@ -114,11 +115,11 @@ class Load:
 
 @dataclass(frozen=True)
 class NewLoads:
-    """What a poll found.
+    """The result of a poll.
 
     Attributes:
-        loads: Loads that finished since the cursor, the oldest first.
-        cursor: For the next poll.
+        loads: Loads that finished since the cursor, oldest first.
+        cursor: The cursor for the next poll.
         message: Shown as the skip reason if there are no loads, such as why the system cannot be reached.
     """
 
@@ -127,21 +128,22 @@ class NewLoads:
     message: str = ""
 
 
-#: Asks the system for finished loads. Gets the cursor of the poll before, None on the first one.
+#: Queries the system for finished loads. Takes the cursor of the previous poll, or None on the first one.
 Poll = Callable[[str | None], NewLoads]
 
 
 def load_sensor(name: str, poll: Poll, tables: SourceTables, *, interval: int, description: str) -> dg.SensorDefinition:
-    """The sensor `<name>_sensor`: records each finished load, and requests a run of the models that read it.
+    """Return the sensor `<name>_sensor`, which records each finished load and requests a run of the models that read
+    it.
 
-    Each load is recorded once, also if the daemon dies between storing the events of a tick and storing its cursor.
+    Each load is recorded once, even if the daemon dies between storing the events of a tick and storing its cursor.
 
     Args:
         name: Name of the trigger.
-        poll: Asks the system. An exception fails the tick and leaves the cursor as it is.
+        poll: Queries the system. An exception fails the tick and leaves the cursor as it is.
         tables: The source tables of the project.
         interval: Minimum seconds between two ticks.
-        description: For the UI.
+        description: Description of the sensor, shown in the UI.
     """
 
     @dg.sensor(
@@ -188,12 +190,12 @@ class LoadCursor:
     event_id: int | None = None
 
     def dumps(self) -> str:
-        """The text that Dagster stores."""
+        """Return the text that Dagster stores."""
         return json.dumps({"position": self.position, "event_id": self.event_id})
 
     @staticmethod
     def loads(text: str | None) -> "LoadCursor":
-        """Read what `dumps` wrote. Any other text, such as one set in the UI, is the trigger's own cursor."""
+        """Parse the text that `dumps` wrote. Any other text, such as one set in the UI, is the trigger's own cursor."""
         try:
             fields = json.loads(text or "{}")
             return LoadCursor(fields.get("position"), fields.get("event_id"))
@@ -207,13 +209,13 @@ def source_checks(
     description: str,
     evaluate: Callable[[Collection[dg.AssetKey]], Iterable[dg.AssetCheckResult]],
 ) -> list[dg.AssetChecksDefinition]:
-    """A check with one name on several source tables, evaluated by one op; empty without tables.
+    """Return a check with one name on several source tables, evaluated by one op; an empty list without tables.
 
     Args:
         name: Name of the check.
         keys: The source tables.
-        description: For the UI.
-        evaluate: Gets the selected tables, and yields a result for each.
+        description: Description of the check, shown in the UI.
+        evaluate: Takes the selected tables, and yields a result for each.
     """
     if not keys:
         return []

@@ -1,4 +1,4 @@
-"""Which events of a sensor tick Dagster has stored already.
+"""Finds out which events of a sensor tick Dagster has stored already.
 
 Dagster stores the events of a tick one by one, and the cursor after them. A daemon that dies in between repeats the
 tick, so a tick looks up which events an earlier one may have stored. Storing one event takes two transactions: first
@@ -16,7 +16,7 @@ import dagster as dg
 from lakehouse_analytics._dagster_internals import RUNLESS_RUN_ID
 from lakehouse_analytics.triggers.events import ENDED, metadata_value
 
-#: Events per query, and the maximum number of events that are searched: 0.25 ms each.
+#: Events per query, and the maximum number of events that are searched. Each takes about 0.25 ms.
 PAGE, MAX_SEARCHED = 250, 20_000
 #: Seconds by which the clock of the loading system may differ from the clocks that write Dagster's events.
 SOURCE_CLOCK_TOLERANCE = 86_400.0
@@ -30,7 +30,7 @@ EventIds = Callable[[Event], Sequence[EventId]]
 
 
 def latest_event_id(instance: dg.DagsterInstance) -> int:
-    """Storage id of the newest event that no run stored; 0 if there is none."""
+    """Return the storage id of the newest event stored outside a run; 0 if there is none."""
     found = instance.get_records_for_run(RUNLESS_RUN_ID, of_type=_KINDS, limit=1, ascending=False).records
     return found[0].storage_id if found else 0
 
@@ -38,15 +38,15 @@ def latest_event_id(instance: dg.DagsterInstance) -> int:
 def unstored_events(
     instance: dg.DagsterInstance, events: Sequence[Event], ids: EventIds, *, after: int | None, since: float
 ) -> list[Event]:
-    """The events that Dagster has not stored yet.
+    """Return the events that Dagster has not stored yet.
 
-    Costs one query per `PAGE` events stored in the meantime, newest first, whatever the number of assets and the length
-    of their history.
+    This costs one query per `PAGE` events stored in the meantime, newest first, regardless of the number of assets and
+    the length of their history.
 
     Args:
-        instance: Where events are stored.
-        events: To be stored.
-        ids: Gives the ids of an event.
+        instance: Dagster's instance.
+        events: The events to be stored.
+        ids: Returns the ids of an event.
         after: Storage id of an event: events that may be stored already have a higher one. None if unknown.
         since: Unix timestamp. If `after` is None, older events are not searched. At most `MAX_SEARCHED` events are
             searched in either case; for the rest, the histories of the assets and checks are read.
@@ -54,7 +54,7 @@ def unstored_events(
     if not events:
         return []
     if after is not None and after > latest_event_id(instance):
-        after = None  # the storage ids of another database
+        after = None  # the storage id is from another database
     wanted = {event_id for event in events for event_id in ids(event)}
     stored: set[EventId] = set()
     newest: EventId | None = None
@@ -78,12 +78,12 @@ def unstored_events(
 
 
 def is_stored(ids: Sequence[EventId], stored: Collection[EventId]) -> bool:
-    """Whether an event with these ids is among the stored ones."""
+    """Return whether an event with these ids is among the stored ones."""
     return any(event_id in stored for event_id in ids)
 
 
 def _histories(instance: dg.DagsterInstance, events: Sequence[Event], since: float) -> Iterator[Event]:
-    """The histories of the assets and checks of events, as far back as these events can be stored.
+    """Yield the histories of the assets and checks of events, going back as far as these events could have been stored.
 
     A load is recorded after it has ended.
     """
@@ -108,7 +108,8 @@ def _histories(instance: dg.DagsterInstance, events: Sequence[Event], since: flo
 
 
 def _complete(instance: dg.DagsterInstance, record: dg.EventLogRecord, event: Event) -> bool:
-    """Whether the asset or check of a stored event points at it; that of a materialization is updated if possible.
+    """Return whether the asset or check of a stored event points at it. Updates the asset of a materialization if
+    possible.
 
     If False, the event has to be stored again.
     """

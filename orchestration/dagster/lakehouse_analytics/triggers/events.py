@@ -1,4 +1,4 @@
-"""Events of source assets: every materialization and check evaluation of a source is made here."""
+"""Events of source assets. Every materialization and check evaluation of a source is created here."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from lakehouse_analytics.ingest import IngestReport
     from lakehouse_analytics.triggers.base import Load
 
-#: Metadata: when a load began and ended, by the clock of the loading system.
+#: Metadata: start and end of a load, by the clock of the loading system.
 STARTED, ENDED = "started", "ended"
-#: Metadata of a job that empties the tables, such as a clear: earlier loads do not count.
+#: Metadata of a job that empties the tables, such as a clear. Loads before it do not count.
 EMPTIED = "airbyte/emptied"
 #: The check whose evaluations record what a job did to a source, including that it emptied the table.
 SYNC_CHECK = "airbyte_sync"
@@ -31,12 +31,12 @@ Key = tuple[str, ...]
 def source_materialization(
     key: dg.AssetKey, *, description: str, metadata: Mapping[str, Any], version: str | None = None
 ) -> dg.AssetMaterialization:
-    """A load of a source table.
+    """Return the materialization for a load of a source table.
 
     Args:
         key: The source.
         description: One line.
-        metadata: Of the load. Partitions that wait for the source compare `STARTED`.
+        metadata: Metadata of the load. Partitions that wait for the source compare `STARTED`.
         version: Data version: text that no other load of the table has.
     """
     tags = {DATA_VERSION: version} if version else None
@@ -44,30 +44,30 @@ def source_materialization(
 
 
 def source_evaluation(fields: Mapping[str, Any]) -> dg.AssetCheckEvaluation:
-    """An evaluation of a check of a source, with the fields of `dg.AssetCheckEvaluation`."""
+    """Return an evaluation of a check of a source, with the fields of `dg.AssetCheckEvaluation`."""
     return dg.AssetCheckEvaluation(**fields)
 
 
 def timestamps(started: datetime | None, ended: datetime | None = None) -> dict[str, dg.TimestampMetadataValue]:
-    """Metadata that says when a load began and ended, as far as it is known."""
+    """Return metadata with the start and the end of a load, as far as they are known."""
     moments = {STARTED: started, ENDED: ended}
     return {name: dg.MetadataValue.timestamp(moment) for name, moment in moments.items() if moment}
 
 
 def load_materialization(load: Load, key: Key) -> dg.AssetMaterialization:
-    """The materialization of one table of a load."""
+    """Return the materialization of one table of a load."""
     metadata = {**load.metadata, **timestamps(load.started, load.ended)}
     return source_materialization(dg.AssetKey(key), description=load.description, metadata=metadata, version=load.id)
 
 
 def load_ids(event: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> Sequence[tuple[Any, ...]]:
-    """What distinguishes the event of one `Load` from those of others; see `event_log.EventIds`."""
+    """Return the ids that distinguish the event of one `Load` from those of others; see `event_log.EventIds`."""
     tags = event.tags if isinstance(event, dg.AssetMaterialization) else None
     return [(type(event), event.asset_key, (tags or {}).get(DATA_VERSION))]
 
 
 def metadata_value(event: dg.AssetMaterialization | dg.AssetCheckEvaluation, name: str) -> Any:
-    """The value of a metadata entry of an event; None if it has no such entry."""
+    """Return the value of a metadata entry of an event; None if it has no such entry."""
     found = event.metadata.get(name)
     return found.value if found else None
 
@@ -102,7 +102,7 @@ def record(instance: dg.DagsterInstance, report: IngestReport, sources: Iterable
 
 
 def keys_of(source: str, table: str, nodes: Iterable[Node]) -> list[Key]:
-    """The asset keys of a table that `lakehouse ingest` wrote.
+    """Return the asset keys of a table that `lakehouse ingest` wrote.
 
     These are the keys of the source's tables with that name, and of tables of other sources that are the same relation.
 

@@ -1,4 +1,4 @@
-"""Every trigger of the code location. To add one, write a folder beside this file and add a line to `TRIGGERS`."""
+"""All triggers of the code location. To add one, write a folder beside this file and add a line to `TRIGGERS`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.airbyte.trigger import airbyte_trigger
 from lakehouse_analytics.triggers.base import LoadGuard, Trigger
 
-#: Each makes a trigger, or None if the settings do not configure it. None of them does network requests.
+#: Each creates a trigger, or returns None if the settings do not configure it. None of them sends network requests.
 TRIGGERS: Sequence[Callable[[Settings, Graph], Trigger | None]] = (airbyte_trigger,)
 
 
 def configured_triggers(settings: Settings, graph: Graph) -> list[Trigger]:
-    """The triggers that the settings configure."""
+    """Return the triggers that the settings configure."""
     return [trigger for make in TRIGGERS if (trigger := make(settings, graph))]
 
 
 def guard_of(triggers: Iterable[Trigger]) -> LoadGuard | None:
-    """Tells maintenance about running loads; None if no trigger can tell."""
+    """Return the guard that finds out whether loads are running; None if no trigger has one."""
     return next((trigger.guard for trigger in triggers if trigger.guard), None)

@@ -167,9 +167,7 @@ def test_a_dry_run_says_what_it_would_do_and_maintenance_does_it_once(lake: Lake
     assert dry.success
     assert dry.done == {}
     words, metadata = dry.said["worn"]
-    assert words.startswith(
-        "would optimize (30 files below 64MB, merging makes 20 fewer; 129 of 900 rows marked as del"
-    )
+    assert words.startswith("would optimize (30 files below 64MB, merging removes 20; 129 of 900 rows marked as del")
     assert metadata["dry_run"] is True
     assert metadata["data_files_before"] == metadata["data_files_after"] == 30
     assert (lake.of("worn", "files"), lake.snapshots("worn")) == (files, snapshots)

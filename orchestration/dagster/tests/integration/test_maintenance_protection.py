@@ -121,7 +121,10 @@ def _borrow_and_rewrite(lake: Lake, name: str) -> None:
 
 CLAIMS: dict[str, tuple[Callable[[Lake, str], None], str]] = {
     "collected": (_set(gc_enabled="false"), "its table property gc.enabled is false, which means that other branches"),
-    "versioned": (_set(nessie_commit_id="fe4cae93"), "its table property nessie.commit.id shows that Nessie keeps it"),
+    "versioned": (
+        _set(nessie_commit_id="fe4cae93"),
+        "its table property nessie.commit.id means that it is in Nessie",
+    ),
     "branched": (_branch, "it has the branch audit"),
     "tagged": (_tag, "it has the tag closing_2025"),
     "elsewhere": (
@@ -254,7 +257,7 @@ def test_what_cannot_be_read_is_kept(claimed: Claimed, lake: Lake, monkeypatch: 
 
     outcome = lake.look_after(engine=Blind.of(Settings.load()))
     assert outcome.done["readable"]["files_kept"] == (
-        "whether another table needs its files is not known, because the metadata of "
+        "whether another table needs its files is unknown, because the metadata of "
         f"{lake.relation('free')} could not be read: Access Denied: Cannot select from table free$properties"
     )
     assert _exists(orphan)

@@ -185,7 +185,7 @@ def test_nothing_is_lost_that_dagster_tells_of_the_assets(
     new: list[list[Built]],
     going: list[Built],
 ) -> None:
-    monkeypatch.setattr(retention, "KEPT", KEPT)
+    monkeypatch.setattr(retention, "KEEP_NEWEST", KEPT)
     monkeypatch.setattr(retention, "BATCH", 3)
     names = Names(f"e{time.monotonic_ns()}")
     unended = store(instance, names, going, over=False)
@@ -210,19 +210,19 @@ def test_nothing_is_lost_that_dagster_tells_of_the_assets(
         kinds = {log.dagster_event_type for log in instance.all_logs(run_id)}
         assert dg.DagsterEventType.ENGINE_EVENT not in kinds
         assert dg.DagsterEventType.RUN_START in kinds
-    assert retention.prune(instance, before) == retention.Pruned()
+    assert retention.prune(instance, before) == retention.PruneResult()
 
 
 def test_syncs_of_airbyte_are_pruned_too(instance: dg.DagsterInstance) -> None:
     key = dg.AssetKey(["airbyte", "users"])
-    for number in range(retention.KEPT + 5):
+    for number in range(retention.KEEP_NEWEST + 5):
         instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata={"job": number}))
     between = datetime.now(UTC)
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata={"job": "new"}))
 
     retention.prune(instance, between)
     left = instance.fetch_materializations(key, limit=1000).records
-    assert len(left) == retention.KEPT
+    assert len(left) == retention.KEEP_NEWEST
     newest = left[0].asset_materialization
     assert newest
     assert newest.metadata["job"].value == "new"

@@ -27,7 +27,7 @@ def states(draw: st.DrawFn) -> State:
         data_files=small + draw(COUNTS),
         small_files=small,
         mergeable=draw(st.integers(0, small)),
-        ragged=draw(COUNTS),
+        partitions_to_merge=draw(COUNTS),
         delete_files=draw(COUNTS),
         rows=draw(st.integers(0, 10_000)),
         deleted_rows=draw(COUNTS),

@@ -1,1 +1,1 @@
-"""Airbyte: its finished jobs seen exactly once, its connections mapped to dbt sources. No Dagster in here."""
+"""The Airbyte trigger: reports each finished job exactly once, and maps connections to dbt sources."""

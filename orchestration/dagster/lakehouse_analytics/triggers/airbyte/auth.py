@@ -23,12 +23,12 @@ TOKEN_MARGIN = 30.0
 _DEFAULT_LIFETIME = 180.0
 _MAX_LIFETIME = 86_400
 
-#: Requests a token. Gets the body of the request and the deadline, and returns the body of the response.
+#: Requests a token. Takes the body of the request and the deadline, and returns the body of the response.
 RequestToken = Callable[[Mapping[str, str], float | None], Mapping[str, Any]]
 
 
 class Authenticator:
-    """Gives the `Authorization` header of a server. Keeps the current token; may be used by several threads."""
+    """Provides the `Authorization` header for a server. Caches the current token; may be used by several threads."""
 
     def __init__(self, server: AirbyteServer, clock: Callable[[], float], request_token: RequestToken) -> None:
         self._server, self._clock, self._request_token = server, clock, request_token
@@ -41,10 +41,10 @@ class Authenticator:
         return self._server.auth == "client_credentials"
 
     def header(self, *, deadline: float | None) -> str:
-        """The value of the header; empty without authentication.
+        """Return the value of the header; empty without authentication.
 
         Raises:
-            AttemptError: A token is needed, and the server gives none.
+            AttemptError: A token is needed, but the server does not issue one.
         """
         if not self.renews:
             return self._fixed_header()
@@ -58,13 +58,13 @@ class Authenticator:
             return self._token[0]
 
     def discard(self, header: str) -> None:
-        """Forget a token that the server rejected, unless another thread has replaced it already."""
+        """Discard a token that the server rejected, unless another thread has replaced it already."""
         with self._lock:
             if self._token and self._token[0] == header:
                 self._token = None
 
     def secrets(self, header: str = "") -> list[str]:
-        """What must not appear in messages: the secret, and the headers in the form that they are sent in.
+        """Return the texts to redact from messages: the secret, and the headers in the form in which they are sent.
 
         Args:
             header: A header that was sent, and may have been replaced since.

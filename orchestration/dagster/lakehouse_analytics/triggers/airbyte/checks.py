@@ -1,6 +1,6 @@
-"""Check `airbyte_sync` of source tables: the outcome of the last job of the connection that fills them.
+"""The check `airbyte_sync` of source tables: the outcome of the last job of the connection that fills them.
 
-The sensor evaluates it when a job ends. Executing the check in the UI asks Airbyte.
+The sensor evaluates it when a job ends. Executing the check in the UI requests the last job from Airbyte.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DESCRIPTION = "Outcome of the last Airbyte job of this table's connection: rows 
 
 
 def sync_checks(workspace: AirbyteWorkspace) -> list[dg.AssetChecksDefinition]:
-    """The check of each source table whose contract names an Airbyte connection."""
+    """Return the checks of the source tables whose contracts name an Airbyte connection."""
 
     def evaluate(selected: Collection[dg.AssetKey]) -> Iterator[dg.AssetCheckResult]:
         try:

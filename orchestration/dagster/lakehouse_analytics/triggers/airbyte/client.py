@@ -53,12 +53,12 @@ class Airbyte:
         return sdk_client(self._http)
 
     def changed_jobs(self, since: datetime, offset: int, *, deadline: float | None = None) -> Page:
-        """A page of the jobs that changed at a time or later, in the order of their last change.
+        """Return a page of the jobs that changed at a time or later, in the order of their last change.
 
         Args:
-            since: With a time zone.
+            since: The time, with a time zone.
             offset: Position of the page's first job in that order.
-            deadline: Reading of the clock after which no attempt starts, and no response is waited for.
+            deadline: Reading of the clock after which no attempt starts and no response is awaited.
 
         Raises:
             AirbyteError: There is no valid response.
@@ -68,16 +68,16 @@ class Airbyte:
         )
 
     def jobs_of(self, connection: str, limit: int = 20, *, deadline: float | None = None) -> Sequence[Job]:
-        """The newest jobs of a connection, newest first."""
+        """Return the newest jobs of a connection, newest first."""
         query = {"connectionId": connection, "orderBy": "createdAt|DESC", "limit": limit}
         return self._jobs(query, deadline=deadline).jobs
 
     def running_jobs(self, *, deadline: float | None = None) -> Sequence[Job]:
-        """Running jobs, oldest first, at most one page."""
+        """Return the running jobs, oldest first, at most one page."""
         return self._jobs({"status": "running", "orderBy": "createdAt|ASC"}, deadline=deadline).jobs
 
     def job(self, job_id: int) -> Job:
-        """One job."""
+        """Return a job."""
         return self._job(self._http.get(f"/jobs/{job_id}").body)
 
     def start_sync(self, connection: str) -> Job:
@@ -97,7 +97,7 @@ class Airbyte:
         return self._job(cancel_job(self.sdk, job_id))
 
     def connections(self, *, deadline: float | None = None) -> list[Connection]:
-        """All connections of the workspaces.
+        """Return all connections of the workspaces.
 
         Raises:
             AirbyteError: There is no valid response.
@@ -125,7 +125,7 @@ class Airbyte:
             offset, before = offset + max(1, len(rows) - 1), rows
 
     def now(self, *, deadline: float | None = None) -> datetime:
-        """The time of Airbyte's clock; of ours if Airbyte does not say."""
+        """Return the time of Airbyte's clock, or of ours if the response has no date."""
         headers = self._http.get("/jobs", self._with_workspaces({"limit": 1}), deadline=deadline).headers
         return http_date(headers.get("Date")) or datetime.now(UTC)
 
@@ -171,5 +171,5 @@ class Airbyte:
 
 
 def _format_time(moment: datetime) -> str:
-    # Airbyte takes a time without an offset as one of its own zone.
+    # Airbyte interprets a time without an offset in its own time zone.
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""Airbyte's connections, and which source tables each of them fills. Pure."""
+"""Airbyte's connections, and the mapping of source tables to them. Pure functions: no requests, no Dagster."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ INACTIVE = ("inactive", "deprecated")
 
 @dataclass(frozen=True)
 class Connection:
-    """One connection.
+    """A connection.
 
     Attributes:
-        id: In lower case.
-        name: As in Airbyte's UI.
+        id: Id in lower case.
+        name: Name as in Airbyte's UI.
         workspace: Id of its workspace.
-        status: In lower case.
+        status: Status in lower case.
         tags: Names of its tags.
-        prefix: Of the tables that it writes.
+        prefix: Prefix of the tables that it writes.
         namespace, namespace_format: What determines the schema: the source, the destination, or this format.
-        destination: Id of the destination that it writes to; empty if Airbyte does not say.
+        destination: Id of the destination that it writes to; empty if Airbyte does not report it.
         streams: Namespace and name of each stream that it syncs; None if Airbyte does not list them.
     """
 
@@ -44,7 +44,7 @@ class Connection:
     streams: tuple[tuple[str, str], ...] | None = None
 
     def table_of(self, stream: tuple[str, str]) -> tuple[str | None, str]:
-        """Schema and table of a stream; the schema is None if only the destination knows it."""
+        """Return the schema and table of a stream; the schema is None if only the destination knows it."""
         namespace, name = stream
         table = f"{self.prefix}{name}"
         if self.namespace == "source":
@@ -65,11 +65,11 @@ class Connection:
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A table of a dbt source, and what its contract says about Airbyte.
+    """A table of a dbt source, with its contract for Airbyte.
 
     Attributes:
         key: Asset key.
-        schema, table: In the database.
+        schema, table: Its schema and name in the database.
         connection: Id or exact name of the connection; None if the contract does not name one.
         stream: Name of the stream; None if the contract does not name one.
     """
@@ -132,7 +132,12 @@ def parse_connection(row: object) -> Connection | None:
 
 
 def is_included(connection: Connection, include: Collection[str], exclude: Collection[str]) -> bool:
-    """Whether the filters let a connection pass: by id, exact name or `tag:<name>`. `exclude` takes precedence."""
+    """Return whether the filters include a connection. `exclude` takes precedence.
+
+    Args:
+        connection: The connection.
+        include, exclude: Ids, exact names or `tag:<name>`.
+    """
     names = {connection.name, *(f"tag:{tag}" for tag in connection.tags)}
 
     def matches(words: Collection[str]) -> bool:
@@ -142,11 +147,11 @@ def is_included(connection: Connection, include: Collection[str], exclude: Colle
 
 
 class UnknownConnectionError(ValueError):
-    """Airbyte has no connection with an id or name, or several. The message offers the nearest name."""
+    """Airbyte has no connection with an id or name, or several. The message suggests the nearest name."""
 
 
 def find_connection(id_or_name: str, connections: Collection[Connection]) -> Connection:
-    """The connection with an id or an exact name.
+    """Return the connection with an id or an exact name.
 
     Raises:
         UnknownConnectionError: There is no such connection, or several connections have the name.
@@ -167,12 +172,12 @@ def find_connection(id_or_name: str, connections: Collection[Connection]) -> Con
 def map_connections(
     tables: Iterable[SourceTable], connections: Collection[Connection], ignored: Iterable[Connection] = ()
 ) -> ConnectionMapping:
-    """Find the connection of each table: the one that its contract names, else the only one that writes the table.
+    """Find the connection of each table: the one named by its contract, else the only one that writes the table.
 
     Args:
         tables: The dbt project's source tables.
-        connections: Connections that the filters let pass.
-        ignored: The others. They fill no table; a contract that names one is a problem.
+        connections: The connections that the filters include.
+        ignored: The other connections. They fill no table; a contract that names one is a problem.
     """
     return _Mapper(connections, ignored).map(tables)
 
@@ -227,7 +232,7 @@ class _Mapper:
         self._mapped[connection.id] += tables
 
     def _map_unnamed(self, table: SourceTable) -> bool:
-        """Map a table whose contract names no connection; False if no connection writes it."""
+        """Map a table whose contract names no connection; return False if no connection writes it."""
         candidates = self._candidates.get(table.table.lower(), ())
         writers = _writers(candidates, table)
         if len(writers) == 1:
@@ -237,7 +242,7 @@ class _Mapper:
 
 
 def _candidates(connections: Iterable[Connection]) -> Mapping[str, Sequence[Connection]]:
-    """Active connections by each name of a table that a stream of theirs may be written to."""
+    """Return the active connections by each name of a table that one of their streams may be written to."""
     found: dict[str, list[Connection]] = defaultdict(list)
     for connection in connections:
         if connection.status not in INACTIVE:
@@ -247,14 +252,14 @@ def _candidates(connections: Iterable[Connection]) -> Mapping[str, Sequence[Conn
 
 
 def _writers(connections: Sequence[Connection], table: SourceTable) -> list[Connection]:
-    """The connections with a stream that is written to a table: under its own name, or else renamed."""
+    """Return the connections with a stream that is written to a table: under its own name, or else renamed."""
     name = table.table.lower()
     exact = [c for c in connections if any(_writes(c, stream, table) for stream in c.streams_by_table.get(name, ()))]
     return exact or [c for c in connections if _streams_of(c, table)]
 
 
 def _several_writers(table: SourceTable, connections: Sequence[Connection], writers: Sequence[Connection]) -> list[str]:
-    """A message if streams of several connections may be written to a table whose contract names no connection."""
+    """Return a message if several connections may write a table whose contract names no connection."""
     streams = [(connection, stream) for connection in connections for stream in _streams_of(connection, table)]
     if len({connection.id for connection, _ in streams}) < 2:
         return []
@@ -265,7 +270,7 @@ def _several_writers(table: SourceTable, connections: Sequence[Connection], writ
 
 
 def _shared_with_others(table: SourceTable, connection: Connection, connections: Sequence[Connection]) -> list[str]:
-    """A message if other connections write the same table as the connection that its contract names.
+    """Return a message if other connections write the same table as the connection that its contract names.
 
     A contract names a connection to distinguish tables with the same name. So only certain collisions count: the same
     destination, and the same schema.
@@ -298,7 +303,7 @@ def _collision(table: SourceTable, streams: Iterable[tuple[Connection, tuple[str
 
 
 def _wrong_stream(table: SourceTable, connection: Connection) -> str | None:
-    """A message if the connection that a contract names does not have the stream of the table."""
+    """Return a message if the connection that a contract names does not have the stream of the table."""
     if connection.streams is None:
         return None
     names = [name for _, name in connection.streams]
@@ -321,7 +326,7 @@ def _wrong_stream(table: SourceTable, connection: Connection) -> str | None:
 
 
 def _shared(table: SourceTable, connection: Connection) -> list[str]:
-    """A message if several streams of its connection may be written to a table."""
+    """Return a message if several streams of its connection may be written to a table."""
     schemas = [_schema(connection, stream) for stream in _streams_of(connection, table)]
     if table.stream is not None or len(schemas) == len({*schemas}):
         return []
@@ -334,12 +339,12 @@ def _shared(table: SourceTable, connection: Connection) -> list[str]:
 
 
 def _schema(connection: Connection, stream: tuple[str, str]) -> str:
-    """The schema of a stream in lower case; empty if only the destination knows it."""
+    """Return the schema of a stream in lower case; empty if only the destination knows it."""
     return (connection.table_of(stream)[0] or "").lower()
 
 
 def _unmapped_streams(connection: Connection, tables: Sequence[SourceTable]) -> list[str]:
-    """Streams of a connection that fill none of its tables."""
+    """Return the streams of a connection that fill none of its tables."""
     named = {table.stream for table in tables if table.stream}
     others = [table for table in tables if not table.stream]
     used = {stream for table in others for stream in _streams_of(connection, table, strict=table.connection is None)}
@@ -347,13 +352,16 @@ def _unmapped_streams(connection: Connection, tables: Sequence[SourceTable]) -> 
 
 
 def _streams_of(connection: Connection, table: SourceTable, *, strict: bool = True) -> list[tuple[str, str]]:
-    """Streams that may be written to a table; not `strict`: in any schema, as the contract names the connection."""
+    """Return the streams that may be written to a table.
+
+    If not `strict`, schemas are ignored, as for contracts that name the connection.
+    """
     streams = connection.streams_by_table.get(table.table.lower(), ())
     return [stream for stream in streams if _writes(connection, stream, table, table_names, strict=strict)]
 
 
 def table_names(stream: str) -> set[str]:
-    """The names, in lower case, of the tables that a stream may be written to.
+    """Return the names, in lower case, of the tables that a stream may be written to.
 
     Some destinations keep the name. S3 Data Lake with Glue, among others, replaces characters that are not allowed in
     table names: each by an underscore, or as Airbyte's `Names.toAlphanumericAndUnderscore` does, which first removes
@@ -378,7 +386,8 @@ def _writes(
     strict: bool = True,
 ) -> bool:
     schema, name = connection.table_of(stream)
-    # A destination may change the case of names; if it alone knows the schema, the table's name decides.
+    # A destination may change the case of names. If only the destination knows the schema, compare only the table's
+    # name.
     fits = schema is None or not strict or table.schema.lower() in names(schema)
     return fits and table.table.lower() in names(name)
 

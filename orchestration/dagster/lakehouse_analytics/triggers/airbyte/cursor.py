@@ -1,4 +1,4 @@
-"""The sensor's cursor: what one poll leaves for the next, as text of bounded length.
+"""The sensor's cursor: the state that one poll passes to the next, as text of bounded length.
 
 Times are whole seconds of Airbyte's clock, not of ours, unless stated otherwise.
 """
@@ -18,12 +18,12 @@ from lakehouse_analytics.triggers.airbyte.jobs import parse_time
 VERSION = 2
 #: Versions that can be read. Version 1 identified jobs by id and second alone, and had no server.
 READABLE_VERSIONS = (1, VERSION)
-#: Maximum length of the text in characters, below what a sensor's cursor should have.
+#: Maximum length of the text in characters, below the recommended maximum for a sensor's cursor.
 MAX_LENGTH = 60_000
 
 
 class CursorError(ValueError):
-    """A text that is not a cursor. The message says what is expected."""
+    """The text is not a valid cursor. The message says what is expected."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Position:
 
 @dataclass(frozen=True)
 class Cursor:
-    """What has been processed.
+    """The state of the sensor.
 
     Attributes:
-        floor: Every job that ended before it is processed, and not requested again.
-        watermark: The latest end that was seen.
-        seen: Processed jobs that ended at the floor or later, and until when each has to be kept: its end, or the
-            second of the request if Airbyte gives no end.
+        floor: All jobs that ended before this time are processed, and not requested again.
+        watermark: The latest end of a job so far.
+        seen: Processed jobs that ended at the floor or later, and until when to keep each: its end, or the second of
+            the request if Airbyte reports no end.
         position: Where the pass continues; None if the last one is finished.
         epoch: Distinguishes the runs of a replay from earlier runs; empty without a replay.
         server: The server that all of this refers to, see `server_digest`; empty in a cursor of version 1.
         stored: Storage id of the newest event in Dagster when the last finished pass began. A tick whose cursor was
             lost stored events with higher ids. None if unknown.
-        ticked: When the last tick began, by our clock, as a Unix timestamp.
-        stalled_checked: When stalled jobs were last searched for, likewise.
+        ticked: Unix timestamp of the last tick's start, by our clock.
+        stalled_checked: Unix timestamp of the last search for stalled jobs, by our clock.
     """
 
     floor: datetime
@@ -73,17 +73,19 @@ class Cursor:
 
     @staticmethod
     def starting(at: datetime, epoch: str = "", server: str = "") -> Cursor:
-        """A cursor that begins with jobs that end at a time or later."""
+        """Return a cursor that begins with jobs that end at a time or later."""
         second = at.astimezone(UTC).replace(microsecond=0)
         return Cursor(floor=second, watermark=second, epoch=epoch, server=server)
 
     def rewound(self, at: datetime) -> Cursor:
-        """For a server whose clock was set back: begins again at a time, and keeps what was seen."""
+        """Return the cursor for a server whose clock was set back. It starts again at a time, and keeps the processed
+        jobs.
+        """
         second = at.astimezone(UTC).replace(microsecond=0)
         return replace(self, floor=second, watermark=second, position=None)
 
     def dumps(self) -> str:
-        """The text. Its length is bounded whatever was seen, at the expense of the overlap."""
+        """Return the text. If it is too long, the oldest processed jobs are dropped, which shortens the overlap."""
         fitting = self
         while len(text := fitting._text()) > MAX_LENGTH:
             fitting = fitting._shortened()
@@ -112,7 +114,10 @@ class Cursor:
         return json.dumps(fields, separators=(",", ":"))
 
     def _shortened(self) -> Cursor:
-        """Without the oldest tenth of the seen jobs. These are not requested again, nor others of their seconds."""
+        """Return the cursor without the oldest tenth of the seen jobs.
+
+        These, and others of the same seconds, are not requested again.
+        """
         ends = sorted(self.seen.values())
         floor = ends[len(ends) // 10] + timedelta(seconds=1)
         if self.position:
@@ -125,10 +130,10 @@ class Cursor:
 
     @staticmethod
     def loads(text: str) -> Cursor:
-        """Parse what `dumps` wrote.
+        """Parse the text that `dumps` wrote.
 
         Raises:
-            CursorError: The text is something else.
+            CursorError: The text is not a valid cursor.
         """
         try:
             fields = _of_readable_version(json.loads(text))
@@ -164,12 +169,15 @@ def _position(fields: Any) -> Position:
 
 
 def _kind(job: JobEnd) -> str:
-    """`=` with an end, `?` without one, empty for a job of version 1."""
+    """Return `=` for a job with an end, `?` for one without, and an empty string for a job of version 1."""
     return "" if not job.tag else "=" if job.at else "?"
 
 
 def _row(second: int, kind: str, jobs: list[JobEnd]) -> list[Any]:
-    """Seconds after the floor, kind and tags, then ids as differences, most of which have two or three digits."""
+    """Return a row of `seen`.
+
+    It has the seconds after the floor, kind and tags, then ids as differences, most of which have two or three digits.
+    """
     jobs = sorted(jobs, key=lambda job: job[:2])
     return [second, kind + "".join(job.tag for job in jobs), *_differences([job.id for job in jobs])]
 

@@ -1,4 +1,4 @@
-"""What the sensor makes of jobs that have ended: events of their tables, and one run request per connection."""
+"""Converts ended jobs to events of their tables, and to one run request per connection."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lakehouse_analytics.triggers.event_log import Event
 
 @dataclass(frozen=True)
 class EndedJobs:
-    """Makes events and run requests of jobs that have ended.
+    """Creates the events and run requests for jobs that have ended.
 
     Attributes:
-        instance: Stores the events of earlier jobs.
+        instance: Dagster's instance, which stores the events of earlier jobs.
         workspace: The Airbyte server, and the source tables.
-        snapshot: The connections, with those of the jobs.
-        notes: Messages for the tick, to which this adds.
+        snapshot: The connections, including those of the jobs.
+        notes: Messages of the tick. Methods append to it.
     """
 
     instance: dg.DagsterInstance
@@ -37,7 +37,7 @@ class EndedJobs:
     notes: list[str]
 
     def process(self, jobs: Sequence[Job], epoch: str) -> tuple[list[Event], list[dg.RunRequest]]:
-        """The events and run requests of jobs.
+        """Return the events and run requests of jobs.
 
         Args:
             jobs: In the order in which they ended.
@@ -85,7 +85,7 @@ class EndedJobs:
         return outcome
 
     def _run_request(self, connection: str, jobs: Sequence[Job], tables: set[Key], epoch: str) -> dg.RunRequest | None:
-        """One run for the jobs of a connection that filled tables."""
+        """Return one run request for the jobs of a connection that filled tables."""
         newest, name = jobs[-1], self.snapshot.name(connection)
         identity = identity_of(newest, self.workspace.airbyte.server.url)
         several = {"airbyte/sync_ids": ",".join(str(job.id) for job in jobs)} if len(jobs) > 1 else {}

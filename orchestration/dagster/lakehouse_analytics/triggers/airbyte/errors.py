@@ -20,13 +20,13 @@ class AirbyteError(RuntimeError):
 
 
 class AttemptError(Exception):
-    """One attempt of a request failed.
+    """An attempt of a request failed.
 
     Attributes:
         status: HTTP status of the response; None if there was none.
-        transient: Another attempt may succeed.
-        not_executed: The server certainly did not execute the request.
-        retry_after: Seconds to wait before the next attempt, as the server says; None if it does not.
+        transient: Whether another attempt may succeed.
+        not_executed: Whether the server certainly did not execute the request.
+        retry_after: Seconds to wait before the next attempt, as requested by the server; None if not specified.
     """
 
     def __init__(

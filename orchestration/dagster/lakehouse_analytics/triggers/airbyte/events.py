@@ -1,4 +1,6 @@
-"""The events of an Airbyte job: a check evaluation for each table that it fills, and a materialization if it did."""
+"""The events of an Airbyte job: a check evaluation for each of its tables, and a materialization if it filled the
+table.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ ROWS_BEFORE = "airbyte/rows_before"
 
 @dataclass(frozen=True)
 class JobOrigin:
-    """Where a job comes from.
+    """The origin of a job.
 
     Attributes:
         connection: Name of the connection, or its id if it has no name.
@@ -46,14 +48,14 @@ class JobOrigin:
 def job_events(
     job: Job, outcome: JobOutcome, keys: Iterable[dg.AssetKey], origin: JobOrigin, *, rows_before: bool | None = None
 ) -> Iterable[Event]:
-    """The events for the tables that a job fills.
+    """Yield the events for the tables that a job fills.
 
     Args:
         job: The job.
         outcome: Its outcome for these tables.
         keys: The tables.
-        origin: Where the job comes from.
-        rows_before: Of a job that wrote nothing: whether earlier jobs may have left rows, see `PartialRows`.
+        origin: The origin of the job.
+        rows_before: For a job that wrote nothing, whether earlier jobs may have left rows; see `PartialRows`.
     """
     metadata = job_metadata(job, outcome, origin) | ({} if rows_before is None else {ROWS_BEFORE: rows_before})
     for key in keys:
@@ -65,7 +67,7 @@ def job_events(
 
 
 def check_fields(key: dg.AssetKey, outcome: JobOutcome, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that an evaluation and a result of the check `airbyte_sync` have in common."""
+    """Return the fields that an evaluation and a result of the check `airbyte_sync` have in common."""
     return {
         "asset_key": key,
         "check_name": SYNC_CHECK,
@@ -77,7 +79,7 @@ def check_fields(key: dg.AssetKey, outcome: JobOutcome, metadata: Mapping[str, A
 
 
 def job_metadata(job: Job, outcome: JobOutcome, origin: JobOrigin) -> dict[str, Any]:
-    """Metadata of the events of a job."""
+    """Return the metadata of the events of a job."""
     found: dict[str, Any] = {
         SYNC_ID: job.id,
         STATUS: outcome.status,
@@ -85,19 +87,19 @@ def job_metadata(job: Job, outcome: JobOutcome, origin: JobOrigin) -> dict[str, 
         "airbyte/connection": origin.connection,
         "airbyte/connection_id": job.connection,
         "airbyte/job": dg.MetadataValue.url(origin.page),
-        # Of the whole connection: Airbyte does not report them by stream.
+        # These count the whole connection, because Airbyte does not report them by stream.
         ROWS: job.rows,
         BYTES: job.bytes,
         "runtime_seconds": job.seconds,
         **timestamps(job.started, job.ended),
-        # Also if it failed: it may have emptied some of the tables.
+        # Set for failed jobs, too: they may have emptied some of the tables.
         EMPTIED: True if job.empties else None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
 def job_event_ids(event: Event) -> Sequence[EventId]:
-    """The ids of a job's event. Older versions of this project identified a job by its number and end alone."""
+    """Return the ids of a job's event. Older versions of this project identified a job only by its id and end."""
     identity = event.metadata.get(IDENTITY)
     kind, status = type(event), metadata_value(event, STATUS)
     old = (kind, event.asset_key, status, metadata_value(event, SYNC_ID), metadata_value(event, ENDED))

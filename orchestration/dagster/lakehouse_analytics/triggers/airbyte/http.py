@@ -1,4 +1,4 @@
-"""JSON requests to Airbyte: authentication, and retries where they may help and cannot do harm."""
+"""JSON requests to Airbyte, with authentication and with retries if repeating the request is safe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lakehouse_analytics.triggers.airbyte.transport import Request, Transport
 if TYPE_CHECKING:
     import tenacity
 
-#: Attempts of one request that may be repeated; seconds before the second one, doubled each time.
+#: Maximum attempts of a request that may be repeated, and seconds before the second one, doubled for each further one.
 MAX_ATTEMPTS = 4
 FIRST_WAIT = 0.5
 
@@ -88,7 +88,7 @@ class JsonClient:
             raise AirbyteError(str(failed), failed.status) from None
 
     def quoted(self, body: Mapping[str, Any]) -> str:
-        """The error message in a body, to be appended to ours; empty if it has none."""
+        """Return the error message in a body, to be appended to ours; empty if it has none."""
         return self._reader.quoted(body)
 
     def _attempt(self, request: Request, deadline: float | None) -> JsonResponse:
@@ -118,7 +118,7 @@ class JsonClient:
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """As long as the server says, else twice as long as before."""
+    """Return the seconds to wait before a retry: as requested by the server, else twice as long as before."""
     failed = state.outcome and state.outcome.exception()
     retry_after = failed.retry_after if isinstance(failed, AttemptError) else None
     return FIRST_WAIT * 2.0 ** (state.attempt_number - 1) if retry_after is None else retry_after

@@ -1,4 +1,4 @@
-"""The outcome of a job for the tables that it fills: by what it moved, not by its status alone. Pure."""
+"""The outcome of a job for the tables that it fills, by what it moved and not by its status alone. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median
 
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 
-#: Minimum age of a job that counts as stalled, and the multiple of its usual duration from which on it does.
+#: Minimum age of a stalled job, and the multiple of its usual duration after which it counts as stalled.
 MIN_STALLED_AGE = timedelta(minutes=30)
 STALLED_FACTOR = 3.0
 STALLED = "stalled"
@@ -17,12 +17,12 @@ STALLED = "stalled"
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """The outcome of one job.
+    """The outcome of a job.
 
     Attributes:
         passed: The tables are complete.
-        warn: A failure is a warning only.
-        filled: The tables have, or may have, new rows, and are complete: models that read them should be built.
+        warn: Report a failure as a warning.
+        filled: The tables are complete and have, or may have, new rows: models that read them should be built.
         status: Airbyte's status, or `stalled`.
         reason: One line.
     """
@@ -35,22 +35,22 @@ class JobOutcome:
 
 
 def may_have_written(job: Job) -> bool:
-    """Whether a job that did not succeed may have written rows: Airbyte commits them while a job is running."""
+    """Return whether a job that did not succeed may have written rows: Airbyte commits them while a job is running."""
     return job.status != "succeeded" and not job.empties and not job.moved_nothing
 
 
 def job_outcome(job: Job, *, may_be_empty: bool = False, partial_rows: bool = False) -> JobOutcome:
-    """The outcome of a job that has ended.
+    """Return the outcome of a job that has ended.
 
     Args:
         job: A job with a final status.
-        may_be_empty: The contract's `allow_empty`: a sync without rows is usual, and models are built after it.
+        may_be_empty: The contract's `allow_empty`: syncs without rows are common, and models are built after them.
         partial_rows: Since the last success, a job that did not succeed may have written rows. The next sync continues
             from there, and may find nothing left to move.
     """
     name = f"{job.kind or 'job'} {job.id}"
     if job.status != "succeeded":
-        # The public API does not say why; Airbyte's UI does.
+        # The public API does not report the cause; Airbyte's UI does.
         written = "some rows may have been written" if job.rows is None else f"{job.rows:,} rows were written"
         return JobOutcome(False, False, False, job.status, f"{name} {job.status}{_after(job)}; {written}")
     if job.empties:
@@ -71,13 +71,13 @@ def job_outcome(job: Job, *, may_be_empty: bool = False, partial_rows: bool = Fa
 
 
 def running_outcome(job: Job, now: datetime, past: Sequence[Job], limit: timedelta | None) -> JobOutcome | None:
-    """The outcome of a job that is still running: None, or that it is stalled.
+    """Return the outcome of a running job if it is stalled, else None.
 
     Args:
-        job: A job that is running.
-        now: By Airbyte's clock.
+        job: A running job.
+        now: The time by Airbyte's clock.
         past: Earlier jobs of the connection.
-        limit: The contract's `stalled_after`; None: three times the usual duration of earlier syncs.
+        limit: The contract's `stalled_after`; if None, three times the usual duration of earlier syncs.
     """
     if job.started is None:
         return None

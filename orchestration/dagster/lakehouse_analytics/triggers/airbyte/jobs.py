@@ -28,17 +28,17 @@ class InvalidJobError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """One job.
+    """A job.
 
     Attributes:
-        id: Airbyte's number of it.
+        id: Airbyte's number of the job.
         connection: Id of the connection, in lower case.
         kind: Job type, in lower case.
-        status: In lower case.
-        started: When the job was created; None if Airbyte gives no valid time.
-        ended: When the job ended, in whole seconds of Airbyte's clock; None if it has not ended, or if Airbyte gives no
-            valid time.
-        seconds, rows, bytes: Duration, and what was moved; None if Airbyte does not say.
+        status: Status, in lower case.
+        started: When the job was created; None if Airbyte reports no valid time.
+        ended: When the job ended, in whole seconds of Airbyte's clock; None if it has not ended, or if Airbyte reports
+            no valid time.
+        seconds, rows, bytes: Duration, and how much was moved; None if Airbyte does not report it.
     """
 
     id: int
@@ -63,7 +63,7 @@ class Job:
 
     @property
     def moved_nothing(self) -> bool:
-        """Whether Airbyte says that no row was moved. If it does not say, rows may have been moved."""
+        """Whether Airbyte reports that no row was moved. If it reports no number, rows may have been moved."""
         return self.rows == 0 and not self.bytes
 
 
@@ -94,7 +94,9 @@ def parse_job(row: object) -> Job:
 
 
 def parse_time(text: object) -> datetime | None:
-    """A time as Airbyte writes it, truncated to seconds: seconds may be missing, and no time zone means UTC."""
+    """Parse a time as Airbyte writes it, truncated to seconds. The seconds may be missing; without a time zone, it is
+    UTC.
+    """
     if not isinstance(text, str):
         return None
     try:
@@ -105,7 +107,7 @@ def parse_time(text: object) -> datetime | None:
 
 
 def parse_duration(text: object) -> float | None:
-    """Seconds of an ISO 8601 duration without months, such as `PT8H6M12S`."""
+    """Return the seconds of an ISO 8601 duration without months, such as `PT8H6M12S`."""
     found = _DURATION.fullmatch(text) if isinstance(text, str) else None
     if not found or not any(found.groupdict().values()):
         return None
@@ -121,7 +123,7 @@ def _lower(value: object) -> str:
 
 
 def _count(value: object) -> int | None:
-    """A non-negative integer of 64 bits, as the API has it; None of anything else, also of a fraction."""
+    """Return a non-negative 64-bit integer, or None for any other value, including a fraction."""
     if isinstance(value, float):
         found = int(value) if value.is_integer() else -1
     elif isinstance(value, str):

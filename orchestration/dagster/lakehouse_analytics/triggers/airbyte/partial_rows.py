@@ -1,4 +1,4 @@
-"""Rows that jobs without success have left in the tables.
+"""Finds rows that unsuccessful jobs have left in the tables.
 
 Airbyte keeps the rows and the state of a sync that fails late. The next sync continues from there, may find nothing
 left to move, and succeeds without rows, although the tables have new ones. The models that read them must be built
@@ -19,7 +19,7 @@ from lakehouse_analytics.triggers.airbyte.job_outcome import JobOutcome, may_hav
 from lakehouse_analytics.triggers.airbyte.jobs import FINAL_STATUSES, Job
 from lakehouse_analytics.triggers.events import EMPTIED, ENDED, SYNC_CHECK, metadata_value
 
-#: Evaluations of a check that are searched if the newest one does not answer, see `PartialRows`.
+#: Maximum number of evaluations of a check that are searched if the newest one is not sufficient; see `PartialRows`.
 MAX_HISTORY = 50
 _EVALUATED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
@@ -27,7 +27,7 @@ _EVALUATED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionReco
 def latest_evaluations(
     instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]
 ) -> dict[dg.AssetKey, dg.AssetCheckEvaluation]:
-    """The newest evaluation of each table's check; one query per `event_log.PAGE` tables."""
+    """Return the newest evaluation of each table's check; one query per `event_log.PAGE` tables."""
     found: dict[dg.AssetKey, dg.AssetCheckEvaluation] = {}
     checks = [dg.AssetCheckKey(key, SYNC_CHECK) for key in dict.fromkeys(keys)]
     for start in range(0, len(checks), event_log.PAGE):
@@ -38,15 +38,16 @@ def latest_evaluations(
 
 
 class PartialRows:
-    """Whether jobs that did not succeed may have written rows to a table since its last success.
+    """Finds out whether unsuccessful jobs may have written rows to a table since its last success.
 
-    The newest evaluation of a table answers it: one of a job that wrote nothing carries the answer before that job. So
-    a tick costs one query per `event_log.PAGE` tables, when the first table is looked up, whatever the number of jobs.
-    The history of a table is read, once, only if its newest evaluation does not answer: if it belongs to the job itself
-    or to a later one (a repeated tick, a replay), to a running job, to no job, or to an older version of this project.
+    The newest evaluation of a table is usually sufficient, because the evaluation of a job that wrote nothing carries
+    over the state before that job. So a tick costs one query per `event_log.PAGE` tables, when the first table is
+    looked up, regardless of the number of jobs. The history of a table is read, once, only if its newest evaluation is
+    not sufficient: if it belongs to the job itself or to a later one (a repeated tick, a replay), to a running job, to
+    no job, or to an older version of this project.
 
     Args:
-        instance: Stores the evaluations.
+        instance: Dagster's instance, which stores the evaluations.
         keys: The tables that may be looked up.
         server: URL of Airbyte's API.
     """
@@ -58,7 +59,9 @@ class PartialRows:
         self._updated: dict[dg.AssetKey, bool] = {}
 
     def before(self, key: dg.AssetKey, job: Job) -> bool:
-        """Whether there may be such rows before a job: after the jobs given to `update`, else the stored ones."""
+        """Return whether a table may have such rows before a job, by the jobs given to `update`, else by the stored
+        ones.
+        """
         if key in self._updated:
             return self._updated[key]
         newest = self._newest(key)
@@ -78,7 +81,7 @@ class PartialRows:
         """Take the outcome of a job into account.
 
         Returns:
-            What the job's evaluation has to carry; None if the evaluation answers by itself.
+            The state that the job's evaluation has to carry over; None if the evaluation is sufficient without it.
         """
         if outcome.passed or job.empties:
             self._updated[key] = False
@@ -97,7 +100,10 @@ class PartialRows:
         return self._latest.get(key)
 
     def _after(self, evaluation: dg.AssetCheckEvaluation, job: Job | None = None) -> bool | None:
-        """Whether there may be such rows after an evaluation; None if it does not say, or is not older than a job."""
+        """Return whether there may be such rows after an evaluation.
+
+        Returns None if unknown, or if it is not older than a job.
+        """
         status, moved = metadata_value(evaluation, events.STATUS), metadata_value(evaluation, events.BYTES)
         if status not in FINAL_STATUSES:
             return None

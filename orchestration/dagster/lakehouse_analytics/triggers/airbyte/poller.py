@@ -1,12 +1,12 @@
-"""Reports every job that ends exactly once: passes over the list of jobs in the order of their last change.
+"""Reports every job that ends exactly once, by passes over the list of jobs in the order of their last change.
 
-Why it is correct. A job that ends moves to the end of that order, which the pass has not reached yet. Each page starts
-at the second in which the page before it ended, not at a position in the list, because rows before a position move away
-while the list is read. Positions are used only within one second and among jobs without an end, and are verified. A job
-that becomes visible late, or with an earlier time than its neighbors, is found by the next pass, which starts an
-overlap before the latest end that was known when this pass began. Connection, id, status and end identify a job that
-was reported already: a job that is retried under its id ends again, and a reinstalled server starts with the same ids
-again.
+Why this is correct: A job that ends moves to the end of that order, which the pass has not reached yet. Each page
+starts at the second in which the previous page ended, not at a position in the list, because rows before a position
+move away while the list is read. Positions are used only within one second and among jobs without an end, and are
+verified. A job that becomes visible late, or with an earlier time than its neighbors, is found by the next pass, which
+starts an overlap before the latest end that was known when this pass began. Connection, id, status and end identify a
+job that was reported already: a job that is retried under its id ends again, and a reinstalled server starts with the
+same ids again.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from lakehouse_analytics.triggers.airbyte.jobs import Job
 
 #: Jobs per page; the maximum of the API.
 PAGE = 100
-#: Consecutive pages with the same rows as the page before, from another position in the same order. Rows that move
-#: while the list is read can cause one such page; a server that ignores `offset` returns nothing else.
+#: Maximum consecutive pages with the same rows as the previous page, but from another position in the same order. Rows
+#: that move while the list is read can cause one such page; a server that ignores `offset` returns nothing else.
 MAX_REPEATS = 2
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page of the list of jobs.
+    """A page of the list of jobs.
 
     Attributes:
-        jobs: In the order of their last change, oldest first.
+        jobs: Jobs in the order of their last change, oldest first.
         size: Number of rows, including those that are not jobs.
         first, last: Ids of the first and the last row; None if that row is not a job.
-        more: Airbyte says that there are more rows.
+        more: Whether Airbyte says that there are more rows.
         problems: Messages about rows that are not jobs.
-        now: The server's clock; None if the response does not say.
+        now: The server's clock; None if the response has no date.
     """
 
     jobs: Sequence[Job]
@@ -55,16 +55,16 @@ FetchPage = Callable[[datetime, int], Page]
 
 @dataclass
 class PollResult:
-    """The result of one poll.
+    """The result of a poll.
 
     Attributes:
-        cursor: For the next poll, once the jobs are processed.
+        cursor: The cursor for the next poll, to be stored once the jobs are processed.
         jobs: Jobs that ended and were not reported before, in Airbyte's order.
         requests: Number of pages that were requested.
-        finished: The pass reached the end of the list; otherwise the next poll continues it.
-        error: What stopped the poll; the jobs found before it are valid.
+        finished: Whether the pass reached the end of the list; otherwise the next poll continues it.
+        error: The error that ended the poll. Jobs found before it are valid.
         problems: Messages about rows that are not jobs.
-        now: The server's clock at the last response; None if the response does not say.
+        now: The server's clock at the last response; None if the response has no date.
     """
 
     cursor: Cursor
@@ -89,7 +89,7 @@ def poll(
 
     Args:
         fetch: Requests a page.
-        cursor: Of the poll before.
+        cursor: The cursor of the previous poll.
         overlap: How late a job may become visible, and how far jobs may be out of order.
         max_requests, max_jobs: Limits after which the next poll continues.
         out_of_time: Called before each request but the first; True ends the poll.
@@ -124,7 +124,7 @@ class _Pass:
         self._before, self._repeats = (self.position, Page([], 0)), 0
 
     def read(self, page: Page) -> bool:
-        """Take the jobs of a page; whether there is another page to read."""
+        """Process the jobs of a page. Return whether there is another page to read."""
         result, position = self._result, self.position
         result.now = page.now or result.now
         self._repeats = self._repeats + 1 if _repeats(self._before, (position, page)) else 0
@@ -151,11 +151,12 @@ class _Pass:
         if not _is_seen(end, self._seen):
             self._result.jobs.append(job)
         self._seen[end] = max(until, self._seen.get(end, until))
-        # An end in the future, by a clock that was wrong, would hide the jobs that end before it.
+        # The end may be in the future if the clock was wrong. As the watermark, it would hide the jobs that end before
+        # it.
         self._watermark = max(self._watermark, min(until, now) if now else until)
 
     def next_cursor(self, overlap: timedelta) -> Cursor:
-        """The cursor after the pages that were read."""
+        """Return the cursor after the pages that were read."""
         finished, floor, seen = self._result.finished, self._cursor.floor, self._seen
         if finished:
             floor = max(floor, self.position.began - overlap)
@@ -177,7 +178,7 @@ def _offset_ignored(position: Position, page: Page) -> str:
 
 
 def _repeats(before: tuple[Position, Page], now: tuple[Position, Page]) -> bool:
-    """Whether two positions of one order have the same rows."""
+    """Return whether two different positions of the same order have the same rows."""
     (position, page), (other, same) = before, now
     return (
         position.since == other.since
@@ -191,7 +192,7 @@ def _repeats(before: tuple[Position, Page], now: tuple[Position, Page]) -> bool:
 def _is_seen(end: JobEnd, seen: Mapping[JobEnd, datetime]) -> bool:
     if end in seen:
         return True
-    # As version 1 of the cursor stored it: by its second; of a job without an end, by the second of the request.
+    # Version 1 of the cursor stores a job by its second or, without an end, by the second of the request.
     if end.at:
         return JobEnd(end.id, "", end.at) in seen
     return any(known.id == end.id and not known.tag for known in seen)

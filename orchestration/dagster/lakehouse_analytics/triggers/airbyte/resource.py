@@ -1,4 +1,4 @@
-"""The Airbyte client that the settings describe."""
+"""Creates the Airbyte client from the settings."""
 
 from urllib.parse import urlsplit
 
@@ -9,7 +9,7 @@ CLOUD_API, CLOUD_UI = "api.airbyte.com", "https://cloud.airbyte.com"
 
 
 def airbyte_of(settings: Settings) -> Airbyte | None:
-    """The client; None if LAKEHOUSE_AIRBYTE_URL is not set. Sends no request yet."""
+    """Return the client; None if LAKEHOUSE_AIRBYTE_URL is not set. Does not send requests."""
     if settings.airbyte_url is None:
         return None
     secret = settings.airbyte_client_secret or settings.airbyte_token or settings.airbyte_password
@@ -26,7 +26,7 @@ def airbyte_of(settings: Settings) -> Airbyte | None:
 
 
 def ui_of(settings: Settings) -> str:
-    """Base URL of Airbyte's UI: LAKEHOUSE_AIRBYTE_UI_URL, else the one of Cloud or the host of the API."""
+    """Return the base URL of Airbyte's UI: LAKEHOUSE_AIRBYTE_UI_URL, else that of Airbyte Cloud or the API's host."""
     if settings.airbyte_ui_url:
         return settings.airbyte_ui_url.rstrip("/")
     parts = urlsplit(settings.airbyte_url or "")

@@ -1,4 +1,4 @@
-"""Reading Airbyte's responses: a JSON object, or an error that says what to do, without secrets."""
+"""Parses Airbyte's responses: a JSON object, or an error that says what to do, without secrets."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _MAX_QUOTED = 200
 
 
 class ResponseReader:
-    """Reads the responses of one server.
+    """Parses the responses of one server.
 
     Args:
-        server: Where the responses come from.
-        secrets: Gives what must not appear in messages, and gets the `Authorization` header that was sent.
+        server: The server.
+        secrets: Takes the `Authorization` header that was sent, and returns the texts to redact from messages.
     """
 
     def __init__(self, server: AirbyteServer, secrets: Callable[[str], Sequence[str]]) -> None:
         self._server, self._secrets = server, secrets
 
     def json_object(self, response: Response, path: str, authorization: str = "") -> dict[str, Any]:
-        """The body of a response.
+        """Return the body of a response.
 
         Raises:
             AttemptError: The response is an error, or its body is not a JSON object.
@@ -46,7 +46,7 @@ class ResponseReader:
         return body
 
     def quoted(self, body: object, authorization: str = "") -> str:
-        """A response's own error message, to be appended to ours; empty if it has none."""
+        """Return a response's own error message, to be appended to ours; empty if it has none."""
         if not isinstance(body, dict):
             return ""
         text = next((body[key] for key in ("detail", "message", "title", "error") if body.get(key)), "")
@@ -68,7 +68,7 @@ class ResponseReader:
                 not_executed=status == 429,
                 retry_after=seconds_of(response.headers.get("Retry-After")),
             )
-        # An error with a message of its own came from Airbyte: the address is right.
+        # An error with its own message came from Airbyte, so the address is right.
         misplaced = status < 400 or status in (404, 405) or not quoted
         return AttemptError(f"{url} answered {status}{quoted}" + (f": {URL_ADVICE}" if misplaced else "."), status)
 
@@ -77,7 +77,7 @@ class ResponseReader:
 
 
 def seconds_of(retry_after: str | None) -> float | None:
-    """Seconds of a `Retry-After` header, which is a number of seconds or a date; None if it is neither."""
+    """Return the seconds of a `Retry-After` header, which is a number of seconds or a date; None if it is neither."""
     if retry_after and retry_after.strip().isascii() and retry_after.strip().isdigit():
         return float(retry_after)
     moment = http_date(retry_after)

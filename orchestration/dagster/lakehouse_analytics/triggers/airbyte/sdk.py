@@ -1,10 +1,10 @@
-"""The official SDK (`airbyte-api`) over this project's HTTP client.
+"""The official SDK (`airbyte-api`), using this project's HTTP client.
 
-The SDK builds requests and parses responses. Sending them stays with `JsonClient`, because the SDK's own client has no
-timeout for a whole response, no retries unless configured, reads TLS and proxy settings by other rules than the rest of
-this project, quotes whole response bodies in its errors, and follows redirects to any host.
+The SDK builds requests and parses responses. `JsonClient` sends them, because the SDK's own client has no timeout for a
+whole response, no retries unless configured, reads TLS and proxy settings by other rules than the rest of this project,
+quotes whole response bodies in its errors, and follows redirects to any host.
 
-Importing the SDK takes longer than a quiet sensor tick, so only functions import this module.
+Importing the SDK takes longer than a quiet sensor tick, so this module is only imported inside functions.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from airbyte_api import AirbyteAPI, api, errors, models
 from lakehouse_analytics.triggers.airbyte.http import JsonClient
 from lakehouse_analytics.triggers.airbyte.transport import Request
 
-#: Stands for the server in the URLs that the SDK builds; `JsonClient` knows the real one.
+#: Placeholder for the server in the URLs that the SDK builds; `JsonClient` has the real one.
 _BASE_URL = "https://airbyte.invalid"
 
 
 def sdk_client(http: JsonClient) -> AirbyteAPI:
-    """The SDK, sending its requests by a JSON client.
+    """Return the SDK, which sends its requests through a JSON client.
 
     Its methods raise `AirbyteError` for failed requests. Those that list jobs or connections fail on an enum value that
     the SDK does not know.
@@ -65,13 +65,13 @@ def _body(call: Callable[[], _SdkResponse]) -> Mapping[str, Any]:
 
 
 class _Client:
-    """Sends the SDK's requests by a JSON client; an `airbyte_api.httpclient.HttpClient`."""
+    """Sends the SDK's requests through a JSON client. Implements `airbyte_api.httpclient.HttpClient`."""
 
     def __init__(self, http: JsonClient) -> None:
         self._http = http
 
     def build_request(self, method: str, url: Any, **parts: Any) -> httpx.Request:
-        """As `httpx.Client` does. The timeout is the server's."""
+        """Build a request as `httpx.Client` does. The timeout is that of the server."""
         parts.pop("timeout", None)
         return httpx.Request(method, url, **parts)
 
@@ -88,11 +88,14 @@ class _Client:
         return httpx.Response(200, headers=headers, content=response.content, request=request)
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection stays open."""
 
 
 class _NoAsyncClient:
-    """Keeps the SDK from making an `httpx.AsyncClient`, which nothing here uses, and which loads TLS certificates."""
+    """Prevents the SDK from creating an `httpx.AsyncClient`.
+
+    It is not used here, and creating it loads TLS certificates.
+    """
 
     def build_request(self, *_: Any, **__: Any) -> NoReturn:
         raise NotImplementedError("Only the synchronous methods of the Airbyte SDK are available here.")
@@ -101,4 +104,4 @@ class _NoAsyncClient:
         raise NotImplementedError("Only the synchronous methods of the Airbyte SDK are available here.")
 
     async def aclose(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection stays open."""

@@ -1,4 +1,4 @@
-"""`airbyte_sync_sensor`: within one tick, a sync that ends is followed by a run of the bronze models that read it."""
+"""The sensor `airbyte_sync_sensor` requests a run of the bronze models that read a sync, within one tick of its end."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from lakehouse_analytics.triggers.airbyte.workspace import AirbyteWorkspace
 from lakehouse_analytics.triggers.event_log import SOURCE_CLOCK_TOLERANCE, Event, latest_event_id, unstored_events
 
 NAME = "airbyte_sync_sensor"
-#: Seconds of a tick, and of one that has to list the connections again; Dagster ends a tick after 60.
+#: Time limit of a tick, and of one that has to list the connections again, in seconds. Dagster ends a tick after 60 s.
 BUDGET, BUDGET_WITH_LISTING = 10.0, 40.0
-#: Maximum number of jobs per tick; the next tick continues.
+#: Maximum number of jobs per tick. The next tick continues.
 MAX_JOBS = 500
-#: Seconds between two searches for stalled jobs. Each costs two requests, and one per job that runs for long.
+#: Seconds between two searches for stalled jobs. Each takes two requests, and one more per job that runs for long.
 STALLED_INTERVAL = 600.0
-#: Seconds by which the clocks that write Dagster's events may differ from ours.
+#: Tolerated difference, in seconds, between our clock and those that write Dagster's events.
 DAGSTER_CLOCK_TOLERANCE = 900.0
 
 
 def airbyte_sync_sensor(workspace: AirbyteWorkspace) -> dg.SensorDefinition:
-    """The sensor. It is running by default."""
+    """Return the sensor. It runs by default."""
 
     @dg.sensor(
         name=NAME,
@@ -51,7 +51,7 @@ def airbyte_sync_sensor(workspace: AirbyteWorkspace) -> dg.SensorDefinition:
 
 @dataclass
 class Tick:
-    """One evaluation of the sensor."""
+    """One tick of the sensor."""
 
     context: dg.SensorEvaluationContext
     workspace: AirbyteWorkspace
@@ -61,7 +61,7 @@ class Tick:
     newest_event: int = 0
 
     def result(self) -> dg.SensorResult:
-        """The result of the tick. Errors become a skip reason of one line, and leave the cursor as it is."""
+        """Evaluate the tick. An error becomes a skip reason of one line, and leaves the cursor as it is."""
         try:
             if replay := self._replay():
                 return replay
@@ -95,12 +95,12 @@ class Tick:
         return replace(fresh, ticked=cursor.ticked, stored=cursor.stored)
 
     def _replay(self) -> dg.SensorResult | None:
-        """Start again at a time that was set as the cursor."""
+        """Start a replay if a time was set as the cursor."""
         since = parse_time((self.context.cursor or "").strip().strip('"'))
         if since is None:
             return None
-        # Dagster launches one run per key, so the keys of a replay differ. The cursor must have the difference before
-        # the first key is used.
+        # Dagster launches one run per key, so a replay needs other keys. The cursor must store the epoch before the
+        # first key is used.
         server = server_digest(self.workspace.airbyte.server.url)
         cursor = Cursor.starting(since, epoch=f"replay-{datetime.now(UTC):%Y%m%dT%H%M%S}", server=server)
         return self._skip(f"The next tick replays the jobs that ended since {since:%Y-%m-%d %H:%M:%S} UTC.", cursor)
@@ -126,7 +126,9 @@ class Tick:
         return found
 
     def _rewound(self, cursor: Cursor, now: datetime) -> Cursor:
-        """The cursor for a server whose clock was set back: jobs that end now have earlier times than seen ones."""
+        """Return the cursor for a server whose clock was set back, so that jobs end at earlier times than those seen
+        before.
+        """
         elapsed = timedelta(seconds=max(0.0, self.began - cursor.ticked)) if cursor.ticked else timedelta(0)
         begin = now - elapsed - self.workspace.overlap
         self.notes.append(
@@ -141,7 +143,7 @@ class Tick:
         epoch = "" if found.finished else found.cursor.epoch
         cursor = replace(found.cursor, ticked=self.began, epoch=epoch)
         if found.finished:
-            # A tick that died may have stored events of jobs that an unfinished pass has not reached yet.
+            # A tick that died may have stored events of jobs that this unfinished pass has not reached yet.
             cursor = replace(cursor, stored=self.newest_event)
         events, requests = self._of_jobs(found) if found.jobs else ([], [])
         if self.began - cursor.stalled_checked > STALLED_INTERVAL:
@@ -149,7 +151,7 @@ class Tick:
             stalled = StalledJobs(self.context.instance, self.workspace, self.notes, self.deadline)
             events += stalled.events(exclude=ended)
             cursor = replace(cursor, stalled_checked=self.began)
-        # A tick that died stored its events after the tick of this cursor.
+        # A tick that died stored its events after the tick that wrote this cursor.
         ticked = found.cursor.ticked
         since = ticked - DAGSTER_CLOCK_TOLERANCE if ticked else self._earliest_event(found.jobs)
         fresh = unstored_events(self.context.instance, events, job_event_ids, after=found.cursor.stored, since=since)
@@ -163,7 +165,7 @@ class Tick:
         )
 
     def _earliest_event(self, jobs: Sequence[Job]) -> float:
-        """From when on the events of jobs may be stored, if no tick before this one is known."""
+        """Return the earliest time at which the events of jobs may be stored, if no earlier tick is known."""
         ends = [job.ended.timestamp() for job in jobs if job.ended]
         return min(ends, default=0.0) - SOURCE_CLOCK_TOLERANCE
 
@@ -178,6 +180,6 @@ class Tick:
         return " ".join([ended if found.jobs else "No Airbyte job has ended.", *self.notes])
 
     def _skip(self, reason: str, cursor: Cursor | None = None) -> dg.SensorResult:
-        # A first cursor is stored also after an error, so that the next tick starts at the same time.
+        # Store a first cursor even after an error, so that the next tick starts at the same time.
         text = cursor.dumps() if cursor else None
         return dg.SensorResult(skip_reason=" ".join([reason, *self.notes]), cursor=text)

@@ -26,8 +26,8 @@ class AirbyteServer:
         auth: How to authenticate.
         user: Client id or user name, depending on `auth`.
         secret: Client secret, token or password, depending on `auth`.
-        workspaces: Ids of the workspaces to read; empty: all that the credentials have access to.
-        timeout: Seconds to wait for one response.
+        workspaces: Ids of the workspaces to read; if empty, all that the credentials have access to.
+        timeout: Seconds to wait for a response.
     """
 
     url: str
@@ -38,7 +38,7 @@ class AirbyteServer:
     timeout: float = 10.0
 
     def url_of(self, path: str) -> str:
-        """The URL of a path of the API."""
+        """Return the URL of a path of the API."""
         return f"{self.url.rstrip('/')}{path}"
 
     @property
@@ -48,5 +48,5 @@ class AirbyteServer:
 
     @property
     def credentials_advice(self) -> str:
-        """Which variables to check if the server rejects the credentials."""
+        """The variables to check if the server rejects the credentials."""
         return _VARIABLES[self.auth]

@@ -1,4 +1,4 @@
-"""A cached snapshot of Airbyte's connections: few requests, and at most 15 minutes old."""
+"""A cached snapshot of Airbyte's connections, at most 15 minutes old, to save requests."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class ConnectionSnapshot:
     """The connections at one point in time.
 
     Attributes:
-        connections: All of them, by id.
-        ignored: Ids of the connections that LAKEHOUSE_AIRBYTE_INCLUDE and LAKEHOUSE_AIRBYTE_EXCLUDE leave out.
+        connections: All connections, by id.
+        ignored: Ids of the connections that LAKEHOUSE_AIRBYTE_INCLUDE and LAKEHOUSE_AIRBYTE_EXCLUDE exclude.
         mapping: Which of the others fill which source tables.
     """
 
@@ -36,12 +36,12 @@ class ConnectionSnapshot:
     mapping: ConnectionMapping
 
     def name(self, connection: str) -> str:
-        """The name of a connection, or its id if it has none."""
+        """Return the name of a connection, or its id if it has none."""
         found = self.connections.get(connection)
         return (found and found.name) or connection
 
     def find(self, id_or_name: str) -> Connection:
-        """The connection with an id or an exact name.
+        """Return the connection with an id or an exact name.
 
         Raises:
             UnknownConnectionError: There is no such connection, or several connections have the name.
@@ -50,10 +50,10 @@ class ConnectionSnapshot:
 
 
 class ConnectionCache:
-    """Lists the connections when it has to. May be used by several threads.
+    """Caches the list of connections. May be used by several threads.
 
     Args:
-        airbyte: Lists the connections.
+        airbyte: The client.
         tables: The tables of the dbt project's sources.
         include, exclude: Ids, exact names or `tag:<name>` of connections.
     """
@@ -74,18 +74,18 @@ class ConnectionCache:
         self._missing: set[str] = set()
 
     def snapshot(self, required: Collection[str] = (), *, deadline: float | None = None) -> ConnectionSnapshot:
-        """The cached snapshot; a new one if it is too old, or if a required connection is not in it.
+        """Return the cached snapshot, or a new one if it is too old or does not have a required connection.
 
         Args:
             required: Ids of connections.
             deadline: Reading of the clock at which requests give up.
 
         Raises:
-            AirbyteError: The connections have to be listed, and Airbyte gives no valid response.
+            AirbyteError: The connections have to be listed, but Airbyte gives no valid response.
         """
         with self._lock:
             expired = self._clock() - self._fetched > MAX_AGE
-            # A connection may have been created since. One that does not exist is requested once.
+            # A connection may have been created since. Search only once for one that does not exist.
             if self._snapshot is None or expired or {*required} - self._snapshot.connections.keys() - self._missing:
                 self._snapshot = self._fetch(deadline)
                 self._fetched = self._clock()

@@ -1,4 +1,4 @@
-"""Jobs that have been running for too long: a failed check on their tables, once per job."""
+"""Reports jobs that have been running for too long as failed checks of their tables, once per job."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class StalledJobs:
     """Searches for stalled jobs.
 
     Attributes:
-        instance: Stores the events of earlier ticks.
+        instance: Dagster's instance, which stores the events of earlier ticks.
         workspace: The Airbyte server, and the source tables.
-        notes: Messages for the tick, to which this adds.
+        notes: Messages of the tick. Methods append to it.
         deadline: Reading of the clock at which requests give up.
     """
 
@@ -35,7 +35,7 @@ class StalledJobs:
     deadline: float
 
     def events(self, *, exclude: Collection[int]) -> list[Event]:
-        """The events of stalled jobs that are not stored yet.
+        """Return the events of stalled jobs that are not stored yet.
 
         Args:
             exclude: Ids of jobs that have ended meanwhile.
@@ -56,7 +56,7 @@ class StalledJobs:
         limits = [limit for key in tables if (limit := self.workspace.contract(key).stalled_after)]
         limit = min(limits, default=None)
         if job.started is None or now - job.started <= (limit or MIN_STALLED_AGE):
-            return []  # whatever its usual duration
+            return []  # not stalled, whatever its usual duration is
         past = self.workspace.airbyte.jobs_of(job.connection, deadline=self.deadline)
         outcome = running_outcome(job, now, past, limit)
         if outcome is None:

@@ -1,6 +1,6 @@
-"""Job `airbyte_sync`: starts a sync, or attaches to a running one, and waits for its end.
+"""The job `airbyte_sync` starts a sync, or attaches to a running one, and waits for its end.
 
-The sensor processes the sync as any other.
+The sensor processes this sync like any other.
 """
 
 import time
@@ -14,7 +14,7 @@ from lakehouse_analytics.triggers.airbyte.jobs import Job
 from lakehouse_analytics.triggers.airbyte.workspace import AirbyteWorkspace
 
 NAME = "airbyte_sync"
-#: Seconds between two requests for the status of a job, and for how long Airbyte may be unreachable while waiting.
+#: Seconds between two requests for the status of a job, and the maximum seconds for which Airbyte may be unreachable.
 POLL_INTERVAL, MAX_UNREACHABLE = 10.0, 600.0
 
 
@@ -25,7 +25,7 @@ class SyncConfig(dg.Config):
 
 
 def sync_job(workspace: AirbyteWorkspace, *, interval: float = POLL_INTERVAL) -> dg.JobDefinition:
-    """The job; `interval` is in seconds."""
+    """Return the job. It requests the status of the sync every `interval` seconds."""
 
     @dg.op(name="sync")
     def sync(context: dg.OpExecutionContext, config: SyncConfig) -> None:
@@ -53,7 +53,7 @@ class Sync:
         self.context, self.workspace, self.interval = context, workspace, interval
 
     def run(self, connection: str) -> None:
-        """Return when the sync has succeeded.
+        """Start the sync of a connection and wait until it has succeeded.
 
         Args:
             connection: Id or exact name.
@@ -88,7 +88,7 @@ class Sync:
         try:
             return self.workspace.airbyte.start_sync(connection), True
         except AirbyteError as error:
-            # Another sync started between the two requests; or the response to ours was lost.
+            # Another sync started between the two requests, or the response to ours was lost.
             if running := self._unfinished(connection):
                 return running, False
             raise error from None

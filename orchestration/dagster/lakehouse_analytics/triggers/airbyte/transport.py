@@ -1,7 +1,7 @@
-"""One HTTP exchange with Airbyte, limited in time and size.
+"""A single HTTP exchange with Airbyte, limited in time and size.
 
-TLS certificates and proxies are configured as for every client of this project, by the variables that `requests` reads
-(REQUESTS_CA_BUNDLE, HTTPS_PROXY, NO_PROXY).
+TLS certificates and proxies are configured by the variables that `requests` reads (REQUESTS_CA_BUNDLE, HTTPS_PROXY,
+NO_PROXY), as for all clients of this project.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Request:
 
     Attributes:
         method: HTTP method.
-        path: Below the server's base URL.
-        query: Parameters; a sequence stands for a parameter that is repeated.
+        path: Path below the server's base URL.
+        query: Query parameters. A sequence allows repeated parameters.
         body: JSON text.
     """
 
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """A response, whatever its status."""
+    """A response of any status."""
 
     status: int
     reason: str
@@ -65,7 +65,7 @@ class Transport:
 
         Args:
             request: The request.
-            authorization: Value of the header; empty: no such header.
+            authorization: Value of the `Authorization` header; if empty, the header is not sent.
             deadline: Reading of the clock at which to give up; None: after the server's timeout.
 
         Raises:
@@ -123,7 +123,7 @@ class Transport:
         if authorization:
             headers["Authorization"] = authorization
         with requests.Session() as session:
-            # Without it, an entry for this host in ~/.netrc would replace the credentials.
+            # Without this, an entry for the host in ~/.netrc would replace the credentials.
             session.auth = _unchanged
             with session.request(
                 request.method,
@@ -139,7 +139,9 @@ class Transport:
                 return Response(response.status_code, response.reason or "", response.headers, content)
 
     def _read(self, response: requests.Response, path: str, until: float) -> bytes:
-        """The body, limited in time and size: the timeout of `requests` starts again with each byte."""
+        """Read the body, limited in time and size. The timeout of `requests` does not limit it: it restarts with each
+        byte.
+        """
         import requests
 
         chunks: list[bytes] = []

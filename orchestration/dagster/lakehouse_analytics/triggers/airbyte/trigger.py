@@ -1,4 +1,4 @@
-"""The Airbyte trigger: a sync that ends is followed by a run of the bronze models that read its tables."""
+"""The Airbyte trigger requests a run of the bronze models that read a table when a sync of it ends."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class AirbyteTrigger:
 
     @property
     def guard(self) -> AirbyteWorkspace:
-        """Tells maintenance about running syncs."""
+        """Finds out whether syncs are running, for maintenance."""
         return self.workspace
 
     def definitions(self) -> dg.Definitions:
-        """Sensor `airbyte_sync_sensor`, job `airbyte_sync`, and the checks of sources whose contract names Airbyte."""
+        """Return the sensor `airbyte_sync_sensor`, the job `airbyte_sync`, and the checks of source tables."""
         return dg.Definitions(
             asset_checks=sync_checks(self.workspace),
             jobs=[sync_job(self.workspace)],
@@ -35,6 +35,6 @@ class AirbyteTrigger:
 
 
 def airbyte_trigger(settings: Settings, graph: Graph) -> AirbyteTrigger | None:
-    """The trigger; None if LAKEHOUSE_AIRBYTE_URL is not set."""
+    """Return the trigger; None if LAKEHOUSE_AIRBYTE_URL is not set."""
     workspace = airbyte_workspace(settings, graph)
     return AirbyteTrigger(workspace) if workspace else None

@@ -1,4 +1,4 @@
-"""An Airbyte server and the source tables that it fills: shared by the sensor, the checks, the job and maintenance."""
+"""An Airbyte server and the source tables that it fills, shared by the sensor, the checks, the job and maintenance."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class AirbyteWorkspace:
         airbyte: The client.
         connections: The connections, and which tables they fill.
         ui: Base URL of Airbyte's UI.
-        max_runtime: Seconds after which Dagster ends a run.
+        max_runtime: Seconds after which Dagster terminates a run.
         overlap: How late a job may become visible.
-        lookback: How long before the first tick a job may have ended.
+        lookback: Maximum time between the end of a job and the first tick.
         interval: Minimum seconds between two ticks.
     """
 
@@ -56,26 +56,25 @@ class AirbyteWorkspace:
         return SourceTables(self.graph, self.max_runtime)
 
     def contract(self, key: Key) -> AirbyteContract:
-        """What the contract of a source table says about Airbyte."""
+        """Return the Airbyte part of a source table's contract."""
         return self.tables.by_key[key].contract.airbyte or DEFAULT_CONTRACT
 
     def events(self, job: Job, outcome: JobOutcome, keys: Sequence[Key], snapshot: ConnectionSnapshot) -> list[Event]:
-        """The events of a job for source tables."""
+        """Return the events of a job for source tables."""
         return [*job_events(job, outcome, map(dg.AssetKey, keys), self.origin(job, snapshot))]
 
     def origin(self, job: Job, snapshot: ConnectionSnapshot) -> JobOrigin:
-        """Where a job comes from."""
+        """Return the origin of a job."""
         return JobOrigin(snapshot.name(job.connection), self.airbyte.server.url, self.url(job, snapshot))
 
     def url(self, job: Job, snapshot: ConnectionSnapshot) -> str:
-        """A job's page in Airbyte's UI: the timeline of its connection."""
+        """Return the URL of a job in Airbyte's UI, which is on the timeline of its connection."""
         connection = snapshot.connections.get(job.connection)
         workspace = connection.workspace if connection else ""
         return f"{self.ui}/workspaces/{workspace}/connections/{job.connection}/timeline?jobId={job.id}"
 
     def running(self, connection: str) -> str | None:
-        """The reason why maintenance must skip the tables of a connection, given by id or name, now; None if it may
-        run."""
+        """Return why maintenance must skip the tables of a connection now, given by id or name; None if it may run."""
         try:
             found = self.connections.snapshot().find(connection)
             job = next((job for job in self.airbyte.jobs_of(found.id) if not job.has_ended), None)
@@ -85,7 +84,7 @@ class AirbyteWorkspace:
 
 
 def airbyte_workspace(settings: Settings, graph: Graph) -> AirbyteWorkspace | None:
-    """The workspace that the settings describe; None if LAKEHOUSE_AIRBYTE_URL is not set. Sends no request yet."""
+    """Return the workspace of the settings; None if LAKEHOUSE_AIRBYTE_URL is not set. Does not send requests."""
     airbyte = airbyte_of(settings)
     if airbyte is None:
         return None
@@ -103,7 +102,7 @@ def airbyte_workspace(settings: Settings, graph: Graph) -> AirbyteWorkspace | No
 
 
 def source_tables(graph: Graph) -> list[SourceTable]:
-    """The tables of the project's sources, and what their contracts say about Airbyte."""
+    """Return the tables of the project's sources, with their contracts for Airbyte."""
     return [_source_table(source) for source in graph.sources.values()]
 
 

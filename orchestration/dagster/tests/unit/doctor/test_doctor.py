@@ -618,9 +618,9 @@ def test_contracts_below_what_trino_refuses_to_delete() -> None:
     ]
     problems, fixes = doctor_of_trino.too_short(tables, floors)
     assert problems == [
-        "lake refuses to delete what is younger than 7d (iceberg.expire-snapshots.min-retention): "
+        "lake does not delete files younger than 7d (iceberg.expire-snapshots.min-retention): "
         "silver.short has retain 2d, silver.shorter has retain 1d",
-        "lake refuses to delete what is younger than 3d (iceberg.remove-orphan-files.min-retention): "
+        "lake does not delete files younger than 3d (iceberg.remove-orphan-files.min-retention): "
         "silver.shorter has orphans 2d",
     ]
     assert "iceberg.expire-snapshots.min-retention=1d" in fixes[0]
@@ -748,12 +748,12 @@ def test_daemons_that_live_one_that_is_silent_and_one_with_an_error(known: Probe
     beat(known, 20, *kinds)
     well = instance.daemons(known)
     assert well.status is Status.OK
-    assert "last heard 2" in well.message
+    assert "last heartbeat 2" in well.message
     beat(known, 7200, "SENSOR")
     beat(known, 1, "SCHEDULER", error="Kaputt\n  at line 1")
     found = instance.daemons(known)
     assert found.status is Status.FAILED
-    assert {*found.message.splitlines()} == {"sensor: silent for 2 hours", "scheduler: Kaputt"}
+    assert {*found.message.splitlines()} == {"sensor: no heartbeat for 2 hours", "scheduler: Kaputt"}
 
 
 def switch(known: ProbeContext, kind: str, name: str, status: str, location: str = "lakehouse_analytics") -> None:

@@ -71,7 +71,7 @@ def test_a_wrong_address_does_not_become_a_new_catalog(monkeypatch: pytest.Monke
 def test_an_unknown_catalog_is_named_with_those_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     configure(monkeypatch, "PROD", type="sql", uri=f"postgresql://lake:{PASSWORD}@nowhere/lake")
     assert refusal("lake") == (
-        "LAKEHOUSE_ICEBERG_CATALOG is lake, but pyiceberg has no catalog of that name (it knows prod). Set "
+        "LAKEHOUSE_ICEBERG_CATALOG is lake, but pyiceberg has no catalog of that name (it has prod). Set "
         "PYICEBERG_CATALOG__LAKE__TYPE, PYICEBERG_CATALOG__LAKE__URI and what else it needs, or unset "
         "LAKEHOUSE_ICEBERG_CATALOG."
     )
@@ -79,7 +79,7 @@ def test_an_unknown_catalog_is_named_with_those_that_exist(monkeypatch: pytest.M
 
 def test_an_underscore_in_the_name_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     configure(monkeypatch, "MY_LAKE", type="sql", uri=sqlite(tmp_path / "lake.db"))
-    assert "Write - for _ in the name" in refusal("my_lake")
+    assert "Write - instead of _ in the name" in refusal("my_lake")
     assert open_catalog("my-lake").name == "my-lake"
 
 

@@ -184,7 +184,7 @@ def test_storage_that_fails_is_told_and_nothing_else(tmp_path: Path, caplog: pyt
 def test_storage_that_hangs_is_told_and_scrapes_do_not_pile_up(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lakehouse_analytics.instance.metrics.PATIENCE", 0.1)
+    monkeypatch.setattr("lakehouse_analytics.instance.metrics.MAX_WAIT", 0.1)
     metrics, asked, hangs = InstanceMetrics(instance), threading.Event(), threading.Event()
 
     def hanging() -> dict[str, DaemonHeartbeat]:
@@ -226,7 +226,7 @@ def test_the_command_answers_until_it_is_told_to_end(tmp_path: Path) -> None:
             assert {"dagster_storage_up", "dagster_runs", "dagster_daemon_last_heartbeat_timestamp_seconds"} <= names
             again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             assert again.returncode == 1
-            assert f"127.0.0.1:{port}: Address already in use; --host and --port name others." in again.stderr
+            assert f"127.0.0.1:{port}: Address already in use. Set --host or --port." in again.stderr
         finally:
             serving.terminate()
         serving.communicate(timeout=30)

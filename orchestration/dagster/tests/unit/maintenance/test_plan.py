@@ -53,7 +53,7 @@ def test_nothing_is_done_where_nothing_is_due() -> None:
 def test_small_files_are_merged_when_it_makes_enough_fewer() -> None:
     assert steps(Policy(), replace(RESTED, small_files=365, mergeable=19)) == {}
     state = replace(RESTED, small_files=412, mergeable=400)
-    assert steps(Policy(), state) == {"optimize": "412 files below 64MB, merging makes 400 fewer"}
+    assert steps(Policy(), state) == {"optimize": "412 files below 64MB, merging removes 400"}
     assert sql(Policy(small_file="8MB"), state) == [
         'ALTER TABLE "lakehouse"."silver"."orders" EXECUTE optimize(file_size_threshold => \'8MB\')'
     ]
@@ -154,7 +154,7 @@ def trino_does(kind: str, statement: str, state: State) -> State:
         case "optimize":
             files = state.data_files - state.mergeable
             rows = max(0, state.rows - state.deleted_rows)
-            left = replace(state, data_files=files, small_files=0, mergeable=0, ragged=0, delete_files=0)
+            left = replace(state, data_files=files, small_files=0, mergeable=0, partitions_to_merge=0, delete_files=0)
             return replace(left, rows=rows, deleted_rows=0, snapshots=(*state.snapshots, Snapshot(99, NOW)))
         case "optimize_manifests":
             merged = max(1, -(-state.manifest_bytes // 2**23))

@@ -12,7 +12,7 @@ from lakehouse_analytics.engines.trino.errors import classify_dbt
 from lakehouse_analytics.engines.trino.session import failed
 from lakehouse_analytics.maintenance.plan import ORDER, Snapshot, State, Statement, due
 from lakehouse_analytics.maintenance.policy import Policy
-from lakehouse_analytics.maintenance.protection import CATALOG_LASTS, Files, Protected, ProtectedError, own_reasons
+from lakehouse_analytics.maintenance.protection import CATALOG_MAX_AGE, Files, Protected, ProtectedError, own_reasons
 from maintenance_states import NOW, POLICIES, states
 
 ORDERS = Relation("lakehouse", "silver", "orders")
@@ -66,9 +66,9 @@ def refusal(tables: Mapping[Relation, Files | Exception], relation: Relation = O
     with pytest.raises(ProtectedError) as caught:
         Protected(trino).execute(drop(relation))
     assert trino.executed == []
-    foreseen = Protected(trino).foreseen(drop(relation))
-    assert foreseen is not None
-    assert foreseen.reason == caught.value.reason
+    expected_refusal = Protected(trino).expected_refusal(drop(relation))
+    assert expected_refusal is not None
+    assert expected_refusal.reason == caught.value.reason
     return caught.value
 
 
@@ -86,9 +86,9 @@ def test_files_of_a_table_around_this_one_are_looked_for() -> None:
                 return [(str(OTHER), f"{HOME}/data/1.parquet")]
             return super().fetch_all(sql)
 
-    foreseen = Protected(Nested({ORDERS: home(), OTHER: parent})).foreseen(drop(ORDERS))
-    assert foreseen is not None
-    assert f"{OTHER} uses the same files: {HOME}/data/1.parquet" in foreseen.reason
+    expected_refusal = Protected(Nested({ORDERS: home(), OTHER: parent})).expected_refusal(drop(ORDERS))
+    assert expected_refusal is not None
+    assert f"{OTHER} uses the same files: {HOME}/data/1.parquet" in expected_refusal.reason
 
 
 def test_a_listing_that_may_not_be_read_is_named() -> None:
@@ -98,9 +98,9 @@ def test_a_listing_that_may_not_be_read_is_named() -> None:
                 raise RuntimeError("Access Denied: Cannot select from table lakehouse.system.iceberg_tables")
             return super().fetch_all(sql)
 
-    foreseen = Protected(Hidden({ORDERS: home()})).foreseen(drop(ORDERS))
-    assert foreseen is not None
-    assert "Cannot select from table lakehouse.system.iceberg_tables" in foreseen.reason
+    expected_refusal = Protected(Hidden({ORDERS: home()})).expected_refusal(drop(ORDERS))
+    assert expected_refusal is not None
+    assert "Cannot select from table lakehouse.system.iceberg_tables" in expected_refusal.reason
 
 
 def test_a_catalog_that_takes_long_to_read_is_read_once() -> None:
@@ -109,19 +109,19 @@ def test_a_catalog_that_takes_long_to_read_is_read_once() -> None:
     class Slow(Trino):
         def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
             nonlocal now
-            now += 2 * CATALOG_LASTS if "iceberg_tables" in sql else 0
+            now += 2 * CATALOG_MAX_AGE if "iceberg_tables" in sql else 0
             return super().fetch_all(sql)
 
     trino = Slow({ORDERS: home()})
     protected = Protected(trino, clock=lambda: now)
     for _ in range(3):
-        protected.foreseen(drop(ORDERS))
+        protected.expected_refusal(drop(ORDERS))
     assert len([sql for sql in trino.asked if "iceberg_tables" in sql]) == 1
 
 
 def test_a_table_of_its_own_is_not_protected() -> None:
     trino = Trino({ORDERS: home(), OTHER: Files("s3://lake/silver/orders-10")})
-    assert Protected(trino).foreseen(drop(ORDERS)) is None
+    assert Protected(trino).expected_refusal(drop(ORDERS)) is None
     assert Protected(trino).execute(drop(ORDERS)) == "q1"
     assert trino.executed == [drop(ORDERS).sql]
 
@@ -136,7 +136,7 @@ def test_a_table_of_nessie() -> None:
     # Trino's catalog type `nessie` shows these two, and no gc.enabled.
     properties = {"nessie.commit.id": "fe4cae93", "nessie.gc.no-warning": "true"}
     assert refusal({ORDERS: home(properties=properties)}).reason == (
-        "its table property nessie.commit.id shows that Nessie keeps it, where other branches may need its files"
+        "its table property nessie.commit.id means that it is in Nessie, where other branches may need its files"
     )
 
 
@@ -162,7 +162,7 @@ def test_files_outside_the_location() -> None:
         "it keeps metadata files in s3://lake/old"
         in refusal({ORDERS: Files(HOME, metadata=frozenset({"s3://lake/old"}))}).reason
     )
-    assert refusal({ORDERS: Files()}).reason == "its location is not known"
+    assert refusal({ORDERS: Files()}).reason == "its location is unknown"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_table_that_cannot_be_read_protects_all_others() -> None:
     error = refusal({ORDERS: home(), OTHER: RuntimeError("Access Denied\nat line 1")})
     assert error.unreadable
     assert error.reason == (
-        f"whether another table needs its files is not known, because the metadata of {OTHER} could not be read: "
+        f"whether another table needs its files is unknown, because the metadata of {OTHER} could not be read: "
         "Access Denied"
     )
     assert refusal({ORDERS: RuntimeError("no")}).unreadable
@@ -200,9 +200,9 @@ def test_a_table_that_is_not_there_any_more_protects_none() -> None:
 def test_a_table_that_could_not_be_read_for_a_moment_is_read_again() -> None:
     trino = Trino({ORDERS: home(), OTHER: RuntimeError("it is being dropped")})
     protected = Protected(trino)
-    assert protected.foreseen(drop(ORDERS))
+    assert protected.expected_refusal(drop(ORDERS))
     trino.tables[OTHER] = Files("s3://lake/b")
-    assert protected.foreseen(drop(ORDERS)) is None
+    assert protected.expected_refusal(drop(ORDERS)) is None
 
 
 def test_the_other_tables_are_read_again_after_a_while() -> None:
@@ -211,7 +211,7 @@ def test_the_other_tables_are_read_again_after_a_while() -> None:
     protected = Protected(trino, clock=lambda: now)
     assert protected.execute(drop(ORDERS))
     trino.tables[OTHER] = Files(HOME)
-    now = CATALOG_LASTS + 1
+    now = CATALOG_MAX_AGE + 1
     with pytest.raises(ProtectedError, match="uses the same files"):
         protected.execute(drop(ORDERS))
 
@@ -234,7 +234,7 @@ def test_every_statement_of_a_plan_that_is_not_known_to_keep_files_asks(policy: 
     protected = Protected(Trino({ORDERS: home(properties={"gc.enabled": "false"})}))
     for kind in ORDER:
         if step := due(kind, ORDERS, policy, state):
-            refused = [protected.foreseen(statement) is not None for statement in step.statements]
+            refused = [protected.expected_refusal(statement) is not None for statement in step.statements]
             assert refused == [kind not in KEEPS] * len(step.statements)
 
 
