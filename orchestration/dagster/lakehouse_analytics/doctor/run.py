@@ -43,12 +43,13 @@ class Run:
         self._results: dict[str, Result] = {}
         #: Why a probe did not run: the probes that failed or were skipped.
         self._causes: dict[str, list[str]] = {}
-        self._threads: list[threading.Thread] = []
+        #: Probes that have answered, in time or late.
+        self._answered: set[str] = set()
 
     @property
     def hangs(self) -> bool:
-        """Whether the thread of a probe still runs."""
-        return any(thread.is_alive() for thread in self._threads)
+        """Whether a probe has not answered yet. Its thread may not end."""
+        return not self._began.keys() <= self._answered
 
     def results(self) -> Iterator[Result]:
         """Yield the result of each probe, in the order of the probes, as soon as it is available."""
@@ -84,11 +85,9 @@ class Run:
                 self._end(probe.name, skipped(message) if wanted else unchecked(message))
             else:
                 self._began[probe.name] = time.monotonic()
-                thread = threading.Thread(
+                threading.Thread(
                     target=self._run_probe, args=(probe,), name=f"doctor: {probe.name}", daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
+                ).start()
 
     def _ending(self, name: str) -> str:
         return f"{name} failed" if self._results[name].status is Status.FAILED else f"{name} was not checked"
@@ -103,6 +102,7 @@ class Run:
             finding = error.finding
         except Exception as error:
             finding = _unexpected(error)
+        self._answered.add(probe.name)  # the thread itself ends a moment later than its answer is read
         self._answers.put((probe.name, finding))
 
     def _wait(self) -> None:

@@ -192,6 +192,23 @@ def test_each_has_its_own_deadline_from_when_it_is_asked() -> None:
     assert [status for status, _, _ in examine(*chain, timeout=1.2).values()] == ["ok"] * 3
 
 
+def test_a_probe_does_not_hang_while_its_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
+    class SlowToEnd(threading.Thread):
+        def run(self) -> None:
+            super().run()
+            ended.wait(60)
+
+    monkeypatch.setattr(threading, "Thread", SlowToEnd)
+    run = Run([Probe("a", well)], ProbeContext(timeout=30), str)
+    try:
+        assert [result.status.value for result in run.results()] == ["ok"]
+        assert not run.hangs
+    finally:
+        ended.set()
+
+
 def test_the_process_ends_while_a_probe_hangs() -> None:
     program = """
         import sys, time
