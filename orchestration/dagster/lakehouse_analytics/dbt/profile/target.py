@@ -1,114 +1,25 @@
-"""The dbt profile in force: which file and target dbt uses, and what of it names databases and schemas.
-
-Follows dbt's own rules, so that a project that runs with `dbt build` needs no settings of ours. Reads `profiles.yml`
-without importing dbt: loading the code location must stay cheap. `lakehouse manifest` compares the result with the
-credentials that dbt itself made of the file (`prepare.py`).
-
-Format: https://docs.getdbt.com/docs/core/connect-data-platform/profiles.yml
-"""
+"""The target in force: its profile, its rendered fields, and what of it names databases and schemas."""
 
 from __future__ import annotations
 
-import datetime
-import itertools
-import json
 import os.path
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import yaml
-
-from lakehouse_analytics.common.paths import expanded, is_file, problem_of
-from lakehouse_analytics.common.redact import SECRET_NAME
-from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
 from lakehouse_analytics.common.names import joined, some
+from lakehouse_analytics.common.paths import expanded, is_file, problem_of
+from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
+from lakehouse_analytics.dbt.profile.file import FILE, Place, ProfileError, load_yaml
+from lakehouse_analytics.dbt.profile.rendering import DBT_SECRET, Jinja, is_simple
 from lakehouse_analytics.engines.engine_type import EngineType
 from lakehouse_analytics.engines.registry import ENGINES
 
-FILE = "profiles.yml"
-#: dbt's prefix of variables that it never writes anywhere.
-DBT_SECRET = "DBT_ENV_SECRET"  # noqa: S105  # a prefix
 #: Of the profiles or targets that a message lists.
 _MOST = 20
 _READS = re.compile(r"""env_var\(\s*['"]([^'"]+)['"]""")
-_MISSING = object()
-#: What dbt parses with where a variable of the connection is not set; see `placeholders`.
-PLACEHOLDER = "lakehouse-placeholder"
-_JINJA = re.compile(r"\{\{|\{%|\{#")
-#: What nearly every profile uses of Jinja; without an import of jinja2, which every process that loads would pay for.
-_CALL = re.compile(
-    r"""\{\{-?\s*(?P<function>env_var|var)\(\s*(?P<q>['"])(?P<name>[^'"\\{}]+)(?P=q)\s*"""
-    r"""(?:,\s*(?P<d>['"])(?P<default>[^'"\\{}]*)(?P=d)\s*)?\)\s*(?:\|\s*as_(?:text|number|bool|native)\s*)*\}\}"""
-)
-#: libyaml's, which is ten times as fast, where PyYAML was built with it.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class ProfileError(ValueError):
-    """The profile cannot be used. The message names the file and what to change."""
-
-
-def is_secret(variable: str) -> bool:
-    """Whether the value of a variable must not be written anywhere, judged by its name."""
-    return variable.startswith(DBT_SECRET) or bool(SECRET_NAME.search(variable))
-
-
-def load_yaml(path: Path) -> Mapping[str, Any]:
-    """A YAML file that holds a mapping; empty where the file is.
-
-    Raises:
-        ProfileError: it cannot be read, or holds something else.
-    """
-    try:
-        loaded = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506  # a safe loader
-    except OSError as error:
-        raise ProfileError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path} is not valid YAML: {brief(error, MAX_TEXT)}") from None
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, Mapping):
-        raise ProfileError(f"{path} must hold a YAML mapping, not a {type(loaded).__name__}.")
-    return loaded
-
-
-def is_simple(text: str) -> bool:
-    """Whether calls of `env_var` and `var` are all its Jinja."""
-    return not _JINJA.search(_CALL.sub("", text))
-
-
-@dataclass(frozen=True)
-class Place:
-    """A folder of `profiles.yml`, and why it is this one, for messages."""
-
-    folder: Path
-    reason: str
-
-    @property
-    def file(self) -> Path:
-        """The file itself."""
-        return self.folder / FILE
-
-
-def find(project_dir: Path, explicit: Path | None, environment: Mapping[str, str]) -> Place:
-    """Where dbt looks for `profiles.yml`: our setting, dbt's variable, the project, the home directory.
-
-    dbt looks in its working directory, which for us is the project's. See
-    https://docs.getdbt.com/docs/core/connect-data-platform/connection-profiles#advanced-customizing-a-profile-directory
-    """
-    if explicit:
-        return Place(explicit, "LAKEHOUSE_DBT_PROFILES_DIR")
-    if named := environment.get("DBT_PROFILES_DIR"):
-        return Place(project_dir / expanded(named), "DBT_PROFILES_DIR")
-    if is_file(project_dir / FILE):
-        return Place(project_dir, "")
-    home = Path.home() / ".dbt"
-    return Place(home, "") if is_file(home / FILE) else Place(project_dir, "default")
 
 
 @dataclass(frozen=True)
@@ -317,39 +228,6 @@ def _fields(
     return fields, reads
 
 
-def placeholders(profile: Profile, environment: Mapping[str, str], variables: Mapping[str, Any]) -> dict[str, str]:
-    """Values for the variables of the connection that are not set, so that dbt can parse without them.
-
-    dbt renders the whole target even if it opens no connection. An image is built without its connection and password.
-
-    Args:
-        profile: The profile in force.
-        environment: What dbt reads.
-        variables: dbt's `--vars`.
-
-    Returns:
-        Values by variable, of a type that dbt accepts in the fields that read it. Variables with a default, and those
-        that name databases and schemas, are not among them.
-    """
-    output = load_yaml(profile.file)[profile.name]["outputs"][profile.target]
-    jinja = _Placeholders(environment, variables)
-    for key, value in output.items():
-        if key not in profile.engine.naming_fields:
-            for text in _strings(value):
-                jinja.fill(str(key), text)
-    return jinja.filled
-
-
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-    elif isinstance(value, str):
-        yield value
-
-
 def _follows_us(value: object, variables: Set[str]) -> bool:
     """Whether an expression makes a field of nothing but the variables of the setting that means the same."""
     read = set(_READS.findall(value)) if isinstance(value, str) and not is_simple(value) else set()
@@ -382,118 +260,6 @@ def _target(
     if "target" in profile:
         return str(jinja.render(profile["target"], f"{file}: `target`")), "`target:`"
     return "default", "dbt, because the profile has no `target:`,"
-
-
-class Jinja:
-    """Renders as dbt renders `profiles.yml` and `dbt_project.yml`: with variables, and without macros.
-
-    Attributes:
-        read: Names of the variables read since it was last cleared.
-    """
-
-    def __init__(
-        self, environment: Mapping[str, str], defaults: Mapping[str, str], variables: Mapping[str, Any]
-    ) -> None:
-        self.read: set[str] = set()
-        self._environment, self._defaults, self._variables = environment, defaults, variables
-        self._render: Callable[[str], str] | None = None
-
-    def render(self, value: Any, where: str) -> Any:
-        """The value with each string in it rendered.
-
-        Raises:
-            ProfileError: naming `where`.
-        """
-        if isinstance(value, Mapping):
-            return {key: self.render(item, where) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self.render(item, where) for item in value]
-        if not isinstance(value, str) or not _JINJA.search(value):
-            return value
-        try:
-            return _CALL.sub(self._call, value).removesuffix("\n") if is_simple(value) else self._jinja2(value, where)
-        except _UnsetError as error:
-            raise ProfileError(f"{where} reads {error}, which is not set.") from None
-
-    def _call(self, match: re.Match[str]) -> str:
-        function = self._env_var if match["function"] == "env_var" else self._var
-        arguments = [value for value in (match["name"], match["default"]) if value is not None]
-        return str(function(*arguments))
-
-    def _jinja2(self, value: str, where: str) -> str:
-        if self._render is None:
-            self._render = self._renderer()
-        from jinja2 import TemplateError
-
-        try:
-            return self._render(value)
-        except (TemplateError, TypeError, ValueError, AttributeError, KeyError) as error:
-            raise ProfileError(f"{where} cannot be rendered: {brief(error, MAX_TEXT)}") from None
-
-    def _renderer(self) -> Callable[[str], str]:
-        from jinja2.sandbox import SandboxedEnvironment
-
-        jinja = SandboxedEnvironment()  # in which, as in dbt's, an undefined name is empty
-        for name in ("as_text", "as_bool", "as_native", "as_number"):
-            jinja.filters[name] = lambda value: value
-        context = {
-            "env_var": self._env_var,
-            "var": self._var,
-            "tojson": json.dumps,
-            "fromjson": json.loads,
-            "modules": {"datetime": datetime, "re": re, "itertools": itertools},
-        }
-        return lambda text: jinja.from_string(text).render(context)
-
-    def _env_var(self, name: str, default: str | None = None) -> str:
-        self.read.add(name)
-        value = self._environment.get(name)
-        if value is None:
-            value = default if default is not None else self._defaults.get(name)
-        if value is None:
-            raise _UnsetError(f"the environment variable {brief(name)}")
-        return value
-
-    def _var(self, name: str, default: Any = _MISSING) -> Any:
-        value = self._variables.get(name, default)
-        if value is _MISSING:
-            raise _UnsetError(f"the variable `{brief(name)}` (dbt's --vars; LAKEHOUSE_DBT_VARS)")
-        return value
-
-
-class _Placeholders(Jinja):
-    """Renders with placeholders for variables that are not set.
-
-    Attributes:
-        filled: The placeholders that were needed, by variable.
-    """
-
-    #: Fields for which dbt accepts only some values.
-    _FIELDS = MappingProxyType({"http_scheme": "https", "method": "none"})
-    #: Jinja that makes a value of another type than text.
-    _TYPED = re.compile(r"\|\s*(as_number|as_native|as_bool|int|float|bool)\b")
-
-    def __init__(self, environment: Mapping[str, str], variables: Mapping[str, Any]) -> None:
-        super().__init__(environment, {}, variables)
-        self.filled: dict[str, str] = {}
-        self._value = PLACEHOLDER
-
-    def fill(self, key: str, text: str) -> None:
-        """Note what `text`, of the field `key`, reads and what is not set."""
-        typed = key in ("port", "threads") or self._TYPED.search(text)
-        self._value = self._FIELDS.get(key, "1" if typed else PLACEHOLDER)
-        with suppress(ProfileError):  # dbt will say what is wrong
-            self.render(text, key)
-
-    def _env_var(self, name: str, default: str | None = None) -> str:
-        try:
-            return super()._env_var(name, default)
-        except _UnsetError:
-            return self.filled.setdefault(name, self._value)
-
-
-class _UnsetError(LookupError):
-    """A variable without value and default."""
 
 
 def _normal(path: Path) -> str:

@@ -1,0 +1,31 @@
+"""The dbt profile in force: which file and target dbt uses, and what of it names databases and schemas.
+
+Follows dbt's own rules, so that a project that runs with `dbt build` needs no settings of ours. Reads `profiles.yml`
+without importing dbt: loading the code location must stay cheap. `lakehouse manifest` compares the result with the
+credentials that dbt itself made of the file (`prepare.py`).
+
+`file` finds and reads `profiles.yml`, `rendering` renders its Jinja, `target` chooses the target and reads its fields,
+and `unset_variables` replaces a connection that is not known yet.
+
+Format: https://docs.getdbt.com/docs/core/connect-data-platform/profiles.yml
+"""
+
+from lakehouse_analytics.dbt.profile.file import FILE, Place, ProfileError, find, load_yaml
+from lakehouse_analytics.dbt.profile.unset_variables import PLACEHOLDER, placeholders
+from lakehouse_analytics.dbt.profile.rendering import Jinja, is_secret
+from lakehouse_analytics.dbt.profile.target import Profile, Request, read
+
+__all__ = [
+    "FILE",
+    "PLACEHOLDER",
+    "Jinja",
+    "Place",
+    "Profile",
+    "ProfileError",
+    "Request",
+    "find",
+    "is_secret",
+    "load_yaml",
+    "placeholders",
+    "read",
+]

@@ -1,0 +1,69 @@
+"""The file `profiles.yml`: where dbt looks for it, and reading YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lakehouse_analytics.common.paths import expanded, is_file
+from lakehouse_analytics.common.text import MAX_TEXT, brief
+
+FILE = "profiles.yml"
+#: libyaml's, which is ten times as fast, where PyYAML was built with it.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class ProfileError(ValueError):
+    """The profile cannot be used. The message names the file and what to change."""
+
+
+def load_yaml(path: Path) -> Mapping[str, Any]:
+    """A YAML file that holds a mapping; empty where the file is.
+
+    Raises:
+        ProfileError: it cannot be read, or holds something else.
+    """
+    try:
+        loaded = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506  # a safe loader
+    except OSError as error:
+        raise ProfileError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path} is not valid YAML: {brief(error, MAX_TEXT)}") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, Mapping):
+        raise ProfileError(f"{path} must hold a YAML mapping, not a {type(loaded).__name__}.")
+    return loaded
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of `profiles.yml`, and why it is this one, for messages."""
+
+    folder: Path
+    reason: str
+
+    @property
+    def file(self) -> Path:
+        """The file itself."""
+        return self.folder / FILE
+
+
+def find(project_dir: Path, explicit: Path | None, environment: Mapping[str, str]) -> Place:
+    """Where dbt looks for `profiles.yml`: our setting, dbt's variable, the project, the home directory.
+
+    dbt looks in its working directory, which for us is the project's. See
+    https://docs.getdbt.com/docs/core/connect-data-platform/connection-profiles#advanced-customizing-a-profile-directory
+    """
+    if explicit:
+        return Place(explicit, "LAKEHOUSE_DBT_PROFILES_DIR")
+    if named := environment.get("DBT_PROFILES_DIR"):
+        return Place(project_dir / expanded(named), "DBT_PROFILES_DIR")
+    if is_file(project_dir / FILE):
+        return Place(project_dir, "")
+    home = Path.home() / ".dbt"
+    return Place(home, "") if is_file(home / FILE) else Place(project_dir, "default")

@@ -1,0 +1,80 @@
+"""Values for variables of the connection that are not set where the manifest is made, as in an image's build."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any
+
+from lakehouse_analytics.dbt.profile.file import ProfileError, load_yaml
+from lakehouse_analytics.dbt.profile.rendering import Jinja, UnsetError
+from lakehouse_analytics.dbt.profile.target import Profile
+
+#: What dbt parses with where a variable of the connection is not set.
+PLACEHOLDER = "lakehouse-placeholder"
+
+
+def placeholders(profile: Profile, environment: Mapping[str, str], variables: Mapping[str, Any]) -> dict[str, str]:
+    """Values for the variables of the connection that are not set, so that dbt can parse without them.
+
+    dbt renders the whole target even if it opens no connection. An image is built without its connection and password.
+
+    Args:
+        profile: The profile in force.
+        environment: What dbt reads.
+        variables: dbt's `--vars`.
+
+    Returns:
+        Values by variable, of a type that dbt accepts in the fields that read it. Variables with a default, and those
+        that name databases and schemas, are not among them.
+    """
+    output = load_yaml(profile.file)[profile.name]["outputs"][profile.target]
+    jinja = _Placeholders(environment, variables)
+    for key, value in output.items():
+        if key not in profile.engine.naming_fields:
+            for text in _strings(value):
+                jinja.fill(str(key), text)
+    return jinja.filled
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, str):
+        yield value
+
+
+class _Placeholders(Jinja):
+    """Renders with placeholders for variables that are not set.
+
+    Attributes:
+        filled: The placeholders that were needed, by variable.
+    """
+
+    #: Fields for which dbt accepts only some values.
+    _FIELDS = MappingProxyType({"http_scheme": "https", "method": "none"})
+    #: Jinja that makes a value of another type than text.
+    _TYPED = re.compile(r"\|\s*(as_number|as_native|as_bool|int|float|bool)\b")
+
+    def __init__(self, environment: Mapping[str, str], variables: Mapping[str, Any]) -> None:
+        super().__init__(environment, {}, variables)
+        self.filled: dict[str, str] = {}
+        self._value = PLACEHOLDER
+
+    def fill(self, key: str, text: str) -> None:
+        """Note what `text`, of the field `key`, reads and what is not set."""
+        typed = key in ("port", "threads") or self._TYPED.search(text)
+        self._value = self._FIELDS.get(key, "1" if typed else PLACEHOLDER)
+        with suppress(ProfileError):  # dbt will say what is wrong
+            self.render(text, key)
+
+    def _env_var(self, name: str, default: str | None = None) -> str:
+        try:
+            return super()._env_var(name, default)
+        except UnsetError:
+            return self.filled.setdefault(name, self._value)
