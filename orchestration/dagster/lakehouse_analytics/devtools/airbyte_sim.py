@@ -1,4 +1,7 @@
-"""`lakehouse airbyte-sim`: an Airbyte on loopback whose syncs are real: the connector that `lakehouse ingest` runs."""
+"""`lakehouse airbyte-sim` simulates Airbyte on loopback.
+
+Its syncs are real: they run the connector of `lakehouse ingest`.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ PORT = 8006
 
 
 class Syncs:
-    """Runs the connector for each job that is started, one at a time; each time it makes up more users."""
+    """Runs the connector for each started job, one at a time. Each sync generates more users than the previous one."""
 
     def __init__(self, settings: Settings, store: Store, config_path: Path | None, count: int, more: int) -> None:
         self._settings, self._store, self._config_path = settings, store, config_path
         self._count, self._more, self._lock = count, more, threading.Lock()
 
     def run(self, connection: str, job: int) -> None:
-        """Sync; the job ends as the connector does."""
+        """Run a sync, then end the job with the outcome of the connector."""
         name = self._store.connections[connection]["name"]
         click.echo(f"job {job} of {name}: started")
         with self._lock:
@@ -36,8 +39,8 @@ class Syncs:
                 )
             except Exception as error:
                 self._store.end(job, "failed", rows=None, bytes=None)
-                said = str(error) if isinstance(error, IngestError) else f"{type(error).__name__}: {error}"
-                click.echo(f"job {job} of {name}: failed: {said}", err=True)
+                message = str(error) if isinstance(error, IngestError) else f"{type(error).__name__}: {error}"
+                click.echo(f"job {job} of {name}: failed: {message}", err=True)
                 return
             self._count += self._more
         rows, size = sum(s.rows_read for s in report.streams), sum(s.bytes_read for s in report.streams)
@@ -47,19 +50,28 @@ class Syncs:
 
 @click.command("airbyte-sim")
 @click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help="As in `lakehouse ingest`: the connection."
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="The connection's YAML file, as in `lakehouse ingest`.",
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="On 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Port on 127.0.0.1.")
 @click.option("--every", type=click.FloatRange(min=0), default=60.0, show_default=True,
-              help="Seconds between two syncs; 0: only on request.")  # fmt: skip
-@click.option("--count", type=click.IntRange(min=1), default=200, show_default=True, help="Users of the first sync.")
+              help="Seconds between two syncs; if 0, syncs run only on request.")  # fmt: skip
 @click.option(
-    "--more", type=click.IntRange(min=0), default=50, show_default=True, help="Users added by each further one."
+    "--count", type=click.IntRange(min=1), default=200, show_default=True, help="Number of users in the first sync."
+)
+@click.option(
+    "--more",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="Number of users added by each further sync.",
 )
 def command(config_path: Path | None, port: int, every: float, count: int, more: int) -> None:
-    """An Airbyte for those who have none: its API on this machine, with syncs of a real connector.
+    """Simulate Airbyte: serve its API on this machine, with syncs of a real connector.
 
-    `make dev` in another terminal, with LAKEHOUSE_AIRBYTE_URL as printed, shows the sensor at work.
+    To see the sensor work, run `make dev` in another terminal, with LAKEHOUSE_AIRBYTE_URL as printed.
     """
     try:
         serve(config_path=config_path, port=port, every=every, count=count, more=more)
@@ -70,18 +82,18 @@ def command(config_path: Path | None, port: int, every: float, count: int, more:
 
 
 def serve(*, config_path: Path | None, port: int, every: float, count: int, more: int) -> None:
-    """Serve until somebody stops it.
+    """Serve until the process is stopped.
 
     Args:
-        config_path: The connection's file, as `lakehouse ingest` takes it.
-        port: On 127.0.0.1.
-        every: Seconds between two syncs; 0: only on request.
-        count: Users of the first sync.
-        more: Users by which each further one grows.
+        config_path: The connection's file, as in `lakehouse ingest`.
+        port: Port on 127.0.0.1.
+        every: Seconds between two syncs; if 0, syncs run only on request.
+        count: Number of users in the first sync.
+        more: Number of users added by each further sync.
 
     Raises:
-        IngestError: the file cannot be used.
-        OSError: the port is taken.
+        IngestError: The file cannot be used.
+        OSError: The port is in use.
     """
     settings = Settings.load()
     configured = load(config_path or repository_root() / DEFAULT)
@@ -89,22 +101,22 @@ def serve(*, config_path: Path | None, port: int, every: float, count: int, more
     connection = store.add_connection(configured.name, streams=[stream.name for stream in configured.streams])
     syncs = Syncs(settings, store, config_path, count, more)
     with Simulator(store, port=port, run_sync=syncs.run) as simulator:
-        simulator.requests = deque(maxlen=1)  # not read here
+        simulator.requests = deque(maxlen=1)  # requests are not read here
         click.echo(
-            f"Airbyte, simulated, with one connection: {configured.name} ({connection})\n"
-            f"  listen to it   LAKEHOUSE_AIRBYTE_URL={simulator.url} make dev\n"
+            f"Simulated Airbyte with one connection: {configured.name} ({connection})\n"
+            f"  start Dagster  LAKEHOUSE_AIRBYTE_URL={simulator.url} make dev\n"
             f"  start a sync   job airbyte_sync in the UI, with the configuration {{ops: {{sync: {{config: "
             f"{{connection: {configured.name}}}}}}}}}"
         )
         stop = threading.Event()
 
-        def again() -> None:
+        def sync_repeatedly() -> None:
             while not stop.wait(every):
                 if not any(job.status == "running" for job in store.jobs.values()):
                     syncs.run(connection, store.start(connection))
 
         if every > 0:
-            threading.Thread(target=again, daemon=True).start()
+            threading.Thread(target=sync_repeatedly, daemon=True).start()
         try:
             simulator.serve_forever()
         except KeyboardInterrupt:
