@@ -1,21 +1,21 @@
-"""The Dagster code location of a lakehouse: a dbt project as gated, layered assets."""
+"""The Dagster code location of a lakehouse: a dbt project as assets in layers, with gates."""
 
 import os
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.common.garbage import collect_rarely
+from lakehouse_analytics.common.garbage import collect_garbage_rarely
 from lakehouse_analytics.common.service_links import remove_service_links
 from lakehouse_analytics.dbt import early
 
-# Here, because every process of ours imports the package before anything reads the environment: the code server, a run,
-# `lakehouse`, and the dbt processes that inherit it.
+# This is done here, because all processes import the package before they read the environment: the code server, runs,
+# `lakehouse`, and dbt processes, which inherit it.
 remove_service_links(os.environ)
-collect_rarely()
+collect_garbage_rarely()
 early.start()
 
 if not TYPE_CHECKING:
-    #: By this name Dagster finds the definitions in the package itself (`python_package: lakehouse_analytics`). Not by
-    #: `defs`, which is the folder of the user's own.
+    #: The name under which Dagster finds the definitions in the package itself (`python_package: lakehouse_analytics`).
+    #: It is not `defs`, because that is the folder of the user's own definitions.
     _DEFINITIONS = "code_location"
 
     def __dir__():

@@ -1,10 +1,10 @@
-"""What this package uses of Dagster that is not Dagster's public API.
+"""All uses of Dagster's private API.
 
-Any release of Dagster may change it. No other module imports `dagster._*`. `tests/unit/test_dagster_internals.py` tries
-each use, and says what to look at when one fails.
+Any release of Dagster may change it. No other module imports `dagster._*`. `tests/unit/test_dagster_internals.py` tests
+each use, and explains what to check if one fails.
 
-Nothing is imported before its first use: some of these modules import SQLAlchemy or the daemon, which a process that
-loads the code location does not need.
+Names are imported on first use: some of these modules import SQLAlchemy or the daemon, which a process that loads the
+code location does not need.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from dagster._utils.schedules import schedule_execution_time_iterator as schedule_execution_time_iterator
     from dagster._utils.tags import is_valid_tag_key as is_valid_tag_key
 
-#: Modules of Dagster and what is used of each.
+#: Modules of Dagster, and the names used from each.
 USED: dict[str, tuple[str, ...]] = {
     "dagster._check": ("CheckError",),
     "dagster._core.definitions.asset_checks.asset_check_evaluation": ("AssetCheckEvaluationTargetMaterializationData",),
@@ -154,24 +154,24 @@ def __getattr__(name: str) -> Any:
 
 
 def step_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> dg.StepExecutionContext:
-    """Dagster's own context of the step."""
+    """Return Dagster's own context of the step."""
     return context.op_execution_context._step_execution_context
 
 
 def keys_of_run(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> AbstractSet[dg.AssetKey]:
-    """Keys of all assets that the run builds, in whichever step.
+    """Return the keys of all assets that the run builds, in any step.
 
     Args:
-        context: Of one of its steps.
+        context: Context of one of its steps.
     """
     return step_of(context).job_def.asset_layer.selected_asset_keys
 
 
 def remember_output_keys(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> None:
-    """Have Dagster collect the keys of a step's outputs once, instead of once per output.
+    """Cache the asset keys of a step's outputs, which Dagster otherwise collects once per output.
 
     Args:
-        context: Of the step, before its first output.
+        context: Context of the step, before its first output.
     """
     step = step_of(context)
     keys = step.get_output_asset_keys()
@@ -179,6 +179,6 @@ def remember_output_keys(context: dg.AssetExecutionContext | dg.AssetCheckExecut
 
 
 def named(definition: OutputDefinition, name: str | None) -> OutputDefinition:
-    """The definition under another name, or as it is. Changes the definition."""
+    """Rename an output definition in place, unless the name is None, and return it."""
     definition._name = name or definition.name
     return definition

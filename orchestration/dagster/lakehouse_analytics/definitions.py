@@ -1,7 +1,7 @@
-"""The one entry of the code location: read it and you know the house.
+"""The entry point of the code location: creates all definitions from the settings and the manifest.
 
-Lazy: importing this module does nothing. Loading reads the environment and the manifest; no network,
-no subprocess, and no parse outside `dg dev`.
+Importing this module does nothing else. Loading reads the environment and the manifest. It does not use the network,
+start a subprocess or, outside `dg dev`, parse the project.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from lakehouse_analytics.assets.build_ops import BuildOps
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.assets.own import OwnAssets
-from lakehouse_analytics.common.garbage import without_collecting
-from lakehouse_analytics.common.load_errors import message_last
+from lakehouse_analytics.common.garbage import without_garbage_collection
+from lakehouse_analytics.common.load_errors import repeat_message_at_end
 from lakehouse_analytics.common.load_warnings import warn_once
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.dbt.prepare import prepare
@@ -30,14 +30,14 @@ from lakehouse_analytics.schedules import plans, schedule_definitions
 from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.registry import configured_triggers, guard_of
-from lakehouse_analytics.user_defs import asset_keys, load_user_defs, refuse_collisions
+from lakehouse_analytics.user_defs import asset_keys, check_collisions, load_user_defs
 
 
 @dg.definitions
-@message_last
-@without_collecting
+@repeat_message_at_end
+@without_garbage_collection
 def defs() -> dg.Definitions:
-    """Everything Dagster knows of this lakehouse."""
+    """Return all definitions of the lakehouse."""
     settings = Settings.load()
     project = DbtProject.of(settings)
     if os.getenv("DAGSTER_IS_DEV_CLI") and project.changes() != []:
@@ -71,9 +71,9 @@ def defs() -> dg.Definitions:
             "engine": database,
             **resources(settings, runner, database, graph.adapter),
         },
-        executor=dg.in_process_executor,  # one op a run: a process for it would cost 3 CPU seconds
+        executor=dg.in_process_executor,  # a run has one op, and a process for it would cost 3 CPU seconds
     )
     scheduled = schedule_definitions(settings, plans(settings, graph, windows), jobs, channels)
     ours = dg.Definitions.merge(built, scheduled, *(trigger.definitions() for trigger in triggers))
-    refuse_collisions(ours, own, graph)
+    check_collisions(ours, own, graph)
     return dg.Definitions.merge(ours, own.definitions)

@@ -1,6 +1,7 @@
-"""Whether the code server answers: `python -m lakehouse_analytics.health 4000`, for the probes of its pod.
+"""Checks whether the code server answers, for the probes of its pod: `python -m lakehouse_analytics.health 4000`.
 
-`dagster api grpc-health-check` asks the same, and imports Dagster for it each time: seconds of CPU on a busy node.
+`dagster api grpc-health-check` does the same, but imports Dagster each time, which takes seconds of CPU time on a busy
+node.
 """
 
 import sys
@@ -10,7 +11,7 @@ SECONDS = 8.0
 
 
 def main() -> None:
-    """Exit with 0 where the server on this port of this machine serves, else with 1 and the reason."""
+    """Exit with 0 if the server on a port of this machine is serving, else with 1 and the reason."""
     import grpc  # type: ignore[import-untyped]
     from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse  # type: ignore[import-untyped]
     from grpc_health.v1.health_pb2_grpc import HealthStub  # type: ignore[import-untyped]

@@ -1,4 +1,4 @@
-"""Jobs: the selections people launch by name."""
+"""The jobs of the code location: selections of assets that can be launched by name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.checks.registry import checks_of_sources
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
-from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, ended_after
+from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, max_runtime_tags
 from lakehouse_analytics.partitions.definitions import GRAINS, GRAINS_OF_ONE_OP, GrainPartitions
 from lakehouse_analytics.runs.retry_on_lost_database import retry_after_a_lost_database
 
 MAIN, DAILY = "full_refresh", "daily_backfill"
 MAINTENANCE = "iceberg_maintenance"
-#: The demo declares itself by its project's name (dbt/dbt_project.yml); its models by their own.
+#: The demo is recognized by the name of its project (dbt/dbt_project.yml), and its models by their own.
 DEMO = "lakehouse"
 CUSTOMER_ENTRY = ("bronze", "stg_customers")
 
@@ -31,15 +31,15 @@ def build_jobs(
     max_runtime: int,
     maintenance: bool,
 ) -> list[dg.UnresolvedAssetJobDefinition]:
-    """`full_refresh`, and the others whose assets the project has.
+    """Return `full_refresh`, and each other job for which the project has assets.
 
-    A job that builds the tables on both sides of a Python asset builds that, too.
+    A job that builds the tables upstream and downstream of a Python asset builds this asset, too.
 
     Args:
-        graph: The manifest's.
-        grain_partitions: Windows of the partitioned tables, by grain.
+        graph: The manifest's graph.
+        grain_partitions: Partitions of the partitioned tables, by grain.
         own: The user's Python assets.
-        max_runtime: Seconds after which Dagster's daemon ends a run.
+        max_runtime: Seconds after which Dagster's daemon terminates a run.
         maintenance: Whether there are tables to maintain.
     """
     selection = partial(_selection, grain_partitions, own)
@@ -48,18 +48,23 @@ def build_jobs(
     main = [table for table in tables if table.grain in GRAINS_OF_ONE_OP]
     whole = [table for table in tables if table.grain is None]
     daily = [table for table in tables if table.grain == "daily"]
-    # Dagster leaves checks of external assets out of every selection of assets.
-    of_unbuilt = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.unbuilt]
-    of_sources = checks_of_sources(graph)
-    of_unbuilt += [key for keys in of_sources.values() for key in keys]
-    everything = selection(main) | dg.AssetSelection.checks(*of_unbuilt) if of_unbuilt else selection(main)
-    what = "Every layer, bronze to metrics, with its gates" + (
-        "; of daily tables one partition, or some." if daily else "."
+    # Dagster's selections of assets do not include the checks of external assets.
+    external_checks = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.unbuilt]
+    source_checks = checks_of_sources(graph)
+    external_checks += [key for keys in source_checks.values() for key in keys]
+    everything = selection(main) | dg.AssetSelection.checks(*external_checks) if external_checks else selection(main)
+    what = "All layers, bronze to metrics, with their gates" + (
+        "; one or several partitions of daily tables." if daily else "."
     )
     jobs = [_job(MAIN, everything, what, {**tags, WINDOWS_OF: MAIN} if daily else tags)]
     if daily and whole:
         jobs.append(
-            _job(DAILY, selection(daily), "The daily tables alone: to fill their history.", {**tags, WINDOWS_OF: DAILY})
+            _job(
+                DAILY,
+                selection(daily),
+                "Only the daily tables, to backfill their history.",
+                {**tags, WINDOWS_OF: DAILY},
+            )
         )
     for grain in GRAINS:
         of_grain = [table for table in tables if table.grain == grain]
@@ -77,38 +82,38 @@ def build_jobs(
             _job(
                 "customer_pipeline",
                 selection(customers),
-                "stg_customers and what is built as a whole downstream of it.",
+                "stg_customers and the tables without partitions downstream of it.",
                 tags,
             )
         )
-    return [*jobs, *_jobs_that_build_nothing(tables, of_sources, max_runtime=max_runtime, maintenance=maintenance)]
+    return [*jobs, *_other_jobs(tables, source_checks, max_runtime=max_runtime, maintenance=maintenance)]
 
 
-def _jobs_that_build_nothing(
+def _other_jobs(
     tables: Collection[Table],
-    of_sources: Mapping[str, Collection[dg.AssetCheckKey]],
+    source_checks: Mapping[str, Collection[dg.AssetCheckKey]],
     *,
     max_runtime: int,
     maintenance: bool,
 ) -> Iterator[dg.UnresolvedAssetJobDefinition]:
-    for name, keys in of_sources.items():
-        what = f"The check `{name}` of every source that has it."
-        yield _job(f"source_{name}", dg.AssetSelection.checks(*keys), what, ended_after(max_runtime))
+    for name, keys in source_checks.items():
+        what = f"The check `{name}` of all sources that have it."
+        yield _job(f"source_{name}", dg.AssetSelection.checks(*keys), what, max_runtime_tags(max_runtime))
     if maintenance:
-        # A table may be of a group of that name, too: a group's name can be any (meta.dagster.group).
+        # Tables may be in a group of this name, too, because users choose group names (meta.dagster.group).
         maintained = dg.AssetSelection.groups(MAINTENANCE_GROUP) - _assets(tables)
-        yield _job(MAINTENANCE, maintained, "Maintenance of every Iceberg table.", ended_after(max_runtime))
+        yield _job(MAINTENANCE, maintained, "Maintenance of all Iceberg tables.", max_runtime_tags(max_runtime))
 
 
 def job_of(grain: Grain) -> str:
-    """The job that a grain's schedule runs."""
+    """Return the name of the job that a grain's schedule runs."""
     return MAIN if grain in GRAINS_OF_ONE_OP else f"{grain}_refresh"
 
 
 def _selection(
     grain_partitions: Mapping[Grain, GrainPartitions], own: OwnAssets, tables: Collection[Table]
 ) -> dg.AssetSelection:
-    """Tables of one job, and the Python assets between them."""
+    """Return the selection of a job's tables and the Python assets between them."""
     grain = next((table.grain for table in tables if table.grain), None)
     between = own.between(tables, grain_partitions.get(grain) if grain else None)
     return _assets(tables) | dg.AssetSelection.assets(*between) if between else _assets(tables)

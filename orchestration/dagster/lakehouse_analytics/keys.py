@@ -1,4 +1,4 @@
-"""Keys, tags and groups by which Dagster knows what the project has."""
+"""Asset keys, check keys, tags and groups of the project in Dagster."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from lakehouse_analytics.dbt.graph import DbtTest, External, Graph, Source, Tabl
 
 #: Group of the assets that maintain Iceberg tables.
 MAINTENANCE_GROUP = "maintenance"
-#: Names the job on every run of a job that builds windows, of which `dagster.yaml` lets one go at a time: Dagster
-#: itself does not mark a run with its job.
+#: Tag with the job's name on each run of a job that builds windows. `dagster.yaml` limits these to one at a time per
+#: job. Dagster itself does not tag runs with their job.
 WINDOWS_OF = "lakehouse/windows_of"
 
 
 def asset_key(owner: Table | Source | External) -> dg.AssetKey:
-    """`[layer, model]`, `[source, table]`, `[package, model]` of another project, or `meta.dagster.asset_key`."""
+    """Return the asset key of a resource.
+
+    It is `[layer, model]`, `[source, table]`, `[package, model]` for a model of another project, or
+    `meta.dagster.asset_key`.
+    """
     return dg.AssetKey(owner.key)
 
 
 def check_key(graph: Graph, test: DbtTest) -> dg.AssetCheckKey:
-    """The check of a dbt test."""
+    """Return the check key of a dbt test."""
     return dg.AssetCheckKey(asset_key(graph.known(test.attached)), test.name)
 
 
 def build_tags(max_runtime: int) -> dict[str, str]:
-    """Tags of every run that builds: a retry builds what failed or was blocked, and nothing else."""
-    return {"dagster/retry_strategy": "FROM_ASSET_FAILURE", **ended_after(max_runtime)}
+    """Return the tags of runs that build: a retry builds only what failed or was blocked."""
+    return {"dagster/retry_strategy": "FROM_ASSET_FAILURE", **max_runtime_tags(max_runtime)}
 
 
-def ended_after(seconds: int) -> dict[str, str]:
-    """The tag by which Dagster's daemon ends a run that takes longer."""
+def max_runtime_tags(seconds: int) -> dict[str, str]:
+    """Return the tag that makes Dagster's daemon terminate a run after some seconds."""
     return {"dagster/max_runtime": str(seconds)}

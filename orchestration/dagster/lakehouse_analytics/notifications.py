@@ -1,4 +1,4 @@
-"""Who hears of a failed run. A notifier is anything with `send(alert)`."""
+"""Notifications about failed runs and late windows. A notifier is any object with a method `send(alert)`."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from typing import Protocol
 
 from lakehouse_analytics.settings import Settings
 
-#: Seconds for each try at a webhook or mail server: two notifiers with all their tries fit a sensor tick's 60.
+#: Timeout of an attempt in seconds, and number of attempts. All attempts of two notifiers fit into the 60 s of a sensor
+#: tick.
 TIMEOUT = 5.0
-TRIES = 3
-#: Slack cuts a section's text at 3,000 characters (Block Kit reference).
+ATTEMPTS = 3
+#: Maximum text length. Slack truncates the text of a section after 3,000 characters (Block Kit reference).
 SLACK_TEXT = 2900
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 class NotifyError(RuntimeError):
-    """A notifier could not deliver. The message holds no URL and no password."""
+    """A notifier could not deliver an alert. The message has no URL and no password."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What somebody must hear of: a failed run that will not be retried, a window that waits too long.
+    """An event to notify about, such as a failed run that will not be retried, or a window that waits too long.
 
     Attributes:
         title: One line.
-        url: Where to look.
-        reason: As long as it needs.
+        url: Page with details.
+        reason: Text of any length.
     """
 
     title: str
@@ -43,7 +44,7 @@ class Alert:
 
     @classmethod
     def of_run(cls, job: str, attempts: int, url: str, reason: str) -> Alert:
-        """A failed run."""
+        """Return the alert for a failed run."""
         tries = f" after {attempts} attempts" if attempts > 1 else ""
         return cls(f"Run of {job} failed{tries}", url, reason)
 
@@ -52,15 +53,19 @@ class Notifier(Protocol):
     """Delivers alerts."""
 
     def send(self, alert: Alert) -> None:
-        """Deliver one alert, or raise `NotifyError`."""
+        """Deliver an alert.
+
+        Raises:
+            NotifyError: The alert could not be delivered.
+        """
 
 
 @dataclass(frozen=True)
 class LogNotifier:
-    """Writes to the daemon's log."""
+    """Logs alerts in the daemon's log."""
 
     def send(self, alert: Alert) -> None:
-        """Deliver to the logger `lakehouse_analytics`, level error."""
+        """Log an alert as an error of the logger `lakehouse_analytics`."""
         logging.getLogger("lakehouse_analytics").error("%s: %s\n%s", alert.title, alert.url, alert.reason)
 
 
@@ -71,16 +76,16 @@ class SlackNotifier:
     webhook_url: str = field(repr=False)
 
     def send(self, alert: Alert) -> None:
-        """Deliver to Slack."""
+        """Post an alert to Slack."""
         import requests
 
-        # Backticks would end the block early, and `<!channel>` and the like would be obeyed.
+        # Backticks would end the block, and Slack would interpret `<!channel>` and the like.
         title, reason = (
             text[:SLACK_TEXT].replace("```", "'" * 3).translate(_ESCAPES) for text in (alert.title, alert.reason)
         )
         text = f"*<{alert.url}|{title}>*\n```{reason}```"
         try:
-            # A redirected POST becomes a GET: the alert would be lost.
+            # A redirected POST becomes a GET, which would lose the alert.
             response = requests.post(self.webhook_url, json={"text": text}, timeout=TIMEOUT, allow_redirects=False)
         except requests.RequestException as error:
             # The exception's text has the URL, which is a secret.
@@ -91,7 +96,7 @@ class SlackNotifier:
 
 @dataclass(frozen=True)
 class SmtpNotifier:
-    """Sends a mail."""
+    """Sends alerts by email."""
 
     host: str
     port: int
@@ -102,9 +107,9 @@ class SmtpNotifier:
     password: str | None = field(default=None, repr=False)
 
     def send(self, alert: Alert) -> None:
-        """Deliver by mail."""
+        """Send an alert by email."""
         message = EmailMessage()
-        # A header has no line breaks, whatever a job is called.
+        # A header must not have line breaks, but a job's name may.
         subject = " ".join(alert.title.split())
         message["Subject"], message["From"], message["To"] = subject, self.sender, ", ".join(self.receivers)
         message.set_content(f"{alert.title}\n{alert.url}\n\n{alert.reason}\n".encode(errors="replace").decode())
@@ -113,38 +118,38 @@ class SmtpNotifier:
                 if self.starttls:
                     server.starttls(
                         context=ssl.create_default_context()
-                    )  # without it the server's certificate is not verified
+                    )  # without a context, the server's certificate is not verified
                 if self.user:
                     server.login(self.user, self.password or "")
                 refused = server.send_message(message)
-        except (OSError, smtplib.SMTPException, ValueError) as error:  # ValueError: a password beyond ASCII
+        except (OSError, smtplib.SMTPException, ValueError) as error:  # ValueError: a password that is not ASCII
             raise NotifyError(f"SMTP {self.host}:{self.port}: {type(error).__name__}; check LAKEHOUSE_SMTP_*") from None
         if refused:
             raise NotifyError(f"SMTP {self.host}:{self.port} refused {', '.join(refused)}; check LAKEHOUSE_SMTP_TO")
 
 
 def deliver(notifier: Notifier, alert: Alert) -> None:
-    """Send an alert, trying again after one and two seconds: the sensor passes each failure once.
+    """Send an alert with retries after one and two seconds, because the sensor processes each failure only once.
 
     Raises:
-        NotifyError: of the last try.
+        NotifyError: The last attempt failed.
     """
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             notifier.send(alert)
         except NotifyError:
-            if attempt == TRIES:
+            if attempt == ATTEMPTS:
                 raise
             time.sleep(attempt)
         else:
             return
 
 
-def tell(notifiers: Sequence[Notifier], alert: Alert, log: logging.Logger) -> list[str]:
-    """Send an alert to every notifier; one that fails, in whatever way, does not keep it from the others.
+def notify_all(notifiers: Sequence[Notifier], alert: Alert, log: logging.Logger) -> list[str]:
+    """Send an alert to all notifiers. An error of one, of whatever kind, does not affect the others.
 
     Returns:
-        What went wrong, which is also in this log.
+        The errors, which are also logged.
     """
     problems = []
     for notifier in notifiers:
@@ -152,25 +157,25 @@ def tell(notifiers: Sequence[Notifier], alert: Alert, log: logging.Logger) -> li
             deliver(notifier, alert)
         except NotifyError as error:
             problem = str(error)
-        except Exception as error:  # the others must have the alert
-            # An exception's text may hold a URL or a password; its type and place do not.
+        except Exception as error:  # the other notifiers must still be called
+            # The text of an exception may contain a URL or a password. Its type and location do not.
             place = traceback.extract_tb(error.__traceback__)[-1]
             problem = f"{type(notifier).__name__}: {type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
         else:
             continue
-        log.error(problem)  # without a traceback, which may hold a secret
+        log.error(problem)  # without a traceback, which may contain a secret
         problems.append(problem)
     return problems
 
 
-def heard(notifiers: Sequence[Notifier], alert: Alert, log: logging.Logger) -> bool:
-    """Send an alert to all; whether somebody has got it, where anybody is to get it."""
-    problems = tell(notifiers, alert, log)
+def notify_at_least_one(notifiers: Sequence[Notifier], alert: Alert, log: logging.Logger) -> bool:
+    """Send an alert to all notifiers. Return whether at least one accepted it, or there are none."""
+    problems = notify_all(notifiers, alert, log)
     return not problems or len(problems) < len(notifiers)
 
 
 def notifiers(settings: Settings) -> list[Notifier]:
-    """The notifiers that LAKEHOUSE_NOTIFY names. `Settings.load` has checked that theirs is all set."""
+    """Return the notifiers in LAKEHOUSE_NOTIFY. `Settings.load` has verified that their settings are complete."""
     make: dict[str, Callable[[], Notifier]] = {
         "log": LogNotifier,
         "slack": lambda: SlackNotifier(_secret(settings.slack_webhook_url)),

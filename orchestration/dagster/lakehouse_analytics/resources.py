@@ -1,7 +1,8 @@
 """Resources that the user's own assets may require: `dbt`, `airbyte`, and one per engine (docs/python.md).
 
-All exist on every engine, so that one `defs` folder loads everywhere. One that the environment does not configure
-says so when an asset requires it in a run. Nothing of dbt, DuckDB or Trino is imported before that.
+All of them are defined on every engine, so that a `defs` folder loads in every environment. If a resource is not
+configured in the environment, a run with an asset that requires it fails with a message. dbt, DuckDB and Trino are not
+imported before that.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ __all__ = ["Airbyte", "DuckDBResource", "PostgresResource", "TrinoResource", "re
 
 
 def __getattr__(name: str) -> Any:
-    """The class of an engine's resource, for annotations; imported with its client on first use."""
+    """Return the class of an engine's resource, for annotations.
+
+    It is imported, with the engine's client, on first use.
+    """
     for engine in ENGINES:
         if name in __all__ and name.removesuffix("Resource").lower() == engine:
             return resolve_name(f"lakehouse_analytics.engines.{engine}.resource:{name}")
@@ -36,25 +40,25 @@ def __getattr__(name: str) -> Any:
 
 
 def resources(settings: Settings, runner: DbtRunner, engine: Engine, adapter: str) -> dict[str, Any]:
-    """The resources of one environment, by key.
+    """Return the resources of an environment, by key.
 
     Args:
         settings: The environment.
         runner: Runs dbt for the project, the profile and the target.
-        engine: Where the tables are.
-        adapter: dbt's name of it.
+        engine: The engine of the tables.
+        adapter: dbt's name of the engine.
     """
     return {
         "dbt": _lazy(lambda: _dbt(runner), "dagster_dbt.DbtCliResource of the lakehouse's project and target."),
         **{
             name: engine
             if name == adapter
-            else _absent(name, f"dbt's adapter is {adapter}", f"a target of type {name}")
+            else _not_configured(name, f"dbt's adapter is {adapter}", f"a target of type {name}")
             for name in ENGINES
         },
-        "airbyte": _lazy(lambda: _airbyte(settings), "Client of the public API of the Airbyte that the settings name.")
+        "airbyte": _lazy(lambda: _airbyte(settings), "Client of Airbyte's public API, as configured by the settings.")
         if settings.airbyte_url
-        else _absent("airbyte", "LAKEHOUSE_AIRBYTE_URL is not set", "the address of Airbyte's public API"),
+        else _not_configured("airbyte", "LAKEHOUSE_AIRBYTE_URL is not set", "the address of Airbyte's public API"),
     }
 
 
@@ -76,7 +80,7 @@ def _lazy(make: Callable[[], Iterator[Any]], description: str) -> dg.ResourceDef
     return dg.ResourceDefinition(resource_fn=resource, description=description)
 
 
-def _absent(key: str, reason: str, needed: str) -> dg.ResourceDefinition:
+def _not_configured(key: str, reason: str, needed: str) -> dg.ResourceDefinition:
     def resource(_: dg.InitResourceContext) -> None:
         raise dg.Failure(
             f"The resource {key} does not exist here, because {reason}. It needs {needed}.", allow_retries=False

@@ -1,4 +1,4 @@
-"""Schedules, and the sensor that asks for what they had to leave waiting."""
+"""Schedules, and the sensor that runs windows that were not ready at their schedule's tick."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,19 @@ from lakehouse_analytics._dagster_internals import get_current_datetime
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.jobs import MAIN, MAINTENANCE, job_of
-from lakehouse_analytics.notifications import Alert, Notifier, heard
+from lakehouse_analytics.notifications import Alert, Notifier, notify_at_least_one
 from lakehouse_analytics.partitions.backlog import OWED, Past, Plan, past_of
 from lakehouse_analytics.partitions.definitions import GrainPartitions
 from lakehouse_analytics.settings import Settings
 
-#: The sensor that asks for what its schedule had to leave.
+#: Name of the sensor that runs windows which were not ready at their schedule's tick.
 WAITING = "waiting_schedules"
-#: Windows that waited too long and were reported, as the sensor remembers them.
+#: Maximum number of late windows in the sensor's cursor, which records that they were reported.
 _REMEMBERED = 200
 
 
 def plans(settings: Settings, graph: Graph, grain_partitions: Mapping[Grain, GrainPartitions]) -> list[Plan]:
-    """The schedule of each grain."""
+    """Return the plan of each grain's schedule."""
     crons: Mapping[Grain, str] = {
         "hourly": settings.hourly_refresh_cron,
         "daily": settings.daily_refresh_cron,
@@ -56,22 +56,22 @@ def schedule_definitions(
     jobs: Sequence["dg.UnresolvedAssetJobDefinition"],
     notifiers: Sequence[Notifier],
 ) -> dg.Definitions:
-    """`daily_refresh`, the schedules of the other grains, that of maintenance, and `waiting_schedules`.
+    """Return `daily_refresh`, the schedules of the other grains and of maintenance, and the sensor `waiting_schedules`.
 
-    Schedules are off until somebody turns them on: a laptop should sleep at night. The sensor acts for those that are.
+    Schedules are stopped by default, so that a laptop can sleep at night. The sensor acts for those that run.
 
     Args:
         settings: The environment.
-        plans: Of the schedules of windows.
-        jobs: All there are.
-        notifiers: Who hears of a window that waits too long.
+        plans: Plans of the schedules of windows.
+        jobs: All jobs.
+        notifiers: Notified about windows that wait too long.
     """
     schedules = [_of_windows(plan) for plan in plans]
     if not any(plan.job == MAIN for plan in plans):
-        what = "Every layer"
+        what = "All layers"
         schedules.append(_schedule("daily_refresh", MAIN, settings.daily_refresh_cron, settings.timezone, what))
     if any(job.name == MAINTENANCE for job in jobs):
-        what = "Maintenance of every Iceberg table"
+        what = "Maintenance of all Iceberg tables"
         schedules.append(_schedule(MAINTENANCE, MAINTENANCE, settings.maintenance_cron, settings.timezone, what))
     return dg.Definitions(schedules=schedules, sensors=waiting_schedules(settings, plans, jobs, notifiers))
 
@@ -94,7 +94,7 @@ def _of_windows(plan: Plan) -> dg.ScheduleDefinition:
         job_name=plan.job,
         cron_schedule=plan.cron,
         execution_timezone=plan.timezone,
-        description=f"The window that ended last, at {plan.cron} in {plan.timezone}{after}.",
+        description=f"The last window that has ended, at {plan.cron} in {plan.timezone}{after}.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
         at = context.scheduled_execution_time
@@ -106,13 +106,13 @@ def _of_windows(plan: Plan) -> dg.ScheduleDefinition:
             else:
                 requests.append(plan.request(window, window.key))
         if running := plan.running(at):
-            # Built again at every tick until it has ended.
+            # The current window is built at every tick until it has ended.
             requests.append(plan.request(running, f"{running.key} at {at.isoformat()}", ended=False))
         for line in waiting:
             context.log.warning(line)
         if requests:
             return requests
-        more = f" The sensor {WAITING} asks for it then." if waiting else ""
+        more = f" The sensor {WAITING} will run it." if waiting else ""
         return dg.SkipReason("\n".join(waiting) + more if waiting else "No window has ended since the last tick.")
 
     return schedule
@@ -124,7 +124,7 @@ def waiting_schedules(
     jobs: Sequence["dg.UnresolvedAssetJobDefinition"],
     notifiers: Sequence[Notifier],
 ) -> list[dg.SensorDefinition]:
-    """Asks for windows that were not ready at their schedule's tick; none where no schedule can have to wait."""
+    """Return the sensor for windows that were not ready at their schedule's tick; empty if no schedule has to wait."""
     waiting = [plan for plan in plans if plan.waits]
     if not waiting:
         return []
@@ -136,7 +136,7 @@ def waiting_schedules(
         jobs=[job for job in jobs if job.name in names],
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Runs what a schedule left waiting for a sync or for windows upstream, when it is there.",
+        description="Runs the windows of schedules that had to wait for a sync or for upstream windows.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         reported: list[str] = json.loads(context.cursor or "[]")
@@ -144,7 +144,7 @@ def waiting_schedules(
         for plan in waiting:
             past = past_of(context.instance, plan.name)
             if past is None or past.ticked is None:
-                continue  # off, or its first tick comes yet: it will be checked then
+                continue  # stopped, or without a tick yet, which will check them
             for window in plan.owed(None, past.ticked, past.started):
                 name = plan.owed_as(window)
                 if context.instance.get_runs_count(dg.RunsFilter(tags={OWED: name})):
@@ -158,7 +158,7 @@ def waiting_schedules(
                 if (
                     late > deadline
                     and name not in reported
-                    and _tell(context, notifiers, name, lines[-1], webserver_url)
+                    and _notify(context, notifiers, name, lines[-1], webserver_url)
                 ):
                     reported.append(name)
         cursor = json.dumps(reported[-_REMEMBERED:])
@@ -169,10 +169,10 @@ def waiting_schedules(
     return [sensor]
 
 
-def _tell(
+def _notify(
     context: dg.SensorEvaluationContext, notifiers: Sequence[Notifier], name: str, reason: str, webserver_url: str
 ) -> bool:
-    """Whether a channel accepted it; if none did, the next tick tries again."""
+    """Return whether a channel accepted the alert. If none did, the next tick tries again."""
     schedule = name.split("/", maxsplit=1)[0]
     alert = Alert(f"{name} is late", f"{webserver_url.rstrip('/')}/automation?search={schedule}", reason)
-    return heard(notifiers, alert, context.log)
+    return notify_at_least_one(notifiers, alert, context.log)

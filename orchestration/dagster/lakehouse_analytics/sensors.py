@@ -1,4 +1,4 @@
-"""Sensors: gold follows silver, and somebody hears of failed runs."""
+"""The sensors that build gold tables after silver ones, and that report failed runs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from lakehouse_analytics._dagster_internals import (
 from lakehouse_analytics.checks.registry import names_of_tables
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.keys import asset_key, build_tags, check_key
-from lakehouse_analytics.notifications import Alert, Notifier, NotifyError, tell
+from lakehouse_analytics.notifications import Alert, Notifier, NotifyError, notify_all
 
 
 def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinition]:
-    """Builds gold tables whose silver tables were built since; no sensor where a project has not both.
+    """Return the sensor that builds gold tables if their silver tables are newer; empty without gold or silver tables.
 
-    Keeps no cursor: what is stale is read from the instance, so a missed tick loses nothing. The gates hold here
-    as inside a build: gold waits while a gate above it is failed, or planned and not evaluated.
+    It has no cursor: it reads from the instance which tables are stale, so a missed tick loses nothing. Gates apply as
+    in a build: gold tables wait while an upstream gate has failed, or is planned but not evaluated.
     """
     above = _silver_above_gold(graph)
     by_key = {asset_key(gold): gold for gold in above}
@@ -29,10 +29,11 @@ def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinitio
 
     @dg.sensor(
         name="gold_on_silver",
-        # No `target`: Dagster would make a job of it, to resolve and to describe. Runs are of the job of all assets.
+        # No `target`, for which Dagster would create another job to resolve and describe. Runs use the job of all
+        # assets.
         asset_selection=dg.AssetSelection.assets(*(table.key for table in above)),
         minimum_interval_seconds=60,
-        description="Builds gold tables whose silver tables were built since.",
+        description="Builds gold tables if their silver tables are newer.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         keys = {asset_key(table) for gold, silver in above.items() for table in (gold, *silver)}
@@ -63,12 +64,12 @@ def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinitio
 
 
 def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> dg.SensorDefinition:
-    """Tells every notifier of a failed run: once, when no retry follows."""
+    """Return the sensor that notifies about failed runs, once per run and only if no retry follows."""
 
     @dg.run_failure_sensor(
         name="run_failure_notifier",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells of failed runs that will not be retried.",
+        description="Notifies about failed runs that will not be retried.",
     )
     def sensor(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         run = context.dagster_run
@@ -80,7 +81,7 @@ def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> d
             url=f"{webserver_url.rstrip('/')}/runs/{run.run_id}",
             reason=_reason(context),
         )
-        problems = tell(notifiers, alert, context.log)
+        problems = notify_all(notifiers, alert, context.log)
         if problems:
             raise NotifyError("; ".join(problems))
         return None
@@ -89,31 +90,31 @@ def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> d
 
 
 def _run_key(stale: Sequence[dg.AssetKey], newest: Mapping[dg.AssetKey, int]) -> str:
-    # What is requested, and by which silver events: once, whatever becomes of the run. A smaller request
-    # after a run that built a part is another question.
-    asked = sorted(f"{key.to_user_string()}@{newest[key]}" for key in stale)
-    return "silver-" + hashlib.sha256(" ".join(asked).encode()).hexdigest()[:16]
+    # The key contains the requested tables and the silver events, so that the same request is made once, whatever the
+    # outcome of the run. After a run that built some of the tables, the request for the others has another key.
+    requested = sorted(f"{key.to_user_string()}@{newest[key]}" for key in stale)
+    return "silver-" + hashlib.sha256(" ".join(requested).encode()).hexdigest()[:16]
 
 
 def _reason(context: dg.RunFailureSensorContext) -> str:
     for event in context.get_step_failure_events():
         error = event.step_failure_data.error
         if error:
-            # A Failure raised by an op carries its words in the user's metadata, not in the cause.
+            # The description of a Failure raised by an op is in its user data, not in the cause.
             failure = event.step_failure_data.user_failure_data
             return (failure.description if failure and failure.description else error.message).strip()
     return (context.failure_event.message or "no reason given").strip()
 
 
 def _unfinished_runs_of(instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey]) -> set[str]:
-    # Not `AssetEntry.last_planned_materialization_run_id`: SQL storages leave it empty.
+    # `AssetEntry.last_planned_materialization_run_id` cannot be used: SQL storages leave it empty.
     planned = (instance.event_log_storage.get_latest_planned_materialization_info(key) for key in keys)
     runs = (instance.get_run_by_id(run_id) for run_id in {info.run_id for info in planned if info})
     return {run.run_id for run in runs if run and not run.is_finished}
 
 
 def _blocked_by(instance: dg.DagsterInstance, graph: Graph, gold: Table) -> list[str]:
-    """The checks above a gold table that do not let it through, by name."""
+    """Return the names of the checks upstream of a gold table that block it."""
     above = _ancestors(graph, gold)
     tables = [graph.tables[unique_id] for unique_id in above if unique_id in graph.tables]
     keys = [check_key(graph, test) for unique_id in above for test in graph.tests_of.get(unique_id, ())]
@@ -137,7 +138,7 @@ def _ancestors(graph: Graph, table: Table) -> set[str]:
 def _lets_through(record: AssetCheckExecutionRecord) -> bool:
     if record.status == AssetCheckExecutionRecordStatus.FAILED:
         return record.evaluation is not None and record.evaluation.severity == dg.AssetCheckSeverity.WARN
-    # Planned: its run is still at it, or ended without having judged it.
+    # If planned, its run has not evaluated it yet, or ended without doing so.
     return record.status == AssetCheckExecutionRecordStatus.SUCCEEDED
 
 

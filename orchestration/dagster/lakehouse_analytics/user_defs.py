@@ -1,8 +1,8 @@
-"""The user's own Dagster code: what the folder `defs` defines, beside what the dbt project defines.
+"""Loads the user's own Dagster code from the folder `defs`, in addition to the definitions of the dbt project.
 
-`dg.load_from_defs_folder` loads the same. But it also imports every package of the environment that offers components,
-to list them for Dagster+: dagster-dbt, and dbt with it, which costs each process 3.9 CPU seconds. And it needs a
-pyproject.toml around the package, which an installed package does not have.
+`dg.load_from_defs_folder` does the same, but it also imports every installed package with components to list them for
+Dagster+: dagster-dbt and thereby dbt, which costs each process 3.9 CPU seconds. It also requires a pyproject.toml
+around the package, which an installed package does not have.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from lakehouse_analytics.dbt.graph import Graph, Source
 from lakehouse_analytics.keys import asset_key
 
 PACKAGE = "lakehouse_analytics.defs"
-#: Files that dg takes for components.
+#: Names of files that dg loads as components.
 _COMPONENTS = frozenset({"defs.yaml", "component.yaml"})
 
 
 class UserDefsError(Exception):
-    """Something in the folder `defs` cannot be loaded. The message names the file."""
+    """A file in the folder `defs` cannot be loaded. The message names the file."""
 
 
 @dataclass(frozen=True)
 class UserDefs:
-    """What the folder `defs` defines.
+    """The definitions of the folder `defs`.
 
     Attributes:
-        definitions: All of it, merged.
-        folder: The folder, where it has any file.
-        tree: Dagster's tree of the folder.
+        definitions: All definitions, merged.
+        folder: The folder; None if it has no files.
+        tree: Dagster's component tree of the folder.
     """
 
     definitions: dg.Definitions
@@ -47,7 +47,7 @@ class UserDefs:
     tree: dg.ComponentTree | None = None
 
     def file_with(self, has: Callable[[dg.Definitions], bool]) -> Path | None:
-        """The file whose definitions have something, or the folder where no single file has it."""
+        """Return the file whose definitions meet a condition; the folder if no single file does."""
         files = _files(self.folder) if self.folder else ()
         return next((file for file in files if has(self._part(file))), self.folder)
 
@@ -57,14 +57,14 @@ class UserDefs:
         try:
             return self.tree.build_defs(file.parent if file.name in _COMPONENTS else file)
         except Exception:
-            return dg.Definitions()  # a module that a component imports defines nothing by itself
+            return dg.Definitions()  # a module imported by a component defines nothing itself
 
 
 def load_user_defs() -> UserDefs:
-    """What the folder `defs` defines. An empty folder costs no import.
+    """Load the definitions of the folder `defs`. If it is empty, nothing is imported.
 
     Raises:
-        UserDefsError: a file in it is broken.
+        UserDefsError: A file in the folder is invalid.
     """
     folder = _folder()
     if folder is None or not any(_files(folder)):
@@ -75,23 +75,23 @@ def load_user_defs() -> UserDefs:
         raise UserDefsError(_explained(error, folder)) from error
 
 
-def refuse_collisions(ours: dg.Definitions, own: UserDefs, graph: Graph) -> None:
-    """Refuse keys and names of the folder `defs` that the lakehouse uses already.
+def check_collisions(ours: dg.Definitions, own: UserDefs, graph: Graph) -> None:
+    """Check that the folder `defs` does not use keys or names of the lakehouse's own definitions.
 
     Args:
-        ours: What the lakehouse defines, without the sources that `own` defines.
-        own: The user's.
-        graph: The manifest's.
+        ours: The definitions of the lakehouse, without the sources that `own` defines.
+        own: The user's definitions.
+        graph: The manifest's graph.
 
     Raises:
-        UserDefsError: two things share a key or a name. The message names both.
+        UserDefsError: Two definitions share a key or a name. The message names both.
     """
     if own.tree is None:
         return
     if own.definitions.executor is not None:
         raise UserDefsError(
-            f"{own.file_with(lambda part: part.executor is not None)} sets an executor, which would be that of every "
-            "job. Give it to your own job alone: `dg.define_asset_job(…, executor_def=…)`."
+            f"{own.file_with(lambda part: part.executor is not None)} sets an executor, which would apply to all "
+            "jobs. Set it only for your own job: `dg.define_asset_job(…, executor_def=…)`."
         )
     for key in sorted(asset_keys(own.definitions) & asset_keys(ours)):
         raise UserDefsError(
@@ -108,12 +108,12 @@ def refuse_collisions(ours: dg.Definitions, own: UserDefs, graph: Graph) -> None
 
 
 def asset_keys(definitions: dg.Definitions) -> set[dg.AssetKey]:
-    """Keys of all assets, external ones included."""
+    """Return the keys of all assets, including external ones."""
     return {spec.key for spec in asset_specs(definitions)}
 
 
 def asset_specs(definitions: dg.Definitions) -> Iterator[dg.AssetSpec]:
-    """Specs of all assets, external ones included."""
+    """Yield the specs of all assets, including external ones."""
     for one in definitions.assets or ():
         if isinstance(one, dg.AssetsDefinition):
             yield from one.specs
@@ -137,7 +137,7 @@ def _names(definitions: dg.Definitions, kind: str) -> set[str]:
 
 
 def _owner(key: dg.AssetKey, graph: Graph) -> str:
-    """What the dbt project, or the lakehouse itself, has under a key."""
+    """Return what the dbt project, or the lakehouse itself, defines with a key."""
     for thing in (*graph.tables.values(), *graph.unbuilt.values()):
         if asset_key(thing) == key:
             filled = ", which Airbyte fills" if isinstance(thing, Source) and thing.contract.airbyte else ""
@@ -155,7 +155,7 @@ def _folder() -> Path | None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The files that define something, as Dagster finds them."""
+    """Yield the files that define something, as Dagster finds them."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             if path.name != "__pycache__" and not path.name.startswith("."):
@@ -165,7 +165,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _has_no_code(path: Path) -> bool:
-    """Whether it is an `__init__.py` that only marks a package."""
+    """Return whether a file is an `__init__.py` that only marks a package."""
     if path.name != "__init__.py":
         return False
     try:
@@ -176,38 +176,41 @@ def _has_no_code(path: Path) -> bool:
 
 def _load(name: str, folder: Path, root: Path) -> UserDefs:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)  # of functions that Dagster itself calls
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # caused by functions that Dagster itself calls
         tree = dg.ComponentTree.from_module(defs_module=importlib.import_module(name), project_root=root)
         return UserDefs(tree.build_defs(folder), folder, tree)
 
 
 def _explained(error: Exception, folder: Path) -> str:
-    """Which file, which line, and the error that its code raised."""
+    """Return the file, the line, and the error that its code raised."""
     causes = [*_causes(error)]
     first = causes[-1]
     if isinstance(first, SyntaxError) and first.filename:
         return f"{first.filename}, line {first.lineno}: {type(first).__name__}: {first.msg}"
-    said = f"{type(first).__name__}: {first}"
+    message = f"{type(first).__name__}: {first}"
     for cause in reversed(causes):
         for frame in reversed(traceback.extract_tb(cause.__traceback__)):
             if Path(frame.filename).is_relative_to(folder):
-                return f"{frame.filename}, line {frame.lineno}: {said}"
-    return f"{_broken_component(folder) or folder}: {said}"
+                return f"{frame.filename}, line {frame.lineno}: {message}"
+    return f"{_broken_component(folder) or folder}: {message}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from, the first cause last."""
+    """Yield an error and its causes, the first cause last."""
     while error is not None:
         yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _broken_component(folder: Path) -> Path | None:
-    """The first component that does not load by itself: Dagster's errors about YAML do not all name the file."""
+    """Return the first component that does not load by itself.
+
+    Some of Dagster's errors about YAML do not name the file.
+    """
     for file in _files(folder):
         if file.name in _COMPONENTS:
             try:
                 _load(".".join((PACKAGE, *file.parent.relative_to(folder).parts)), file.parent, folder.parents[1])
-            except Exception:  # the error is known; this looks for its place only
+            except Exception:  # only the file is of interest; the error is known
                 return file
     return None

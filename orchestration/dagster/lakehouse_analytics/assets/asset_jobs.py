@@ -1,10 +1,11 @@
-"""Asset jobs that cost a fraction of `dg.define_asset_job` to resolve, where one op builds thousands of assets.
+"""Asset jobs that are much cheaper to resolve than those of `dg.define_asset_job` if one op builds many assets.
 
-Of each asset of an op that a job leaves out, Dagster copies the spec twice, and matches the keys and table names of all
-assets again, to put it into the job as an external asset. A code server resolves every job when it starts. Here the job
-shares the specs of the repository, whose keys are resolved already.
+For each asset of an op that is not in a job, Dagster copies the spec twice, and matches the keys and table names of all
+assets again, to add it to the job as an external asset. A code server resolves all jobs when it starts. Here, jobs
+share the specs of the repository, whose keys are already resolved.
 
-Nothing else takes Dagster's graph apart. `tests/definitions/test_asset_jobs.py` compares the jobs with Dagster's own.
+No other module works with the internals of Dagster's graph. `tests/definitions/test_asset_jobs.py` compares the jobs
+with Dagster's own.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class AssetJob(UnresolvedAssetJobDefinition):
 
     @classmethod
     def of(cls, job: UnresolvedAssetJobDefinition) -> AssetJob:
-        """The same job.
+        """Return a job of this class that is equal to another one.
 
         Args:
-            job: Made by `dg.define_asset_job`, of a name, a selection, a description, tags and hooks.
+            job: A job created by `dg.define_asset_job` with a name, a selection, a description, tags and hooks.
         """
         return cls(job.name, job.selection, description=job.description, tags=job.tags, hooks=job.hooks)
 
@@ -42,7 +43,7 @@ class AssetJob(UnresolvedAssetJobDefinition):
         default_executor_def: dg.ExecutorDefinition | None = None,
         resource_defs: Mapping[str, dg.ResourceDefinition] | None = None,
     ) -> dg.JobDefinition:
-        """As Dagster asks each job of a repository, when it needs it."""
+        """Create the job. Dagster calls this for each job of a repository when it needs it."""
         return build_asset_job(
             self.name,
             asset_graph=_of_job(asset_graph, self.selection),
@@ -57,7 +58,7 @@ class AssetJob(UnresolvedAssetJobDefinition):
 
 
 def _of_job(whole: AssetGraph, selection: dg.AssetSelection) -> AssetGraph:
-    """What the job builds and checks, and as external assets what else its ops build or read."""
+    """Return the graph of a job: what it builds and checks and, as external assets, what else its ops build or read."""
     keys, checks = selection.resolve(whole), selection.resolve_checks(whole)
     built = [
         _part(one, keys, checks)
@@ -69,7 +70,7 @@ def _of_job(whole: AssetGraph, selection: dg.AssetSelection) -> AssetGraph:
         around.update(one.node_keys_by_input_name.values(), one.node_keys_by_output_name.values())
         around.update(key.asset_key for key in one.check_keys)
         around.update(parent for key in one.keys for parent in whole.get(key).parent_keys)
-    # Dagster 1.13.0 refuses external assets of different partitions in one definition.
+    # Dagster 1.13.0 does not allow external assets with different partitions in one definition.
     beside: dict[dg.PartitionsDefinition | None, list[dg.AssetSpec]] = defaultdict(list)
     for key in around - keys:
         spec = whole.get(key).to_asset_spec()

@@ -1,4 +1,4 @@
-"""What feeds the lakehouse and what reads it, as external assets: no run of this project builds them."""
+"""External assets for what the project reads, and for what reads it. No run of this project builds them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from lakehouse_analytics.dbt.graph import External, Graph, Key
 from lakehouse_analytics.keys import asset_key
 
 _ABOUT = {
-    "model": "Model {name} of dbt project {package}, which builds it.",
-    "ephemeral": "Ephemeral model {name}: constants, which dbt inlines into the models that read it.",
-    "project": "Tests of dbt project {name} that read no table.",
+    "model": "Model {name}, built by dbt project {package}.",
+    "ephemeral": "Ephemeral model {name}: constants that dbt inlines into the models that read it.",
+    "project": "Tests of dbt project {name} that do not read a table.",
 }
 
 
 def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = ()) -> list[dg.AssetSpec]:
-    """One external asset for each dbt source table, each exposure, and each `External` of the graph.
+    """Return an external asset for each dbt source table, each exposure, and each `External` of the graph.
 
     Args:
-        graph: The manifest's.
-        own: Keys that the user's own Python defines. A source of such a key is that asset, unless Airbyte fills it.
+        graph: The manifest's graph.
+        own: Keys of the user's Python assets. A source with such a key is that asset, unless Airbyte fills it.
     """
     sources: dict[Key, dg.AssetSpec] = {}
     for source in graph.sources.values():
         if asset_key(source) in own and not source.contract.airbyte:
             continue
-        # Sources that name one key in `meta.dagster.asset_key` are one table.
+        # Sources with the same key in `meta.dagster.asset_key` are one table.
         sources.setdefault(source.key, source_spec(graph, source))
     externals = [_external_spec(graph, external) for external in graph.externals.values()]
     exposures = [exposure_spec(graph, unique_id) for unique_id in graph.exposures]

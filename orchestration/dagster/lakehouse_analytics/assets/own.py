@@ -1,6 +1,7 @@
-"""The user's own Python assets among the tables: which of them stand between two tables, and what lies below.
+"""The user's own Python assets among the tables: which are between two tables, and which tables are downstream of them.
 
-A Python asset is above a table that reads a dbt source of its key, and below each asset that it depends on.
+A Python asset is upstream of a table that reads a dbt source with its key, and downstream of the assets that it depends
+on.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ _Edges = Mapping[dg.AssetKey, set[dg.AssetKey]]
 
 
 class OwnAssets:
-    """The Python assets that a run can build, and their place among the tables.
+    """The Python assets that a run can build, and their position in the graph of tables.
 
     Args:
-        graph: The manifest's.
-        assets: What the user defines.
+        graph: The manifest's graph.
+        assets: The user's assets.
     """
 
     def __init__(self, graph: Graph, assets: Iterable[object] = ()) -> None:
@@ -47,11 +48,11 @@ class OwnAssets:
         self._above[below].add(above)
 
     def between(self, tables: Collection[Table], partitions: dg.PartitionsDefinition | None) -> list[dg.AssetKey]:
-        """The Python assets through which data goes from one of some tables to another, and no other table's.
+        """Return the Python assets on a path between two of some tables that has no other table.
 
         Args:
-            tables: Those that a job builds.
-            partitions: Of the job. An asset with other partitions cannot be in it, and is left out.
+            tables: The tables that a job builds.
+            partitions: Partitions of the job. Assets with other partitions cannot be in it, and are omitted.
         """
         if not self._partitions:
             return []
@@ -62,26 +63,27 @@ class OwnAssets:
         return sorted(found.union(*whole))
 
     def tables_below(self, table: Table) -> set[str]:
-        """As `Graph.descendants`, and through Python assets as well."""
+        """Return the tables downstream of a table, like `Graph.descendants`, but also through Python assets."""
         if not self._partitions:
             return self._graph.descendants([table.unique_id])
         found = _reached({asset_key(table)}, self._below, self._above.keys())
         return {other.unique_id for other in self._graph.tables.values() if asset_key(other) in found}
 
     def gates_in_a_circle(self) -> set[str]:
-        """Unique ids of tests that cannot gate what is built from their table: they wait for it, by a Python asset.
+        """Return the unique ids of tests that cannot be gates.
 
-        Such as a test of relationships from a table to another that a Python asset fills from it.
+        They depend on a Python asset downstream of their table, such as a test of relationships between a table and
+        another one that a Python asset fills from it.
         """
         if not self._partitions:
             return set()
         own, every = self._partitions.keys(), self._above.keys() | self._below.keys()
-        begin = _reached(own, self._above, every)
+        start = _reached(own, self._above, every)
         behind: dict[dg.AssetKey, set[dg.AssetKey]] = {}
         found: set[str] = set()
         for test in self._graph.tests.values():
             key = asset_key(self._graph.known(test.attached))
-            if key in begin and len(test.parents) > 1:
+            if key in start and len(test.parents) > 1:
                 if key not in behind:
                     behind[key] = _reached(_reached({key}, self._below, every) & own, self._below, every)
                 others = {asset_key(self._graph.known(parent)) for parent in test.parents} - {key}
@@ -89,10 +91,10 @@ class OwnAssets:
         return found
 
 
-def _reached(begin: Collection[dg.AssetKey], edges: _Edges, through: Collection[dg.AssetKey]) -> set[dg.AssetKey]:
-    """What lies beyond some keys, by steps through certain keys alone."""
+def _reached(start: Collection[dg.AssetKey], edges: _Edges, through: Collection[dg.AssetKey]) -> set[dg.AssetKey]:
+    """Return the keys that can be reached from some keys, by paths through certain keys only."""
     found: set[dg.AssetKey] = set()
-    stack = [*begin]
+    stack = [*start]
     while stack:
         new = {key for key in edges.get(stack.pop(), ()) if key in through} - found
         found |= new

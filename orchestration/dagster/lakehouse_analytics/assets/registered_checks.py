@@ -1,4 +1,4 @@
-"""Checks that a build evaluates beside dbt's tests and the row counts. See `checks.registry`."""
+"""Evaluates the registered checks in a build, in addition to dbt's tests and row counts. See `checks.registry`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Results = Iterable[dg.AssetCheckResult]
 
 
 class TableChecks:
-    """Checks of the tables of one run, evaluated as the tables are built."""
+    """The checks of the tables in a run, evaluated as the tables are built."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -24,13 +24,13 @@ class TableChecks:
         self._results: Mapping[str, list[dg.AssetCheckResult]] = {}
 
     def gates(self, tables: Iterable[Table]) -> frozenset[str]:
-        """Unique ids of the tables that have a check which stops what lies below them."""
+        """Return the unique ids of the tables with a check that blocks downstream tables."""
         if not self._kinds:
             return frozenset()
         return frozenset(table.unique_id for table in tables if self._blocking(table))
 
     def evaluate(self, tables: Sequence[Table], fetch_all: FetchAll) -> None:
-        """Evaluate the checks of some tables. Called in a thread; raises nothing."""
+        """Evaluate the checks of some tables. Called in a thread; does not raise."""
         found: dict[str, list[dg.AssetCheckResult]] = {table.unique_id: [] for table in tables}
         for kind in self._kinds:
             planned = {table: keys for table in tables if (keys := [s.key for s in kind.specs(table, self._scope)])}
@@ -42,11 +42,11 @@ class TableChecks:
         self._results = {**self._results, **found}
 
     def results(self, table: Table) -> list[dg.AssetCheckResult]:
-        """What was found of a table."""
+        """Return the results for a table."""
         return self._results.get(table.unique_id, [])
 
     def blocks(self, table: Table, check: str | None) -> bool:
-        """Whether a check of a table stops what lies below it."""
+        """Return whether a check of a table blocks downstream tables."""
         return check in self._blocking(table)
 
     def _blocking(self, table: Table) -> set[str]:
@@ -55,10 +55,10 @@ class TableChecks:
 
 
 class SourceChecks:
-    """The selected checks of sources of one run, evaluated before it builds."""
+    """The selected checks of sources in a run, evaluated before it builds tables."""
 
     def __init__(self, scope: Scope, selected: AbstractSet[dg.AssetCheckKey]) -> None:
-        self._asked: list[tuple[ChecksOfSources, dict[Source, list[dg.AssetCheckKey]]]] = []
+        self._planned: list[tuple[ChecksOfSources, dict[Source, list[dg.AssetCheckKey]]]] = []
         for kind in kinds(Evaluated.BEFORE_TABLES):
             wanted = {key for key in selected if key.name in kind.names}
             if not wanted:
@@ -66,20 +66,20 @@ class SourceChecks:
             loaded: ChecksOfSources = kind.load()
             planned: dict[Source, list[dg.AssetCheckKey]] = {}
             for source in scope.graph.sources.values():
-                # Of sources that share an asset key, the first: the check is its.
+                # If several sources share an asset key, the check belongs to the first.
                 if keys := [spec.key for spec in loaded.specs(source, scope) if spec.key in wanted]:
                     planned[source] = keys
                     wanted.difference_update(keys)
             if planned:
-                self._asked.append((loaded, planned))
+                self._planned.append((loaded, planned))
 
     def __len__(self) -> int:
-        """How many checks there are."""
-        return sum(len(keys) for _, planned in self._asked for keys in planned.values())
+        """Return the number of checks."""
+        return sum(len(keys) for _, planned in self._planned for keys in planned.values())
 
     def results(self, dbt: Dbt) -> Iterator[dg.AssetCheckResult]:
-        """Evaluate them; raises nothing."""
-        for kind, planned in self._asked:
+        """Evaluate the checks and yield their results; does not raise."""
+        for kind, planned in self._planned:
             results = _by_key(planned.values(), partial(kind.evaluate, [*planned], dbt))
             yield from (results[key] for keys in planned.values() for key in keys)
 
@@ -87,9 +87,9 @@ class SourceChecks:
 def _by_key(
     planned: Collection[Collection[dg.AssetCheckKey]], evaluate: Callable[[], Results]
 ) -> dict[dg.AssetCheckKey, dg.AssetCheckResult]:
-    """A result for each planned check: one that its kind did not give is an error."""
+    """Return a result for each planned check. If `evaluate` does not return one, the result is an error."""
     found: dict[dg.AssetCheckKey, dg.AssetCheckResult] = {}
-    reason = "its kind gave no result"
+    reason = "no result was returned"
     try:
         for result in evaluate():
             found[dg.AssetCheckKey(dg.AssetKey.from_coercible(result.asset_key or ""), result.check_name or "")] = (

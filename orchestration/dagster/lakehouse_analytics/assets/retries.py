@@ -1,6 +1,6 @@
-"""What of a failed dbt build is worth another try: what failed for a reason that passes, and what waited for it.
+"""Determines what to retry after a failed dbt build: transient failures, and what was skipped because of them.
 
-Pure: no Dagster, no dbt. Whether a reason passes is the engine's knowledge (`engines.trino.errors`).
+Pure functions: no Dagster, no dbt. The engine determines which failures are transient (`engines.trino.errors`).
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from lakehouse_analytics.dbt.graph import DbtTest, Graph, Table
 from lakehouse_analytics.dbt.run_results import DbtResult
 from lakehouse_analytics.engines.base import FOR_GOOD, ErrorClassifier, Reason
 
-#: Seconds to wait before each further try of a model. The engine is waited for besides.
+#: Seconds to wait before each retry of a model. Waiting for the engine comes on top.
 BACKOFF = (5.0, 20.0)
-#: The same while the engine's queue is full: doubled each time, up to the second number.
+#: Seconds to wait while the engine's queue is full: the first wait, doubled each time, and the maximum.
 QUEUE_BACKOFF = (5.0, 60.0)
 
 
 class Patience:
-    """How often a command is tried again, and how long after the last try.
+    """How often a command is retried, and how long to wait before.
 
-    A failure that may pass is tried again `len(BACKOFF)` times. A full queue is no failure of the model or of the
-    engine: it is tried again for `queue_timeout` seconds, counted from the last try in which anything was built.
+    A transient failure is retried `len(BACKOFF)` times. A full queue is not a failure of the model or the engine. It is
+    retried for `queue_timeout` seconds since the last attempt that built something.
 
     Args:
-        judge: What the engine makes of a message.
-        queue_timeout: Seconds.
-        clock: Seconds of a clock that only goes forward.
+        judge: The engine's classification of error messages.
+        queue_timeout: Time limit in seconds.
+        clock: Returns the seconds of a monotonic clock.
     """
 
     def __init__(
@@ -43,26 +43,26 @@ class Patience:
 
     @property
     def queue_timed_out(self) -> bool:
-        """Whether the queue has been full for longer than a build waits."""
+        """Whether the queue has been full for longer than the time limit."""
         return self._full_since is not None and self._clock() - self._full_since >= self._queue_timeout
 
     def classify_error(self, message: str) -> Reason:
-        """As the engine judges; but a reason for which nothing is tried any more does not pass."""
+        """Return the engine's classification. If no retry is left for it, the error counts as permanent."""
         reason = self._judge(message)
-        gone = self.queue_timed_out if reason.queue_full else not self._left
-        return FOR_GOOD if gone else reason
+        exhausted = self.queue_timed_out if reason.queue_full else not self._left
+        return FOR_GOOD if exhausted else reason
 
     def wait(self, last: DbtResult) -> tuple[float, bool]:
-        """Seconds to wait before the next try, and whether that is because the queue is full.
+        """Return the seconds to wait before the next attempt, and whether that is because the queue is full.
 
         Args:
-            last: The last try, of which something is worth another one.
+            last: The result of the last attempt, part of which is worth a retry.
         """
         messages = [last.reason] if last.crashed else [node.message for node in last.nodes.values() if node.message]
         return self._wait(messages, progress=any(node.status in FINE_STATUS for node in last.nodes.values()))
 
     def wait_for(self, message: str) -> float:
-        """Seconds to wait before a statement that failed with this message is tried again."""
+        """Return the seconds to wait before a statement that failed with this message is retried."""
         return self._wait([message], progress=False)[0]
 
     def _wait(self, messages: Sequence[str], *, progress: bool) -> tuple[float, bool]:
@@ -94,18 +94,18 @@ def worth_another_try(
     *,
     failed_gates: Collection[str] = (),
 ) -> tuple[list[Table], list[DbtTest]]:
-    """The tables and tests of a finished build to ask for again.
+    """Return the tables and tests of a finished build to retry.
 
     Args:
-        graph: The manifest's.
-        tables, tests: What the build was to build.
-        result: What came of it.
-        judge: Tells of dbt's message whether its reason passes.
+        graph: The manifest's graph.
+        tables, tests: The tables and tests of the build.
+        result: The result of the build.
+        judge: Returns whether the cause of an error message is transient.
         failed_gates: Unique ids of the tables whose row count failed.
 
     Returns:
-        What failed for a passing reason and can safely be done again, and what dbt skipped because of it. Never what
-        stands below something that failed for good.
+        Those that failed for a transient reason and can be repeated safely, and those that dbt skipped because of them.
+            Nothing downstream of a permanent failure is included.
     """
 
     def status(unique_id: str) -> str | None:
@@ -117,54 +117,64 @@ def worth_another_try(
         if node is None:
             return False
         table = graph.tables.get(unique_id)
-        # What failed is one statement of several: that it did nothing says nothing of those before it.
+        # A model has several statements, and the error is that of one. Statements before it may have had an effect.
         return judge(node.message).transient and (table is None or _repeatable(table))
 
     failed = {t.unique_id for t in tables if status(t.unique_id) not in (*FINE_STATUS, "skipped", None)}
-    shaken = {test.unique_id for test in tests if status(test.unique_id) == "error" and passes(test.unique_id)}
-    again = {unique_id for unique_id in failed if passes(unique_id)}
+    transient_tests = {test.unique_id for test in tests if status(test.unique_id) == "error" and passes(test.unique_id)}
+    retried = {unique_id for unique_id in failed if passes(unique_id)}
     gates = {
-        test.attached for test in tests if test.unique_id not in shaken and status(test.unique_id) in FAILED_STATUS
+        test.attached
+        for test in tests
+        if test.unique_id not in transient_tests and status(test.unique_id) in FAILED_STATUS
     } | {*failed_gates}
-    for_good = failed - again
-    lost = for_good | graph.descendants(for_good | gates)
-    waiting = graph.descendants(again | {graph.tests[unique_id].attached for unique_id in shaken})
-    again |= {t.unique_id for t in tables if t.unique_id in waiting and status(t.unique_id) in ("skipped", None)}
-    again -= lost
+    permanent = failed - retried
+    blocked = permanent | graph.descendants(permanent | gates)
+    skipped_because = graph.descendants(retried | {graph.tests[unique_id].attached for unique_id in transient_tests})
+    retried |= {
+        t.unique_id for t in tables if t.unique_id in skipped_because and status(t.unique_id) in ("skipped", None)
+    }
+    retried -= blocked
     return (
-        [table for table in tables if table.unique_id in again],
+        [table for table in tables if table.unique_id in retried],
         [
             test
             for test in tests
-            if not lost.intersection(test.parents)
-            and (test.unique_id in shaken or (again.intersection(test.parents) and _unanswered(status(test.unique_id))))
+            if not blocked.intersection(test.parents)
+            and (
+                test.unique_id in transient_tests
+                or (retried.intersection(test.parents) and _without_result(status(test.unique_id)))
+            )
         ],
     )
 
 
 def worth_a_second_start(tables: Sequence[Table], result: DbtResult, judge: ErrorClassifier) -> bool:
-    """Whether a dbt that crashed is asked again for what it did not report: of that it may have built some."""
+    """Return whether to run dbt again after a crash, for what it did not report.
+
+    It may have built some of these tables.
+    """
     return judge(result.reason).transient and all(_repeatable(table) for table in tables)
 
 
 def merge(first: DbtResult, second: DbtResult) -> DbtResult:
-    """One result of two tries: each node as it was seen last."""
+    """Merge the results of two attempts: the last result of each node counts."""
     nodes = {**first.nodes, **second.nodes}
     fine = all(node.status in (*FINE_STATUS, "skipped") for node in nodes.values())
-    # A second dbt that crashed takes nothing away from what the first one built.
+    # A crash of the second attempt does not affect what the first one built.
     exit_code = 1 if second.crashed and first.nodes else second.exit_code or (0 if fine else 1)
     return DbtResult(exit_code, nodes, second.errors or first.errors, second.stray)
 
 
-def _unanswered(status: str | None) -> bool:
+def _without_result(status: str | None) -> bool:
     return status in (None, "skipped", "error")
 
 
 def _repeatable(table: Table) -> bool:
-    """Whether building it twice leaves what building it once does. An append does not, whatever it is called."""
+    """Return whether building a table twice has the same result as building it once. An append has not."""
     config = table.node.config
     if not config.is_incremental:
         return True
-    # dbt-trino's default strategy is append, and its merge without a key is one, too.
+    # dbt-trino's default strategy is append, and its merge without a key appends, too.
     strategy = config.incremental_strategy or "default"
     return strategy not in ("append", "default") and (strategy != "merge" or bool(config.unique_key))

@@ -1,1 +1,1 @@
-"""Small helpers that every other package may import. They import nothing of this one."""
+"""Small helpers that all other packages may import. They do not import any other package of this project."""

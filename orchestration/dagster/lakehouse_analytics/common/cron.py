@@ -1,4 +1,4 @@
-"""What a cron expression is: what Dagster's schedules take for one."""
+"""Cron expressions, as Dagster's schedules interpret them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from datetime import datetime, timedelta
 
 
 def is_cron(text: str) -> bool:
-    """Whether Dagster accepts the text as a cron expression, names such as `@daily` included."""
+    """Return whether Dagster accepts a text as a cron expression, including names such as `@daily`."""
     from lakehouse_analytics._dagster_internals import is_valid_cron_string
 
     return is_valid_cron_string(text)
 
 
 def smallest_interval(text: str) -> timedelta:
-    """The shortest time between two ticks of a valid cron expression."""
+    """Return the shortest time between two ticks of a valid cron expression."""
     from lakehouse_analytics._dagster_internals import get_smallest_cron_interval
 
     return get_smallest_cron_interval(text)
 
 
 def next_tick(cron: str, timezone: str, at: datetime) -> datetime:
-    """The first tick at or after an aware moment."""
+    """Return the first tick at or after a time, which needs a time zone."""
     from lakehouse_analytics._dagster_internals import schedule_execution_time_iterator
 
     return next(schedule_execution_time_iterator(at.timestamp(), cron, timezone))

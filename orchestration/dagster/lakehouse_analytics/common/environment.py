@@ -1,4 +1,4 @@
-"""What every group of settings needs: the prefix of the variables, and how paths and lists are read."""
+"""Shared code of the settings: the prefix of variables, and how paths and lists are parsed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ PREFIX = "LAKEHOUSE_"
 
 
 class SettingsError(ValueError):
-    """The environment is wrong. The message lists every variable at fault, never its value."""
+    """The environment is invalid. The message lists all invalid variables, but not their values."""
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return f"{PREFIX}{name.upper()}"
 
 
 def repository_root() -> Path:
-    """The checkout (or image folder) that holds `dbt/`: the nearest parent that has one."""
+    """Return the checkout, or the folder in the image, that contains `dbt/`: the nearest parent that does."""
     here = Path(__file__).resolve()
     for parent in here.parents:
         if (parent / "dbt" / "dbt_project.yml").is_file():
@@ -29,10 +29,10 @@ def repository_root() -> Path:
 
 
 def absolute(value: Path | None) -> Path | None:
-    """A path with one meaning in every process, whatever folder it was started in: relative ones start at the checkout.
+    """Return an absolute path, independent of the working directory. Relative paths start at the checkout.
 
     Raises:
-        ValueError: it cannot be a path.
+        ValueError: The value cannot be a path.
     """
     if value is None:
         return None
@@ -46,10 +46,10 @@ def absolute(value: Path | None) -> Path | None:
 
 
 def split(value: object) -> object:
-    """The names of a comma-separated list, each once.
+    """Return the names in a comma-separated list, without duplicates.
 
     Raises:
-        ValueError: there is none.
+        ValueError: The list is empty.
     """
     if not isinstance(value, str):
         return value

@@ -1,8 +1,8 @@
-"""Python's garbage collector while the code location is imported and loads.
+"""Tunes Python's garbage collector for importing and loading the code location.
 
-A project of 5,000 models becomes two million objects that live as long as the process. By default Python looks for
-garbage after every 700 of them, and through all of them again whenever they have grown by a quarter. That was half of
-the time of a load, and it finds none.
+A project of 5,000 models creates two million objects that live as long as the process. By default, Python collects
+garbage after every 700 new objects, and searches all of them again whenever their number has grown by a quarter. That
+took half of the time of a load, without finding anything.
 """
 
 from __future__ import annotations
@@ -16,35 +16,36 @@ from typing import TypeVar
 
 Loaded = TypeVar("Loaded")
 
-#: New objects between two collections: importing and loading make as many that stay, and so does Dagster when it
-#: describes what was loaded.
+#: New objects between two collections. Importing and loading create about as many that stay, and so does Dagster when
+#: it describes what was loaded.
 YOUNG = 20_000
-#: Objects of earlier loads that a process may keep although nothing refers to them any more.
-KEPT = 1_000_000
+#: Maximum number of objects of earlier loads that a process may keep although they are not used any more.
+MAX_FROZEN = 1_000_000
 #: Modules that print, when the interpreter ends, which of their types are still alive. Those built with nanobind do.
 REPORT_LEAKS = ("_duckdb",)
 
 
-def collect_rarely() -> None:
-    """Let `YOUNG` objects be made between two collections, or more where more are allowed already."""
+def collect_garbage_rarely() -> None:
+    """Raise the number of new objects between two collections to `YOUNG`, unless it is higher already."""
     young, *older = gc.get_threshold()
     if young:  # otherwise the collector is off
         gc.set_threshold(max(young, YOUNG), *older)
 
 
-def without_collecting(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
-    """Collect no garbage during a load, and never look through what it made.
+def without_garbage_collection(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
+    """Disable the garbage collector during a load, and exclude the loaded objects from later collections.
 
     Args:
         load: Loads the code location.
 
     Returns:
-        `load`. A process that loads again and again gives back what earlier loads made when it is `KEPT` objects.
+        The wrapped `load`. If it is called repeatedly, the objects of earlier loads are freed once there are
+            `MAX_FROZEN`.
     """
 
     @wraps(load)
     def loading() -> Loaded:
-        if gc.get_freeze_count() > KEPT:
+        if gc.get_freeze_count() > MAX_FROZEN:
             gc.unfreeze()
             gc.collect()
         enabled = gc.isenabled()

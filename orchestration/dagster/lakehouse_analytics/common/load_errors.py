@@ -1,4 +1,4 @@
-"""What is wrong with the settings, the manifest or a contract stands at the end of a log, and not above a traceback."""
+"""Repeats errors of settings, manifest and contracts at the end of the log, after the traceback."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import TypeVar
 
 Loaded = TypeVar("Loaded")
 
-#: Where Dagster logs an error of a code location that it loads lazily (`dagster dev`, `--lazy-load-user-code`).
+#: Dagster's logger for errors of a code location that is loaded lazily (`dagster dev`, `--lazy-load-user-code`).
 _LOGGER = "dagster.code_server"
 
 
-def message_last(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
-    """Repeat the message of our own errors after the traceback.
+def repeat_message_at_end(load: Callable[[], Loaded]) -> Callable[[], Loaded]:
+    """Repeat the message of this project's errors after the traceback.
 
-    Dagster wraps an error of the code location in one of its own, whose traceback of 40 lines follows and names no
-    variable: `kubectl logs --tail 20` shows only that.
+    Dagster wraps an error of the code location in one of its own, which is followed by a traceback of 40 lines that
+    names no variable. `kubectl logs --tail 20` shows nothing else.
 
     Args:
         load: Loads the code location.
 
     Returns:
-        `load`, whose errors are raised as they are.
+        The wrapped `load`. It raises errors unchanged.
     """
 
     @wraps(load)
@@ -47,7 +47,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _message(error: BaseException | None) -> str:
-    """Of the first error of ours among an error and its causes; empty where there is none."""
+    """Return the message of the first of our errors among an error and its causes; empty if there is none."""
     return next((f"\n{type(one).__name__}: {one}" for one in _causes(error) if _is_ours(one)), "")
 
 
@@ -60,7 +60,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _repeat_at_exit() -> None:
-    """Where the error ends the process: the code server of the official chart."""
+    """Repeat the message if the error ends the process, as in the code server of the official chart."""
     show = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -74,13 +74,13 @@ def _repeat_at_exit() -> None:
 class _Repeat(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and not record.exc_text and (message := _message(record.exc_info[1])):
-            # A formatter of `logging` takes this text instead of making its own.
+            # Formatters use this text instead of formatting the exception.
             record.exc_text = "".join(traceback.format_exception(*record.exc_info)) + message
         return True
 
 
 def _repeat_in_log() -> None:
-    """Where the process lives on and serves the error."""
+    """Repeat the message if the process continues, and reports the error to the webserver."""
     logger = logging.getLogger(_LOGGER)
     if not any(isinstance(one, _Repeat) for one in logger.filters):
         logger.addFilter(_Repeat())

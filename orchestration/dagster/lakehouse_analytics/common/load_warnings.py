@@ -1,4 +1,4 @@
-"""Warnings of the dbt project, once in each process that loads the code location, and not in the processes of runs."""
+"""Logs warnings about the dbt project once per process that loads the code location, but not in run processes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 from collections.abc import Iterable
 
 _LOGGER = logging.getLogger("lakehouse_analytics.definitions")
-#: Dagster's commands that execute a run of a location that a code server has loaded already.
+#: Commands of Dagster that execute a run. The code server that loaded the location has logged the warnings already.
 _OF_RUNS = frozenset({"execute_run", "execute_step", "resume_run"})
-_told: set[str] = set()
+_logged_warnings: set[str] = set()
 
 
 def warn_once(warnings: Iterable[str]) -> None:
-    """Log each warning, unless this process has logged it, or executes a run."""
-    # A code server starts the runs of `dagster dev` by multiprocessing, which leaves its own arguments in place.
+    """Log each warning, unless this process has logged it already, or executes a run."""
+    # The code server of `dagster dev` starts runs by multiprocessing, so `sys.argv` is that of the code server.
     if _OF_RUNS.intersection(sys.argv[1:4]) or multiprocessing.parent_process():
         return
     for warning in warnings:
-        if warning not in _told:
-            _told.add(warning)
+        if warning not in _logged_warnings:
+            _logged_warnings.add(warning)
             _LOGGER.warning(warning)

@@ -1,12 +1,13 @@
-"""Mail addresses."""
+"""Email addresses."""
 
 from __future__ import annotations
 
 
 def is_mail_address(text: str) -> bool:
-    """Whether a text is one address, with or without a display name (RFC 5322), that every mail server takes.
+    """Return whether a text is one address, with or without a display name (RFC 5322), that all mail servers accept.
 
-    The address has only ASCII characters: others need a server with SMTPUTF8 (RFC 6531). A name may have any.
+    The address must be ASCII, because other addresses need a server with SMTPUTF8 (RFC 6531). The display name may have
+    any characters.
     """
     from email.errors import HeaderParseError
     from email.headerregistry import AddressHeader

@@ -1,7 +1,7 @@
 """Names of assets, groups, checks and metadata entries, in the form that Dagster accepts.
 
-Pure: no Dagster, no dbt. Each function depends on its argument alone, so that a name does not change when another
-resource is added to the project.
+Pure functions: no Dagster, no dbt. Each result depends only on the argument, so that a name does not change when
+another resource is added to the project.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
-#: Checks of ours; dbt's tests must not take their names.
+#: Names of our own checks, which dbt's tests must not have.
 ROW_COUNT = "row_count"
 DRIFT = "row_count_drift"
-#: Names of a list in a message that holds several lists; see `some`.
+#: Number of names to list in a message with several lists; see `some`.
 FEW = 3
-#: Most names by far: they stay as they are.
+#: Matches most names, which are used unchanged.
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]*")
 
 
 def unique_metadata_key(column: str) -> str:
-    """`customer_id` → `unique_customers`: distinct values of a key, named by what they count."""
+    """Return the metadata key for a column's number of distinct values: `customer_id` becomes `unique_customers`."""
     return "unique_" + plural(re.sub(r"(?<=.)_(id|key|sk|uuid)$", "", column.lower()))
 
 
 def plural(noun: str) -> str:
-    """English plural of a regular noun."""
+    """Return the English plural of a regular noun."""
     if re.search(r"[^aeiou]y$", noun):
         return noun[:-1] + "ies"
     if noun.endswith("sis"):
@@ -37,10 +37,10 @@ def plural(noun: str) -> str:
 
 
 def key_part(name: str) -> str:
-    """A part of an asset key: letters and digits of any script, `_`, `.` and `-`; each other character becomes `_`.
+    """Return a part of an asset key: letters and digits of any script, `_`, `.` and `-`, and `_` for other characters.
 
-    Asset keys may hold any character. A slash separates the parts in Dagster's UI and selections, and blanks, quotes
-    and the like have to be quoted there. Unicode is composed (NFC): file systems differ in how they store an `ä`.
+    Asset keys may contain any characters. But a slash separates the parts in Dagster's UI and selections, where blanks,
+    quotes and the like must be quoted. Unicode is composed (NFC), because file systems differ in how they store an `ä`.
     """
     if _PLAIN.fullmatch(name):
         return name
@@ -48,25 +48,26 @@ def key_part(name: str) -> str:
 
 
 def _is_word(char: str) -> bool:
-    # Marks, too: the vowels of many scripts are marks.
+    # Includes marks, because they are the vowels of many scripts.
     return char in "_.-" or unicodedata.category(char)[0] in "LMN"
 
 
 def check_name(name: str) -> str:
-    """The name of an asset check: Dagster makes an op's output of it, which holds ASCII letters, digits, `_` and `.`.
+    """Return the name of an asset check.
 
-    A name with other letters keeps its ASCII form and gets a digest, so that two of them stay apart.
+    Dagster uses it as the name of an op's output, which may have ASCII letters, digits, `_` and `.`. A name with other
+    letters is converted to ASCII and gets a digest, so that two of them remain distinct.
     """
     return _ascii(name, r"[^A-Za-z0-9_.]")
 
 
 def group_name(name: str) -> str:
-    """The Dagster group of a dbt group (https://docs.getdbt.com/reference/resource-configs/group)."""
+    """Return the Dagster group of a dbt group (https://docs.getdbt.com/reference/resource-configs/group)."""
     return _ascii(name, r"[^A-Za-z0-9_]")
 
 
 def is_group_name(name: str) -> bool:
-    """Whether Dagster accepts a group of this name: segments of ASCII letters, digits and `_`, separated by `/`."""
+    """Return whether Dagster accepts a name for a group: segments of ASCII letters, digits and `_`, joined by `/`."""
     return re.fullmatch(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*", name) is not None
 
 
@@ -78,41 +79,41 @@ def _ascii(name: str, other: str) -> str:
 
 
 def apart(names: Iterable[str], shape: Callable[[str], str]) -> dict[str, str]:
-    """The identifier of each name, where no two may have the same.
+    """Return a distinct identifier for each name.
 
     Args:
-        names: Names that must stay distinct.
-        shape: Makes an identifier of a name, such as `group_name`.
+        names: Names that must remain distinct.
+        shape: Converts a name to an identifier, such as `group_name`.
 
     Returns:
-        `shape(name)`, with a digest where several names would have it. A name that is an identifier keeps it.
+        `shape(name)`, with a digest if several names have the same. A name that is an identifier is unchanged.
     """
     by_shape: dict[str, list[str]] = {}
     for name in sorted(set(names)):
         by_shape.setdefault(shape(name), []).append(name)
     return {
-        name: made if len(same) == 1 or name == made else f"{made}_{digest(name)}"
-        for made, same in by_shape.items()
+        name: identifier if len(same) == 1 or name == identifier else f"{identifier}_{digest(name)}"
+        for identifier, same in by_shape.items()
         for name in same
     }
 
 
 def digest(name: str) -> str:
-    """Eight hexadecimal digits that stand for a name."""
+    """Return eight hexadecimal digits that represent a name."""
     return hashlib.sha256(unicodedata.normalize("NFC", name).encode()).hexdigest()[:8]
 
 
 def some(names: Sequence[str], most: int = 5, *, between: str = ", ") -> str:
-    """The first of some names, or of other short texts, and how many more there are."""
+    """Join the first names of a list, followed by the number of further ones. Also used for other short texts."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return between.join(names[:most]) + more
 
 
 def joined(names: Sequence[str], word: str = "and") -> str:
-    """`a, b and c`."""
+    """Join names as in `a, b and c`."""
     return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 table`, `2 tables`."""
+    """Return a number with its noun: `1 table`, `2 tables`."""
     return f"{number} {noun if number == 1 else plural(noun)}"

@@ -1,11 +1,11 @@
-"""Why an address cannot be reached, in few words; and dates as HTTP writes them."""
+"""Short reasons why an address cannot be reached, and dates of HTTP headers."""
 
 from __future__ import annotations
 
 import email.utils
 from datetime import UTC, datetime
 
-#: What `requests` and urllib3 write around it says nothing more.
+#: Texts in the messages of `requests` and urllib3, and the reasons that they stand for.
 _REASONS = (
     ("NameResolution", "its name is not known"),
     ("Name or service not known", "its name is not known"),
@@ -21,13 +21,13 @@ _REASONS = (
 
 
 def reason(error: BaseException) -> str:
-    """One of `requests`' errors, short."""
+    """Return the reason of an exception of `requests` in a few words."""
     text = f"{type(error).__name__}: {error}"
     return next((reason for words, reason in _REASONS if words in text), type(error).__name__)
 
 
 def http_date(text: str | None) -> datetime | None:
-    """The date of an HTTP header in UTC; None if the text is not a date."""
+    """Return the date of an HTTP header in UTC; None if the text is not a date."""
     try:
         found = email.utils.parsedate_to_datetime(text or "")
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)

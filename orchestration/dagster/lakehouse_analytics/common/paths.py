@@ -1,18 +1,18 @@
-"""Paths that are given by people."""
+"""Paths from user input."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-#: The longest path and the longest name in one that Linux takes, in bytes (`limits.h`, PATH_MAX without its NUL).
+#: Maximum length of a path, and of each name in it, on Linux in bytes (`limits.h`, PATH_MAX without its NUL).
 MAX_PATH, MAX_NAME = 4095, 255
 
 
 def problem_of(path: Path) -> str | None:
-    """Why a path can be no file's; None where it can.
+    """Return why a path cannot exist on this system; None if it can.
 
-    `Path` raises an OSError of its own whenever it asks the operating system about such a path.
+    `Path` raises an OSError when it accesses such a path.
     """
     if len(os.fsencode(path)) > MAX_PATH or any(len(os.fsencode(part)) > MAX_NAME for part in path.parts):
         return f"a path has at most {MAX_PATH:,} bytes, and each name in it at most {MAX_NAME}"
@@ -20,7 +20,7 @@ def problem_of(path: Path) -> str | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; no, where the operating system refuses the question (`Path.is_file` then raises)."""
+    """Return whether a file exists; False if the path is invalid, for which `Path.is_file` raises an error."""
     try:
         return path.is_file()
     except OSError:
@@ -28,7 +28,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; no, where the operating system refuses the question."""
+    """Return whether a folder exists; False if the path is invalid."""
     try:
         return path.is_dir()
     except OSError:
@@ -36,7 +36,10 @@ def is_folder(path: Path) -> bool:
 
 
 def expanded(path: str) -> Path:
-    """The path with `~` replaced, and as it is where `~name` names no user (`Path.expanduser` then raises)."""
+    """Expand `~` in a path.
+
+    Return it unchanged if the user of `~name` does not exist, for which `expanduser` raises an error.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -1,15 +1,15 @@
-"""Secrets in texts of other programs: which values are secret, and how they stay out of messages and logs.
+"""Masks secrets in messages and logs, in particular in texts of other programs.
 
-Masking every occurrence of every secret is wrong where a secret is an ordinary word: with the password `dagster`,
-`dagster.yaml` becomes `****.yaml`, which hides nothing, because the word is everywhere, and tells the password to every
-reader. So there are three kinds, and each is masked where it means the secret:
+Masking every occurrence of every secret is wrong if a secret is an ordinary word: with the password `dagster`,
+`dagster.yaml` becomes `****.yaml`. That hides nothing, because the word is everywhere, but reveals the password to
+every reader. So there are three kinds of secrets, and each is masked where it certainly is the secret:
 
 =========  ==============================================================  =========================================
 kind       which                                                           masked
 =========  ==============================================================  =========================================
 unusual    8 characters or more, or 6 of more than one class               everywhere, also inside longer words
 short      all others                                                      as a whole word
-ordinary   words that this program uses itself, numbers of up to 5         where the syntax says that it is a secret:
+ordinary   words that this program uses itself, numbers of up to 5         where the syntax shows that it is a secret:
            digits, up to 2 characters, and words that the caller prints    `://user:…@`, `password=…`, `Bearer …`
 =========  ==============================================================  =========================================
 """
@@ -33,32 +33,35 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _USER_INFO = re.compile(r"(?s)://[^/\s:@]*:(?P<password>.+)@")
-#: Of an address, or of a connection string: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
+#: A parameter of an address, or of a connection string:
+#: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
 _PARAMETER = re.compile(r"(?:^|[?&;:\s])(?P<name>[^=&?;:\s]+)\s*=\s*(?:'(?P<quoted>[^']*)'|(?P<value>[^&#;\s]*))")
-#: What a key is called whose value is no secret, although it is about one: `CLIENT_SECRET_FILE`, `oauth2-server-uri`.
-#: By the name, because a secret may look like a path: keys of S3 begin with a slash now and then.
+#: Names of keys that refer to a secret, but whose value is not one: `CLIENT_SECRET_FILE`, `oauth2-server-uri`. The
+#: value cannot decide, because a secret may look like a path: some keys of S3 begin with a slash.
 _ABOUT = re.compile(r"(file|path|dir|directory|folder|uri|url|endpoint|server|host|issuer|type)$", re.IGNORECASE)
 
 _UNUSUAL, _UNUSUAL_MIXED, _SHORT, _LINE = 8, 6, 3, 8
-#: Before and after a whole word. Escapes of JSON, Python and URLs end in letters and digits, and are no part of it.
+#: What precedes and follows a whole word. Escapes of JSON, Python and URLs end in letters and digits, but are not part
+#: of it.
 _START = r"(?:(?<![^\W_])|(?<=\\[nrtbf0])|(?<=%[0-9A-Fa-f]{2}))"
 _END = r"(?![^\W_])"
-#: What stands before a value that can only be a secret.
+#: What precedes a value that can only be a secret.
 _NAMED = rf"(?:{SECRET_NAME.pattern}|\bpass|\bpin)[\w.-]{{0,64}}[\"']?"
 _POSITION = rf"(?:{_NAMED}(?:\s*[:=]\s*|\s+(?=[\"'`]))|\b(?:bearer|basic)\s+)[\"'`]?"
 _VALUE_ENDS = r"(?=\.?(?:$|[\s\"'`,;)&>}\]]))"
-#: The password of an address. One with a slash is found by its value only: `http://host:8080/a@b` has none.
+#: The password of an address. One with a slash is only found by its value: `http://host:8080/a@b` has no password.
 _ADDRESS = re.compile(
     r"(?P<before>\b[a-z][a-z0-9+.-]{0,20}://[^\s/:@\"']*:)(?P<password>[^\s/@\"']+)(?=@)", re.IGNORECASE
 )
 
 
 class Redactor:
-    """Masks secrets: as they are, as JSON, Python and URLs write them, and each long line of one with several lines.
+    """Masks secrets, also in the notation of JSON, Python and URLs, and each long line of a secret with several lines.
 
     Args:
         secrets: Secret values.
-        public: Words that the caller prints in any case, such as users' names; a secret that equals one is ordinary.
+        public: Words that the caller prints anyway, such as names of users. A secret that equals one counts as
+            ordinary.
     """
 
     def __init__(self, secrets: Iterable[str], public: Iterable[str] = ()) -> None:
@@ -72,7 +75,7 @@ class Redactor:
             in_position |= forms
             if kind != "ordinary":
                 (everywhere if kind == "unusual" else whole).update(forms)
-        # In positions first: there the mask stands for the value of a known secret however ordinary it is.
+        # Positions first: there, the mask replaces any known secret, even an ordinary word.
         self._patterns = [
             re.compile(f"(?P<before>{_POSITION})(?:{_any(in_position)}){_VALUE_ENDS}", re.IGNORECASE),
             re.compile(f"(?P<before>)(?:{_any(everywhere)})"),
@@ -80,18 +83,18 @@ class Redactor:
         ]
 
     def __call__(self, text: str) -> str:
-        """The text with every secret masked, and with the password of every address."""
+        """Return the text with every secret masked, and with the password of every address masked."""
         for pattern in self._patterns:
             text = pattern.sub(rf"\g<before>{MASK}", text)
         return _ADDRESS.sub(rf"\g<before>{MASK}", text)
 
 
 def secret_values(value: Any, name: str = "", names: re.Pattern[str] = SECRET_NAME) -> Iterator[str]:
-    """The secret values of a configuration.
+    """Yield the secret values of a configuration.
 
-    Secret is the value of a key with such a name, the password of an address, and a parameter of an address or of a
-    connection string (`password=…`) with such a name. The name of a file and an address are not secret as a whole where
-    their key says so (`…_FILE`, `…_URL`); the address of a webhook is.
+    These are the values of keys with such a name, passwords of addresses, and parameters of an address or connection
+    string (`password=…`) with such a name. The name of a file or an address is not secret as a whole if the key refers
+    to one (`…_FILE`, `…_URL`), except that the address of a webhook is.
 
     Args:
         value: Mappings, lists and scalars.
@@ -111,10 +114,10 @@ def secret_values(value: Any, name: str = "", names: re.Pattern[str] = SECRET_NA
     text = str(value)
     if names.search(name) and ("webhook" in name.lower() or not _ABOUT.search(name)):
         yield text
-        if name.lower().endswith("credential"):  # of an OAuth2 client: ID:SECRET
+        if name.lower().endswith("credential"):  # for an OAuth2 client, ID:SECRET
             yield text.rpartition(":")[2]
     for found in _USER_INFO.finditer(text):
-        # A program that parses the address may cut a password with @ or / in it, and then quotes a part.
+        # A program that parses the address may truncate a password with @ or / in it, and then quotes only a part.
         yield from (found["password"], *re.split(r"[/@:]", found["password"]))
     for found in _PARAMETER.finditer(text):
         if names.search(found["name"]):
@@ -123,7 +126,7 @@ def secret_values(value: Any, name: str = "", names: re.Pattern[str] = SECRET_NA
 
 @lru_cache(maxsize=1)
 def ordinary_words() -> frozenset[str]:
-    """The words of this program's own text, in lower case. A secret that equals one cannot be hidden by masking it."""
+    """Return the words in this program's own source, in lower case. Masking a secret that equals one cannot hide it."""
     found = {"admin", "administrator", "root", "guest", "postgres", "minio", "garage", "nessie", "polaris", "glue"}
     for path in Path(__file__).parents[1].rglob("*.py"):
         for token in re.findall(r"[A-Za-z][A-Za-z0-9]*(?:[-_.][A-Za-z0-9]+)*", path.read_text(encoding="utf-8")):
@@ -132,7 +135,7 @@ def ordinary_words() -> frozenset[str]:
 
 
 def _kind(secret: str, public: set[str]) -> str:
-    if len(secret) < _SHORT or (secret.isdecimal() and len(secret) <= 5):  # a port, a year
+    if len(secret) < _SHORT or (secret.isdecimal() and len(secret) <= 5):  # such as a port or a year
         return "ordinary"
     one_case = secret in (secret.lower(), secret.upper(), secret.capitalize())
     if one_case and (secret.lower() in public or secret.lower() in ordinary_words()):
@@ -154,7 +157,7 @@ def _forms(secret: str) -> set[str]:
 
 
 def _longest_first(forms: Iterable[str]) -> list[str]:
-    # A secret that holds another one must go as a whole.
+    # A secret that contains another one must be masked as a whole.
     return sorted(forms, key=lambda form: (-len(form), form))
 
 

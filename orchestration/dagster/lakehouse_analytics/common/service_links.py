@@ -1,9 +1,9 @@
-"""Environment variables that Kubernetes adds for the Services of a namespace, which are not settings.
+"""Removes environment variables that Kubernetes adds for the Services of a namespace, and that look like settings.
 
-For a Service `lakehouse-trino` every pod that has `enableServiceLinks` (the default) gets `LAKEHOUSE_TRINO_PORT=
-tcp://10.96.0.7:8080`, which is also the name of a setting. The names and values are those of Kubernetes'
-`pkg/kubelet/envvars/envvars.go`; "Environment variables" of https://kubernetes.io/docs/concepts/services-networking/service
-describes them.
+For a Service `lakehouse-trino`, every pod with `enableServiceLinks` (the default) gets the variable
+`LAKEHOUSE_TRINO_PORT=tcp://10.96.0.7:8080`, which is also the name of a setting. Names and values are those of
+Kubernetes' `pkg/kubelet/envvars/envvars.go`; "Environment variables" of
+https://kubernetes.io/docs/concepts/services-networking/service describes them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping
 from urllib.parse import urlsplit
 
-#: What this program and its children read by name. Others' links stay: `KUBERNETES_SERVICE_HOST` leads to the API
-#: server, and a user's own asset may find its Service by them.
+#: Prefixes of the variables that this program and its child processes read. Other links are kept:
+#: `KUBERNETES_SERVICE_HOST` is the address of the API server, and a user's asset may use them to find its Service.
 PREFIXES = ("LAKEHOUSE_", "PYICEBERG_", "DBT_")
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _ADDRESS = re.compile(rf"({'|'.join(_PROTOCOLS)})://\S+:\d+")
@@ -23,11 +23,11 @@ _PORT_OF_SERVICE = re.compile(rf"(?P<service>.+)_PORT_(?P<port>\d+)_(?P<protocol
 
 
 def service_links(environment: Mapping[str, str]) -> frozenset[str]:
-    """The names among `PREFIXES` that Kubernetes added for a Service.
+    """Return the names with one of `PREFIXES` that Kubernetes added for a Service.
 
-    A variable counts only if its value, too, is the one that Kubernetes gives it: an address for `…_PORT`, and for the
-    other names what fits an address of the same Service. A setting that has such a name and a value of its own
-    (Kubernetes lets a pod's explicit variables win) is therefore never among them.
+    A variable counts only if its value is also the one that Kubernetes sets: an address for `…_PORT` and, for the other
+    names, a value that fits an address of the same Service. So a setting with such a name and its own value is never
+    included (in Kubernetes, a pod's explicit variables take precedence).
 
     Args:
         environment: Names and values of variables.
@@ -45,17 +45,17 @@ def service_links(environment: Mapping[str, str]) -> frozenset[str]:
 
 
 def remove_service_links(environment: MutableMapping[str, str]) -> None:
-    """Remove what `service_links` finds.
+    """Remove the variables that `service_links` returns.
 
     Args:
-        environment: Such as `os.environ`; changed in place.
+        environment: The variables, such as `os.environ`; changed in place.
     """
     for name in service_links(environment):
         del environment[name]
 
 
 def _addresses(name: str, value: str) -> Iterator[tuple[str, tuple[str, str, int]]]:
-    """The Service of `…_PORT` and `…_PORT_8080_TCP`, with the protocol, host and port of its value."""
+    """Yield the Service of `…_PORT` and `…_PORT_8080_TCP`, with protocol, host and port of the value."""
     if not _ADDRESS.fullmatch(value):
         return
     try:
@@ -72,7 +72,7 @@ def _addresses(name: str, value: str) -> Iterator[tuple[str, tuple[str, str, int
 
 
 def _belongs(name: str, value: str, service: str, addresses: list[tuple[str, str, int]]) -> bool:
-    """Whether a variable is one of those beside the addresses of a Service."""
+    """Return whether a variable accompanies the addresses of a Service."""
     prefix, _, rest = name.partition(f"{service}_")
     if prefix or not rest:
         return False

@@ -1,13 +1,13 @@
-"""Names and texts quoted for SQL, alike on all engines."""
+"""Quotes identifiers and strings for SQL, in the same way for all engines."""
 
 from __future__ import annotations
 
 
 def identifier(name: str) -> str:
-    """A name, quoted as SQL's standard has it."""
+    """Return an identifier quoted as in the SQL standard."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """A text, quoted as SQL's standard has it."""
+    """Return a string literal quoted as in the SQL standard."""
     return "'" + text.replace("'", "''") + "'"

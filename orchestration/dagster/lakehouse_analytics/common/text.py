@@ -1,41 +1,41 @@
-"""Text for messages."""
+"""Formats text for messages."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
 
-#: Of a value that a message quotes, in characters.
+#: Maximum number of characters of a quoted value.
 MAX_QUOTED = 60
-#: Of a path or of what another program says, in characters: their ends matter as well, and ordinary ones are whole.
+#: Maximum number of characters of a path or of another program's message. It is higher, because their ends matter, too.
 MAX_TEXT = 300
 
 
 def shortened(value: object) -> str:
-    """A value as a message quotes it: its `repr`, and of a long one only the beginning and the length."""
+    """Return the `repr` of a value for a message. A long one is truncated, and followed by its length."""
     text = repr(value)
     return text if len(text) <= MAX_QUOTED + 2 else f"{text[: MAX_QUOTED + 1]}… ({len(text) - 2:,} characters)"
 
 
 def brief(value: object, most: int = MAX_QUOTED) -> str:
-    """A name, a path or a text as a message says it, without quotes: of a long one only the beginning and the length.
+    """Return a name, path or text for a message, without quotes. A long one is truncated, and followed by its length.
 
     Args:
-        value: What has the text.
-        most: Characters of it that are shown.
+        value: The value, whose `str` is used.
+        most: Maximum number of characters.
     """
     text = str(value)
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def did_you_mean(word: str, known: Iterable[str], *, quoted: Callable[[str], str] = str) -> str:
-    """`; did you mean …?`, with the known word that is like another one; empty if none is."""
+    """Return `; did you mean …?` with the most similar known word; empty if there is none."""
     near = difflib.get_close_matches(word, [*known], n=1)
     return f"; did you mean {quoted(near[0])}?" if near else ""
 
 
 def without_traceback(text: str) -> str:
-    """What a program reported, without Python's tracebacks; of a text that is nothing else, the last line."""
+    """Return a program's output without Python tracebacks; if there is nothing else, the last line."""
     before, traceback, after = text.partition("Traceback (most recent call last):")
     if not traceback or before.strip():
         return before.rstrip()

@@ -1,1 +1,4 @@
-"""Your own Dagster assets and components. Each Python file and each `defs.yaml` in here is loaded: docs/python.md."""
+"""Your own Dagster assets and components.
+
+All Python files and `defs.yaml` files in this folder are loaded: docs/python.md.
+"""

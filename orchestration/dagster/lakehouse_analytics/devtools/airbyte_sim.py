@@ -1,4 +1,7 @@
-"""`lakehouse airbyte-sim`: an Airbyte on loopback whose syncs are real: the connector that `lakehouse ingest` runs."""
+"""`lakehouse airbyte-sim` simulates Airbyte on loopback.
+
+Its syncs are real: they run the connector of `lakehouse ingest`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ PORT = 8006
 
 
 class Syncs:
-    """Runs the connector for each job that is started, one at a time; each time it makes up more users.
+    """Runs the connector for each started job, one at a time. Each sync generates more users than the previous one.
 
     A connector without a `count` runs as its file says.
     """
@@ -31,7 +34,7 @@ class Syncs:
         self._count, self._more, self._lock = count, more, threading.Lock()
 
     def run(self, connection: str, job: int) -> None:
-        """Sync; the job ends as the connector does."""
+        """Run a sync, then end the job with the outcome of the connector."""
         name = self._store.connections[connection]["name"]
         click.echo(f"job {job} of {name}: started")
         with self._lock:
@@ -41,8 +44,8 @@ class Syncs:
                 )
             except Exception as error:
                 self._store.end(job, "failed", rows=None, bytes=None)
-                said = str(error) if isinstance(error, IngestError) else f"{type(error).__name__}: {error}"
-                click.echo(f"job {job} of {name}: failed: {said}", err=True)
+                message = str(error) if isinstance(error, IngestError) else f"{type(error).__name__}: {error}"
+                click.echo(f"job {job} of {name}: failed: {message}", err=True)
                 return
             if self._count is not None:
                 self._count += self._more
@@ -52,15 +55,15 @@ class Syncs:
 
 
 def first_count(connection: Connection, count: int | None, more: int) -> int | None:
-    """Users of the first sync; None if the connector makes up none.
+    """Return the number of users in the first sync; None if the connector has no such option.
 
-    More than `lakehouse ingest` reads: with as many, the first sync would move no rows after `make demo`, and with
-    fewer, the row counts would fail.
+    It is larger than that of `lakehouse ingest`: with the same number, the first sync would move no rows after
+    `make demo`, and with a smaller one, the row counts would fail.
 
     Args:
-        connection: Its config has the number of `lakehouse ingest`.
-        count: Of the command line.
-        more: Users by which each sync grows.
+        connection: The connection, whose config has the number of `lakehouse ingest`.
+        count: The number from the command line.
+        more: Number of users added by each further sync.
     """
     if count is not None:
         return count
@@ -70,20 +73,27 @@ def first_count(connection: Connection, count: int | None, more: int) -> int | N
 
 @click.command("airbyte-sim")
 @click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help="As in `lakehouse ingest`: the connection."
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="The connection's YAML file, as in `lakehouse ingest`.",
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="On 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Port on 127.0.0.1.")
 @click.option("--every", type=click.FloatRange(min=0), default=60.0, show_default=True,
-              help="Seconds between two syncs; 0: only on request.")  # fmt: skip
+              help="Seconds between two syncs; if 0, syncs run only on request.")  # fmt: skip
 @click.option("--count", type=click.IntRange(min=1), show_default="--more in addition to those of `lakehouse ingest`",
-              help="Users of the first sync.")  # fmt: skip
+              help="Number of users in the first sync.")  # fmt: skip
 @click.option(
-    "--more", type=click.IntRange(min=0), default=10, show_default=True, help="Users added by each further one."
+    "--more",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Number of users added by each further sync.",
 )
 def command(config_path: Path | None, port: int, every: float, count: int | None, more: int) -> None:
-    """An Airbyte for those who have none: its API on this machine, with syncs of a real connector.
+    """Simulate Airbyte: serve its API on this machine, with syncs of a real connector.
 
-    `make dev` in another terminal, with LAKEHOUSE_AIRBYTE_URL as printed, shows the sensor at work.
+    To see the sensor work, run `make dev` in another terminal, with LAKEHOUSE_AIRBYTE_URL as printed.
     """
     try:
         serve(config_path=config_path, port=port, every=every, count=count, more=more)
@@ -94,18 +104,18 @@ def command(config_path: Path | None, port: int, every: float, count: int | None
 
 
 def serve(*, config_path: Path | None, port: int, every: float, count: int | None, more: int) -> None:
-    """Serve until somebody stops it.
+    """Serve until the process is stopped.
 
     Args:
-        config_path: The connection's file, as `lakehouse ingest` takes it.
-        port: On 127.0.0.1.
-        every: Seconds between two syncs; 0: only on request.
-        count: Users of the first sync; None as in `first_count`.
-        more: Users by which each further one grows.
+        config_path: The connection's file, as in `lakehouse ingest`.
+        port: Port on 127.0.0.1.
+        every: Seconds between two syncs; if 0, syncs run only on request.
+        count: Number of users in the first sync; None as in `first_count`.
+        more: Number of users added by each further sync.
 
     Raises:
-        IngestError: the file cannot be used.
-        OSError: the port is taken.
+        IngestError: The file cannot be used.
+        OSError: The port is in use.
     """
     settings = Settings.load()
     configured = load(config_path or repository_root() / DEFAULT)
@@ -113,22 +123,22 @@ def serve(*, config_path: Path | None, port: int, every: float, count: int | Non
     connection = store.add_connection(configured.name, streams=[stream.name for stream in configured.streams])
     syncs = Syncs(settings, store, config_path, first_count(configured, count, more), more)
     with Simulator(store, port=port, run_sync=syncs.run) as simulator:
-        simulator.requests = deque(maxlen=1)  # not read here
+        simulator.requests = deque(maxlen=1)  # requests are not read here
         click.echo(
-            f"Airbyte, simulated, with one connection: {configured.name} ({connection})\n"
-            f"  listen to it   LAKEHOUSE_AIRBYTE_URL={simulator.url} make dev\n"
+            f"Simulated Airbyte with one connection: {configured.name} ({connection})\n"
+            f"  start Dagster  LAKEHOUSE_AIRBYTE_URL={simulator.url} make dev\n"
             f"  start a sync   job airbyte_sync in the UI, with the configuration {{ops: {{sync: {{config: "
             f"{{connection: {configured.name}}}}}}}}}"
         )
         stop = threading.Event()
 
-        def again() -> None:
+        def sync_repeatedly() -> None:
             while not stop.wait(every):
                 if not any(job.status == "running" for job in store.jobs.values()):
                     syncs.run(connection, store.start(connection))
 
         if every > 0:
-            threading.Thread(target=again, daemon=True).start()
+            threading.Thread(target=sync_repeatedly, daemon=True).start()
         try:
             simulator.serve_forever()
         except KeyboardInterrupt:

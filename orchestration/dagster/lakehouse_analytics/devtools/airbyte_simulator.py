@@ -1,10 +1,10 @@
-"""An Airbyte for one machine: the endpoints of the public API that this project uses, over jobs kept in memory.
+"""Simulates Airbyte on one machine: the endpoints of the public API that this project uses, with jobs in memory.
 
-Faithful where a client could stumble: jobs come in the order of their creation unless asked otherwise, 20 of them,
-bounds are inclusive, `next` forgets every filter, `lastUpdatedAt` is there only of jobs that have ended, seconds are
-left out where they are zero, tokens expire. Tests hold every request and answer against the official OpenAPI document.
+It reproduces behavior that a client must handle: jobs are sorted by their creation and limited to 20 by default, bounds
+are inclusive, `next` omits all filters, only ended jobs have `lastUpdatedAt`, seconds are omitted if they are zero, and
+tokens expire. Tests validate all requests and responses against the official OpenAPI document.
 
-`lakehouse airbyte-sim` serves it to those who have no Airbyte; tests switch faults on.
+`lakehouse airbyte-sim` provides it to users without Airbyte. Tests inject faults.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BASE_PATH = "/api/public/v1"
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back over the wire. `hang_up`: nothing does."""
+    """A response. If `hang_up` is set, the connection is closed without one."""
 
     status: int
     body: object = None
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """What came."""
+    """A received request."""
 
     method: str
     path: str
@@ -53,12 +53,12 @@ class Request:
     body: bytes
 
 
-#: Something that answers in place of the simulator, or lets it answer with None.
+#: A fault that tests inject: returns the response, or None for the simulator's own.
 Fault = Callable[[Request], Answer | None]
 
 
 def refusal(refused: RefusedError) -> Answer:
-    """The answer of a request that is not taken."""
+    """Return the response for a rejected request."""
     body = {"status": refused.status, "title": refused.detail, "detail": refused.detail}
     return Answer(refused.status, body)
 
@@ -67,13 +67,13 @@ class Simulator(ThreadingHTTPServer):
     """Serves a store on loopback.
 
     Args:
-        store: What it tells.
-        port: 0: any that is free.
-        base_path: Where the API begins.
-        client: Client id and secret; with them only a token of theirs lets in.
-        bearer, basic: A token, or a user's name and password, that let in.
-        token_life: Seconds.
-        run_sync: Called in a thread of its own with a connection and the job that was started for it.
+        store: The connections and jobs.
+        port: The port; if 0, any free one.
+        base_path: Path of the API.
+        client: Client id and secret. If set, requests need a token that was issued for them.
+        bearer, basic: An accepted token, or name and password of an accepted user.
+        token_life: Lifetime of tokens in seconds.
+        run_sync: Called in a new thread with the connection and the id of a job that was started.
     """
 
     daemon_threads = True
@@ -99,7 +99,7 @@ class Simulator(ThreadingHTTPServer):
 
     @contextmanager
     def serving(self) -> Iterator[Simulator]:
-        """Serve in a thread for as long as the block."""
+        """Serve in a thread during the `with` block."""
         thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
         with self:
             thread.start()
@@ -111,11 +111,11 @@ class Simulator(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The base of its API."""
+        """Base URL of the API."""
         return f"http://127.0.0.1:{self.server_port}{self.base_path}"
 
     def answer(self, request: Request) -> Answer:
-        """Answer one request."""
+        """Return the response to a request."""
         self.requests.append(request)
         for fault in self.faults:
             if (answer := fault(request)) is not None:
@@ -134,7 +134,7 @@ class Simulator(ThreadingHTTPServer):
                 return self._token(request)
             case "GET", ["health"]:
                 return Answer(200, None, kind="text/plain")
-        self._let_in(request)
+        self._authenticate(request)
         match request.method, path:
             case "GET", ["jobs"]:
                 return self._list_jobs(request)
@@ -152,19 +152,19 @@ class Simulator(ThreadingHTTPServer):
                 return self._list_connections(request)
         raise RefusedError(404, "no such page")
 
-    def _let_in(self, request: Request) -> None:
-        said = request.headers.get("authorization", "")
+    def _authenticate(self, request: Request) -> None:
+        authorization = request.headers.get("authorization", "")
         wanted = [f"Bearer {token}" for token, until in [*self.tokens.items()] if time.monotonic() < until]
         if self.bearer:
             wanted.append(f"Bearer {self.bearer}")
         if self.basic:
             wanted.append("Basic " + base64.b64encode(":".join(self.basic).encode()).decode())
-        if (self.client or self.bearer or self.basic) and said not in wanted:
+        if (self.client or self.bearer or self.basic) and authorization not in wanted:
             raise RefusedError(401, "Unauthorized")
 
     def _token(self, request: Request) -> Answer:
-        asked = _fields(request)
-        if not self.client or (asked.get("client_id"), asked.get("client_secret")) != self.client:
+        body_fields = _fields(request)
+        if not self.client or (body_fields.get("client_id"), body_fields.get("client_secret")) != self.client:
             raise RefusedError(401, "Unauthorized")
         token = secrets.token_urlsafe(24)
         self.tokens[token] = time.monotonic() + self.token_life
@@ -172,15 +172,15 @@ class Simulator(ThreadingHTTPServer):
 
     def _list_jobs(self, request: Request) -> Answer:
         jobs, limit, offset = self.store.listed(request.query)
-        # As Airbyte's own: the links know neither filters nor order, nor under which name the server was asked.
+        # Like those of Airbyte, the links have neither filters nor order, nor the server's public name.
         base = f"http://localhost:8001{self.base_path}/jobs?limit={limit}"
         links = {"next": f"{base}&offset={offset + limit}"} if len(jobs) == limit else {"next": ""}
         links["previous"] = f"{base}&offset={max(0, offset - limit)}" if offset else ""
         return Answer(200, {**links, "data": [as_json(job) for job in jobs]})
 
     def _create(self, request: Request) -> Answer:
-        asked = _fields(request)
-        connection, kind = asked.get("connectionId"), asked.get("jobType")
+        body_fields = _fields(request)
+        connection, kind = body_fields.get("connectionId"), body_fields.get("jobType")
         if not isinstance(connection, str) or connection not in self.store.connections or kind not in TYPES:
             raise RefusedError(400, "no such connection or job type")
         with self.store.lock:
@@ -209,7 +209,7 @@ class Simulator(ThreadingHTTPServer):
         return Answer(200, {"previous": "", "next": more if len(page) == limit else "", "data": page})
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is none of ours; whatever else goes wrong is printed."""
+        """Ignore that a client has closed its connection. Print other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -252,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _fields(request: Request) -> Mapping[str, Any]:
-    """Of a body: JSON, or the form that the official SDK sends for its token."""
+    """Return the fields of a body: JSON, or the form that the official SDK sends to request a token."""
     try:
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             return dict(parse_qsl(request.body.decode()))

@@ -1,4 +1,4 @@
-"""What a simulated Airbyte keeps: its connections and jobs, in memory. How it is asked is the simulator's."""
+"""The connections and jobs of a simulated Airbyte, in memory. `airbyte_simulator.py` serves them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class SimulatedJob:
-    """A row of Airbyte's table of jobs. `visible`: when others see its last change; until then they see `before`."""
+    """A row in Airbyte's table of jobs. Until `visible`, requests see the state `before` the last change."""
 
     id: int
     connection: str
@@ -33,12 +33,12 @@ class SimulatedJob:
     before: SimulatedJob | None = None
 
     def seen(self, now: datetime) -> SimulatedJob:
-        """What others see of it."""
+        """Return the state that requests see at a time."""
         return self if self.before is None or self.visible <= now else self.before
 
 
 class RefusedError(Exception):
-    """A request that the API does not take."""
+    """The API rejects a request."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -46,7 +46,7 @@ class RefusedError(Exception):
 
 
 class Store:
-    """The tables. `clock` is the server's."""
+    """The tables of a simulated Airbyte. `clock` is the server's clock."""
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.clock = clock
@@ -57,7 +57,7 @@ class Store:
         self._next_job = 1
 
     def add_connection(self, name: str, *, id: str | None = None, streams: Iterable[str] = (), **more: Any) -> str:
-        """Add a connection; `more` are further fields of the API's `ConnectionResponse`."""
+        """Add a connection. `more` are further fields of the API's `ConnectionResponse`."""
         with self.lock:
             connection = id or str(uuid.uuid4())
             self.connections[connection] = {
@@ -76,7 +76,7 @@ class Store:
             return connection
 
     def start(self, connection: str, kind: str = "sync", status: str = "running") -> int:
-        """A job begins."""
+        """Start a job, and return its id."""
         with self.lock:
             now, number = self.clock(), self._next_job
             self._next_job += 1
@@ -93,7 +93,15 @@ class Store:
         early: timedelta = timedelta(0),
         late: timedelta = timedelta(0),
     ) -> None:
-        """A job ends: stamped with a time so `early`, and seen so `late`."""
+        """End a job.
+
+        Args:
+            job: Id of the job.
+            status: Its status.
+            rows, bytes: What it has moved; None if Airbyte does not report it.
+            early: How far its timestamp is in the past.
+            late: Time until requests see that it has ended.
+        """
         with self.lock:
             now = self.clock()
             before = self.jobs[job].seen(now)
@@ -101,10 +109,10 @@ class Store:
             self.jobs[job] = replace(ended, visible=now + late, before=before)
 
     def listed(self, query: Mapping[str, Sequence[str]]) -> tuple[list[SimulatedJob], int, int]:
-        """The jobs that a query asks for, with its limit and offset.
+        """Return the jobs that a query requests, with its limit and offset.
 
         Raises:
-            RefusedError: a value that the API does not take.
+            RefusedError: The API does not accept a value.
         """
         limit, offset = page_of(query)
         column, _, direction = _one(query, "orderBy", "createdAt|ASC").partition("|")
@@ -132,16 +140,16 @@ class Store:
 
 
 def as_json(job: SimulatedJob) -> dict[str, Any]:
-    """A job as the API tells it."""
+    """Return a job as the API describes it."""
     fields: dict[str, Any] = {
         "jobId": job.id,
         "status": job.status,
         "jobType": job.kind,
-        "startTime": _written(job.created),
+        "startTime": _format_time(job.created),
         "connectionId": job.connection,
     }
     if job.status in FINAL_STATUSES:
-        fields["lastUpdatedAt"] = _written(job.updated)
+        fields["lastUpdatedAt"] = _format_time(job.updated)
         fields["duration"] = _duration(job.updated - job.created)
     if job.bytes is not None:
         fields["bytesSynced"] = job.bytes
@@ -150,7 +158,7 @@ def as_json(job: SimulatedJob) -> dict[str, Any]:
     return fields
 
 
-def _written(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     text = moment.astimezone(UTC).replace(microsecond=0)
     return text.strftime("%Y-%m-%dT%H:%MZ" if text.second == 0 else "%Y-%m-%dT%H:%M:%SZ")
 
@@ -166,17 +174,17 @@ def _one(query: Mapping[str, Sequence[str]], name: str, default: str) -> str:
 
 
 def page_of(query: Mapping[str, Sequence[str]]) -> tuple[int, int]:
-    """Limit and offset of a query.
+    """Return the limit and offset of a query.
 
     Raises:
-        RefusedError: the API does not take one of them.
+        RefusedError: The API does not accept one of them.
     """
     return _number(query, "limit", 20, 1, 100), _number(query, "offset", 0, 0, 2**31 - 1)
 
 
-def _number(query: Mapping[str, Sequence[str]], name: str, default: int, least: int, most: int) -> int:
+def _number(query: Mapping[str, Sequence[str]], name: str, default: int, minimum: int, maximum: int) -> int:
     text = _one(query, name, str(default))
-    if not text.isdigit() or not least <= int(text) <= most:
+    if not text.isdigit() or not minimum <= int(text) <= maximum:
         raise RefusedError(400, f"{name}: {text}")
     return int(text)
 

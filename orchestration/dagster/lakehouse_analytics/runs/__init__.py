@@ -1,1 +1,1 @@
-"""What goes wrong around a run: launches that fail half-way, lost databases, retries that Dagster forgets."""
+"""Handles failures around a run: launches that fail halfway, lost databases, and retries that Dagster misses."""

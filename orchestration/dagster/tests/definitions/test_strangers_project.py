@@ -139,7 +139,7 @@ def test_checks_are_those_of_dbt_and_of_the_contract(stranger: Any) -> None:
 def test_an_unmapped_model_is_a_warning_once_and_no_error(
     stranger: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load_warnings, "_told", set())
+    monkeypatch.setattr(load_warnings, "_logged_warnings", set())
     with caplog.at_level(logging.WARNING):
         stranger.load()
         stranger.load()

@@ -22,7 +22,7 @@ from lakehouse_analytics.notifications import (
     SlackNotifier,
     SmtpNotifier,
     notifiers,
-    tell,
+    notify_all,
 )
 from lakehouse_analytics.settings import Settings
 
@@ -286,7 +286,7 @@ def test_a_notifier_that_fails_in_any_way_does_not_keep_an_alert_from_the_others
             raise error(SECRET)
 
     log = logging.getLogger("test")
-    problems = tell([Broken(), LogNotifier()], ALERT, log)
+    problems = notify_all([Broken(), LogNotifier()], ALERT, log)
     assert [problem.split(" in ")[0] for problem in problems] == [f"Broken: {error.__name__}"]
     assert ALERT.title in caplog.text
     assert SECRET not in caplog.text

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from lakehouse_analytics.common import garbage
-from lakehouse_analytics.common.garbage import YOUNG, collect_rarely, without_collecting
+from lakehouse_analytics.common.garbage import YOUNG, collect_garbage_rarely, without_garbage_collection
 
 
 class Cycle:
@@ -31,7 +31,7 @@ def _as_it_was() -> Iterator[None]:
 
 def test_nothing_is_collected_during_a_load_and_what_it_made_is_passed_over_afterwards() -> None:
     during: list[bool] = []
-    made = without_collecting(lambda: (during.append(gc.isenabled()), Cycle()))()[1]
+    made = without_garbage_collection(lambda: (during.append(gc.isenabled()), Cycle()))()[1]
     alive = weakref.ref(made)
     assert during == [False]
     assert gc.isenabled()
@@ -44,16 +44,16 @@ def test_nothing_is_collected_during_a_load_and_what_it_made_is_passed_over_afte
 @pytest.mark.parametrize(("before", "after"), [(700, YOUNG), (YOUNG * 2, YOUNG * 2), (0, 0)])
 def test_collections_become_rare_and_a_collector_that_is_off_stays_off(before: int, after: int) -> None:
     gc.set_threshold(before, 10, 10)
-    collect_rarely()
+    collect_garbage_rarely()
     assert gc.get_threshold() == (after, 10, 10)
 
 
 def test_a_process_that_loads_again_and_again_gives_back_what_the_loads_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    alive = weakref.ref(without_collecting(Cycle)())
-    without_collecting(list)()
+    alive = weakref.ref(without_garbage_collection(Cycle)())
+    without_garbage_collection(list)()
     assert alive() is not None, "collecting takes longer than a small load"
-    monkeypatch.setattr(garbage, "KEPT", gc.get_freeze_count() - 1)
-    without_collecting(list)()
+    monkeypatch.setattr(garbage, "MAX_FROZEN", gc.get_freeze_count() - 1)
+    without_garbage_collection(list)()
     assert alive() is None
 
 
@@ -63,7 +63,7 @@ def test_an_error_leaves_the_collector_as_it_was() -> None:
 
     threshold, frozen = gc.get_threshold(), gc.get_freeze_count()
     with pytest.raises(ValueError, match="no manifest"):
-        without_collecting(fail)()
+        without_garbage_collection(fail)()
     assert gc.isenabled()
     assert (gc.get_threshold(), gc.get_freeze_count()) == (threshold, frozen)
 
@@ -71,7 +71,7 @@ def test_an_error_leaves_the_collector_as_it_was() -> None:
 def test_whoever_turned_the_collector_off_finds_it_off() -> None:
     gc.disable()
     gc.set_threshold(0)
-    without_collecting(list)()
+    without_garbage_collection(list)()
     assert not gc.isenabled()
     assert gc.get_threshold()[0] == 0
 

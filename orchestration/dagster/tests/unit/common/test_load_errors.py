@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from lakehouse_analytics.common.load_errors import message_last
+from lakehouse_analytics.common.load_errors import repeat_message_at_end
 from lakehouse_analytics.settings import SettingsError
 
 WRONG = {"LAKEHOUSE_TIMEZONE": "Europe/Berln", "LAKEHOUSE_TRINO_PORT": "many"}
@@ -63,8 +63,8 @@ def test_an_error_of_ours_is_raised_as_it_is_and_others_are_not_repeated(monkeyp
         raise error
 
     with pytest.raises(ZeroDivisionError):
-        message_last(lambda: failing(ZeroDivisionError()))()
+        repeat_message_at_end(lambda: failing(ZeroDivisionError()))()
     assert sys.excepthook is before
     with pytest.raises(SettingsError):
-        message_last(lambda: failing(SettingsError("wrong")))()
+        repeat_message_at_end(lambda: failing(SettingsError("wrong")))()
     assert sys.excepthook is not before

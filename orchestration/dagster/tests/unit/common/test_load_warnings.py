@@ -13,7 +13,7 @@ from lakehouse_analytics.common.load_warnings import warn_once
 
 @pytest.fixture(autouse=True)
 def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_warnings, "_told", set())
+    monkeypatch.setattr(load_warnings, "_logged_warnings", set())
 
 
 def test_a_process_that_loads_again_tells_what_is_new(caplog: pytest.LogCaptureFixture) -> None:
@@ -30,7 +30,7 @@ def test_a_run_that_a_code_server_starts_tells_nothing() -> None:
 
 def _told_by_a_child() -> list[str]:
     warn_once(["one"])
-    return sorted(load_warnings._told)
+    return sorted(load_warnings._logged_warnings)
 
 
 @pytest.mark.parametrize("command", ["execute_run", "execute_step", "resume_run"])
