@@ -59,6 +59,8 @@ class Attempts:
 
     def _again(self, whole: Plan, asked: Plan, result: DbtResult, last: DbtResult) -> Plan | None:
         """What to build in the next attempt; None where nothing is worth it."""
+        if self._run.stopped:
+            return None
         judge = self._patience.classify_error
         if last.crashed:
             unanswered = [table for table in asked.tables if table.unique_id not in last.nodes]

@@ -24,6 +24,7 @@ class Run:
         created: Functions created by this run.
         unevaluated: Tests that dbt should have evaluated and did not.
         problems: What else went wrong, of no table in particular.
+        stopped: Whether nothing more may be built.
     """
 
     selection: Selection
@@ -33,6 +34,7 @@ class Run:
     created: set[str] = field(default_factory=set)
     unevaluated: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+    stopped: bool = False
 
     def plan(self) -> Plan:
         """Everything that this run builds and judges."""
@@ -123,6 +125,11 @@ class Run:
     def fail_gate(self, unique_id: str, reason: str) -> None:
         """A gate of a table or source does not hold: nothing below it is built any more."""
         self.gates[unique_id].append(reason)
+
+    def stop(self, reason: str) -> None:
+        """Build nothing more. Called in any thread."""
+        self.problems.append(reason)
+        self.stopped = True
 
     @property
     def succeeded(self) -> bool:
