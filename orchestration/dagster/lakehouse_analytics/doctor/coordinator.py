@@ -1,4 +1,4 @@
-"""Trino asked once and at once: a doctor tells what is, and waits for nothing."""
+"""Statements of `lakehouse doctor` on Trino. They are not retried, because doctor reports the current state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class NotCheckedError(FailedError):
-    """Trino is up, but did not come to the question in time: that is neither well nor wrong."""
+    """Trino is up, but did not run the statement in time, so the result is unknown."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "")
@@ -25,7 +25,7 @@ class DeniedError(FailedError):
 
 
 def server_of(context: ProbeContext) -> TrinoServer:
-    """The coordinator, with no more patience than a probe has. A token must last for as long as a run may."""
+    """The coordinator, with the timeouts of a probe. A token must be valid for as long as a run may last."""
     from lakehouse_analytics.engines.trino.resource import TrinoResource
 
     server = TrinoResource.of(context.settings).server()
