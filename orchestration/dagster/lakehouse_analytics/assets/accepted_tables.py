@@ -1,4 +1,4 @@
-"""The tables whose row count a person accepts as the new normal."""
+"""The tables whose row count a run accepts as the new baseline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def accepted_tables(graph: Graph, said: Sequence[str]) -> set[str]:
         said: Names of models, such as `orders`; with the version, `orders.v2`; or asset keys, such as `silver/orders`.
 
     Raises:
-        ValueError: there is no such table, or a name has several, such as the versions of a model.
+        ValueError: there is no such table, or a name stands for several, such as the versions of a model.
     """
     tables: dict[str, set[str]] = {}
     for unique_id, table in graph.tables.items():

@@ -21,7 +21,7 @@ BuildOnce = Callable[[Plan, Patience, int | None], Generator[Event, None, DbtRes
 
 
 class Attempts:
-    """Builds the plan of a run until nothing is worth another attempt."""
+    """Builds the plan of a run until there is nothing to try again."""
 
     def __init__(self, run: Run, engine: Engine, log: RunLog, build: BuildOnce, *, threads: int) -> None:
         """
@@ -46,19 +46,21 @@ class Attempts:
             if not again:
                 return result
             seconds, full = self._patience.wait(last)
-            # Fewer statements at once, so that ours do not fill the queue themselves.
+            # Fewer statements at once, so that this run does not fill the queue itself.
             threads = max(1, self._threads >> self._patience.refusals) if full else None
             self._log_retry(again, last, seconds, threads)
             time.sleep(seconds)
             try:
                 self._engine.wait_until_free(self._log.warn)
             except DatabaseError as error:
-                self._run.problems.append(str(error))  # what was built meanwhile is reported all the same
+                self._run.problems.append(str(error))  # what has been built is reported nevertheless
                 return result
             plan = again
 
     def _again(self, whole: Plan, asked: Plan, result: DbtResult, last: DbtResult) -> Plan | None:
-        """What to build in the next attempt; None where nothing is worth it."""
+        """What to build in the next attempt; None if there is nothing to try again."""
+        if self._run.stopped:
+            return None
         judge = self._patience.classify_error
         if last.crashed:
             unanswered = [table for table in asked.tables if table.unique_id not in last.nodes]
@@ -84,7 +86,7 @@ class Attempts:
 
 
 def _messages(result: DbtResult, asked: Sequence[Table | DbtTest]) -> Iterator[str]:
-    """Why a build that is tried again failed. After a try that succeeds, nothing else says so."""
+    """Why an attempt failed. If the next one succeeds, nothing else reports it."""
     if result.crashed:
         yield result.reason
         return

@@ -1,7 +1,7 @@
 """The one op that builds every layer, with gates between the tables.
 
-One `multi_asset` and not one op a layer: between ops Dagster gates whole steps, and one bad bronze table would abandon
-all of silver. Inside one op one dbt builds all of it, and skips what lies below a failed gate.
+One `multi_asset`, not one op per layer: between ops, Dagster gates whole steps, so that one bad bronze table would stop
+all of silver. Inside one op, one dbt builds everything, and skips what depends on a failed gate.
 """
 
 import threading
@@ -45,12 +45,12 @@ Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 OP_NAME = "build"
 #: dbt's threads where LAKEHOUSE_DBT_THREADS is not set, as the profile has it for Trino.
 DEFAULT_THREADS = 4
-#: Seconds in which tables whose count is no gate come together, where each statement is dear.
+#: Seconds in which row counts that gate nothing are collected into one statement, on engines where each is expensive.
 GATHER = 0.5
 
 
 class BuildConfig(dg.Config):
-    """What a person may ask of one build."""
+    """Options of one build."""
 
     full_refresh: bool = Field(
         default=False, description="Rebuild incremental models from nothing (dbt --full-refresh)."
@@ -83,7 +83,7 @@ class Build:
     ) -> None:
         self.graph, self.config, self.dbt, self.engine = graph, config, dbt, engine
         self.grain_partitions, self.threads = grain_partitions, threads
-        # The context of an op of checks has all of it that tables do not need.
+        # The context of an op of checks has everything except what tables need.
         self.context = cast("dg.AssetExecutionContext", context)
         self.log = RunLog(context.log)
         checks = context.selected_asset_check_keys
@@ -148,9 +148,9 @@ class Build:
         self.report.close()
 
     def _build(self, plan: Plan, what: str) -> Iterator[Event]:
-        """Build a plan, and again what failed of it for a reason that passes."""
+        """Build a plan, and report its result."""
         with self.locks, DbtOfRun(self.graph.adapter, self.dbt.manifest) as dbt:
-            self._wait_until_free()  # meanwhile dbt is imported
+            self._wait_until_free()  # while dbt is being imported
             for check in self.of_sources.results(partial(self._run_command, dbt)):
                 yield from self.report.evaluations.events([check])
             if not plan:
@@ -173,7 +173,7 @@ class Build:
             raise dg.Failure(f"{error}\n{self.run.summary()}", allow_retries=False) from error
 
     def _run_command(self, dbt: DbtOfRun, args: Sequence[str]) -> tuple[DbtResult, Path]:
-        """Run a command of dbt that builds nothing. See `checks.registry.Dbt`."""
+        """Run a dbt command that builds nothing. See `checks.registry.Dbt`."""
         request = self.commands.other(args, dbt.folder)
         ended = False
         try:
@@ -220,6 +220,6 @@ class Build:
         return build.result
 
     def _stop(self, dbt: DbtOfRun) -> None:
-        """End dbt, and what it has left running in the database."""
+        """Stop dbt, and the queries that it has left running."""
         dbt.stop()
         self.engine.kill_queries(self.context.run.run_id)

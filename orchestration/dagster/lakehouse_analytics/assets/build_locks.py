@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Self
 
 import dagster as dg
@@ -13,11 +13,11 @@ from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.engines.base import Engine
-from lakehouse_analytics.locks import TableLocks, lock_name
+from lakehouse_analytics.locks import TableLockLostError, TableLocks, lock_name
 
 
 class BuildLocks:
-    """Locks tables against other runs and maintenance, and ends the build's queries when a lock is lost.
+    """Locks tables against other runs and maintenance, and stops the build when a lock is lost.
 
     A context manager: leaving it releases the locks.
     """
@@ -27,7 +27,7 @@ class BuildLocks:
         Args:
             context: Of the op.
             engine: Ends queries.
-            run: Gets a problem for each lock that is lost.
+            run: Is stopped when a lock is lost.
             max_wait: Seconds to wait for a table.
         """
         self._run_id, self._engine, self._run, self._max_wait = context.run.run_id, engine, run, max_wait
@@ -42,17 +42,29 @@ class BuildLocks:
         """Release all locks."""
         self._locks.close()
 
-    def lock(self, table: Table, log: Callable[[str], None], stop: threading.Event) -> AbstractContextManager[object]:
-        """Lock a table for as long as the block runs. See `TableLocks.locked`."""
-        return self._locks.locked(
+    @contextmanager
+    def lock(self, table: Table, log: Callable[[str], None], stop: threading.Event) -> Iterator[None]:
+        """Lock a table for as long as the block runs. See `TableLocks.locked`.
+
+        Raises:
+            TableLockLostError: another run has locked a table of this build.
+        """
+        self._refuse_after_loss()
+        with self._locks.locked(
             lock_name(relation_of(table.node)),
             wait=self._max_wait,
             log=log,
             on_stale_holder=self._engine.kill_queries,
             stop=stop,
-        )
+        ):
+            self._refuse_after_loss()  # it may have waited
+            yield
+
+    def _refuse_after_loss(self) -> None:
+        if self._run.stopped:
+            raise TableLockLostError("the build was stopped, because it has lost the lock of a table")
 
     def _stop_writing(self, reason: str) -> None:
         """Another run writes a table that this one had locked."""
-        self._run.problems.append(reason)
+        self._run.stop(reason)
         self._engine.kill_queries(self._run_id)

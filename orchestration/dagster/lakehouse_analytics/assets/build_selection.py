@@ -1,4 +1,4 @@
-"""From what Dagster selected for an execution of the op to what the build has to do."""
+"""What an execution of the op has to do, from what Dagster selected for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def selection_of(
         graph: The manifest's.
         context: Of the op.
         keys: The selected assets.
-        checks: Those that gate tables beside their row count.
+        checks: Checks that gate tables in addition to their row counts.
     """
     selected = {table.unique_id for table in graph.tables.values() if asset_key(table) in keys}
     wanted = context.selected_asset_check_keys

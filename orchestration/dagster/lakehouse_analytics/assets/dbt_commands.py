@@ -1,4 +1,4 @@
-"""The commands of dbt that one execution of the op runs."""
+"""The dbt commands of one execution of the op."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.dbt.session import Request
 from lakehouse_analytics.partitions.run_partitions import RunWindows
 
-#: How dbt's options read `true` from a variable (click's BOOL).
+#: Values of a variable that dbt's options read as `true` (click's BOOL).
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
 
 def rebuilds(runner: DbtRunner, *, full_refresh: bool) -> bool:
-    """Whether dbt builds incremental models from nothing, by this run's config or by dbt's own variable."""
+    """Whether dbt rebuilds incremental models from scratch, because of the run's config or dbt's own variable."""
     said = {**os.environ, **runner.environment}.get("DBT_FULL_REFRESH", "")
     return full_refresh or said.strip().lower() in _TRUE
 
 
 class DbtCommands:
-    """Commands with the options and the environment of one run."""
+    """Requests for dbt, with the options and the environment of one run."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class DbtCommands:
             runner: Of the project.
             run_id, job: Of the run, for its queries.
             windows: Of the run, where it has partitioned tables.
-            full_refresh: As the run's config has it.
+            full_refresh: Of the run's config.
             locks_tables: Whether dbt asks before it builds a table.
         """
         self._runner, self._windows = runner, windows

@@ -1,7 +1,7 @@
 """Maintenance of the Iceberg tables as assets: one op maintains all of them, one table at a time.
 
-A table is measured, and left alone if nothing is due. What is due is done while no build and no sync writes the table,
-and measured again after each step.
+Each table is measured, and skipped if nothing is due. Steps that are due run while no build and no sync writes the
+table, which is measured again after each of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,12 +37,12 @@ from lakehouse_analytics.maintenance.report import Memory, load_memories, state_
 from lakehouse_analytics.maintenance.state import existing, left_behind, measure, partitions_sql
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 
-#: Not "maintenance": run configurations and the retries of stored runs name the op, and its run configuration.
+#: Not "maintenance", because run configurations contain the name of the op, and retries of stored runs use them.
 OP_NAME = "upkeep"
 
 
 class MaintenanceConfig(dg.Config):
-    """What a person may ask of one run."""
+    """Options of one run."""
 
     dry_run: bool = Field(default=False, description="Change nothing; report what would be done, and why.")
 
@@ -52,11 +52,11 @@ class Executed(Protocol):
 
     @property
     def query_id(self) -> str:
-        """Trino's name for it."""
+        """Trino's id of it."""
 
 
 class Trino(Protocol):
-    """Where the tables are."""
+    """Runs statements on the engine that has the tables."""
 
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
         """Every row of one statement."""
@@ -69,14 +69,14 @@ class Trino(Protocol):
 
 
 class SyncGuard(Protocol):
-    """Whether a sync may be writing a raw table."""
+    """Tells whether a sync may be writing a raw table."""
 
     def running(self, connection: str) -> str | None:
-        """Why a table of this Airbyte connection must be left alone now, or None."""
+        """The reason why maintenance must skip the tables of this Airbyte connection now, or None."""
 
 
 class UnknownSyncs:
-    """Without an Airbyte to ask, a sync could be running at any time."""
+    """For environments without Airbyte's URL, where a sync could be running at any time."""
 
     def running(self, connection: str) -> str | None:
         """Always a reason."""
@@ -91,13 +91,13 @@ def maintenance_key(key: Key) -> dg.AssetKey:
 def maintenance_assets(
     graph: Graph, *, floor: timedelta, max_runtime: float, guard: SyncGuard | None = None
 ) -> list[dg.AssetsDefinition]:
-    """One asset for each table that is maintained; none on an engine without Iceberg.
+    """One asset per maintained table; none on an engine without Iceberg.
 
     Args:
         graph: The manifest's.
-        floor: No contract may forget states younger than this.
-        max_runtime: Seconds after which a run is ended. An older file or temporary relation belongs to no run.
-        guard: Knows of running syncs.
+        floor: Minimum retention. A table's contract cannot go below it.
+        max_runtime: Maximum duration of a run in seconds. Older files and temporary relations belong to no run.
+        guard: Tells which syncs are running.
 
     Raises:
         ContractError: a contract's retention is below the floor.
@@ -146,7 +146,7 @@ class Maintenance:
     ) -> None:
         self.context, self.guard = context, guard
         self.fetch, self.query_url = engine.fetch_all, engine.query_url
-        # The only way to a statement that changes something: it keeps the files that something else may need.
+        # Runs all statements that change something; it keeps files that something else may need.
         self.protected = Protected(engine)
         self.longest_write, self.dry_run = longest_write, dry_run
         self.locks = TableLocks(context.instance, context.run_id, OP_NAME)
@@ -154,11 +154,11 @@ class Maintenance:
         self.failed: dict[str, str] = {}
 
     def events(self, tables: Sequence[MaintainedTable]) -> Iterator[dg.MaterializeResult[Any]]:
-        """Look after each table.
+        """Maintain each table.
 
         Raises:
-            TrinoUnavailableError: nothing can be done to any table.
-            dg.Failure: naming every table that failed, after all others were maintained.
+            TrinoUnavailableError: no table can be maintained.
+            dg.Failure: naming every table that failed, after all others have been maintained.
         """
         self.relations = existing(tables, self.fetch)
         there = [table for table in tables if self._may_be_read(table)]
@@ -175,7 +175,7 @@ class Maintenance:
             try:
                 yield from self._table(table, state)
             except TrinoUnavailableError:
-                raise  # the other tables would fare no better
+                raise  # the other tables would fail as well
             except Exception as error:
                 self._fail(name, str(error).strip() or type(error).__name__)
         if self.failed:
@@ -212,19 +212,19 @@ class Maintenance:
             return None
         try:
             with self.locks.locked(lock_name(table.relation)) as lock:
-                # Since it was measured, the table may have been built, or a sync may have begun.
+                # Since it was measured, the table may have been built, or a sync may have started.
                 if reason := self._syncing(table):
                     return self._skip(table, reason, steps)
-                result = self._look_after(table, self._again(table, state), lock)
+                result = self._maintain(table, self._again(table, state), lock)
         except TableBusyError as error:
             return self._skip(table, f"being written: {error}", steps)
         except TrinoError as error:
             if error.failure.name != COMMIT_ERROR:
                 raise
-            return self._skip(table, "written by somebody meanwhile; next time", steps)
+            return self._skip(table, "another writer committed first; the next run tries again", steps)
         yield result
 
-    def _look_after(self, table: MaintainedTable, before: State, lock: TableLock) -> dg.MaterializeResult[Any]:
+    def _maintain(self, table: MaintainedTable, before: State, lock: TableLock) -> dg.MaterializeResult[Any]:
         state, done, kept = before, list[tuple[Step, list[str]]](), list[tuple[Step, ProtectedError]]()
         for kind in ORDER:
             step = due(kind, table.relation, table.policy, state)
@@ -243,7 +243,7 @@ class Maintenance:
             except TrinoError as error:
                 if not done or error.failure.name != COMMIT_ERROR:
                     raise
-                self.context.log.info(f"{table.relation}: written by somebody meanwhile; the rest next time")
+                self.context.log.info(f"{table.relation}: another writer committed first; the next run continues")
                 break
             if protected:
                 self._keep(step, protected)
@@ -254,7 +254,7 @@ class Maintenance:
         return self._result(table, before, state, done, kept)
 
     def _kept(self, steps: Sequence[Step]) -> dict[Kind, ProtectedError]:
-        """The steps of which no statement may run, and why."""
+        """The steps none of whose statements may run, with the reasons."""
         errors = {
             step.kind: [self.protected.expected_refusal(statement) for statement in step.statements] for step in steps
         }
@@ -271,7 +271,7 @@ class Maintenance:
         return optimize_statements(table.relation, table.policy, names)
 
     def _again(self, table: MaintainedTable, known: State) -> State:
-        """Measure one table again; the memory of earlier runs stays."""
+        """Measure one table again; what earlier runs have recorded stays."""
         found = measure([table], self.fetch)
         if error := found.errors.get(table.unique_id):
             raise RuntimeError(error)
@@ -312,7 +312,7 @@ class Maintenance:
 
     def _skip(self, table: MaintainedTable, reason: str, steps: Sequence[Step] = ()) -> None:
         metadata = {"dry_run": self.dry_run, "skipped": reason, **step_metadata(steps)}
-        self._observe(table, f"left alone: {reason}", metadata)
+        self._observe(table, f"skipped: {reason}", metadata)
 
     def _observe(self, table: MaintainedTable, words: str, metadata: Mapping[str, Any]) -> None:
         self.context.log.info(f"{table.relation}: {words}")

@@ -1,4 +1,4 @@
-"""The log of a build: of Dagster, and the run's stdout, which has dbt's own lines."""
+"""The log of a build: Dagster's log, and the run's stdout with dbt's own lines."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class RunLog:
         self._log = log
 
     def heading(self, message: str) -> None:
-        """What the build is about to do."""
+        """Log what the build is about to do."""
         self._log.info(message)
         _print(f"== {message}")
 
     def warn(self, message: str) -> None:
-        """A warning of ours."""
+        """Log a warning of our own."""
         _print(message)
         self._log.warning(message)
 
     def of_dbt(self, level: str, message: str) -> None:
-        """A line of dbt; Dagster's log gets its warnings and errors."""
+        """Log a line of dbt. Dagster's log gets only its warnings and errors."""
         if level == "debug" and not os.getenv("DEBUG"):
             return
         _print(message)

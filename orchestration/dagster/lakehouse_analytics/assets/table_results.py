@@ -1,4 +1,4 @@
-"""The checks of tables while they are built: counts rows, evaluates the other checks, and judges both."""
+"""Row counts and other checks of tables while a run builds them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lakehouse_analytics.partitions.run_partitions import RunWindows
 
 
 class TableResults:
-    """Row counts and other checks of the tables of a run, and whether they let the tables below be built.
+    """Counts rows, evaluates the other checks of tables, and decides whether the tables downstream are built.
 
     Attributes:
         counter: Of the current attempt.
@@ -48,7 +48,7 @@ class TableResults:
             checks: Those beside the row counts.
             report: Gets the results of each table.
             windows: Of the run, where it has partitioned tables.
-            accepted: Unique ids of tables whose row count is the new normal.
+            accepted: Unique ids of tables whose row count is the new baseline.
             zone: Of dates in messages.
         """
         self._run, self._instance, self._engine, self._checks, self._report = run, instance, engine, checks, report
@@ -72,13 +72,13 @@ class TableResults:
         )
 
     def count(self, fetch_all: FetchAll, tables: Sequence[Table]) -> dict[str, CountResult]:
-        """Count tables, and evaluate what else is checked of them. Called in threads."""
+        """Count tables, and evaluate their other checks. Called in threads."""
         answers = self.counter.count(tables)
         self._checks.evaluate(tables, fetch_all)
         return answers
 
     def judge(self, table: Table, answer: CountResult) -> bool:
-        """Whether a row count, and what else is checked of a table, lets the tables below be built."""
+        """Whether the row count and the other checks of a table allow the tables downstream to be built."""
         of_rows, others = [*self.counter.judge(table, answer)], self._checks.results(table)
         self._report.verdicts[table.unique_id] = [*of_rows, *others]
         broken: dict[str, list[str]] = {}

@@ -1,8 +1,8 @@
 """One writer per table: locks that builds and maintenance share, on every engine that lets several runs write.
 
-Where Dagster's storage is PostgreSQL, a lock is a session's advisory lock (`postgres`); where it is SQLite, a lock of
-a file (`files`). Both end with the process that has them, however it ends. Dagster's pools cannot do it: they belong to
-ops, and one op writes many tables.
+If Dagster's storage is PostgreSQL, a lock is an advisory lock of a session (`postgres`); if it is SQLite, a lock of a
+file (`files`). Both end with the process that holds them, however it ends. Dagster's pools are not enough: they belong
+to ops, and one op writes many tables.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CLOSED = Owner("", "closed")
 
 @dataclass(frozen=True)
 class Busy:
-    """Another owner has the table, or waits for it."""
+    """Another owner holds the lock of the table, or waits for it."""
 
     owner: Owner
 
@@ -60,7 +60,7 @@ class Granted:
     """The table is locked for us.
 
     Attributes:
-        stale: Who had it before, and died without releasing it.
+        stale: The previous owner, if it died without releasing the lock.
     """
 
     stale: Owner | None = None
@@ -70,7 +70,7 @@ class TableBusyError(RuntimeError):
     """Another run writes the table.
 
     Attributes:
-        owner: The step that has it.
+        owner: The step that holds the lock.
     """
 
     def __init__(self, message: str, owner: Owner) -> None:
@@ -87,19 +87,19 @@ class TableLockLostError(RuntimeError):
 
 
 class Backend(Protocol):
-    """Where the locks of one owner are. Its methods are called from several threads."""
+    """Stores the locks of one owner. Its methods are called from several threads."""
 
     def acquire(self, table: str, *, waits: bool, has_ended: Callable[[str], bool]) -> Granted | Busy:
         """Try to lock a table, without waiting.
 
         Args:
             table: As `lock_name` spells it.
-            waits: Whether we wait in line and will try again. Without it, a table for which others wait is busy.
+            waits: Whether the caller waits in line and will try again. If not, a table for which others wait is busy.
             has_ended: Whether Dagster says that the run of this id has ended.
         """
 
     def release(self, table: str) -> None:
-        """Release a table, and leave the line for it; does nothing for a table that is not ours."""
+        """Release a table, and leave the line for it; does nothing if we neither hold it nor wait for it."""
 
     def why_lost(self, table: str) -> str | None:
         """The reason why a table that we locked is no longer ours; None as long as it is."""
@@ -139,7 +139,7 @@ class TableLocks:
         run_id: The run.
         step_key: The step.
         on_lost: Called in another thread with a message, once per table that another run locked after the database
-            had ended our session. What still writes the table must be stopped.
+            had ended our session. The caller must stop writing the table.
     """
 
     instance: dg.DagsterInstance
@@ -180,17 +180,17 @@ class TableLocks:
     ) -> Iterator[TableLock]:
         """Lock a table for as long as the block runs.
 
-        A caller that does not wait (maintenance) leaves a table to those who do.
+        A caller that does not wait (maintenance) does not get a table for which others wait.
 
         Args:
             table: See `lock_name`.
-            wait: Seconds to wait while another run has it.
-            log: Called with who has it, and again when that changes.
-            on_stale_holder: Called with the id of a dead run that had the table: its last query may still be running.
+            wait: Seconds to wait while another run holds the lock.
+            log: Called with a message that names the owner, and again when the owner changes.
+            on_stale_holder: Called with the id of a dead run that had the lock: its last query may still be running.
             stop: Set by another thread to end the wait.
 
         Raises:
-            TableBusyError: another run still has it after `wait` seconds, or a person has closed it.
+            TableBusyError: another run still holds the lock after `wait` seconds, or a person has closed the table.
             LockStorageError: the instance's storage cannot lock tables.
         """
         backend = self._open()

@@ -19,9 +19,9 @@ _LONGEST = 150
 class FileLocks:
     """A file per table, which the owner locks with `flock`: the system releases it when the process ends.
 
-    The file says whose it is until it is released, so that a file that is free and names an owner tells of one that
-    died. A second file per table and owner is locked while the owner waits. Files of tables are never removed: two
-    processes could lock a name's old and new file.
+    The file contains the owner until it is released: an unlocked file that contains an owner means that this owner
+    died. A second file per table and owner is locked while the owner waits. The file of a table is never removed,
+    because two processes could then lock an old and a new file of the same name.
     """
 
     def __init__(self, root: str, owner: Owner) -> None:
@@ -54,7 +54,7 @@ class FileLocks:
         with self._mutex:
             if (file := self._tables.pop(table, None)) is not None:
                 _write(file, "")
-                # A process that was forked meanwhile has the file open, too: closing ours would not release it.
+                # A process forked in the meantime has the file open, too, so closing ours would not release the lock.
                 fcntl.flock(file, fcntl.LOCK_UN)
                 os.close(file)
             if (file := self._lines.pop(table, None)) is not None:
@@ -63,7 +63,7 @@ class FileLocks:
                 os.close(file)
 
     def why_lost(self, table: str) -> str | None:  # noqa: ARG002
-        """See `Backend`. The system takes no lock away from a process that runs."""
+        """See `Backend`. A running process cannot lose the lock of a file."""
         return None
 
     def close(self) -> None:
@@ -89,14 +89,14 @@ class FileLocks:
             self._lines[table] = file
 
     def _waiting(self, table: str) -> Owner | None:
-        """One who waits for a table; files of those who died are removed."""
+        """An owner that waits for a table. Files of owners that died are removed."""
         of_table = self._file(table).stem + ".waiting."
         for path in sorted(self.folder.iterdir()):
             if not path.name.startswith(of_table):
                 continue
             try:
                 file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:  # who waited has it now
+            except FileNotFoundError:  # it no longer waits
                 continue
             try:
                 if not _try_lock(file):

@@ -283,11 +283,16 @@ def project_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Databa
 def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) -> Iterator[Lakehouse]:
     project_on(tmp_path, monkeypatch, database)
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        made = Lakehouse(tmp_path, database, instance)
-        made.write()
-        made.sql("create schema raw")
-        for table in ("a", "b"):
-            made.sql(
-                f"create table raw.{table} as select i as id, i * 10 as n from unnest(generate_series(1, 100)) as r(i)"
-            )
-        yield made
+        yield small_lakehouse(tmp_path, database, instance)
+
+
+def small_lakehouse(root: Path, database: Database, instance: dg.DagsterInstance) -> Lakehouse:
+    """The small project, and its raw tables in an empty database."""
+    made = Lakehouse(root, database, instance)
+    made.write()
+    made.sql("create schema raw")
+    for table in ("a", "b"):
+        made.sql(
+            f"create table raw.{table} as select i as id, i * 10 as n from unnest(generate_series(1, 100)) as r(i)"
+        )
+    return made

@@ -149,19 +149,21 @@ class Trino(Database):
 
 
 class Postgres(Database):
-    """A database of the stack's PostgreSQL, emptied."""
+    """A database of the stack's PostgreSQL, or of another server, emptied."""
 
     engine = "postgres"
 
-    def __init__(self, name: str) -> None:
-        address = urlsplit(stack_environment()["PYICEBERG_CATALOG__LAKEHOUSE__URI"].replace("+psycopg2", ""))
+    def __init__(self, name: str, server_url: str | None = None) -> None:
+        address = urlsplit(
+            server_url or stack_environment()["PYICEBERG_CATALOG__LAKEHOUSE__URI"].replace("+psycopg2", "")
+        )
         self.address = address._replace(path=f"/{name}").geturl()
         self.environment = {
             "LAKEHOUSE_ENGINE": "postgres",
             "LAKEHOUSE_POSTGRES_HOST": str(address.hostname),
             "LAKEHOUSE_POSTGRES_PORT": str(address.port),
             "LAKEHOUSE_POSTGRES_USER": unquote(str(address.username)),
-            "LAKEHOUSE_POSTGRES_PASSWORD": unquote(str(address.password)),
+            "LAKEHOUSE_POSTGRES_PASSWORD": unquote(address.password or ""),
             "LAKEHOUSE_POSTGRES_DATABASE": name,
         }
         server = address._replace(path="/postgres").geturl()

@@ -332,7 +332,7 @@ def test_a_raw_table_is_left_alone_until_somebody_knows_that_no_sync_runs(lake: 
     guard = Guard()
     outcome = lake.look_after(guard=guard)
     assert (outcome.success, outcome.done) == (True, {})
-    assert outcome.said["landed"][0] == "left alone: job 7 is running"
+    assert outcome.said["landed"][0] == "skipped: job 7 is running"
     assert lake.of("landed", "files") == 60
     guard.reason = None
     assert "optimize" in lake.look_after(guard=guard).done["landed"]["steps"]
@@ -349,7 +349,7 @@ def test_a_table_that_fails_stops_no_other(lake: Lake) -> None:
     assert not outcome.success
     assert outcome.failure.startswith("Maintenance of 1 table of 3 failed; the others are done.\n✘ silver/broken: ")
     assert outcome.done.keys() == {"sound"}
-    assert outcome.said["absent"][0] == "left alone: not built yet"
+    assert outcome.said["absent"][0] == "skipped: not built yet"
 
 
 def test_a_table_whose_metadata_are_lost_stops_no_other(lake: Lake) -> None:
@@ -377,7 +377,7 @@ def test_who_writes_in_between_wins(lake: Lake) -> None:
 
     outcome = lake.look_after(engine=Late.of(Settings.load()))
     assert outcome.success
-    assert outcome.said["contested"][0] == "left alone: written by somebody meanwhile; next time"
+    assert outcome.said["contested"][0] == "skipped: another writer committed first; the next run tries again"
 
 
 def test_what_dead_builds_left_is_dropped(lake: Lake) -> None:

@@ -12,7 +12,7 @@ Edge = tuple[str, str]
 
 
 class Edges:
-    """The edges of a plan: through tables that are not in it, and without a cycle.
+    """The edges of a plan. They lead through tables that are not in it, and never form a cycle.
 
     Attributes:
         found: The edges, in the order in which they were added.
@@ -38,7 +38,7 @@ class Edges:
                 self._add(above, function.unique_id)
 
     def add_tests(self, tests: Collection[DbtTest]) -> None:
-        """A test runs when all its tables are built. What is built from the table whose check it is waits for it."""
+        """A test runs when all its tables are built. The tables downstream of the one that it checks wait for it."""
         uncertain: list[Edge] = []
         for test in tests:
             parents = self._tables.intersection(test.parents)
@@ -57,7 +57,7 @@ class Edges:
         self._add_without_cycle(uncertain)
 
     def add_gates(self, gates: Mapping[str, str]) -> None:
-        """What is built from a table waits for its row count."""
+        """The tables downstream of a table wait for its row count."""
         for gate, table in gates.items():
             if table in self._tables:
                 self._add(table, gate)
@@ -68,7 +68,7 @@ class Edges:
         self.found[above, below] = None
 
     def _below(self, unique_id: str) -> tuple[str, ...]:
-        """The first tables of the plan below anything."""
+        """The nearest tables of the plan downstream of a node."""
         if unique_id not in self._nearest:
             self._nearest[unique_id] = self._nearest_children(unique_id)
         return self._nearest[unique_id]
@@ -89,7 +89,7 @@ class Edges:
         return (p for p in self._parents_of(node) if p in self._tables) if node else iter(())
 
     def _ancestors(self, unique_ids: Iterable[str]) -> set[str]:
-        """Tables of the plan above these, and these."""
+        """These tables, and the tables of the plan upstream of them."""
         found, stack = set[str](), [*unique_ids]
         while stack:
             unique_id = stack.pop()
@@ -99,7 +99,7 @@ class Edges:
         return found
 
     def _waiting(self, attached: str, read: Collection[str]) -> Iterator[str]:
-        """The first tables below one that can wait for a test: those that the test itself does not wait for."""
+        """The nearest tables downstream of one that can wait for a test: those that the test does not wait for."""
         needed = self._ancestors(read)
         seen, stack = set[str](), [*self._below(attached)]
         while stack:
@@ -113,7 +113,7 @@ class Edges:
                 yield unique_id
 
     def _add_without_cycle(self, edges: Sequence[Edge]) -> None:
-        """Add those edges that close no cycle with the ones before them."""
+        """Add the edges that do not close a cycle with earlier ones."""
         if not edges:
             return
         below: dict[str, list[str]] = defaultdict(list)

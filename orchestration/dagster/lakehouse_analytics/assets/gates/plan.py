@@ -19,7 +19,7 @@ class Plan:
 
     Attributes:
         tables, tests, functions: What dbt builds and evaluates.
-        gates: Tables whose row count is judged inside the build, by id of the gate. Some are not built by it.
+        gates: Tables whose row count is checked during the build, by id of the gate. The build need not include them.
         edges: See `Edge`.
     """
 
@@ -36,7 +36,7 @@ class Plan:
         return [thing.unique_id for thing in things]
 
     def __bool__(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether it contains anything to do."""
         return bool(self.tables or self.tests or self.gates)
 
 
@@ -46,10 +46,10 @@ class Selection:
 
     Attributes:
         selected: Unique ids of the tables to build.
-        checked: Unique ids of tests that are wanted although their table is not built.
-        counted: Unique ids of tables whose row count is wanted although they are not built.
+        checked: Unique ids of selected tests, including those whose table is not built.
+        counted: Unique ids of tables whose row count is selected and that are not built.
         before, after: Unique ids of tables that other steps of the same Dagster run have built, and will build.
-        gated: Unique ids of tables that another check than their row count gates, too.
+        gated: Unique ids of tables with another gating check than their row count.
     """
 
     graph: Graph
@@ -61,7 +61,7 @@ class Selection:
     gated: frozenset[str] = frozenset()
 
     def plan(self, created: Set[str] = frozenset()) -> Plan:
-        """Everything that this run builds and judges.
+        """Everything that this run builds and checks.
 
         Args:
             created: Unique ids of functions that it has created already.
@@ -70,7 +70,7 @@ class Selection:
         return self._plan([self.graph.tables[unique_id] for unique_id in tables], self.tests, self.counted, created)
 
     def plan_again(self, tables: Collection[Table], tests: Collection[DbtTest], created: Set[str]) -> Plan:
-        """Another try of a part of it; see `plan`."""
+        """Some of it for another attempt; see `plan`."""
         return self._plan(sorted(tables, key=lambda table: self.graph.order[table.unique_id]), tests, (), created)
 
     def _plan(
@@ -86,10 +86,11 @@ class Selection:
 
     @cached_property
     def tests(self) -> tuple[DbtTest, ...]:
-        """Every test that this run must evaluate: of the tables it builds, of the sources and externals above them, and
-        the selected ones.
+        """Every test that this run must evaluate: those of the tables that it builds, those of the sources and external
+        tables upstream of them, and the selected ones.
 
-        A deselected check of these gates all the same. A test of tables of several steps belongs to the last of these.
+        A test whose check is not selected is a gate nevertheless. A test of tables of several steps belongs to the last
+        step.
         """
         feeding = {parent for table in self.selected for parent in self.graph.tables[table].parents}
         wanted = self.selected | (feeding & self.graph.unbuilt.keys())
@@ -107,9 +108,9 @@ class Selection:
         )
 
     def _functions(self, tables: Collection[Table], tests: Collection[DbtTest], created: Set[str]) -> list[Function]:
-        """Functions that dbt must create: those that tables and tests call and that are not there yet.
+        """Functions that dbt must create: those that the tables and tests call and that have not been created yet.
 
-        Those that no model and no test calls belong to a run that builds the whole project.
+        Functions that no model or test calls belong to a run that builds the whole project.
         """
         things: list[Table | DbtTest] = [*tables, *tests]
         wanted = {function for thing in things for function in thing.functions}

@@ -1,4 +1,4 @@
-"""What has become of a run: what dbt built, which gates failed, and what these failures block."""
+"""The state of a run: what dbt has built, which gates failed, and what these failures block."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from lakehouse_analytics.dbt.run_results import DbtResult
 
 @dataclass
 class Run:
-    """The state of one run.
+    """What has been built and what has failed so far.
 
     Attributes:
-        selection: What it is to build.
+        selection: What the run is to build.
         failed: Tables and functions that dbt could not build, with dbt's message.
         gates: Tables and sources whose gate failed, with the reasons.
         built: Tables built by this run.
         created: Functions created by this run.
         unevaluated: Tests that dbt should have evaluated and did not.
-        problems: What else went wrong, of no table in particular.
+        problems: Other errors, which concern no particular table.
+        stopped: Whether nothing more may be built.
     """
 
     selection: Selection
@@ -33,13 +34,14 @@ class Run:
     created: set[str] = field(default_factory=set)
     unevaluated: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+    stopped: bool = False
 
     def plan(self) -> Plan:
-        """Everything that this run builds and judges."""
+        """Everything that this run builds and checks."""
         return self.selection.plan(self.created)
 
     def plan_again(self, tables: Collection[Table], tests: Collection[DbtTest]) -> Plan:
-        """Another try of a part of it."""
+        """Some of it for another attempt."""
         return self.selection.plan_again(tables, tests, self.created)
 
     @property
@@ -49,7 +51,7 @@ class Run:
 
     @property
     def blocked(self) -> dict[str, list[str]]:
-        """Selected tables that were not built, each with the culprits upstream of it."""
+        """Selected tables that were not built, each with the failures upstream of it."""
         found: dict[str, list[str]] = defaultdict(list)
         for culprit in sorted({*self.failed, *self.failed_gates}):
             for below in (self.selection.graph.descendants([culprit]) & self.selection.selected) - self.built:
@@ -57,15 +59,15 @@ class Run:
         return dict(found)
 
     def _testable(self, tests: Iterable[DbtTest]) -> list[DbtTest]:
-        """Tests of which no table is blocked or failed, and no function."""
+        """Tests whose tables and functions have all been built."""
         out = {*self.blocked, *self.failed}
         return [test for test in tests if out.isdisjoint((*test.parents, *test.functions))]
 
     def record(self, plan: Plan, dbt: DbtResult) -> None:
         """Record dbt's report of the whole plan, once.
 
-        A result that is missing is a failure, unless dbt crashed, which is one of its own. So is an exit code that no
-        recorded failure explains.
+        A missing result is a failure, unless dbt crashed, which the caller reports. An exit code that no recorded
+        failure explains is a failure as well.
         """
         results = dbt.nodes
         before = self._failures()
@@ -76,7 +78,7 @@ class Run:
             if result and result.status in BUILT_STATUS:
                 self.built.add(table.unique_id)
             elif (result and result.status == "skipped") or (result is None and dbt.crashed):
-                continue  # a skipped one is judged below, when every failure is known
+                continue  # see below: whether it was blocked is known once every failure is
             else:
                 said = result.message or f"dbt reported status {result.status}" if result else "dbt did not build it"
                 self.failed[table.unique_id] = said
@@ -104,13 +106,13 @@ class Run:
             if result and result.status in BUILT_STATUS:
                 self.created.add(function.unique_id)
             elif (result and result.status == "skipped") or (result is None and dbt.crashed):
-                continue  # below a failure, or below another function that failed
+                continue  # downstream of a failure
             else:
                 said = result.message or f"dbt reported status {result.status}" if result else "dbt did not create it"
                 self.failed[function.unique_id] = said
 
     def _record_others(self, asked: Collection[str], dbt: DbtResult) -> None:
-        """Failures of nodes that are neither tables nor tests of the plan: hooks, and whatever else dbt ran."""
+        """Failures of nodes that are neither tables nor tests of the plan, such as hooks."""
         for unique_id in sorted(dbt.nodes.keys() - asked):
             result = dbt.nodes[unique_id]
             if result.status not in {*FINE_STATUS, "skipped"}:
@@ -121,8 +123,13 @@ class Run:
         return len(self.failed) + sum(map(len, self.gates.values())) + len(self.problems)
 
     def fail_gate(self, unique_id: str, reason: str) -> None:
-        """A gate of a table or source does not hold: nothing below it is built any more."""
+        """Record that a gate of a table or source failed: nothing downstream of it is built."""
         self.gates[unique_id].append(reason)
+
+    def stop(self, reason: str) -> None:
+        """Build nothing more. Called in any thread."""
+        self.problems.append(reason)
+        self.stopped = True
 
     @property
     def succeeded(self) -> bool:
@@ -130,7 +137,7 @@ class Run:
         return not (self.failed or any(self.gates.values()) or self.problems) and self.built == self.selection.selected
 
     def summary(self) -> str:
-        """What failed, what was blocked by what, and what was built; for a person."""
+        """A text for people: what failed, what was blocked by what, and what was built."""
         lines = [f"✘ {self._name(table)} was not built: {reason}" for table, reason in sorted(self.failed.items())]
         lines += [
             f"✘ {self._name(table)} failed its gate: {reason}"

@@ -13,7 +13,7 @@ from lakehouse_analytics.common.paths import expanded, is_file
 from lakehouse_analytics.common.text import MAX_TEXT, brief
 
 FILE = "profiles.yml"
-#: libyaml's, which is ten times as fast, where PyYAML was built with it.
+#: That of libyaml, which is ten times as fast, if PyYAML was built with it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -22,10 +22,10 @@ class ProfileError(ValueError):
 
 
 def load_yaml(path: Path) -> Mapping[str, Any]:
-    """A YAML file that holds a mapping; empty where the file is.
+    """Read a YAML file that contains a mapping; an empty file is an empty mapping.
 
     Raises:
-        ProfileError: it cannot be read, or holds something else.
+        ProfileError: it cannot be read, or contains something else.
     """
     try:
         loaded = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506  # a safe loader
@@ -54,9 +54,9 @@ class Place:
 
 
 def find(project_dir: Path, explicit: Path | None, environment: Mapping[str, str]) -> Place:
-    """Where dbt looks for `profiles.yml`: our setting, dbt's variable, the project, the home directory.
+    """Find `profiles.yml` where dbt looks for it: our setting, dbt's variable, the project, the home directory.
 
-    dbt looks in its working directory, which for us is the project's. See
+    dbt looks in its working directory, which here is the project's. See
     https://docs.getdbt.com/docs/core/connect-data-platform/connection-profiles#advanced-customizing-a-profile-directory
     """
     if explicit:

@@ -13,11 +13,11 @@ from lakehouse_analytics.common.redact import SECRET_NAME
 from lakehouse_analytics.common.text import MAX_TEXT, brief
 from lakehouse_analytics.dbt.profile.file import ProfileError
 
-#: dbt's prefix of variables that it never writes anywhere.
+#: Prefix of variables that dbt never writes anywhere.
 DBT_SECRET = "DBT_ENV_SECRET"  # noqa: S105  # a prefix
 _MISSING = object()
 _JINJA = re.compile(r"\{\{|\{%|\{#")
-#: What nearly every profile uses of Jinja; without an import of jinja2, which every process that loads would pay for.
+#: The Jinja of nearly all profiles. It is rendered without jinja2, which every process would have to import.
 _CALL = re.compile(
     r"""\{\{-?\s*(?P<function>env_var|var)\(\s*(?P<q>['"])(?P<name>[^'"\\{}]+)(?P=q)\s*"""
     r"""(?:,\s*(?P<d>['"])(?P<default>[^'"\\{}]*)(?P=d)\s*)?\)\s*(?:\|\s*as_(?:text|number|bool|native)\s*)*\}\}"""
@@ -25,12 +25,12 @@ _CALL = re.compile(
 
 
 def is_secret(variable: str) -> bool:
-    """Whether the value of a variable must not be written anywhere, judged by its name."""
+    """Whether the value of a variable must not be written anywhere, according to its name."""
     return variable.startswith(DBT_SECRET) or bool(SECRET_NAME.search(variable))
 
 
 def is_simple(text: str) -> bool:
-    """Whether calls of `env_var` and `var` are all its Jinja."""
+    """Whether a text has no Jinja but calls of `env_var` and `var`."""
     return not _JINJA.search(_CALL.sub("", text))
 
 

@@ -1,4 +1,4 @@
-"""The target in force: its profile, its rendered fields, and what of it names databases and schemas."""
+"""The dbt target that is used: its profile, its rendered fields, and its names of databases and schemas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lakehouse_analytics.dbt.profile.rendering import DBT_SECRET, Jinja, is_simp
 from lakehouse_analytics.engines.engine_type import EngineType
 from lakehouse_analytics.engines.registry import ENGINES
 
-#: Of the profiles or targets that a message lists.
+#: Maximum number of profiles or targets that a message lists.
 _MOST = 20
 _READS = re.compile(r"""env_var\(\s*['"]([^'"]+)['"]""")
 
@@ -56,17 +56,17 @@ class Profile:
 
     @property
     def engine(self) -> EngineType:
-        """The kind of database."""
+        """The engine of the adapter."""
         return ENGINES[self.adapter]
 
     @property
     def attached(self) -> dict[str, Mapping[str, Any]]:
-        """Databases that the engine attaches beside its own, by alias."""
+        """Databases that the engine attaches in addition to its own, by alias."""
         return self.engine.attached(self.fields)
 
     @property
     def database_file(self) -> Path | None:
-        """The absolute path of the local file that holds the tables, as DuckDB's does; None where there is none."""
+        """The absolute path of the local file with the tables, for DuckDB; None if there is none."""
         path = self.engine.local_file(self.fields)
         if path is None:
             return None
@@ -76,7 +76,7 @@ class Profile:
         return file
 
     def names(self) -> dict[str, Any]:
-        """What of the target the manifest contains: names of databases and schemas, never anything secret."""
+        """The names of databases and schemas, which the manifest contains; never a secret."""
         said: dict[str, Any] = {"target": self.target, "type": self.adapter}
         naming = tuple(name for name in self.engine.naming_fields if name not in ("schema", "attach"))
         read_by = {"database": naming, "schema": ("schema",), "attached": ("attach",)}
@@ -98,11 +98,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class Request:
-    """What decides which target is used, the strongest first; dbt's own default is the profile's `target:`.
+    """What decides which target is used, in order of precedence; the default is the profile's `target:`.
 
     Attributes:
         target: LAKEHOUSE_DBT_TARGET.
-        preferred: Targets that LAKEHOUSE_ENV stands for, best first; the first that the profile has is used.
+        preferred: Targets for LAKEHOUSE_ENV; the first one that the profile has is used.
         dbt_target: DBT_TARGET.
         variables: dbt's `--vars`.
     """
@@ -125,10 +125,10 @@ def read(
     Args:
         project_dir: The dbt project.
         place: Where `profiles.yml` is.
-        request: Which target.
-        environment: What `env_var` reads.
-        defaults: Variables that dbt gets from us where the environment does not set them; they count only where the
-            profile gives no default of its own.
+        request: What decides which target is used.
+        environment: The variables that `env_var` reads.
+        defaults: Variables that we set for dbt if the environment does not. They are used only if the profile has no
+            default of its own.
 
     Raises:
         ProfileError: no such file, profile or target; not valid YAML; an adapter that is not supported; Jinja that
@@ -157,7 +157,7 @@ def _no_file(project_dir: Path, place: Place, environment: Mapping[str, str]) ->
 def _profile(
     project_dir: Path, place: Place, jinja: Jinja, environment: Mapping[str, str]
 ) -> tuple[str, Mapping[str, Any]]:
-    """The profile's name, and what the file has of it."""
+    """The name of the profile, and its part of the file."""
     file = place.file
     profiles, project = load_yaml(file), load_yaml(project_dir / "dbt_project.yml")
     name = environment.get("DBT_PROFILE") or jinja.render(project.get("profile"), f"{project_dir}/dbt_project.yml")
@@ -180,7 +180,7 @@ def _profile(
 def _output(
     name: str, profile: Mapping[str, Any], file: Path, request: Request, jinja: Jinja
 ) -> tuple[str, str, Mapping[str, Any]]:
-    """The target, its adapter, and what the file has of it."""
+    """The target, its adapter, and its part of the file."""
     outputs = profile["outputs"]
     target, why = _target(profile, outputs, request, jinja, file)
     output = outputs.get(target)
@@ -229,7 +229,7 @@ def _fields(
 
 
 def _follows_us(value: object, variables: Set[str]) -> bool:
-    """Whether an expression makes a field of nothing but the variables of the setting that means the same."""
+    """Whether an expression reads nothing but the variables of the setting with the same meaning."""
     read = set(_READS.findall(value)) if isinstance(value, str) and not is_simple(value) else set()
     return bool(read) and read <= variables
 

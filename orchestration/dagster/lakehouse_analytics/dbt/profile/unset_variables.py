@@ -1,4 +1,4 @@
-"""Values for variables of the connection that are not set where the manifest is made, as in an image's build."""
+"""Placeholders for variables that are not set where the manifest is made, such as in the build of an image."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lakehouse_analytics.dbt.profile.file import ProfileError, load_yaml
 from lakehouse_analytics.dbt.profile.rendering import Jinja, UnsetError
 from lakehouse_analytics.dbt.profile.target import Profile
 
-#: What dbt parses with where a variable of the connection is not set.
+#: The value with which dbt parses if a variable of the connection is not set.
 PLACEHOLDER = "lakehouse-placeholder"
 
 
 def placeholders(profile: Profile, environment: Mapping[str, str], variables: Mapping[str, Any]) -> dict[str, str]:
-    """Values for the variables of the connection that are not set, so that dbt can parse without them.
+    """Values for variables of the connection that are not set, so that dbt can parse without them.
 
-    dbt renders the whole target even if it opens no connection. An image is built without its connection and password.
+    dbt renders the whole target even if it opens no connection. An image is built without address and password.
 
     Args:
-        profile: The profile in force.
-        environment: What dbt reads.
+        profile: The profile that is used.
+        environment: The variables that dbt reads.
         variables: dbt's `--vars`.
 
     Returns:

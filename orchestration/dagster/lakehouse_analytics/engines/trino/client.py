@@ -1,7 +1,7 @@
-"""Statements on Trino: one connection each, always closed; repeated only where that cannot do harm. No Dagster in here.
+"""Statements on Trino: one connection each, always closed; retried only if that is safe. Does not import Dagster.
 
-The client repeats single HTTP requests by itself. That is harmless even for a statement that writes: Trino starts a
-statement when its first page is requested, so that one whose answer was lost is never run.
+The client itself retries single HTTP requests. This is safe even for a statement that writes: Trino starts a statement
+when its first page is requested, so a statement whose response was lost never runs.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 #: Tries of one statement, and of one HTTP request of it.
 STATEMENT_ATTEMPTS = 5
 REQUEST_ATTEMPTS = 5
-#: Seconds: the first wait before another try, the longest, and what chance adds so that clients do not march in step.
+#: Seconds: the first wait before a retry, the longest, and the jitter.
 FIRST_WAIT, LONGEST_WAIT, JITTER = 0.5, 10.0, 0.5
-#: The longest wait while the queue is full: of minutes of waiting, one try more makes no difference.
+#: The longest wait while the queue is full.
 LONGEST_WAIT_IN_QUEUE = 30.0
 
 _LOGGER = logging.getLogger("lakehouse_analytics")
@@ -48,24 +48,24 @@ _MAY_WRITE = re.compile(r"\b(analyze|table\s*\()", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class QueryResult:
-    """What one statement gave."""
+    """The result of one statement."""
 
     rows: list[tuple[Any, ...]]
     query_id: str
 
 
 def is_read_only(sql: str) -> bool:
-    """Whether a statement certainly writes nothing; in doubt, no."""
+    """Whether a statement certainly writes nothing; False if in doubt."""
     bare = _COMMENT.sub(" ", sql).lstrip(" \t\r\n(")
     word = re.match(r"[a-z]+", bare, re.IGNORECASE)
     return bool(word and word[0].lower() in _READS and not _MAY_WRITE.search(sql))
 
 
 def backoff(longest: float | None = None) -> tenacity.wait.wait_base:
-    """How long to wait before each further try: growing, bounded, with a little chance.
+    """The wait before each retry: exponential, with a maximum and jitter.
 
     Args:
-        longest: Bound in seconds; default: `LONGEST_WAIT`.
+        longest: Maximum in seconds; default: `LONGEST_WAIT`.
     """
     import tenacity
 
@@ -73,14 +73,14 @@ def backoff(longest: float | None = None) -> tenacity.wait.wait_base:
 
 
 class _Patience:
-    """Two budgets for what is tried again: one for outages, one for a full queue. They do not use up each other.
+    """Two independent budgets for retries: one for outages, one for a full queue.
 
-    A full queue is an answer: Trino is up, and the statement certainly was not run. Time that a statement spends QUEUED
-    counts for neither budget.
+    A full queue means that Trino is up and has not run the statement. Time that a statement spends QUEUED counts
+    towards neither budget.
     """
 
     def __init__(self, server: TrinoServer, *, attempts: int | None = None) -> None:
-        """`attempts` bounds the tries in an outage; without it `start_timeout` does."""
+        """`attempts` limits the attempts in an outage; without it, `start_timeout` does."""
         self._server, self._attempts = server, attempts
         self.queued = 0.0
         self.outage = self.full = 0.0
@@ -88,15 +88,15 @@ class _Patience:
         self._mark = time.monotonic()
 
     def left(self) -> float:
-        """Seconds that are left for an outage."""
+        """Seconds left for an outage."""
         return self._server.start_timeout - self.outage
 
     def start(self) -> None:
-        """A try begins now. What was waited for since the last one counts for no budget."""
+        """Begin an attempt. The wait since the last one counts towards no budget."""
         self._mark = time.monotonic()
 
     def wait(self, state: tenacity.RetryCallState) -> float:
-        """Seconds to wait before the next try."""
+        """Seconds to wait before the next attempt."""
         from types import SimpleNamespace
 
         full = _error(state).failure.queue_full
@@ -105,7 +105,7 @@ class _Patience:
         return backoff(longest)(SimpleNamespace(attempt_number=self.refusals if full else self.tries))  # type: ignore[arg-type]
 
     def spent(self, state: tenacity.RetryCallState) -> bool:
-        """Count this try and the wait that follows it; whether the budget that they belong to is used up."""
+        """Count this attempt and the wait that follows; whether their budget is used up."""
         now = time.monotonic()
         took = now - self._mark - self.queued + state.upcoming_sleep
         self._mark, self.queued = now + state.upcoming_sleep, 0.0
@@ -123,12 +123,12 @@ def _error(state: tenacity.RetryCallState) -> TrinoError:
 
 
 class _Progress:
-    """Follows one statement by what Trino says of it with each page.
+    """Follows one statement by the statistics that Trino sends with each page.
 
     Args:
         server: Where it runs.
         log: Called once, when the statement waits in a queue.
-        running: Seconds that it may take, time in the queue not included.
+        running: Seconds that it may take, without its time in the queue.
     """
 
     def __init__(self, server: TrinoServer, log: Callable[[str], None], running: float | None = None) -> None:
@@ -138,7 +138,7 @@ class _Progress:
         self.queued = 0.0
 
     def __call__(self, stats: Mapping[str, Any]) -> None:
-        """Take what a page says.
+        """Handle the statistics of a page.
 
         Raises:
             TrinoError: the statement has taken too long.

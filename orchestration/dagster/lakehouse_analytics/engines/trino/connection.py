@@ -1,4 +1,4 @@
-"""How to connect to a Trino coordinator. The settings make it, the resource and the client extend it."""
+"""How to connect to a Trino coordinator: the settings define it; the resource and the client extend it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class TrinoConnection(BaseModel):
-    """A coordinator, the user and the patience; each field is the setting `trino_<field>`.
+    """The address of a coordinator, the user, and timeouts. Each field is the setting `trino_<field>`.
 
-    The types are those of Dagster's config, because the resource has these fields. No field is a secret.
+    The types are those of Dagster's config, because they are fields of the resource. None of them is a secret.
 
     Attributes:
         auth: An `AuthMethod`.
         ca_bundle, client_certificate, client_key: Absolute paths.
-        session_properties: In force for every query.
-        request_timeout: Seconds to wait for one HTTP response.
+        session_properties: Set for every query.
+        request_timeout: Seconds to wait for an HTTP response.
         start_timeout: Seconds to wait for a server that is down or starting.
-        queue_timeout: Seconds to try again while the queue of the resource group is full.
+        queue_timeout: Seconds to retry while the queue of the resource group is full.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -1,4 +1,4 @@
-"""Trino: asked over a connection of its own for as long as a question takes."""
+"""The resource for Trino. Each statement has a connection of its own."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,7 +25,7 @@ from lakehouse_analytics.settings import Settings
 #: `query.max-stage-count`, Trino's default. The session property of that name changes it for us.
 MAX_STAGES = 150
 _LOGGER = logging.getLogger(__name__)
-#: Fewer tables are cheaper to ask in one statement than pyiceberg is to import.
+#: For fewer tables, one statement takes less time than importing pyiceberg.
 WORTH_IT = 20
 
 
@@ -67,13 +67,13 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
         )
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Learn which run asks: its queries carry its tags, and its token must last for the whole of it."""
+        """Note the run: queries have its tags, and the token must be valid until it ends."""
         if context.run is None:
             return
         self._client_tags = Provenance(context.run.run_id, context.run.job_name).client_tags
         self._run_log = context.log
         record = context.instance and context.instance.get_run_record_by_id(context.run.run_id)
-        # From the run's start: a step that is tried again late must not ask for more than the run may last.
+        # From the run's start: a step that is retried late must not need a token beyond the end of the run.
         began = datetime.fromtimestamp(record.start_time, UTC) if record and record.start_time else datetime.now(UTC)
         self._token_needed_until = began + timedelta(seconds=self.max_runtime)
 
@@ -86,17 +86,17 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
         return self.execute(sql).rows
 
     def execute(self, sql: str, client_tags: Sequence[str] = ()) -> QueryResult:
-        """Run one statement; it carries the run's tags and those given.
+        """Run one statement, with the run's tags and further ones.
 
         Raises:
-            TrinoError: with the query's id; `TrinoUnavailableError` where no other statement would fare better.
+            TrinoError: with the query's id; `TrinoUnavailableError` if other statements would fail as well.
         """
         log = (self._run_log or _LOGGER).warning
         return execute(self.server(), sql, (*self._client_tags, *client_tags), log)
 
     @property
     def max_stages(self) -> int:
-        """Stages Trino allows one statement."""
+        """Maximum number of stages of a statement."""
         return int(self.session_properties.get("query_max_stage_count", MAX_STAGES)) - 1  # one puts them together
 
     def known_counts(self, relations: Collection[Relation], *, of: int) -> Mapping[Relation, int]:
@@ -104,7 +104,7 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
 
         Args:
             relations: Tables and views.
-            of: Tables that the run counts in all: with few of them pyiceberg is not worth its import.
+            of: Number of tables that the run counts: for few, pyiceberg is not imported.
 
         Raises:
             CatalogError: the catalog cannot be read, or is not the one that Trino reads.
@@ -117,28 +117,28 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
         return self._metadata.rows(relations)
 
     def wait_until_free(self, log: Callable[[str], None] = _LOGGER.warning) -> None:
-        """Return once Trino has started and answers a query on the catalog; `log` gets what it waits for.
+        """Return once Trino has started and responds to a query on the catalog; `log` gets what it waits for.
 
         Raises:
-            TrinoUnavailableError: not within `start_timeout` seconds, or at once where waiting cannot help.
+            TrinoUnavailableError: not within `start_timeout` seconds, or at once if waiting cannot help.
         """
         wait_until_ready(self.server(), log)
 
     def classify_error(self, message: str) -> Failure:
-        """What dbt's message of a failed node means."""
+        """Classify dbt's message of a failed node."""
         failure = classify_dbt(message)
-        # What is no failure of Trino, dbt explains itself.
+        # dbt explains failures that are not Trino's.
         return replace(failure, advice="") if failure.name == "UNKNOWN" else failure
 
     def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Log, for as long as the block runs, that queries of a run wait in the queue of a resource group."""
+        """While the block runs, log that queries of a run wait in the queue of a resource group."""
         return queue_reported(self.server(), run_id, log)
 
     def kill_queries(self, run_id: str) -> None:
-        """End the queries that a dead dbt of a run has left in Trino, where they would run on for minutes and commit.
+        """Kill the queries that a dead dbt of a run has left in Trino, where they could run for minutes and commit.
 
-        Over HTTP, because a statement could wait in the queue behind the very queries that
-        it is to end; by statements where a gateway hides that. What cannot be ended is logged.
+        Over HTTP, because a statement could wait in the queue behind the queries that it is to kill; by statements if a
+        gateway does not forward this. Failures are logged.
         """
         reason = "its dbt is dead"
         try:
@@ -172,7 +172,7 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
         return f"{(self.ui_url or self.address).rstrip('/')}/ui/query.html?{query_id}"
 
     def server(self) -> TrinoServer:
-        """What the client needs, with the secret of this process's environment."""
+        """The connection for the client, with the secret from this process's environment."""
         connection = {name: getattr(self, name) for name in TrinoConnection.model_fields}
         return TrinoServer(**connection, secret=_secret(self.auth), token_needed_until=self._token_needed_until)
 

@@ -1,4 +1,4 @@
-"""Who asks Trino and over which connection: log-in, certificates, and how long a token lasts. No Dagster in here."""
+"""Trino's HTTP session: authentication, certificates, and the lifetime of tokens. Does not import Dagster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCE = "lakehouse-analytics"
 
 
 class TrinoError(RuntimeError):
-    """Trino did not do what it was asked to; `failure` says why and what that means."""
+    """A statement failed; `failure` says why, and what that means."""
 
     def __init__(self, failure: Failure, message: str = "") -> None:
         super().__init__(message or str(failure))
@@ -49,10 +49,10 @@ class TrinoServer(TrinoConnection):
     token_needed_until: datetime | None = None
 
     def authentication(self, now: datetime | None = None) -> trino.auth.Authentication | None:
-        """The client's way to log in.
+        """How the client logs in.
 
         Raises:
-            TrinoUnavailableError: what the way to log in needs is not set, or the token expires too early.
+            TrinoUnavailableError: the password or token is not set, or the token expires too early.
         """
         from trino.auth import BasicAuthentication, CertificateAuthentication, JWTAuthentication
 
@@ -73,10 +73,10 @@ class TrinoServer(TrinoConnection):
 
 
 def check_token(token: str, *, now: datetime, until: datetime | None) -> None:
-    """Refuse a token that does not last; one without an expiry lasts.
+    """Refuse a token that expires too early. A token without an expiry is accepted.
 
     Args:
-        token: A JSON Web Token. Its signature is Trino's to judge.
+        token: A JSON Web Token. Trino verifies its signature.
         now, until: Instants; the token must be valid now and until then.
 
     Raises:
@@ -107,17 +107,17 @@ def _log_in(message: str) -> TrinoUnavailableError:
 
 
 def http_session(server: TrinoServer) -> requests.Session:
-    """An HTTP session that trusts what this server's settings say, and fails at once where waiting cannot help."""
+    """An HTTP session that trusts the certificates of the settings, and fails at once if a retry cannot help."""
     import requests
 
     class Session(requests.Session):
         def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-            # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE would win over the session's own; proxies are wanted.
+            # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE would override the session's own. Proxies are still used.
             verify = self.verify if verify is None else verify
             return super().merge_environment_settings(url, proxies, stream, verify, cert)
 
         def request(self, method: Any, url: Any, *args: Any, **kwargs: Any) -> requests.Response:
-            # The client repeats every failed request; what is permanent must not look to it like one.
+            # The client retries every failed request, so a permanent failure must not look like one.
             try:
                 response = super().request(method, url, *args, **kwargs)
             except OSError as error:

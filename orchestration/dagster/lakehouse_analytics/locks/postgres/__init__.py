@@ -1,7 +1,7 @@
-"""Advisory locks of PostgreSQL, where Dagster keeps its storage there.
+"""Advisory locks of PostgreSQL, for instances whose storage is PostgreSQL.
 
-A `session` has the `advisory` locks of one owner. The `registry` says whose they are, and `recovery` opens another
-session when the database has ended one.
+A `session` holds the `advisory` locks of one owner. The `registry` records the owner of each lock, and `recovery` opens
+a new session after the database has ended one.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from lakehouse_analytics.locks.postgres.recovery import OwnLocks, Recovery, wait
 from lakehouse_analytics.locks.postgres.registry import LockRegistry
 from lakehouse_analytics.locks.postgres.session import LockSession
 
-#: Seconds between two looks at the session, which is opened again when the database has ended it.
+#: Seconds between two checks of the session, which is opened again after the database has ended it.
 BEAT = 5.0
-#: Seconds in which an owner whose session ended may come back, unless Dagster says that its run has ended.
+#: Seconds in which an owner whose session has ended may reconnect, unless Dagster says that its run has ended.
 GRACE = 30.0
 
 
 class PostgresLocks:
-    """The backend of one owner: one session, which has the advisory locks of all its tables.
+    """The backend of one owner: one session, which holds the advisory locks of all its tables.
 
     PostgreSQL releases them when the session ends: with the process, or when keepalives show that its machine is
-    gone. A session may also end while its owner lives: the server restarts, or an administrator ends it. So an owner
-    has `GRACE` seconds to take its locks again, and its row in the registry says whether another one was faster.
+    unreachable. A session may also end while its owner is running, because the server restarts or an administrator ends
+    it. The owner then has `GRACE` seconds to lock its tables again; its row in the registry shows whether another owner
+    has locked a table in the meantime.
     """
 
     def __init__(self, storage: Any, owner: Owner, on_lost: Callable[[str], None]) -> None:
@@ -52,7 +53,7 @@ class PostgresLocks:
             return self._again_after_disconnect(lambda: self._acquire(table, waits=waits, has_ended=has_ended))
 
     def release(self, table: str) -> None:
-        """See `Backend`. What the database cannot be asked now is released once it answers."""
+        """See `Backend`. If the database does not respond, the lock is released when it responds again."""
         with self.mutex:
             own = self.own
             locked, waited = table in own.tables and table not in own.lost, table in own.waiting
@@ -87,7 +88,7 @@ class PostgresLocks:
             self.session.close()
 
     def stop_heart(self) -> None:
-        """Look no longer whether the session has ended."""
+        """Stop checking the session."""
         self._closed.set()
         self._heart.join()
 
@@ -105,13 +106,13 @@ class PostgresLocks:
                 self.own.tables.add(table)
                 self.own.unreleased.discard(table)
             else:
-                if outcome is None:  # our name may have been written
+                if outcome is None:  # we may have been recorded as the owner
                     self.own.unreleased.add(table)
                 with suppress(Exception):  # the session has ended, and the lock with it
                     self._locks.unlock(table)
 
     def _claim(self, table: str, *, waits: bool, has_ended: Callable[[str], bool]) -> Granted | Busy:
-        """Record us as the owner, unless others wait, or the last owner may come back."""
+        """Record us as the owner, unless others wait or the last owner may reconnect."""
         if not waits and (waiting := self._locks.other_holder(waiting_line(table))):
             return Busy(waiting)
         before = self._registry.owner_of(table)
@@ -130,7 +131,7 @@ class PostgresLocks:
             self.own.waiting.add(table)
 
     def _again_after_disconnect(self, attempt: Callable[[], Granted | Busy]) -> Granted | Busy:
-        """Once more on a new session, if the last one ended."""
+        """Try, and if the session has ended, try again with a new one."""
         from sqlalchemy.exc import DBAPIError
 
         try:
@@ -143,7 +144,7 @@ class PostgresLocks:
         return attempt()
 
     def _beat(self) -> None:
-        """Take the locks again soon after the session has ended."""
+        """Open a new session with the same locks soon after the last one has ended."""
         while not self._closed.wait(BEAT):
             with self.mutex:
                 try:
@@ -153,5 +154,5 @@ class PostgresLocks:
                         self.recovery.restore()
                 except Exception as error:
                     self.recovery.disconnected(error)
-                    with suppress(Exception):  # the next time may succeed
+                    with suppress(Exception):  # the next attempt may succeed
                         self.recovery.restore()

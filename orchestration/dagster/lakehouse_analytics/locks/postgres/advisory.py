@@ -20,7 +20,7 @@ class AdvisoryLocks:
         self._ask, self._session = session.ask, session
 
     def try_lock(self, name: str) -> bool:
-        """Lock a name, unless another session has it.
+        """Lock a name, unless another session has locked it.
 
         Raises:
             LockStorageError: a pooler has changed the session.
@@ -43,7 +43,7 @@ class AdvisoryLocks:
         self._ask("select pg_advisory_unlock_shared(:key)", key=lock_key(name))
 
     def other_holder(self, name: str) -> Owner | None:
-        """The owner of another session that has a name; None if there is no such session."""
+        """The owner of another session that has locked a name; None if there is no such session."""
         unsigned = lock_key(name) % 2**64
         rows = self._ask(
             "select application_name, pid from pg_locks join pg_stat_activity using (pid)"

@@ -1,4 +1,4 @@
-"""What happens after the database has ended the session of an owner that is still running."""
+"""Reconnects an owner that is still running after the database has ended its session."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass
 class OwnLocks:
-    """What one owner has locked, whatever its session knows of it.
+    """The locks of one owner, which it keeps when its session ends.
 
     Attributes:
         tables: Tables that are locked.
         waiting: Tables for which the owner waits.
-        unreleased: Tables that it no longer needs, and could not release yet.
+        unreleased: Tables that it no longer needs and could not release yet.
         lost: Those of `tables` that another run has locked since, with the reason.
     """
 
@@ -36,7 +36,7 @@ class OwnLocks:
 
 
 class Recovery:
-    """Opens the session of an owner, and after it has ended another one with the same locks."""
+    """Opens the session of an owner, and after it has ended a new one with the same locks."""
 
     def __init__(self, session: LockSession, owner: Owner, own: OwnLocks, on_lost: Callable[[str], None]) -> None:
         self._session, self._owner, self._own, self._on_lost = session, owner, own, on_lost
@@ -46,7 +46,7 @@ class Recovery:
         """Open the session.
 
         Raises:
-            LockStorageError: behind a pooler that changes sessions, or the registry cannot be created.
+            LockStorageError: PostgreSQL is behind a pooler that changes sessions, or the registry cannot be created.
         """
         self._session.open()
         try:
@@ -56,7 +56,7 @@ class Recovery:
             raise
 
     def restore(self) -> None:
-        """Open a new session with the locks of the last one, unless another run has taken one meanwhile."""
+        """Open a new session with the locks of the last one, except those that another run has in the meantime."""
         last = self._session.pid
         self.connect()
         try:
@@ -82,7 +82,7 @@ class Recovery:
             self._own.unreleased.discard(table)
 
     def owner_of(self, table: str) -> Owner:
-        """Who has a table. A session may be that of another run that checks whether it may have the table."""
+        """The owner of a table's lock. Without a row it may be a run that is just trying to lock the table."""
         return self._registry.owner_of(table) or self._locks.other_holder(table) or Owner()
 
     def _lock_again(self) -> None:
@@ -116,5 +116,5 @@ class Recovery:
 
 
 def waiting_line(table: str) -> str:
-    """The lock that those share who wait for a table."""
+    """The name of the lock that all who wait for a table share."""
     return f"waiting for {table}"

@@ -1,4 +1,4 @@
-"""The table `lakehouse_table_locks`, which says who has which table."""
+"""The table `lakehouse_table_locks`, which records the owner of each lock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CREATE = f"""create table if not exists {TABLE} (
 
 
 class LockRegistry:
-    """One row per locked table. A row outlives its owner, so that the next one knows that the last one died."""
+    """One row per locked table. The row of an owner that died remains, so that the next owner can tell."""
 
     def __init__(self, session: LockSession) -> None:
         self._ask = session.ask
@@ -27,14 +27,14 @@ class LockRegistry:
         """Create the table if it does not exist.
 
         Raises:
-            LockStorageError: the role may not, with the statements for the owner of the database.
+            LockStorageError: the role may not create it. The message has the statements for the database's owner.
         """
         from sqlalchemy.exc import IntegrityError, ProgrammingError
 
         if self._ask("select to_regclass(:table)", table=TABLE)[0][0]:
             return
         try:
-            with suppress(IntegrityError):  # two runs make it at once
+            with suppress(IntegrityError):  # two runs create it at once
                 self._ask(CREATE)
         except ProgrammingError as error:
             user = self._ask("select current_user")[0][0]
@@ -70,7 +70,7 @@ class LockRegistry:
         )
 
     def seconds_unlocked(self, table: str) -> float | None:
-        """Seconds since somebody first found the table of a recorded owner unlocked; None if it has no row."""
+        """Seconds since the table of a recorded owner was first found unlocked; None if it has no row."""
         rows = self._ask(
             "update lakehouse_table_locks set unlocked_since = coalesce(unlocked_since, clock_timestamp())"
             " where table_name = :table returning extract(epoch from clock_timestamp() - unlocked_since)",

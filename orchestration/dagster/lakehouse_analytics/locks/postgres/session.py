@@ -1,4 +1,4 @@
-"""The PostgreSQL session that has the locks of one owner."""
+"""The PostgreSQL session that holds the locks of one owner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dagster_postgres import PostgresEventLogStorage
     from sqlalchemy.engine import Connection, Row
 
-#: Seconds after which a server or a client that does not answer is given up.
+#: Seconds after which a connection without a response is closed.
 _UNANSWERED = 20
 _PREFIX = "lakehouse"
 
@@ -22,12 +22,12 @@ _PREFIX = "lakehouse"
 class LockSession:
     """A session of its own in the database of Dagster's event log, outside the connection pool.
 
-    PostgreSQL shows the owner as the session's `application_name`. Nothing is opened before `open`, which may be called
-    again after the session has ended.
+    PostgreSQL shows the owner as the session's `application_name`. `open` opens it, and may be called again after the
+    session has ended.
 
     Attributes:
         name: The `application_name`.
-        pid: PostgreSQL's process of the session; of the last one after it has ended.
+        pid: Process id of the session in PostgreSQL. It is kept after the session has ended.
     """
 
     def __init__(self, storage: Any, owner: Owner) -> None:
@@ -40,21 +40,21 @@ class LockSession:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was opened, and has not been closed. It may have ended without our knowledge."""
+        """Whether it was opened and has not been closed. The server may have ended it."""
         return self._connection is not None
 
     def open(self) -> None:
         """Open the session.
 
         Raises:
-            LockStorageError: behind a pooler that changes sessions.
+            LockStorageError: PostgreSQL is behind a pooler that changes sessions.
         """
         try:
             connection = self._connection = self._ending.enter_context(self._storage.index_connection())
             connection.detach()  # from the pool that a run of several partitions has
             _give_up_when_unanswered(connection)
             self.ask("select set_config('application_name', :name, false)", name=self.name)
-            # A client whose machine is gone is noticed after half a minute, not after the system's two hours.
+            # The server notices an unreachable client after half a minute, not after the system's two hours.
             for setting, value in (("idle", 10), ("interval", 5), ("count", 4)):
                 self.ask("select set_config(:name, :value, false)", name=f"tcp_keepalives_{setting}", value=str(value))
             self.pid = self.ask("select pg_backend_pid()")[0][0]
@@ -78,13 +78,13 @@ class LockSession:
         return result.fetchall() if result.returns_rows else []
 
     def close(self) -> None:
-        """Close the session, whatever state it is in."""
+        """Close the session; does nothing if it has ended."""
         self._connection = None
         with suppress(Exception):
             self._ending.close()
 
     def end_earlier(self, pid: int) -> None:
-        """End an earlier session of this owner. The server may not have noticed that its client is gone."""
+        """End an earlier session of this owner. The server may not have noticed that its client has disconnected."""
         self.ask(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where pid = :pid and pid <> pg_backend_pid() and application_name = :name",
@@ -93,7 +93,7 @@ class LockSession:
         )
 
     def _refuse_changing_sessions(self, connection: Connection) -> None:
-        """A pooler invents process ids. In transaction mode, it gives our idle session to the next who asks."""
+        """A pooler reports its own process ids. In transaction mode, it gives our idle session to the next client."""
         driver: Any = connection.connection.dbapi_connection
         if driver.info.backend_pid == self.pid:
             return
@@ -121,7 +121,7 @@ def changing_sessions() -> LockStorageError:
 
 
 def _give_up_when_unanswered(connection: Connection) -> None:
-    """Without it, a statement to a server whose machine is gone would wait for a quarter of an hour."""
+    """Without this timeout, a statement to an unreachable server would wait for a quarter of an hour."""
     driver: Any = connection.connection.dbapi_connection
     with socket.socket(fileno=os.dup(driver.fileno())) as client:
         if client.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
