@@ -101,9 +101,10 @@ def fill_duckdb(place: Place) -> str:
     )
 
 
-def fill_sources(place: Place) -> str:
-    """Schemas of dbt's sources are missing."""
-    fill = "Let Airbyte sync them" if place is Place.POD else "Fill them with `lakehouse ingest` or a sync of Airbyte"
+def fill_sources(place: Place, ingest: bool) -> str:
+    """Schemas of dbt's sources are missing. `ingest`: `lakehouse ingest` writes to the engine."""
+    by_command = ingest and place is not Place.POD
+    fill = "Fill them with `lakehouse ingest` or a sync of Airbyte" if by_command else "Let Airbyte sync them"
     return f"{fill}, or correct `schema` and `database` of the sources in the dbt project."
 
 
