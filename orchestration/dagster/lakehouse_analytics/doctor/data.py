@@ -62,7 +62,7 @@ def catalog(context: ProbeContext) -> Finding:
         of = [f"{database}.{schema}" for database, schemas in sorted(missing.items()) for schema in schemas]
         return failed(
             "\n".join([f"schemas of dbt's sources are missing: {', '.join(of)}", *words]),
-            fixes.fill_sources(fixes.here()),
+            fixes.fill_sources(fixes.here(), ingest=context.engine_type.raw_tables is not None),
         )
     if there and all(found is None for found in there.values()):
         return unchecked("\n".join(words), "Check in the database itself that dbt's sources are there.")

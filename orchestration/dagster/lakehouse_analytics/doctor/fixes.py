@@ -101,9 +101,15 @@ def fill_duckdb(place: Place) -> str:
     )
 
 
-def fill_sources(place: Place) -> str:
-    """Return the instruction for missing schemas of dbt's sources."""
-    fill = "Let Airbyte sync them" if place is Place.POD else "Fill them with `lakehouse ingest` or a sync of Airbyte"
+def fill_sources(place: Place, *, ingest: bool) -> str:
+    """Return the instruction for missing schemas of dbt's sources.
+
+    Args:
+        place: Where doctor runs.
+        ingest: Whether `lakehouse ingest` writes to the engine.
+    """
+    by_command = ingest and place is not Place.POD
+    fill = "Fill them with `lakehouse ingest` or a sync of Airbyte" if by_command else "Let Airbyte sync them"
     return f"{fill}, or correct `schema` and `database` of the sources in the dbt project."
 
 

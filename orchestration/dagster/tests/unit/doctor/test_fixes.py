@@ -20,7 +20,13 @@ from lakehouse_analytics.doctor.fixes import Place
 from lakehouse_analytics.settings import repository_root
 
 PROGRAMS = ("make", "lakehouse", "dagster", "dagster-daemon", "kubectl", "helm", "python", "dg", "dbt")
-ARGUMENTS = {"pool": "duckdb", "what": "schedule", "name": "daily_refresh", "page": "http://localhost:3000/automation"}
+ARGUMENTS = {
+    "pool": "duckdb",
+    "what": "schedule",
+    "name": "daily_refresh",
+    "page": "http://localhost:3000/automation",
+    "ingest": True,
+}
 ALL = {
     name: function
     for name, function in inspect.getmembers(fixes, inspect.isfunction)
@@ -132,6 +138,12 @@ def test_no_probe_has_a_command_of_its_own() -> None:
                     path,
                     node.value,
                 )
+
+
+@pytest.mark.parametrize("place", Place)
+def test_ingest_is_named_only_where_it_can_write(place: Place) -> None:
+    assert "lakehouse ingest" not in fixes.fill_sources(place, ingest=False)
+    assert ("lakehouse ingest" in fixes.fill_sources(place, ingest=True)) == (place is not Place.POD)
 
 
 def test_the_place_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
