@@ -105,7 +105,7 @@ def worth_another_try(
 
     Returns:
         Those that failed for a transient reason and can be repeated safely, and those that dbt skipped because of them.
-            Nothing downstream of a permanent failure is included.
+        Nothing downstream of a permanent failure is included.
     """
 
     def status(unique_id: str) -> str | None:

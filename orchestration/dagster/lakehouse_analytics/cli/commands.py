@@ -81,7 +81,7 @@ def layers(write: bool) -> None:
 
 @main.command()
 def init() -> None:
-    """Prepare DAGSTER_HOME: its dagster.yaml and its pool limits."""
+    """Prepare DAGSTER_HOME: create its dagster.yaml and set its pool limits."""
     from lakehouse_analytics.instance.home import open_home
 
     with _plain_errors():

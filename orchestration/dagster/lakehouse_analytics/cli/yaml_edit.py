@@ -23,7 +23,7 @@ def with_keys(text: str, additions: Mapping[str, Any]) -> str:
 
     Args:
         text: The text of the file, which is empty or a mapping.
-        additions: Nested mappings. They are merged with present keys.
+        additions: Nested mappings. They are merged with existing keys.
 
     Returns:
         The new text. Its content is that of the file merged with the additions.

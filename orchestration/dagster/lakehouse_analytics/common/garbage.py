@@ -40,7 +40,7 @@ def without_garbage_collection(load: Callable[[], Loaded]) -> Callable[[], Loade
 
     Returns:
         The wrapped `load`. If it is called repeatedly, the objects of earlier loads are freed once there are
-            `MAX_FROZEN`.
+        `MAX_FROZEN`.
     """
 
     @wraps(load)

@@ -115,5 +115,5 @@ def joined(names: Sequence[str], word: str = "and") -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 table`, `2 tables`."""
+    """Return a number with its noun, such as `1 table` or `2 tables`."""
     return f"{number} {noun if number == 1 else plural(noun)}"

@@ -92,9 +92,9 @@ class Redactor:
 def secret_values(value: Any, name: str = "", names: re.Pattern[str] = SECRET_NAME) -> Iterator[str]:
     """Yield the secret values of a configuration.
 
-    These are the values of keys with such a name, passwords of addresses, and parameters of an address or connection
-    string (`password=…`) with such a name. The name of a file or an address is not secret as a whole if the key refers
-    to one (`…_FILE`, `…_URL`), except that the address of a webhook is.
+    A value is secret if its key has such a name. So are passwords of addresses, and parameters of an address or
+    connection string (`password=…`) whose names match. The name of a file or an address is not secret as a whole if its
+    key says what it is (`…_FILE`, `…_URL`), except for the address of a webhook.
 
     Args:
         value: Mappings, lists and scalars.

@@ -125,7 +125,7 @@ class Simulator(ThreadingHTTPServer):
         except RefusedError as refused:
             return refusal(refused)
 
-    def _route(self, request: Request) -> Answer:  # noqa: PLR0911  # one a path
+    def _route(self, request: Request) -> Answer:  # noqa: PLR0911  # one per path
         if not request.path.startswith(self.base_path + "/"):
             raise RefusedError(404, "no such page")
         path = request.path.removeprefix(self.base_path).strip("/").split("/")

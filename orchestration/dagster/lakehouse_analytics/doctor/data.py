@@ -120,7 +120,7 @@ def _by_database(nodes: Iterator[Node]) -> Schemas:
 
 
 def _fetch_all(context: ProbeContext, sql: str) -> list[tuple[object, ...]]:
-    """Run a query by the engine's resource, which reads its address from dbt's profile."""
+    """Run a query with the engine's resource, which reads its address from dbt's profile."""
     from lakehouse_analytics.engines.base import DatabaseError, Queried
 
     engine = context.engine_type.resource(context.settings)

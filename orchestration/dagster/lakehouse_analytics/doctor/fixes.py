@@ -130,8 +130,8 @@ def include_instance(place: Place) -> str:  # noqa: ARG001  # only for pods
     daemon = f"$({_kubectl('get deploy')} -l {_DAEMON} -o name)"
     return (
         f"Set dagster-user-deployments.includeInstance to true in {VALUES} (the chart has it since 1.12), run "
-        "`helm upgrade`, and ask again.\n"
-        f"With an older chart, look at the daemon's log, `{_kubectl('logs')} -l {_DAEMON} --tail=100`, at Deployment "
+        "`helm upgrade`, and run doctor again.\n"
+        f"With an older chart, check the daemon's log, `{_kubectl('logs')} -l {_DAEMON} --tail=100`, at Deployment "
         f"in the UI, and at the instance: `{_kubectl('exec')} {daemon} -- dagster instance info`"
     )
 

@@ -140,17 +140,17 @@ class Probe:
 
     Attributes:
         name: The name in the report and for `--skip`.
-        ask: Runs the probe; may raise.
+        run: Runs the probe; may raise.
         needs: Probes that must have succeeded before.
         after: Probes that must have ended before, with any status.
-        if_silent: What to check if the probe exceeds its time limit.
+        timeout_advice: What to check if the probe exceeds its time limit.
         imports: Returns the modules that the probe needs and that take seconds to import. Their import does not count
             against the time limit.
     """
 
     name: str
-    ask: Callable[[ProbeContext], Finding]
+    run: Callable[[ProbeContext], Finding]
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    if_silent: str = "Check whether the system that it queries is overloaded, or blocked by a firewall."
+    timeout_advice: str = "Check whether the system that it queries is overloaded, or blocked by a firewall."
     imports: Callable[[], tuple[str, ...]] = tuple

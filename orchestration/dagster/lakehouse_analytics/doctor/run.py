@@ -97,7 +97,7 @@ class Run:
 
     def _run_probe(self, probe: Probe) -> None:
         try:
-            finding = probe.ask(self._context)
+            finding = probe.run(self._context)
         except FailedError as error:
             finding = error.finding
         except Exception as error:
@@ -112,7 +112,7 @@ class Run:
             name, finding = self._answers.get(timeout=max(0.0, min(end.values()) - time.monotonic()))
         except queue.Empty:
             name = min(asked, key=end.__getitem__)
-            advice = next(probe.if_silent for probe in self._probes if probe.name == name)
+            advice = next(probe.timeout_advice for probe in self._probes if probe.name == name)
             finding = failed(
                 f"no answer within {self._context.timeout:g} s", f"{advice} --timeout sets a longer limit."
             )

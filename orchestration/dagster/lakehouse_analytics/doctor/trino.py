@@ -1,5 +1,4 @@
-"""The probes of Trino: problems that only a nightly run would reveal, such as its version, missing privileges and
-retention limits.
+"""The probes of Trino: its version, privileges and retention limits, which otherwise only a nightly run would reveal.
 
 The probes write nothing. They check privileges by `EXPLAIN (TYPE VALIDATE)`, which checks access without running the
 statement.

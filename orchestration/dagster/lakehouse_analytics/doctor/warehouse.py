@@ -96,13 +96,16 @@ def _write(files: FileIO, location: str) -> None:
 
 
 def _short(reason: str) -> str:
-    """Return an SDK's message without its prefix, which has the operation and internal names."""
+    """Return an SDK's message without its prefix, which names the operation and internal identifiers."""
     _, prefix, what = reason.partition("AWS Error ")
     return prefix + what if prefix else reason
 
 
 def _place(catalog: Catalog) -> str | None:
-    """Return the location of the tables. The warehouse of a REST catalog may be a name; then ask its namespaces."""
+    """Return the location of the tables.
+
+    The warehouse of a REST catalog may be a name; then its namespaces are tried.
+    """
     named = str(catalog.properties.get("warehouse") or "")
     if "://" in named or named.startswith(("/", "file:")):
         return named

@@ -67,7 +67,7 @@ class MetadataCounts:
 
         Returns:
             The number of rows by relation. The caller must count the rest: views, tables with delete files, and tables
-                that are not in the catalog.
+            that are not in the catalog.
 
         Raises:
             CatalogError: The catalog cannot be read, or is not the one that Trino uses.

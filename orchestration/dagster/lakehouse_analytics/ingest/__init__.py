@@ -1,7 +1,7 @@
-"""`lakehouse ingest`: an Airbyte connector from PyPI, read over the Airbyte protocol into raw tables.
+"""`lakehouse ingest` reads an Airbyte connector from PyPI over the Airbyte protocol, and writes raw tables.
 
-They are in the DuckDB file, or in Iceberg where the engine is Trino. Light to import: neither Dagster nor DuckDB nor
-pyiceberg is loaded before a sync runs.
+The tables are in the DuckDB file, or in Iceberg if the engine is Trino. Importing this package is cheap: Dagster,
+DuckDB and pyiceberg are not imported before a sync runs.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ def run_ingest(
     seed: int | None = None,
     progress: Callable[[str], None] = print,
 ) -> IngestReport:
-    """Sync one connection: every stream of its file, all or nothing.
+    """Sync a connection: either all of its streams or none.
 
-    In DuckDB that is one transaction. In Iceberg each table changes in one commit; a sync that dies between two of them
-    keeps its old state, and the next one does them again without doubling a row.
+    In DuckDB, the sync is one transaction. In Iceberg, each table changes in one commit. A sync that dies between two
+    of them leaves the stored state unchanged, and the next one repeats the work without duplicate rows.
 
     Args:
-        settings: reads `env`, `connectors_dir`, and `duckdb_path` with `duckdb_lock_timeout` (seconds) or
+        settings: Reads `env`, `connectors_dir`, and `duckdb_path` with `duckdb_lock_timeout` (seconds) or
             `iceberg_catalog`.
-        config_path: the connection's YAML file; default `connectors/faker.yaml` of the checkout.
-        count: replaces `count` in the connector's config; only for a connector that has the key.
-        seed: likewise.
-        progress: takes one line at a time, without secrets.
+        config_path: The connection's YAML file; by default, `connectors/faker.yaml` of the checkout.
+        count: Replaces `count` in the connector's config; only for connectors that have this key.
+        seed: Replaces `seed`, likewise.
+        progress: Called with one line at a time, without secrets.
 
     Raises:
-        IngestError: the sync did not happen; its state is as it was, and what it says of the tables holds. One line,
-            fit to show.
+        IngestError: The sync failed, and its stored state is unchanged. The message is one line for the user, and says
+            what became of the tables.
     """
     from lakehouse_analytics.ingest.sync import sync
 

@@ -1,4 +1,4 @@
-"""Why a RECORD message is not JSON, where a more lenient reader can still tell which record it is."""
+"""Explains why a RECORD message is not valid JSON, using a more tolerant parser."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lakehouse_analytics.ingest.json_values import lone_surrogate, printable
 
 
 def broken_record(line: bytes) -> BrokenRecordError | None:
-    """What is wrong with a record's data; None when the line is no record, or cannot be read at all.
+    """Return the error for a record's data. Returns None if the line is not a record, or cannot be parsed at all.
 
-    Python's own reader takes `NaN`, numbers beyond a double and lone surrogates, which JSON (RFC 8259) or UTF-8 cannot
-    hold.
+    Python's own parser accepts `NaN`, numbers beyond a double and lone surrogates, none of which is valid in JSON (RFC
+    8259) or UTF-8.
     """
     try:
         message = json.loads(line)
@@ -43,7 +43,7 @@ def _reason(value: Any, field: str) -> str | None:
                 if reason := _reason(item, f"{field}.{index}"):
                     return reason
         case float() if not math.isfinite(value):
-            return f"field {field!r}: its value is not a finite number, which JSON cannot hold"
+            return f"field {field!r}: its value is not a finite number, which is not valid in JSON"
         case str() if (place := lone_surrogate(value)) is not None:
             return f"field {field!r}: character {place + 1} is a lone surrogate, which is not valid text"
     return None

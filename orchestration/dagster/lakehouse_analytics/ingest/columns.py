@@ -1,6 +1,6 @@
-"""From a stream's JSON schema to columns, and from a record to typed values, in SQL.
+"""Derives columns from a stream's JSON schema, and builds the SQL that converts records to typed values.
 
-Types are those of Airbyte destinations (Airbyte docs: "Data Types in Records"): a value that does not fit becomes
+The types are those of Airbyte destinations (Airbyte docs: "Data Types in Records"): a value that does not fit becomes
 null and is listed in `_airbyte_meta.changes`; objects, arrays and unions become JSON text.
 """
 
@@ -19,7 +19,7 @@ META = {
     "_airbyte_generation_id": "BIGINT",
     "_airbyte_meta": f"STRUCT(sync_id BIGINT, changes {CHANGES})",
 }
-#: Why a value became null, in `_airbyte_meta.changes`, if it is not of its column's type.
+#: The reason in `_airbyte_meta.changes` for a value that became null, because it does not have its column's type.
 TYPECAST = "DESTINATION_TYPECAST_ERROR"
 _JSON = "JSON"  # stored as VARCHAR
 _SCALARS = {"integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN"}
@@ -32,7 +32,7 @@ _AIRBYTE_TYPES = {
     "time_with_timezone": "VARCHAR",
 }
 _DAY = r"\d{4}-\d{2}-\d{2}"
-#: What is stricter than DuckDB's own casts: those round 12.7 to 13 and take 'infinity' for a timestamp.
+#: Casts that are stricter than DuckDB's own, which round 12.7 to 13 and accept 'infinity' as a timestamp.
 _CASTS = {
     "BIGINT": r"CASE WHEN regexp_full_match({v}, '[+-]?\d+(\.0*)?') THEN TRY_CAST({v} AS BIGINT) END",
     "DOUBLE": r"CASE WHEN regexp_full_match({v}, '[+-]?\d+(\.\d*)?([eE][+-]?\d+)?') "
@@ -47,7 +47,13 @@ _CASTS = {
 
 @dataclass(frozen=True)
 class Column:
-    """`field` is the record's key, `name` the column, `kind` a DuckDB type or JSON."""
+    """A column of a table.
+
+    Attributes:
+        field: The key in the record.
+        name: Name of the column.
+        kind: A DuckDB type, or JSON.
+    """
 
     field: str
     name: str
@@ -60,9 +66,10 @@ class Column:
 
 
 def columns(json_schema: dict[str, Any]) -> tuple[Column, ...]:
-    """The columns of a stream, in the schema's order.
+    """Return the columns of a stream, in the schema's order.
 
-    Names equal but for case get a number, because DuckDB ignores case. A field without a name becomes the column `_`.
+    Names that differ only in case get a number, because DuckDB ignores case. A field with an empty name becomes the
+    column `_`.
     """
     taken = {name.lower() for name in META}
     result = []
@@ -97,17 +104,19 @@ def _kind(schema: dict[str, Any]) -> str:
 
 
 def select(source: str, table_columns: tuple[Column, ...], *, generation_id: int, sync_id: int) -> str:
-    """A query that turns staged RECORD messages into rows.
+    """Return a query that converts staged RECORD messages to rows.
 
     Args:
         source: SQL that yields `record`, a struct of data (JSON), emitted_at (milliseconds) and meta.changes.
+        table_columns: The columns of the table.
+        generation_id, sync_id: Stored with each row.
     """
     raw, typed, out, changes = [], [], [], []
     for index, column in enumerate(table_columns):
         pointer = literal("/" + column.field.replace("~", "~0").replace("/", "~1"))
         value = f"r{index}"
         if column.kind == _JSON:
-            # JSON text of the value; the JSON null is no value.
+            # JSON text of the value. JSON's null becomes SQL's.
             raw.append(f"nullif(CAST(record.data->{pointer} AS VARCHAR), 'null') AS {value}")
         else:
             raw.append(f"record.data->>{pointer} AS {value}")
@@ -134,15 +143,15 @@ def select(source: str, table_columns: tuple[Column, ...], *, generation_id: int
 
 
 def column_types(table_columns: tuple[Column, ...]) -> dict[str, str]:
-    """A table's columns with their types."""
+    """Return the columns of a table with their types, including Airbyte's own."""
     return META | {column.name: column.type for column in table_columns}
 
 
 def table_definition(table_columns: tuple[Column, ...]) -> str:
-    """The column list of CREATE TABLE."""
+    """Return the list of columns for CREATE TABLE."""
     return ", ".join(f"{identifier(name)} {kind}" for name, kind in column_types(table_columns).items())
 
 
 def fingerprint(value: object) -> str:
-    """Canonical JSON, to tell whether anything changed."""
+    """Return a value as canonical JSON, to detect changes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)

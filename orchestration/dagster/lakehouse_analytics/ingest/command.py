@@ -1,4 +1,4 @@
-"""`lakehouse ingest`."""
+"""The command `lakehouse ingest`."""
 
 from __future__ import annotations
 
@@ -22,32 +22,35 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="The connection's YAML file. Default: connectors/faker.yaml.",
 )
-@click.option("--count", type=click.IntRange(min=1), help="How many users the faker makes up (its config's `count`).")
-@click.option("--seed", type=int, help="The faker's `seed`: the same one gives the same rows.")
+@click.option(
+    "--count", type=click.IntRange(min=1), help="Number of users that the faker generates (`count` of its config)."
+)
+@click.option("--seed", type=int, help="The faker's `seed`. The same seed generates the same rows.")
 def ingest(config_path: Path | None, count: int | None, seed: int | None) -> None:
-    """Sync an Airbyte source into the raw tables.
+    """Sync an Airbyte source to the raw tables.
 
-    Run again, it reads on from where it stopped. A sync that fails is done again by the next, without doubled rows.
+    Each run continues where the previous one stopped. A failed sync is repeated by the next run, without duplicate
+    rows.
     """
     from lakehouse_analytics.ingest import IngestError, run_ingest
     from lakehouse_analytics.settings import Settings, SettingsError
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         click.echo(line, err=True)
 
     try:
         settings = Settings.load()
-        report = run_ingest(settings, config_path=config_path, count=count, seed=seed, progress=say)
+        report = run_ingest(settings, config_path=config_path, count=count, seed=seed, progress=log)
     except (IngestError, SettingsError) as error:
         raise click.ClickException(str(error)) from None
     click.echo(report.table())
-    _tell_dagster(report, settings)
+    _report_to_dagster(report, settings)
     if not any(stream.rows_read for stream in report.streams):
         click.echo("Nothing new since the last sync.")
 
 
-def _tell_dagster(report: IngestReport, settings: Settings) -> None:
-    # Without a home there is no history to write to.
+def _report_to_dagster(report: IngestReport, settings: Settings) -> None:
+    # Without DAGSTER_HOME, there is no instance to report to.
     if os.getenv("DAGSTER_HOME"):
         from lakehouse_analytics.instance.home import HomeError, open_home
         from lakehouse_analytics.triggers import events as syncs
@@ -59,7 +62,7 @@ def _tell_dagster(report: IngestReport, settings: Settings) -> None:
 
 
 def _sources(settings: Settings) -> Sequence[Node]:
-    """Source nodes of the manifest; none where there is no manifest yet."""
+    """Return the source nodes of the manifest; empty if there is no manifest yet."""
     from lakehouse_analytics.dbt.nodes import manifest_of
     from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 

@@ -1,4 +1,4 @@
-"""A connection's YAML file: which connector, how it is configured, which streams, where they go."""
+"""The YAML file of a connection: the connector, its configuration, the streams, and their tables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Strict(BaseModel):
 
 
 class ConnectorConfig(_Strict):
-    """The published package. `lock` is relative to the YAML file; `python` is a version or range for uv."""
+    """The connector's package. `lock` is relative to the YAML file; `python` is a version or range for uv."""
 
     package: str
     version: str
@@ -38,7 +38,10 @@ class ConnectorConfig(_Strict):
 
 
 class StreamConfig(_Strict):
-    """One stream. Without `sync_mode`: incremental_append when the connector can, else full_refresh_overwrite."""
+    """A stream.
+
+    `sync_mode` defaults to incremental_append if the connector supports it, else to full_refresh_overwrite.
+    """
 
     name: str
     namespace: str | None = None
@@ -48,12 +51,12 @@ class StreamConfig(_Strict):
 
     @property
     def table_name(self) -> str:
-        """The table."""
+        """Name of the table; by default, that of the stream."""
         return self.table or self.name
 
 
 class Connection(_Strict):
-    """One source and its destination. `config` is handed to the connector as it is."""
+    """A source and its tables. `config` is passed to the connector unchanged."""
 
     path: Path
     name: str = Field(pattern=_NAME)
@@ -64,7 +67,7 @@ class Connection(_Strict):
 
     @property
     def lock_path(self) -> Path:
-        """The lock file, absolute."""
+        """Absolute path of the lock file."""
         return (self.path.parent / self.connector.lock).resolve()
 
 
@@ -72,16 +75,16 @@ _MODELS: dict[str, type[_Strict]] = {"": Connection, "connector": ConnectorConfi
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A hint for an unknown name: the closest known one, or all of them."""
+    """Return a hint for an unknown name: the closest known name, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 
 def load(path: Path, environ: Mapping[str, str] | None = None) -> Connection:
-    """Read and check a connection's file; `${NAME}` in connector config values is read from `environ`.
+    """Read and validate a connection's file. `${NAME}` in values of `config` is replaced by the variable in `environ`.
 
     Raises:
-        IngestError: naming the file, the key, what was expected and the nearest valid key.
+        IngestError: The message names the file, the key, what was expected, and the nearest valid key.
     """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), json_values.YamlLoader)  # noqa: S506  # a SafeLoader
@@ -96,7 +99,8 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Connection:
         where = f" in line {mark.line + 1}" if mark else ""
         raise IngestError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', 'syntax error')}") from None
     except (ValueError, RecursionError) as error:
-        # PyYAML makes values while it reads: a tag such as !!int or !!timestamp in front of other text, deep nesting.
+        # PyYAML constructs values while it parses. It may fail on deep nesting, or on a tag such as !!int or
+        # !!timestamp with other text.
         raise IngestError(f"{path}: a value cannot be read as YAML: {error}") from None
     if not isinstance(raw, dict):
         raise IngestError(f"{path}: expected a mapping with the keys {', '.join(_keys(Connection))}")
@@ -158,7 +162,7 @@ def _check_lock(connection: Connection) -> None:
     except OSError:
         raise IngestError(
             f"{connection.path}: key 'connector.lock': cannot read {connection.lock_path}; docs/ingest.md says how "
-            "to make it"
+            "to create it"
         ) from None
     if not re.search(rf"^{re.escape(wanted)}(\s|$)", text, re.MULTILINE):
         raise IngestError(
@@ -172,11 +176,11 @@ def _check_tables(connection: Connection) -> None:
     for stream in connection.streams:
         if stream.table_name.lower() == STATE_TABLE:
             raise IngestError(
-                f"{connection.path}: key 'streams': table {stream.table_name!r} is where syncs keep their state; give "
+                f"{connection.path}: key 'streams': table {stream.table_name!r} is where syncs store their state; give "
                 f"stream {stream.name!r} another 'table'"
             )
         if stream.table_name.lower() in seen:
             raise IngestError(
-                f"{connection.path}: key 'streams': two streams go to table {stream.table_name!r}; give one a 'table'"
+                f"{connection.path}: key 'streams': two streams have table {stream.table_name!r}; set 'table' for one"
             )
         seen.add(stream.table_name.lower())

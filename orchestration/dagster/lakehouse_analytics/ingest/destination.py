@@ -1,4 +1,4 @@
-"""Where a sync writes: the DuckDB file of this machine, or an Iceberg catalog."""
+"""The destinations of a sync: the DuckDB file of this machine, or an Iceberg catalog."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ if TYPE_CHECKING:
 
 
 class Destination(Protocol):
-    """Raw tables and the state that belongs to them. Every method raises IngestError, and no error of a library."""
+    """Raw tables and the stored state of their sources. Methods raise only IngestError, not errors of libraries."""
 
     def stage(self, connection: Connection) -> AbstractContextManager[Path]:
-        """A private folder for what the connector sends, gone afterwards. One sync of a source at a time.
+        """Provide a private folder for the connector's output, which is removed afterwards.
 
-        Refused where it cannot be written, or another process of this machine syncs the source.
+        Raises:
+            IngestError: The folder cannot be written, or another process on this machine is syncing the source.
         """
 
     def read(self, connection: Connection) -> StoredState:
-        """What is stored of the source; empty before its first sync."""
+        """Return the stored state of the source; empty before its first sync."""
 
     def load(self, connection: Connection, plan: Plan, staging: Staging, known: StoredState) -> dict[StreamKey, int]:
-        """Write all that came, then the state.
+        """Write the staged rows, then the state.
 
         Returns:
-            Rows now in each stream's table.
+            Number of rows in each stream's table.
         """
 
 
 def of(settings: Settings) -> Destination:
-    """The destination of this environment.
+    """Return the destination that the settings select.
 
     Raises:
-        IngestError: ingest cannot write to it, or LAKEHOUSE_ICEBERG_CATALOG is not set.
+        IngestError: Ingest does not support the engine, or LAKEHOUSE_ICEBERG_CATALOG is not set.
     """
     engine = settings.engine_type
     if engine.raw_tables is None:
@@ -55,8 +56,8 @@ def of(settings: Settings) -> Destination:
         return DuckDBFile(settings.duckdb_path.absolute(), settings.duckdb_lock_timeout)
     if not settings.iceberg_catalog:
         raise IngestError(
-            f"LAKEHOUSE_ICEBERG_CATALOG is not set, and target {settings.target} lands raw data in Iceberg tables: "
-            "name the pyiceberg catalog that holds Trino's tables (PYICEBERG_CATALOG__<NAME>__*); docs/ingest.md"
+            f"LAKEHOUSE_ICEBERG_CATALOG is not set, but target {settings.target} has its raw data in Iceberg tables: "
+            "set it to the pyiceberg catalog that has Trino's tables (PYICEBERG_CATALOG__<NAME>__*); docs/ingest.md"
         )
     from lakehouse_analytics.ingest.iceberg_catalog import IcebergCatalog
 

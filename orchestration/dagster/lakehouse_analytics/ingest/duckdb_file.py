@@ -1,4 +1,4 @@
-"""The embedded lakehouse as destination: one file, one transaction for all rows and the state."""
+"""The DuckDB file as a destination: one transaction for all rows and the state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lakehouse_analytics.ingest.config import Connection
 from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.plan import Plan, StreamPlan
 from lakehouse_analytics.ingest.protocol import StreamKey
-from lakehouse_analytics.ingest.staging import Staging, private_folder, refuse
+from lakehouse_analytics.ingest.staging import Staging, private_folder, unwritable
 from lakehouse_analytics.ingest.state import Row, StoredState, Table
 
 if TYPE_CHECKING:
@@ -31,36 +31,39 @@ _STATE = (
 
 @dataclass(frozen=True)
 class DuckDBFile:
-    """A DuckDB file. It is opened for two moments, to read the state and to load; `timeout` in seconds for each."""
+    """A DuckDB file.
+
+    It is opened twice, to read the state and to load, and waits up to `timeout` seconds for its lock.
+    """
 
     path: Path
     timeout: float
 
     @contextmanager
     def stage(self, connection: Connection) -> Iterator[Path]:
-        """Beside the file, so on the disk that has room for its content."""
+        """See `Destination`. The folder is next to the file, so that it is on the disk with space for the data."""
         parent, where = self.path.parent, f"LAKEHOUSE_DUCKDB_PATH={self.path}"
         try:
             if not parent.exists():
-                # One level only: a missing disk must not be mistaken for an empty one.
+                # Create one level only, so that a disk that is not mounted is not mistaken for an empty folder.
                 parent.mkdir()
             self._must_be_a_file()
             if self.path.exists() and not os.access(self.path, os.W_OK):
                 raise PermissionError(errno.EACCES, "the file is read-only")
         except OSError as error:
-            raise refuse(where, parent, error) from None
+            raise unwritable(where, parent, error) from None
         with private_folder(parent, connection.name, where=where, into=str(self.path)) as folder:
             yield folder
 
     def _must_be_a_file(self) -> None:
-        # A missing file is right: the sync makes it.
+        # The file may be missing: the sync creates it.
         if self.path.is_symlink() and not self.path.exists():
             raise FileNotFoundError(errno.ENOENT, f"it is a link to {self.path.readlink()}, which does not exist")
         if self.path.exists() and not self.path.is_file():
             raise OSError(errno.EINVAL, "it is a folder" if self.path.is_dir() else "it is not a regular file")
 
     def read(self, connection: Connection) -> StoredState:
-        """What is stored; empty for a new file."""
+        """Return the stored state; empty for a new file."""
         known = StoredState()
         if not self.path.is_file():
             return known
@@ -86,7 +89,7 @@ class DuckDBFile:
         return known
 
     def load(self, connection: Connection, plan: Plan, staging: Staging, known: StoredState) -> dict[StreamKey, int]:
-        """Everything or nothing."""
+        """Write the rows and the state in one transaction."""
         schema = connection.schema_name
         totals: dict[StreamKey, int] = {}
         with self._connect(read_only=False) as db:
@@ -115,8 +118,8 @@ class DuckDBFile:
         except DatabaseError as error:
             raise IngestError(str(error)) from None
         except duckdb.Error as error:
-            words = str(error).strip().splitlines()[0]
-            raise IngestError(f"{self.path}: nothing was changed: {words}") from error
+            message = str(error).strip().splitlines()[0]
+            raise IngestError(f"{self.path}: nothing was changed: {message}") from error
 
 
 def _load_stream(
@@ -139,15 +142,15 @@ def _load_stream(
     return int(row[0]) if row else 0
 
 
-def _write_state(db: duckdb.DuckDBPyConnection, schema: str, source: str, following: list[Row]) -> None:
-    """Replaces the rows of these streams, and that of the whole source."""
+def _write_state(db: duckdb.DuckDBPyConnection, schema: str, source: str, new_state: list[Row]) -> None:
+    """Replace the state of these streams and of the source as a whole."""
     name = f"{identifier(schema)}.{state.TABLE}"
     db.execute(f"CREATE TABLE IF NOT EXISTS {name} ({_STATE})")
     db.execute(f"DELETE FROM {name} WHERE source = ? AND stream IS NULL", [source])  # noqa: S608
-    for row in following:
+    for row in new_state:
         db.execute(
             f"DELETE FROM {name} WHERE source = ? AND namespace IS NOT DISTINCT FROM ? AND stream = ?",  # noqa: S608
             [source, row.namespace, row.stream],
         )
-    values = [[source, *astuple(row)] for row in following]
+    values = [[source, *astuple(row)] for row in new_state]
     db.executemany(f"INSERT INTO {name} VALUES (?, ?, ?, ?, ?, ?, ?, now())", values)  # noqa: S608

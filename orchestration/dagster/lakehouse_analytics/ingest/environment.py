@@ -1,4 +1,4 @@
-"""The connector's own Python environment: made by uv from a hash-locked file, once per lock."""
+"""Installs a connector into its own Python environment with uv, from a lock file with hashes, once per lock file."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Environment:
 
     @property
     def command(self) -> list[str]:
-        """How to start the connector, without arguments."""
+        """The command that starts the connector, without arguments."""
         return [str(self.directory / "bin" / "python"), str(self.directory / "bin" / self.executable)]
 
 
 def ensure(connection: Connection, connectors_dir: Path, progress: Callable[[str], None]) -> Environment:
-    """The connector's environment, installed now when it is absent or its lock changed.
+    """Return the connector's environment, and install it first if it is missing or its lock file changed.
 
-    The stamp is written last, so an interrupted install is done again. Needs the package index only then.
+    The stamp is written last, so an interrupted installation is repeated. The package index is only needed to install.
 
     Raises:
-        IngestError: no uv, no permission, or the install failed (with uv's own last words).
+        IngestError: uv or a permission is missing, or the installation failed (with the end of uv's output).
     """
     directory = connectors_dir.absolute() / connection.name
     environment = Environment(directory, connection.connector.executable)
@@ -65,10 +65,10 @@ def ensure(connection: Connection, connectors_dir: Path, progress: Callable[[str
 
 
 def find_uv() -> list[str]:
-    """The command that runs uv: on PATH, in `.tools/bin` of the checkout, or as a module of this Python.
+    """Return the command that runs uv: from PATH, `.tools/bin` of the checkout, or as a module of this Python.
 
     Raises:
-        IngestError: there is none.
+        IngestError: uv was not found.
     """
     from lakehouse_analytics.settings import repository_root
 
@@ -83,14 +83,14 @@ def find_uv() -> list[str]:
 
 
 def _stamp(connection: Connection, directory: Path) -> str:
-    # Scripts and links in an environment hold absolute paths: a moved checkout needs a new one.
+    # Scripts and links in an environment contain absolute paths, so a checkout that was moved needs a new one.
     parts = (connection.lock_path.read_bytes(), (connection.connector.python or "").encode(), str(directory).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _is_ready(environment: Environment, stamp: str) -> bool:
     try:
-        # `exists` follows the link: the Python it was made from may be gone.
+        # `exists` follows links, so it detects that the environment's base Python was removed.
         return (environment.directory / _STAMP).read_text(encoding="utf-8") == stamp and all(
             Path(part).exists() for part in environment.command
         )
@@ -110,12 +110,12 @@ def _install(connection: Connection, directory: Path, progress: Callable[[str], 
 
 
 def _run(command: list[str], package: str) -> None:
-    # Not VIRTUAL_ENV: uv must not take ours for the connector's.
+    # Without VIRTUAL_ENV, so that uv does not use our environment for the connector.
     environ = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
-        words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-        raise IngestError(f"installing {package} failed: uv: {words[-600:]}")
+        output = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise IngestError(f"installing {package} failed: uv: {output[-600:]}")
 
 
 @contextmanager

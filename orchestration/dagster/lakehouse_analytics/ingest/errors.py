@@ -1,4 +1,4 @@
-"""The errors of a sync."""
+"""Errors of a sync."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 
 class IngestError(Exception):
-    """The sync failed, and its stored state is as it was before. One line, without secrets."""
+    """The sync failed, and its stored state is unchanged. The message is one line without secrets."""
 
 
 class BrokenRecordError(IngestError):
-    """A record that no destination can hold. The message has the field and the reason.
+    """A record that cannot be stored in any destination. The message has the field and the reason.
 
     Attributes:
         stream: The record's stream.
@@ -25,10 +25,10 @@ class BrokenRecordError(IngestError):
 
 @contextmanager
 def boundary(source: str) -> Iterator[None]:
-    """Turn what the operating system and DuckDB raise during a sync of `source` into an `IngestError`.
+    """Convert errors of the operating system and of DuckDB during a sync of `source` to `IngestError`.
 
     Raises:
-        IngestError: a disk is full, a file cannot be written or closed, or DuckDB failed.
+        IngestError: A disk is full, a file cannot be written or closed, or DuckDB failed.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def boundary(source: str) -> Iterator[None]:
         where = f": {error.filename}" if error.filename else ""
         raise IngestError(f"the sync of {source} failed: {error.strerror or error}{where}") from error
     except Exception as error:
-        # Not imported for its errors alone: the module is heavy.
+        # DuckDB is expensive to import, so it is not imported only for its errors.
         duckdb = sys.modules.get("duckdb")
         if duckdb is None or not isinstance(error, duckdb.Error):
             raise

@@ -1,13 +1,13 @@
-"""Columns as Iceberg types, as Airbyte's Iceberg destinations write them.
+"""Maps columns to Iceberg types as Airbyte's Iceberg destinations do.
 
-Sources: the type table of Airbyte's docs ("S3 Data Lake", "Iceberg schema generation") and, where that is silent, what
-destination-s3-data-lake 0.3 and its CDK do: the order and the nullability of the `_airbyte_` columns, no partitions,
-format version 2, column names as the source has them.
+Sources: the type table of Airbyte's docs ("S3 Data Lake", "Iceberg schema generation") and, for what it does not cover,
+the behavior of destination-s3-data-lake 0.3 and its CDK: order and nullability of the `_airbyte_` columns, no
+partitions, format version 2, and the source's column names.
 
-Kept apart from it on purpose, so that one model reads both engines: `_airbyte_extracted_at` is a timestamptz as in
-Airbyte's other destinations (theirs: a long, epoch milliseconds), arrays are always JSON text (newer ones: a list where
-the items have one type), a time with a zone stays text (theirs: a time in UTC), and a key is neither required nor an
-identifier field (theirs: both), because a null key is a value like any other here.
+There are intentional differences, so that a model works on both engines: `_airbyte_extracted_at` is a timestamptz as in
+Airbyte's other destinations (theirs: a long, epoch milliseconds), arrays are always JSON text (newer versions: a list
+if all items have one type), a time with a zone is text (theirs: a time in UTC), and a key is neither required nor an
+identifier field (theirs: both), because a null key is treated like any other value here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyiceberg.schema import Schema
     from pyiceberg.types import IcebergType
 
-#: As Airbyte orders them.
+#: In Airbyte's order.
 META = ("_airbyte_raw_id", "_airbyte_extracted_at", "_airbyte_meta", "_airbyte_generation_id")
 _CLASSES = {
     "VARCHAR": "StringType",
@@ -32,40 +32,44 @@ _CLASSES = {
     "TIME": "TimeType",
     "TIMESTAMP": "TimestampType",
     "TIMESTAMP WITH TIME ZONE": "TimestamptzType",
-    # No stream has these; a table that is copied may.
+    # Types that streams do not have, but tables that are copied may.
     "INTEGER": "IntegerType",
     "FLOAT": "FloatType",
 }
-_KINDS = {made: kind for kind, made in _CLASSES.items()}
+_KINDS = {iceberg_class: kind for kind, iceberg_class in _CLASSES.items()}
 
 
 def iceberg_type(kind: str) -> IcebergType:
-    """The Iceberg type of a DuckDB type. Raises ValueError where there is none."""
+    """Return the Iceberg type of a DuckDB type.
+
+    Raises:
+        ValueError: There is no such type.
+    """
     from pyiceberg import types
 
     if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", kind):
         return types.DecimalType(int(decimal[1]), int(decimal[2]))
     if kind not in _CLASSES:
         raise ValueError(f"no Iceberg type for {kind}")
-    made: IcebergType = getattr(types, _CLASSES[kind])()
-    return made
+    instance: IcebergType = getattr(types, _CLASSES[kind])()
+    return instance
 
 
 def duckdb_type(kind: IcebergType) -> str:
-    """The DuckDB type of an Iceberg type; its own name where a stream has no such column."""
+    """Return the DuckDB type of an Iceberg type. For types that no stream has, this is Iceberg's own name."""
     return _KINDS.get(type(kind).__name__, str(kind))
 
 
 def schema(columns: dict[str, str]) -> Schema:
-    """A table's schema: the `_airbyte_` columns it has, then the others in their order.
+    """Return the schema of a table: the `_airbyte_` columns that it has, then the others in their order.
 
     Args:
-        columns: name to DuckDB type.
+        columns: DuckDB types by name.
     """
     from pyiceberg.schema import Schema
     from pyiceberg.types import ListType, LongType, NestedField, StringType, StructType
 
-    # Iceberg numbers the fields again when it creates a table; these only need to differ.
+    # Iceberg assigns new ids when it creates a table, so these only have to be distinct.
     first = len(columns) + 1
     change = StructType(
         *(NestedField(first + number, name, StringType()) for number, name in enumerate(("field", "change", "reason")))

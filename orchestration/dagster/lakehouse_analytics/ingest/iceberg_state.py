@@ -1,4 +1,4 @@
-"""`<schema>._airbyte_state` as an Iceberg table: what each source is to be read on from."""
+"""The state table `<schema>._airbyte_state` in Iceberg, with the state from which each source continues."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _OLD_METADATA = {"write.metadata.delete-after-commit.enabled": "true", "write.me
 
 
 def read(catalog: Catalog, namespace: str, source: str) -> tuple[int, list[Row]]:
-    """The last sync_id of any source, 0 before the first, and the rows of this one."""
+    """Return the last sync_id of all sources, 0 before the first sync, and the rows of one source."""
     table = find(catalog, (namespace, TABLE))
     if table is None:
         return 0, []
     check_columns(f"{namespace}.{TABLE}", (field.name for field in table.schema().fields))
-    stored = table.scan().to_arrow().to_pylist()  # a row a stream: small
+    stored = table.scan().to_arrow().to_pylist()  # one row per stream, so it is small
     rows = [
         Row(*(row[name] for name in ("namespace", "stream", "generation_id", "sync_id", "settings", "state")))
         for row in stored
@@ -31,20 +31,24 @@ def read(catalog: Catalog, namespace: str, source: str) -> tuple[int, list[Row]]
     return max((row["sync_id"] for row in stored), default=0), rows
 
 
-def write(catalog: Catalog, namespace: str, source: str, before: list[Row], following: list[Row]) -> None:
-    """Replace the rows of these streams and that of the whole source, in one commit.
+def write(catalog: Catalog, namespace: str, source: str, before: list[Row], new_rows: list[Row]) -> None:
+    """Replace the state of these streams and of the source as a whole, in one commit.
 
     Args:
-        before: what `read` gave; streams that were not synced now keep their rows.
+        catalog: The catalog.
+        namespace: Namespace of the state table.
+        source: Name of the source.
+        before: The rows that `read` returned. Streams that were not synced now keep theirs.
+        new_rows: The new rows.
     """
     import pyarrow as pa
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
-    synced = {(row.namespace, row.stream) for row in following}
-    kept = [row for row in before if row.stream is not None and (row.namespace, row.stream) not in synced]
+    synced = {(row.namespace, row.stream) for row in new_rows}
+    unchanged = [row for row in before if row.stream is not None and (row.namespace, row.stream) not in synced]
     table = find(catalog, (namespace, TABLE)) or _create(catalog, namespace)
     now = datetime.now(UTC)
-    values = [{"source": source, **asdict(row), "updated_at": now} for row in [*kept, *following]]
+    values = [{"source": source, **asdict(row), "updated_at": now} for row in [*unchanged, *new_rows]]
     content = pa.Table.from_pylist(values, schema=schema_to_pyarrow(table.schema(), include_field_ids=False))
     if before:
         table.overwrite(content, f"source = '{source}'")
@@ -68,7 +72,8 @@ def _create(catalog: Catalog, namespace: str) -> Table:
         NestedField(7, "state", StringType()),
         NestedField(8, "updated_at", TimestamptzType(), required=True),
     )
-    # A source a partition: two that end at a time replace different files, and neither commit stops the other.
+    # One partition per source: two syncs that end at the same time replace different files, so their commits do not
+    # conflict.
     partitions = PartitionSpec(PartitionField(1, 1000, IdentityTransform(), "source"))
     properties = {"format-version": "2", **_OLD_METADATA}
     return catalog.create_table_if_not_exists(

@@ -1,6 +1,6 @@
-"""One Iceberg table's change: data files written aside, bounded in memory, then one commit that makes them the table.
+"""Changes one Iceberg table: writes data files with bounded memory, then makes them part of the table in one commit.
 
-So a reader sees the table as it was or as it is to be, never empty, never half. Nothing is locked.
+So readers see the table either before or after the change, and never empty or incomplete. There are no locks.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table, Transaction
     from pyiceberg.table.update.snapshot import _MergeAppendFiles, _OverwriteFiles
 
-#: (namespace, table).
+#: Namespace and name of a table.
 Name = tuple[str, str]
 Batches = Iterable["pa.RecordBatch"]
-#: Rows of a Parquet row group, and kept in memory at a time.
+#: Rows per Parquet row group, which is also the number of rows in memory.
 BATCH = 122_880
-_FILE = 128 << 20  # bytes of a data file before the next is begun
+_FILE = 128 << 20  # maximum bytes of a data file
 
 
 def find(catalog: Catalog, name: Name) -> Table | None:
-    """The table, where there is one."""
+    """Return the table, or None if it does not exist."""
     from pyiceberg.exceptions import NoSuchTableError
 
     try:
@@ -41,17 +41,17 @@ def find(catalog: Catalog, name: Name) -> Table | None:
 
 
 def columns(table: Table) -> dict[str, str]:
-    """Its columns with their types, as DuckDB names types."""
+    """Return the columns of a table with their DuckDB types."""
     return {column.name: duckdb_type(column.field_type) for column in table.schema().fields}
 
 
 def batches(table: Table) -> pa.RecordBatchReader:
-    """Its rows, one data file in memory at a time."""
+    """Return the rows of a table, with one data file in memory at a time."""
     import pyarrow as pa
     from pyiceberg.expressions import AlwaysTrue
     from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
 
-    # Not `to_arrow_batch_reader`: that reads all files ahead of who takes the rows.
+    # `to_arrow_batch_reader` reads files ahead of the consumer, so that all may be in memory.
     read = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
     arrow = schema_to_pyarrow(table.schema(), include_field_ids=False)
     rows = (batch for task in table.scan().plan_files() for batch in read.to_record_batches([task]))
@@ -60,21 +60,23 @@ def batches(table: Table) -> pa.RecordBatchReader:
 
 _PROPERTIES = {
     "format-version": "2",
-    # Else pyiceberg lands an append after somebody else's commit, and two syncs that met would double their rows.
+    # Otherwise, pyiceberg would repeat an append after a concurrent commit, and two syncs would write the same rows
+    # twice.
     "commit.retry.num-retries": "0",
 }
 
 
 def replace(catalog: Catalog, name: Name, columns: dict[str, str], rows: Batches) -> int:
-    """Make a table exactly these rows, in one commit, whatever it was before.
+    """Replace the rows and columns of a table in one commit, and create it if it does not exist.
 
     Args:
-        catalog: has the namespace.
-        columns: name to DuckDB type, as `duckdb_columns()` gives them.
-        rows: by name; what is no column is left out.
+        catalog: The catalog, which has the namespace.
+        name: The table.
+        columns: DuckDB types by name, as in `duckdb_columns()`.
+        rows: The rows. Columns are matched by name, and additional ones ignored.
 
     Returns:
-        Rows in the table.
+        Number of rows in the table.
     """
     change = Change(catalog, name, find(catalog, name), columns, {}, replaces=True)
     try:
@@ -87,16 +89,17 @@ def replace(catalog: Catalog, name: Name, columns: dict[str, str], rows: Batches
 
 @dataclass
 class Change:
-    """What is to become of one table: `write` aside, then `commit`; or `discard` what was written.
+    """A pending change of a table. Call `write`, then `commit`, or `discard` to remove what was written.
 
     Args:
-        catalog: holds the table, or is to hold it.
-        name: of the table.
-        table: as it is; None where there is none.
-        columns: those it has afterwards, name to DuckDB type; others it has stay, unless `replaces`.
-        properties: noted on the table and on the snapshot.
-        replaces: all rows go, and columns that are not wanted.
-        rewrites: all rows go. Else what is written is added.
+        catalog: The catalog.
+        name: The table.
+        table: Its current state; None if it does not exist.
+        columns: DuckDB types, by name, of the columns that the table has afterwards. Other existing columns are kept
+            unless `replaces` is set.
+        properties: Set on the table and on the snapshot.
+        replaces: Remove all existing rows, and columns that are not in `columns`.
+        rewrites: Remove all existing rows. Otherwise, the written rows are added.
     """
 
     catalog: Catalog
@@ -110,7 +113,7 @@ class Change:
     _paths: list[str] = field(default_factory=list, init=False)
 
     def write(self, rows: Batches | None) -> None:
-        """Write the rows, if any, as data files that belong to no snapshot yet, so that no reader sees them."""
+        """Write the rows, if any, as data files that are not part of a snapshot yet, so readers do not see them."""
         from pyiceberg.io.pyarrow import schema_to_pyarrow
 
         self._transaction = self._begin()
@@ -118,15 +121,15 @@ class Change:
             self._write(rows, schema_to_pyarrow(self._transaction.table_metadata.schema()))
 
     def commit(self) -> int:
-        """Make the data files the table's, in one commit.
+        """Make the data files part of the table, in one commit.
 
         Returns:
-            Rows now in the table.
+            Number of rows in the table.
 
         Raises:
-            CommitFailedException, ValidationException: somebody else changed the table since `write`.
+            CommitFailedException, ValidationException: The table was changed by another process since `write`.
         """
-        assert self._transaction is not None  # noqa: S101  # `write` comes first
+        assert self._transaction is not None  # noqa: S101  # `write` was called before
         transaction = self._transaction
         if self._paths or self._removes:
             self._snapshot(transaction)
@@ -136,13 +139,13 @@ class Change:
         return self.catalog.load_table(self.name).scan().count()
 
     def discard(self) -> None:
-        """Remove what was written. Not after `commit` began: it may have succeeded."""
+        """Remove the written files. Do not call it once `commit` has begun, because the commit may have succeeded."""
         if self._transaction is not None:
-            # When pyarrow deletes the last file of a folder it leaves an object `data/`. The stack's S3 server takes
-            # that for a file, and nothing can be written there any more. So one of a table's first files stays.
+            # When pyarrow deletes the last file of a folder, it creates an object `data/`. The stack's S3 server treats
+            # it as a file, and nothing can be written there any more. So one file of a new table is kept.
             empty = self.table is None or self.table.current_snapshot() is None
             for path in self._paths[1:] if empty else self._paths:
-                with suppress(Exception):  # maintenance removes what stays
+                with suppress(Exception):  # maintenance removes remaining files
                     self._io.delete(path)
 
     @property
@@ -152,19 +155,19 @@ class Change:
     @property
     def _io(self) -> FileIO:
         assert self._transaction is not None  # noqa: S101
-        return self._transaction._table.io  # the only way to that of a table that is not yet there
+        return self._transaction._table.io  # the only access to the IO of a table that does not exist yet
 
     def _begin(self) -> Transaction:
         wanted = schema(self.columns)
         if self.table is None:
-            # The table is created by the commit that gives it its rows.
+            # The commit that adds the rows also creates the table.
             return self.catalog.create_table_transaction(
                 self.name, wanted, properties={**_PROPERTIES, **self.properties}
             )
         transaction = self.table.transaction()
         have = {column.name.lower() for column in self.table.schema().fields}
         if self.replaces and _shape(self.table.schema()) != _shape(wanted):
-            # Removed and added in one change: new columns, whatever their names were before.
+            # Columns are removed and added in one change, so they are new ones even if their names are the same.
             with transaction.update_schema(allow_incompatible_changes=True) as change:
                 for column in self.table.schema().fields:
                     change.delete_column((column.name,))
@@ -177,7 +180,7 @@ class Change:
         return transaction
 
     def _write(self, rows: Batches, arrow: pa.Schema) -> None:
-        """Parquet files of about `_FILE` bytes, a row group at a time."""
+        """Write Parquet files of about `_FILE` bytes, one row group at a time."""
         import pyarrow.parquet as pq
         from pyiceberg.table.locations import load_location_provider
 
@@ -204,7 +207,7 @@ class Change:
         update = transaction.update_snapshot(snapshot_properties=self.properties)
         snapshot: _OverwriteFiles | _MergeAppendFiles = update.overwrite() if self._removes else update.merge_append()
         if self.table and self._removes:
-            # Rows that somebody adds meanwhile would be lost: then the commit is refused.
+            # If another process adds rows in the meantime, this makes the commit fail instead of deleting them.
             snapshot.delete_by_predicate(AlwaysTrue())
             for task in self.table.scan().plan_files():
                 snapshot.delete_data_file(task.file)
@@ -213,13 +216,15 @@ class Change:
         snapshot.commit()
 
 
-def _shape(made: Schema) -> list[tuple[str, str, bool]]:
-    # Without the numbers of nested fields, which every table gives its own.
-    return [(column.name, re.sub(r"\d+: ", "", str(column.field_type)), column.required) for column in made.fields]
+def _shape(table_schema: Schema) -> list[tuple[str, str, bool]]:
+    # Without the ids of nested fields, which differ between tables.
+    return [
+        (column.name, re.sub(r"\d+: ", "", str(column.field_type)), column.required) for column in table_schema.fields
+    ]
 
 
 def _aligned(rows: Batches, arrow: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Batches with exactly these columns: found whatever their case, null where there is none."""
+    """Yield batches with exactly these columns, matched regardless of case, and null if missing."""
     import pyarrow as pa
 
     for batch in rows:

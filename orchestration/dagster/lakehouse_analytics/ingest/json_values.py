@@ -1,4 +1,4 @@
-"""What of a connection's YAML file can be sent to a connector: JSON (RFC 8259)."""
+"""Checks that the values of a connection's YAML file are valid in JSON (RFC 8259), which connectors receive."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-#: More values than any configuration has: YAML's aliases can stand for millions in a few lines.
+#: Maximum number of values, more than any configuration has. A few lines with YAML aliases can represent millions.
 MAX_VALUES = 100_000
 
 
 class YamlLoader(yaml.SafeLoader):
-    """YAML without its timestamps: `2024-01-01` is the text that it is, as in JSON and in YAML 1.2."""
+    """A YAML loader without timestamps: `2024-01-01` is text, as in JSON and in YAML 1.2."""
 
 
 YamlLoader.yaml_implicit_resolvers = {
@@ -22,15 +22,15 @@ YamlLoader.yaml_implicit_resolvers = {
 
 
 class NotJsonError(ValueError):
-    """A value that JSON cannot hold. The message has its key and what to write instead, never the value."""
+    """A value is not valid in JSON. The message has its key and what to write instead, but not the value."""
 
 
 def check(value: Any, key: str) -> None:
-    """Raise `NotJsonError` unless `value` can be written as JSON.
+    """Raise `NotJsonError` if a value cannot be written as JSON.
 
     Args:
-        value: What `yaml.load` returned.
-        key: Names it in the message, such as `config`.
+        value: The value that `yaml.load` returned.
+        key: Its key, such as `config`, for messages.
     """
     seen = 0
 
@@ -41,12 +41,14 @@ def check(value: Any, key: str) -> None:
             raise NotJsonError(f"key {key!r}: more than {MAX_VALUES:,} values; YAML aliases may repeat them")
         match value:
             case dict() | list() if id(value) in parents:
-                raise NotJsonError(f"key {key!r}: an alias refers to a value that contains it; JSON cannot hold that")
+                raise NotJsonError(
+                    f"key {key!r}: an alias refers to a value that contains it; this is not possible in JSON"
+                )
             case dict():
                 for name, item in value.items():
                     if not isinstance(name, str):
                         raise NotJsonError(
-                            f"key {key!r}: {_kind(name)} as a key; JSON's keys are texts, so put it in quotes"
+                            f"key {key!r}: {_kind(name)} as a key; keys are strings in JSON, so put it in quotes"
                         )
                     walk(name, f"{key}.{printable(name)}", ())
                     walk(item, f"{key}.{printable(name)}", (*parents, id(value)))
@@ -65,7 +67,7 @@ def check(value: Any, key: str) -> None:
     walk(value, key, ())
 
 
-_INSTEAD = "a text in quotes, a number, true or false, a list or a mapping"
+_INSTEAD = "a string in quotes, a number, true or false, a list or a mapping"
 
 
 def _kind(value: Any) -> str:
@@ -74,10 +76,10 @@ def _kind(value: Any) -> str:
 
 
 def lone_surrogate(text: str) -> int | None:
-    """The position of the first half of a surrogate pair; None in text that UTF-8 can hold."""
+    """Return the position of the first lone surrogate; None if the text is valid in UTF-8."""
     return next((place for place, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
 
 
 def printable(text: str) -> str:
-    """Text that every stream can print: lone surrogates as escapes."""
+    """Return a text that can be printed to any stream, with lone surrogates escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What a sync will do with each stream: continue from its state, or read it from the start; and its catalog."""
+"""Plans a sync: for each stream, whether it continues from its state or is read from the start."""
 
 from __future__ import annotations
 
@@ -15,10 +15,20 @@ from lakehouse_analytics.ingest.state import StoredState, Table
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """One stream. `key_columns` are set when rows are deduplicated; `settings` is compared by the next sync.
+    """The plan for a stream.
 
-    `unfinished_after` is set when the table holds rows of a sync that never ended: those of a greater sync_id are read
-    again now, and go.
+    Attributes:
+        stream: The stream in the connector's catalog.
+        table: Name of the table.
+        columns: Columns of the table.
+        sync_mode: The sync mode.
+        mode: Whether the stream continues from its state.
+        reason: Why the stream is read from the start.
+        generation_id: Generation of the rows; a higher one replaces all rows.
+        key_columns: Columns of the primary key, if rows are deduplicated.
+        settings: Stored with the state. The next sync compares them with its own.
+        unfinished_after: Set if the table has rows of a sync that did not finish. Rows with a higher sync_id are
+            removed, because they are read again.
     """
 
     stream: Stream
@@ -34,47 +44,53 @@ class StreamPlan:
 
     @property
     def replaces(self) -> bool:
-        """Whether the rows of older generations go."""
+        """Whether the rows of older generations are removed."""
         return self.mode != "incremental"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One sync of a source."""
+    """The plan for one sync of a source."""
 
     sync_id: int
     streams: dict[StreamKey, StreamPlan]
     state: list[dict[str, Any]]
 
     def catalog(self) -> dict[str, Any]:
-        """The ConfiguredAirbyteCatalog, with generations as Airbyte's refreshes have them."""
+        """Return the ConfiguredAirbyteCatalog, with the generations of Airbyte's refreshes."""
         return {"streams": [_configured(plan, self.sync_id) for plan in self.streams.values()]}
 
 
 def make(
     connection: Connection, catalog: Catalog, known: StoredState, config: dict[str, Any], *, from_start: bool = False
 ) -> Plan:
-    """Decide for each configured stream.
+    """Plan each of the configured streams.
 
     Args:
-        config: the connector's config without secrets: when it has changed, streams are read from the start.
-        from_start: all streams are, regardless of what is stored.
+        connection: The connection.
+        catalog: The connector's catalog.
+        known: The stored state, and the existing tables.
+        config: The connector's config without secrets. If it has changed, streams are read from the start.
+        from_start: Read all streams from the start, whatever is stored.
 
     Raises:
-        IngestError: a stream the connector does not have, a missing primary key, a table that is not ours.
+        IngestError: The connector does not have a stream, a primary key is missing, or a table was not written by this
+            source.
     """
     sync_id = known.sync_id + 1
     plans: dict[StreamKey, StreamPlan] = {}
     for wanted in connection.streams:
         stream = _find(connection, wanted, catalog)
         plans[stream.key] = _plan(connection, wanted, stream, known, config, from_start=from_start)
-    lost = {key for key, plan in plans.items() if plan.replaces}
-    if known.shared and known.shared.get("type") != "GLOBAL" and lost and len(lost) < len(plans):
-        # A LEGACY state cannot be cut: what one stream loses, all lose.
+    restarted = {key for key, plan in plans.items() if plan.replaces}
+    if known.shared and known.shared.get("type") != "GLOBAL" and restarted and len(restarted) < len(plans):
+        # A LEGACY state cannot be split, so all streams have to start again.
         return make(connection, catalog, known, config, from_start=True)
-    state = [stored.state for key, stored in known.streams.items() if key in plans and key not in lost and stored.state]
-    if known.shared and len(lost) < len(plans):
-        state.append(without_streams(known.shared, lost))
+    state = [
+        stored.state for key, stored in known.streams.items() if key in plans and key not in restarted and stored.state
+    ]
+    if known.shared and len(restarted) < len(plans):
+        state.append(without_streams(known.shared, restarted))
     return Plan(sync_id, plans, state)
 
 
@@ -129,19 +145,19 @@ def _plan(
     elif changed := _changed_columns(table, columns, stored.settings):
         reason = changed
     elif table.generation_id > stored.generation_id:
-        # Its rows were replaced by a sync that did not live to store its state: the stored one is of rows now gone.
-        reason = "the last refresh did not end"
+        # A sync replaced the rows, but did not store its state. The stored state refers to rows that are gone.
+        reason = "the last refresh did not finish"
     elif stored.state is None and known.shared is None and not keys:
-        # Without a state the connector sends everything: appended, it would be there twice.
-        reason = "no state of it is stored"
+        # Without a state, the connector sends all rows. Appending them would duplicate the existing ones.
+        reason = "no state is stored for it"
     elif from_start:
-        reason = "its state is one with that of another stream"
+        reason = "it shares its state with another stream"
     else:
         mode = "incremental"
     generation = (stored.generation_id if stored else 0) + (mode != "incremental")
     unfinished_after = None
     if mode == "incremental" and stored and table and table.sync_id > stored.sync_id and not keys:
-        # Deduplicated rows need no care: the same records come again and replace themselves.
+        # Not needed for deduplicated rows: the same records are read again and replace themselves.
         unfinished_after = stored.sync_id
     return StreamPlan(
         stream, wanted.table_name, columns, sync_mode, mode, reason, generation, keys, settings, unfinished_after
@@ -149,14 +165,18 @@ def _plan(
 
 
 def _must_be_ours(table: Table, connection: Connection, wanted: StreamConfig, *, has_state: bool) -> None:
-    """Refuse what a sync did not write, or cannot write."""
+    """Check that a table was written by this source, and is not a view.
+
+    Raises:
+        IngestError: It was not, or it is a view.
+    """
     name = f"{connection.schema_name}.{wanted.table_name}"
-    way_out = f"Drop or rename it, or give stream {wanted.name!r} another 'table' in {connection.path}"
+    advice = f"Drop or rename it, or give stream {wanted.name!r} another 'table' in {connection.path}"
     if table.view:
-        raise IngestError(f"{name} is a view, and a sync writes tables. {way_out}")
+        raise IngestError(f"{name} is a view, but a sync writes tables. {advice}")
     if not _is_ours(table, connection.name, has_state=has_state):
         raise IngestError(
-            f"{name} exists and was not written by source {connection.name}: it would be replaced. {way_out}"
+            f"{name} exists and was not written by source {connection.name}: it would be replaced. {advice}"
         )
 
 
@@ -174,22 +194,24 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _changed_columns(table: Table, columns: tuple[sql.Column, ...], before: dict[str, Any]) -> str:
-    if retyped := _retyped(table, columns):
-        return f"type of {', '.join(retyped)} changed"
-    moved = _moved(before, columns)
-    return f"the field of column {', '.join(moved)} changed" if moved else ""
+    if with_new_type := _columns_with_new_type(table, columns):
+        return f"type of {', '.join(with_new_type)} changed"
+    with_new_field = _columns_with_new_field(before, columns)
+    return f"the field of column {', '.join(with_new_field)} changed" if with_new_field else ""
 
 
-def _retyped(table: Table, columns: tuple[sql.Column, ...]) -> list[str]:
-    """Columns that the table has with another type; DuckDB ignores the case of their names."""
+def _columns_with_new_type(table: Table, columns: tuple[sql.Column, ...]) -> list[str]:
+    """Return the columns whose type differs from that in the table. DuckDB ignores the case of names."""
     have = {name.lower(): kind for name, kind in table.columns.items()}
     return [column.name for column in columns if have.get(column.name.lower(), column.type) != column.type]
 
 
-def _moved(before: dict[str, Any], columns: tuple[sql.Column, ...]) -> list[str]:
-    """Columns that hold another field than before: names that are equal but for case are numbered in the order in which
-    the connector lists them, and it may list them in another order."""
-    # State of an older version of this project does not have the fields.
+def _columns_with_new_field(before: dict[str, Any], columns: tuple[sql.Column, ...]) -> list[str]:
+    """Return the columns that contain another field than before.
+
+    Names that differ only in case are numbered in the order in which the connector lists them, which may change.
+    """
+    # The state of older versions of this project does not have the fields.
     before_by_name = {name.lower(): field for name, field in (before.get("fields") or {}).items()}
     return [column.name for column in columns if before_by_name.get(column.name.lower(), column.field) != column.field]
 
@@ -202,7 +224,9 @@ def _key_columns(
     if not fields:
         paths = stream.source_defined_primary_key or []
         if not paths or any(len(path) != 1 for path in paths):
-            raise IngestError(f"{where} is needed by incremental_deduped_history: the connector names none")
+            raise IngestError(
+                f"{where} is required for incremental_deduped_history, because the connector does not define one"
+            )
         fields = tuple(path[0] for path in paths)
     names = {column.field: column.name for column in columns}
     for field in fields:

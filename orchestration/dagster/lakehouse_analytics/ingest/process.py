@@ -1,4 +1,4 @@
-"""One run of a connector as a subprocess: messages in, a clear reason when it fails, nothing left behind."""
+"""Runs a connector as a subprocess: reads its messages, reports why it failed, and stops all of its processes."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.protocol import Catalog, TraceError
 
 Message = dict[str, Any]
-#: Each message with the line it came in.
+#: Messages, each with the line that contains it.
 Messages = Generator[tuple[Message, bytes], None, None]
-#: All a connector sees of our environment: none of our own settings, and no PYTHON* variable.
+#: The environment variables that a connector gets: none of our own settings, and no PYTHON* variable.
 _PASSED_ON = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 _PASSED_ON |= {"REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
 _GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 class Connector:
-    """A connector's commands (Airbyte protocol: `spec`, `discover`, `read`).
+    """The commands of a connector (Airbyte protocol: `spec`, `discover`, `read`).
 
     Args:
-        name: for messages.
-        command: how to start it, without arguments.
-        directory: private to this sync; config, catalog and state are written here.
-        progress: takes one line at a time.
+        name: Name for messages.
+        command: The command that starts the connector, without arguments.
+        directory: Private folder of this sync, for the files with config, catalog and state.
+        progress: Called with one line at a time.
     """
 
     def __init__(self, name: str, command: list[str], directory: Path, progress: Callable[[str], None]) -> None:
@@ -47,27 +47,31 @@ class Connector:
         self._progress = progress
 
     def spec(self) -> dict[str, Any]:
-        """The JSON schema of the connector's config."""
-        return dict(self._answer("spec", "SPEC")["spec"]["connectionSpecification"])
+        """Return the JSON schema of the connector's config."""
+        return dict(self._first_message("spec", "SPEC")["spec"]["connectionSpecification"])
 
     def discover(self, config: dict[str, Any]) -> Catalog:
-        """The streams the connector offers with this config."""
-        answer = self._answer("discover", "CATALOG", config=config)
+        """Return the streams that the connector offers with a config."""
+        answer = self._first_message("discover", "CATALOG", config=config)
         try:
             return Catalog.model_validate(answer["catalog"])
         except (KeyError, ValidationError):
-            raise IngestError(f"{self.name}: `discover` answered with a broken catalog") from None
+            raise IngestError(f"{self.name}: `discover` returned an invalid catalog") from None
 
     def read(self, config: dict[str, Any], catalog: dict[str, Any], state: list[Message]) -> Messages:
-        """Each message with its line. Raises IngestError at the end when the connector failed: keep nothing then."""
+        """Yield messages, each with its line.
+
+        Raises:
+            IngestError: The connector failed. This may be raised at the end; the messages must be discarded then.
+        """
         files: dict[str, Any] = {"config": config, "catalog": catalog}
         return self._messages("read", **(files | {"state": state} if state else files))
 
-    def _answer(self, verb: str, kind: str, **files: Any) -> Message:
+    def _first_message(self, verb: str, kind: str, **files: Any) -> Message:
         with closing(self._messages(verb, **files)) as messages:
             answers = [message for message, _ in messages if message["type"] == kind]
         if not answers:
-            raise IngestError(f"{self.name}: `{verb}` answered without a {kind} message")
+            raise IngestError(f"{self.name}: `{verb}` did not return a {kind} message")
         return answers[0]
 
     def _messages(self, verb: str, **files: Any) -> Messages:
@@ -75,9 +79,10 @@ class Connector:
         for option, content in files.items():
             path = self._directory / f"{option}.json"
             path.touch(mode=0o600)
-            path.write_text(json.dumps(content), encoding="utf-8")  # orjson refuses integers beyond 64 bits
+            path.write_text(json.dumps(content), encoding="utf-8")  # orjson rejects integers beyond 64 bits
             arguments += [f"--{option}", str(path)]
-        # A session of its own: Ctrl-C reaches us alone, and workers it starts can be ended with it.
+        # In a new session, so that only this process gets Ctrl-C, and the connector's child processes can be stopped
+        # with it.
         process = subprocess.Popen(
             [*self._command, *arguments],
             stdin=subprocess.DEVNULL,
@@ -90,14 +95,14 @@ class Connector:
         try:
             yield from self._follow(process, verb)
         finally:
-            _end(process)
+            _stop(process)
             (self._directory / "config.json").unlink(missing_ok=True)
 
     def _follow(self, process: subprocess.Popen[bytes], verb: str) -> Messages:
         assert process.stdout is not None  # noqa: S101  # piped above
         assert process.stderr is not None  # noqa: S101
-        last_words: deque[str] = deque(maxlen=20)
-        reader = threading.Thread(target=_drain, args=(process.stderr, last_words), daemon=True)
+        last_lines: deque[str] = deque(maxlen=20)
+        reader = threading.Thread(target=_drain, args=(process.stderr, last_lines), daemon=True)
         reader.start()
         errors: list[str] = []
         logged: list[str] = []
@@ -111,7 +116,7 @@ class Connector:
                         broken = self._broken(verb, line, invalid)
                         if line.endswith(b"\n"):
                             raise IngestError(broken) from None
-                        continue  # cut off by the connector's end: its exit says more
+                        continue  # truncated because the connector ended; its exit code explains more
                     message = None
                 if not isinstance(message, dict) or not isinstance(message.get("type"), str):
                     text = line.decode(errors="replace").strip()
@@ -123,7 +128,7 @@ class Connector:
                 elif message["type"] == "LOG" and (text := _logged_error(message)):
                     logged.append(text)
                 elif message["type"] == "CONTROL":
-                    self._progress(f"{self.name} changed its own config (a rotated token?): that is not stored")
+                    self._progress(f"{self.name} changed its own config (perhaps a new token), which is not stored")
                 yield message, line
         code = process.wait()
         reader.join(timeout=1)
@@ -131,18 +136,18 @@ class Connector:
             raise IngestError(f"{self.name} failed: {self.redact(errors[0])[:600]}")
         if code:
             ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            reason = " ".join((logged[-1:] or [*last_words][-1:] or [""])[0].split())
+            reason = " ".join((logged[-1:] or [*last_lines][-1:] or [""])[0].split())
             raise IngestError(f"{self.name}: `{verb}` {ended}" + (f": {self.redact(reason)[:500]}" if reason else ""))
         if broken:
             raise IngestError(broken)
 
     def _broken(self, verb: str, line: bytes, invalid: orjson.JSONDecodeError) -> str:
-        """Why a message cannot be read: half a message may be half a record, so it must not be passed over."""
+        """Return why a message cannot be read. It must not be skipped, because it may be part of a record."""
         if (record := broken_record(line)) is not None:
             raise record
         start = self.redact(line.decode(errors="replace"))[:60].strip()
         reason = f"{invalid.msg} at character {invalid.pos + 1}"
-        return f"{self.name}: `{verb}` printed a broken message ({reason}): {start}"
+        return f"{self.name}: `{verb}` printed an invalid message ({reason}): {start}"
 
 
 def _logged_error(message: Message) -> str:
@@ -164,14 +169,14 @@ def _error(message: Message) -> str | None:
     return where + error.text()
 
 
-def _drain(stream: IO[bytes], words: deque[str]) -> None:
+def _drain(stream: IO[bytes], lines: deque[str]) -> None:
     for line in stream:
         if text := line.decode(errors="replace").strip():
-            words.append(text)
+            lines.append(text)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the connector and every process it started. Safe to call twice."""
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop the connector and all of its child processes. May be called repeatedly."""
     if process.returncode is not None:
         return
     for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, None)):
@@ -182,7 +187,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
         if number == signal.SIGTERM:
-            # The leader is gone; workers that ignored the signal are not.
+            # The connector has ended, but child processes that ignored the signal have not.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         return

@@ -1,7 +1,7 @@
 """The messages of the Airbyte protocol that a sync uses (Airbyte docs: "Airbyte Protocol").
 
-Own types, not the published models: those refuse a message with any unknown enum value, where the protocol asks
-receivers to pass over what they do not know, and cost 130 ms at import.
+The published models are not used, because they reject messages with an unknown enum value, while the protocol requires
+receivers to ignore what they do not know, and because importing them takes 130 ms.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-#: (namespace, name) of a stream.
+#: Namespace and name of a stream.
 StreamKey = tuple[str | None, str]
 
 
@@ -19,19 +19,19 @@ class _Message(BaseModel):
 
 
 class StreamDescriptor(_Message):
-    """Names a stream."""
+    """Identifies a stream."""
 
     name: str
     namespace: str | None = None
 
     @property
     def key(self) -> StreamKey:
-        """As a dictionary key."""
+        """The descriptor as a dictionary key."""
         return (self.namespace or None, self.name)
 
 
 class TraceError(_Message):
-    """TRACE/ERROR: what the connector says went wrong. `message` is meant for the user."""
+    """A TRACE message of type ERROR. `message` is meant for the user."""
 
     message: str = ""
     internal_message: str | None = None
@@ -39,7 +39,7 @@ class TraceError(_Message):
     stream_descriptor: StreamDescriptor | None = None
 
     def text(self) -> str:
-        """One line: the user's message, and the internal one where it says more."""
+        """Return one line: the message for the user, and the internal one if it differs."""
         message, internal = (" ".join(part.split()) for part in (self.message, self.internal_message or ""))
         if internal and internal not in message:
             message = f"{message}: {internal}" if message else internal
@@ -47,14 +47,14 @@ class TraceError(_Message):
 
 
 class StreamStatus(_Message):
-    """TRACE/STREAM_STATUS: STARTED, RUNNING, COMPLETE or INCOMPLETE."""
+    """A TRACE message of type STREAM_STATUS: STARTED, RUNNING, COMPLETE or INCOMPLETE."""
 
     stream_descriptor: StreamDescriptor
     status: str
 
 
 class Stream(_Message):
-    """A stream as the connector's catalog describes it."""
+    """A stream in the connector's catalog."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -68,30 +68,30 @@ class Stream(_Message):
 
     @property
     def key(self) -> StreamKey:
-        """As a dictionary key."""
+        """The stream as a dictionary key."""
         return (self.namespace or None, self.name)
 
     @property
     def can_increment(self) -> bool:
-        """Whether the connector can read on from a state."""
+        """Whether the connector can continue from a state."""
         return "incremental" in (self.supported_sync_modes or [])
 
 
 class Catalog(_Message):
-    """What `discover` answers."""
+    """The response of `discover`."""
 
     streams: list[Stream]
 
 
 def state_key(state: dict[str, Any]) -> StreamKey | None:
-    """The stream a STATE message belongs to; None when it is for the whole source (GLOBAL or LEGACY)."""
+    """Return the stream of a STATE message; None if it is the state of the whole source (GLOBAL or LEGACY)."""
     if "stream" in state and state.get("type", "STREAM") == "STREAM":
         return StreamDescriptor.model_validate(state["stream"]["stream_descriptor"]).key
     return None
 
 
 def without_streams(state: dict[str, Any], dropped: set[StreamKey]) -> dict[str, Any]:
-    """A GLOBAL state less the streams that are to be read from the start."""
+    """Return a GLOBAL state without the streams that are read from the start."""
     if state.get("type") != "GLOBAL" or "global" not in state:
         return state
     shared = dict(state["global"])

@@ -1,4 +1,4 @@
-"""What a sync did, as data and as a small table."""
+"""The report of a sync, as data and as a small table."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-#: `first`: the table is new. `incremental`: from the stored state on. `refresh`: from the start, replacing old rows.
+#: `first`: the table is new. `incremental`: continued from the stored state. `refresh`: read from the start, which
+#: replaced the old rows.
 Mode = Literal["first", "incremental", "refresh"]
 
 
 @dataclass(frozen=True)
 class StreamReport:
-    """One stream of a sync. `bytes_read` is what the connector printed; `seconds` is reading plus loading."""
+    """The report of one stream.
+
+    `bytes_read` is the size of the connector's output; `seconds` includes reading and loading.
+    """
 
     stream: str
     table: str
@@ -26,9 +30,15 @@ class StreamReport:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """One sync. `connector` is the package, `source` the dbt source, `schema` that of its tables.
+    """The report of a sync.
 
-    `started`, aware, is before anything was read: what the source had by then is in the tables.
+    Attributes:
+        connector: The connector's package.
+        version: Version of the package.
+        source: Name of the dbt source.
+        schema: Schema of its tables.
+        streams: The reports of the streams.
+        started: Time, with a time zone, before anything was read: the tables have everything that the source had then.
     """
 
     connector: str
@@ -39,7 +49,7 @@ class IngestReport:
     started: datetime | None = None
 
     def table(self) -> str:
-        """One line a stream, with a heading."""
+        """Return a table with one line per stream, and a heading."""
         rows = [("stream", "mode", "rows read", "rows now", "seconds")]
         rows += [(s.stream, s.mode, f"{s.rows_read:,}", f"{s.rows_total:,}", f"{s.seconds:.1f}") for s in self.streams]
         widths = [max(len(row[column]) for row in rows) for column in range(5)]

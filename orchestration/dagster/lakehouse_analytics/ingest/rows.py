@@ -1,4 +1,4 @@
-"""What came for a stream, as SQL over its staged Parquet: the same rows whatever they are written to."""
+"""SQL for the new rows of a stream from its staged Parquet file, independent of the destination."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lakehouse_analytics.ingest.plan import StreamPlan
 
 
 def staged(parquet: Path) -> str:
-    """The staged file as a relation."""
+    """Return the staged file as a relation."""
     return f"read_parquet({literal(str(parquet))})"
 
 
 def incoming(stream: StreamPlan, parquet: Path) -> str:
-    """A query of the rows to add: all that came, or the last of each key where the stream is deduplicated."""
+    """Return a query for the rows to add: all staged rows or, if they are deduplicated, the last one of each key."""
     if not stream.key_columns:
         return f"SELECT * FROM {staged(parquet)}"  # noqa: S608  # paths are quoted
     numbered = f"read_parquet({literal(str(parquet))}, file_row_number = true)"
@@ -27,7 +27,10 @@ def incoming(stream: StreamPlan, parquet: Path) -> str:
 
 
 def same_key(stream: StreamPlan, left: str, right: str) -> str:
-    """A condition: two rows of a deduplicated stream have one key. A null is a value like any other."""
+    """Return the condition that two rows of a deduplicated stream have the same key.
+
+    Null is treated like any other value.
+    """
     keys = [identifier(name) for name in stream.key_columns]
     return " AND ".join(f"{left}.{key} IS NOT DISTINCT FROM {right}.{key}" for key in keys)
 

@@ -1,4 +1,4 @@
-"""Which values of a connector's config are secret."""
+"""Finds the secret values of a connector's config."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def split(spec: dict[str, Any], config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The config without its secret fields, and the secret values.
+    """Return the config without its secret fields, and the secret values.
 
-    A field is secret when the connector's spec marks it `airbyte_secret` (Airbyte: "Connector specification
-    reference"). Branches (`oneOf`, `anyOf`, `allOf`) all count: better one value too many than one too few.
+    A field is secret if the connector's spec marks it `airbyte_secret` (Airbyte: "Connector specification reference").
+    All branches (`oneOf`, `anyOf`, `allOf`) are considered, because masking too much is better than too little.
     """
     secrets: list[str] = []
 

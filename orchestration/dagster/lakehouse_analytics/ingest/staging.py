@@ -1,6 +1,6 @@
-"""What a connector sends, kept on disk until it is whole: NDJSON per stream, then Parquet.
+"""Stages a connector's output on disk until it is complete: NDJSON per stream, then Parquet.
 
-So a destination is touched, and a DuckDB file locked, only for the load; and a sync of any size needs little memory.
+So the destination is only used, and a DuckDB file only locked, while loading. A sync of any size needs little memory.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from lakehouse_analytics.ingest.protocol import StreamKey, StreamStatus, state_k
 if TYPE_CHECKING:
     import duckdb
 
-_SAY_EVERY = 2.0  # seconds
+_PROGRESS_INTERVAL = 2.0  # seconds
 _MEMORY = "1GB"
 
 
 @contextmanager
 def private_folder(parent: Path, source: str, *, where: str, into: str) -> Iterator[Path]:
-    """A private folder in `parent`, gone afterwards. One sync of a source at a time.
+    """Provide a private folder in `parent`, which is removed afterwards. Only one sync of a source runs at a time.
 
-    Left-overs of a sync that was killed are removed here, by the next one.
+    Files left by a sync that was killed are removed by the next one.
 
     Args:
-        parent: exists.
-        source: names the folder, and the lock.
-        where: the variable that decides on the folder, with its value.
-        into: what the source is synced into.
+        parent: An existing folder.
+        source: Name of the source, used for the folder and the lock.
+        where: The variable that determines the folder, with its value.
+        into: The destination, for messages.
 
     Raises:
-        IngestError: the folder cannot be written, or another process syncs this source.
+        IngestError: The folder cannot be written, or another process is syncing this source.
     """
     base = parent / f".ingest-{source}"
     try:
         base.mkdir(mode=0o700, exist_ok=True)
         lock = (base / "lock").open("a+", encoding="utf-8")
     except OSError as error:
-        raise refuse(where, parent, error) from None
+        raise unwritable(where, parent, error) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,14 +71,26 @@ def private_folder(parent: Path, source: str, *, where: str, into: str) -> Itera
             shutil.rmtree(work, ignore_errors=True)
 
 
-def refuse(where: str, parent: Path, error: OSError) -> IngestError:
-    """The error of a folder that cannot be written."""
+def unwritable(where: str, parent: Path, error: OSError) -> IngestError:
+    """Return the error for a folder that cannot be written."""
     return IngestError(f"{where}: cannot write in {parent}: {error.strerror}")
 
 
 @dataclass
 class Staged:
-    """What came for one stream. `size` and `longest` (line) in bytes; `seconds` from its first message to its last."""
+    """The staged messages of a stream.
+
+    Attributes:
+        index: Position of the stream, used in file names.
+        rows: Number of records.
+        size: Their size in bytes.
+        longest: Length of the longest line in bytes.
+        status: The last status of the stream; None if the connector sends none.
+        state: The last STATE message.
+        started, ended: Time of the first and the last message, by the monotonic clock.
+        parquet: The typed records.
+        file: The open NDJSON file.
+    """
 
     index: int
     rows: int = 0
@@ -93,50 +105,50 @@ class Staged:
 
     @property
     def seconds(self) -> float:
-        """How long the stream took to read."""
+        """Time from the first to the last message, in seconds."""
         return self.ended - self.started if self.started is not None else 0.0
 
     def seen(self) -> None:
-        """Notes the time of a message."""
+        """Record the time of a message."""
         self.ended = time.monotonic()
         self.started = self.ended if self.started is None else self.started
 
 
 class Staging:
-    """Sorts a connector's messages: records to files in `directory`, states and statuses to memory."""
+    """Stages a connector's messages: records in files in `directory`, states and statuses in memory."""
 
     def __init__(self, directory: Path, keys: list[StreamKey], progress: Callable[[str], None]) -> None:
         self.streams = {key: Staged(index) for index, key in enumerate(keys)}
         self.shared_state: Message | None = None
         self.directory = directory
         self._progress = progress
-        self._said: float | None = None
-        self._strangers: set[str] = set()
+        self._last_progress: float | None = None
+        self._unknown_streams: set[str] = set()
         self._files = ExitStack()
 
     def consume(self, messages: Messages) -> None:
-        """Takes every message; afterwards each stream is known to be whole.
+        """Process all messages. Afterwards, all streams are known to be complete.
 
         Raises:
-            IngestError: the connector failed, or ended without completing a stream, or sent a record that cannot be
-                stored, or the disk is full.
+            IngestError: The connector failed, ended without completing a stream or sent a record that cannot be stored,
+                or the disk is full.
         """
         try:
-            # Closing writes what is buffered: a full disk may show only then.
+            # Closing writes the buffers, which may fail because the disk is full.
             with ExitStack() as self._files:
                 for message, line in messages:
                     self._take(message, line)
         except BrokenRecordError as error:
             rows = sum(staged.rows for key, staged in self.streams.items() if key[1] == error.stream)
             raise IngestError(
-                f"stream {error.stream!r}, record {rows + 1}: {error}. Nothing was changed; correct it in the source, "
-                "or leave the field out there"
+                f"stream {error.stream!r}, record {rows + 1}: {error}. Nothing was changed. Correct it in the source, "
+                "or exclude the field there"
             ) from None
         except (ValidationError, KeyError, TypeError, AttributeError):
-            raise IngestError("the connector sent a message that is not of the Airbyte protocol") from None
+            raise IngestError("the connector sent a message that does not conform to the Airbyte protocol") from None
         except OSError as error:
-            raise IngestError(f"cannot keep the connector's records in {self.directory}: {error.strerror}") from None
-        # Old connectors send no statuses at all; then the exit code alone speaks.
+            raise IngestError(f"cannot store the connector's records in {self.directory}: {error.strerror}") from None
+        # Old connectors do not send statuses. For them, the exit code is sufficient.
         statuses = {key: staged.status for key, staged in self.streams.items()}
         if any(statuses.values()) and (missing := [key[1] for key, status in statuses.items() if status != "COMPLETE"]):
             raise IngestError(f"the connector ended without completing: {', '.join(sorted(missing))}")
@@ -147,7 +159,7 @@ class Staging:
                 record = message["record"]
                 key = (record.get("namespace") or None, record["stream"])
                 if (staged := self.streams.get(key)) is None:
-                    self._stranger(key[1])
+                    self._report_unknown(key[1])
                     return
                 if not isinstance(record["data"], dict):
                     raise TypeError
@@ -177,26 +189,33 @@ class Staging:
         staged.size += len(line)
         staged.longest = max(staged.longest, len(line))
         staged.seen()
-        if self._said is None:
-            self._said = staged.ended
-        elif staged.ended - self._said >= _SAY_EVERY:
-            self._said = staged.ended
+        if self._last_progress is None:
+            self._last_progress = staged.ended
+        elif staged.ended - self._last_progress >= _PROGRESS_INTERVAL:
+            self._last_progress = staged.ended
             self._progress("Reading: " + ", ".join(f"{key[1]} {s.rows:,}" for key, s in self.streams.items() if s.rows))
 
-    def _stranger(self, name: str) -> None:
-        if name not in self._strangers:
-            self._strangers.add(name)
+    def _report_unknown(self, name: str) -> None:
+        if name not in self._unknown_streams:
+            self._unknown_streams.add(name)
             self._progress(f"Ignoring stream {name}, which is not in the catalog of this sync")
 
 
 def to_parquet(
     directory: Path, stream: str, staged: Staged, query_of: Callable[[str], str], key_columns: Sequence[str] = ()
 ) -> None:
-    """Type a stream's records, outside the destination. `query_of` turns a source into a query.
+    """Convert a stream's records to typed rows, without using the destination.
+
+    Args:
+        directory: The private folder.
+        stream: Name of the stream, for messages.
+        staged: The staged records.
+        query_of: Returns the query that types a source of records.
+        key_columns: Columns of the primary key.
 
     Raises:
-        IngestError: DuckDB cannot read the records, or ran out of memory or disk; or records have a key that is not of
-            its column's type.
+        IngestError: DuckDB cannot read the records or ran out of memory or disk, or records have a key that does not
+            have its column's type.
     """
     import duckdb
 
@@ -213,15 +232,15 @@ def to_parquet(
             connection.execute(f"COPY ({query_of(source)}) TO {literal(str(parquet))} (FORMAT parquet)")
             nulled = _nulled_keys(connection, parquet, key_columns)
         except duckdb.Error as error:
-            words = str(error).strip().splitlines()[0]
+            message = str(error).strip().splitlines()[0]
             raise IngestError(
-                f"stream {stream!r}: its records cannot be typed, nothing was changed: {words}"
+                f"stream {stream!r}: its records cannot be typed, nothing was changed: {message}"
             ) from error
     if nulled:
         which = ", ".join(f"{name!r} of {counted(number, 'record')}" for name, number in nulled.items())
         raise IngestError(
-            f"stream {stream!r}: the primary key does not fit the type that the connector gives it: {which}, of "
-            f"{staged.rows:,}. As nulls they would have one key and replace each other, so nothing was changed. Set "
+            f"stream {stream!r}: the primary key does not fit the type that the connector declares: {which}, of "
+            f"{staged.rows:,}. With null as their key, they would replace each other, so nothing was changed. Set "
             "another 'primary_key', or 'sync_mode: incremental_append'"
         )
     ndjson.unlink()
@@ -229,7 +248,7 @@ def to_parquet(
 
 
 def _nulled_keys(connection: duckdb.DuckDBPyConnection, parquet: Path, columns: Sequence[str]) -> dict[str, int]:
-    """How many records have a value in a column that became null, because it is not of the column's type."""
+    """Return the number of records per column whose value became null, because it does not have the column's type."""
     if not columns:
         return {}
     counts = ", ".join(
@@ -242,7 +261,7 @@ def _nulled_keys(connection: duckdb.DuckDBPyConnection, parquet: Path, columns: 
 
 
 def scratch(directory: Path) -> duckdb.DuckDBPyConnection:
-    """DuckDB as a tool, without a database: in UTC, its memory bounded, spilling into the private folder."""
+    """Open DuckDB in memory, as a tool: in UTC, with limited memory, and with its spill files in the private folder."""
     import duckdb
 
     options: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": str(directory / "spill")}

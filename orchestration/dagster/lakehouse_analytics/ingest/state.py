@@ -1,6 +1,6 @@
-"""What the lakehouse knows of a source: the connector's state, generations, and the tables as they stand.
+"""The stored state of a source: the connector's state, generations, and its existing tables.
 
-Kept in `<schema>._airbyte_state`, beside the data.
+It is stored in `<schema>._airbyte_state`, with the data.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from lakehouse_analytics.ingest.staging import Staging
 
 TABLE = "_airbyte_state"
-_MAX_NUMBER = 2**62  # far below the largest 64-bit integer
+_MAX_NUMBER = 2**62  # well below the largest 64-bit integer
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """A stream's row. `settings` is what it was read with; `state` the connector's last STATE message."""
+    """The stored state of a stream.
+
+    `settings` are those of its last sync; `state` is the connector's last STATE message.
+    """
 
     generation_id: int
     settings: dict[str, Any]
@@ -36,13 +39,14 @@ class StreamState:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it stands.
+    """An existing table.
 
     Args:
-        columns: name to type, as DuckDB names types, in the table's order.
-        source: who wrote it last, where the table itself says so; else only the stored state tells.
-        sync_id, generation_id: of that load. Beyond those of the stored state, the sync that wrote them never ended.
-        view: It is a view, which no sync can write.
+        columns: DuckDB types by name, in the table's order.
+        source: The source that wrote it last, if the table records this; otherwise only the stored state does.
+        sync_id, generation_id: Those of that load. If they are higher than those of the stored state, the sync that
+            wrote them did not finish.
+        view: Whether it is a view, which a sync cannot write.
     """
 
     columns: dict[str, str]
@@ -54,7 +58,14 @@ class Table:
 
 @dataclass
 class StoredState:
-    """All that is stored of a source. `sync_id` is the last of any source; `tables` go by name in lower case."""
+    """Everything stored about a source.
+
+    Attributes:
+        sync_id: The last sync of any source.
+        streams: The state of each stream.
+        shared: The state of the whole source (GLOBAL or LEGACY).
+        tables: Existing tables by name in lower case.
+    """
 
     sync_id: int = 0
     streams: dict[StreamKey, StreamState] = field(default_factory=dict)
@@ -64,7 +75,7 @@ class StoredState:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the state table. Without `stream` it holds the state of the whole source."""
+    """A row of the state table. Without `stream`, it has the state of the whole source."""
 
     namespace: str | None
     stream: str | None
@@ -75,36 +86,42 @@ class Row:
 
 
 def check_columns(where: str, columns: Iterable[str]) -> None:
-    """Raise `IngestError` unless the state table `where` has the columns that a sync reads, in the order it writes."""
+    """Check that the state table `where` has the columns that a sync reads, in the order in which it writes them.
+
+    Raises:
+        IngestError: It does not.
+    """
     have, wanted = [*columns], ["source", *(field.name for field in fields(Row))]
-    way_out = "`lakehouse ingest` did not make it so. Rename it, and sync again"
+    advice = "`lakehouse ingest` did not create it like this. Rename it, and sync again"
     missing = [name for name in wanted if name not in have]
     if missing:
-        raise IngestError(f"{where} has no column {', '.join(missing)}: {way_out}")
+        raise IngestError(f"{where} has no column {', '.join(missing)}: {advice}")
     if [name for name in have if name in wanted] != wanted:
-        raise IngestError(f"{where} has its columns in another order than {', '.join(wanted)}: {way_out}")
+        raise IngestError(f"{where} has its columns in another order than {', '.join(wanted)}: {advice}")
 
 
 def take(known: StoredState, rows: list[Row], where: str) -> None:
-    """Note a source's stored rows in `known`.
+    """Add the stored rows of a source to `known`.
 
     Args:
-        where: Names the state table in messages.
+        known: The state to update.
+        rows: The rows of the source.
+        where: The state table, for messages.
 
     Raises:
-        IngestError: a row cannot be read.
+        IngestError: A row is invalid.
     """
     if not _is_number(known.sync_id):
         raise IngestError(
-            f"{where}: column sync_id holds {shortened(known.sync_id)}; expected a whole number, 0 to {_MAX_NUMBER - 1}"
+            f"{where}: column sync_id is {shortened(known.sync_id)}; expected a whole number, 0 to {_MAX_NUMBER - 1}"
         )
-    taken: dict[StreamKey | None, Row] = {}
+    by_key: dict[StreamKey | None, Row] = {}
     for row in rows:
         _check_types(row, where)
         key = (row.namespace, row.stream) if row.stream is not None else None
-        if taken.setdefault(key, row) != row:
+        if by_key.setdefault(key, row) != row:
             raise IngestError(
-                f"{where} holds {_named(row)} twice, with different contents. Delete the row that is not of its last "
+                f"{where} has {_named(row)} twice, with different contents. Delete the row that is not from its last "
                 "sync"
             )
         content = _object(row, "state", where)
@@ -118,18 +135,22 @@ def take(known: StoredState, rows: list[Row], where: str) -> None:
 
 
 def _check_types(row: Row, where: str) -> None:
-    """Refuse values that a sync does not write: the columns of the table may have got other types."""
+    """Reject values that a sync does not write. The types of the table's columns may have been changed.
+
+    Raises:
+        IngestError: A value has another type.
+    """
     number = f"a whole number, 0 to {_MAX_NUMBER - 1}"
     for name, value in asdict(row).items():
         if name in ("generation_id", "sync_id"):
             right, expected = _is_number(value), number
         else:
-            right, expected = isinstance(value, str), "a text"
+            right, expected = isinstance(value, str), "a string"
         if not right and (value is not None or name == "sync_id"):
             of = f" of {_named(row)}" if name != "stream" else ""
             raise IngestError(
-                f"{where}: column {name}{of} is {shortened(value)}; expected {expected}. Give the column its type and "
-                "value back, or rename the table, and sync again"
+                f"{where}: column {name}{of} is {shortened(value)}; expected {expected}. Restore the column's type and "
+                "value, or rename the table, and sync again"
             )
 
 
@@ -150,8 +171,8 @@ def _object(row: Row, column: Literal["settings", "state"], where: str) -> dict[
         wrong = True
     if wrong:
         raise IngestError(
-            f"{where}: column {column} of {_named(row)} is not what a sync stored there. Set it to NULL: the next sync "
-            "then reads the stream from its beginning"
+            f"{where}: column {column} of {_named(row)} was not written by a sync. Set it to NULL: the next sync "
+            "then reads the stream from the start"
         )
     return content
 
@@ -165,14 +186,14 @@ def _has_shape(row: Row, column: str, content: Any) -> bool:
 
 
 def following(plan: Plan, staging: Staging, known: StoredState) -> list[Row]:
-    """The rows that a finished sync leaves: one for each of its streams, and the shared state where there is one."""
+    """Return the rows that a sync stores at its end: one per stream, and one for the shared state if there is one."""
     rows = []
     for key, stream in plan.streams.items():
         state = staging.streams[key].state
         if stream.sync_mode == "full_refresh_overwrite":
             state = None
         elif state is None and not stream.replaces:
-            # Nothing new was said: the connector's word still holds.
+            # The connector sent no new state, so the previous one is still valid.
             state = known.streams[key].state
         settings, text = json.dumps(stream.settings), json.dumps(state) if state else None
         rows.append(Row(key[0], key[1], stream.generation_id, plan.sync_id, settings, text))

@@ -1,4 +1,4 @@
-"""One sync from end to end: install, discover, plan, read aside, load at once."""
+"""Runs a sync from start to end: install the connector, discover, plan, stage, load."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ DEFAULT = Path("connectors") / "faker.yaml"
 
 
 def sync(settings: Settings, config_path: Path | None, overrides: dict[str, int], progress: Progress) -> IngestReport:
-    """See `run_ingest`."""
+    """Sync a connection. See `run_ingest`."""
     from lakehouse_analytics.settings import repository_root
 
     connection = load(config_path or repository_root() / DEFAULT)
     destination = destinations.of(settings)
-    with _ended_by_signal(), boundary(connection.name), destination.stage(connection) as directory:
+    with _exit_on_signals(), boundary(connection.name), destination.stage(connection) as directory:
         installed = environment.ensure(connection, settings.connectors_dir, progress)
         connector = Connector(connection.connector.executable, installed.command, directory, progress)
         spec = _spec(connector, installed.directory)
@@ -76,7 +76,7 @@ def _sync(
     with closing(connector.read(config, planned.catalog(), planned.state)) as messages:
         staging.consume(messages)
     for key, stream in planned.streams.items():
-        began = time.monotonic()
+        started_at = time.monotonic()
         to_parquet(
             directory,
             stream.stream.name,
@@ -84,7 +84,7 @@ def _sync(
             partial(_query, columns=stream.columns, generation_id=stream.generation_id, sync_id=planned.sync_id),
             stream.key_columns,
         )
-        staging.streams[key].ended += time.monotonic() - began
+        staging.streams[key].ended += time.monotonic() - started_at
     totals = destination.load(connection, planned, staging, known)
     return IngestReport(
         connector=connection.connector.package,
@@ -113,14 +113,17 @@ def _query(source: str, *, columns: tuple[sql.Column, ...], generation_id: int, 
 
 
 def _spec(connector: Connector, environment_directory: Path) -> dict[str, Any]:
-    """The connector's spec, kept in its environment: it changes only with it, and asking costs a start."""
-    kept = environment_directory / "spec.json"
+    """Return the connector's spec.
+
+    It is cached in its environment, because starting the connector to get it takes time.
+    """
+    cached = environment_directory / "spec.json"
     try:
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
+        return dict(json.loads(cached.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         spec = connector.spec()
-        with suppress(OSError):  # a read-only image: ask again next time
-            kept.write_text(json.dumps(spec), encoding="utf-8")
+        with suppress(OSError):  # in a read-only image, it is requested again the next time
+            cached.write_text(json.dumps(spec), encoding="utf-8")
         return spec
 
 
@@ -133,15 +136,15 @@ def _configured(connection: Connection, spec: dict[str, Any], overrides: dict[st
             )
     branches = any(word in spec for word in ("oneOf", "anyOf", "allOf"))
     for key in connection.config:
-        # `__` keys are the CDK's own and in no spec.
+        # Keys with `__` belong to the CDK, and are not in the spec.
         if known and not branches and key not in known and not key.startswith("__"):
             raise IngestError(f"{connection.path}: unknown key 'config.{key}'; {nearest(key, known)}")
     return connection.config | overrides
 
 
 @contextmanager
-def _ended_by_signal() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind like Ctrl-C, so that the connector is ended and the staged files are removed."""
+def _exit_on_signals() -> Iterator[None]:
+    """Exit on SIGTERM and SIGHUP like on Ctrl-C, so that the connector is stopped and the staged files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -151,7 +154,7 @@ def _ended_by_signal() -> Iterator[None]:
 
     before = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # The parent process may have a handler of its own, or ignore the signal (nohup).
+        # Keep the handlers of the calling program, and ignored signals (nohup).
         if signal.getsignal(number) == signal.SIG_DFL:
             before[number] = signal.signal(number, stop)
     try:

@@ -73,7 +73,7 @@ class InstanceMetrics(Collector):
         self._lock = threading.Lock()
 
     def describe(self) -> Sequence[GaugeMetricFamily]:
-        """Return nothing, so that registering does not query storage."""
+        """Return nothing, so that registering the collector does not query the storage."""
         return []
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

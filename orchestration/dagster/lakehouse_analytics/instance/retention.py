@@ -1,7 +1,7 @@
 """Deletes old runs and events of a Dagster instance in PostgreSQL.
 
 Dagster keeps them forever, and `dagster run delete` also deletes the state of the assets: the latest materialization,
-the materialized partitions and the last deleted of a check are events of the run that created them. This module deletes
+the materialized partitions and the last result of a check are events of the run that created them. This module deletes
 the other events.
 """
 
@@ -144,12 +144,12 @@ def _end_time(record: RunRecord) -> datetime:
 
 
 def _trim(storage: SqlEventLogStorage, events: Any, executions: Any) -> PruneResult:
-    """Delete those of some events and check executions that newer ones have replaced."""
+    """Delete those of some events and check executions that have been replaced by newer ones."""
     newer_execution, newer_event = AssetCheckExecutionsTable.alias("newer"), SqlEventLogStorageTable.alias("newer")
     same_check = sa.and_(
         newer_execution.c.asset_key == Executions.asset_key,
         newer_execution.c.check_name == Executions.check_name,
-        # An execution that was planned but not evaluated does not replace a deleted.
+        # An execution that was planned but not evaluated does not replace a result.
         newer_execution.c.execution_status != AssetCheckExecutionRecordStatus.PLANNED.value,
         # Passed row counts are the history of a check, so failed ones do not replace them.
         sa.or_(

@@ -1,5 +1,4 @@
-"""Plans the maintenance of an Iceberg table: derives the steps that are due, with reasons, from its policy and its
-state.
+"""Plans the maintenance of an Iceberg table: derives the steps that are due, with reasons, from policy and state.
 
 Pure functions: no Dagster, no connection. After a step, the state is such that the step is not due any more.
 Syntax: https://trino.io/docs/476/connector/iceberg.html#alter-table-execute

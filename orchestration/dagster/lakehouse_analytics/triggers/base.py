@@ -49,7 +49,7 @@ class SourceTables:
 
     Attributes:
         graph: The manifest's graph.
-        max_runtime: Seconds after which Dagster ends a run.
+        max_runtime: Seconds after which Dagster terminates a run.
     """
 
     graph: Graph
@@ -68,7 +68,7 @@ class SourceTables:
 
     @property
     def target(self) -> dg.AssetSelection | None:
-        """Every asset that a trigger's run may build; None if the project has none."""
+        """All assets that a trigger's run may build; None if there are none."""
         keys = [table.key for table in self.graph.tables.values() if table.layer == "bronze" and table.grain is None]
         return dg.AssetSelection.assets(*keys) if keys else None
 
@@ -133,8 +133,7 @@ Poll = Callable[[str | None], NewLoads]
 
 
 def load_sensor(name: str, poll: Poll, tables: SourceTables, *, interval: int, description: str) -> dg.SensorDefinition:
-    """Return the sensor `<name>_sensor`, which records each finished load and requests a run of the models that read
-    it.
+    """Return the sensor `<name>_sensor`. It records each finished load, and requests a run of the models that read it.
 
     Each load is recorded once, even if the daemon dies between storing the events of a tick and storing its cursor.
 
@@ -183,7 +182,8 @@ class LoadCursor:
 
     Attributes:
         position: The trigger's own cursor.
-        event_id: The newest event in Dagster's log when the tick began; a tick that dies stores events after it.
+        event_id: The newest event in Dagster's log when the tick began. A tick that died has stored its events after
+            it.
     """
 
     position: str | None = None

@@ -83,7 +83,7 @@ def is_stored(ids: Sequence[EventId], stored: Collection[EventId]) -> bool:
 
 
 def _histories(instance: dg.DagsterInstance, events: Sequence[Event], since: float) -> Iterator[Event]:
-    """Yield the histories of the assets and checks of events, going back as far as these events could have been stored.
+    """Yield the histories of the assets and checks of events, as far back as these events could have been stored.
 
     A load is recorded after it has ended.
     """
@@ -108,8 +108,7 @@ def _histories(instance: dg.DagsterInstance, events: Sequence[Event], since: flo
 
 
 def _complete(instance: dg.DagsterInstance, record: dg.EventLogRecord, event: Event) -> bool:
-    """Return whether the asset or check of a stored event points at it. Updates the asset of a materialization if
-    possible.
+    """Return whether the asset or check of a stored event points at it, after updating the asset if possible.
 
     If False, the event has to be stored again.
     """
@@ -119,7 +118,7 @@ def _complete(instance: dg.DagsterInstance, record: dg.EventLogRecord, event: Ev
     if isinstance(event, dg.AssetCheckEvaluation):
         key = event.asset_check_key
         latest = storage.get_latest_asset_check_execution_by_key([key]).get(key)
-        # Evaluations are in a table of their own, which the first copy of the event has not reached.
+        # Evaluations are in a separate table, which does not have the first copy of the event.
         return bool(latest and latest.event and latest.event.timestamp >= record.timestamp)
     found = instance.get_asset_records([event.asset_key])
     newest = found[0].asset_entry.last_materialization_record if found else None

@@ -76,10 +76,10 @@ def record(instance: dg.DagsterInstance, report: IngestReport, sources: Iterable
     """Report a materialization for each stream that `lakehouse ingest` synced.
 
     Args:
-        instance: Stores the events.
-        report: What the sync did.
-        sources: Source nodes of the dbt manifest. Without them, as before the first manifest, the keys are
-            `[source, table]`.
+        instance: Dagster's instance.
+        report: The report of the sync.
+        sources: Source nodes of the dbt manifest. Without them, as before the first manifest, the keys are `[source,
+            table]`.
     """
     nodes = [*sources]
     for stream in report.streams:

@@ -267,6 +267,6 @@ def test_a_run_stays_as_long_as_its_retry_does(instance: dg.DagsterInstance) -> 
 def test_an_instance_in_files_is_left_alone(tmp_path: Path) -> None:
     with (
         dg.DagsterInstance.local_temp(str(tmp_path)) as local,
-        pytest.raises(retention.RetentionError, match="only those in PostgreSQL"),
+        pytest.raises(retention.RetentionError, match="only PostgreSQL can be pruned"),
     ):
         retention.prune(local, datetime.now(UTC))

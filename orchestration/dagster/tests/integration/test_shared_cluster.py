@@ -403,7 +403,7 @@ def test_doctor_compares_contracts_with_what_trino_refuses_to_delete(
     monkeypatch.setenv("LAKEHOUSE_TRINO_SESSION_PROPERTIES", floor)
     report = doctor(only=RIGHTS)
     assert report.failed == ["maintenance"], report.text
-    assert "test1 refuses to delete what is younger than 30d" in report.said("maintenance")
+    assert "test1 does not delete files younger than 30d" in report.said("maintenance")
     assert "has retain 7d" in report.said("maintenance")
     assert "iceberg.expire-snapshots.min-retention=7d" in report.findings["maintenance"]["fix"]
 

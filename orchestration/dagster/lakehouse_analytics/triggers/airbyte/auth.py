@@ -1,9 +1,9 @@
 """Authentication with Airbyte: the `Authorization` header, and the tokens of an application.
 
-Tokens are not left to the official SDK. It does not say why a token was refused, fails on an `expires_in` that is not
-a number, requests a token per request if tokens live for a minute or less, keeps tokens for the whole process by
-client id and secret (so that two servers share them), and does not repeat a request whose token was revoked. The
-sensor needs tokens, too, and must not import the SDK.
+The official SDK is not used for tokens. It does not report why a token was refused, fails on an `expires_in` that is
+not a number, requests a token per request if tokens live for a minute or less, caches tokens for the whole process by
+client id and secret (so that two servers share them), and does not repeat a request whose token was revoked. In
+addition, the sensor needs tokens, and must not import the SDK.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lakehouse_analytics.triggers.airbyte.server import AirbyteServer
 TOKEN_PATH = "/applications/token"  # noqa: S105
 #: A token is renewed this many seconds before it expires, or a tenth of its lifetime if that is shorter.
 TOKEN_MARGIN = 30.0
-#: Seconds for which a token is used if the server gives no valid lifetime.
+#: Seconds for which a token is used if the server does not report a valid lifetime.
 _DEFAULT_LIFETIME = 180.0
 _MAX_LIFETIME = 86_400
 
@@ -83,7 +83,7 @@ class Authenticator:
 
     def _new_token(self, deadline: float | None) -> tuple[str, float]:
         requested = self._clock()
-        # Airbyte's OpenAPI document writes the third field both ways.
+        # Airbyte's OpenAPI document spells the third field both ways.
         body = {"client_id": self._server.user, "client_secret": self._server.secret_value}
         body |= {"grant_type": "client_credentials", "grant-type": "client_credentials"}
         answer = self._request_token(body, deadline)

@@ -1,11 +1,11 @@
-"""The requests to Airbyte's public API that this project makes.
+"""The requests to Airbyte's public API that this project sends.
 
-The official SDK (`airbyte-api`) makes those that change something: starting and cancelling a sync, see sdk.py. Lists
-and single jobs are requested and read here, because one enum value that the SDK does not know fails the whole response
-there (`ResponseValidationError`). A new status, job type or schedule type of a newer Airbyte would then stop the sensor
-for all connections, and a run that waits for a job. Also, importing the SDK takes longer than a quiet sensor tick.
+The official SDK (`airbyte-api`) sends those that change something, which start or cancel a sync; see sdk.py. Lists and
+single jobs are requested and parsed here, because in the SDK one unknown enum value fails the whole response
+(`ResponseValidationError`). A new status, job type or schedule type of a newer Airbyte would then stop the sensor for
+all connections, and a run that waits for a job. Also, importing the SDK takes longer than a quiet sensor tick.
 
-Tests check requests and responses against Airbyte's OpenAPI document, and read the same test server with the SDK.
+Tests validate requests and responses against Airbyte's OpenAPI document, and read the same test server with the SDK.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Airbyte:
     def sdk(self) -> AirbyteAPI:
         """The official SDK, with this client's authentication, retries, timeout and error messages.
 
-        It is imported when it is first used, which takes some tenths of a second.
+        It is imported on first use, which takes some tenths of a second.
         """
         from lakehouse_analytics.triggers.airbyte.sdk import sdk_client
 
@@ -84,7 +84,7 @@ class Airbyte:
         """Start a sync. The request is not repeated if its outcome is unknown.
 
         Raises:
-            AirbyteError: With status 409 if a job of the connection is running already.
+            AirbyteError: The request failed. The status is 409 if a job of the connection is running already.
         """
         from lakehouse_analytics.triggers.airbyte.sdk import start_sync
 

@@ -242,7 +242,7 @@ class _Mapper:
 
 
 def _candidates(connections: Iterable[Connection]) -> Mapping[str, Sequence[Connection]]:
-    """Return the active connections by each name of a table that one of their streams may be written to."""
+    """Return the active connections by the names of the tables that their streams may be written to."""
     found: dict[str, list[Connection]] = defaultdict(list)
     for connection in connections:
         if connection.status not in INACTIVE:

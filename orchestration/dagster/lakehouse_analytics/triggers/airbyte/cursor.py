@@ -28,11 +28,11 @@ class CursorError(ValueError):
 
 @dataclass(frozen=True)
 class Position:
-    """Where an unfinished pass over the jobs continues.
+    """The position in the list of jobs at which an unfinished pass continues.
 
     Attributes:
-        since: The pass continues with jobs that changed at this second or later,
-        offset: from this position in their order on.
+        since: The pass continues with jobs that changed at this second or later.
+        offset: Position among these jobs.
         anchor: Id of the job that was last at that position; another job there means that rows have moved.
         began: The watermark when the pass began.
     """
@@ -78,9 +78,7 @@ class Cursor:
         return Cursor(floor=second, watermark=second, epoch=epoch, server=server)
 
     def rewound(self, at: datetime) -> Cursor:
-        """Return the cursor for a server whose clock was set back. It starts again at a time, and keeps the processed
-        jobs.
-        """
+        """Return the cursor for a server whose clock was set back: starts at a time, and keeps processed jobs."""
         second = at.astimezone(UTC).replace(microsecond=0)
         return replace(self, floor=second, watermark=second, position=None)
 

@@ -9,9 +9,10 @@ URL_ADVICE = (
 
 
 class AirbyteError(RuntimeError):
-    """Airbyte gave no valid response. The message is one line that says what to do, without secrets.
+    """Airbyte gave no valid response. The message is one line without secrets, and says what to do.
 
-    `status` is the HTTP status of the response; None if there was none.
+    Attributes:
+        status: HTTP status of the response; None if there was none.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:

@@ -1,6 +1,4 @@
-"""The events of an Airbyte job: a check evaluation for each of its tables, and a materialization if it filled the
-table.
-"""
+"""The events of an Airbyte job: a check evaluation for each of its tables, and a materialization if it was filled."""
 
 from __future__ import annotations
 

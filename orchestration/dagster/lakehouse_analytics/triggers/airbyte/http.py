@@ -28,8 +28,8 @@ class JsonResponse:
 
     Attributes:
         body: The JSON object.
-        headers: As the server sent them.
-        content: The body's bytes.
+        headers: The headers as sent by the server.
+        content: The bytes of the body.
     """
 
     body: Mapping[str, Any]
@@ -38,7 +38,7 @@ class JsonResponse:
 
 
 class JsonClient:
-    """Requests to one server. May be used by several threads."""
+    """Sends JSON requests to one server. May be used by several threads."""
 
     def __init__(self, server: AirbyteServer, clock: Callable[[], float] = time.monotonic) -> None:
         self.server = server
@@ -57,13 +57,13 @@ class JsonClient:
         return self.send(Request("GET", path, query or {}), deadline=deadline)
 
     def send(self, request: Request, *, deadline: float | None = None) -> JsonResponse:
-        """Send a request, authenticate where the server requires it, and retry transient failures.
+        """Send a request, authenticate if the server requires it, and retry transient failures.
 
-        A request other than GET is only retried if the server certainly did not execute it.
+        Requests other than GET are only retried if the server certainly did not execute them.
 
         Args:
             request: The request.
-            deadline: Reading of the clock after which no attempt starts, and no response is waited for.
+            deadline: Reading of the clock after which no attempt starts and no response is awaited.
 
         Raises:
             AirbyteError: There is no valid response.

@@ -94,8 +94,9 @@ def parse_job(row: object) -> Job:
 
 
 def parse_time(text: object) -> datetime | None:
-    """Parse a time as Airbyte writes it, truncated to seconds. The seconds may be missing; without a time zone, it is
-    UTC.
+    """Parse a time as Airbyte writes it, truncated to seconds.
+
+    Seconds may be missing; without a time zone, it is UTC.
     """
     if not isinstance(text, str):
         return None

@@ -59,9 +59,7 @@ class PartialRows:
         self._updated: dict[dg.AssetKey, bool] = {}
 
     def before(self, key: dg.AssetKey, job: Job) -> bool:
-        """Return whether a table may have such rows before a job, by the jobs given to `update`, else by the stored
-        ones.
-        """
+        """Return whether a table may have such rows before a job, by the jobs given to `update`, else as stored."""
         if key in self._updated:
             return self._updated[key]
         newest = self._newest(key)

@@ -49,7 +49,8 @@ class Page:
     now: datetime | None = None
 
 
-#: Requests the jobs that changed at a time or later, from a position in their order on. `poll` reports its exceptions.
+#: Requests the jobs that changed at a time or later, starting at a position in their order. `poll` reports its
+#: exceptions.
 FetchPage = Callable[[datetime, int], Page]
 
 

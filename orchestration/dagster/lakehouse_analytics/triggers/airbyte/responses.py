@@ -50,7 +50,7 @@ class ResponseReader:
         if not isinstance(body, dict):
             return ""
         text = next((body[key] for key in ("detail", "message", "title", "error") if body.get(key)), "")
-        # Shortened after redaction, because half of a secret would not be found.
+        # Truncated after redaction, because a truncated secret would not be recognized.
         short = " ".join(self._redacted(str(text), authorization).split())[:_MAX_QUOTED].rstrip(". ")
         return f": {short}" if short else ""
 

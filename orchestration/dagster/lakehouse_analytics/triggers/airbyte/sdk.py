@@ -58,7 +58,7 @@ def _body(call: Callable[[], _SdkResponse]) -> Mapping[str, Any]:
     try:
         response = call().raw_response
     except errors.AirbyteAPIError as error:
-        # Airbyte has executed the request, and described the job with a value that the SDK does not know.
+        # Airbyte has executed the request, but its response has a value that the SDK does not know.
         response = error.raw_response
     body: Mapping[str, Any] = response.json()
     return body

@@ -126,9 +126,7 @@ class Tick:
         return found
 
     def _rewound(self, cursor: Cursor, now: datetime) -> Cursor:
-        """Return the cursor for a server whose clock was set back, so that jobs end at earlier times than those seen
-        before.
-        """
+        """Return the cursor for a server whose clock was set back, so that jobs end at earlier times than before."""
         elapsed = timedelta(seconds=max(0.0, self.began - cursor.ticked)) if cursor.ticked else timedelta(0)
         begin = now - elapsed - self.workspace.overlap
         self.notes.append(

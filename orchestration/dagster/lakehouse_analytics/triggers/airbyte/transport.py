@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import requests
 
 #: Maximum size of a response in bytes, decompressed. A page has at most 100 jobs or connections; a connection with a
-#: thousand streams takes some hundred bytes per stream.
+#: thousand streams takes a few hundred bytes per stream.
 MAX_RESPONSE_BYTES = 64 << 20
 
 _CHUNK = 1 << 16
@@ -139,8 +139,9 @@ class Transport:
                 return Response(response.status_code, response.reason or "", response.headers, content)
 
     def _read(self, response: requests.Response, path: str, until: float) -> bytes:
-        """Read the body, limited in time and size. The timeout of `requests` does not limit it: it restarts with each
-        byte.
+        """Read the body, limited in time and size.
+
+        The timeout of `requests` does not limit it, because it restarts with each byte.
         """
         import requests
 

@@ -133,7 +133,7 @@ def test_records_that_duckdb_cannot_read_name_their_stream(lake: Lake) -> None:
 
 def test_a_message_that_nothing_can_read_says_where(lake: Lake) -> None:
     lake.scenario(schemas={"users": ID}, steps=[{"print": '{"type":"RECORD" "record"}'}, COMPLETE])
-    with pytest.raises(IngestError, match=r"printed a broken message \(.+ at character 18\)"):
+    with pytest.raises(IngestError, match=r"printed an invalid message \(.+ at character 18\)"):
         lake.run()
 
 
@@ -155,8 +155,8 @@ BROKEN = {
     "settings are not JSON": ("settings = '{bad'", "column settings of stream 'users'"),
     "settings are a text": ("""settings = '"x"'""", "column settings of stream 'users'"),
     "settings have another shape": ("""settings = '{"config": [1]}'""", "column settings of stream 'users'"),
-    "the sync is too high": ("sync_id = 9223372036854775807", "column sync_id holds 9223372036854775807"),
-    "the sync is negative": ("sync_id = -1", "column sync_id holds -1"),
+    "the sync is too high": ("sync_id = 9223372036854775807", "column sync_id is 9223372036854775807"),
+    "the sync is negative": ("sync_id = -1", "column sync_id is -1"),
 }
 
 
@@ -206,7 +206,7 @@ def test_a_view_in_the_place_of_a_table_is_refused(duckdb_lake: Lake) -> None:
     with duckdb.connect(str(duckdb_lake.database)) as connection:
         connection.execute("ALTER TABLE raw.users RENAME TO stored; CREATE VIEW raw.users AS FROM raw.stored")
     with pytest.raises(
-        IngestError, match=r"^raw\.users is a view, and a sync writes tables\. Drop or rename it, or give "
+        IngestError, match=r"^raw\.users is a view, but a sync writes tables\. Drop or rename it, or give "
     ):
         duckdb_lake.run()
 

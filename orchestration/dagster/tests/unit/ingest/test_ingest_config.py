@@ -21,8 +21,8 @@ from .conftest import ID, Lake
         ({"streams": [{"name": "users", "sync": "x"}]}, "unknown key 'streams.0.sync'; did you mean 'sync_mode'?"),
         ({"streams": [{"name": "users", "sync_mode": "append"}]}, "key 'streams.0.sync_mode': Input should be"),
         ({"streams": [{"name": "user"}]}, "the connector has no stream 'user'; did you mean 'users'?"),
-        ({"streams": [{"name": "_Airbyte_State"}]}, "table '_Airbyte_State' is where syncs keep their state; give"),
-        ({"streams": [{"name": "users"}, {"name": "x", "table": "USERS"}]}, "two streams go to table 'USERS'"),
+        ({"streams": [{"name": "_Airbyte_State"}]}, "table '_Airbyte_State' is where syncs store their state; give"),
+        ({"streams": [{"name": "users"}, {"name": "x", "table": "USERS"}]}, "two streams have table 'USERS'"),
         ({"streams": []}, "key 'streams'"),
         ({"name": "a b"}, "key 'name'"),
         ({"schema": "raw; drop"}, "key 'schema'"),
@@ -33,7 +33,7 @@ from .conftest import ID, Lake
         ),
         (
             {"streams": [{"name": "users", "sync_mode": "incremental_deduped_history"}]},
-            "stream 'users': key 'primary_key' is needed",
+            "stream 'users': key 'primary_key' is required",
         ),
         (
             {"streams": [{"name": "users", "sync_mode": "incremental_deduped_history", "primary_key": ["idd"]}]},

@@ -64,9 +64,9 @@ REFUSED = {
         f"UPDATE {STATE} SET generation_id = 9223372036854775807",
         "generation_id of stream 'users' is 9223372036854775807",
     ),
-    "sync_id is a text": (retyped("sync_id", "VARCHAR"), "column sync_id holds '1'"),
-    "sync_id is a fraction": (retyped("sync_id", "DOUBLE"), "column sync_id holds 1.0"),
-    "sync_id is a time": (holding("sync_id", "TIMESTAMP", "TIMESTAMP '2026-01-01'"), "column sync_id holds"),
+    "sync_id is a text": (retyped("sync_id", "VARCHAR"), "column sync_id is '1'"),
+    "sync_id is a fraction": (retyped("sync_id", "DOUBLE"), "column sync_id is 1.0"),
+    "sync_id is a time": (holding("sync_id", "TIMESTAMP", "TIMESTAMP '2026-01-01'"), "column sync_id is"),
     "stream is a number": (holding("stream", "INT", "7"), "column stream is 7"),
     "stream is a list": (holding("stream", "INT[]", "[7]"), "column stream is [7]"),
     "namespace is a number": (holding("namespace", "INT", "7"), "column namespace of stream 'users' is 7"),
@@ -78,12 +78,12 @@ REFUSED = {
     "source is a number": (holding("source", "INT", "7"), "nothing was changed"),
     "another row of a stream": (
         f"INSERT INTO {STATE} SELECT * REPLACE (7 AS generation_id) FROM {STATE}",
-        "holds stream 'users' twice, with different contents",
+        "has stream 'users' twice, with different contents",
     ),
     "another row of the source": (
         f"INSERT INTO {STATE} SELECT * EXCLUDE n REPLACE (NULL AS stream, '{{\"a\": ' || n || '}}' AS state) "
         f"FROM {STATE}, range(2) r(n)",
-        "holds the whole source twice, with different contents",
+        "has the whole source twice, with different contents",
     ),
     **{
         f"no column {column}": (f"ALTER TABLE {STATE} DROP COLUMN {column}", f"has no column {column}")

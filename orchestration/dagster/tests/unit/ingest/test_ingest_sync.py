@@ -201,7 +201,7 @@ def test_a_legacy_state_that_one_stream_loses_is_lost_by_all(lake: Lake) -> None
     lake.run()
     lake.scenario(schemas={"a": {"id": {"type": "string"}}, "b": ID}, steps=sent)
     assert [stream.mode for stream in lake.run().streams] == ["refresh", "refresh"]
-    assert "b: refresh, because its state is one with that of another stream" in lake.lines
+    assert "b: refresh, because it shares its state with another stream" in lake.lines
     assert lake.query("SELECT count(*) FROM raw.b") == [(1,)]
 
 
