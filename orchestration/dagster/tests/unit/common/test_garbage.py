@@ -78,7 +78,7 @@ def test_whoever_turned_the_collector_off_finds_it_off() -> None:
 
 def test_the_interpreter_ends_without_duckdb_reporting_what_the_load_kept() -> None:
     ending = (
-        "import duckdb; from lakehouse_analytics.common.garbage import without_collecting; without_collecting(list)()"
+        "import duckdb; from lakehouse_analytics.common.garbage import without_garbage_collection as load; load(list)()"
     )
     done = subprocess.run([sys.executable, "-c", ending], check=True, capture_output=True, text=True)
     assert done.stderr == ""
