@@ -374,7 +374,7 @@ MISSING = {
     "create table on test1.silver": without("tables", lambda e: e["privileges"].remove("OWNERSHIP"), "silver"),
     "select on test1.raw": without("tables", lambda e: e["privileges"].clear(), "raw"),
     "select on system.metadata.materialized_views": without("tables", lambda e: e["privileges"].clear(), "metadata"),
-    '$files" (upkeep measures tables by it)': without("tables", lambda e: e.update(table="[^$]*"), "silver"),
+    '$files" (maintenance measures tables by it)': without("tables", lambda e: e.update(table="[^$]*"), "silver"),
 }
 
 
