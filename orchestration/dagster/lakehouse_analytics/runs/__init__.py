@@ -1,1 +1,1 @@
-"""What goes wrong around a run: launches that fail half-way, lost databases, retries that Dagster forgets."""
+"""Recovery from failures around a run: launches that failed halfway, a lost database connection, and missed retries."""

@@ -1,8 +1,8 @@
-"""Runs that failed because Dagster's own database went away for a moment.
+"""Retries of runs that failed because Dagster lost the connection to its own database.
 
-Dagster stores an event in several statements and tries only connections again, for some seconds: one that is cut off,
-or that does not come, fails the step. Failed steps are not retried here (a gate that failed fails again), so such a one
-is marked as worth it.
+Dagster stores an event in several statements. It retries only opening a connection, for a few seconds: if an
+established connection is lost or a new one cannot be opened in that time, the step fails. Failed steps are not retried
+in general, because a gate that failed would fail again, so the hook below marks these failures as worth a retry.
 """
 
 import dagster as dg
@@ -12,11 +12,11 @@ from lakehouse_analytics._dagster_internals import RETRY_ON_ASSET_OR_OP_FAILURE_
 
 @dg.failure_hook(name="retry_after_a_lost_database")
 def retry_after_a_lost_database(context: dg.HookContext) -> None:
-    """Have the daemon retry the run, from the failed asset on, where `run_retries` lets it."""
+    """Mark the run for a retry from the failed asset on, if the instance's `run_retries` allow another one."""
     from dagster_postgres.utils import DagsterPostgresException
     from sqlalchemy.exc import InterfaceError, OperationalError
 
     if isinstance(context.op_exception, (OperationalError, InterfaceError, DagsterPostgresException)):
-        # Before the end of the run, which is when Dagster decides.
+        # Dagster decides about the retry when the run ends, so the tag must be set before.
         context.instance.add_run_tags(context.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"})
-        context.log.warning("A database went away under this run: it is retried, where retries are left.")
+        context.log.warning("This run lost the connection to a database. It is retried if it has retries left.")

@@ -17,7 +17,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from lakehouse_analytics.notifications import Alert, NotifyError
-from lakehouse_analytics.runs.retry_watchdog import GIVE_UP, PATIENCE, READ, lost_retries
+from lakehouse_analytics.runs.retry_watchdog import DAEMON_CURSOR, REPORT_AFTER, RETRY_TIMEOUT, lost_retries
 
 LOCATION = """
 import dagster as dg
@@ -135,13 +135,13 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkspaceProce
 def house(context: WorkspaceProcessContext) -> House:
     """Without any run; the daemon reads from here on."""
     context.instance.wipe()
-    context.instance.daemon_cursor_storage.set_cursor_values({READ: "0"})
+    context.instance.daemon_cursor_storage.set_cursor_values({DAEMON_CURSOR: "0"})
     return House(context, Ears(), Ears())
 
 
 def test_a_run_that_the_daemon_passed_over_is_retried_once(house: House) -> None:
     run = house.run()
-    house.fails(run, ago=PATIENCE + 1, passed_over=True)
+    house.fails(run, ago=RETRY_TIMEOUT + 1, passed_over=True)
     found = house.instance.get_run_by_id(run.run_id)
     assert found
     assert found.tags["dagster/will_retry"] == "true"
@@ -151,7 +151,7 @@ def test_a_run_that_the_daemon_passed_over_is_retried_once(house: House) -> None
     house.daemon()
     house.daemon()
     assert house.retries_of(run) == 1
-    assert house.tick() == "No retry is owed."
+    assert house.tick() == "No retry was missed."
     assert json.loads(house.cursor or "") == [run.run_id]
     house.daemon()
     assert house.retries_of(run) == 1
@@ -160,31 +160,31 @@ def test_a_run_that_the_daemon_passed_over_is_retried_once(house: House) -> None
 
 def test_what_dagster_retries_by_itself_is_left_alone(house: House) -> None:
     done, fresh = house.run(), house.run()
-    house.fails(done, ago=PATIENCE + 1, passed_over=False)
+    house.fails(done, ago=RETRY_TIMEOUT + 1, passed_over=False)
     house.daemon()
     house.fails(fresh, ago=1, passed_over=True)
-    assert house.tick() == "No retry is owed."  # of the fresh one it may still come
+    assert house.tick() == "No retry was missed."  # of the fresh one it may still come
     house.daemon()
     assert (house.retries_of(done), house.retries_of(fresh)) == (1, 0)
 
 
 def test_what_a_person_has_retried_is_left_alone(house: House) -> None:
     run = house.run()
-    house.fails(run, ago=PATIENCE + 1, passed_over=True)
+    house.fails(run, ago=RETRY_TIMEOUT + 1, passed_over=True)
     create_run_for_test(house.instance, job_name="nightly", tags={"dagster/parent_run_id": run.run_id})
-    assert house.tick() == "No retry is owed."
+    assert house.tick() == "No retry was missed."
 
 
 def test_a_failure_that_is_not_retried_is_left_alone(house: House) -> None:
     run = house.run(**{"dagster/max_retries": "0"})
-    house.fails(run, ago=GIVE_UP + 1, passed_over=True)
-    assert house.tick() == "No retry is owed."
+    house.fails(run, ago=REPORT_AFTER + 1, passed_over=True)
+    assert house.tick() == "No retry was missed."
     assert house.ears.heard == []
 
 
 def test_a_retry_that_could_not_be_launched_is_told_once_and_until_somebody_hears(house: House) -> None:
     run = house.run()
-    house.fails(run, ago=PATIENCE + 1, passed_over=False)
+    house.fails(run, ago=RETRY_TIMEOUT + 1, passed_over=False)
     with pytest.MonkeyPatch.context() as patch:
         # As where the code location is being replaced.
         def gone(*_: object, **__: object) -> None:
@@ -204,7 +204,7 @@ def test_a_retry_that_could_not_be_launched_is_told_once_and_until_somebody_hear
 
 def test_a_retry_that_never_comes_is_told(house: House) -> None:
     run = house.run()
-    house.fails(run, ago=GIVE_UP + 1, passed_over=True)
+    house.fails(run, ago=REPORT_AFTER + 1, passed_over=True)
     house.tick()
     [alert] = house.ears.heard
     assert run.run_id in alert.url
