@@ -115,7 +115,7 @@ class _Reading:
         for owner in owners:
             if not is_owner(owner):
                 self.problems.append(
-                    f"meta.dagster.owners has {shortened(owner)}: expected an e-mail address or team:<name>"
+                    f"meta.dagster.owners has {shortened(owner)}: expected an email address or team:<name>"
                 )
         return tuple(owner for owner in owners if is_owner(owner))
 

@@ -110,7 +110,7 @@ class Graph:
     exposures: Mapping[str, Exposure]
     adapter: str
     warnings: tuple[str, ...] = ()
-    #: dbt groups and the e-mail address, or addresses, of who owns them.
+    #: dbt groups and the email address, or addresses, of who owns them.
     group_owners: Mapping[str, Any] = field(default_factory=dict)
     externals: Mapping[str, External] = field(default_factory=dict)
     functions: Mapping[str, Function] = field(default_factory=dict)
@@ -187,7 +187,7 @@ class Graph:
             table = self.tables[unique_id]
             own = LAYERS.index(table.layer) if table.layer in LAYERS else 0
             above = (
-                ranks[parent] + (self.tables[parent].layer != table.layer or self.tables[parent].contract.gates_by_rows)
+                ranks[parent] + (self.tables[parent].layer != table.layer or self.tables[parent].contract.has_row_count_gate)
                 for parent in table.parents
                 if parent in self.tables
             )

@@ -218,7 +218,7 @@ def _findings(table: Table, *, cut: bool) -> Iterator[Finding]:
         yield finding(problem, accept)
     for problem in windows.warnings(node, contract, cut=cut):
         yield finding(problem)
-    for key in contract.without_effect():
+    for key in contract.ineffective_keys():
         yield finding(f"meta.lakehouse.{key} has no effect in this version")
 
 

@@ -195,7 +195,7 @@ class Manifest:
         adapter_type: The adapter that the manifest was made for.
         nodes: The nodes of every section by unique id, those of sections that a later dbt adds included.
         macros: All macros.
-        group_owners: The e-mail address, or addresses, of the owner of each dbt group.
+        group_owners: The email address, or addresses, of the owner of each dbt group.
     """
 
     project_name: str

@@ -131,7 +131,7 @@ def test_a_ref_to_what_the_test_does_not_read_is_a_warning_that_says_whose_check
         ({"asset_key": ["raw", ""]}, "meta.dagster.asset_key is ['raw', '']"),
         ({"group": ["a"]}, "meta.dagster.group is ['a']"),
         ({"group": "my group"}, "meta.dagster.group is 'my group': expected ASCII letters"),
-        ({"owners": ["nobody"]}, "meta.dagster.owners has 'nobody': expected an e-mail address or team:<name>"),
+        ({"owners": ["nobody"]}, "meta.dagster.owners has 'nobody': expected an email address or team:<name>"),
         ({"owners": [{"name": "a"}]}, "meta.dagster.owners has {'name': 'a'}"),
         ({"auto_materialize_policy": "eager"}, "meta.dagster.auto_materialize_policy is 'eager'"),
         ({"ref": ["orders"]}, "meta.dagster.ref is ['orders']: expected a model's name, or a mapping"),
