@@ -9,7 +9,7 @@ import dagster as dg
 
 from lakehouse_analytics.assets.asset_jobs import AssetJob
 from lakehouse_analytics.assets.own import OwnAssets
-from lakehouse_analytics.checks.registry import checks_of_sources
+from lakehouse_analytics.checks.registry import source_checks
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, ended_after
@@ -50,7 +50,7 @@ def build_jobs(
     daily = [table for table in tables if table.grain == "daily"]
     # Dagster leaves checks of external assets out of every selection of assets.
     of_unbuilt = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.unbuilt]
-    of_sources = checks_of_sources(graph)
+    of_sources = source_checks(graph)
     of_unbuilt += [key for keys in of_sources.values() for key in keys]
     everything = selection(main) | dg.AssetSelection.checks(*of_unbuilt) if of_unbuilt else selection(main)
     what = "Every layer, bronze to metrics, with its gates" + (

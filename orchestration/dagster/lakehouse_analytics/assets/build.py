@@ -25,8 +25,8 @@ from lakehouse_analytics.assets.gates import FINE_STATUS, Plan, Run
 from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
 from lakehouse_analytics.assets.retries import Patience, merge, worth_a_second_start, worth_another_try
 from lakehouse_analytics.checks.history import history_of
-from lakehouse_analytics.checks.registry import Scope, names_of_tables
-from lakehouse_analytics.checks.runner import CountedWindows, Counter, CountResult, fetching
+from lakehouse_analytics.checks.registry import Scope, table_check_names
+from lakehouse_analytics.checks.runner import CountedPartitions, Counter, CountResult, retrying_fetch_all
 from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.common.text import did_you_mean, shortened
 from lakehouse_analytics.contract.models import Grain
@@ -95,7 +95,7 @@ class Build:
         self.keys, self.checks = keys, context.selected_asset_check_keys
         selected = {table.unique_id for table in graph.tables.values() if asset_key(table) in keys}
         checked = {test.unique_id for test in graph.tests.values() if check_key(graph, test) in self.checks}
-        names = names_of_tables()
+        names = table_check_names()
         self.checked_tables = {key.asset_key for key in self.checks if key.name in names}
         counted = self.checked_tables - keys
         only_counted = {table.unique_id for table in graph.tables.values() if asset_key(table) in counted}
@@ -137,7 +137,7 @@ class Build:
             dg.Failure: something was not built, a gate failed, or a planned check was not evaluated.
         """
         if self.windows:
-            self.windows.hold_connection(self.context.instance)
+            self.windows.pool_connections(self.context.instance)
         if self.windows and not self.config.allow_missing_partitions:
             self.windows.refuse_gaps(self.graph, self.run.selected, self.grain_partitions, self.context.instance)
         plan = self.run.plan()
@@ -245,7 +245,7 @@ class Build:
         """One build, to its end."""
         process = dbt.process()
         stop = threading.Event()
-        fetch_all = fetching(process, self.engine, stop)
+        fetch_all = retrying_fetch_all(process, self.engine, stop)
         self.counter = self._counter(fetch_all)
         tables = {table.unique_id: table for table in plan.tables}
         tables |= {unique_id: self.graph.tables[unique_id] for unique_id in plan.gates.values()}
@@ -306,7 +306,7 @@ class Build:
         if plan.tables and self.config.full_refresh:
             command.append("--full-refresh")
         if self.windows and any(table.grain for table in plan.tables):
-            command += self.windows.span.args()
+            command += self.windows.span.dbt_args()
         return [*command, *(["--threads", str(threads)] if threads else [])]
 
     def _count(self, fetch_all: FetchAll, tables: Sequence[Table]) -> dict[str, CountResult]:
@@ -317,7 +317,7 @@ class Build:
 
     def _judge(self, table: Table, answer: CountResult) -> bool:
         """Whether a row count, and what else is checked of a table, lets the tables below be built."""
-        of_rows, others = [*self.counter.judge(table, answer)], self.of_tables.results(table)
+        of_rows, others = [*self.counter.evaluate(table, answer)], self.of_tables.results(table)
         self.report.verdicts[table.unique_id] = [*of_rows, *others]
         broken: dict[str, list[str]] = {}
         for verdict in [*of_rows, *(other for other in others if self.of_tables.blocks(table, other.check_name))]:
@@ -342,7 +342,7 @@ class Build:
     def _windows(self) -> RunWindows | None:
         keys = self.keys | self.checked_tables
         tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
-        windows = RunWindows.of(self.context, tables, self.grain_partitions)
+        windows = RunWindows.for_run(self.context, tables, self.grain_partitions)
         if windows and self._rebuilds:
             windows.refuse_partial_rebuild()
         return windows
@@ -364,11 +364,11 @@ class Build:
             expected=len(self.run.selected | self.run.counted),
         )
 
-    def _counted_windows(self) -> CountedWindows | None:
+    def _counted_windows(self) -> CountedPartitions | None:
         if self.windows is None:
             return None
         history = history_of(self.context.instance)
-        return CountedWindows(self.graph.adapter, self.windows.partitions_def, self.windows.span, history)
+        return CountedPartitions(self.graph.adapter, self.windows.partitions_def, self.windows.span, history)
 
     def _warn(self, message: str) -> None:
         _say(message)

@@ -18,7 +18,7 @@ from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
 from lakehouse_analytics.dbt.nodes import Node
 from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.partitions.definitions import GrainPartitions, mapping, partitions_of
+from lakehouse_analytics.partitions.definitions import GrainPartitions, partition_mapping, partitions_of
 
 # Code references are marked beta; they are metadata, and a warning a model drowns our own.
 warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`")
@@ -90,7 +90,7 @@ def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
     for parent in table.parents:
         above = graph.known(parent)
         grain = above.grain if isinstance(above, Table) else None
-        yield dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
+        yield dg.AssetDep(asset_key(above), partition_mapping=partition_mapping(grain, table.grain))
 
 
 def _description(node: Node) -> str:

@@ -10,7 +10,10 @@ _MODELS = ("models", "seeds", "snapshots")
 
 
 def editor_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a dbt properties file. It describes `meta.lakehouse` and allows all of dbt's own keys."""
+    """Return the JSON Schema of a dbt properties file.
+
+    It describes `meta.lakehouse` and leaves all of dbt's own keys unrestricted.
+    """
     model = ModelContract.model_json_schema(ref_template="#/$defs/{model}")
     source = SourceContract.model_json_schema(ref_template="#/$defs/{model}")
     definitions = {**model.pop("$defs", {}), **source.pop("$defs", {})}

@@ -25,7 +25,7 @@ from lakehouse_analytics.dbt.dagster_meta import DagsterMeta, read_meta
 from lakehouse_analytics.dbt.lint.findings import Finding, errors, warnings
 from lakehouse_analytics.dbt.graph import DbtTest, External, Function, Graph, Key, Source, Table
 from lakehouse_analytics.dbt.lineage import externals_of, refs_to_nothing, tests_of, with_lineage
-from lakehouse_analytics.checks.registry import reserved
+from lakehouse_analytics.checks.registry import reserved_names
 from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part
 from lakehouse_analytics.dbt.node_use import TABLES, constants, is_table, left_out
 from lakehouse_analytics.dbt.nodes import Exposure, Manifest, Node, manifest_of
@@ -232,7 +232,7 @@ def _named_apart(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
     named: dict[str, DbtTest] = {}
     for test in sorted(tests, key=lambda test: (test.name != test.node.name, test.unique_id)):
         owner = graph.known(test.attached)
-        names = taken.get(owner.key) or taken.setdefault(owner.key, reserved(owner))
+        names = taken.get(owner.key) or taken.setdefault(owner.key, reserved_names(owner))
         name = test.name
         if name.replace(".", "_") in names:
             name = f"{name}_{check_name(test.unique_id.rsplit('.', 1)[-1])}"

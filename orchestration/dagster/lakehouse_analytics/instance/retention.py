@@ -30,7 +30,7 @@ from lakehouse_analytics._dagster_internals import (
     SqlEventLogStorage,
     SqlEventLogStorageTable,
 )
-from lakehouse_analytics.checks.history import HISTORY
+from lakehouse_analytics.checks.history import MAX_HISTORY
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, RunRecord
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Of each asset or check, and of each of its partitions: as many as the checks of drift look back.
-KEPT = HISTORY
+KEPT = MAX_HISTORY
 #: Runs in a batch. A run of the largest projects has some thousand events.
 BATCH = 50
 #: What a run whose assets are remembered still tells of itself.
