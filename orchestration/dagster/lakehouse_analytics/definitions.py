@@ -39,7 +39,7 @@ from lakehouse_analytics.user_defs import asset_keys, load_user_defs, refuse_col
 def defs() -> dg.Definitions:
     """Everything Dagster knows of this lakehouse."""
     settings = Settings.load()
-    project = DbtProject.of(settings)
+    project = DbtProject.from_settings(settings)
     if os.getenv("DAGSTER_IS_DEV_CLI") and project.changes() != []:
         prepare(project, dbt_runner(settings, project))
     graph = read(project.manifest(), project.configuration(), strict=settings.strict)

@@ -120,7 +120,7 @@ class BuildEvents:
             if not (table.grain and counted and table.unique_id in self._run.failed):
                 continue
             if node and node.batches and node.batches.replaced and node.batches.failed:
-                found[table.unique_id] = node.batches.of(self._windows.span.windows)
+                found[table.unique_id] = node.batches.errors_by_window(self._windows.span.windows)
         return found
 
     def _of_windows(

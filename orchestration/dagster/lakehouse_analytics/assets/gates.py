@@ -250,7 +250,7 @@ class Run:
     def _name(self, unique_id: str) -> str:
         if unique_id in self.graph.functions:
             return f"function {self.graph.functions[unique_id].name}"
-        return "/".join(self.graph.known(unique_id).key)
+        return "/".join(self.graph.resource(unique_id).key)
 
 
 class _Edges:

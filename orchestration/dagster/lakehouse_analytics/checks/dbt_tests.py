@@ -34,8 +34,8 @@ KIND = DbtTests()
 
 
 def _spec(graph: Graph, test: DbtTest, *, blocking: bool) -> dg.AssetCheckSpec:
-    own = asset_key(graph.known(test.attached))
-    others = {key: None for parent in test.parents if (key := asset_key(graph.known(parent))) != own}
+    own = asset_key(graph.resource(test.attached))
+    others = {key: None for parent in test.parents if (key := asset_key(graph.resource(parent))) != own}
     return dg.AssetCheckSpec(
         test.name,
         asset=own,

@@ -34,7 +34,7 @@ class QueryRunner(Protocol):
     """A dbt process that runs statements on its own connection."""
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the process is running."""
 
     def fetch_all(self, sql: str) -> Sequence[Sequence[Any]]:
@@ -110,8 +110,8 @@ class Counter:
         answers |= dict(zip((table.unique_id for table in rest), found, strict=True))
         windowed = [table for table in tables if table.grain]
         if self._windows and windowed:
-            asked = [replace(_count_request(table), event_time=table.event_time) for table in windowed]
-            counts = self._batched(self._windows.statement).count(asked)
+            requests = [replace(_count_request(table), event_time=table.event_time) for table in windowed]
+            counts = self._batched(self._windows.statement).count(requests)
             answers |= dict(zip((table.unique_id for table in windowed), counts, strict=True))
         return answers
 
@@ -261,7 +261,7 @@ def retrying_fetch_all(dbt: QueryRunner, engine: Engine, stop: threading.Event) 
                 return dbt.fetch_all(sql)
             except RuntimeError as error:
                 message = str(error)
-                if not dbt.alive or stop.is_set():
+                if not dbt.is_alive or stop.is_set():
                     raise DatabaseError(message) from None
                 if not engine.classify_error(message).transient:
                     raise

@@ -38,7 +38,7 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     """
     began = time.monotonic()
     settings = Settings.load()
-    project = DbtProject.of(settings)
+    project = DbtProject.from_settings(settings)
     _refuse_other_projects(project)
     instance = open_home()
 

@@ -22,7 +22,7 @@ def yaml_of_layers(settings: Settings) -> str:
     Raises:
         ManifestError, ContractError: the manifest is stale, or the project cannot be loaded.
     """
-    suggested = _suggested(DbtProject.of(settings))
+    suggested = _suggested(DbtProject.from_settings(settings))
     return as_yaml(suggested) if suggested else NOTHING
 
 
@@ -36,7 +36,7 @@ def write_layers(settings: Settings) -> str:
         ManifestError: the file cannot be changed; it stays as it is.
         ContractError: the project cannot be loaded.
     """
-    project = DbtProject.of(settings)
+    project = DbtProject.from_settings(settings)
     suggested = _suggested(project)
     if not suggested:
         return NOTHING

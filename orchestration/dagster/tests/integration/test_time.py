@@ -71,7 +71,7 @@ def test_windows_in_any_order_twice_and_with_late_rows_between_are_one_full_rebu
 ) -> None:
     lakehouse.definitions()  # parses
     settings_ = Settings.load()
-    runner = dbt_runner(settings_, DbtProject.of(settings_))
+    runner = dbt_runner(settings_, DbtProject.from_settings(settings_))
     partitions_def = dg.DailyPartitionsDefinition(BEGIN, timezone=ZONE)
     stored: dict[int, tuple[int, dt.datetime, int, int]] = {}
 
