@@ -1,9 +1,9 @@
 """A variant of `dg.multi_asset` for thousands of assets and checks with arbitrary names.
 
-Dagster names an op's inputs and outputs after asset keys and checks: it replaces dots and dashes by `_`, and joins the
-parts with `_`. So `orders.daily` and `orders_daily` have the same output, as do the check `row_count` of `orders` and
-the asset `orders_row_count`, and a key with a non-ASCII letter is refused. This module replaces such names. Users see
-the asset keys; the names of the op's inputs and outputs only appear in its log.
+Dagster names an op's inputs and outputs after asset keys and checks: it replaces dots and dashes with `_`, and joins
+the parts with `_`. So `orders.daily` and `orders_daily` have the same output, as do the check `row_count` of `orders`
+and the asset `orders_row_count`, and a key with a non-ASCII letter is refused. This module replaces such names. Users
+see the asset keys; the names of the op's inputs and outputs only appear in its log.
 
 Dagster also copies the description and the metadata of each asset to the op's output, and thereby into the snapshot of
 every job. Here, outputs have neither, because both are stored with the asset.

@@ -36,7 +36,7 @@ class PastCount:
     """One earlier evaluation of a row-count check.
 
     Attributes:
-        when: The time of the evaluation, aware.
+        when: The time of the evaluation, timezone-aware.
         rows: The row count, or None if the table could not be counted.
         passed: Whether the check passed.
         baseline: The last count before this one that passed or was accepted, as recorded by this evaluation.

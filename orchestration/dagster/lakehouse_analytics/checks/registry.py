@@ -98,7 +98,7 @@ class TableCheckKind(CheckKind, Protocol):
     """
 
     def evaluate(self, tables: Sequence[Table], fetch_all: FetchAll) -> Iterable[dg.AssetCheckResult]:
-        """Evaluate all checks of some tables, which the run has built or only checks.
+        """Evaluate all checks of some tables that the run has built, or that it only checks.
 
         Called in a thread while dbt continues to build, with as many tables at once as possible.
 
@@ -130,7 +130,7 @@ class Dbt(Protocol):
     """Runs dbt commands on the parsed project of a run."""
 
     def __call__(self, args: Sequence[str]) -> tuple[DbtResult, Path]:
-        """Run one command to its end, and return its result and the folder of its artifacts."""
+        """Run one command, and return its result and the folder of its artifacts."""
 
 
 def kinds(*evaluated: EvaluationPoint) -> Iterator[Kind]:

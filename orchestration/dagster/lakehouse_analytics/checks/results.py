@@ -41,7 +41,7 @@ def row_count_results(
         table: The table that was counted.
         counts: Its counts.
         history: Earlier counts.
-        now: The time of this count, aware.
+        now: The time of this count, timezone-aware.
         zone: The time zone that determines the day of the week.
         accepted: Whether an operator accepts this count as the new level: `max_drop` and drift start from it.
     """

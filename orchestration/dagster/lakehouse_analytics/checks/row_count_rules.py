@@ -26,7 +26,7 @@ SAME_SEASON = 4
 
 @dataclass(frozen=True)
 class CountRequest:
-    """What to count of one table.
+    """A request to count one table.
 
     Attributes:
         relation: The table's full name, already quoted, as in dbt's manifest.
@@ -46,7 +46,7 @@ class Counts:
     Attributes:
         rows: The number of rows.
         distinct: The number of distinct values by column.
-        newest: The newest event time, aware. Naive times are interpreted as UTC.
+        newest: The newest event time, timezone-aware. Naive times are interpreted as UTC.
     """
 
     rows: int
@@ -193,8 +193,8 @@ def evaluate_drift(
     Args:
         rules: The rules of the contract.
         rows: The row count.
-        history: Earlier counts with their aware times, in any order.
-        now: The time of this count, aware.
+        history: Earlier counts with their timezone-aware times, in any order.
+        now: The time of this count, timezone-aware.
         zone: The time zone that determines the season.
         season: Format of `strftime` that is equal for comparable times, by default the day of the week. `""` compares
             all times. Once `SAME_SEASON` counts are of the current season, only those are used.

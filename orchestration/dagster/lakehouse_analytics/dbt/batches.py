@@ -26,11 +26,11 @@ class Window(Protocol):
 
     @property
     def start(self) -> datetime:
-        """The start, aware and included."""
+        """The inclusive start, timezone-aware."""
 
     @property
     def end(self) -> datetime:
-        """The end, aware and excluded."""
+        """The exclusive end, timezone-aware."""
 
 
 W = TypeVar("W", bound=Window)
@@ -64,7 +64,7 @@ class Batches:
         return cls(replaced, failed, {start: reasons[number] for number, start in starts.items()})
 
     def errors_by_window(self, windows: Iterable[W]) -> dict[W, str | None]:
-        """Return None for each window that was replaced completely, and for the others the reason why not."""
+        """Return the error of each window, or None if all of it was replaced."""
         found: dict[W, str | None] = {}
         for window in windows:
             failed = [batch for batch in self.failed if batch[0] < window.end and window.start < batch[1]]

@@ -225,7 +225,7 @@ def _findings(table: Table, *, cut: bool) -> Iterator[Finding]:
 
 
 def _with_unique_names(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
-    """Give the checks of each asset unique names, even after Dagster has replaced their dots by `_`.
+    """Give the checks of each asset unique names, even after Dagster has replaced their dots with `_`.
 
     dbt distinguishes tests of the same name by a hash at the end of their unique id. The first test keeps the name, and
     the hash is appended to the names of the others.

@@ -27,7 +27,7 @@ Log = Callable[[str, str], None]
 
 
 def run_to_end(process: DbtProcess, request: Request, log: Log) -> DbtResult:
-    """Run a command without a plan to its end.
+    """Run a command without a plan, and return its result.
 
     Args:
         process: dbt's process.
@@ -58,7 +58,7 @@ class DbtSession:
     def run(
         self, args: Sequence[str], log: Log, *, target_path: Path, hook: Mapping[str, str] | None = None
     ) -> DbtResult:
-        """Run one dbt command to its end.
+        """Run one dbt command and wait for its end.
 
         Args:
             args: The command and its options, such as `["parse"]`.

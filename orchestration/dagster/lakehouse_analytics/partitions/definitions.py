@@ -43,8 +43,8 @@ class Window:
 
     Attributes:
         key: The partition key.
-        start: The start of the range, aware and included.
-        end: The end of the range, aware and excluded.
+        start: The inclusive start, timezone-aware.
+        end: The exclusive end, timezone-aware.
     """
 
     key: str
@@ -214,7 +214,7 @@ class PartitionRange:
 
     @property
     def end(self) -> datetime:
-        """The end of the last partition, which is excluded."""
+        """The exclusive end of the last partition."""
         return self.windows[-1].end
 
     @property

@@ -1,9 +1,9 @@
-"""Sensor that finds retries which Dagster's daemon missed, observed in Dagster 1.13.27.
+"""A sensor that restarts the retries that Dagster's daemon missed, as observed in Dagster 1.13.27.
 
 The daemon reads each failure event once. If it reads the event before the run's status has been updated, it does not
-treat the run as failed, and never looks at it again; under load, this gap grows. If it cannot launch the retry, for
-example because the code location is being replaced, it gives up for good. In both cases, `run_failure_notifier` has
-already decided not to report the failure, because a retry was expected.
+treat the run as failed, and never looks at it again; this becomes more likely under load. If it cannot launch the
+retry, for example because the code location is being replaced, it gives up for good. In both cases,
+`run_failure_notifier` has already decided not to report the failure, because a retry was expected.
 """
 
 import json

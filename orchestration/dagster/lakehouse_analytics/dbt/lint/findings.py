@@ -37,7 +37,7 @@ class Finding:
 
 
 def errors(findings: Iterable[Finding], *, strict: bool) -> list[str]:
-    """Return the findings for which the project is refused, one line each. Empty unless `strict` is set."""
+    """Return the findings that prevent the project from loading, one line each. Empty unless `strict` is set."""
     return [
         f"{one.where}: {one.problem}; to accept this, set meta.lakehouse.accept: [{one.accept}] ({STRICT} is set)"
         for one in findings
