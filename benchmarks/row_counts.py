@@ -123,9 +123,9 @@ class Lake:
     def batched(self, tables: Mapping[str, int]) -> Rows:
         """In a few statements, through Trino."""
         from lakehouse_analytics.checks.row_count_rules import CountRequest
-        from lakehouse_analytics.checks.runner import Questions, Whole
+        from lakehouse_analytics.checks.runner import BatchedCounts, TotalCounts
 
-        answers = Questions(self.trino.fetch_all, Whole(), self.trino.max_stages).ask(
+        answers = BatchedCounts(self.trino.fetch_all, TotalCounts(), self.trino.max_stages).count(
             [CountRequest(str(self.relation(name))) for name in tables]
         )
         return {name: getattr(answer, "rows", -1) for name, answer in zip(tables, answers, strict=True)}

@@ -23,7 +23,7 @@ from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.engines.resources import dbt_runner, engine
 from lakehouse_analytics.jobs import build_jobs
 from lakehouse_analytics.notifications import notifiers
-from lakehouse_analytics.partitions.definitions import grain_partitions, refuse_mismatched_zones, zone_warnings
+from lakehouse_analytics.partitions.definitions import grain_partitions, refuse_mismatched_zones, time_zone_warnings
 from lakehouse_analytics.resources import resources
 from lakehouse_analytics.runs.retry_watchdog import lost_retries
 from lakehouse_analytics.schedules import plans, schedule_definitions
@@ -39,11 +39,11 @@ from lakehouse_analytics.user_defs import asset_keys, check_collisions, load_use
 def defs() -> dg.Definitions:
     """Return all definitions of the lakehouse."""
     settings = Settings.load()
-    project = DbtProject.of(settings)
+    project = DbtProject.from_settings(settings)
     if os.getenv("DAGSTER_IS_DEV_CLI") and project.changes() != []:
         prepare(project, dbt_runner(settings, project))
     graph = read(project.manifest(), project.configuration(), strict=settings.strict)
-    warn_once([*graph.warnings, *zone_warnings(graph, settings.timezone, strict=settings.strict)])
+    warn_once([*graph.warnings, *time_zone_warnings(graph, settings.timezone, strict=settings.strict)])
 
     limit, channels, url = settings.max_runtime, notifiers(settings), settings.webserver_url
     windows = grain_partitions(graph, settings.timezone, end_offset=settings.partition_end_offset)

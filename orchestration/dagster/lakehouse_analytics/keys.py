@@ -24,7 +24,7 @@ def asset_key(owner: Table | Source | External) -> dg.AssetKey:
 
 def check_key(graph: Graph, test: DbtTest) -> dg.AssetCheckKey:
     """Return the check key of a dbt test."""
-    return dg.AssetCheckKey(asset_key(graph.known(test.attached)), test.name)
+    return dg.AssetCheckKey(asset_key(graph.resource(test.attached)), test.name)
 
 
 def build_tags(max_runtime: int) -> dict[str, str]:

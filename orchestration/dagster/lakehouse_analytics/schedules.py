@@ -10,7 +10,7 @@ from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.jobs import MAIN, MAINTENANCE, job_of
 from lakehouse_analytics.notifications import Alert, Notifier, notify_at_least_one
-from lakehouse_analytics.partitions.backlog import OWED, Past, Plan, past_of
+from lakehouse_analytics.partitions.backlog import BACKLOG_TAG, SchedulePlan, ScheduleState, schedule_state
 from lakehouse_analytics.partitions.definitions import GrainPartitions
 from lakehouse_analytics.settings import Settings
 
@@ -20,7 +20,7 @@ WAITING = "waiting_schedules"
 _REMEMBERED = 200
 
 
-def plans(settings: Settings, graph: Graph, grain_partitions: Mapping[Grain, GrainPartitions]) -> list[Plan]:
+def plans(settings: Settings, graph: Graph, grain_partitions: Mapping[Grain, GrainPartitions]) -> list[SchedulePlan]:
     """Return the plan of each grain's schedule."""
     crons: Mapping[Grain, str] = {
         "hourly": settings.hourly_refresh_cron,
@@ -34,7 +34,7 @@ def plans(settings: Settings, graph: Graph, grain_partitions: Mapping[Grain, Gra
         tables = [table for table in graph.tables.values() if table.grain == grain]
         names = dict.fromkeys(name for table in tables for name in table.contract.after)
         found.append(
-            Plan(
+            SchedulePlan(
                 name=f"{grain}_refresh",
                 job=job_of(grain),
                 cron=crons[grain],
@@ -52,7 +52,7 @@ def plans(settings: Settings, graph: Graph, grain_partitions: Mapping[Grain, Gra
 
 def schedule_definitions(
     settings: Settings,
-    plans: Sequence[Plan],
+    plans: Sequence[SchedulePlan],
     jobs: Sequence["dg.UnresolvedAssetJobDefinition"],
     notifiers: Sequence[Notifier],
 ) -> dg.Definitions:
@@ -86,7 +86,7 @@ def _schedule(name: str, job: str, cron: str, timezone: str, what: str) -> dg.Sc
     )
 
 
-def _of_windows(plan: Plan) -> dg.ScheduleDefinition:
+def _of_windows(plan: SchedulePlan) -> dg.ScheduleDefinition:
     after = "".join(f", when {'.'.join(source.key)} has synced" for source in plan.after)
 
     @dg.schedule(
@@ -98,14 +98,14 @@ def _of_windows(plan: Plan) -> dg.ScheduleDefinition:
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
         at = context.scheduled_execution_time
-        past = past_of(context.instance, plan.name) or Past(at, None)
+        past = schedule_state(context.instance, plan.name) or ScheduleState(at, None)
         requests, waiting = [], []
-        for window in plan.owed(past.ticked, at, past.started if past.started < at else None):
-            if missing := plan.missing(window, context.instance):
+        for window in plan.backlog(past.ticked, at, past.started if past.started < at else None):
+            if missing := plan.unmet_conditions(window, context.instance):
                 waiting.append(f"{window.key} waits: {'; '.join(missing)}")
             else:
                 requests.append(plan.request(window, window.key))
-        if running := plan.running(at):
+        if running := plan.current(at):
             # The current window is built at every tick until it has ended.
             requests.append(plan.request(running, f"{running.key} at {at.isoformat()}", ended=False))
         for line in waiting:
@@ -120,12 +120,12 @@ def _of_windows(plan: Plan) -> dg.ScheduleDefinition:
 
 def waiting_schedules(
     settings: Settings,
-    plans: Sequence[Plan],
+    plans: Sequence[SchedulePlan],
     jobs: Sequence["dg.UnresolvedAssetJobDefinition"],
     notifiers: Sequence[Notifier],
 ) -> list[dg.SensorDefinition]:
     """Return the sensor for windows that were not ready at their schedule's tick; empty if no schedule has to wait."""
-    waiting = [plan for plan in plans if plan.waits]
+    waiting = [plan for plan in plans if plan.may_wait]
     if not waiting:
         return []
     names = {plan.job for plan in waiting}
@@ -142,19 +142,19 @@ def waiting_schedules(
         reported: list[str] = json.loads(context.cursor or "[]")
         requests, lines = [], []
         for plan in waiting:
-            past = past_of(context.instance, plan.name)
+            past = schedule_state(context.instance, plan.name)
             if past is None or past.ticked is None:
                 continue  # stopped, or without a tick yet, which will check them
-            for window in plan.owed(None, past.ticked, past.started):
-                name = plan.owed_as(window)
-                if context.instance.get_runs_count(dg.RunsFilter(tags={OWED: name})):
+            for window in plan.backlog(None, past.ticked, past.started):
+                name = plan.backlog_id(window)
+                if context.instance.get_runs_count(dg.RunsFilter(tags={BACKLOG_TAG: name})):
                     continue
-                missing = plan.missing(window, context.instance)
+                missing = plan.unmet_conditions(window, context.instance)
                 if not missing:
                     requests.append(plan.request(window, name))
                     continue
                 lines.append(f"{name} waits: {'; '.join(missing)}")
-                late = get_current_datetime() - plan.due(window)
+                late = get_current_datetime() - plan.due_at(window)
                 if (
                     late > deadline
                     and name not in reported

@@ -10,7 +10,7 @@ from lakehouse_analytics._dagster_internals import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
-from lakehouse_analytics.checks.registry import names_of_tables
+from lakehouse_analytics.checks.registry import table_check_names
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.keys import asset_key, build_tags, check_key
 from lakehouse_analytics.notifications import Alert, Notifier, NotifyError, notify_all
@@ -118,7 +118,7 @@ def _blocked_by(instance: dg.DagsterInstance, graph: Graph, gold: Table) -> list
     above = _ancestors(graph, gold)
     tables = [graph.tables[unique_id] for unique_id in above if unique_id in graph.tables]
     keys = [check_key(graph, test) for unique_id in above for test in graph.tests_of.get(unique_id, ())]
-    names = names_of_tables()
+    names = table_check_names()
     keys += [dg.AssetCheckKey(asset_key(table), name) for table in tables for name in names]
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     return sorted(key.to_user_string() for key, record in latest.items() if not _lets_through(record))

@@ -29,7 +29,7 @@ from lakehouse_analytics.assets.retries import Patience
 from lakehouse_analytics.assets.run_log import RunLog
 from lakehouse_analytics.assets.table_results import TableResults
 from lakehouse_analytics.checks.registry import Scope
-from lakehouse_analytics.checks.runner import fetching
+from lakehouse_analytics.checks.runner import retrying_fetch_all
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph
@@ -117,7 +117,7 @@ class Build:
 
     def _windows(self, keys: AbstractSet[dg.AssetKey]) -> RunWindows | None:
         tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
-        windows = RunWindows.of(self.context, tables, self.grain_partitions)
+        windows = RunWindows.for_run(self.context, tables, self.grain_partitions)
         if windows and rebuilds(self.dbt, full_refresh=self.config.full_refresh):
             windows.refuse_partial_rebuild()
         return windows
@@ -136,7 +136,7 @@ class Build:
         """
         instance = self.context.instance
         if self.windows:
-            self.windows.hold_connection(instance)
+            self.windows.pool_connections(instance)
         if self.windows and not self.config.allow_missing_partitions:
             self.windows.refuse_gaps(self.graph, self.run.selection.selected, self.grain_partitions, instance)
         plan = self.run.plan()
@@ -191,7 +191,7 @@ class Build:
         """One attempt, to its end. See `attempts.BuildOnce`."""
         process = dbt.process()
         stop = threading.Event()
-        fetch_all = fetching(process, self.engine, stop)
+        fetch_all = retrying_fetch_all(process, self.engine, stop)
         self.results.begin(fetch_all)
         tables = {table.unique_id: table for table in plan.tables}
         tables |= {unique_id: self.graph.tables[unique_id] for unique_id in plan.gates.values()}

@@ -14,7 +14,7 @@ from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.retries import Patience
 from lakehouse_analytics.checks.dbt_tests import dbt_test_result
 from lakehouse_analytics.checks.evaluations import Evaluations
-from lakehouse_analytics.checks.registry import names_of_tables
+from lakehouse_analytics.checks.registry import table_check_names
 from lakehouse_analytics.checks.row_count_rules import Counts
 from lakehouse_analytics.checks.runner import Counter, CountResult
 from lakehouse_analytics.common.names import ROW_COUNT, unique_metadata_key
@@ -81,7 +81,7 @@ class BuildEvents:
             metadata = self._metadata(table, report.answer, node)
             self._tell_partitions(table, report.answer)
             yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
-            self.evaluations.forget(asset_key(table))
+            self.evaluations.refresh(asset_key(table))
         if report.late:
             for partition, metadata in _counted(report.answer):
                 self._context.log_event(dg.AssetObservation(asset_key(table), partition=partition, metadata=metadata))
@@ -122,7 +122,7 @@ class BuildEvents:
             if not (table.grain and counted and table.unique_id in self._run.failed):
                 continue
             if node and node.batches and node.batches.replaced and node.batches.failed:
-                found[table.unique_id] = node.batches.of(self._windows.span.windows)
+                found[table.unique_id] = node.batches.errors_by_window(self._windows.span.windows)
         return found
 
     def _of_windows(
@@ -135,8 +135,8 @@ class BuildEvents:
             counts = answer.get(partition) if isinstance(answer, Mapping) else None
             metadata = {"dagster/partition_row_count": counts.rows, **_of_rows(counts)} if counts else {}
             self._context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
-        self.evaluations.forget(key)
-        judged = [v for v in counter.judge(table, answer) if getattr(v, "partition", None) in done]
+        self.evaluations.refresh(key)
+        judged = [v for v in counter.evaluate(table, answer) if getattr(v, "partition", None) in done]
         yield from self.evaluations.events(judged)
         kept = [
             dg.AssetCheckEvaluation(
@@ -177,7 +177,7 @@ class BuildEvents:
         }
         # A table that was not built has no rows to judge.
         keys = (asset_key(self._graph.tables[table]) for table in out & self._graph.tables.keys())
-        names = names_of_tables()
+        names = table_check_names()
         return explained | {dg.AssetCheckKey(key, name) for key in keys for name in names}
 
     def _tell_partitions(self, table: Table, answer: CountResult | None) -> None:

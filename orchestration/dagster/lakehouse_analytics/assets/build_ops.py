@@ -13,7 +13,7 @@ from lakehouse_analytics.assets.build_events import Event
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
 from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.assets.specs import table_spec
-from lakehouse_analytics.checks.registry import Evaluated, Scope, specs
+from lakehouse_analytics.checks.registry import EvaluationPoint, Scope, specs
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.project import DbtProject
@@ -25,7 +25,7 @@ from lakehouse_analytics.settings import Settings
 
 OP_TAGS = {"dagster/compute_kind": "dbt"}
 #: Of the checks that the op evaluates.
-BY_THE_OP = (Evaluated.IN_DBT, Evaluated.WITH_TABLES, Evaluated.BEFORE_TABLES)
+BY_THE_OP = (EvaluationPoint.IN_DBT, EvaluationPoint.WITH_TABLES, EvaluationPoint.BEFORE_TABLES)
 
 
 @dataclass(frozen=True)

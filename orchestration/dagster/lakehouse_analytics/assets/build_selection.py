@@ -9,7 +9,7 @@ import dagster as dg
 from lakehouse_analytics._dagster_internals import keys_of_run
 from lakehouse_analytics.assets.gates.plan import Selection
 from lakehouse_analytics.assets.registered_checks import TableChecks
-from lakehouse_analytics.checks.registry import names_of_tables
+from lakehouse_analytics.checks.registry import table_check_names
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.keys import asset_key, check_key
 
@@ -42,7 +42,7 @@ def selection_of(
 
 def checked_tables(checks: AbstractSet[dg.AssetCheckKey]) -> set[dg.AssetKey]:
     """The assets of which a check of tables, such as the row count, is selected."""
-    names = names_of_tables()
+    names = table_check_names()
     return {key.asset_key for key in checks if key.name in names}
 
 

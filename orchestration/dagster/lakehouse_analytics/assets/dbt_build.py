@@ -24,7 +24,15 @@ from lakehouse_analytics.checks.runner import CountResult
 from lakehouse_analytics.dbt import FINISHING, STARTING
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
-from lakehouse_analytics.dbt.session import DbtProcess, Ended, Finished, Logged, Question, Request, start_process
+from lakehouse_analytics.dbt.session import (
+    CommandEnded,
+    DbtProcess,
+    LogLine,
+    NodeFinished,
+    Question,
+    Request,
+    start_process,
+)
 
 #: Seconds that the report of a table waits for its row count.
 PATIENCE = 1.0
@@ -87,7 +95,7 @@ class DbtOfRun:
 
     def process(self) -> DbtProcess:
         """One that can take a build; a new one if the last one died."""
-        if self._process and not self._process.alive:
+        if self._process and not self._process.is_alive:
             self.stop()
         if self._process is None:
             self._process = start_process(self._adapter, self._manifest)
@@ -155,13 +163,13 @@ class DbtBuild:
         """Build, and yield what there is to report as it happens."""
         try:
             self._process.start(request, self._hear)
-            ended: Ended | None = None
+            ended: CommandEnded | None = None
             while ended is None:
                 try:
                     message = self._inbox.get(timeout=self._patience())
                 except queue.Empty:
                     message = None
-                if isinstance(message, Ended):
+                if isinstance(message, CommandEnded):
                     ended = message
                 else:
                     self._take(message)
@@ -185,11 +193,11 @@ class DbtBuild:
         return max(0.0, self._waiting[0].finished + PATIENCE - time.monotonic()) if self._waiting else None
 
     def _take(self, message: object) -> None:
-        if isinstance(message, Logged):
+        if isinstance(message, LogLine):
             if message.level == "error":
                 self._errors.append(message.message)
             self._log(message.level, message.message)
-        elif isinstance(message, Finished):
+        elif isinstance(message, NodeFinished):
             self._finished(message.node)
         elif isinstance(message, Question):
             self._asked(message)
@@ -260,7 +268,7 @@ class DbtBuild:
         stack = contextlib.ExitStack()
         try:
             stack.enter_context(
-                lock(self._tables[asked.node], lambda text: self._inbox.put(Logged("warn", text)), self._stop)
+                lock(self._tables[asked.node], lambda text: self._inbox.put(LogLine("warn", text)), self._stop)
             )
         except Exception as error:
             self._process.answer(asked, str(error))
@@ -285,7 +293,7 @@ class DbtBuild:
             self._waiting.popleft()
             yield report
 
-    def _rest(self, ended: Ended) -> Iterator[Report]:
+    def _rest(self, ended: CommandEnded) -> Iterator[Report]:
         """What is known at the end, and what never will be."""
         while not self._inbox.empty():
             self._take(self._inbox.get_nowait())

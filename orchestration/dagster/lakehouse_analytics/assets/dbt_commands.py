@@ -58,7 +58,7 @@ class DbtCommands:
         if plan.tables and self._full_refresh:
             args.append("--full-refresh")
         if self._windows and any(table.grain for table in plan.tables):
-            args += self._windows.span.args()
+            args += self._windows.span.dbt_args()
         if threads:
             args += ["--threads", str(threads)]
         nodes = {"nodes": plan.nodes, "gates": [*plan.gates], "edges": [*plan.edges], "ask": self._locks_tables}

@@ -1,12 +1,12 @@
-"""`dg.multi_asset` for thousands of assets and checks, of any name.
+"""A variant of `dg.multi_asset` for thousands of assets and checks with arbitrary names.
 
-Dagster names an op's inputs and outputs after asset keys and checks: dots and dashes become `_`, and the parts are
-joined by `_`. So `orders.daily` and `orders_daily` share an output, as do the check `row_count` of `orders` and the
-asset `orders_row_count`, and a key with a letter outside ASCII is refused. Here such names are replaced: people see the
-asset keys, and the op's own names only in its log.
+Dagster names an op's inputs and outputs after asset keys and checks: it replaces dots and dashes with `_`, and joins
+the parts with `_`. So `orders.daily` and `orders_daily` have the same output, as do the check `row_count` of `orders`
+and the asset `orders_row_count`, and a key with a non-ASCII letter is refused. This module replaces such names. Users
+see the asset keys; the names of the op's inputs and outputs only appear in its log.
 
-Dagster also copies description and metadata of each asset to the op's output, and with it into the snapshot of every
-job. Here outputs have neither: what describes an asset is stored with the asset.
+Dagster also copies the description and the metadata of each asset to the op's output, and thereby into the snapshot of
+every job. Here, outputs have neither, because both are stored with the asset.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lakehouse_analytics._dagster_internals import OutputManagerRequirement, is_
 if TYPE_CHECKING:
     from lakehouse_analytics._dagster_internals import AssetLayer, NodeHandle, OutputDefinition, ResourceRequirement
 
-#: Parameters of the ops' functions: an input must not have their names.
+#: Names of the parameters of the ops' functions, which inputs must not have.
 _PARAMETERS = frozenset({"context", "config", "dbt_runner", "engine"})
 
 _Spec = TypeVar("_Spec", bound=dg.AssetSpec | dg.AssetCheckSpec)
@@ -46,27 +46,28 @@ def multi_asset(
     pool: str | None = None,
     op_tags: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """As `dg.multi_asset`, whatever the asset keys are.
+    """Create an op that builds several assets, like `dg.multi_asset`, with any asset keys.
 
     Args:
-        name: Of the op.
+        name: The name of the op.
         specs: The assets.
-        check_specs: Their checks. Check names are made by `names.check_name`.
-        can_subset: A run may build a part of them.
-        allow_arbitrary_check_specs: Checks may be of other assets, too.
-        backfill_policy: Of those that are partitioned.
-        pool: Concurrency pool of the op.
-        op_tags: Of the op.
+        check_specs: The checks that the op evaluates. Their names are made by `names.check_name`.
+        can_subset: Whether a run may build only some of them.
+        allow_arbitrary_check_specs: Whether checks may be on other assets.
+        backfill_policy: The backfill policy of the partitioned assets.
+        pool: The concurrency pool of the op.
+        op_tags: The tags of the op.
 
     Raises:
-        ValueError: a check is of another asset, which was not allowed.
+        ValueError: A check is on another asset, and `allow_arbitrary_check_specs` is not set.
     """
     own = {spec.key for spec in specs}
     if not allow_arbitrary_check_specs and (others := {check.asset_key for check in check_specs} - own):
         names = ", ".join(sorted(key.to_user_string() for key in others))
         raise ValueError(f"Checks of assets that op {name} does not build: {names}")
     read = dict.fromkeys(dep.asset_key for spec in specs for dep in spec.deps)
-    # Of its own assets, because Dagster splits the op where assets of another op lie between them.
+    # With `can_subset`, its own assets are inputs as well, because Dagster splits the op if assets of another op lie
+    # between them.
     ins = _inputs(key for key in read if can_subset or key not in own)
     all_of_it: list[dg.AssetSpec | dg.AssetCheckSpec] = [*specs, *check_specs]
     outs = _outputs(all_of_it)
@@ -95,14 +96,14 @@ def multi_asset_check(
     pool: str | None = None,
     op_tags: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
-    """As `dg.multi_asset_check`, likewise.
+    """Create an op that evaluates several checks, like `dg.multi_asset_check`, on assets with any keys.
 
     Args:
-        name: Of the op.
+        name: The name of the op.
         specs: The checks.
-        can_subset: A run may evaluate a part of them.
-        pool: Concurrency pool of the op.
-        op_tags: Of the op.
+        can_subset: Whether a run may evaluate only some of them.
+        pool: The concurrency pool of the op.
+        op_tags: The tags of the op.
     """
     read = (key for spec in specs for key in (spec.asset_key, *(dep.asset_key for dep in spec.additional_deps)))
     ins = _inputs(dict.fromkeys(read))
@@ -119,11 +120,11 @@ def multi_asset_check(
 
 
 def _inputs(keys: Iterable[dg.AssetKey]) -> dict[str, dg.AssetKey]:
-    return _named([("_".join(key.path).replace("-", "_").replace(".", "_"), key.path, key) for key in keys])
+    return _by_name([("_".join(key.path).replace("-", "_").replace(".", "_"), key.path, key) for key in keys])
 
 
 def _outputs(specs: Iterable[_Spec]) -> dict[str, _Spec]:
-    return _named([_output(spec) for spec in specs])
+    return _by_name([_output(spec) for spec in specs])
 
 
 def _output(spec: _Spec) -> tuple[str, Sequence[str], _Spec]:
@@ -132,46 +133,47 @@ def _output(spec: _Spec) -> tuple[str, Sequence[str], _Spec]:
     return spec.get_python_identifier(), (*spec.asset_key.path, "", spec.name), spec
 
 
-def _named(wanted: Sequence[tuple[str, Sequence[str], _Named]]) -> dict[str, _Named]:
-    """Each thing by its name, and by a digest of its path where the name is none or several would have it."""
+def _by_name(wanted: Sequence[tuple[str, Sequence[str], _Named]]) -> dict[str, _Named]:
+    """Return the items by name, or by a digest of the path if the name is invalid or not unique."""
     claims = Counter(name for name, _, _ in wanted)
-    return {name if claims[name] == 1 and _is_name(name) else _stand_in(path): thing for name, path, thing in wanted}
+    return {name if claims[name] == 1 and _is_name(name) else _digest_name(path): thing for name, path, thing in wanted}
 
 
 def _is_name(name: str) -> bool:
     return is_valid_name(name) and name not in _PARAMETERS
 
 
-def _stand_in(path: Sequence[str]) -> str:
+def _digest_name(path: Sequence[str]) -> str:
     return "asset_" + hashlib.sha256(json.dumps(path).encode()).hexdigest()[:16]
 
 
 class _Assets(dg.AssetsDefinition):
-    """With keys and input names that are collected once: in a run, Dagster asks for them once per output and per input.
+    """Assets whose keys and input names are computed once.
 
-    https://github.com/dagster-io/dagster, `AssetLayer.get_selected_entity_keys_for_node` and `get_node_input_name`
+    During a run, Dagster requests them for every output and input. https://github.com/dagster-io/dagster,
+    `AssetLayer.get_selected_entity_keys_for_node` and `get_node_input_name`
     """
 
     @staticmethod
     def dagster_internal_init(**attributes: Any) -> _Assets:
-        """As Dagster makes a subset."""
+        """Create an instance of this class when Dagster makes a subset."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", category=dg.BetaWarning)  # of arguments that Dagster itself passes
+            warnings.simplefilter("ignore", category=dg.BetaWarning)  # about arguments that Dagster itself passes
             return _Assets(**attributes)
 
     @cached_property
     def asset_and_check_keys(self) -> AbstractSet[dg.AssetKey | dg.AssetCheckKey]:
-        """Those of the selection."""
+        """The keys of the selected assets and checks."""
         return frozenset(super().asset_and_check_keys)
 
     @cached_property
     def input_names_by_node_key(self) -> Mapping[dg.AssetKey, str]:
-        """Those of the op."""
+        """The input names of the op by asset key."""
         return super().input_names_by_node_key
 
 
 class _Op(dg.OpDefinition):
-    """As `dg.op` makes one, but every job checks once, not once an output, that there is what stores outputs."""
+    """An op like those of `dg.op`, whose outputs' I/O managers each job verifies once instead of once per output."""
 
     @classmethod
     def of(
@@ -184,7 +186,7 @@ class _Op(dg.OpDefinition):
         tags: Mapping[str, str] | None,
         pool: str | None,
     ) -> _Op:
-        """The op of a function that has resources and a config as arguments."""
+        """Create the op of a function that has resources and a config as parameters."""
         ins = dict.fromkeys(inputs, dg.In(dg.Nothing))
         read = dg.op(name=name, ins=ins, out={})(function)
         return cls(
@@ -206,7 +208,7 @@ class _Op(dg.OpDefinition):
     def get_resource_requirements(
         self, handle: NodeHandle | None, asset_layer: AssetLayer | None
     ) -> Iterator[ResourceRequirement]:
-        """Those of Dagster, of which those of outputs come last."""
+        """Yield Dagster's requirements, up to the first one of each I/O manager. Those of outputs come last."""
         found: set[str] = set()
         for requirement in super().get_resource_requirements(handle, asset_layer):
             yield requirement
@@ -217,7 +219,10 @@ class _Op(dg.OpDefinition):
 
 
 class _Out(dg.Out):
-    """One for all outputs of a kind: Dagster resolves the type of each again, and nothing else of it takes as long."""
+    """An output definition that all outputs of a kind share.
+
+    Dagster would resolve the type of each output again, which is the slowest part of creating one.
+    """
 
     @cached_property
     def _definition(self) -> OutputDefinition:
@@ -230,7 +235,10 @@ class _Out(dg.Out):
         description: str | None,  # noqa: ARG002
         code_version: str | None,  # noqa: ARG002
     ) -> OutputDefinition:
-        """As Dagster asks for each name; the type is given, and outputs have neither description nor version."""
+        """Return a copy of the shared definition with another name.
+
+        The type is always the same, and outputs have neither a description nor a code version.
+        """
         return named(copy.copy(self._definition), name)
 
 

@@ -41,7 +41,7 @@ class OwnAssets:
                     self._edge(dep.asset_key, spec.key)
         for table in self._graph.tables.values():
             for parent in table.parents:
-                self._edge(asset_key(self._graph.known(parent)), asset_key(table))
+                self._edge(asset_key(self._graph.resource(parent)), asset_key(table))
 
     def _edge(self, above: dg.AssetKey, below: dg.AssetKey) -> None:
         self._below[above].add(below)
@@ -82,11 +82,11 @@ class OwnAssets:
         behind: dict[dg.AssetKey, set[dg.AssetKey]] = {}
         found: set[str] = set()
         for test in self._graph.tests.values():
-            key = asset_key(self._graph.known(test.attached))
+            key = asset_key(self._graph.resource(test.attached))
             if key in start and len(test.parents) > 1:
                 if key not in behind:
                     behind[key] = _reached(_reached({key}, self._below, every) & own, self._below, every)
-                others = {asset_key(self._graph.known(parent)) for parent in test.parents} - {key}
+                others = {asset_key(self._graph.resource(parent)) for parent in test.parents} - {key}
                 found |= set() if others.isdisjoint(behind[key]) else {test.unique_id}
         return found
 

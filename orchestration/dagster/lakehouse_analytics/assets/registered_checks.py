@@ -8,7 +8,7 @@ from functools import partial
 
 import dagster as dg
 
-from lakehouse_analytics.checks.registry import ChecksOfSources, ChecksOfTables, Dbt, Evaluated, Scope, kinds
+from lakehouse_analytics.checks.registry import Dbt, EvaluationPoint, Scope, SourceCheckKind, TableCheckKind, kinds
 from lakehouse_analytics.dbt.graph import Source, Table
 from lakehouse_analytics.engines.base import FetchAll
 
@@ -20,7 +20,7 @@ class TableChecks:
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
-        self._kinds: list[ChecksOfTables] = [kind.load() for kind in kinds(Evaluated.WITH_TABLES)]
+        self._kinds: list[TableCheckKind] = [kind.load() for kind in kinds(EvaluationPoint.WITH_TABLES)]
         self._results: Mapping[str, list[dg.AssetCheckResult]] = {}
 
     def gates(self, tables: Iterable[Table]) -> frozenset[str]:
@@ -58,12 +58,12 @@ class SourceChecks:
     """The selected checks of sources in a run, evaluated before it builds tables."""
 
     def __init__(self, scope: Scope, selected: AbstractSet[dg.AssetCheckKey]) -> None:
-        self._planned: list[tuple[ChecksOfSources, dict[Source, list[dg.AssetCheckKey]]]] = []
-        for kind in kinds(Evaluated.BEFORE_TABLES):
+        self._planned: list[tuple[SourceCheckKind, dict[Source, list[dg.AssetCheckKey]]]] = []
+        for kind in kinds(EvaluationPoint.BEFORE_TABLES):
             wanted = {key for key in selected if key.name in kind.names}
             if not wanted:
                 continue
-            loaded: ChecksOfSources = kind.load()
+            loaded: SourceCheckKind = kind.load()
             planned: dict[Source, list[dg.AssetCheckKey]] = {}
             for source in scope.graph.sources.values():
                 # If several sources share an asset key, the check belongs to the first.

@@ -1,6 +1,6 @@
-"""Graph → Dagster specs: key, group, owner, kinds, tags, freshness, lineage.
+"""Converts the graph to Dagster's asset specs: key, group, owners, kinds, tags, freshness and lineage.
 
-One helper per attribute. A test compares the result with dagster-dbt's own translator.
+There is one helper per attribute. A test compares the result with that of dagster-dbt's own translator.
 """
 
 from __future__ import annotations
@@ -18,19 +18,27 @@ from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
 from lakehouse_analytics.dbt.nodes import Node
 from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.partitions.definitions import GrainPartitions, mapping, partitions_of
+from lakehouse_analytics.partitions.definitions import GrainPartitions, partition_mapping, partitions_of
 
-# Code references are marked beta; they are metadata, and a warning a model drowns our own.
+# Code references are in beta. They are only metadata, and a warning per model would hide our own.
 warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`")
 
-#: Tag that holds a table's layer, which its group and its key need not show.
+#: Tag with a table's layer, which may differ from its group and from the first part of its key.
 LAYER_TAG = "lakehouse/layer"
 
 
 def table_spec(
     graph: Graph, table: Table, project_dir: Path, timezone: str, grain_partitions: Mapping[Grain, GrainPartitions]
 ) -> dg.AssetSpec:
-    """The asset of a model, seed or snapshot."""
+    """Return the asset spec of a model, seed or snapshot.
+
+    Args:
+        graph: The graph of the manifest.
+        table: The table.
+        project_dir: The folder of the dbt project.
+        timezone: The IANA time zone of freshness deadlines.
+        grain_partitions: The partitions definition of each grain.
+    """
     return dg.AssetSpec(
         key=asset_key(table),
         deps=list({dep.asset_key: dep for dep in _dependencies(graph, table)}.values()),
@@ -44,12 +52,12 @@ def table_spec(
         code_version=table.node.checksum,
         freshness_policy=_freshness(table, timezone),
         automation_condition=_automation(graph, table),
-        skippable=True,  # a blocked table is not an error of its own
+        skippable=True,  # a blocked table is not an additional error
     )
 
 
 def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
-    """The external asset of a dbt source."""
+    """Return the spec of a dbt source as an external asset."""
     airbyte = source.contract.airbyte
     return dg.AssetSpec(
         key=asset_key(source),
@@ -66,16 +74,19 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
 
 
 def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
-    """The external asset of a dbt exposure: a dashboard, a notebook, or another reader of the lakehouse."""
+    """Return the spec of a dbt exposure as an external asset.
+
+    An exposure is a dashboard, a notebook, or another reader of the lakehouse.
+    """
     exposure = graph.exposures[unique_id]
     meta, _ = read_meta(exposure)
-    parents = {asset_key(graph.known(parent)): None for parent in graph.exposure_parents[unique_id]}
+    parents = {asset_key(graph.resource(parent)): None for parent in graph.exposure_parents[unique_id]}
     return dg.AssetSpec(
         key=dg.AssetKey(graph.exposure_keys[unique_id]),
         deps=[*parents],
         description=exposure.description or exposure.title or None,
         group_name=meta.group or "exposures",
-        owners=list(meta.owners) or [email for email in _listed(exposure.owner.get("email")) if is_owner(email)],
+        owners=list(meta.owners) or [email for email in _to_list(exposure.owner.get("email")) if is_owner(email)],
         kinds={exposure.type},
         tags=_tags(exposure),
         metadata={
@@ -88,9 +99,9 @@ def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
 
 def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
     for parent in table.parents:
-        above = graph.known(parent)
+        above = graph.resource(parent)
         grain = above.grain if isinstance(above, Table) else None
-        yield dg.AssetDep(asset_key(above), partition_mapping=mapping(grain, table.grain))
+        yield dg.AssetDep(asset_key(above), partition_mapping=partition_mapping(grain, table.grain))
 
 
 def _description(node: Node) -> str:
@@ -103,10 +114,10 @@ def _owners(graph: Graph, table: Table) -> list[str]:
     if table.contract.owner:
         return [table.contract.owner]
     of_group = graph.group_owners.get(table.node.group or "")
-    return list(read_meta(table.node)[0].owners) or [email for email in _listed(of_group) if is_owner(email)]
+    return list(read_meta(table.node)[0].owners) or [email for email in _to_list(of_group) if is_owner(email)]
 
 
-def _listed(value: object) -> list[str]:
+def _to_list(value: object) -> list[str]:
     return [value] if isinstance(value, str) else [str(item) for item in value] if isinstance(value, list) else []
 
 
@@ -159,11 +170,11 @@ def _freshness(table: Table, timezone: str) -> dg.FreshnessPolicy | None:
 
 
 def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  # type: ignore[type-arg]
-    """Dagster's `eager`, which waits for the gates of the tables above and not for what no event ever reports.
+    """Return Dagster's `eager` condition, adapted to gates and to upstream tables that no event reports on.
 
-    A run evaluates the tests of sources itself, and builds nothing below one that fails: a request need not wait for
-    them, and could not, because a new sync makes their last results outdated. The gates of a built table are evaluated
-    only by the run that builds it.
+    A run evaluates the tests of sources itself, and builds nothing downstream of one that fails. So a request need not
+    wait for these tests, and could not, because a new sync makes their last results outdated. The gates of a table that
+    a run builds are only evaluated by that run, so a request waits for them.
     """
     if table.contract.automation != "eager":
         return None
@@ -173,7 +184,7 @@ def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  #
     condition: Any = dg.AutomationCondition.eager()
     if silent:
         condition = condition.replace("any_deps_missing", missing.ignore(_selection(silent)))
-    # Of all windows of a table, only those that were built since the checks exist have a result.
+    # A check has no result for partitions that were last built before the check existed.
     many = [parent for parent in built if parent.grain and parent.grain != table.grain]
     if one := [parent for parent in built if parent not in many]:
         condition &= dg.AutomationCondition.all_deps_blocking_checks_passed().allow(_selection(one))
@@ -185,7 +196,7 @@ def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  #
 
 
 def _is_synced(above: Source | External) -> bool:
-    """Whether a sync reports each update of it."""
+    """Return whether every update of the asset is reported by a sync."""
     return isinstance(above, Source) and above.contract.airbyte is not None
 
 

@@ -12,7 +12,7 @@ from lakehouse_analytics.assets.build_events import BuildEvents
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.registered_checks import TableChecks
 from lakehouse_analytics.checks.history import history_of
-from lakehouse_analytics.checks.runner import CountedWindows, Counter, CountResult
+from lakehouse_analytics.checks.runner import CountedPartitions, Counter, CountResult
 from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.engines.base import Engine, FetchAll
@@ -79,7 +79,7 @@ class TableResults:
 
     def judge(self, table: Table, answer: CountResult) -> bool:
         """Whether the row count and the other checks of a table allow the tables downstream to be built."""
-        of_rows, others = [*self.counter.judge(table, answer)], self._checks.results(table)
+        of_rows, others = [*self.counter.evaluate(table, answer)], self._checks.results(table)
         self._report.verdicts[table.unique_id] = [*of_rows, *others]
         broken: dict[str, list[str]] = {}
         for verdict in [*of_rows, *(other for other in others if self._checks.blocks(table, other.check_name))]:
@@ -91,8 +91,8 @@ class TableResults:
             self._run.fail_gate(table.unique_id, f"{name}: {some(reasons, FEW, between='; ')}")
         return not broken
 
-    def _counted_windows(self) -> CountedWindows | None:
+    def _counted_windows(self) -> CountedPartitions | None:
         if self._windows is None:
             return None
         adapter, history = self._run.selection.graph.adapter, history_of(self._instance)
-        return CountedWindows(adapter, self._windows.partitions_def, self._windows.span, history)
+        return CountedPartitions(adapter, self._windows.partitions_def, self._windows.span, history)

@@ -1,1 +1,1 @@
-"""Checks: results of dbt tests and row counts, the history they are compared with, and the queries that count."""
+"""Asset checks: dbt tests, row counts and their history, source freshness, and the queries that count rows."""

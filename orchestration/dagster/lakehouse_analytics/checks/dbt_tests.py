@@ -1,4 +1,4 @@
-"""dbt's tests as checks. Evaluated by dbt, among the tables of a build."""
+"""dbt's data tests as asset checks. dbt evaluates them during a build."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from lakehouse_analytics.dbt.graph import DbtTest, Graph
 from lakehouse_analytics.dbt.run_results import NodeResult
 from lakehouse_analytics.keys import asset_key, check_key
 
-#: Of a test's SQL in the metadata of its result, in characters.
+#: Maximum length of the SQL in the metadata of a result, in characters.
 MAX_SQL = 10_000
 
 
 class DbtTests:
-    """One check for each test, of the table, source or external that dbt attaches it to."""
+    """One check per dbt test, on the table, source or external that dbt attaches the test to."""
 
     def specs(self, owner: Owner, scope: Scope) -> Iterator[dg.AssetCheckSpec]:
-        """The checks of an owner: of the whole of it, also where it is partitioned.
+        """Yield the checks of an owner. They are not partitioned, even if the owner is.
 
-        `blocking` follows the severity, because Dagster's retry from the failed asset reads it.
+        `blocking` follows the test's severity, because Dagster's retry from the failed asset depends on it.
         """
         for test in scope.graph.tests_of.get(owner.unique_id, ()):
             yield _spec(scope.graph, test, blocking=test.blocking and test.unique_id not in scope.circular)
@@ -34,8 +34,8 @@ KIND = DbtTests()
 
 
 def _spec(graph: Graph, test: DbtTest, *, blocking: bool) -> dg.AssetCheckSpec:
-    own = asset_key(graph.known(test.attached))
-    others = {key: None for parent in test.parents if (key := asset_key(graph.known(parent))) != own}
+    own = asset_key(graph.resource(test.attached))
+    others = {key: None for parent in test.parents if (key := asset_key(graph.resource(parent))) != own}
     return dg.AssetCheckSpec(
         test.name,
         asset=own,
@@ -47,10 +47,18 @@ def _spec(graph: Graph, test: DbtTest, *, blocking: bool) -> dg.AssetCheckSpec:
 
 
 def dbt_test_result(graph: Graph, test: DbtTest, result: NodeResult) -> dg.AssetCheckResult | dg.AssetCheckEvaluation:
-    """The outcome of a dbt test that ran.
+    """Return the result of a dbt test that ran.
 
-    dbt's status decides what stops a run: dbt reports a failure of a test with `severity: warn` only under
-    `warn_error`, and an error where the test could not run at all.
+    dbt's status decides whether the run fails. For a test with `severity: warn`, dbt reports a failure only under
+    `warn_error`, and an error only if the test could not run.
+
+    Args:
+        graph: The graph of the manifest.
+        test: The test.
+        result: dbt's result of the test.
+
+    Returns:
+        An evaluation if a test with `severity: warn` failed nevertheless, otherwise a check result.
     """
     key = check_key(graph, test)
     failed = result.status in FAILED_STATUS
@@ -69,13 +77,13 @@ def dbt_test_result(graph: Graph, test: DbtTest, result: NodeResult) -> dg.Asset
         },
     }
     if failed and not test.blocking:
-        # Dagster's retry from the failed asset looks again only at checks whose evaluation is marked as blocking.
+        # Dagster's retry from the failed asset only considers checks whose evaluation is marked as blocking.
         return dg.AssetCheckEvaluation(blocking=True, **outcome)
     return dg.AssetCheckResult(**outcome)
 
 
 def _sql(code: str) -> dg.MarkdownMetadataValue:
-    """A test's SQL, which returns the rows that fail it."""
+    """Return a test's SQL as Markdown, truncated to `MAX_SQL` characters."""
     code = code.strip()
     if len(code) > MAX_SQL:
         code = f"{code[:MAX_SQL]}\n-- and {len(code) - MAX_SQL:,} more characters"

@@ -1,9 +1,9 @@
-"""Evaluations of checks, each with the materialization that it is about.
+"""Evaluations of checks, each linked to the materialization that it evaluates.
 
-Dagster takes the status of a check for current only where its evaluation names the latest materialization of its asset
-or partition (`AssetCheckPartitionInfo.is_current`). It adds the name to an `AssetCheckResult`, but not to an
-`AssetCheckEvaluation`, which a run of several partitions must use. For a result it also goes through all checks of the
-op, so that the time grows with the square of their number. Here results become evaluations without that.
+Dagster considers the status of a check current only if its evaluation names the latest materialization of the asset or
+partition (`AssetCheckPartitionInfo.is_current`). It adds that name to an `AssetCheckResult`, but not to an
+`AssetCheckEvaluation`, which a run of several partitions must use. For each result it also iterates over all checks of
+the op, so the time grows with the square of their number. This module turns results into evaluations without that.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ Target = AssetCheckEvaluationTargetMaterializationData
 
 
 class Evaluations:
-    """Turns the results of one step's checks into what Dagster stores."""
+    """Converts the check results of one step to the events that Dagster stores."""
 
     def __init__(self, context: Context) -> None:
-        """
+        """Initialize the evaluations of a step.
+
         Args:
-            context: The step's.
+            context: The context of the step.
         """
         op = context.op_execution_context
         self._instance, self._step = op.instance, step_of(context)
@@ -34,20 +35,23 @@ class Evaluations:
         self._targets: dict[dg.AssetKey, dict[str | None, Target | None]] = {}
         self.evaluated: set[dg.AssetCheckKey] = set()
 
-    def forget(self, key: dg.AssetKey) -> None:
-        """Look up the materializations of an asset again, because it has a new one."""
+    def refresh(self, key: dg.AssetKey) -> None:
+        """Discard the cached materializations of an asset, because it has a new one."""
         self._targets.pop(key, None)
 
     def events(self, results: Iterable[Result]) -> Iterator[dg.Output[None] | dg.AssetCheckEvaluation]:
-        """What to yield for results of checks of one asset, once its materializations are stored.
+        """Yield the events for check results of one asset.
 
-        Gates hold whether or not their checks are selected; Dagster takes results of selected ones only.
+        Call this after the materializations of the asset have been stored. Gates are enforced even if their checks are
+        not selected, but Dagster only accepts results of selected checks, so the others are left out.
         """
         keys = [(result, dg.AssetCheckKey(_asset(result), result.check_name or "")) for result in results]
         selected = [(result, check) for result, check in keys if check in self._planned]
         if not selected:
             return
-        targets = self._find(selected[0][1].asset_key, {self._about(result) for result, _ in selected})
+        targets = self._latest_by_partition(
+            selected[0][1].asset_key, {self._target_partition(result) for result, _ in selected}
+        )
         for result, check in selected:
             output, spec = self._planned[check]
             if check not in self.evaluated:
@@ -59,20 +63,20 @@ class Evaluations:
                 check_name=check.name,
                 passed=result.passed,
                 metadata=result.metadata,
-                target_materialization_data=targets[self._about(result)],
+                target_materialization_data=targets[self._target_partition(result)],
                 severity=result.severity,
                 description=result.description,
                 blocking=own.blocking if own else spec.blocking,
                 partition=own.partition if own else self._partition if spec.partitions_def else None,
             )
 
-    def _about(self, result: Result) -> str | None:
-        """The partition whose materialization a result is about, also where its check is not partitioned."""
+    def _target_partition(self, result: Result) -> str | None:
+        """Return the partition whose materialization a result evaluates, even if its check is not partitioned."""
         partition = result.partition if isinstance(result, dg.AssetCheckEvaluation) else None
         return partition or self._partition
 
-    def _find(self, key: dg.AssetKey, partitions: set[str | None]) -> dict[str | None, Target | None]:
-        """The latest materialization of each partition, and with None, of the asset."""
+    def _latest_by_partition(self, key: dg.AssetKey, partitions: set[str | None]) -> dict[str | None, Target | None]:
+        """Return the latest materialization of each partition. The key None stands for the whole asset."""
         known = self._targets.setdefault(key, {})
         unknown = partitions - known.keys()
         known |= dict.fromkeys(unknown)
@@ -80,7 +84,7 @@ class Evaluations:
             known[None] = self._latest(key)
         missing = sorted(partition for partition in unknown if partition)
         while missing:
-            # As a rule this run has just written them all, so that one query is enough.
+            # This run has usually just written all of them, so one query is enough.
             of_partitions = dg.AssetRecordsFilter(asset_key=key, asset_partitions=missing)
             page = self._instance.fetch_materializations(of_partitions, limit=len(missing)).records
             for record in page:
@@ -90,7 +94,10 @@ class Evaluations:
         return known
 
     def _latest(self, key: dg.AssetKey) -> Target | None:
-        """From Dagster's own cache of a step's inputs and outputs, which saves a query per asset."""
+        """Return the latest materialization of an asset.
+
+        It comes from Dagster's cache of the step's inputs and outputs, which saves a query per asset.
+        """
         info = self._step.maybe_fetch_and_get_input_asset_version_info(key)
         if info is None or info.event_type != dg.DagsterEventType.ASSET_MATERIALIZATION:
             return None

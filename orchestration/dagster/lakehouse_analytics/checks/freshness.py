@@ -1,7 +1,7 @@
-"""`freshness` of a source that declares it in dbt: what `dbt source freshness` says of it.
+"""The check `freshness` of sources that declare dbt's source freshness.
 
-dbt itself renders the SQL and compares, so that `loaded_at_field`, `loaded_at_query`, `filter`, a project's own
-`collect_freshness` macro and future options mean here what they mean there.
+dbt renders the SQL and evaluates the thresholds itself, so `loaded_at_field`, `loaded_at_query`, `filter`, a project's
+own `collect_freshness` macro and future options work as in dbt.
 https://docs.getdbt.com/reference/resource-properties/freshness
 """
 
@@ -21,22 +21,22 @@ from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.keys import asset_key
 
 NAME = "freshness"
-#: dbt's keys of the thresholds, and the status of a source that is older.
+#: dbt's keys of the thresholds, and its status of a source that exceeds them.
 THRESHOLDS = {"warn_after": "warn", "error_after": "error"}
-#: dbt's artifact: https://docs.getdbt.com/reference/artifacts/sources-json
+#: dbt's artifact with the results: https://docs.getdbt.com/reference/artifacts/sources-json
 ARTIFACT = "sources.json"
 
-#: dbt reads blanks, commas, dots, `+`, `@` and wildcards of a selector in its own way.
+#: Names that are safe in a selector, where blanks, commas, dots, `+`, `@` and wildcards have a special meaning.
 _PLAIN = re.compile(r"[\w-]+", re.ASCII)
-#: dbt's stand-in for the newest time of a table without rows.
+#: The year that dbt reports for a table without rows.
 _NO_ROWS = 1
 
 
 class Freshness:
-    """One check for each source of which dbt declares `warn_after` or `error_after`."""
+    """One check per source for which dbt declares `warn_after` or `error_after`."""
 
     def specs(self, owner: Owner, scope: Scope) -> Iterator[dg.AssetCheckSpec]:  # noqa: ARG002
-        """The check of a source."""
+        """Yield the check of a source, if it has thresholds."""
         if isinstance(owner, Source) and (declared := thresholds(owner)):
             limits = ", ".join(f"{name} {limit}" for name, limit in declared.items())
             yield dg.AssetCheckSpec(
@@ -46,20 +46,23 @@ class Freshness:
             )
 
     def evaluate(self, sources: Sequence[Source], dbt: Dbt) -> Iterator[dg.AssetCheckResult]:
-        """Run `dbt source freshness` once, for some sources."""
+        """Run `dbt source freshness` once for all of the sources, and yield a result per source."""
         result, folder = dbt(["source", "freshness", "--select", *selectors(sources)])
         measured = read(folder / ARTIFACT)
         for source in sources:
             node = result.nodes.get(source.unique_id)
             status, message = (node.status, node.message) if node else ("", result.reason)
-            yield outcome(source, status, measured.get(source.unique_id, {}), message)
+            yield freshness_result(source, status, measured.get(source.unique_id, {}), message)
 
 
 KIND = Freshness()
 
 
 def thresholds(source: Source) -> dict[str, str]:
-    """The thresholds that count for dbt, as `{"warn_after": "26 hours"}`; empty where it evaluates no freshness."""
+    """Return the thresholds that dbt applies, as `{"warn_after": "26 hours"}`.
+
+    Empty if dbt does not evaluate the freshness of the source.
+    """
     declared = source.node.freshness
     found: dict[str, str] = {}
     for name in THRESHOLDS:
@@ -71,7 +74,7 @@ def thresholds(source: Source) -> dict[str, str]:
 
 
 def selectors(sources: Sequence[Source]) -> list[str]:
-    """The sources for dbt's `--select`; all of them where a name cannot be selected."""
+    """Return dbt's selectors of the sources, or of all sources if a name contains special characters."""
     paths = [(source.node.package_name, source.node.source_name, source.node.name) for source in sources]
     if all(_PLAIN.fullmatch(part) for path in paths for part in path):
         return [f"source:{'.'.join(path)}" for path in paths]
@@ -79,24 +82,24 @@ def selectors(sources: Sequence[Source]) -> list[str]:
 
 
 def read(artifact: Path) -> dict[str, Mapping[str, Any]]:
-    """What dbt measured, by unique id; nothing of sources that it could not query."""
+    """Return dbt's measurements by unique id. Sources that dbt could not query are missing."""
     if not artifact.is_file():
         return {}
     return {entry["unique_id"]: entry for entry in json.loads(artifact.read_text())["results"]}
 
 
-def outcome(source: Source, status: str, measured: Mapping[str, Any], message: str) -> dg.AssetCheckResult:
-    """The result of a source.
+def freshness_result(source: Source, status: str, measured: Mapping[str, Any], message: str) -> dg.AssetCheckResult:
+    """Return the check result of a source.
 
     Args:
-        source: Which was evaluated.
-        status: dbt's: `pass`, `warn`, `error` or `runtime error`; empty if dbt ended without one.
-        measured: Its entry in `sources.json`; empty if it has none.
-        message: dbt's, where it could not evaluate the source.
+        source: The source.
+        status: dbt's status: `pass`, `warn`, `error` or `runtime error`. Empty if dbt did not report one.
+        measured: The source's entry in `sources.json`. Empty if there is none.
+        message: dbt's message if it could not evaluate the source.
     """
     metadata: dict[str, Any] = {"status": status} if status else {}
     if measured:
-        newest = _time(measured["max_loaded_at"])
+        newest = _parse_time(measured["max_loaded_at"])
         description = "the source has no rows that count"
         if newest.year > _NO_ROWS:
             age = measured["max_loaded_at_time_ago_in_s"]
@@ -105,7 +108,7 @@ def outcome(source: Source, status: str, measured: Mapping[str, Any], message: s
         exceeded = [name for name, of in THRESHOLDS.items() if of == status]
         description += "".join(f"; {name} is {thresholds(source).get(name)}" for name in exceeded)
     else:
-        description = f"dbt could not evaluate it: {message or 'it gave no reason'}"
+        description = f"dbt could not evaluate the source: {message or 'dbt gave no reason'}"
     severity = dg.AssetCheckSeverity.WARN if status == "warn" else dg.AssetCheckSeverity.ERROR
     return dg.AssetCheckResult(
         asset_key=asset_key(source),
@@ -117,12 +120,12 @@ def outcome(source: Source, status: str, measured: Mapping[str, Any], message: s
     )
 
 
-def _time(text: str) -> datetime:
-    read_time = datetime.fromisoformat(text)
-    return read_time.astimezone(UTC) if read_time.tzinfo else read_time.replace(tzinfo=UTC)
+def _parse_time(text: str) -> datetime:
+    parsed = datetime.fromisoformat(text)
+    return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 def _duration(seconds: float) -> str:
-    """`1 day, 2:03:04`; also of a time that lies in the future."""
+    """Format a duration as `1 day, 2:03:04`. It is negative if the newest row is in the future."""
     sign = "-" if seconds < 0 else ""
     return sign + str(timedelta(seconds=round(abs(seconds))))

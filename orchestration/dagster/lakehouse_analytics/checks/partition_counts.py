@@ -1,6 +1,6 @@
-"""Row counts by window: one statement for all windows of many tables.
+"""Row counts per partition: one statement for all partitions of many tables.
 
-Pure: no Dagster, no connection. Which window a row is in, the engine says in its own SQL (`EngineType.bucketed`).
+Pure: no Dagster, no connection. The engine's own SQL assigns rows to partitions (`EngineType.bucketed`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,20 @@ from lakehouse_analytics.common.sql import identifier
 from lakehouse_analytics.engines.registry import engine_type
 from lakehouse_analytics.engines.windows import Bins
 
-#: Stages that Trino plans for one table, beside those for its distinct columns.
+#: Stages that Trino plans per table, in addition to those for its distinct columns.
 STAGES = 2
 
 
 def window_count_sql(adapter: str, bins: Bins, tables: Sequence[CountRequest]) -> str:
-    """One statement that counts every table by window: `place, bucket, newest, rows, distinct…`, padded with nulls."""
+    """Return a statement that counts each table's rows per partition.
+
+    Its columns are `place, bucket, newest, rows, distinct…`. Tables with fewer distinct columns are padded with nulls.
+
+    Args:
+        adapter: The name of the dbt adapter.
+        bins: The partitions.
+        tables: The tables.
+    """
     width = max((len(table.distinct) for table in tables), default=0)
     return "\nunion all\n".join(_select(adapter, bins, place, table, width) for place, table in enumerate(tables))
 
@@ -37,7 +45,15 @@ def _select(adapter: str, bins: Bins, place: int, table: CountRequest, width: in
 def read_window_counts(
     bins: Bins, tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]]
 ) -> list[Mapping[str, Counts]]:
-    """Match the answer of `window_count_sql` to its tables: counts by key, zero where a window has no rows."""
+    """Return the counts of each table by partition key from the result of `window_count_sql`.
+
+    Partitions without rows have a count of zero.
+
+    Args:
+        bins: The partitions.
+        tables: The tables, in the order of the statement.
+        answer: The rows of the result.
+    """
     nothing = [Counts(0, dict.fromkeys(table.distinct, 0)) for table in tables]
     found: list[dict[str, Counts]] = [dict.fromkeys(bins.keys, nothing[place]) for place in range(len(tables))]
     for place, bucket, newest, rows, *distinct in answer:

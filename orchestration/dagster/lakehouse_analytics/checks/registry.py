@@ -1,6 +1,7 @@
-"""Kinds of checks: a module each, and a line of `KINDS`.
+"""The registry of kinds of checks: a module and an entry of `KINDS` each.
 
-Pure, and imports none of the modules by itself: names of checks are reserved while the manifest is read.
+Pure. It does not import the modules until they are needed, because reading the manifest requires the reserved names of
+checks only.
 """
 
 from __future__ import annotations
@@ -25,44 +26,44 @@ if TYPE_CHECKING:
     from lakehouse_analytics.partitions.definitions import GrainPartitions
 
 
-class Evaluated(Enum):
+class EvaluationPoint(Enum):
     """Where and when the checks of a kind are evaluated."""
 
-    #: By the op that builds, among dbt's own nodes: see `assets.gates`.
+    #: During the build, as a node of dbt's graph. See `assets.gates`.
     IN_DBT = "in dbt's graph"
-    #: By the op that builds, of the tables as they are built: see `ChecksOfTables`.
+    #: During the build, after the table has been built. See `TableCheckKind`.
     WITH_TABLES = "with the tables"
-    #: By the op that builds, before the first table is built: see `ChecksOfSources`.
+    #: In the op of the build, before the first table is built. See `SourceCheckKind`.
     BEFORE_TABLES = "before the tables"
-    #: By an op of their own, which the module defines.
+    #: In a separate op, which the module defines.
     ALONE = "alone"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A line of the registry.
+    """An entry of the registry.
 
     Attributes:
-        module: Full name. Its `KIND` is a `ChecksOfTables`, a `ChecksOfSources`, or for `IN_DBT` a `Specs`. `ALONE` has
-            none.
-        evaluated: Where and when.
-        names: Of its checks; a dbt test of such a name gets another one. dbt's tests have their own.
+        module: The full name of the module. Its `KIND` is a `TableCheckKind`, a `SourceCheckKind`, or for `IN_DBT` a
+            `CheckKind`. For `ALONE`, it has none.
+        evaluated: Where and when the checks are evaluated.
+        names: The names of the checks, which dbt tests must not use. dbt's own tests have none here.
     """
 
     module: str
-    evaluated: Evaluated
+    evaluated: EvaluationPoint
     names: tuple[str, ...] = ()
 
     def load(self) -> Any:
-        """`KIND` of the module."""
+        """Import the module and return its `KIND`."""
         return importlib.import_module(self.module).KIND
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind("lakehouse_analytics.checks.dbt_tests", Evaluated.IN_DBT),
-    Kind("lakehouse_analytics.checks.row_count", Evaluated.IN_DBT, (ROW_COUNT, DRIFT)),
-    Kind("lakehouse_analytics.triggers.airbyte.checks", Evaluated.ALONE, ("airbyte_sync",)),
-    Kind("lakehouse_analytics.checks.freshness", Evaluated.BEFORE_TABLES, ("freshness",)),
+    Kind("lakehouse_analytics.checks.dbt_tests", EvaluationPoint.IN_DBT),
+    Kind("lakehouse_analytics.checks.row_count", EvaluationPoint.IN_DBT, (ROW_COUNT, DRIFT)),
+    Kind("lakehouse_analytics.triggers.airbyte.checks", EvaluationPoint.ALONE, ("airbyte_sync",)),
+    Kind("lakehouse_analytics.checks.freshness", EvaluationPoint.BEFORE_TABLES, ("freshness",)),
 )
 
 Owner = Table | Source | External
@@ -70,12 +71,12 @@ Owner = Table | Source | External
 
 @dataclass(frozen=True)
 class Scope:
-    """What specs are made from.
+    """What the specs of checks are made from.
 
     Attributes:
-        graph: The manifest's.
-        grain_partitions: Windows of the partitioned tables, by grain.
-        circular: Unique ids of tests that cannot block, because they wait for what they would block.
+        graph: The graph of the manifest.
+        grain_partitions: The partitions definition of each grain.
+        circular: Unique ids of tests that cannot block, because they wait for tables that they would block.
     """
 
     graph: Graph
@@ -83,78 +84,83 @@ class Scope:
     circular: Collection[str] = ()
 
 
-class Specs(Protocol):
-    """Which checks there are."""
+class CheckKind(Protocol):
+    """A kind of check that declares its specs."""
 
     def specs(self, owner: Owner, scope: Scope) -> Iterable[dg.AssetCheckSpec]:
-        """The checks of one table, source or external; none where the kind does not apply."""
+        """Return the checks of one table, source or external. Empty if the kind does not apply to it."""
 
 
-class ChecksOfTables(Specs, Protocol):
-    """Checks of what a run builds. A spec with `blocking` is a gate: nothing is built below a table that fails it."""
+class TableCheckKind(CheckKind, Protocol):
+    """A kind of check on tables that a run builds.
+
+    A check whose spec has `blocking` is a gate: if it fails, no downstream table is built.
+    """
 
     def evaluate(self, tables: Sequence[Table], fetch_all: FetchAll) -> Iterable[dg.AssetCheckResult]:
-        """Evaluate every check of some tables, which the run has just built or was asked to look at.
+        """Evaluate all checks of some tables that the run has built, or that it only checks.
 
-        Called in a thread, while dbt goes on: for many tables at once where it can be.
+        Called in a thread while dbt continues to build, with as many tables at once as possible.
 
         Args:
-            tables: Those that the kind has specs of.
-            fetch_all: Answers a statement over dbt's own connection; raises where it fails.
+            tables: The tables for which the kind has specs.
+            fetch_all: Runs a statement on dbt's own connection, and raises an error if it fails.
 
         Returns:
-            A result for each spec. One that is missing is an error of its check.
+            A result per spec. A missing result is reported as an error of its check.
         """
 
 
-class ChecksOfSources(Specs, Protocol):
-    """Checks of sources, which are there before a run. They stop nothing."""
+class SourceCheckKind(CheckKind, Protocol):
+    """A kind of check on sources, which exist before a run. These checks block nothing."""
 
     def evaluate(self, sources: Sequence[Source], dbt: Dbt) -> Iterable[dg.AssetCheckResult]:
-        """Evaluate every check of some sources, before the run builds anything.
+        """Evaluate all checks of some sources before the run builds anything.
 
         Args:
-            sources: Those whose checks were selected.
-            dbt: Runs dbt's commands.
+            sources: The sources whose checks are selected.
+            dbt: Runs dbt commands.
 
         Returns:
-            A result for each spec. One that is missing is an error of its check.
+            A result per spec. A missing result is reported as an error of its check.
         """
 
 
 class Dbt(Protocol):
-    """dbt's commands on the project of a run, which is parsed already."""
+    """Runs dbt commands on the parsed project of a run."""
 
     def __call__(self, args: Sequence[str]) -> tuple[DbtResult, Path]:
-        """Run one command to its end: its result, and the folder of its artifacts."""
+        """Run one command, and return its result and the folder of its artifacts."""
 
 
-def kinds(*evaluated: Evaluated) -> Iterator[Kind]:
-    """The kinds that are evaluated there."""
+def kinds(*evaluated: EvaluationPoint) -> Iterator[Kind]:
+    """Return the kinds that are evaluated at any of the given points."""
     return (kind for kind in KINDS if kind.evaluated in evaluated)
 
 
-def names_of_tables() -> frozenset[str]:
-    """Names of the checks that a build evaluates of its tables, other than dbt's tests."""
-    return frozenset(name for kind in kinds(Evaluated.IN_DBT, Evaluated.WITH_TABLES) for name in kind.names)
+def table_check_names() -> frozenset[str]:
+    """Return the names of all checks on tables that a build evaluates, except dbt's tests."""
+    return frozenset(name for kind in kinds(EvaluationPoint.IN_DBT, EvaluationPoint.WITH_TABLES) for name in kind.names)
 
 
-def reserved(owner: Owner) -> set[str]:
-    """Names that dbt's tests of an owner must not take."""
-    of_sources = kinds(Evaluated.BEFORE_TABLES, Evaluated.ALONE) if isinstance(owner, Source) else ()
-    return {*names_of_tables(), *(name for kind in of_sources for name in kind.names)}
+def reserved_names(owner: Owner) -> set[str]:
+    """Return the names that dbt's tests of an owner must not use."""
+    of_sources = kinds(EvaluationPoint.BEFORE_TABLES, EvaluationPoint.ALONE) if isinstance(owner, Source) else ()
+    return {*table_check_names(), *(name for kind in of_sources for name in kind.names)}
 
 
-def specs(scope: Scope, owners: Collection[Owner], *evaluated: Evaluated) -> Iterator[dg.AssetCheckSpec]:
-    """The checks of some owners, by kind. Sources that share an asset key have one check of a name.
+def specs(scope: Scope, owners: Collection[Owner], *evaluated: EvaluationPoint) -> Iterator[dg.AssetCheckSpec]:
+    """Yield the checks of some owners, kind by kind.
+
+    Sources that share an asset key have one check per name.
 
     Args:
-        scope: What they are made from.
+        scope: What the specs are made from.
         owners: Tables, sources and externals.
-        evaluated: Leaves out what is evaluated elsewhere.
+        evaluated: The points of evaluation. Checks that are evaluated elsewhere are left out.
     """
     for kind in kinds(*evaluated):
-        loaded: Specs = kind.load()
+        loaded: CheckKind = kind.load()
         of_sources: set[dg.AssetCheckKey] = set()
         for owner in owners:
             for spec in loaded.specs(owner, scope):
@@ -165,9 +171,9 @@ def specs(scope: Scope, owners: Collection[Owner], *evaluated: Evaluated) -> Ite
                 yield spec
 
 
-def checks_of_sources(graph: Graph) -> dict[str, list[dg.AssetCheckKey]]:
-    """The checks that are evaluated before a build, by name; names without a check are left out."""
+def source_checks(graph: Graph) -> dict[str, list[dg.AssetCheckKey]]:
+    """Return the keys of the checks that are evaluated before a build, by check name."""
     found: dict[str, list[dg.AssetCheckKey]] = {}
-    for spec in specs(Scope(graph, {}), graph.sources.values(), Evaluated.BEFORE_TABLES):
+    for spec in specs(Scope(graph, {}), graph.sources.values(), EvaluationPoint.BEFORE_TABLES):
         found.setdefault(spec.name, []).append(spec.key)
     return found

@@ -1,4 +1,4 @@
-"""`row_count` and `row_count_drift`: which tables have them. `runner` counts, `results` and `partitioned` judge."""
+"""The specs of the checks `row_count` and `row_count_drift`. `runner` counts, `results` and `partitioned` evaluate."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lakehouse_analytics.partitions.definitions import partitions_of
 
 
 class RowCounts:
-    """Row count of every table, and drift where the contract has it; of partitioned tables by partition."""
+    """A row-count check on every table, and a drift check if the contract has one. Partitioned like the table."""
 
     def specs(self, owner: Owner, scope: Scope) -> Iterator[dg.AssetCheckSpec]:
-        """The checks of a table; none of anything else."""
+        """Yield the checks of a table. Sources and externals have none."""
         if not isinstance(owner, Table):
             return
         key, partitions_def, rows = asset_key(owner), partitions_of(owner, scope.grain_partitions), owner.contract.rows

@@ -1,4 +1,4 @@
-"""Row counts: one statement for many tables, and the rules that judge them.
+"""Row counts: statements that count many tables, and the rules that evaluate a count.
 
 Pure: no Dagster, no connection.
 """
@@ -18,15 +18,21 @@ from lakehouse_analytics.contract.models import Drift, Rows
 #: Makes the MAD of a normal distribution equal to its standard deviation
 #: (Rousseeuw & Croux, "Alternatives to the Median Absolute Deviation", 1993).
 MAD_SCALE = 1.4826
-#: Counts that never change have a MAD of zero; this share of the median stands in for it.
+#: Minimum MAD as a fraction of the median, because counts that never change have a MAD of zero.
 MAD_FLOOR = 0.01
-#: Counts of the same season, such as a weekday, needed before only those are compared.
+#: Number of counts of the same season, such as a weekday, from which on only those are compared.
 SAME_SEASON = 4
 
 
 @dataclass(frozen=True)
 class CountRequest:
-    """What is asked of one table. `relation` is quoted already, as dbt's manifest has it."""
+    """A request to count one table.
+
+    Attributes:
+        relation: The table's full name, already quoted, as in dbt's manifest.
+        distinct: Columns whose distinct values are counted.
+        event_time: The column whose maximum is the newest event time, if any.
+    """
 
     relation: str
     distinct: tuple[str, ...] = ()
@@ -35,7 +41,13 @@ class CountRequest:
 
 @dataclass(frozen=True)
 class Counts:
-    """What one table answered. `newest` is the largest event time; naive times are taken as UTC."""
+    """The counts of one table or partition.
+
+    Attributes:
+        rows: The number of rows.
+        distinct: The number of distinct values by column.
+        newest: The newest event time, timezone-aware. Naive times are interpreted as UTC.
+    """
 
     rows: int
     distinct: Mapping[str, int] = field(default_factory=dict)
@@ -43,7 +55,10 @@ class Counts:
 
 
 def count_sql(tables: Sequence[CountRequest]) -> str:
-    """One statement that counts every table: `place, newest, rows, distinct…`, padded with nulls."""
+    """Return a statement that counts every table.
+
+    Its columns are `place, newest, rows, distinct…`. Tables with fewer distinct columns are padded with nulls.
+    """
     width = max((len(table.distinct) for table in tables), default=0)
     selects = []
     for place, table in enumerate(tables):
@@ -55,25 +70,26 @@ def count_sql(tables: Sequence[CountRequest]) -> str:
 
 
 def newest_sql(table: CountRequest) -> str:
-    """The largest event time as text, or null."""
+    """Return the SQL of the newest event time as text, or of null if the table has no event time."""
     return f"cast(max({identifier(table.event_time)}) as varchar)" if table.event_time else "cast(null as varchar)"
 
 
 def padding(table: CountRequest, width: int) -> list[str]:
-    """Nulls for the distinct columns that other tables of the statement have."""
+    """Return null columns in place of the distinct columns that only other tables of the statement have."""
     return ["cast(null as bigint)"] * (width - len(table.distinct))
 
 
 def chunks(tables: Sequence[CountRequest], stages: int | None, *, each: int = 1) -> Iterator[Sequence[CountRequest]]:
-    """Cut tables into statements of at most so many stages; None is one statement, however many tables.
+    """Split tables into statements of a limited number of stages.
 
-    Trino 476 plans a stage for each `select` of `count_sql`, and, where it has to mark them, one more for each distinct
-    column. What a view costs besides is not known here. A table that is over the limit by itself is a chunk of its own.
+    Trino 476 plans a stage for each `select` of `count_sql` and, where it has to mark distinct values, one more for
+    each distinct column. The additional stages of a view are not known here. A table that exceeds the limit by itself
+    gets its own chunk.
 
     Args:
-        tables: In order.
-        stages: Of a statement, at most.
-        each: Stages of one `select`, without its distinct columns.
+        tables: The tables, in order.
+        stages: The maximum number of stages of a statement. If None, there is one statement for all tables.
+        each: The stages of one `select` without its distinct columns.
     """
     begin = weight = 0
     for place, table in enumerate(tables):
@@ -87,10 +103,10 @@ def chunks(tables: Sequence[CountRequest], stages: int | None, *, each: int = 1)
 
 
 def read_counts(tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]]) -> list[Counts]:
-    """Match the answer of `count_sql` to its tables, whatever order the rows came in.
+    """Return the counts of each table from the result of `count_sql`, whose rows may be in any order.
 
     Raises:
-        ValueError: a table has no row or more than one.
+        ValueError: A table has no row, or more than one.
     """
     by_place = {int(row[0]): row for row in answer}
     if len(answer) != len(tables) or by_place.keys() != set(range(len(tables))):
@@ -106,10 +122,10 @@ def read_counts(tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]])
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """A time as an engine writes it; None where there is none, or it cannot be read."""
+    """Parse a time as an engine formats it. Return None if there is none or it cannot be parsed."""
     if not text:
         return None
-    # Trino ends with a zone's name, DuckDB with an offset, dates have neither.
+    # Trino appends the name of a time zone and DuckDB an offset; dates have neither.
     when, _, zone = text.rpartition(" ")
     try:
         if zone[:1].isalpha():
@@ -121,13 +137,13 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 def broken_rules(rules: Rows, rows: int, last_passed: int | None) -> list[str]:
-    """The row rules that do not hold, each as a sentence with what was seen and expected.
+    """Return the violated rules, each as a clause with the actual and the expected value.
 
     Args:
-        rules: The contract.
-        rows: Rows now.
-        last_passed: Rows when this check last passed, if it ever did. Not the last count: a drop that
-            failed once must not become the new normal by being looked at twice.
+        rules: The rules of the contract.
+        rows: The row count.
+        last_passed: The row count when this check last passed, if it ever did. This is not the last count: otherwise, a
+            drop that failed once would pass when it is counted again.
     """
     broken = []
     if rules.not_empty and rows == 0:
@@ -145,20 +161,25 @@ def broken_rules(rules: Rows, rows: int, last_passed: int | None) -> list[str]:
 
 
 @dataclass(frozen=True)
-class DriftVerdict:
-    """How a row count compares with its own history.
+class DriftResult:
+    """The comparison of a row count with earlier ones.
 
-    `judged` is False while there is too little history; `explanation` then says how much is there.
+    Attributes:
+        compared: Whether there was enough history for a comparison.
+        passed: Whether the count is within the allowed distance, or was not compared.
+        explanation: The comparison in words, or how much history there is.
+        median: The median of the earlier counts.
+        allowed: The allowed distance from the median, in rows.
     """
 
-    judged: bool
+    compared: bool
     passed: bool
     explanation: str
     median: float | None = None
     allowed: float | None = None
 
 
-def judge_drift(
+def evaluate_drift(
     rules: Drift,
     rows: int,
     history: Sequence[tuple[datetime, int]],
@@ -166,20 +187,20 @@ def judge_drift(
     zone: tzinfo,
     *,
     season: str = "%A",
-) -> DriftVerdict:
+) -> DriftResult:
     """Compare a row count with earlier ones.
 
     Args:
-        rules: The contract.
-        rows: Rows now.
-        history: Earlier counts with the aware time of each, in any order.
-        now: The time of this count, aware.
-        zone: Decides what a weekday is.
-        season: What times are alike, as a format of `strftime`: weekdays; `""` is all of them. With `SAME_SEASON`
-            counts of this season only those are used.
+        rules: The rules of the contract.
+        rows: The row count.
+        history: Earlier counts with their timezone-aware times, in any order.
+        now: The time of this count, timezone-aware.
+        zone: The time zone that determines the season.
+        season: Format of `strftime` that is equal for comparable times, by default the day of the week. `""` compares
+            all times. Once `SAME_SEASON` counts are of the current season, only those are used.
     """
     if len(history) < rules.min_history:
-        return DriftVerdict(False, True, f"not judged: {len(history)} earlier counts, {rules.min_history} are needed")
+        return DriftResult(False, True, f"not compared: {len(history)} earlier counts, {rules.min_history} are needed")
     ours = now.astimezone(zone).strftime(season)
     same = [count for when, count in history if when.astimezone(zone).strftime(season) == ours]
     seasonal = bool(season) and len(same) >= SAME_SEASON
@@ -192,4 +213,4 @@ def judge_drift(
     )
     passed = abs(rows - median) <= allowed
     explanation = f"{rows} rows, {median:g} ± {allowed:.0f} expected from {basis}"
-    return DriftVerdict(True, passed, explanation, median, allowed)
+    return DriftResult(True, passed, explanation, median, allowed)

@@ -1,4 +1,4 @@
-"""Row counts of what a run built: asked in as few statements as can be, judged by each table's contract."""
+"""Row counts of the tables of a run: counted in as few statements as possible, and evaluated against the contracts."""
 
 from __future__ import annotations
 
@@ -24,30 +24,37 @@ from lakehouse_analytics.partitions.definitions import GrainPartitions, Partitio
 
 A_co = TypeVar("A_co", covariant=True)
 
-#: What was counted, by partition where there are some, or why it could not be.
+#: The counts of a table, of its partitions by key, or the reason why it could not be counted.
 CountResult = Counts | Mapping[str, Counts] | str
-#: Statements that may fail before the rest is left alone. One table at fault among 50 costs 12.
-MOST_FAILURES = 64
+#: Number of failed statements after which no more are run. One faulty table among 50 costs 12 of them.
+MAX_FAILURES = 64
 
 
-class Asks(Protocol):
-    """A dbt process that answers statements."""
+class QueryRunner(Protocol):
+    """A dbt process that runs statements on its own connection."""
 
     @property
-    def alive(self) -> bool:
-        """Whether it can answer at all."""
+    def is_alive(self) -> bool:
+        """Whether the process is running."""
 
     def fetch_all(self, sql: str) -> Sequence[Sequence[Any]]:
-        """Every row of one statement.
+        """Run one statement and return all of its rows.
 
         Raises:
-            RuntimeError: it failed.
+            RuntimeError: The statement failed.
         """
 
 
 @dataclass(frozen=True)
-class CountedWindows:
-    """The windows of a run, and what of them is known from before."""
+class CountedPartitions:
+    """The partitions that a run counts, and their history.
+
+    Attributes:
+        adapter: The name of the dbt adapter.
+        partitions_def: The partitions definition of the tables.
+        span: The partitions of the run.
+        history: Earlier counts of the partitions.
+    """
 
     adapter: str
     partitions_def: GrainPartitions
@@ -55,22 +62,24 @@ class CountedWindows:
     history: History
 
     @property
-    def statement(self) -> ByWindow:
-        """What counts them."""
+    def statement(self) -> PartitionCounts:
+        """The statement that counts the rows per partition."""
         windows = self.span.windows
         bins = Bins([window.key for window in windows], [*(window.start for window in windows), self.span.end])
-        return ByWindow(self.adapter, bins)
+        return PartitionCounts(self.adapter, bins)
 
 
 class Counter:
-    """Counts and judges the tables of one run.
+    """Counts and evaluates the tables of one run.
 
-    Attributes:
-        fetch_all: Asks over dbt's own connection, so that what dbt can build can be counted.
-        expected: Tables that the run counts in all.
-        accepted: Unique ids of tables whose count an operator accepts as the new level.
-        zone: Decides what a weekday is.
-        windows: Of the run, where it has partitioned tables.
+    Args:
+        engine: The engine, which may know exact counts from metadata and limit the size of statements.
+        fetch_all: Runs a statement on dbt's own connection, so every table that dbt can build can be counted.
+        history: Earlier counts of unpartitioned tables.
+        accepted: Unique ids of the tables whose count an operator accepts as the new level.
+        zone: The time zone that determines the day of the week.
+        windows: The partitions of the run, if it has partitioned tables.
+        expected: The total number of tables that the run counts.
     """
 
     def __init__(
@@ -81,7 +90,7 @@ class Counter:
         *,
         accepted: Collection[str],
         zone: tzinfo,
-        windows: CountedWindows | None = None,
+        windows: CountedPartitions | None = None,
         expected: int = 0,
     ) -> None:
         self._expected = expected
@@ -89,40 +98,43 @@ class Counter:
         self._accepted, self._zone, self._windows = accepted, zone, windows
 
     def count(self, tables: Sequence[Table]) -> dict[str, CountResult]:
-        """Count every table, by unique id: from metadata where that tells exactly, else in a few statements.
+        """Count the tables, and return the results by unique id.
 
-        Of partitioned tables the run's windows alone.
+        Counts come from metadata if it is exact, otherwise from as few statements as possible. Of partitioned tables,
+        only the partitions of the run are counted.
         """
         whole = [table for table in tables if table.grain is None]
-        answers: dict[str, CountResult] = dict(self._known(whole))
+        answers: dict[str, CountResult] = dict(self._counts_from_metadata(whole))
         rest = [table for table in whole if table.unique_id not in answers]
-        found = self._questions(Whole()).ask([_asked(table) for table in rest])
+        found = self._batched(TotalCounts()).count([_count_request(table) for table in rest])
         answers |= dict(zip((table.unique_id for table in rest), found, strict=True))
         windowed = [table for table in tables if table.grain]
         if self._windows and windowed:
-            asked = [replace(_asked(table), event_time=table.event_time) for table in windowed]
-            counts = self._questions(self._windows.statement).ask(asked)
+            requests = [replace(_count_request(table), event_time=table.event_time) for table in windowed]
+            counts = self._batched(self._windows.statement).count(requests)
             answers |= dict(zip((table.unique_id for table in windowed), counts, strict=True))
         return answers
 
-    def _questions(self, statement: Statement[A_co]) -> Questions[A_co]:
+    def _batched(self, statement: Statement[A_co]) -> BatchedCounts[A_co]:
         most = self._engine.max_stages if isinstance(self._engine, Distributed) else None
-        return Questions(self._fetch_all, statement, most)
+        return BatchedCounts(self._fetch_all, statement, most)
 
-    def _known(self, tables: Sequence[Table]) -> dict[str, Counts]:
-        plain = {relation_of(table.node): table.unique_id for table in tables if _only_rows(_asked(table))}
+    def _counts_from_metadata(self, tables: Sequence[Table]) -> dict[str, Counts]:
+        plain = {
+            relation_of(table.node): table.unique_id for table in tables if _needs_rows_only(_count_request(table))
+        }
         if not plain or not isinstance(self._engine, Distributed):
             return {}
         try:
             known = self._engine.known_counts(plain, of=max(self._expected, len(plain)))
         except Exception as error:
-            # What is wrong with Trino itself, the statements will tell.
+            # If Trino itself has a problem, the statements will report it.
             dg.get_dagster_logger().warning(f"Rows are counted by queries, because metadata could not be read. {error}")
             return {}
         return {plain[relation]: Counts(rows) for relation, rows in known.items()}
 
-    def judge(self, table: Table, answer: CountResult) -> Iterable[dg.AssetCheckResult | dg.AssetCheckEvaluation]:
-        """The row-count checks of one table; of a partitioned one an evaluation for each partition."""
+    def evaluate(self, table: Table, answer: CountResult) -> Iterable[dg.AssetCheckResult | dg.AssetCheckEvaluation]:
+        """Return the row-count checks of one table, or of each of its partitions."""
         accepted = table.unique_id in self._accepted
         if self._windows and table.grain and not isinstance(answer, Counts):
             return partition_evaluations(
@@ -141,35 +153,35 @@ class Counter:
 
 
 class Statement(Protocol[A_co]):
-    """One question to many tables at once."""
+    """A statement that counts many tables at once."""
 
     @property
     def stages(self) -> int:
-        """Of each table, without those of its distinct columns."""
+        """The number of stages per table, without those of its distinct columns."""
 
     def sql(self, tables: Sequence[CountRequest]) -> str:
-        """The statement."""
+        """Return the SQL of the statement."""
 
     def read(self, tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]]) -> Sequence[A_co]:
-        """What it answered of each table, in order."""
+        """Return the counts of each table from the result, in the order of the tables."""
 
 
-class Whole:
-    """Tables as a whole."""
+class TotalCounts:
+    """Counts whole tables."""
 
     stages = 1
 
     def sql(self, tables: Sequence[CountRequest]) -> str:
-        """See `count_sql`."""
+        """Return the SQL of `count_sql`."""
         return count_sql(tables)
 
     def read(self, tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]]) -> list[Counts]:
-        """See `read_counts`."""
+        """Return the counts of each table with `read_counts`."""
         return read_counts(tables, answer)
 
 
-class ByWindow:
-    """Tables by window."""
+class PartitionCounts:
+    """Counts the rows of tables per partition."""
 
     stages = STAGES
 
@@ -177,18 +189,19 @@ class ByWindow:
         self._adapter, self._bins = adapter, bins
 
     def sql(self, tables: Sequence[CountRequest]) -> str:
-        """See `window_count_sql`."""
+        """Return the SQL of `window_count_sql`."""
         return window_count_sql(self._adapter, self._bins, tables)
 
     def read(self, tables: Sequence[CountRequest], answer: Sequence[Sequence[Any]]) -> list[Mapping[str, Counts]]:
-        """See `read_window_counts`."""
+        """Return the counts of each table with `read_window_counts`."""
         return read_window_counts(self._bins, tables, answer)
 
 
-class Questions(Generic[A_co]):
-    """Statements that count tables, as few as the engine allows.
+class BatchedCounts(Generic[A_co]):
+    """Counts tables in as few statements as the engine allows.
 
-    Where one fails, its halves are asked, down to the tables at fault; and no more when too many have failed.
+    If a statement fails, its tables are split into halves and counted again, down to the tables at fault. After too
+    many failures, no more statements are run.
     """
 
     def __init__(self, fetch_all: FetchAll, statement: Statement[A_co], stages: int | None = None) -> None:
@@ -196,12 +209,12 @@ class Questions(Generic[A_co]):
         self._failed = 0
         self._stopped = ""
 
-    def ask(self, tables: Sequence[CountRequest]) -> list[A_co | str]:
-        """The answer for each table, in order; text says why there is none."""
+    def count(self, tables: Sequence[CountRequest]) -> list[A_co | str]:
+        """Return the count of each table in order, or the reason why it could not be counted."""
         each = self._statement.stages
-        return [answer for chunk in chunks(tables, self._stages, each=each) for answer in self._ask(chunk)]
+        return [answer for chunk in chunks(tables, self._stages, each=each) for answer in self._count(chunk)]
 
-    def _ask(self, tables: Sequence[CountRequest]) -> list[A_co | str]:
+    def _count(self, tables: Sequence[CountRequest]) -> list[A_co | str]:
         if self._stopped:
             return [self._stopped] * len(tables)
         try:
@@ -212,33 +225,33 @@ class Questions(Generic[A_co]):
         except Exception as error:
             reason = str(error).strip()
             self._failed += 1
-            if self._failed >= MOST_FAILURES:
+            if self._failed >= MAX_FAILURES:
                 self._stopped = (
                     f"not counted: {self._failed} statements that count rows have failed, the last: {reason}"
                 )
             if len(tables) == 1:
                 return [reason]
         half = len(tables) // 2
-        return [*self._ask(tables[:half]), *self._ask(tables[half:])]
+        return [*self._count(tables[:half]), *self._count(tables[half:])]
 
 
-def _only_rows(table: CountRequest) -> bool:
+def _needs_rows_only(table: CountRequest) -> bool:
     return not table.distinct and not table.event_time
 
 
-def _asked(table: Table) -> CountRequest:
+def _count_request(table: Table) -> CountRequest:
     freshness = table.contract.freshness
     event_time = (freshness and freshness.column) or table.event_time
     return CountRequest(table.node.relation_name, table.contract.distinct, event_time)
 
 
-def fetching(dbt: Asks, engine: Engine, stop: threading.Event) -> FetchAll:
-    """Statements on dbt's own connection, again where they fail for a reason that passes.
+def retrying_fetch_all(dbt: QueryRunner, engine: Engine, stop: threading.Event) -> FetchAll:
+    """Return a function that runs statements on dbt's own connection and retries transient failures.
 
     Args:
-        dbt: The process.
-        engine: Tells which reasons pass.
-        stop: Ends the waiting.
+        dbt: The dbt process.
+        engine: Classifies errors as transient or not.
+        stop: Ends the wait before a retry.
     """
 
     def fetch_all(sql: str) -> Sequence[Sequence[Any]]:
@@ -248,12 +261,12 @@ def fetching(dbt: Asks, engine: Engine, stop: threading.Event) -> FetchAll:
                 return dbt.fetch_all(sql)
             except RuntimeError as error:
                 message = str(error)
-                if not dbt.alive or stop.is_set():
+                if not dbt.is_alive or stop.is_set():
                     raise DatabaseError(message) from None
                 if not engine.classify_error(message).transient:
                     raise
                 if not patience.classify_error(message).transient:
-                    raise DatabaseError(message) from None  # nor would another statement fare better
+                    raise DatabaseError(message) from None  # any other statement would fail, too
                 stop.wait(patience.wait_for(message))
 
     return fetch_all

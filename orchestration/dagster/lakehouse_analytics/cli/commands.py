@@ -56,7 +56,7 @@ def manifest(check: bool) -> None:
 
     with _plain_errors():
         settings = Settings.load(complete=False)
-        project = DbtProject.of(settings)
+        project = DbtProject.from_settings(settings)
         if check:
             project.manifest()
             click.echo(project.manifest_path)

@@ -25,7 +25,7 @@ from lakehouse_analytics.engines.resources import dbt_runner
 from lakehouse_analytics.ingest import IngestReport, run_ingest
 from lakehouse_analytics.instance.home import open_home
 from lakehouse_analytics.jobs import MAIN, job_of
-from lakehouse_analytics.partitions.definitions import overlapping, windows
+from lakehouse_analytics.partitions.definitions import overlapping_keys, windows
 from lakehouse_analytics.settings import Settings, repository_root
 from lakehouse_analytics.triggers import events as syncs
 
@@ -38,7 +38,7 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     """
     started = time.monotonic()
     settings = Settings.load()
-    project = DbtProject.of(settings)
+    project = DbtProject.from_settings(settings)
     _refuse_other_projects(project)
     instance = open_home()
 
@@ -123,7 +123,9 @@ def _recent_partitions(partitions_def: dg.PartitionsDefinition[str] | None) -> t
     today = datetime.now(ZoneInfo(partitions_def.timezone)).replace(hour=0, minute=0, second=0, microsecond=0)
     month = (today.replace(day=1) - timedelta(days=1)).replace(day=1)
     inside = [
-        window for window in windows(partitions_def, overlapping(partitions_def, month, today)) if window.start >= month
+        window
+        for window in windows(partitions_def, overlapping_keys(partitions_def, month, today))
+        if window.start >= month
     ]
     return (inside[0].key, inside[-1].key) if inside else ("", "")
 

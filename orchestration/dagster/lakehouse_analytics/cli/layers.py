@@ -23,7 +23,7 @@ def yaml_of_layers(settings: Settings) -> str:
         ManifestError: The manifest is stale, or the project cannot be loaded.
         ContractError: A contract of the project is invalid.
     """
-    suggested = _suggested(DbtProject.of(settings))
+    suggested = _suggested(DbtProject.from_settings(settings))
     return as_yaml(suggested) if suggested else NOTHING
 
 
@@ -37,7 +37,7 @@ def write_layers(settings: Settings) -> str:
         ManifestError: The file cannot be changed. It is left as it is.
         ContractError: The project cannot be loaded.
     """
-    project = DbtProject.of(settings)
+    project = DbtProject.from_settings(settings)
     suggested = _suggested(project)
     if not suggested:
         return NOTHING

@@ -1,1 +1,1 @@
-"""`meta.lakehouse`: what a dbt project may say of a model or a source."""
+"""The contract: `meta.lakehouse` of a dbt model or source."""

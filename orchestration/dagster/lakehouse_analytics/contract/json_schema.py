@@ -1,4 +1,4 @@
-"""The JSON Schema that editors use for `meta.lakehouse` in dbt's YAML files."""
+"""The JSON Schema with which editors validate `meta.lakehouse` in dbt's YAML files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ _MODELS = ("models", "seeds", "snapshots")
 
 
 def editor_schema() -> dict[str, Any]:
-    """A schema for a dbt properties file: says nothing of dbt's own keys, and everything of ours."""
+    """Return the JSON Schema of a dbt properties file.
+
+    It describes `meta.lakehouse` and leaves all of dbt's own keys unrestricted.
+    """
     model = ModelContract.model_json_schema(ref_template="#/$defs/{model}")
     source = SourceContract.model_json_schema(ref_template="#/$defs/{model}")
     definitions = {**model.pop("$defs", {}), **source.pop("$defs", {})}

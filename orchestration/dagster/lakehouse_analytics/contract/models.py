@@ -1,7 +1,7 @@
-"""`meta.lakehouse`: what an analytics engineer says of a model, typed and validated.
+"""Pydantic models of the contract, `meta.lakehouse`.
 
-No Dagster in here. Unknown keys and wrong types raise `ContractError`, which names the file,
-the model and the key, and offers the nearest valid key. The JSON Schema for editors is made from
+This module does not import Dagster. An unknown key or a value of the wrong type raises `ContractError`, which names
+the file, the resource and the key, and suggests the nearest valid key. The JSON Schema for editors is generated from
 these classes (`lakehouse schema`).
 """
 
@@ -25,20 +25,20 @@ LAYERS = ("bronze", "silver", "gold", "metrics")
 
 Layer = Literal["bronze", "silver", "gold", "metrics"]
 Severity = Literal["error", "warn"]
-#: Properties of a model that are reported when the project loads, and that `accept` accepts.
+#: Findings that are reported when the project loads, and that `accept` can silence.
 Accepted = Literal["not_atomic", "repeated_inserts", "stale_rows", "utc_batches"]
-#: Lengths of the windows that a model's history is cut into.
+#: Lengths of a partition.
 Grain = Literal["hourly", "daily", "weekly", "monthly"]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-#: Of all durations, in contracts and in settings: a hundred years.
-LONGEST = timedelta(days=36_500)
+#: Maximum of every duration in contracts and settings: a hundred years.
+MAX_DURATION = timedelta(days=36_500)
 
 
 class ContractError(ValueError):
-    """`meta.lakehouse` of some models is wrong. One line a mistake."""
+    """One or more contracts are invalid. The message has one line per mistake."""
 
 
 def _duration(value: object) -> object:
@@ -51,9 +51,9 @@ def _duration(value: object) -> object:
         duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
     except OverflowError:
         duration = timedelta.max
-    if duration > LONGEST:
-        # Every duration is added to a moment or taken from one, which must stay one that a calendar has.
-        raise ValueError(f"expected at most {LONGEST.days}d")
+    if duration > MAX_DURATION:
+        # Durations are added to dates and subtracted from them, and the result must stay in the range of `datetime`.
+        raise ValueError(f"expected at most {MAX_DURATION.days}d")
     return duration
 
 
@@ -63,26 +63,26 @@ def _cron(value: object) -> object:
     return value
 
 
-def _listed(value: object) -> object:
-    said = [value] if isinstance(value, str) else value
-    if not isinstance(said, list | tuple) or not all(isinstance(item, str) and item for item in said):
+def _source_names(value: object) -> object:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
         raise ValueError("expected the name of a source's table, such as shop.orders, or a list of them")
-    return tuple(said)
+    return tuple(names)
 
 
-def _several(value: object) -> object:
+def _to_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 def is_owner(value: object) -> bool:
-    """Whether Dagster takes the value for an owner: an e-mail address or `team:name`."""
-    rule = r"team:\S+|\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}\b"
-    return isinstance(value, str) and re.fullmatch(rule, value) is not None
+    """Return whether Dagster accepts the value as an owner: an email address, or `team:` and a name."""
+    pattern = r"team:\S+|\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}\b"
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
 def _owner(value: object) -> object:
     if not is_owner(value):
-        raise ValueError("expected an e-mail address or team:<name>")
+        raise ValueError("expected an email address or team:<name>")
     return value
 
 
@@ -96,45 +96,48 @@ class _Section(BaseModel):
 
 
 class Drift(_Section):
-    """Row count against the check's own history: median and median absolute deviation (MAD)."""
+    """The drift check, which compares a row count with the median of earlier ones.
+
+    The allowed distance is measured in median absolute deviations (MAD).
+    """
 
     mads: float = Field(6.0, gt=0, allow_inf_nan=False, description="Allowed distance from the median, in scaled MADs.")
-    min_history: int = Field(7, ge=3, description="Earlier counts needed before anything is judged.")
-    severity: Severity = Field("warn", description="`error` stops what lies downstream; `warn` does not.")
+    min_history: int = Field(7, ge=3, description="Number of earlier counts that a comparison needs.")
+    severity: Severity = Field("warn", description="`error` blocks the downstream tables; `warn` does not.")
 
 
 class Rows(_Section):
-    """Row-count rules of one table. All that are set must hold."""
+    """Row-count rules of one table. The check passes if all rules that are set are met."""
 
-    not_empty: bool = Field(True, description="At least one row.")
-    min: int | None = Field(None, ge=0, description="At least so many rows.")
-    max: int | None = Field(None, ge=0, description="At most so many rows.")
+    not_empty: bool = Field(True, description="The table must have at least one row.")
+    min: int | None = Field(None, ge=0, description="Minimum number of rows.")
+    max: int | None = Field(None, ge=0, description="Maximum number of rows.")
     max_drop: float | None = Field(
-        None, ge=0, le=1, description="Largest allowed loss since the last passed check, as a fraction."
+        None, ge=0, le=1, description="Maximum loss of rows since the last passed check, as a fraction."
     )
-    severity: Severity = Field("error", description="`error` stops what lies downstream; `warn` does not.")
-    drift: Drift | None = Field(None, description="Compare with the table's own history, in a check of its own.")
+    severity: Severity = Field("error", description="`error` blocks the downstream tables; `warn` does not.")
+    drift: Drift | None = Field(None, description="A separate check that compares the count with earlier ones.")
 
     @model_validator(mode="after")
-    def _ordered(self) -> Rows:
+    def _min_at_most_max(self) -> Rows:
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {brief(self.min)} is above max {brief(self.max)}")
         return self
 
 
 class Freshness(_Section):
-    """How late a table may be. Becomes Dagster's freshness policy."""
+    """Freshness of a table. It becomes Dagster's freshness policy."""
 
-    within: Duration = Field(description="Largest age of the last build, such as 26h.")
+    within: Duration = Field(description="Maximum age of the last build, such as 26h.")
     cron: Annotated[str, BeforeValidator(_cron)] | None = Field(
-        None, description="Deadline; `within` then says how long before it the build may lie."
+        None, description="Deadline of the build. `within` is then the maximum time from the build to the deadline."
     )
-    column: str | None = Field(None, description="Time column of the data; default: the model's `event_time`.")
+    column: str | None = Field(None, description="Time column of the data. Default: the model's `event_time`.")
 
     @model_validator(mode="after")
     def _at_least_a_minute(self) -> Freshness:
         if self.within < timedelta(minutes=1):
-            raise ValueError("within: Dagster evaluates freshness by the minute, use at least 1m")
+            raise ValueError("within: Dagster evaluates freshness every minute; use at least 1m")
         if self.cron and self.within > (interval := smallest_interval(self.cron)):
             raise ValueError(f"within: longer than the {interval} between two deadlines of cron {shortened(self.cron)}")
         return self
@@ -145,21 +148,21 @@ class Airbyte(_Section):
 
     connection: str = Field(min_length=1, description="Connection id (preferred) or exact name.")
     stream: str | None = Field(
-        None, min_length=1, description="Name of the stream that fills this table; checked against the connection."
+        None, min_length=1, description="Stream that fills this table. It is checked against the connection."
     )
     allow_empty: bool = Field(
-        False, description="A sync that moves no rows is usual: it passes, and what reads the table is built."
+        False, description="A sync without rows is normal: its check passes, and the downstream tables are built."
     )
     stalled_after: Duration | None = Field(
-        None, description="A sync that runs longer is stalled, such as 6h. Default: three times the usual length."
+        None, description="Duration after which a sync is stalled, such as 6h. Default: three times its usual duration."
     )
 
 
-_LATER = "Validated; has no effect in this version."
+_NO_EFFECT = "Validated, but without effect in this version."
 
 
 class Kubernetes(_Section):
-    """Resources asked of Kubernetes, in its own quantities."""
+    """Resource requests of the run's pod, as Kubernetes quantities."""
 
     cpu: Annotated[str, Field(pattern=r"^\d+(\.\d+)?m?$")] | None = None
     memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?([KMGT]i?)?$")] | None = None
@@ -169,74 +172,79 @@ Size = Annotated[str, Field(pattern=r"^[1-9][0-9]*(kB|MB|GB)$")]
 
 
 class Maintenance(_Section):
-    """Maintenance of an Iceberg table: what is done, from which point on, and how long old states are kept."""
+    """Maintenance of an Iceberg table: the operations, their thresholds, and the retention of snapshots."""
 
-    enabled: bool = Field(True, description="`false`: the table is not maintained.")
-    optimize: bool = Field(True, description="Merge small files and apply delete files.")
-    small_file: Size = Field("64MB", description="Data files below this size are small.")
+    enabled: bool = Field(True, description="`false` turns maintenance of the table off.")
+    optimize: bool = Field(True, description="Compact small data files, and apply delete files.")
+    small_file: Size = Field("64MB", description="Size below which a data file is small.")
     small_files: int = Field(
-        20, ge=1, description="Merge when it makes so many files fewer, or so many delete files have gathered."
+        20, ge=1, description="Compact if that saves at least this many files, or if there are this many delete files."
     )
-    deleted: float = Field(0.1, gt=0, le=1, description="Merge when delete files mark this fraction of the rows.")
-    optimize_manifests: bool = Field(True, description="Merge small manifests.")
-    small_manifests: int = Field(20, ge=1, description="Merge manifests when it makes so many fewer.")
-    expire_snapshots: bool = Field(True, description="Forget old states, and delete files that only they had.")
+    deleted: float = Field(0.1, gt=0, le=1, description="Compact if at least this fraction of the rows is deleted.")
+    optimize_manifests: bool = Field(True, description="Compact small manifests.")
+    small_manifests: int = Field(20, ge=1, description="Compact manifests if that saves at least this many.")
+    expire_snapshots: bool = Field(True, description="Expire old snapshots, and delete the files that only they use.")
     retain: Duration | None = Field(
-        None, description="Every state of this past time can still be read. Default 7d; never below the floor."
+        None, description="Retention of snapshots. Default: 7d. It is never shorter than the configured minimum."
     )
-    remove_orphan_files: bool = Field(True, description="Delete files that no state ever had, left by failed writes.")
+    remove_orphan_files: bool = Field(True, description="Delete files that no snapshot uses, left by failed writes.")
     orphans: Duration | None = Field(
-        None, description="Age from which a file can be an orphan, and time between two searches. Default 7d."
+        None, description="Minimum age of an orphan file, and interval between two searches for them. Default: 7d."
     )
     analyze: bool | None = Field(
         None,
-        description="Collect column statistics. Default: of incremental models, snapshots and raw tables; Trino "
-        "collects those of a table that it rebuilds as it writes.",
+        description="Collect column statistics. Default: for incremental models, snapshots and raw tables. For a table "
+        "that is rebuilt, Trino collects them while it writes.",
     )
-    changed: float = Field(0.1, gt=0, le=1, description="Analyze when this fraction of the rows changed since.")
+    changed: float = Field(
+        0.1, gt=0, le=1, description="Analyze if at least this fraction of the rows has changed since the last time."
+    )
 
 
 class ModelContract(_Section):
-    """`meta.lakehouse` of a model, a seed or a snapshot."""
+    """The contract of a model, seed or snapshot."""
 
-    layer: Layer | None = Field(None, description="Default: the first folder under models/ that is a layer.")
-    rows: Rows | None = Field(None, description="Row-count checks; without it an empty table is a warning.")
+    layer: Layer | None = Field(
+        None, description="Default: the first folder below models/ that is named after a layer."
+    )
+    rows: Rows | None = Field(None, description="Row-count rules. By default, an empty table is a warning.")
     distinct: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), strict=False, description="Columns whose distinct values are counted, reported as unique_<column>."
+        (), strict=False, description="Columns whose distinct values are counted. Reported as unique_<column>."
     )
     freshness: Freshness | None = None
-    owner: Annotated[str, BeforeValidator(_owner)] | None = Field(None, description="E-mail address or team:<name>.")
+    owner: Annotated[str, BeforeValidator(_owner)] | None = Field(None, description="Email address or team:<name>.")
     automation: Literal["schedule", "eager"] = Field(
-        "schedule", description="`eager`: rebuilt as soon as anything upstream is."
+        "schedule", description="`eager`: rebuilt as soon as an upstream table is."
     )
 
     partition: Grain | None = Field(
         None,
-        description="Built by windows of its `event_time`, from its `begin` on; needs replace_window or microbatch.",
+        description="Length of a partition: the model is built in windows of its `event_time`, which start at its "
+        "`begin`. Needs replace_window or microbatch.",
     )
-    after: Annotated[tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str])] = Field(
+    after: Annotated[tuple[str, ...], BeforeValidator(_source_names, json_schema_input_type=str | list[str])] = Field(
         (),
-        description="Sources, such as shop.orders, that must have synced since a window's end before it is scheduled.",
+        description="Sources, such as shop.orders. A partition is scheduled once each has been synced since its end.",
     )
     accept: Annotated[
-        tuple[Accepted, ...], BeforeValidator(_several, json_schema_input_type=Accepted | list[Accepted])
+        tuple[Accepted, ...], BeforeValidator(_to_tuple, json_schema_input_type=Accepted | list[Accepted])
     ] = Field(
         (),
-        description="Findings accepted for this model: `not_atomic` (readers on Trino can see it half-written), "
+        description="Findings to accept for this model: `not_atomic` (readers on Trino can see it partially written), "
         "`repeated_inserts` (on_table_exists: skip), `stale_rows` (a partition keeps rows that its source no longer "
         "has), `utc_batches` (microbatch in a time zone other than UTC).",
     )
     pool: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
-        None, description=f"Concurrency pool. {_LATER}"
+        None, description=f"Concurrency pool. {_NO_EFFECT}"
     )
-    kubernetes: Kubernetes | None = Field(None, description=f"Resources of the run's pod. {_LATER}")
+    kubernetes: Kubernetes | None = Field(None, description=f"Resources of the run's pod. {_NO_EFFECT}")
     maintenance: Maintenance | None = Field(
-        None, description="Maintenance of the Iceberg table; good defaults without it. No effect on other engines."
+        None, description="Maintenance of the Iceberg table, on by default. No effect on other engines."
     )
 
     @field_validator("distinct")
     @classmethod
-    def _reported_apart(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _unique_in_metadata(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         reported: dict[str, str] = {}
         for column in value:
             name = unique_metadata_key(column)
@@ -246,22 +254,22 @@ class ModelContract(_Section):
         return value
 
     @property
-    def gates_by_rows(self) -> bool:
-        """Whether a row count, or its drift, stops what lies downstream."""
+    def has_row_count_gate(self) -> bool:
+        """Whether a row-count check or drift check of the table is a gate."""
         rows = self.rows
         return bool(rows and "error" in (rows.severity, rows.drift and rows.drift.severity))
 
-    def without_effect(self) -> list[str]:
-        """Keys that are set, valid, and not acted upon by this version: the caller warns of them."""
+    def ineffective_keys(self) -> list[str]:
+        """Return the keys that are set and valid but have no effect in this version. The caller warns about them."""
         return [key for key in ("pool", "kubernetes") if getattr(self, key) is not None]
 
 
 class SourceContract(_Section):
-    """`meta.lakehouse` of a dbt source or of one of its tables."""
+    """The contract of a dbt source or of one of its tables."""
 
     airbyte: Airbyte | None = None
     maintenance: Maintenance | None = Field(
-        None, description="Maintenance of the raw Iceberg table. Default: only of tables that Airbyte fills."
+        None, description="Maintenance of the raw Iceberg table. Default: on for tables that Airbyte fills."
     )
 
 
@@ -269,7 +277,7 @@ C = TypeVar("C", ModelContract, SourceContract)
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two nested mappings; `over` wins, key by key."""
+    """Merge two nested mappings key by key. Values of `over` win."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
@@ -282,16 +290,16 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
 
     Args:
         kind: `ModelContract` or `SourceContract`.
-        raw: The value as dbt's manifest has it; None means nothing was said.
-        resource: For messages, such as `model stg_orders`.
-        files: Where the value may have been written, most likely first.
+        raw: The value from dbt's manifest, or None if it is not set.
+        resource: The resource as messages name it, such as `model stg_orders`.
+        files: The files that may set the value, most likely first.
 
     Raises:
-        ContractError: one line for each mistake.
+        ContractError: The value is invalid. The message has one line per mistake.
     """
     if raw is None:
-        nothing: C = _nothing_said(kind)
-        return nothing
+        default: C = _default_contract(kind)
+        return default
     where = f"{' or '.join(dict.fromkeys(files))}: {resource}"
     if not isinstance(raw, Mapping):
         raise ContractError(f"{where}: meta.lakehouse must be a mapping, not {type(raw).__name__}")
@@ -303,7 +311,7 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
 
 
 @cache
-def _nothing_said(kind: type[C]) -> C:
+def _default_contract(kind: type[C]) -> C:
     return kind()
 
 

@@ -1,4 +1,4 @@
-"""dbt: one process for a run, which builds exactly what the run asks for."""
+"""dbt in a separate process, which builds exactly the nodes that a run requests."""
 
-#: Questions that a build asks its run: may a table be built, does a row count hold, may the build end.
+#: Kinds of questions from dbt's process to the run: may a table be built, does a row count pass, may the build end.
 STARTING, GATE, FINISHING = "starting", "gate", "finishing"

@@ -1,9 +1,9 @@
 """`dbt build` of exactly the nodes of a plan, with row counts as gates in dbt's own graph. Runs in dbt's process.
 
-dbt selects nodes by names and tags, decides itself which tests its models wait for, and knows no check that stands
-outside of it. Here the run gives the nodes and their order, and dbt does what it does best: it builds them in parallel,
-each as soon as what it waits for has ended, and skips what lies below a failure. Uses parts of dbt-core 1.11 that are
-not public; `tests/integration/test_dbt_process.py` fails when one of them changes.
+dbt selects nodes by name or tag, decides itself which tests its models wait for, and does not know checks outside of
+its graph. Here, the run specifies the nodes and their order. dbt builds them in parallel, each as soon as the nodes
+that it waits for have ended, and skips everything downstream of a failure. The module uses parts of dbt-core 1.11 that
+are not public; `tests/integration/test_dbt_process.py` fails if one of them changes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _BUILDS = frozenset({NodeType.Model, NodeType.Seed, NodeType.Snapshot})
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What to build, and in which order.
+    """The nodes to build, and their order.
 
     Attributes:
         nodes: Unique ids of dbt's nodes.
         gates: Ids of the row-count gates.
-        edges: What ends first, and what waits for it.
-        ask: Whether to ask before each table is built.
+        edges: Pairs of ids. The second waits until the first has ended.
+        ask: Whether to ask the run before each table is built.
     """
 
     nodes: Sequence[str]
@@ -48,21 +48,33 @@ class BuildPlan:
 
 
 class Run(Protocol):
-    """The run that wants the build."""
+    """The run that a build belongs to."""
 
-    def begun(self, adapter: Any) -> None:
-        """Called with the adapter, through which it may query the database until `FINISHING` is answered."""
+    def on_start(self, adapter: Any) -> None:
+        """Handle the start of the build.
 
-    def finished(self, result: Any) -> None:
-        """Called with each of dbt's results as it happens."""
+        Args:
+            adapter: dbt's adapter, which may be used to query the database until `FINISHING` is answered.
+        """
+
+    def on_result(self, result: Any) -> None:
+        """Handle dbt's result of a node as soon as it is available."""
 
     def ask(self, kind: str, node: str) -> Any:
-        """Ask and wait for the answer: for `STARTING` and `GATE` the reason why not, or None."""
+        """Ask a question and wait for the answer.
+
+        Args:
+            kind: `STARTING`, `GATE` or `FINISHING`.
+            node: The unique id of the node or gate.
+
+        Returns:
+            For `STARTING` and `GATE`, the reason why the node must not be built or the gate failed, or None.
+        """
 
 
 @dataclass
 class _Gate:
-    """A row count that decides what may be built below its table."""
+    """A row count that decides whether the tables downstream of its table may be built."""
 
     unique_id: str
     is_ephemeral_model: bool = False
@@ -86,7 +98,7 @@ class _GateRunner:
 
 @dataclass
 class _Nodes:
-    """What dbt's queue needs of a manifest."""
+    """The part of a manifest's interface that dbt's queue uses."""
 
     manifest: Any
     gates: Mapping[str, _Gate] = field(default_factory=dict)
@@ -96,9 +108,9 @@ class _Nodes:
 
 
 class PlannedBuildTask(BuildTask):
-    """dbt's build, of a plan."""
+    """dbt's build task, restricted to a plan."""
 
-    #: Whatever is no success stops what lies below.
+    #: Every status except success blocks the downstream nodes.
     MARK_DEPENDENT_ERRORS_STATUSES = [
         status for status in NodeStatus if status not in (NodeStatus.Success, NodeStatus.Pass, NodeStatus.Warn)
     ]
@@ -115,10 +127,10 @@ class PlannedBuildTask(BuildTask):
         compiler: Any = self.compiler
         compiler.initialize()
         adapter: Any = get_adapter(self.config)
-        # dbt registers them only where it parses.
+        # dbt registers catalogs only when it parses.
         for catalog in load_catalogs(self.args.project_dir, self.config.project_name, self.args.vars):
             adapter.add_catalog_integration(get_active_write_integration(catalog))
-        self.run_process.begun(adapter)
+        self.run_process.on_start(adapter)
         nodes: Any = _Nodes(self.manifest, gates)
         selected: Any = {*self.plan.nodes}
         self.job_queue = GraphQueue(graph, nodes, selected)
@@ -126,7 +138,7 @@ class PlannedBuildTask(BuildTask):
         self.num_nodes = len(self._flattened_nodes)
 
     def run(self) -> Any:
-        """Build; where there are only gates, without dbt's hooks."""
+        """Build the plan. If it consists of gates only, dbt's hooks do not run."""
         task: Any = super()
         if self.plan.nodes:
             return task.run()
@@ -141,16 +153,16 @@ class PlannedBuildTask(BuildTask):
         return task.get_result([], 0.0, datetime.now(UTC).replace(tzinfo=None))
 
     def after_run(self, adapter: Any, results: Any) -> None:
-        """The run counts what it has not counted yet before dbt's hooks end the build."""
+        """Let the run count the remaining tables before dbt's hooks end the build."""
         self.run_process.ask(FINISHING, "")
         super().after_run(adapter, results)
 
     def get_runner(self, node: Any) -> Any:
-        """What runs a node."""
+        """Return the runner of a node or a gate."""
         return _GateRunner(node) if isinstance(node, _Gate) else super().get_runner(node)
 
     def call_runner(self, runner: Any) -> Any:
-        """Run one node, in a thread of dbt's."""
+        """Run one node or gate in one of dbt's threads."""
         if isinstance(runner, _GateRunner):
             if runner.skip:
                 return _GateResult(runner.node, NodeStatus.Skipped)
@@ -168,10 +180,10 @@ class PlannedBuildTask(BuildTask):
                 self._skip_below(result.node.unique_id)
             return
         super()._handle_result(result)
-        self.run_process.finished(result)
+        self.run_process.on_result(result)
 
     def _mark_dependent_errors(self, node_id: str, result: Any, cause: Any) -> None:
-        # A test is skipped because one of its tables is; what is built from the others may be built.
+        # A test is skipped if one of its tables is. Tables downstream of its other tables may still be built.
         if result.status == RunStatus.Skipped and result.node.resource_type == NodeType.Test:
             return
         self._skip_below(node_id, cause)
@@ -181,8 +193,13 @@ class PlannedBuildTask(BuildTask):
             self._skipped_children[below] = cause
 
 
-def install(plan: BuildPlan, run: Run) -> None:
-    """Have the next `dbt build` of this process build a plan for a run."""
+def install_plan(plan: BuildPlan, run: Run) -> None:
+    """Replace dbt's build task, so that the next `dbt build` in this process builds a plan.
+
+    Args:
+        plan: What to build.
+        run: The run that the build belongs to.
+    """
     import dbt.task.build
 
     attributes = {"plan": plan, "run_process": run}

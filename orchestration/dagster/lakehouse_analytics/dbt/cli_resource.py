@@ -1,4 +1,4 @@
-"""dagster-dbt's own resource, for the user's assets. Importing this module imports dbt."""
+"""dagster-dbt's own resource, for use in the user's assets. Importing this module imports dbt."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from lakehouse_analytics.dbt.runner import VARS, DbtRunner
 
 
 class ProjectDbtCli(DbtCliResource):
-    """`DbtCliResource` of the lakehouse's project, profile and target.
+    """`DbtCliResource` with the lakehouse's project, profile and target.
 
     Attributes:
-        environment: Variables for dbt beside this process's own, as builds get them.
-        artifacts: Folder for the artifacts of each command.
+        environment: Environment variables for dbt in addition to this process's own, as in builds.
+        artifacts: The folder for the artifacts of the commands.
     """
 
     environment: dict[str, str]
     artifacts: str
 
     def cli(self, args: Sequence[str], *, target_path: Path | None = None, **options: Any) -> DbtCliInvocation:
-        """As `DbtCliResource.cli`, with `LAKEHOUSE_DBT_VARS`, and without a write to the project's folder."""
+        """Run a command like `DbtCliResource.cli`, with `LAKEHOUSE_DBT_VARS` and without writing to the project folder.
+        """
         variables = os.environ.get(VARS, "").strip()
         if variables and not any(arg.startswith("--vars") for arg in args):
             args = [*args, "--vars", variables]
@@ -37,15 +38,15 @@ class ProjectDbtCli(DbtCliResource):
 
 @contextmanager
 def dbt_cli(runner: DbtRunner) -> Iterator[ProjectDbtCli]:
-    """dagster-dbt's resource, for what a runner runs.
+    """Provide dagster-dbt's resource for the project of a runner.
 
     Args:
-        runner: Knows the project, the profile and the target.
+        runner: The runner, which knows the project, the profile and the target.
 
     Yields:
-        The resource. Artifacts of its commands last as long as the block.
+        The resource. The artifacts of its commands are deleted at the end of the block.
     """
-    beside = Path(sys.executable).with_name("dbt")  # also where the virtual environment is not activated
+    beside = Path(sys.executable).with_name("dbt")  # found even if the virtual environment is not activated
     with tempfile.TemporaryDirectory(prefix="lakehouse-dbt-") as folder:
         yield ProjectDbtCli(
             project_dir=runner.project_dir,
@@ -63,7 +64,10 @@ def dbt_cli(runner: DbtRunner) -> Iterator[ProjectDbtCli]:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of this process for a while: dagster-dbt passes them on, and reads the profile with them."""
+    """Set environment variables of this process for the duration of a block.
+
+    dagster-dbt passes them on to dbt, and reads the profile with them.
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,7 +1,7 @@
-"""`meta.dagster`: what a dbt project says to dagster-dbt, read as dagster-dbt reads it.
+"""`meta.dagster`, the configuration of dagster-dbt in a dbt project, read as dagster-dbt reads it.
 
-Pure: no Dagster, no dbt. The keys and their meaning are those of dagster-dbt 0.29, `dagster_dbt/asset_utils.py`: a
-project that runs there keeps its asset keys, groups, owners and the assets of its singular tests.
+Pure: no Dagster, no dbt. The keys and their meaning are those of `dagster_dbt/asset_utils.py` in dagster-dbt 0.29, so a
+project that uses it keeps its asset keys, groups and owners, and its singular tests stay attached to the same assets.
 https://docs.dagster.io/integrations/libraries/dbt/reference#customizing-asset-definition-attributes
 """
 
@@ -19,7 +19,7 @@ from lakehouse_analytics.dbt.nodes import Node
 Key = tuple[str, ...]
 
 _OF_ASSETS = frozenset({"asset_key", "group", "owners"})
-#: The keys that are read, by the kind of node.
+#: The keys that are read, by resource type. Other types have `_OF_ASSETS`.
 _KEYS = {
     "test": frozenset({"ref"}),
     **dict.fromkeys(("model", "seed", "snapshot"), _OF_ASSETS | {"auto_materialize_policy"}),
@@ -28,8 +28,13 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Ref:
-    """The model whose check a singular test is. Without `package` it is the project's own; without `version` the
-    latest."""
+    """A reference to the model to which a singular test is attached.
+
+    Attributes:
+        name: The name of the model.
+        package: The package of the model. Default: the project itself.
+        version: The version of the model. Default: the latest.
+    """
 
     name: str
     package: str | None = None
@@ -37,7 +42,7 @@ class Ref:
 
     @property
     def label(self) -> str:
-        """As a person writes it, such as `billing.invoices.v2`."""
+        """The reference as messages name it, such as `billing.invoices.v2`."""
         name = f"{brief(self.package)}.{brief(self.name)}" if self.package else brief(self.name)
         return f"{name}.v{brief(self.version)}" if self.version else name
 
@@ -47,12 +52,12 @@ class DagsterMeta:
     """`meta.dagster` of one node.
 
     Attributes:
-        asset_key: The asset's key, instead of `[layer, model]` or `[source, table]`.
-        group: The asset's group, instead of dbt's group or the layer.
-        owners: E-mail addresses and `team:<name>`.
-        eager: The asset is rebuilt as soon as something upstream is.
-        ref: Of a singular test: the model whose check it is.
-        unread: Keys that have no effect here, nor in dagster-dbt's own translator.
+        asset_key: The asset key. Default: `[layer, model]` or `[source, table]`.
+        group: The asset group. Default: dbt's group or the layer.
+        owners: Email addresses and `team:<name>`.
+        eager: Whether the asset is rebuilt as soon as an upstream asset is.
+        ref: For a singular test, the model to which it is attached.
+        unread: Keys that have no effect, neither here nor in dagster-dbt's own translator.
     """
 
     asset_key: Key | None = None
@@ -70,7 +75,7 @@ def read_meta(node: Node) -> tuple[DagsterMeta, list[str]]:
     """Read `meta.dagster` of a node.
 
     Returns:
-        What it says, and what is wrong with it, each as a sentence. dagster-dbt refuses the same values.
+        The configuration, and a list of problems in whole sentences. dagster-dbt refuses the same values.
     """
     raw = node.meta.get("dagster")
     if raw is None:
@@ -91,9 +96,9 @@ class _Reading:
         self.unread: list[str] = []
 
     def asset_key(self) -> Key | None:
-        said = self.raw.get("asset_key")
-        parts = [said] if isinstance(said, str) else said
-        if not said:
+        value = self.raw.get("asset_key")
+        parts = [value] if isinstance(value, str) else value
+        if not value:
             return None
         if isinstance(parts, list) and all(isinstance(part, str) and part for part in parts):
             return tuple(parts)
@@ -101,29 +106,29 @@ class _Reading:
         return None
 
     def group(self) -> str | None:
-        said = self.raw.get("group")
-        if not said:
+        value = self.raw.get("group")
+        if not value:
             return None
-        if isinstance(said, str) and is_group_name(said):
-            return said
+        if isinstance(value, str) and is_group_name(value):
+            return value
         self._wrong("group", "ASCII letters, digits and _, in segments separated by /")
         return None
 
     def owners(self) -> tuple[str, ...]:
-        said = self.raw.get("owners") or []
-        owners = said if isinstance(said, list) else [said]
+        value = self.raw.get("owners") or []
+        owners = value if isinstance(value, list) else [value]
         for owner in owners:
             if not is_owner(owner):
                 self.problems.append(
-                    f"meta.dagster.owners has {shortened(owner)}: expected an e-mail address or team:<name>"
+                    f"meta.dagster.owners has {shortened(owner)}: expected an email address or team:<name>"
                 )
         return tuple(owner for owner in owners if is_owner(owner))
 
     def eager(self) -> bool:
-        said = self.raw.get("auto_materialize_policy")
-        if not said:
+        value = self.raw.get("auto_materialize_policy")
+        if not value:
             return False
-        kind = said.get("type") if isinstance(said, Mapping) else None
+        kind = value.get("type") if isinstance(value, Mapping) else None
         if kind not in ("eager", "lazy"):
             self._wrong("auto_materialize_policy", "{type: eager}")
         if kind == "lazy":
@@ -131,12 +136,12 @@ class _Reading:
         return kind == "eager"
 
     def ref(self) -> Ref | None:
-        said = self.raw.get("ref")
-        if not said:
+        value = self.raw.get("ref")
+        if not value:
             return None
-        parts = {"name": said} if isinstance(said, str) else said
+        parts = {"name": value} if isinstance(value, str) else value
         if isinstance(parts, Mapping) and isinstance(parts.get("name"), str):
-            # dbt's own `ref()` says `v`, and manifests `package_name`.
+            # `v` is an argument of dbt's `ref()`, and `package_name` a key of manifests.
             package = parts.get("package") or parts.get("package_name")
             version = parts.get("version", parts.get("v"))
             return Ref(parts["name"], str(package) if package else None, None if version is None else str(version))

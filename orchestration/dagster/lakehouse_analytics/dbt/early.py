@@ -1,6 +1,6 @@
-"""Starts dbt's process as soon as a run's process imports this package.
+"""Starts dbt's process as soon as the process of a run imports this package.
 
-Importing dbt takes as long as importing Dagster and loading the code location. In a run both happen at once.
+Importing dbt takes as long as importing Dagster and loading the code location. In a run, both happen at the same time.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import zlib
 from collections.abc import Iterable
 from typing import Any
 
-#: Jobs that run no dbt.
+#: Jobs that do not use dbt.
 WITHOUT_DBT = frozenset({"airbyte_sync", "iceberg_maintenance"})
-#: What Dagster gives the process of a run, or of one step, as serialized by `dagster._serdes`.
+#: Types of the arguments that Dagster passes to the process of a run or a step, serialized by `dagster._serdes`.
 _ARGUMENTS = frozenset({"ExecuteRunArgs", "ResumeRunArgs", "ExecuteStepArgs"})
 
 
 def start() -> bool:
-    """Start dbt's process if this process is there for a run, or one step, that builds something.
+    """Start dbt's process if this process executes a run, or a step, that uses dbt.
 
     Returns:
         Whether it was started.
     """
-    # In a pod `dagster api execute_run <arguments>`; of the code server a child that gets the same arguments.
+    # In a pod, this is `dagster api execute_run <arguments>`. A child of the code server gets the same arguments.
     child = getattr(multiprocessing.current_process(), "_args", ()) if multiprocessing.parent_process() else ()
     if not runs_dbt([*sys.orig_argv, *(word for word in child if isinstance(word, str))]):
         return False
@@ -36,21 +36,21 @@ def start() -> bool:
 
 
 def runs_dbt(words: Iterable[str]) -> bool:
-    """Whether a process that was started with these words executes a job that runs dbt."""
+    """Return whether a process with these command-line arguments executes a job that uses dbt."""
     jobs = [job for word in words if (job := _job(word))]
     return bool(jobs) and WITHOUT_DBT.isdisjoint(jobs)
 
 
 def _job(word: str) -> str | None:
-    said = _read(word)
-    if not isinstance(said, dict) or said.get("__class__") not in _ARGUMENTS:
+    arguments = _read(word)
+    if not isinstance(arguments, dict) or arguments.get("__class__") not in _ARGUMENTS:
         return None
-    origin = said.get("pipeline_origin")
+    origin = arguments.get("pipeline_origin")
     return str(origin.get("pipeline_name")) if isinstance(origin, dict) else None
 
 
 def _read(word: str) -> Any:
-    """Dagster's arguments: JSON, as it is or compressed."""
+    """Decode Dagster's arguments, which are JSON and may be compressed."""
     if len(word) < len(min(_ARGUMENTS, key=len)):
         return None
     try:

@@ -1,4 +1,4 @@
-"""dbt's error messages, with the line of the model's own file."""
+"""Adds the location in the model's own file to dbt's error messages."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from lakehouse_analytics.dbt.nodes import Node
 
 #: The line that DuckDB quotes under its error.
 _LINE = re.compile(r"^LINE \d+: (?P<text>.+)$", re.MULTILINE)
-#: The name an engine complains of: DuckDB's "x" or `with name x`, Trino's 'x'.
+#: The name in an engine's error: "x" or `with name x` in DuckDB, 'x' in Trino.
 _NAME = re.compile(r"""["'](?P<quoted>[A-Za-z_]\w*)["']|\bwith name (?P<named>[A-Za-z_]\w*)""")
 
 
 def with_source_line(message: str, node: Node, project_dir: Path) -> str:
-    """Put `models/…/name.sql:LINE` in front of an engine's error.
+    """Prefix an engine's error message with `models/…/name.sql:LINE`.
 
-    Engines count lines of the compiled statement, which dbt wraps. So the text or the name that the error
-    quotes is looked up in the model's file; unless exactly one line has it, only the file is named.
+    Engines count the lines of the compiled statement, which dbt wraps. So the text or the name that the error quotes is
+    searched in the model's file. If it is not on exactly one line, only the file is named.
+
+    Args:
+        message: The error message.
+        node: The node that failed.
+        project_dir: The folder of the dbt project.
     """
     path = node.original_file_path
     file = project_dir / path
@@ -27,7 +32,7 @@ def with_source_line(message: str, node: Node, project_dir: Path) -> str:
         found = next((n for pattern in _patterns(message) if (n := _only(pattern, lines))), None)
         path = f"{path}:{found}" if found else path
     first, *others = message.strip().splitlines() or [""]
-    # dbt's first line names the node and its file, too.
+    # dbt's first line already names the node and its file.
     first = re.sub(rf" in \w+ \S+ \({re.escape(node.original_file_path)}\)$", "", first)
     return "\n".join([f"{path}: {first}", *others])
 
@@ -37,7 +42,7 @@ def _patterns(message: str) -> Iterator[re.Pattern[str]]:
         words = quoted["text"].strip().removeprefix("...").removesuffix("...").rstrip(" )").split()
         if words:
             yield re.compile(r"\s+".join(map(re.escape, words)))
-    # The first name is what is wrong; later ones are the engine's suggestions.
+    # The first name is the wrong one; the others are the engine's suggestions.
     for name in list(_NAME.finditer(message))[:1]:
         yield re.compile(rf"\b{re.escape(name['quoted'] or name['named'])}\b", re.IGNORECASE)
 

@@ -1,4 +1,4 @@
-"""The dbt manifest as a graph of tables and tests.
+"""The dbt manifest as a graph of tables, sources and tests.
 
 Pure: no Dagster, no dbt.
 """
@@ -21,36 +21,47 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """A model, seed or snapshot that a run builds."""
+    """A model, seed or snapshot that a run builds.
+
+    Attributes:
+        unique_id: dbt's unique id.
+        key: The asset key.
+        layer: The layer.
+        contract: The contract.
+        node: The node of the manifest.
+        parents: Unique ids of upstream tables, sources and externals, including those behind ephemeral models.
+        group: Dagster's asset group. Jobs and sensors select by layer instead.
+        functions: Unique ids of the functions that it calls, including those in ephemeral models.
+    """
 
     unique_id: str
     key: Key
     layer: str
     contract: ModelContract
     node: Node = field(repr=False, compare=False)
-    parents: tuple[str, ...] = field(compare=False)  # tables, sources and externals, through ephemeral models
-    group: str = "default"  # of Dagster; jobs and sensors go by the layer
-    functions: tuple[str, ...] = field(default=(), compare=False)  # that it calls, through ephemeral models too
+    parents: tuple[str, ...] = field(compare=False)
+    group: str = "default"
+    functions: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def name(self) -> str:
-        """dbt's name of it."""
+        """The name of the dbt node."""
         return self.node.name
 
     @property
     def grain(self) -> Grain | None:
-        """Length of its windows; None where it is built as a whole."""
+        """The length of a partition, or None if the table is not partitioned."""
         return self.contract.partition
 
     @property
     def event_time(self) -> str | None:
-        """Column of the rows' own time."""
+        """The column with the time of each row."""
         return self.node.config.event_time
 
 
 @dataclass(frozen=True)
 class Source:
-    """A table that somebody else fills; `[source, table]`."""
+    """A source table, which is filled outside of dbt. Its default asset key is `[source, table]`."""
 
     unique_id: str
     key: Key
@@ -61,10 +72,15 @@ class Source:
 
 @dataclass(frozen=True)
 class External:
-    """Something that is neither a table of this project nor a source, and that lineage or a check needs.
+    """An asset of lineage or checks that is neither a table of this project nor a source.
 
-    `kind` is `model` for another project's model, `ephemeral` for an ephemeral model of constants that has tests, and
-    `project` for a dbt project with tests that read no table.
+    Attributes:
+        unique_id: dbt's unique id, or `project.<name>` for a project.
+        key: The asset key.
+        kind: `model` for a model of another project, `ephemeral` for an ephemeral model of constants that has tests,
+            and `project` for a dbt project with tests that read no table.
+        node: The node of the manifest.
+        group: Dagster's asset group.
     """
 
     unique_id: str
@@ -76,20 +92,33 @@ class External:
 
 @dataclass(frozen=True)
 class Function:
-    """A user-defined function, which a run creates before the models that call it. No asset: it holds no data."""
+    """A user-defined function, which a run creates before the models that call it.
+
+    It holds no data, so it is not an asset.
+    """
 
     unique_id: str
     node: Node = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
-        """dbt's name of it."""
+        """The name of the dbt node."""
         return self.node.name
 
 
 @dataclass(frozen=True, slots=True)
 class DbtTest:
-    """A dbt data test, and the table, source or external whose check it is."""
+    """A dbt data test.
+
+    Attributes:
+        unique_id: dbt's unique id.
+        name: The name of the asset check.
+        attached: The unique id of the table, source or external that the check is on.
+        parents: Unique ids of the tables, sources and externals that the test waits for.
+        blocking: Whether the test has `severity: error`.
+        node: The node of the manifest.
+        functions: Unique ids of the functions that it calls.
+    """
 
     unique_id: str
     name: str
@@ -102,7 +131,23 @@ class DbtTest:
 
 @dataclass(frozen=True)
 class Graph:
-    """Everything of a manifest that becomes an asset or a check."""
+    """Everything in a manifest that becomes an asset or a check.
+
+    Attributes:
+        tables: The tables by unique id.
+        sources: The sources by unique id.
+        tests: The data tests by unique id.
+        exposures: The exposures by unique id.
+        adapter: The name of the dbt adapter.
+        warnings: Findings about the project, one line per kind.
+        group_owners: The email address, or addresses, of the owner of each dbt group.
+        externals: The externals by unique id.
+        functions: The functions by unique id.
+        project: dbt's name of the project.
+        exposure_parents: The tables, sources and externals upstream of each exposure, including those behind metrics
+            and semantic models.
+        exposure_keys: The asset keys of the exposures.
+    """
 
     tables: Mapping[str, Table]
     sources: Mapping[str, Source]
@@ -110,42 +155,38 @@ class Graph:
     exposures: Mapping[str, Exposure]
     adapter: str
     warnings: tuple[str, ...] = ()
-    #: dbt groups and the e-mail address, or addresses, of who owns them.
     group_owners: Mapping[str, Any] = field(default_factory=dict)
     externals: Mapping[str, External] = field(default_factory=dict)
     functions: Mapping[str, Function] = field(default_factory=dict)
-    #: dbt's name of the project.
     project: str = ""
-    #: Tables, sources and externals above each exposure, through metrics and semantic models.
     exposure_parents: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    #: Asset keys of the exposures.
     exposure_keys: Mapping[str, Key] = field(default_factory=dict)
 
     @property
     def engine(self) -> EngineType:
-        """The kind of database that the manifest was made for.
+        """The engine that the manifest was made for.
 
         Raises:
-            UnsupportedEngineError: there is no such engine.
+            UnsupportedEngineError: The adapter belongs to no supported engine.
         """
         return engine_type(self.adapter)
 
     @cached_property
     def unbuilt(self) -> Mapping[str, Source | External]:
-        """What has an asset and is built by no run of this project."""
+        """Sources and externals, which are assets that no run of this project builds."""
         return {**self.sources, **self.externals}
 
-    def known(self, unique_id: str) -> Table | Source | External:
-        """What has the asset of a unique id.
+    def resource(self, unique_id: str) -> Table | Source | External:
+        """Return the table, source or external of a unique id.
 
         Raises:
-            KeyError: no asset is of this unique id.
+            KeyError: The unique id belongs to none of them.
         """
         return self.tables.get(unique_id) or self.unbuilt[unique_id]
 
     @cached_property
     def children(self) -> Mapping[str, tuple[str, ...]]:
-        """Tables directly below each table, source, external and function."""
+        """The tables directly downstream of each table, source, external and function."""
         found: dict[str, list[str]] = defaultdict(list)
         for table in self.tables.values():
             for parent in (*table.parents, *table.functions):
@@ -154,13 +195,13 @@ class Graph:
 
     @cached_property
     def unused_functions(self) -> frozenset[str]:
-        """Functions that no table and no test calls."""
+        """The functions that are called by neither a table nor a test."""
         things: list[Table | DbtTest] = [*self.tables.values(), *self.tests.values()]
         return frozenset(self.functions.keys() - {function for thing in things for function in thing.functions})
 
     @cached_property
     def tests_of(self) -> Mapping[str, tuple[DbtTest, ...]]:
-        """Tests by the table or source they are attached to."""
+        """The tests by the table, source or external that they are attached to."""
         found: dict[str, list[DbtTest]] = defaultdict(list)
         for test in self.tests.values():
             found[test.attached].append(test)
@@ -168,26 +209,27 @@ class Graph:
 
     @cached_property
     def by_key(self) -> Mapping[Key, Table]:
-        """Tables by asset key."""
+        """The tables by asset key."""
         return {table.key: table for table in self.tables.values()}
 
     @cached_property
     def order(self) -> Mapping[str, int]:
-        """Every table's place in a topological order; Dagster takes results in such an order only."""
+        """The position of each table in a topological order. Dagster only accepts results in such an order."""
         return {unique_id: place for place, unique_id in enumerate(_topological(self.tables))}
 
     @cached_property
     def ranks(self) -> Mapping[str, int]:
-        """How late each table is built, roughly: its layer's place, or later.
+        """An estimate of how late each table is built, which is at least the position of its layer.
 
-        Tells of which of its tables a test of several is a check. Keys of checks, and with them history, depend on it.
+        It decides to which of its tables a test of several tables is attached. The keys of checks, and with them their
+        history, depend on it.
         """
         ranks: dict[str, int] = {}
         for unique_id in self.order:
             table = self.tables[unique_id]
             own = LAYERS.index(table.layer) if table.layer in LAYERS else 0
             above = (
-                ranks[parent] + (self.tables[parent].layer != table.layer or self.tables[parent].contract.gates_by_rows)
+                ranks[parent] + (self.tables[parent].layer != table.layer or self.tables[parent].contract.has_row_count_gate)
                 for parent in table.parents
                 if parent in self.tables
             )
@@ -195,7 +237,10 @@ class Graph:
         return ranks
 
     def descendants(self, unique_ids: Iterable[str]) -> set[str]:
-        """Every table downstream of the given ones, without themselves unless reached."""
+        """Return all tables downstream of the given ones.
+
+        A given table is only included if it is downstream of another one.
+        """
         found: set[str] = set()
         stack = [child for unique_id in unique_ids for child in self.children.get(unique_id, ())]
         while stack:

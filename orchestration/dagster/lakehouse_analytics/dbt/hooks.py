@@ -1,9 +1,9 @@
-"""What `lakehouse manifest` adds to dbt, inside dbt's own process.
+"""Hooks that `lakehouse manifest` installs in dbt's process.
 
-dbt keeps no list of the environment variables that it read: the manifest has those of models, the state of partial
-parsing only a hash of the others, and neither those of macros that name schemas. Nor does `dbt deps` tell whether it
-has anything to do. Uses parts of dbt-core 1.11 that are not public; `tests/integration/test_dbt_hooks.py` says what
-broke when one of them changes.
+dbt does not record all environment variables that it reads: the manifest lists those of models, the state of partial
+parsing contains only a hash of others, and neither includes those of macros that generate schema names. Nor does `dbt
+deps` report whether there is anything to install. The hooks use parts of dbt-core 1.11 that are not public;
+`tests/integration/test_dbt_hooks.py` shows what broke if one of them changes.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from typing import Any
 
 from lakehouse_analytics.common.names import some
 
-#: Begins the line that says why `dbt deps` goes on.
+#: Start of the log line that gives the reason why `dbt deps` runs.
 DEPS_BECAUSE = "dbt deps, because "
-#: Modules of dbt that define `env_var`, except the one for `profiles.yml` and `packages.yml`, by what calls it.
+#: dbt's modules that define `env_var`, with the kind of files that call it. The module for `profiles.yml` and
+#: `packages.yml` is left out.
 _READERS = {"base": "yaml", "configured": "yaml", "providers": "code"}
-
-
-#: Instead of a reason: the command need not run.
+#: Yielded instead of a reason if the command does not have to run.
 NOTHING_TO_DO = ""
 
 
 @contextmanager
-def installed(options: Mapping[str, str]) -> Iterator[str | None]:
+def install_hook(options: Mapping[str, str]) -> Iterator[str | None]:
     """Install a hook for one command.
 
     Args:
-        options: None, or those of a kind. `kind: record` writes what dbt read to the file `path` when the block ends.
-            `kind: deps` compares the packages of `project_dir`, installed in `packages_dir`, with those that it
-            declares; with `versions`, also their versions with those of the lock.
+        options: The options of the hook. Without `kind`, no hook is installed. `kind: record` writes the variables that
+            dbt read to the file `path` at the end of the block. `kind: deps` compares the packages that `project_dir`
+            declares with those installed in `packages_dir`; with `versions`, it also compares the installed versions
+            with those of the lock file.
 
     Yields:
-        Of `deps`, `DEPS_BECAUSE` and the reason, or `NOTHING_TO_DO`; of others None.
+        For `kind: deps`, `DEPS_BECAUSE` and the reason, or `NOTHING_TO_DO`. Otherwise None.
     """
     options = dict(options)
     kind = options.pop("kind", None)
@@ -55,7 +55,7 @@ def installed(options: Mapping[str, str]) -> Iterator[str | None]:
 
 
 class _Recording(Mapping[str, str]):
-    """An environment that remembers which variables were looked up."""
+    """An environment that records which variables are looked up."""
 
     def __init__(self, environment: Mapping[str, str], read: set[str]) -> None:
         self._environment, self._read = environment, read
@@ -94,7 +94,7 @@ def _recording(path: str) -> Iterator[None]:
     render, rendering_hook = parser.get_rendered, [False]
 
     def render_and_tell(*args: Any, **options: Any) -> Any:
-        # dbt renders hooks of models while it parses, for their refs; the manifest keeps them as they are written.
+        # While parsing, dbt renders the hooks of models to find their refs, but the manifest contains them unrendered.
         rendering_hook[0] = sys._getframe(1).f_code.co_name == "update_parsed_node_config"
         try:
             return render(*args, **options)
@@ -119,18 +119,21 @@ def _recording(path: str) -> Iterator[None]:
     finally:
         for owner, name, original in changed:
             setattr(owner, name, original)
-    said = {kind: sorted(read[kind]) for kind in ("yaml", "code")}
-    Path(path).write_text(json.dumps({**said, "credentials": _credentials()}))
+    variables = {kind: sorted(read[kind]) for kind in ("yaml", "code")}
+    Path(path).write_text(json.dumps({**variables, "credentials": _credentials()}))
 
 
 def _is_only_for_runs(reader: object) -> bool:
-    """Whether it renders no part of the manifest: comments of queries, and hooks, which a run renders again."""
+    """Return whether the reader renders nothing that is stored in the manifest.
+
+    This applies to query comments and to hooks, which each run renders again.
+    """
     model = getattr(reader, "model", None)
     return type(reader).__name__ == "QueryHeaderContext" or getattr(model, "resource_type", None) == "operation"
 
 
 def _credentials() -> dict[str, Any]:
-    """What dbt made of the profile, without anything secret."""
+    """Return what dbt rendered of the profile, without secrets."""
     from dbt.adapters.factory import FACTORY
 
     adapters: list[Any] = [*FACTORY.adapters.values()]
@@ -146,7 +149,7 @@ def _credentials() -> dict[str, Any]:
 
 
 def _why_deps(project_dir: Path, packages_dir: Path, *, versions: bool = False) -> str:
-    """Why packages must be installed; empty if those installed are those that the project declares."""
+    """Return the reason why packages must be installed, or an empty string if the installed ones are those declared."""
     from copy import deepcopy
 
     import yaml
@@ -170,7 +173,7 @@ def _why_deps(project_dir: Path, packages_dir: Path, *, versions: bool = False) 
         expected = _create_sha1_hash(package_config_from_data(rendered, declared).packages)
         locked = yaml.safe_load(lock.read_text())
     except Exception:
-        return f"the packages cannot be compared with {PACKAGE_LOCK_FILE_NAME}"  # dbt will say what is wrong
+        return f"the packages cannot be compared with {PACKAGE_LOCK_FILE_NAME}"  # dbt reports the error
     if not isinstance(locked, dict) or locked.get(PACKAGE_LOCK_HASH_KEY) != expected:
         return f"{file} has changed since {PACKAGE_LOCK_FILE_NAME} was written"
     packages = locked.get("packages") or ()
@@ -179,33 +182,34 @@ def _why_deps(project_dir: Path, packages_dir: Path, *, versions: bool = False) 
         return reason
     others = [str(p.get("name")) for p in packages if not _is_of_version(packages_dir, p)]
     return (
-        f"{some(others)} in {packages_dir.name} is of another version than in {PACKAGE_LOCK_FILE_NAME}"
+        f"{some(others)} in {packages_dir.name} has another version than in {PACKAGE_LOCK_FILE_NAME}"
         if others
         else ""
     )
 
 
 def _not_installed(names: list[str | None], packages_dir: Path) -> str:
-    """Which locked packages are not installed, as a reason."""
+    """Return which locked packages are not installed as a reason, or an empty string."""
     installed = {path.parent.name for path in packages_dir.glob("*/dbt_project.yml")}
     missing = [name for name in names if name and name not in installed]
     if missing:
         return f"{some(missing)} {'is' if len(missing) == 1 else 'are'} not installed in {packages_dir.name}"
-    # Locks that an older dbt wrote have no names.
+    # Lock files of older versions of dbt do not contain names.
     if len(installed) < len(names):
         return f"{packages_dir.name} has {len(installed)} of the {len(names)} packages of package-lock.yml"
     return ""
 
 
 def _is_of_version(packages_dir: Path, package: Mapping[str, Any]) -> bool:
-    """Whether what is installed is the release of dbt's package hub, or the commit of git, that the lock names."""
+    """Return whether the installed package has the version of dbt's package hub, or the git commit, of the lock file.
+    """
     import yaml
 
     folder = packages_dir / str(package.get("name"))
     if package.get("package"):
-        said = yaml.safe_load((folder / "dbt_project.yml").read_text()) or {}
-        return str(said.get("version")) == str(package.get("version"))
+        project = yaml.safe_load((folder / "dbt_project.yml").read_text()) or {}
+        return str(project.get("version")) == str(package.get("version"))
     head = folder / ".git" / "HEAD"
     if package.get("git") and head.is_file():
         return head.read_text().strip() == package.get("revision")
-    return True  # local, or not to be known
+    return True  # a local package, or one whose version is unknown

@@ -1,4 +1,4 @@
-"""What lies above each table, test and exposure of a manifest, and what a test belongs to.
+"""Lineage of a manifest: what is upstream of each table, test and exposure, and what a test is attached to.
 
 Pure: no Dagster, no dbt.
 """
@@ -12,15 +12,19 @@ from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.lint.findings import Finding
 from lakehouse_analytics.dbt.graph import DbtTest, External, Graph
 from lakehouse_analytics.common.names import check_name, key_part
-from lakehouse_analytics.dbt.node_use import has_table_above, is_ephemeral, is_foreign, named_by, upstream
+from lakehouse_analytics.dbt.node_use import has_upstream_table, is_ephemeral, is_foreign, resolve_ref, upstream
 from lakehouse_analytics.dbt.nodes import Node
 
-#: First part of the key of the asset that carries a project's own tests.
+#: First part of the key of the asset to which a project's own tests are attached.
 PROJECT = "dbt_project"
 
 
 def externals_of(nodes: Mapping[str, Node]) -> dict[str, External]:
-    """Other projects' models, and this project where it has tests that read no table and belong to no model."""
+    """Return the externals of a manifest by unique id.
+
+    These are models of other projects, and the project itself if it has tests that neither read a table nor belong to a
+    model.
+    """
     found = {}
     for unique_id, node in nodes.items():
         if is_foreign(node):
@@ -35,7 +39,7 @@ def externals_of(nodes: Mapping[str, Node]) -> dict[str, External]:
 
 
 def project_of(test: Node) -> str:
-    """Unique id of the project that carries a test which reads no table."""
+    """Return the unique id of the project to which a test that reads no table is attached."""
     return f"project.{_package(test)}"
 
 
@@ -44,11 +48,11 @@ def _package(node: Node) -> str:
 
 
 def _belongs_to_the_project(test: Node, nodes: Mapping[str, Node]) -> bool:
-    return not has_table_above(test, nodes) and not any(is_ephemeral(nodes[u]) for u in upstream(test, nodes))
+    return not has_upstream_table(test, nodes) and not any(is_ephemeral(nodes[u]) for u in upstream(test, nodes))
 
 
-def above(node: Node, nodes: Mapping[str, Node], *known: Collection[str]) -> tuple[str, ...]:
-    """Unique ids above a node that are among the known ones."""
+def known_upstream(node: Node, nodes: Mapping[str, Node], *known: Collection[str]) -> tuple[str, ...]:
+    """Return the unique ids upstream of a node that are among the known ones."""
     return _among(upstream(node, nodes), *known)
 
 
@@ -56,8 +60,8 @@ def _among(found: Iterable[str], *known: Collection[str]) -> tuple[str, ...]:
     return tuple(unique_id for unique_id in found if any(unique_id in ids for ids in known))
 
 
-def functions_above(node: Node, nodes: Mapping[str, Node]) -> tuple[str, ...]:
-    """Functions that a node calls, and those that these call."""
+def upstream_functions(node: Node, nodes: Mapping[str, Node]) -> tuple[str, ...]:
+    """Return the functions that a node calls, and the functions that those call."""
     return _functions(upstream(node, nodes), nodes)
 
 
@@ -66,7 +70,7 @@ def _functions(found: Iterable[str], nodes: Mapping[str, Node]) -> tuple[str, ..
 
 
 def tests_of(graph: Graph, nodes: Mapping[str, Node]) -> Iterator[DbtTest]:
-    """Every test of the manifest, attached to a table, a source or an external."""
+    """Yield all tests of the manifest, each attached to a table, a source or an external."""
     for node in nodes.values():
         if node.resource_type == "test":
             yield _test(node, nodes, graph)
@@ -76,12 +80,12 @@ def _test(node: Node, nodes: Mapping[str, Node], graph: Graph) -> DbtTest:
     found = upstream(node, nodes)
     parents = _among(found, graph.tables, graph.unbuilt)
     attached = node.attached_node
-    named = _named(node, parents, graph)
+    named = _referenced_id(node, parents, graph)
     if named:
-        # One that the test does not read is a parent all the same: the test waits until it is built.
+        # Even if the test does not read it, it is a parent, so that the test waits until it is built.
         attached, parents = named, parents if named in parents else (*parents, named)
     elif attached not in parents:
-        # A singular test belongs to the table that is built last, because only then can it be evaluated.
+        # A singular test is attached to the table that is built last, because it cannot be evaluated earlier.
         attached = max(
             parents,
             key=lambda parent: (graph.ranks.get(parent, -1), graph.order.get(parent, -1), parent),
@@ -99,40 +103,40 @@ def _test(node: Node, nodes: Mapping[str, Node], graph: Graph) -> DbtTest:
     )
 
 
-def _named(test: Node, parents: Collection[str], graph: Graph) -> str | None:
-    """What `meta.dagster.ref` names: something that the test reads, or else any table."""
+def _referenced_id(test: Node, parents: Collection[str], graph: Graph) -> str | None:
+    """Return the unique id that `meta.dagster.ref` of a test names: of its parents, or else of any table."""
     ref = read_meta(test)[0].ref
     if ref is None:
         return None
     for candidates in (parents, graph.tables):
-        node = named_by(ref, [graph.known(unique_id).node for unique_id in candidates], graph.project)
+        node = resolve_ref(ref, [graph.resource(unique_id).node for unique_id in candidates], graph.project)
         if node:
             return node.unique_id
     return None
 
 
-def refs_to_nothing(graph: Graph) -> Iterator[Finding]:
-    """A finding for each test whose `meta.dagster.ref` names no table."""
+def unresolved_refs(graph: Graph) -> Iterator[Finding]:
+    """Yield a finding for each test whose `meta.dagster.ref` names no table."""
     for test in graph.tests.values():
         ref = read_meta(test.node)[0].ref
-        if ref and _named(test.node, test.parents, graph) is None:
+        if ref and _referenced_id(test.node, test.parents, graph) is None:
             where = f"{test.node.original_file_path}: test {test.node.name}"
-            key = "/".join(graph.known(test.attached).key)
-            problem = f"meta.dagster.ref names {ref.label}, which is no model of this project: it is a check of {key}"
+            key = "/".join(graph.resource(test.attached).key)
+            problem = f"meta.dagster.ref names {ref.label}, which is not a model of this project, so the test is attached to {key}"
             yield Finding(test.unique_id, where, test.node.name, problem, noun="test")
 
 
 def with_lineage(graph: Graph, nodes: Mapping[str, Node]) -> Graph:
-    """The graph with what lies above its tables and exposures."""
+    """Return the graph with the upstream nodes of its tables and exposures."""
     known = (graph.tables, graph.unbuilt)
     tables = {
         unique_id: replace(
-            table, parents=above(table.node, nodes, *known), functions=functions_above(table.node, nodes)
+            table, parents=known_upstream(table.node, nodes, *known), functions=upstream_functions(table.node, nodes)
         )
         for unique_id, table in graph.tables.items()
     }
     return replace(
         graph,
         tables=tables,
-        exposure_parents={u: above(exposure, nodes, *known) for u, exposure in graph.exposures.items()},
+        exposure_parents={u: known_upstream(exposure, nodes, *known) for u, exposure in graph.exposures.items()},
     )

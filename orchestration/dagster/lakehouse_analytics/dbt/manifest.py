@@ -1,7 +1,7 @@
-"""dbt's manifest → graph: which nodes are tables, what their contracts say, what their tests hold.
+"""Builds the graph from dbt's manifest: tables, their contracts, and the tests attached to them.
 
-Pure: no Dagster, no dbt. Ephemeral models are inlined by dbt, so edges go through them.
-Format: https://docs.getdbt.com/reference/artifacts/manifest-json
+Pure: no Dagster, no dbt. dbt inlines ephemeral models, so the edges of the graph pass through them. Format:
+https://docs.getdbt.com/reference/artifacts/manifest-json
 """
 
 from __future__ import annotations
@@ -24,43 +24,44 @@ from lakehouse_analytics.contract.models import (
 from lakehouse_analytics.dbt.dagster_meta import DagsterMeta, read_meta
 from lakehouse_analytics.dbt.lint.findings import Finding, errors, warnings
 from lakehouse_analytics.dbt.graph import DbtTest, External, Function, Graph, Key, Source, Table
-from lakehouse_analytics.dbt.lineage import externals_of, refs_to_nothing, tests_of, with_lineage
-from lakehouse_analytics.checks.registry import reserved
+from lakehouse_analytics.dbt.lineage import externals_of, unresolved_refs, tests_of, with_lineage
+from lakehouse_analytics.checks.registry import reserved_names
 from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part
-from lakehouse_analytics.dbt.node_use import TABLES, constants, is_table, left_out
+from lakehouse_analytics.dbt.node_use import TABLES, constant_models, is_table, left_out_warning
 from lakehouse_analytics.dbt.nodes import Exposure, Manifest, Node, manifest_of
 from lakehouse_analytics.engines.registry import ENGINES
-from lakehouse_analytics.dbt.lint.suggested_yaml import clash, unmapped_models, unread_meta
+from lakehouse_analytics.dbt.lint.suggested_yaml import asset_key_clash, unmapped_models, unread_meta
 
-#: Group of models that no folder and no contract puts into a layer.
+#: Layer and group of models that have no layer by their folder or contract.
 DEFAULT_LAYER = "default"
 
 
 def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, strict: bool = False) -> Graph:
-    """Turn a manifest into a graph.
+    """Build the graph of a manifest.
 
     Args:
         manifest: dbt's `manifest.json`, loaded and checked by `manifest_shape.check`.
-        configuration: `dbt_project.yml`: contracts of folders are taken from it, because dbt lets a
-            model's `meta.lakehouse` replace its folder's as a whole, and a gate would be lost that way.
-        strict: Refuse what is otherwise a warning: models that readers on Trino can see half-written, and the like.
+        configuration: `dbt_project.yml`. Contracts of folders are read from it, because in dbt a model's
+            `meta.lakehouse` replaces that of its folder completely, so a gate could get lost.
+        strict: Whether findings are errors instead of warnings, such as models that readers on Trino can see partially
+            written.
 
     Raises:
-        ContractError: one line for every mistake in every `meta.lakehouse` and `meta.dagster`, for every asset key that
-            two resources claim, and with `strict` for every model with a finding that its contract does not accept.
+        ContractError: A contract or `meta.dagster` is invalid, two resources have the same asset key, or with `strict`,
+            there is a finding that the model's contract does not accept. The message has one line per mistake.
     """
     typed = manifest_of(manifest)
-    del manifest  # unless the caller has it, the whole of it is free from here on
+    del manifest  # releases its memory, unless the caller keeps a reference
     return _Reader(typed, configuration).graph(strict=strict)
 
 
 class _Reader:
-    """Reads one manifest, and keeps what is wrong or worth knowing until everything has been read."""
+    """Reads one manifest, and collects all errors and findings before it reports any."""
 
     def __init__(self, manifest: Manifest, configuration: Mapping[str, Any]) -> None:
         self.manifest, self.configuration = manifest, configuration
         self.nodes = manifest.nodes
-        self.constants = constants(self.nodes)
+        self.constants = constant_models(self.nodes)
         self.externals = externals_of(self.nodes)
         self.root, self.adapter = manifest.project_name, manifest.adapter_type
         self.engine = ENGINES.get(self.adapter)
@@ -69,10 +70,10 @@ class _Reader:
         self.findings: list[Finding] = []
 
     def graph(self, *, strict: bool) -> Graph:
-        """The graph of the manifest.
+        """Return the graph of the manifest.
 
         Raises:
-            ContractError: see `read`.
+            ContractError: See `read`.
         """
         sources, tables = self._sources(), self._tables()
         exposures = self.manifest.exposures
@@ -101,14 +102,14 @@ class _Reader:
             project=self.root,
         )
         graph = with_lineage(graph, self.nodes)
-        checks = _named_apart([*tests_of(graph, self.nodes)], graph)
+        checks = _with_unique_names([*tests_of(graph, self.nodes)], graph)
         graph = replace(graph, tests={check.unique_id: check for check in checks})
         return replace(graph, warnings=self._warnings(graph))
 
     def _sources(self) -> dict[str, Source]:
         sources: dict[str, Source] = {}
         for node in self.manifest.of_type("source"):
-            contract = self._checked(partial(_source_contract, node, self.configuration))
+            contract = self._collect_errors(partial(_source_contract, node, self.configuration))
             meta = self._meta(node)
             if contract is not None:
                 key = meta.asset_key or (key_part(node.source_name), key_part(node.name))
@@ -123,7 +124,7 @@ class _Reader:
             if not is_table(node) and unique_id not in self.constants:
                 continue
             meta = self._meta(node)
-            contract = self._checked(partial(_model_contract, node, self.configuration, meta))
+            contract = self._collect_errors(partial(_model_contract, node, self.configuration, meta))
             if contract is None:
                 continue
             layer = contract.layer or next((part for part in node.folders if part in LAYERS), None)
@@ -141,11 +142,11 @@ class _Reader:
             f"{table.node.label}: {problem}"
             for table in tables.values()
             if cut
-            for problem in windows.beside_windows(table.node, table.contract)
+            for problem in windows.mixed_run_problems(table.node, table.contract)
         ]
         return tables
 
-    def _checked(self, make: Callable[[], Any]) -> Any:
+    def _collect_errors(self, make: Callable[[], Any]) -> Any:
         try:
             return make()
         except ContractError as error:
@@ -159,9 +160,10 @@ class _Reader:
         return meta
 
     def _exposure_keys(self, exposures: Mapping[str, Exposure], taken: Collection[Key]) -> dict[str, Key]:
-        """`[exposures, name]`; `[exposures, package, name]` where another asset has that key.
+        """Return the asset key of each exposure.
 
-        Nothing is built or gated under an exposure's key, so that it may give way.
+        It is `[exposures, name]`, or `[exposures, package, name]` if another asset has the former. Nothing is built or
+        gated under the key of an exposure, so it can safely change.
         """
         short = {unique_id: ("exposures", key_part(exposure.name)) for unique_id, exposure in exposures.items()}
         claims = Counter(short.values())
@@ -174,9 +176,9 @@ class _Reader:
         return keys
 
     def _clashes(self, owners: Iterable[Table | Source | External], exposure_keys: Mapping[str, Key]) -> list[str]:
-        """Asset keys that more than one resource claims.
+        """Return the errors about asset keys that more than one resource claims.
 
-        Sources that name the same key in `meta.dagster.asset_key` are one table, known to dbt by several names.
+        Sources with the same key in `meta.dagster.asset_key` are allowed. They are one table with several names in dbt.
         """
         claims: dict[str, list[Node]] = defaultdict(list)
         for owner in owners:
@@ -184,21 +186,21 @@ class _Reader:
         for unique_id, key in exposure_keys.items():
             claims["/".join(key)].append(self.nodes[unique_id])
         return [
-            clash(key, nodes, self.root)
+            asset_key_clash(key, nodes, self.root)
             for key, nodes in claims.items()
             if len(nodes) > 1
             and not all(n.resource_type == "source" and self.metas[n.unique_id].asset_key for n in nodes)
         ]
 
     def _warnings(self, graph: Graph) -> tuple[str, ...]:
-        said = warnings([*self.findings, *refs_to_nothing(graph)])
-        if self.engine and self.engine.queries_outlive_client and not _tells_the_run(self.configuration):
-            said.append(
-                f"dbt_project.yml: no query-comment names the run, so that queries in {self.engine.title} cannot be traced "
-                "to it, nor ended when its dbt dies: see docs/your-project.md"
+        found = warnings([*self.findings, *unresolved_refs(graph)])
+        if self.engine and self.engine.queries_outlive_client and not _query_comment_names_run(self.configuration):
+            found.append(
+                f"dbt_project.yml: no query-comment names the run, so queries in {self.engine.title} cannot be traced to "
+                "it, or canceled if its dbt process dies: see docs/your-project.md"
             )
         unmapped = unmapped_models(graph.tables.values())
-        return (*said, *unmapped, *unread_meta(self.metas.values()), *left_out(self.nodes.values()))
+        return (*found, *unmapped, *unread_meta(self.metas.values()), *left_out_warning(self.nodes.values()))
 
 
 def _name(node: Node) -> str:
@@ -218,21 +220,21 @@ def _findings(table: Table, *, cut: bool) -> Iterator[Finding]:
         yield finding(problem, accept)
     for problem in windows.warnings(node, contract, cut=cut):
         yield finding(problem)
-    for key in contract.without_effect():
+    for key in contract.ineffective_keys():
         yield finding(f"meta.lakehouse.{key} has no effect in this version")
 
 
-def _named_apart(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
-    """Checks of one asset have names of their own, also where Dagster makes `_` of their dots.
+def _with_unique_names(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
+    """Give the checks of each asset unique names, even after Dagster has replaced their dots with `_`.
 
-    dbt tells tests of one name apart by a hash at the end of their unique id: the first keeps the name, the others get
-    their hash.
+    dbt distinguishes tests of the same name by a hash at the end of their unique id. The first test keeps the name, and
+    the hash is appended to the names of the others.
     """
     taken: dict[Key, set[str]] = {}
     named: dict[str, DbtTest] = {}
     for test in sorted(tests, key=lambda test: (test.name != test.node.name, test.unique_id)):
-        owner = graph.known(test.attached)
-        names = taken.get(owner.key) or taken.setdefault(owner.key, reserved(owner))
+        owner = graph.resource(test.attached)
+        names = taken.get(owner.key) or taken.setdefault(owner.key, reserved_names(owner))
         name = test.name
         if name.replace(".", "_") in names:
             name = f"{name}_{check_name(test.unique_id.rsplit('.', 1)[-1])}"
@@ -243,13 +245,13 @@ def _named_apart(tests: Iterable[DbtTest], graph: Graph) -> list[DbtTest]:
     return [named[test.unique_id] for test in tests]
 
 
-def _tells_the_run(configuration: Mapping[str, Any]) -> bool:
-    said = str(configuration.get("query-comment", ""))
-    return "query_comment(" in said or "LAKEHOUSE_RUN_ID" in said
+def _query_comment_names_run(configuration: Mapping[str, Any]) -> bool:
+    comment = str(configuration.get("query-comment", ""))
+    return "query_comment(" in comment or "LAKEHOUSE_RUN_ID" in comment
 
 
 def _model_contract(node: Node, configuration: Mapping[str, Any], meta: DagsterMeta) -> ModelContract:
-    raw = _with_folders(node, configuration.get(f"{node.resource_type}s"))
+    raw = _with_folder_contracts(node, configuration.get(f"{node.resource_type}s"))
     if meta.eager and (raw is None or isinstance(raw, Mapping)):
         raw = {"automation": "eager", **(raw or {})}
     resource = f"{node.resource_type} {node.name}"
@@ -259,13 +261,13 @@ def _model_contract(node: Node, configuration: Mapping[str, Any], meta: DagsterM
 def _source_contract(node: Node, configuration: Mapping[str, Any]) -> SourceContract:
     # A source's own `meta` reaches its tables as `source_meta`; the table's wins.
     whole = node.source_meta.get("lakehouse")
-    own = _with_folders(node, configuration.get("sources"))
+    own = _with_folder_contracts(node, configuration.get("sources"))
     raw = deep_merge(whole, own) if isinstance(whole, Mapping) and isinstance(own, Mapping) else own or whole
     resource = f"source {node.full_name}"
     return parse(SourceContract, raw, resource=resource, files=node.files)
 
 
-def _with_folders(node: Node, folders: Any) -> Any:
+def _with_folder_contracts(node: Node, folders: Any) -> Any:
     own = node.meta.get("lakehouse")
     if own is not None and not isinstance(own, Mapping):
         return own

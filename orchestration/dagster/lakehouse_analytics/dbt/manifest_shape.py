@@ -1,7 +1,7 @@
-"""Whether a manifest has the shape that this program reads: one clear error instead of a traceback somewhere.
+"""Verifies that a manifest has the expected structure, so that there is one clear error instead of a traceback.
 
-Pure: no Dagster, no dbt. Every key of a manifest that `nodes` reads is listed here, with the JSON types that it may
-have. Format: https://docs.getdbt.com/reference/artifacts/manifest-json
+Pure: no Dagster, no dbt. Every key of a manifest that `nodes` reads is listed here, with the JSON types that its value
+may have. Format: https://docs.getdbt.com/reference/artifacts/manifest-json
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from lakehouse_analytics.dbt.node_use import TABLES
 from lakehouse_analytics.dbt.nodes import NO_NODES, has_no_file
 
 Types = frozenset[type]
-#: The types of a key's value.
+#: The allowed types of the values, by key.
 Spec = Mapping[str, Types]
 
 
 class _Missing:
-    """The type of what a key that is not there has."""
+    """The type of the value of a missing key."""
 
 
 _MISSING = _Missing()
@@ -32,7 +32,7 @@ _OR_NULL: Types = frozenset({_NULL, _Missing})
 _TEXT_OR_NULL, _OBJECT_OR_NULL, _LIST_OR_NULL = _TEXT | _OR_NULL, _OBJECT | _OR_NULL, _LIST | _OR_NULL
 _ANYTHING: Types = frozenset({str, int, float, bool, list, dict}) | _OR_NULL
 _VERSION: Types = frozenset({str, int, float}) | _OR_NULL
-_WORDS = {str: "a text", dict: "an object", list: "a list", int: "a number", _NULL: "null"}
+_WORDS = {str: "a string", dict: "an object", list: "a list", int: "a number", _NULL: "null"}
 
 _NODE: Spec = {
     "unique_id": _TEXT,
@@ -65,7 +65,7 @@ _TABLE: Spec = {
     "raw_code": _TEXT_OR_NULL,
     "checksum": _OBJECT_OR_NULL,
 }
-#: Three for each table, or more: what they have in common with tables and is not read is not listed.
+#: There are at least three tests per table, so the keys that they share with tables but that are not read are left out.
 _TEST: Spec = {
     **_NODE,
     "original_file_path": _TEXT,
@@ -76,7 +76,7 @@ _TEST: Spec = {
     "group": _TEXT_OR_NULL,
     "attached_node": _TEXT_OR_NULL,
 }
-#: Of another project, which a plugin injects: it has no file.
+#: A model of another project, injected by a plugin. It has no file.
 _FOREIGN: Spec = {**_NODE, "package_name": _TEXT, "fqn": _LIST, "config": _OBJECT, "group": _TEXT_OR_NULL,
                   "description": _TEXT_OR_NULL, "meta": _OBJECT_OR_NULL, "version": _VERSION,
                   "latest_version": _VERSION, "original_file_path": _TEXT_OR_NULL}  # fmt: skip
@@ -98,7 +98,7 @@ _EXPOSURE: Spec = {
     "owner": _OBJECT_OR_NULL,
     "maturity": _TEXT_OR_NULL,
 }
-#: By resource type; other types are `_NODE`.
+#: The keys by resource type. Other types have `_NODE`.
 _SPECS: Mapping[str, Spec] = {
     **dict.fromkeys(TABLES, _TABLE),
     "test": _TEST,
@@ -139,31 +139,31 @@ _SECTIONS: Spec = {
     ),
     "groups": _OBJECT | {_Missing},
 }
-#: The package and the name, at least.
+#: Minimum length of `fqn`: the package and the name.
 _PARTS_OF_FQN = 2
-#: Sections that hold what is no node.
+#: Sections whose entries are not nodes.
 _OTHERS: Mapping[str, Spec] = {"groups": _GROUP, "macros": _MACRO}
-#: Sections without a key that is read.
+#: Sections that are not read.
 _NOT_READ = NO_NODES - _OTHERS.keys()
 
 
 class ShapeError(ValueError):
-    """A value of another type than dbt writes: the node, the key and what was expected, as a sentence."""
+    """A value has another type than dbt writes. The message names the node, the key and the expected type."""
 
 
 def check(manifest: Any) -> None:
-    """Refuse a manifest that cannot be read.
+    """Raise an error if a manifest cannot be read.
 
     Args:
         manifest: dbt's `manifest.json`, loaded.
 
     Raises:
-        ShapeError: of the first value of another type than dbt writes.
+        ShapeError: A value has another type than dbt writes. Only the first one is reported.
     """
     if not isinstance(manifest, dict):
         raise ShapeError(f"it is {_quoted(manifest)}: expected an object")
-    _keys(manifest, _SECTIONS)
-    _keys(manifest["metadata"], _METADATA, "metadata.")
+    _check_keys(manifest, _SECTIONS)
+    _check_keys(manifest["metadata"], _METADATA, "metadata.")
     for section, entries in manifest.items():
         if section in _NOT_READ or not isinstance(entries, dict):
             continue
@@ -178,17 +178,17 @@ def _entry(section: str, unique_id: str, entry: Any) -> None:
     if type(entry) is not dict:
         raise ShapeError(f"it is {_quoted(entry)}: expected an object")
     if section in _OTHERS:
-        _keys(entry, _OTHERS[section])
+        _check_keys(entry, _OTHERS[section])
         if meta := entry.get("meta"):
-            _keys(meta, _MACRO_META, "meta.")
-    elif section in _SECTIONS or "resource_type" in entry:  # a section of a later dbt need not hold nodes
+            _check_keys(meta, _MACRO_META, "meta.")
+    elif section in _SECTIONS or "resource_type" in entry:  # sections added by a later dbt may not contain nodes
         _node(entry, spec_of(entry))
         if entry["unique_id"] != unique_id or "." not in unique_id:
             raise ShapeError(f"`unique_id` is {_quoted(entry['unique_id'])}: expected the key of the entry")
 
 
 def spec_of(node: Mapping[str, Any]) -> Spec:
-    """The keys of a node that are read, by its resource type."""
+    """Return the keys of a node that are read, by its resource type."""
     kind = node.get("resource_type")
     spec = _SPECS.get(kind) if isinstance(kind, str) else None
     if kind == "model" and has_no_file(node):
@@ -197,25 +197,25 @@ def spec_of(node: Mapping[str, Any]) -> Spec:
 
 
 def _node(node: Mapping[str, Any], spec: Spec) -> None:
-    _keys(node, spec)
+    _check_keys(node, spec)
     if parents := node.get("depends_on"):
-        _keys(parents, _DEPENDS_ON, "depends_on.")  # its macros are not read
-        _texts(parents, "nodes", "depends_on.")
+        _check_keys(parents, _DEPENDS_ON, "depends_on.")  # its macros are not read
+        _check_strings(parents, "nodes", "depends_on.")
     if "tags" in spec:
-        _texts(node, "tags")
+        _check_strings(node, "tags")
     if "fqn" in spec:
-        _texts(node, "fqn")
+        _check_strings(node, "fqn")
     if "fqn" in spec and len(node["fqn"]) < _PARTS_OF_FQN:
         raise ShapeError(f"`fqn` is {_quoted(node['fqn'])}: expected at least the package and the name")
     if "config" in spec and (config := node.get("config")):
-        _keys(config, CONFIG, "config.")
+        _check_keys(config, CONFIG, "config.")
         for hook in config.get("post-hook") or ():
             if isinstance(hook, dict):
-                _keys(hook, _HOOK, "config.post-hook.")
+                _check_keys(hook, _HOOK, "config.post-hook.")
     if "checksum" in spec:
-        _keys(node.get("checksum") or {}, _CHECKSUM, "checksum.")
+        _check_keys(node.get("checksum") or {}, _CHECKSUM, "checksum.")
     if "freshness" in spec:
-        _keys(node.get("freshness") or {}, _FRESHNESS, "freshness.")
+        _check_keys(node.get("freshness") or {}, _FRESHNESS, "freshness.")
     if "columns" in spec:
         for name, column in node.get("columns", {}).items():
             try:
@@ -227,27 +227,27 @@ def _node(node: Mapping[str, Any], spec: Spec) -> None:
 def _column(column: Any) -> None:
     if type(column) is not dict:
         raise ShapeError(f"it is {_quoted(column)}: expected an object")
-    _keys(column, _COLUMN)
-    _texts(column, "tags")
+    _check_keys(column, _COLUMN)
+    _check_strings(column, "tags")
 
 
-def _keys(entry: Mapping[str, Any], spec: Spec, where: str = "") -> None:
+def _check_keys(entry: Mapping[str, Any], spec: Spec, where: str = "") -> None:
     get = entry.get
     for key, types in spec.items():
         if type(value := get(key, _MISSING)) not in types:
             raise ShapeError(_sentence(f"{where}{key}", value, types))
 
 
-def _texts(entry: Mapping[str, Any], key: str, where: str = "") -> None:
+def _check_strings(entry: Mapping[str, Any], key: str, where: str = "") -> None:
     if (items := entry.get(key)) and not _TEXT.issuperset(map(type, items)):
         odd = next(item for item in items if type(item) is not str)
-        raise ShapeError(f"`{where}{key}` has {_quoted(odd)}: expected texts alone")
+        raise ShapeError(f"`{where}{key}` has {_quoted(odd)}: expected only strings")
 
 
 def _sentence(path: str, value: object, types: Types) -> str:
-    said = "is missing" if value is _MISSING else f"is {_quoted(value)}"
+    actual = "is missing" if value is _MISSING else f"is {_quoted(value)}"
     expected = " or ".join(word for kind, word in _WORDS.items() if kind in types)
-    return f"`{path}` {said}: expected {expected}"
+    return f"`{path}` {actual}: expected {expected}"
 
 
 def _quoted(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What a run does with each node of a dbt manifest: build it, check it, … and which nodes lie above it.
+"""How a run uses each node of a dbt manifest, and which nodes are upstream of it.
 
 Pure: no Dagster, no dbt. dbt's resource types: https://docs.getdbt.com/reference/artifacts/manifest-json
 """
@@ -15,9 +15,9 @@ from lakehouse_analytics.dbt.nodes import Node
 
 #: Resource types that are tables in the database.
 TABLES = frozenset({"model", "seed", "snapshot"})
-#: Nodes through which lineage goes: dbt inlines them, or they describe tables without being one.
+#: Resource types that lineage passes through: dbt inlines them, or they describe tables without being tables.
 _LINKS = frozenset({"function", "metric", "semantic_model", "saved_query", "exposure"})
-#: Why a run neither builds nor checks nodes of a type that dbt knows.
+#: Reasons why a run neither builds nor checks nodes of a resource type.
 _REASONS = {
     "unit_test": "they test code, not data: run them in CI with `dbt test --select test_type:unit`",
     "saved_query": "dbt Core does not run their exports",
@@ -26,7 +26,7 @@ _REASONS = {
 
 
 class NodeUse(StrEnum):
-    """What becomes of a node."""
+    """How a run uses a node."""
 
     BUILT = "built"
     CHECKED = "checked"
@@ -53,7 +53,7 @@ _USES = {
 
 
 def use_of(node: Node) -> NodeUse:
-    """What becomes of one node; a resource type of a later dbt is left out."""
+    """Return how a run uses a node. Resource types added by a later dbt are left out."""
     if node.resource_type == "model":
         if is_foreign(node):
             return NodeUse.EXTERNAL
@@ -63,22 +63,22 @@ def use_of(node: Node) -> NodeUse:
 
 
 def is_ephemeral(node: Node) -> bool:
-    """Whether dbt inlines the model into its readers."""
+    """Return whether dbt inlines the model into the models that read it."""
     return node.resource_type == "model" and node.config.materialized == "ephemeral"
 
 
 def is_foreign(node: Node) -> bool:
-    """Whether a plugin such as dbt-loom injected the model from another project: it has no file."""
+    """Return whether a plugin such as dbt-loom injected the model from another project. Such a model has no file."""
     return node.resource_type == "model" and not node.original_file_path
 
 
 def is_table(node: Node) -> bool:
-    """Whether a run builds the node as a table."""
+    """Return whether a run builds the node as a table."""
     return node.resource_type in TABLES and use_of(node) is NodeUse.BUILT
 
 
-def left_out(nodes: Iterable[Node]) -> tuple[str, ...]:
-    """One line that names the nodes which a run neither builds nor checks; nothing where there are none."""
+def left_out_warning(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """Return one line about the nodes that a run neither builds nor checks. Empty if there are none."""
     kinds = Counter(node.resource_type for node in nodes if use_of(node) is NodeUse.LEFT_OUT)
     if not kinds:
         return ()
@@ -91,13 +91,13 @@ def left_out(nodes: Iterable[Node]) -> tuple[str, ...]:
 
 
 def upstream(node: Node, nodes: Mapping[str, Node]) -> tuple[str, ...]:
-    """Unique ids of everything above a node up to, and with, the nearest tables, sources and foreign models.
+    """Return the unique ids upstream of a node, up to and including the nearest tables, sources and foreign models.
 
-    Ephemeral models, functions, semantic models and metrics are links: they are named, and so is what lies above them.
+    Ephemeral models, functions, semantic models and metrics are links: both they and their upstream nodes are included.
 
     Args:
         node: Any node.
-        nodes: Every node by unique id.
+        nodes: All nodes by unique id.
     """
     found: dict[str, None] = {}
     stack = list(reversed(node.depends_on))
@@ -112,32 +112,32 @@ def upstream(node: Node, nodes: Mapping[str, Node]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def has_table_above(node: Node, nodes: Mapping[str, Node]) -> bool:
-    """Whether a table, a source or a foreign model lies above a node."""
+def has_upstream_table(node: Node, nodes: Mapping[str, Node]) -> bool:
+    """Return whether a table, a source or a foreign model is upstream of a node."""
     above = (nodes[unique_id] for unique_id in upstream(node, nodes))
     return any(is_table(parent) or use_of(parent) is NodeUse.EXTERNAL for parent in above)
 
 
-def constants(nodes: Mapping[str, Node]) -> set[str]:
-    """Unique ids of the ephemeral models to which tests belong that read no table: models made of constants."""
+def constant_models(nodes: Mapping[str, Node]) -> set[str]:
+    """Return the unique ids of ephemeral models of constants: those with attached tests that read no table."""
     found: set[str] = set()
     for node in nodes.values():
-        if node.resource_type == "test" and not has_table_above(node, nodes):
+        if node.resource_type == "test" and not has_upstream_table(node, nodes):
             tested = [unique_id for unique_id in upstream(node, nodes) if is_ephemeral(nodes[unique_id])]
             found.update([node.attached_node] if node.attached_node in tested else tested[:1])
     return found
 
 
-def named_by(ref: Ref, candidates: Sequence[Node], package: str) -> Node | None:
-    """The node that a `ref` in `meta.dagster` names.
+def resolve_ref(ref: Ref, candidates: Sequence[Node], package: str) -> Node | None:
+    """Return the node that `ref` in `meta.dagster` refers to, or None.
 
     Args:
-        ref: A name, and perhaps a package and a version.
-        candidates: Nodes that may be meant.
-        package: The package that is meant where the reference names none; others of that name come after it.
+        ref: The reference: a name, and optionally a package and a version.
+        candidates: The nodes to choose from.
+        package: The package that is preferred if the reference names none.
 
     Returns:
-        Of a versioned model without a version in the reference, the latest one.
+        For a versioned model, the latest version unless the reference names one.
     """
     found = [
         node

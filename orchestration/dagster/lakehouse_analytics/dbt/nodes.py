@@ -1,7 +1,7 @@
-"""The nodes of a dbt manifest as objects: each key that this package reads is an attribute with a type.
+"""The nodes of a dbt manifest as objects with typed attributes for the keys that this package reads.
 
-Pure: no Dagster, no dbt. `manifest_shape` checks the JSON types of the same keys first, and a test keeps the two lists
-equal. Other keys do not outlive the reading, which is two thirds of a manifest; nodes live as long as the process.
+Pure: no Dagster, no dbt. `manifest_shape` checks the JSON types of the same keys first, and a test verifies that the
+two lists match. Other keys, two thirds of a manifest, are not retained, because nodes live as long as the process.
 Format: https://docs.getdbt.com/reference/artifacts/manifest-json
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-#: Sections of a manifest that hold no nodes of the graph.
+#: Sections of a manifest that contain no nodes.
 NO_NODES = frozenset(
     {"metadata", "macros", "docs", "groups", "selectors", "disabled", "parent_map", "child_map", "group_map"}
 )
@@ -21,7 +21,7 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that a dbt project documents."""
+    """A column that is documented in a dbt project."""
 
     name: str
     data_type: str | None = None
@@ -31,19 +31,19 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a dbt project configures for a node. Values that dbt does not check have the type `Any`.
+    """The configuration of a node. Values that dbt does not validate have the type `Any`.
 
     Attributes:
-        materialized: How dbt builds it: `table`, `view`, `incremental`, `ephemeral`, …
-        incremental_strategy: How rows of an incremental model are added; empty is the adapter's default.
-        on_table_exists: What dbt-trino does with the table of the last build.
+        materialized: The materialization: `table`, `view`, `incremental`, `ephemeral`, …
+        incremental_strategy: How an incremental model adds rows. Empty for the adapter's default.
+        on_table_exists: What dbt-trino does with the existing table.
         event_time: The column with the time of each row.
-        begin: The time at which the history of the rows begins.
-        batch_size: The batch of a microbatch model.
-        full_refresh: Whether dbt rebuilds it in every run.
-        on_schema_change: What dbt does with columns that are new or gone.
+        begin: The time of the earliest rows.
+        batch_size: The size of the batches of a microbatch model.
+        full_refresh: Whether dbt rebuilds the table in every run.
+        on_schema_change: What dbt does with new and removed columns.
         unique_key: The column or columns by which rows are merged.
-        severity: Of a test: `error` or `warn`, in any case.
+        severity: For a test, `error` or `warn`, in upper or lower case.
         contract_enforced: Whether dbt enforces the model's columns and types.
         post_hooks: SQL that dbt runs after the node.
     """
@@ -69,37 +69,37 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node of a manifest, of any resource type. What a type does not have is empty or None.
+    """A node of a manifest, of any resource type. Attributes that do not apply to the type are empty or None.
 
     Attributes:
-        unique_id: dbt's id, such as `model.shop.orders`.
-        resource_type: dbt's type: `model`, `seed`, `source`, `test`, …
+        unique_id: dbt's unique id, such as `model.shop.orders`.
+        resource_type: dbt's resource type: `model`, `seed`, `source`, `test`, …
         name: dbt's name, without the version.
         package_name: The project or package that defines it.
-        fqn: Package, folders, name and, of a versioned model, the version.
-        original_file_path: The file that defines it, relative to the project; empty for another project's model.
+        fqn: The package, the folders, the name and, for a versioned model, the version.
+        original_file_path: The file that defines it, relative to the project. Empty for a model of another project.
         patch_path: The YAML file that documents it, relative to its package.
-        description: The text of the documentation.
-        meta: `meta`, from `config` where dbt puts it since 1.10.
+        description: The description.
+        meta: `meta`, which dbt stores in `config` since 1.10.
         tags: dbt's tags.
         group: dbt's group.
         version: The version of a versioned model.
-        latest_version: The version that a reference without a version means.
-        database: The database, or Trino's catalog.
+        latest_version: The version to which a reference without a version resolves.
+        database: The database, or the catalog in Trino.
         schema: The schema.
         alias: The name of a table that a run builds.
-        identifier: The name of a source's table.
+        identifier: The name of a source table in the database.
         relation_name: The full name of the table, quoted for its engine.
         columns: The documented columns.
         language: `sql` or `python`.
         raw_code: The code as written.
         checksum: The hash of the code.
-        config: What the project configures.
-        depends_on: Unique ids of what it reads directly.
-        attached_node: Of a generic test: the node whose YAML declares it.
-        source_name: Of a source's table: the source.
-        source_meta: Of a source's table: `meta` of the source.
-        freshness: Of a source's table: `warn_after` and `error_after`.
+        config: The configuration.
+        depends_on: Unique ids of the nodes that it reads directly.
+        attached_node: For a generic test, the node whose YAML declares it.
+        source_name: For a source table, the name of the source.
+        source_meta: For a source table, `meta` of the source.
+        freshness: For a source table, `warn_after` and `error_after`.
     """
 
     unique_id: str
@@ -133,17 +133,17 @@ class Node:
 
     @property
     def table_name(self) -> str:
-        """The name of its table in the database."""
+        """The name of the table in the database."""
         return self.identifier or self.alias or self.name
 
     @property
     def full_name(self) -> str:
-        """The name that is unique among nodes of its type in a package: `source.table`, or the name."""
+        """The unique name among the nodes of its type in a package: `source.table` for a source, otherwise the name."""
         return f"{self.source_name}.{self.name}" if self.resource_type == "source" else self.name
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folders below the resource type's own in which its file is."""
+        """The folders that contain its file, below the folder of the resource type."""
         return self.fqn[1 : -1 if self.version is None else -2]
 
     @property
@@ -154,18 +154,18 @@ class Node:
 
     @property
     def label(self) -> str:
-        """The files and the node, as an error begins: `models/orders.sql or dbt_project.yml: model orders`."""
+        """The files and the node, at the start of an error: `models/orders.sql or dbt_project.yml: model orders`."""
         return f"{' or '.join(self.files)}: {self.resource_type} {self.full_name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Exposure(Node):
-    """A dashboard, notebook or other reader of the lakehouse.
+    """A dashboard, a notebook or another reader of the lakehouse.
 
     Attributes:
         type: dbt's type: `dashboard`, `notebook`, `analysis`, `ml` or `application`.
         title: dbt's `label`.
-        url: Where it can be opened.
+        url: The URL at which it can be opened.
         owner: `name` and `email`, which may be a list.
         maturity: `high`, `medium` or `low`.
     """
@@ -179,7 +179,13 @@ class Exposure(Node):
 
 @dataclass(frozen=True, slots=True)
 class Macro:
-    """A macro, of the project or of a package. `atomic` is its `meta.lakehouse.atomic`."""
+    """A macro of the project or of a package.
+
+    Attributes:
+        name: The name of the macro.
+        package_name: The project or package that defines it.
+        atomic: The value of `meta.lakehouse.atomic`.
+    """
 
     name: str
     package_name: str
@@ -188,14 +194,14 @@ class Macro:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is read of a manifest.
+    """The parts of a manifest that are read.
 
     Attributes:
         project_name: dbt's name of the project.
         adapter_type: The adapter that the manifest was made for.
-        nodes: The nodes of every section by unique id, those of sections that a later dbt adds included.
+        nodes: The nodes of all sections by unique id, including those of sections added by a later dbt.
         macros: All macros.
-        group_owners: The e-mail address, or addresses, of the owner of each dbt group.
+        group_owners: The email address, or addresses, of the owner of each dbt group.
     """
 
     project_name: str
@@ -205,7 +211,7 @@ class Manifest:
     group_owners: Mapping[str, Any] = field(default_factory=dict)
 
     def of_type(self, *resource_types: str) -> Iterator[Node]:
-        """The nodes of some resource types, in the order of the manifest."""
+        """Return the nodes of some resource types, in the order of the manifest."""
         return (node for node in self.nodes.values() if node.resource_type in resource_types)
 
     @property
@@ -243,7 +249,7 @@ def node_of(entry: Mapping[str, Any]) -> Node:
     """Read one node.
 
     Args:
-        entry: Its object in a manifest.
+        entry: The node's object in the manifest.
     """
     resource_type = entry["resource_type"]
     if resource_type == "model" and has_no_file(entry):
@@ -252,7 +258,7 @@ def node_of(entry: Mapping[str, Any]) -> Node:
 
 
 def has_no_file(entry: Mapping[str, Any]) -> bool:
-    """Whether a plugin such as dbt-loom injected the model from another project."""
+    """Return whether a plugin such as dbt-loom injected the model from another project."""
     return not entry.get("original_file_path")
 
 
@@ -271,7 +277,7 @@ def _table(entry: Mapping[str, Any]) -> Node:
 
 
 def _test(entry: Mapping[str, Any]) -> Node:
-    # Three for each table, or more: what they have in common with tables and is not used is not read.
+    # There are at least three tests per table, so keys that they share with tables but that are not used are not read.
     return Node(**_documented(entry), **_files(entry), attached_node=entry.get("attached_node"))
 
 

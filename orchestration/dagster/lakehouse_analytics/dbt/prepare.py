@@ -1,4 +1,4 @@
-"""Makes the manifest: `dbt deps` where packages are not those declared, then `dbt parse`."""
+"""Makes the manifest: runs `dbt deps` if the installed packages are not those declared, then `dbt parse`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,23 @@ from lakehouse_analytics.common.names import some
 from lakehouse_analytics.dbt.runner import DbtRunner, DbtSession
 
 _PACKAGES = ("packages.yml", "dependencies.yml")
-#: Of a line of dbt's own errors, which may quote a value, in characters.
+#: Maximum length of a line of dbt's errors, which may quote a value, in characters.
 _MAX_LINE = 2_000
 
 
 def prepare(project: DbtProject, dbt: DbtRunner, echo: Callable[[str], None] = print) -> Path:
-    """Parse the project into its target path, all or nothing.
+    """Parse the project into its target path. If that fails, the target path is not changed.
+
+    Args:
+        project: The project.
+        dbt: Runs dbt commands.
+        echo: Prints a line for the user.
 
     Returns:
-        The manifest's path.
+        The path of the manifest.
 
     Raises:
-        ManifestError: dbt could not parse; with dbt's own errors. The earlier manifest stays.
+        ManifestError: dbt could not parse the project. The message contains dbt's errors.
     """
     project.configuration()
     if project.problem:
@@ -42,7 +47,7 @@ def prepare(project: DbtProject, dbt: DbtRunner, echo: Callable[[str], None] = p
         ) from None
     unset = placeholders(project.profile, project.environment, project.variables) if project.profile else {}
     if unset:
-        echo(f"Not set, and not needed to parse, because only the connection reads them: {', '.join(sorted(unset))}")
+        echo(f"Not set, but only the connection needs them, not the parsing: {', '.join(sorted(unset))}")
     with (
         tempfile.TemporaryDirectory(prefix=".parse-", dir=project.target_path) as folder,
         dbt.session(environment=unset) as session,
@@ -60,8 +65,8 @@ def prepare(project: DbtProject, dbt: DbtRunner, echo: Callable[[str], None] = p
                 "dbt_project.yml, or unset DBT_WRITE_JSON."
             )
         found = json.loads(record.read_bytes())
-        _compare(project.profile, found["credentials"])
-        counted = _counted(found)
+        _verify_profile(project.profile, found["credentials"])
+        counted = _manifest_variables(found)
         if rendered := sorted(counted & unset.keys()):
             names = some([brief(name) for name in rendered])
             raise ManifestError(
@@ -69,7 +74,7 @@ def prepare(project: DbtProject, dbt: DbtRunner, echo: Callable[[str], None] = p
                 "in profiles.yml: set it, or give env_var() a default. An image's build takes it from DBT_ENVIRONMENT."
             )
         fingerprint = {**before, "variables": project.fingerprint(counted)["variables"]}
-        # The stamp goes first and comes last: without it the manifest counts as missing.
+        # The stamp is removed first and replaced last. Without it, the manifest counts as missing.
         project.stamp_path.unlink(missing_ok=True)
         for name in ("partial_parse.msgpack", "manifest.json"):
             if (fresh / name).is_file():
@@ -80,12 +85,12 @@ def prepare(project: DbtProject, dbt: DbtRunner, echo: Callable[[str], None] = p
 
 
 def _install_packages(project: DbtProject, session: DbtSession, folder: Path, echo: Callable[[str], None]) -> None:
-    """`dbt deps`, where packages are not those declared or locked."""
+    """Run `dbt deps` if the installed packages are not those declared or locked."""
     hook: dict[str, str] | None = {
         "kind": "deps",
         "project_dir": str(project.project_dir),
         "packages_dir": str(project.packages_dir),
-        # Without an earlier manifest of this target nothing tells that the lock has changed.
+        # Without an earlier manifest of this target, a change of the lock file cannot be detected.
         **({} if project.stamp_path.is_file() else {"versions": "true"}),
     }
     if _lock_changed(project):
@@ -94,13 +99,16 @@ def _install_packages(project: DbtProject, session: DbtSession, folder: Path, ec
     _run(project, session, ["deps"], folder, hook=hook, echo=echo)
 
 
-def _counted(found: Mapping[str, Any]) -> set[str]:
-    """The environment variables of which the manifest was made."""
+def _manifest_variables(found: Mapping[str, Any]) -> set[str]:
+    """Return the names of the environment variables that influence the manifest."""
     return {*found["yaml"], *(name for name in found["code"] if name not in RUN_TIME)}
 
 
-def _compare(profile: Profile | None, theirs: Mapping[str, Any]) -> None:
-    """Refuse a profile that we read in another way than dbt: rows would be counted in another database."""
+def _verify_profile(profile: Profile | None, theirs: Mapping[str, Any]) -> None:
+    """Raise an error if dbt renders the profile differently than this program.
+
+    Otherwise, rows would be counted in another database than the one that dbt builds in.
+    """
     if profile is None or not theirs:
         return
     file = profile.database_file
@@ -113,13 +121,13 @@ def _compare(profile: Profile | None, theirs: Mapping[str, Any]) -> None:
     for name, value in theirs.items():
         if value is not None and name != "path" and ours[name] != value:
             secret = any(is_secret(variable) for variable in profile.variables(*profile.reads))
-            said = (
+            difference = (
                 f"dbt renders {MASK}"
                 if secret
                 else f"dbt renders {shortened(value)}, this program {shortened(ours[name])}"
             )
             raise ManifestError(
-                f"`{name}` of {profile.where}: {said}. Write it without Jinja, or with env_var() alone."
+                f"`{name}` of {profile.where}: {difference}. Write it without Jinja, or with env_var() alone."
             )
     if theirs.get("path") and file and os.path.realpath(theirs["path"]) != os.path.realpath(file):
         raise ManifestError(
@@ -140,7 +148,7 @@ def _declares_packages(project: DbtProject) -> bool:
 
 
 def _lock_changed(project: DbtProject) -> bool:
-    """Whether the lock is another than that of the last manifest, as after a `git pull`."""
+    """Return whether the lock file has changed since the last manifest, for example by a `git pull`."""
     changed = project.changes()
     return changed is not None and "package-lock.yml" in changed
 
@@ -154,7 +162,7 @@ def _run(
     hook: Mapping[str, str] | None,
     echo: Callable[[str], None],
 ) -> None:
-    """Run a command of dbt, and pass on what people have to know of its output: its warnings, and why it does it."""
+    """Run a dbt command, and print its warnings and the reason why it runs."""
     lines: list[str] = []
 
     def log(level: str, message: str) -> None:
@@ -166,7 +174,7 @@ def _run(
     result = session.run(args, log, target_path=folder, hook=hook)
     if result.exit_code != 0:
         whole = without_traceback("\n".join(result.errors or lines))
-        said = "\n".join(brief(line, _MAX_LINE) for line in whole.splitlines())
-        if "Required var" in said:
-            said += "\nSet it in LAKEHOUSE_DBT_VARS, or give var() a default."
-        raise ManifestError(f"`dbt {args[0]}` failed in {project.project_dir} (target {project.target}):\n{said}")
+        text = "\n".join(brief(line, _MAX_LINE) for line in whole.splitlines())
+        if "Required var" in text:
+            text += "\nSet it in LAKEHOUSE_DBT_VARS, or give var() a default."
+        raise ManifestError(f"`dbt {args[0]}` failed in {project.project_dir} (target {project.target}):\n{text}")

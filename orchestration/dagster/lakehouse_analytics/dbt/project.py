@@ -1,8 +1,9 @@
-"""The dbt project on disk: where its manifest is, and whether it is fresh.
+"""The dbt project on disk: the location of its manifest, and whether the manifest is up to date.
 
-A manifest holds what dbt rendered: not only files, but also environment variables, `--vars` and the names that the
-profile gives. The fingerprint beside it holds the same inputs, so that a code location never counts one table while
-dbt builds another. Loading a manifest reads files and nothing else: no network, no subprocess, no dbt import.
+A manifest depends not only on files, but also on environment variables, `--vars` and the names in the profile, which
+dbt renders into it. The fingerprint next to it covers the same inputs, so that a code location never counts one table
+while dbt builds another. Loading a manifest only reads files: it uses no network and no subprocess, and does not import
+dbt.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from lakehouse_analytics.common.names import some
 from lakehouse_analytics.settings import Settings
 
 STAMP = "lakehouse_fingerprint.json"
-#: Of the fingerprint's own format.
+#: Version of the fingerprint's format.
 VERSION = 2
-#: Folders that dbt reads when it parses, by their setting in dbt_project.yml, with dbt's defaults
+#: dbt's defaults for the folders that it parses, by setting of dbt_project.yml
 #: (https://docs.getdbt.com/reference/dbt_project.yml).
 _PATHS = {
     "model-paths": ["models"],
@@ -39,13 +40,13 @@ _PATHS = {
     "function-paths": ["functions"],
     "docs-paths": [],
 }
-#: YAML files beside dbt_project.yml that the manifest is not made of: the second is dbt's, with the id of its user.
+#: YAML files next to dbt_project.yml that do not influence the manifest. dbt stores the id of its user in the second.
 _NOT_PARSED = (dbt_profile.FILE, ".user.yml")
-#: Lists files that dbt passes over (https://docs.getdbt.com/reference/dbtignore).
+#: Lists files that dbt ignores (https://docs.getdbt.com/reference/dbtignore).
 _IGNORE = ".dbtignore"
-#: dbt finds them in any case: `orders.SQL` is a model.
+#: Suffixes of the files that dbt parses, in lower case. dbt ignores the case: `orders.SQL` is a model.
 _PARSED = frozenset({".sql", ".yml", ".yaml", ".csv", ".md", ".py"})
-#: What of the target counts, as messages name it.
+#: The fields of the target that influence the manifest, as messages name them.
 _FIELDS = {
     "target": "the dbt target",
     "type": "the dbt target's type",
@@ -53,10 +54,10 @@ _FIELDS = {
     "schema": "the dbt target's schema",
     "attached": "the databases that the dbt target attaches",
 }
-#: The command that makes a manifest; every message about one ends with it.
+#: The command that makes a manifest, for messages.
 PREPARE = "lakehouse manifest"
-#: Variables of which models may make their SQL at run time and which therefore may differ between an image's build and
-#: a run. They do count where a YAML file reads them.
+#: Environment variables that models may read at run time and that may therefore differ between the build of an image
+#: and a run. They still count if a YAML file reads them.
 RUN_TIME = frozenset(
     f"LAKEHOUSE_{name}"
     for name in (
@@ -75,14 +76,17 @@ class ManifestError(RuntimeError):
 
 @dataclass(frozen=True)
 class DbtProject:
-    """A dbt project and the target it is used with.
+    """A dbt project and its target.
 
-    A manifest contains the names of one target's databases and schemas, so that each target has its own `target_path`.
+    A manifest contains the names of one target's databases and schemas, so each target has its own `target_path`.
 
     Attributes:
-        project_dir, profiles_dir, target: As dbt's options of those names.
+        project_dir: The folder of the project.
+        profiles_dir: The folder of `profiles.yml`.
+        target: The name of the target.
         target_path: The folder of the manifest.
-        profile: What `profiles.yml` says; None where it cannot be read, and `problem` says why.
+        profile: The target's profile, or None if it cannot be read.
+        problem: The reason why the profile cannot be read, or an empty string.
         variables: dbt's `--vars`.
         environment: The environment variables that dbt gets.
     """
@@ -97,8 +101,8 @@ class DbtProject:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False, compare=False)
 
     @classmethod
-    def of(cls, settings: Settings) -> DbtProject:
-        """The project named by the environment."""
+    def from_settings(cls, settings: Settings) -> DbtProject:
+        """Return the project of the settings."""
         profile, problem = None, ""
         try:
             profile = settings.profile
@@ -117,19 +121,19 @@ class DbtProject:
 
     @property
     def manifest_path(self) -> Path:
-        """Where dbt writes this target's manifest."""
+        """The path of this target's manifest."""
         return self.target_path / "manifest.json"
 
     @property
     def stamp_path(self) -> Path:
-        """The fingerprint's file."""
+        """The path of the manifest's fingerprint."""
         return self.target_path / STAMP
 
     def configuration(self) -> Mapping[str, Any]:
-        """`dbt_project.yml` as written, unrendered.
+        """Return `dbt_project.yml` as written, unrendered.
 
         Raises:
-            ManifestError: there is no such file, or it is not YAML.
+            ManifestError: The file does not exist or is not valid YAML.
         """
         path = self.project_dir / "dbt_project.yml"
         if not is_file(path):
@@ -143,11 +147,11 @@ class DbtProject:
 
     @property
     def packages_dir(self) -> Path:
-        """Where `dbt deps` installs packages."""
+        """The folder in which `dbt deps` installs packages."""
         return self.project_dir / str(self._rendered(self.configuration().get("packages-install-path", "dbt_packages")))
 
     def sources(self) -> Iterator[Path]:
-        """Every file that dbt may parse, of the project and of its installed packages, in a stable order."""
+        """Yield the files of the project and its installed packages that dbt may parse, in a stable order."""
         yield from self._sources_of(self.project_dir, self.configuration())
         packages = self.packages_dir
         for package in sorted(packages.iterdir()) if is_folder(packages) else ():
@@ -159,7 +163,7 @@ class DbtProject:
                     raise ManifestError(str(error)) from None
 
     def _sources_of(self, folder: Path, configuration: Mapping[str, Any]) -> Iterator[Path]:
-        # The YAML files on top: the project, packages, selectors. Of the profile only some fields count.
+        # The YAML files at the top level: the project, packages, selectors. Of the profile, only some fields count.
         yield from sorted(
             path
             for path in folder.iterdir()
@@ -176,18 +180,18 @@ class DbtProject:
         try:
             return Jinja(self.environment, {}, self.variables).render(value, "dbt_project.yml")
         except ProfileError:
-            return value  # dbt will say what is wrong
+            return value  # dbt reports the error
 
     def fingerprint(self, variables: Mapping[str, str] | Collection[str] = ()) -> Fingerprint:
-        """The inputs of a manifest, as they are now.
+        """Return the inputs of a manifest in their current state.
 
         Args:
-            variables: Names of environment variables that dbt read, other than for the connection.
+            variables: The names of environment variables that dbt read, except those of the connection.
 
         Returns:
-            `files`: SHA-256 of the content of each, because images and checkouts reset times, by relative path;
-            `profile`: names that the target gives; `variables` and `vars`: values of environment variables and of
-            `--vars`, without what may be secret.
+            `files`: the SHA-256 hash of each file's content by relative path, because building an image or checking out
+            a repository resets modification times. `profile`: the names that the target sets. `variables` and `vars`:
+            the values of the environment variables and of `--vars`, except possible secrets.
         """
         return {
             "version": VERSION,
@@ -209,7 +213,7 @@ class DbtProject:
         }
 
     def changes(self) -> list[str] | None:
-        """What differs from what the manifest was made of; None when there is no manifest."""
+        """Return the inputs that have changed since the manifest was made, or None if there is no manifest."""
         if not is_file(self.manifest_path) or not is_file(self.stamp_path):
             return None
         try:
@@ -222,21 +226,21 @@ class DbtProject:
         return [
             *_changed_files(then["files"], now["files"]),
             *(
-                f"{_FIELDS[name]} ({_was(before)}, {_is(after)}{self._because(name)})"
+                f"{_FIELDS[name]} ({_describe_old(before)}, {_describe_new(after)}{self._variables_hint(name)})"
                 for name, before, after in _differences(then["profile"], now["profile"])
                 if name in _FIELDS
             ),
             *(
-                f"the environment variable {brief(name)} ({_was(before)}, {_is(after)})"
+                f"the environment variable {brief(name)} ({_describe_old(before)}, {_describe_new(after)})"
                 for name, before, after in _differences(then["variables"], now["variables"])
             ),
             *(
-                f"the variable `{brief(name)}` of LAKEHOUSE_DBT_VARS ({_was(before)}, {_is(after)})"
+                f"the variable `{brief(name)}` of LAKEHOUSE_DBT_VARS ({_describe_old(before)}, {_describe_new(after)})"
                 for name, before, after in _differences(then["vars"], now["vars"])
             ),
         ]
 
-    def _because(self, name: str) -> str:
+    def _variables_hint(self, name: str) -> str:
         fields = {"database": ("path", "database", "catalog"), "schema": ("schema",), "attached": ("attach",)}
         variables = self.profile.variables(*fields.get(name, ())) if self.profile else []
         return f"; it reads {some([brief(name) for name in variables])}" if variables else ""
@@ -245,7 +249,7 @@ class DbtProject:
         """Read the manifest.
 
         Raises:
-            ManifestError: the profile cannot be used, or the manifest is missing, stale, or not dbt's.
+            ManifestError: The profile cannot be used, or the manifest is missing, stale, or not written by dbt.
         """
         self.configuration()
         if self.problem:
@@ -260,7 +264,7 @@ class DbtProject:
                 f"The manifest at {self.manifest_path} is stale: changed since it was made: {some(changed)}. {how}"
             )
         try:
-            loaded = json.loads(self.manifest_path.read_bytes().decode())  # without the bytes while it is parsed
+            loaded = json.loads(self.manifest_path.read_bytes().decode())  # decoded, so that the bytes are released
         except (ValueError, RecursionError):
             how = self._how_to_make(again=True)
             raise ManifestError(f"{self.manifest_path} cannot be read as JSON. {how}") from None
@@ -272,7 +276,7 @@ class DbtProject:
         return dict(loaded)
 
     def _how_to_make(self, in_an_image: str = "", *, again: bool = False) -> str:
-        """The last sentence of a message about a manifest that cannot be used."""
+        """Return the last sentence of a message about a manifest that cannot be used."""
         folder = next(path for path in (self.target_path, *self.target_path.parents) if is_folder(path))
         if os.access(folder, os.W_OK):
             return f"Make it{' again' if again else ''}: {PREPARE}"
@@ -280,7 +284,7 @@ class DbtProject:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    # As dbt does, links to folders included; a link that leads back to where it lies is followed once.
+    # Follows links to folders as dbt does. A link to one of its own parent folders is followed only once.
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -293,12 +297,12 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _public(name: str, value: Any, text: str | None = None) -> str:
-    """The text of a value without the secrets in it, such as the password of an address."""
+    """Return the text of a value without secrets, such as the password in a URL."""
     return Redactor(secret_values(value, name))(str(value) if text is None else text)
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can hold it and sort it: YAML has keys of any type, and sets."""
+    """Convert a value to what JSON can represent and sort. YAML allows sets, and keys of any type."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
@@ -309,7 +313,7 @@ def _plain(value: Any) -> Any:
 def _relative(path: Path, start: Path) -> str:
     text, folder = path.as_posix(), f"{start.as_posix()}/"
     if text.startswith(folder) and ".." not in text:
-        return text.removeprefix(folder)  # as nearly all are: without resolving both
+        return text.removeprefix(folder)  # the usual case, in which neither path has to be resolved
     return Path(os.path.relpath(path, start)).as_posix()
 
 
@@ -331,9 +335,9 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tu
             yield name, then.get(name), now.get(name)
 
 
-def _was(value: Any) -> str:
+def _describe_old(value: Any) -> str:
     return "it was not set" if value is None else f"it was {shortened(value)}"
 
 
-def _is(value: Any) -> str:
+def _describe_new(value: Any) -> str:
     return "is not set now" if value is None else f"is {shortened(value)} now"

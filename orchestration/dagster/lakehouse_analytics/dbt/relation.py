@@ -1,4 +1,4 @@
-"""The full name of a table, as Trino and Iceberg know it."""
+"""Full names of tables in Trino and Iceberg."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from lakehouse_analytics.dbt.nodes import Node
 
 @dataclass(frozen=True)
 class Relation:
-    """A table's full name."""
+    """The full name of a table."""
 
     catalog: str
     schema: str
     name: str
 
     def __str__(self) -> str:
-        """Quoted for Trino."""
+        """Return the name, quoted for Trino."""
         return ".".join(map(identifier, (self.catalog, self.schema, self.name)))
 
     def metadata(self, table: str) -> str:
-        """One of Iceberg's metadata tables, quoted: `files`, `snapshots`, `manifests`, `refs`."""
+        """Return the quoted name of one of Iceberg's metadata tables: `files`, `snapshots`, `manifests` or `refs`."""
         return str(Relation(self.catalog, self.schema, f"{self.name}${table}"))
 
 
 def relation_of(node: Node) -> Relation:
-    """The table of a dbt model, seed, snapshot or source, as Trino names it."""
-    # Trino folds names to lower case, quoted or not.
+    """Return the relation of a dbt model, seed, snapshot or source, as Trino names it."""
+    # Trino converts names to lower case, even if they are quoted.
     return Relation(*(str(part).lower() for part in (node.database, node.schema, node.table_name)))

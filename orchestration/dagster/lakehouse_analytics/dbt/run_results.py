@@ -1,4 +1,4 @@
-"""What dbt says of the nodes that it ran. Pure.
+"""dbt's results of the nodes that it ran. Pure.
 
 Format: https://docs.getdbt.com/reference/artifacts/run-results-json
 """
@@ -13,19 +13,25 @@ from typing import Any
 
 from lakehouse_analytics.dbt.batches import Batches
 
-#: dbt's exit codes 0 and 1 mean that it ran and wrote its results; anything else is a crash.
-RAN = (0, 1)
-#: A line of dbt's message that names a file of the temporary target folder, which is gone when the run ends.
+#: dbt's exit codes if it ran and wrote its results. Any other exit code is a crash.
+COMPLETED = (0, 1)
+#: A line of dbt's message that names a file in the temporary target folder, which is deleted at the end of the run.
 COMPILED_CODE = re.compile(r"\n[ \t]*compiled code at [^\n]+")
 
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What dbt says of one node, as in `run_results.json`.
+    """dbt's result of one node, from `run_results.json`.
 
-    `status` is dbt's own: success, error, skipped, pass, fail, warn. `seconds` is dbt's execution time. `query_id` is
-    the engine's name of the query that did the work, where it has one. `batches` are those of a microbatch model.
-    `compiled_code` is the SQL of a test that did not pass, without Jinja.
+    Attributes:
+        unique_id: dbt's unique id of the node.
+        status: dbt's status: success, error, skipped, pass, fail or warn.
+        message: dbt's message.
+        seconds: dbt's execution time in seconds.
+        failures: The number of rows that failed a test.
+        compiled_code: The SQL of a test that did not pass, without Jinja.
+        query_id: The engine's id of the query that built or tested the node, if it has one.
+        batches: The batches of a microbatch model.
     """
 
     unique_id: str
@@ -39,15 +45,15 @@ class NodeResult:
 
     @classmethod
     def read(cls, item: Mapping[str, Any], reasons: Mapping[int, str] | None = None) -> NodeResult:
-        """One entry of `run_results.json`.
+        """Read an entry of `run_results.json`.
 
         Args:
             item: The entry.
-            reasons: Why batches of a microbatch model failed, by dbt's number of the batch, from 1.
+            reasons: The errors of batches of a microbatch model by dbt's number of the batch, from 1.
         """
-        said = item.get("batch_results")
-        batches = Batches.read(said, reasons or {}) if said else None
-        # dbt's own message of a microbatch model says how many batches failed, and not which.
+        found = item.get("batch_results")
+        batches = Batches.read(found, reasons or {}) if found else None
+        # dbt's own message about a microbatch model only says how many batches failed, not which.
         message = (batches.message if batches else "") or str(item.get("message") or "")
         return cls(
             unique_id=item["unique_id"],
@@ -63,27 +69,33 @@ class NodeResult:
 
 @dataclass(frozen=True)
 class DbtResult:
-    """One finished dbt command."""
+    """The result of a dbt command.
+
+    Attributes:
+        exit_code: dbt's exit code. A negative one is the number of the signal that ended the process.
+        nodes: The results of the nodes by unique id.
+        errors: dbt's errors.
+        stray: The last lines of output that dbt did not log, such as a traceback or a message of a library.
+    """
 
     exit_code: int
     nodes: Mapping[str, NodeResult]
     errors: Sequence[str] = field(default_factory=tuple)
-    #: The last lines that were not dbt's own: what Python or a library said before the end.
     stray: Sequence[str] = field(default_factory=tuple)
 
     @property
     def reason(self) -> str:
-        """What dbt said of its end, or what was said last."""
-        said = "\n".join(self.errors or self.stray)
+        """The reason why dbt ended: its errors, or else the last lines of other output."""
+        text = "\n".join(self.errors or self.stray)
         if self.exit_code == -signal.SIGKILL:
-            # It cannot say so itself.
-            said += (
-                "\nIt was killed, most often because memory ran out: give runs more, "
+            # A killed process cannot report the reason itself.
+            text += (
+                "\nIt was killed, most often because memory ran out: give runs more memory, "
                 "or dbt fewer threads (LAKEHOUSE_DBT_THREADS)"
             )
-        return said.strip() or "it said nothing; see the run's stdout"
+        return text.strip() or "it gave no reason; see the run's stdout"
 
     @property
     def crashed(self) -> bool:
         """Whether dbt ended without having run its nodes."""
-        return self.exit_code not in RAN or (self.exit_code != 0 and not self.nodes)
+        return self.exit_code not in COMPLETED or (self.exit_code != 0 and not self.nodes)

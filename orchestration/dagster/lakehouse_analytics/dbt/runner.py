@@ -1,8 +1,8 @@
-"""dbt as child processes: commands, their log as it happens, their results as data.
+"""Runs dbt commands in a child process, with their log lines and results as data.
 
-dagster-dbt's `DbtCliResource` does the same and more; it costs an import of dbt (2.2 CPU seconds and
-88 MB) in every process that loads the code location, a `dbt --version` (3 to 4 CPU seconds) in every
-run and dbt's own start-up in every command. `benchmarks/` measures it.
+dagster-dbt's `DbtCliResource` does the same and more, but costs an import of dbt (2.2 CPU seconds and 88 MB) in every
+process that loads the code location, a `dbt --version` (3 to 4 CPU seconds) in every run, and dbt's start-up in every
+command. `benchmarks/` measures this.
 """
 
 import os
@@ -14,34 +14,34 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from lakehouse_analytics.dbt.session import DbtProcess, Ended, Finished, Logged, Message, Request, start_process
+from lakehouse_analytics.dbt.session import DbtProcess, CommandEnded, NodeFinished, LogLine, Message, Request, start_process
 from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
 
 PARTIAL_PARSE = "partial_parse.msgpack"
-#: dbt's `--vars`; see `Settings.dbt_vars`.
+#: Environment variable with dbt's `--vars`. See `Settings.dbt_vars`.
 VARS = "LAKEHOUSE_DBT_VARS"
-#: Levels of dbt's log that a run passes on.
+#: Levels of dbt's log lines that a run logs.
 LEVELS = ("info", "warn", "error")
 
 Log = Callable[[str, str], None]
 
 
 def run_to_end(process: DbtProcess, request: Request, log: Log) -> DbtResult:
-    """Run one command that asks nothing, to its end.
+    """Run a command without a plan, and return its result.
 
     Args:
-        process: Where dbt is.
+        process: dbt's process.
         request: The command.
-        log: As of `DbtSession.run`.
+        log: Called with the level and the message of each line. See `DbtSession.run`.
     """
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     nodes: dict[str, NodeResult] = {}
     errors: list[str] = []
     process.start(request, inbox.put)
-    while not isinstance(message := inbox.get(), Ended):
-        if isinstance(message, Finished):
+    while not isinstance(message := inbox.get(), CommandEnded):
+        if isinstance(message, NodeFinished):
             nodes[message.node.unique_id] = message.node
-        elif isinstance(message, Logged):
+        elif isinstance(message, LogLine):
             if message.level == "error":
                 errors.append(message.message)
             log(message.level, message.message)
@@ -49,7 +49,7 @@ def run_to_end(process: DbtProcess, request: Request, log: Log) -> DbtResult:
 
 
 class DbtSession:
-    """Runs dbt commands one after the other, in a process that imports dbt once."""
+    """Runs dbt commands one after the other in a single process, which imports dbt only once."""
 
     def __init__(self, runner: "DbtRunner", adapter: str, environment: Mapping[str, str]) -> None:
         self._runner, self._adapter, self._environment = runner, adapter, environment
@@ -58,37 +58,40 @@ class DbtSession:
     def run(
         self, args: Sequence[str], log: Log, *, target_path: Path, hook: Mapping[str, str] | None = None
     ) -> DbtResult:
-        """Run one dbt command to its end.
+        """Run one dbt command and wait for its end.
 
         Args:
             args: The command and its options, such as `["parse"]`.
-            log: Called with the level and the message of each line. The level is dbt's (debug, info, warn, error), or
-                `REPEATED`, or `STRAY` for lines that are not dbt's.
-            target_path: For artifacts.
-            hook: Arguments of `dbt_hooks.installed`.
+            log: Called with the level and the message of each line. The level is one of dbt's (debug, info, warn,
+                error), `REPEATED`, or `STRAY` for lines that dbt did not log.
+            target_path: The folder for artifacts.
+            hook: Options of `hooks.install_hook`.
 
         Returns:
-            Exit code and node results. A dbt that crashed is a result too: see `DbtResult.crashed`.
+            The exit code and the results of the nodes. If dbt crashed, there is a result as well; see
+            `DbtResult.crashed`.
         """
-        if not self._process.alive:
+        if not self._process.is_alive:
             self.stop()
             self._process = start_process(self._adapter)
         request = self._runner.request(args, self._environment, target_path=str(target_path), hook=hook)
         return run_to_end(self._process, request, log)
 
     def stop(self) -> None:
-        """End the process, and what it is doing."""
+        """Stop the process, and the command that it runs."""
         self._process.stop()
 
 
 class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Runs dbt commands against one project and target.
+    """Runs dbt commands for one project and target.
 
     Attributes:
-        project_dir, profiles_dir, target: As dbt's options of those names.
-        target_path: Where the manifest and dbt's partial parse lie; never written by a build.
-        environment: Variables for dbt beside this process's own.
-        database_environment: Variables for commands that talk to the database; not for `dbt deps`.
+        project_dir: The folder of the project.
+        profiles_dir: The folder of `profiles.yml`.
+        target: The name of the target.
+        target_path: The folder of the manifest and of dbt's partial parse. Builds never write to it.
+        environment: Environment variables for dbt in addition to this process's own.
+        database_environment: Environment variables for commands that use the database, so not for `dbt deps`.
     """
 
     project_dir: str
@@ -100,11 +103,14 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @contextmanager
     def session(self, adapter: str = "", environment: Mapping[str, str] | None = None) -> Iterator[DbtSession]:
-        """Start importing dbt, and the adapter's module where it is known, in a child process.
+        """Start a child process that imports dbt and, if it is known, the adapter.
 
         Args:
-            adapter: The adapter's name, as `duckdb`.
-            environment: Variables of this session's commands beside the runner's own.
+            adapter: The name of the adapter, such as `duckdb`.
+            environment: Environment variables of this session's commands in addition to the runner's own.
+
+        Yields:
+            The session. Its process is stopped at the end of the block.
         """
         session = DbtSession(self, adapter, environment or {})
         try:
@@ -114,7 +120,7 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @property
     def manifest(self) -> str:
-        """The parsed project that builds start from, so that no run parses it."""
+        """The path of the parsed project that builds start from, so that no run has to parse it."""
         return str(Path(self.target_path) / PARTIAL_PARSE)
 
     def request(
@@ -127,15 +133,15 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
         hook: Mapping[str, str] | None = None,
         parsed: bool = False,
     ) -> Request:
-        """A command for `dbt.session`.
+        """Return a command for dbt's process.
 
         Args:
             args: The command and its options.
-            environment: Variables of this run beside the runner's own.
-            target_path: For artifacts; of a build from a plan only compiled SQL.
-            plan: What to build, from the parsed project.
-            hook: Arguments of `dbt_hooks.installed`.
-            parsed: A command without a plan starts from the parsed project, too, instead of parsing by itself.
+            environment: Environment variables of this run in addition to the runner's own.
+            target_path: The folder for artifacts. A build from a plan only writes compiled SQL.
+            plan: What to build, starting from the parsed project.
+            hook: Options of `hooks.install_hook`.
+            parsed: Whether a command without a plan starts from the parsed project as well, instead of parsing.
         """
         whole = {**os.environ, **self.environment, **environment}
         levels = ("debug", *LEVELS) if os.getenv("DEBUG") else LEVELS
@@ -150,18 +156,18 @@ class DbtRunner(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
     def _options(self, environment: Mapping[str, str]) -> list[str]:
-        # From the environment and not a field of the resource, whose fields are shown in Dagster's UI.
+        # Not a field of the resource, because Dagster's UI displays those.
         variables = environment.get(VARS, "").strip()
         return ["--target", self.target, *(["--vars", variables] if variables else [])]
 
     def _flags(self, target_path: str, *, artifacts: bool) -> dict[str, str]:
-        """dbt's global options, as its environment variables."""
+        """Return dbt's global options as environment variables."""
         return {
             "DBT_PROJECT_DIR": self.project_dir,
             "DBT_PROFILES_DIR": self.profiles_dir,
             "DBT_TARGET_PATH": target_path,
             "DBT_LOG_PATH": target_path,
-            # The log comes over the socket. Artifacts a project may have switched off.
+            # Log lines are sent over the socket. A project may have turned artifacts off.
             "DBT_LOG_LEVEL": "none",
             "DBT_LOG_LEVEL_FILE": "none",
             "DBT_WRITE_JSON": str(artifacts).lower(),

@@ -1,7 +1,7 @@
-"""Masks secrets in what dbt says. Runs in dbt's process.
+"""Masks secrets in dbt's messages. Runs in dbt's process.
 
-dbt masks the values of `DBT_ENV_SECRET_…` only. Errors of databases repeat what they could not open, with the password
-that an attached database or an address has in it.
+dbt itself only masks the values of `DBT_ENV_SECRET_…`. Database errors, however, quote what could not be opened,
+including the password in the address of an attached database.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from lakehouse_analytics.common.redact import Redactor, secret_values
 
 
 class SecretsInText:
-    """Masks the secrets of the environment, and of the profile once dbt has read it."""
+    """Masks the secrets of the environment and, once dbt has read it, of the profile."""
 
     def __init__(self) -> None:
         self._known: object = None
         self._redact: Callable[[str], str] = str
 
-    def forget(self) -> None:
-        """Look at the environment again."""
+    def reset(self) -> None:
+        """Read the environment again before the next message."""
         self._known = None
 
     def __call__(self, text: str) -> str:
-        """The text without them."""
+        """Return the text with the secrets masked."""
         from dbt.adapters.factory import FACTORY
 
         adapters = {*FACTORY.adapters.values()}
@@ -38,6 +38,6 @@ def _secrets(adapters: set[Any]) -> Iterator[str]:
     yield from secret_values(dict(os.environ))
     for adapter in adapters:
         profile = adapter.config.credentials.to_dict()
-        for one in profile.pop("secrets", None) or ():  # of DuckDB, whose types and regions are none
+        for one in profile.pop("secrets", None) or ():  # DuckDB's, whose types and regions are not secret
             yield from secret_values(one)
         yield from secret_values(profile)

@@ -1,11 +1,11 @@
-"""A process that has imported dbt and runs commands: one for a run, one for `lakehouse manifest`.
+"""The process that has imported dbt and runs its commands: one per run, and one for `lakehouse manifest`.
 
-A process of its own, so that a dbt that is killed is a failed step and not a dead run. It speaks over a socket, so that
-nothing that dbt or its libraries print can be taken for an answer: lines of JSON in both directions, each an object
-whose first key says what it is.
+It is a separate process, so that a killed dbt is a failed step and not a dead run. It communicates over a socket, so
+that output of dbt or its libraries cannot be mistaken for a message. Messages are lines of JSON in both directions,
+each an object whose first key is its type.
 
-From the run: `prepare` (the adapter to import and the manifest to load), `command` (arguments, environment, and for a
-build its plan), `answer` to a question, and `query` (a statement for dbt's own connection). To the run: `log`,
+From the run: `prepare` (the adapter to import and the manifest to load), `command` (the arguments, the environment, and
+for a build its plan), `answer` to a question, and `query` (a statement for dbt's own connection). To the run: `log`,
 `finished` (dbt's result of a node), `ask` (a question), `rows`, and `ended`.
 """
 
@@ -28,32 +28,32 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lakehouse_analytics.dbt.batches import Reasons
+from lakehouse_analytics.dbt.batches import BatchErrors
 from lakehouse_analytics.dbt.secrets_in_text import SecretsInText
 
-#: Seconds between SIGINT, on which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
+#: Seconds between SIGINT, upon which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
 TERMINATION_SECONDS = 25.0
-#: Seconds between two cancellations of what a build that was interrupted still asks.
+#: Seconds between two attempts to cancel the queries of an interrupted build.
 CANCEL_SECONDS = 1.0
-#: Statements of the run that this process runs at once: gates, and counts that are only reported.
+#: Maximum number of concurrent statements of the run: gates, and counts that are only reported.
 QUERIES = 2
-#: Exit codes of dbt (https://docs.getdbt.com/reference/exit-codes).
+#: dbt's exit codes (https://docs.getdbt.com/reference/exit-codes).
 FINE, FAILED, CRASHED = 0, 1, 2
 
-#: It names a file of a temporary folder, which is gone when the run ends.
+#: dbt's event that names a file in the temporary folder, which is deleted at the end of the run.
 _COMPILED_PATH = "SQLCompiledPath"
 
 
 class ManifestError(Exception):
-    """dbt has nothing to build from."""
+    """The parsed project is missing or cannot be read."""
 
 
 class StoppingError(Exception):
-    """The run does not answer any more."""
+    """The run does not answer questions anymore."""
 
 
 class Server:
-    """The child's side of the socket."""
+    """The child's end of the socket."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -69,39 +69,42 @@ class Server:
         self._adapter: Any = None
         self._context = contextvars.copy_context()
         self._reported: set[str] = set()
-        self._reasons = Reasons()
+        self._reasons = BatchErrors()
         self._mask = SecretsInText()
 
     def serve(self) -> None:
-        """Build until the run closes the socket."""
-        signal.signal(signal.SIGINT, self._interrupted)
+        """Run commands until the run closes the socket."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
         threading.Thread(target=self._read, name="run", daemon=True).start()
         while work := self._work.get():
             if "prepare" in work:
                 self._prepare(**work["prepare"])
             else:
-                self._command(**work["command"])
-        # Threads of libraries must not keep a process alive that has no reader.
+                self._run_command(**work["command"])
+        # Skips the threads of libraries, which would keep the process alive although no one reads its messages.
         sys.stdout.flush()
         os._exit(0)
 
-    def _interrupted(self, _number: int, _frame: object) -> None:
+    def _on_interrupt(self, _number: int, _frame: object) -> None:
         if self._building and not self._stopping.is_set():
             self._stopping.set()
-            self._release()
+            self._release_waiting()
             threading.Thread(target=self._cancel, name="cancel", daemon=True).start()
             raise KeyboardInterrupt
 
     def _cancel(self) -> None:
-        """Cancel queries until the build has ended: dbt does it once, and a thread may send its next one after that."""
+        """Cancel queries until the build has ended.
+
+        dbt cancels them only once, and a thread may start its next query after that.
+        """
         while self._building:
             time.sleep(CANCEL_SECONDS)
             if adapter := self._adapter:
-                with contextlib.suppress(Exception):  # a connection that is opened or closed just now: next time
+                with contextlib.suppress(Exception):  # a connection may be opening or closing: try again
                     adapter.cancel_open_connections()
 
-    def _release(self) -> None:
-        """Let go of threads that wait for an answer, which dbt would wait for."""
+    def _release_waiting(self) -> None:
+        """Release the threads that wait for an answer, because dbt would wait for them."""
         for waiting in [*self._answers.values()]:
             waiting.put(StoppingError())
 
@@ -116,14 +119,14 @@ class Server:
                     self._queries.submit(self._query, message["query"], message["sql"])
                 else:
                     self._work.put(message)
-        # The run is gone: its dbt must not hold the database.
+        # The run has ended, so dbt must not keep the database locked.
         self._work.put(None)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(TERMINATION_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _send(self, message: dict[str, Any]) -> None:
-        with self._sending, contextlib.suppress(OSError):  # the run is gone; the reader ends this process
+        with self._sending, contextlib.suppress(OSError):  # the run has ended, and the reader ends this process
             self._control.sendall(json.dumps(message, default=str).encode() + b"\n")
 
     def _prepare(self, adapter: str, manifest: str | None = None) -> None:
@@ -132,15 +135,15 @@ class Server:
             importlib.import_module(f"dbt.adapters.{adapter}")
         importlib.import_module("lakehouse_analytics.dbt.build_task")
         if manifest:
-            with contextlib.suppress(ManifestError):  # the build says what is wrong
+            with contextlib.suppress(ManifestError):  # the build reports the error
                 self._manifests[manifest] = _load(manifest)
 
-    def _command(self, args: list[str], cwd: str, env: dict[str, str], **how: Any) -> None:
-        """Run a command, and tell how it ended."""
+    def _run_command(self, args: list[str], cwd: str, env: dict[str, str], **how: Any) -> None:
+        """Run a command, and send how it ended."""
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(env)
-        self._mask.forget()
+        self._mask.reset()
         sys.argv = ["dbt", *args]
         try:
             self._building = True
@@ -169,41 +172,41 @@ class Server:
         from lakehouse_analytics.dbt import hooks as dbt_hooks
         from lakehouse_analytics.dbt import build_task
 
-        self._reported, self._reasons = set(), Reasons()
+        self._reported, self._reasons = set(), BatchErrors()
         if plan is not None:
-            build_task.install(build_task.BuildPlan(**plan), _Asking(self))
+            build_task.install_plan(build_task.BuildPlan(**plan), _BuildCallbacks(self))
         parsed = (self._manifests.pop(manifest, None) or _load(manifest)) if manifest else None
         if manifest and plan is None:
-            self._manifests[manifest] = parsed  # a build changes the manifest that it is given; other commands do not
-        with dbt_hooks.installed(hook or {}) as reason:
+            self._manifests[manifest] = parsed  # unlike a build, other commands do not modify it
+        with dbt_hooks.install_hook(hook or {}) as reason:
             if reason == dbt_hooks.NOTHING_TO_DO:
                 return FINE, []
             if reason:
                 self._send({"log": self._mask(reason), "level": "info", "name": ""})
-            result = dbtRunner(parsed, [lambda event: self._logged(event, frozenset(levels))]).invoke(args)
+            result = dbtRunner(parsed, [lambda event: self._on_event(event, frozenset(levels))]).invoke(args)
         if plan is None:
-            _close_databases()  # a run keeps its own, which may be in memory, for another try
+            _close_databases()  # a build keeps them for a retry, because a database may be in memory
         for node in getattr(result.result, "results", None) or ():
             if node and node.node.unique_id not in self._reported:
-                self.finished(node)  # hooks, and what dbt gave up
+                self.on_result(node)  # hooks, and nodes that dbt did not run
         errors = [str(result.exception)] if result.exception else []
         return FINE if result.success else CRASHED if result.exception else FAILED, errors
 
-    def begun(self, adapter: Any) -> None:
-        """See `build_task.Run`. dbt's adapters look up the invocation in the context of their thread."""
+    def on_start(self, adapter: Any) -> None:
+        """Handle the start of the build. dbt's adapters look up the invocation in the context of their thread."""
         self._context, self._adapter = contextvars.copy_context(), adapter
 
-    def finished(self, result: Any) -> None:
-        """Tell the run of a node's result."""
+    def on_result(self, result: Any) -> None:
+        """Send dbt's result of a node."""
         self._reported.add(result.node.unique_id)
-        reasons = {number: self._mask(reason) for number, reason in self._reasons.of(result.node.unique_id).items()}
+        reasons = {number: self._mask(reason) for number, reason in self._reasons.for_model(result.node.unique_id).items()}
         self._send({"finished": _report_of(result, self._mask), "reasons": reasons})
 
     def ask(self, kind: str, node: str) -> Any:
-        """See `build_task.Run`.
+        """Ask the run a question and wait for the answer. See `build_task.Run.ask`.
 
         Raises:
-            StoppingError: the run is gone, or dbt has been interrupted.
+            StoppingError: The run has ended, or dbt has been interrupted.
         """
         answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with self._sending:
@@ -234,22 +237,22 @@ class Server:
             _, table = self._adapter.execute(sql, auto_begin=False, fetch=True)
             return [[*row] for row in table.rows]
 
-    def _logged(self, event: Any, levels: frozenset[str]) -> None:
-        """Pass on an event of dbt."""
+    def _on_event(self, event: Any, levels: frozenset[str]) -> None:
+        """Process an event of dbt, and send its message if the run wants its level."""
         info = event.info
         name = str(info.name)
-        self._reasons.note(name, str(info.thread), event.data)
+        self._reasons.record(name, str(info.thread), event.data)
         if info.level in levels and name != _COMPILED_PATH and (message := str(info.msg)):
             self._send({"log": self._mask(message), "level": str(info.level), "name": name})
 
 
-class _Asking:
-    """What a build sees of the server."""
+class _BuildCallbacks:
+    """The methods of the server that a build uses."""
 
     def __init__(self, server: Server) -> None:
-        self.finished: Callable[[Any], None] = server.finished
+        self.on_result: Callable[[Any], None] = server.on_result
         self.ask: Callable[[str, str], Any] = server.ask
-        self.begun: Callable[[Any], None] = server.begun
+        self.on_start: Callable[[Any], None] = server.on_start
 
 
 def _load(path: str) -> Any:
@@ -267,7 +270,7 @@ def _load(path: str) -> Any:
 
 
 def _close_databases() -> None:
-    """dbt-duckdb keeps a database open, and so locked, after a command."""
+    """Close dbt-duckdb's database, which would otherwise stay open and locked after a command."""
     from dbt.adapters.factory import FACTORY
 
     for adapter in FACTORY.adapters.values():
@@ -277,7 +280,7 @@ def _close_databases() -> None:
 
 
 def _report_of(result: Any, mask: Callable[[str], str]) -> dict[str, Any]:
-    # Of `source freshness` a result has no batches.
+    # Results of `dbt source freshness` have no batches.
     node, batches = result.node, getattr(result, "batch_results", None)
     status = str(result.status)
     report = {
@@ -300,18 +303,18 @@ def _report_of(result: Any, mask: Callable[[str], str]) -> dict[str, Any]:
 
 
 def _show_warnings_only() -> None:
-    """Keep Python's default for libraries' logs: from WARNING on, on stderr.
+    """Restore Python's default for the logs of libraries: warnings and errors to stderr.
 
-    One of dbt's dependencies calls `logging.basicConfig()` when it is imported, which shows every level; the Trino
-    client then says twice in each run that the module keyring is missing, which only OAuth2 log-ins use.
+    One of dbt's dependencies calls `logging.basicConfig()` when it is imported, which enables every level. The Trino
+    client then logs twice per run that the module keyring is missing, which only OAuth2 logins use.
     """
     if logging.lastResort:
         logging.basicConfig(handlers=[logging.lastResort])
 
 
 def main() -> None:
-    """Serve the run at the other end of the socket whose descriptor is the first argument."""
-    # SIGINT is for dbt, which cancels its queries.
+    """Serve the run at the other end of the socket whose file descriptor is the first argument."""
+    # Ignored until `serve` handles it: SIGINT is meant for dbt, which cancels its queries.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _show_warnings_only()
     with socket.socket(fileno=int(sys.argv[1])) as control:

@@ -1,4 +1,4 @@
-"""The run's side of its dbt process. See `server`."""
+"""The run's end of the socket to dbt's process. See `server`."""
 
 from __future__ import annotations
 
@@ -23,38 +23,49 @@ from lakehouse_analytics.common.redact import Redactor, secret_values
 from lakehouse_analytics.dbt.server import TERMINATION_SECONDS
 from lakehouse_analytics.dbt.run_results import COMPILED_CODE, NodeResult
 
-#: The level of lines that are not dbt's own.
+#: Level of lines that dbt did not log.
 STRAY = "stray"
-#: The level of lines in which dbt repeats, at a build's end, what it has already reported of a node.
+#: Level of lines with which dbt repeats results of nodes at the end of a build.
 REPEATED = "repeated"
-#: dbt's events of that kind: https://github.com/dbt-labs/dbt-core/blob/main/core/dbt/task/printer.py
+#: dbt's events that do so: https://github.com/dbt-labs/dbt-core/blob/main/core/dbt/task/printer.py
 REPEATED_EVENTS = frozenset(
     ("RunResultError", "RunResultErrorNoMessage", "RunResultFailure", "RunResultWarning", "RunResultWarningMessage")
 )
-#: The process ends without tidying up, and Python's resource tracker, which removes what is left, would say so.
+#: The process ends without releasing its resources. Python's resource tracker releases them, and would log a warning.
 _QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
-#: Lines that are not dbt's own and may say why it died.
+#: Number of lines kept of the output that dbt did not log, which may contain the reason for a crash.
 _LAST_LINES = 20
 
 
 @dataclass(frozen=True)
-class Logged:
-    """A line of dbt's log: `level` is dbt's (debug, info, warn, error), `REPEATED` or `STRAY`."""
+class LogLine:
+    """A line of dbt's log.
+
+    Attributes:
+        level: One of dbt's levels (debug, info, warn, error), `REPEATED` or `STRAY`.
+        message: The text.
+    """
 
     level: str
     message: str
 
 
 @dataclass(frozen=True)
-class Finished:
-    """dbt is done with a node."""
+class NodeFinished:
+    """The result of a node."""
 
     node: NodeResult
 
 
 @dataclass(frozen=True)
 class Question:
-    """dbt waits for an answer. See `build_task` for the kinds."""
+    """A question for which dbt waits for the answer.
+
+    Attributes:
+        number: The number of the question.
+        kind: `STARTING`, `GATE` or `FINISHING`. See `build_task`.
+        node: The unique id of the node or gate.
+    """
 
     number: int
     kind: str
@@ -62,36 +73,37 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """The end of a build, or of the process: then `alive` is false.
+class CommandEnded:
+    """The end of a command, or of the process.
 
     Attributes:
-        exit_code: dbt's, or the process's; negative is a signal.
-        errors: What dbt said of its end.
-        stray: The last lines that were not dbt's own.
+        exit_code: dbt's exit code, or that of the process. A negative one is the number of a signal.
+        errors: dbt's errors.
+        stray: The last lines of output that dbt did not log.
+        is_alive: Whether the process is still running.
     """
 
     exit_code: int
     errors: Sequence[str] = ()
     stray: Sequence[str] = ()
-    alive: bool = True
+    is_alive: bool = True
 
 
-Message = Logged | Finished | Question | Ended
+Message = LogLine | NodeFinished | Question | CommandEnded
 
 
 @dataclass(frozen=True)
 class Request:
-    """One command.
+    """A dbt command.
 
     Attributes:
-        args: dbt's command line.
+        args: dbt's command-line arguments.
         folder: dbt's working directory.
-        environment: dbt's whole environment.
-        manifest: The path of `partial_parse.msgpack`, if the command need not parse.
-        plan: Fields of `build_task.BuildPlan`, if it is to build one.
-        hook: Arguments of `dbt_hooks.installed`.
-        levels: Of the log lines that are wanted.
+        environment: dbt's complete environment.
+        manifest: The path of `partial_parse.msgpack`, unless the command parses the project.
+        plan: The fields of `build_task.BuildPlan`, if the command builds one.
+        hook: Options of `hooks.install_hook`.
+        levels: The levels of the log lines to send.
     """
 
     args: Sequence[str]
@@ -104,22 +116,26 @@ class Request:
 
 
 def start_server(control: socket.socket) -> subprocess.Popen[bytes]:
-    """Start `server` in a new interpreter, with the other end of the run's socket."""
+    """Start `server` in a new interpreter.
+
+    Args:
+        control: The child's end of the socket.
+    """
     return subprocess.Popen(
         [sys.executable, "-W", _QUIET, "-m", "lakehouse_analytics.dbt.server", str(control.fileno())],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=[control.fileno()],
-        start_new_session=True,  # Ctrl-C reaches dbt once, from us
+        start_new_session=True,  # otherwise, Ctrl-C would interrupt dbt twice
     )
 
 
 class DbtProcess:
-    """A child process that imports dbt while this process does something else, and runs its commands.
+    """A child process that imports dbt in the background and runs its commands.
 
     Attributes:
-        alive: Whether it can take a command.
+        is_alive: Whether the process can run a command.
     """
 
     def __init__(self) -> None:
@@ -135,25 +151,30 @@ class DbtProcess:
         self._mask: Callable[[str], str] | None = None
         self._output = threading.Thread(target=self._read_output, name="dbt-output", daemon=True)
         self._reader = threading.Thread(target=self._read, name="dbt", daemon=True)
-        self.alive = True
+        self.is_alive = True
         _running.add(self)
         self._output.start()
         self._reader.start()
 
     @property
     def pid(self) -> int:
-        """Of the child."""
+        """The process id of the child."""
         return self._process.pid
 
     def prepare(self, adapter: str, manifest: str | None = None) -> None:
-        """Have it import an adapter, and load a manifest, before it is asked to build."""
+        """Import an adapter and load a manifest in the background, before the first command."""
         self._send({"prepare": {"adapter": adapter, "manifest": manifest}})
 
     def start(self, request: Request, put: Callable[[Message], None]) -> None:
-        """Start a command. `put` gets its messages, in another thread; the last is `Ended`."""
+        """Start a command.
+
+        Args:
+            request: The command.
+            put: Called with each message of the command, in another thread. The last one is `CommandEnded`.
+        """
         self._put, self._environment, self._mask = put, request.environment, None
-        if not self.alive:
-            put(self._end())
+        if not self.is_alive:
+            put(self._process_ended())
             return
         self._send(
             {
@@ -169,15 +190,20 @@ class DbtProcess:
             }
         )
 
-    def answer(self, asked: Question, value: str | None = None) -> None:
-        """Answer a question: with nothing to go on, else with the reason why not."""
-        self._send({"answer": asked.number, "value": value})
+    def answer(self, question: Question, value: str | None = None) -> None:
+        """Answer a question.
+
+        Args:
+            question: The question.
+            value: The reason why the node must not be built or the gate failed, or None.
+        """
+        self._send({"answer": question.number, "value": value})
 
     def fetch_all(self, sql: str) -> list[list[Any]]:
-        """Every row of one statement, on dbt's connection, while a build lasts.
+        """Run one statement on dbt's connection during a build, and return all of its rows.
 
         Raises:
-            RuntimeError: the statement failed, or dbt has ended; with dbt's message.
+            RuntimeError: The statement failed, or dbt has ended. The message contains dbt's error.
         """
         answer: Future[list[list[Any]]] = Future()
         with self._sending:
@@ -185,18 +211,18 @@ class DbtProcess:
             number = self._queries
             self._rows[number] = answer
         self._send({"query": number, "sql": sql})
-        if not self.alive:
-            self._lose_queries()
+        if not self.is_alive:
+            self._fail_queries()
         return answer.result()
 
     def stop(self) -> bool:
-        """End it. A build that goes on is interrupted, and killed after `TERMINATION_SECONDS`.
+        """Stop the process. A running command is interrupted, and killed after `TERMINATION_SECONDS`.
 
         Returns:
-            Whether it ended by itself.
+            Whether the process ended without being killed.
         """
         with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)  # on which it interrupts its build
+            self._control.shutdown(socket.SHUT_RDWR)  # upon which it interrupts its command
         try:
             self._process.wait(TERMINATION_SECONDS)
             ended = True
@@ -206,30 +232,30 @@ class DbtProcess:
             ended = False
         _running.discard(self)
         self._reader.join()
-        self._output.join(1.0)  # a process of dbt's own may have its output still
+        self._output.join(1.0)  # a child process of dbt may keep its output open
         self._control.close()
         return ended
 
     def kill(self) -> None:
-        """Kill it at once."""
+        """Kill the process immediately."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
 
     def _send(self, message: Mapping[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
-        with self._sending, contextlib.suppress(OSError):  # it is gone: the reader says so
+        with self._sending, contextlib.suppress(OSError):  # the process has ended, which the reader reports
             self._control.sendall(data)
 
     def _read(self) -> None:
         with contextlib.suppress(OSError, ValueError), self._control.makefile("r", encoding="utf-8") as lines:
             for line in lines:
-                self._take(json.loads(line))
-        self.alive = False
-        self._lose_queries()
+                self._handle(json.loads(line))
+        self.is_alive = False
+        self._fail_queries()
         if self._put:
-            self._put(self._end())
+            self._put(self._process_ended())
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         if "rows" in message:
             if waiting := self._rows.pop(message["rows"], None):
                 if "error" in message:
@@ -240,30 +266,30 @@ class DbtProcess:
             return
         elif "log" in message:
             level = REPEATED if message["name"] in REPEATED_EVENTS else message["level"]
-            self._put(Logged(level, COMPILED_CODE.sub("", message["log"])))
+            self._put(LogLine(level, COMPILED_CODE.sub("", message["log"])))
         elif "finished" in message:
             reasons = {int(number): reason for number, reason in message["reasons"].items()}
-            self._put(Finished(NodeResult.read(message["finished"], reasons)))
+            self._put(NodeFinished(NodeResult.read(message["finished"], reasons)))
         elif "ask" in message:
             self._put(Question(message["ask"], message["kind"], message["node"]))
         elif "ended" in message:
             put, self._put = self._put, None
-            put(Ended(message["ended"], message["errors"], [*self._stray]))
+            put(CommandEnded(message["ended"], message["errors"], [*self._stray]))
 
-    def _end(self) -> Ended:
-        """What is left to say of a process that is gone."""
+    def _process_ended(self) -> CommandEnded:
+        """Return the last message of a process that has ended."""
         self._put = None
         exit_code = self._process.wait()
         self._output.join(1.0)
-        return Ended(exit_code or -1, (), [*self._stray], alive=False)
+        return CommandEnded(exit_code or -1, (), [*self._stray], is_alive=False)
 
-    def _lose_queries(self) -> None:
+    def _fail_queries(self) -> None:
         for number in [*self._rows]:
             if waiting := self._rows.pop(number, None):
                 waiting.set_exception(RuntimeError("dbt has ended before it answered"))
 
     def _read_output(self) -> None:
-        """What is not dbt's own: Python, libraries, and models in Python that print."""
+        """Log the output that is not dbt's own: of Python, of libraries, and of Python models."""
         if self._process.stdout is None:
             return
         for line in iter(self._process.stdout.readline, b""):
@@ -271,10 +297,10 @@ class DbtProcess:
             if not text:
                 continue
             self._mask = self._mask or Redactor(secret_values(self._environment))
-            text = self._mask(text)  # dbt's own lines are masked in `server`
+            text = self._mask(text)  # `server` masks dbt's own lines
             self._stray.append(text)
             if put := self._put:
-                put(Logged(STRAY, text))
+                put(LogLine(STRAY, text))
             else:
                 os.write(1, f"{text}\n".encode())
 
@@ -287,26 +313,26 @@ def _stop_all() -> None:
         process.stop()
 
 
-# An interrupt that Dagster raises between two events reaches no code of ours. Unlike `atexit`, this runs at the end of a
-# run that the code server has started, too.
+# If Dagster raises an interrupt between two events, none of our code is on the stack to stop the process. Unlike
+# `atexit`, this also runs at the end of a run that the code server has started.
 Finalize(None, _stop_all, exitpriority=0)
 
 _early: queue.SimpleQueue[DbtProcess] = queue.SimpleQueue()
 
 
 def start_early() -> None:
-    """Start a process before it is known what it builds. `start_process` takes it."""
+    """Start a process before it is known what it will build. The next call of `start_process` returns it."""
     process = DbtProcess()
     process.prepare("")
     _early.put(process)
 
 
 def start_process(adapter: str, manifest: str | None = None) -> DbtProcess:
-    """A dbt process: the one that was started early, where there is one.
+    """Return a dbt process: the one that was started early, if there is one, otherwise a new one.
 
     Args:
-        adapter: The adapter's name, such as `duckdb`.
-        manifest: The manifest to load, if it is known.
+        adapter: The name of the adapter, such as `duckdb`.
+        manifest: The path of the manifest to load, if it is known.
     """
     try:
         process = _early.get_nowait()

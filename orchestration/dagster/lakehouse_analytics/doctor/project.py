@@ -31,7 +31,7 @@ def manifest(context: ProbeContext) -> Finding:
     from lakehouse_analytics.contract.models import ContractError
     from lakehouse_analytics.dbt.manifest import read
 
-    project = DbtProject.of(context.settings)
+    project = DbtProject.from_settings(context.settings)
     try:
         configuration = project.configuration()
         if problem := _manifest_problem(project):

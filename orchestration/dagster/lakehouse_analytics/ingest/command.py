@@ -66,7 +66,7 @@ def _sources(settings: Settings) -> Sequence[Node]:
     from lakehouse_analytics.dbt.nodes import manifest_of
     from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 
-    project = DbtProject.of(settings)
+    project = DbtProject.from_settings(settings)
     if not project.manifest_path.is_file():
         return []
     try:

@@ -31,7 +31,7 @@ from lakehouse_analytics._dagster_internals import (
     SqlEventLogStorage,
     SqlEventLogStorageTable,
 )
-from lakehouse_analytics.checks.history import HISTORY
+from lakehouse_analytics.checks.history import MAX_HISTORY
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, RunRecord
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Number of events to keep for each asset and check, and for each of their partitions: as many as the drift checks use.
-KEEP_NEWEST = HISTORY
+KEEP_NEWEST = MAX_HISTORY
 #: Runs per batch. A run of the largest projects has a few thousand events.
 BATCH = 50
 #: Events to keep of a run whose assets are kept.

@@ -1,1 +1,1 @@
-"""Partitions: their definitions, the windows that one run builds, and what a schedule still owes."""
+"""Partitions: definitions, the partitions of a run, and the backlog of a schedule."""

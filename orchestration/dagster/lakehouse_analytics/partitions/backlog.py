@@ -1,10 +1,10 @@
-"""Which windows a schedule owes, and what each still waits for.
+"""The backlog of a schedule: the partitions that are due, and what each of them still waits for.
 
-Dagster's schedules do not catch up: after three days without a daemon `build_schedule_from_partitioned_job` runs the
-last day and leaves two out without a word (1.13.27: a schedule has no partition set, see `_scheduler/scheduler.py`). So
-a tick here owes every window that came due since the last finished tick. What is not ready at its tick is left to the
-sensor `waiting_schedules`, which requests it when it is. A window is requested by exactly one of the two, because the
-sensor looks only at what came due by the last finished tick.
+Dagster's schedules do not catch up. After three days without a daemon, `build_schedule_from_partitioned_job` runs the
+last day and silently skips the other two (1.13.27: a schedule has no partition set, see `_scheduler/scheduler.py`).
+Here, a tick requests every partition that has become due since the last successful or skipped tick. Partitions that are
+not ready at their tick are left to the sensor `waiting_schedules`, which requests each one when it is ready. The sensor
+only looks at partitions that were due by the last such tick, so exactly one of the two requests a partition.
 """
 
 from __future__ import annotations
@@ -25,34 +25,38 @@ from lakehouse_analytics.partitions.definitions import (
     GrainPartitions,
     PartitionRange,
     Window,
-    missing_above,
-    overlapping,
+    missing_upstream_partitions,
+    overlapping_keys,
     windows,
 )
 from lakehouse_analytics.triggers.event_log import SOURCE_CLOCK_TOLERANCE
 from lakehouse_analytics.triggers.events import EMPTIED, ENDED, STARTED, SYNC_CHECK
 
-#: Newest syncs of a source that are looked at: they may be recorded in another order than they began in.
-SYNCS = 20
-#: Evaluations of a source's check of one query, and such queries at most, among which jobs that empty it are searched.
-PAGE, PAGES = 100, 10
-#: Of every run that a schedule owed: its name and the window.
-OWED = "lakehouse/owed"
-#: Scheduled runs go before those of backfills and people, whose priority is 0.
+#: Number of a source's newest syncs that are read. Syncs may be recorded in another order than they started in.
+MAX_SYNCS = 20
+#: Page size and maximum number of pages when the evaluations of a source's check are searched for jobs that emptied it.
+PAGE_SIZE, MAX_PAGES = 100, 10
+#: Tag of every run that is requested from the backlog. Its value is the schedule's name and the partition key.
+BACKLOG_TAG = "lakehouse/owed"
+#: Scheduled runs start before backfills and manual runs, which have priority 0.
 PRIORITY = {"dagster/priority": "1"}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A schedule of windows.
+class SchedulePlan:
+    """A schedule of partitioned tables.
 
     Attributes:
-        name, job: Of the schedule, and what it runs.
-        cron, timezone: When.
-        partitions_def: Its windows.
-        catch_up: Windows that are owed at most, the newest ones.
-        tables: What the job builds of this grain.
-        after: Sources that must have synced since a window's end.
+        name: The schedule's name.
+        job: The name of the job that it runs.
+        cron: The cron expression of its ticks.
+        timezone: The IANA time zone of the cron expression.
+        partitions_def: The partitions that it requests.
+        catch_up: The maximum number of partitions in the backlog. The newest ones are kept.
+        graph: The graph of the manifest.
+        grain_partitions: The partitions of each grain.
+        tables: The tables of this grain that the job builds.
+        after: The sources that must have been synced since the end of a partition before it is requested.
     """
 
     name: str
@@ -67,8 +71,8 @@ class Plan:
     after: Sequence[Source]
 
     @property
-    def waits(self) -> bool:
-        """Whether a window can have to wait for anything."""
+    def may_wait(self) -> bool:
+        """Whether a partition may have to wait for a source or for partitions of a shorter grain."""
         parents = {parent for table in self.tables for parent in table.parents}
         return bool(self.after) or any(parent in self.graph.tables and self._shorter(parent) for parent in parents)
 
@@ -77,94 +81,119 @@ class Plan:
         order = [*self.grain_partitions]
         return grain is not None and own is not None and order.index(grain) < order.index(own)
 
-    def due(self, window: Window) -> datetime:
-        """The tick at which a window is owed: the first one after its end."""
+    def due_at(self, window: Window) -> datetime:
+        """Return the tick at which a partition becomes due: the first one after its end."""
         return next_tick(self.cron, self.timezone, window.end)
 
-    def owed(self, since: datetime | None, at: datetime, started: datetime | None) -> list[Window]:
-        """Windows that came due after `since` and by `at`, and not before the schedule was started; the newest few.
+    def backlog(self, since: datetime | None, at: datetime, started: datetime | None) -> list[Window]:
+        """Return the backlog at a point in time, oldest partition first.
 
-        Without `since` and `started` the newest alone.
+        A partition is in the backlog if it became due after `since`, by `at`, and not before the schedule was turned
+        on. Only the newest `catch_up` partitions are returned.
+
+        Args:
+            since: The last successful or skipped tick, if there is one.
+            at: The time of the current tick.
+            started: When the schedule was turned on. If neither this nor `since` is known, only the newest partition is
+                returned.
         """
         found: list[Window] = []
         most = self.catch_up if since or started else 1
         for window in self._ended(at):
-            due = self.due(window)
+            due = self.due_at(window)
             if due > at:
-                continue  # its tick comes yet
+                continue  # its tick is still to come
             if len(found) == most or (since and due <= since) or (started and due < started):
                 break
             found.append(window)
         return found[::-1]
 
     def _ended(self, at: datetime) -> Iterator[Window]:
-        """Windows that ended by a moment, newest first."""
+        """Yield the partitions that have ended by a point in time, newest first."""
         with partition_loading_context(effective_dt=at):
             last = self.partitions_def.get_last_partition_window()
             if last is None:
                 return
-            # Those of `end_offset` have not ended.
-            keys = overlapping(self.partitions_def, at - (last.end - last.start) * (self.catch_up + 40), at)
+            # With `end_offset`, the newest partitions have not ended yet.
+            keys = overlapping_keys(self.partitions_def, at - (last.end - last.start) * (self.catch_up + 40), at)
             yield from reversed([window for window in windows(self.partitions_def, keys) if window.end <= at])
 
-    def running(self, at: datetime) -> Window | None:
-        """The window that has begun and not ended, where `end_offset` lets it be built."""
+    def current(self, at: datetime) -> Window | None:
+        """Return the partition that has started and not ended, if `end_offset` allows it to be built."""
         with partition_loading_context(effective_dt=at):
             last = self.partitions_def.get_last_partition_window()
-            keys = overlapping(self.partitions_def, at, at + timedelta(seconds=1)) if last and last.end > at else []
+            keys = (
+                overlapping_keys(self.partitions_def, at, at + timedelta(seconds=1)) if last and last.end > at else []
+            )
             return next(iter(windows(self.partitions_def, keys)), None)
 
-    def missing(self, window: Window, instance: dg.DagsterInstance) -> list[str]:
-        """What a window waits for, each as a sentence; nothing where it is ready."""
+    def unmet_conditions(self, window: Window, instance: dg.DagsterInstance) -> list[str]:
+        """Return what a partition waits for, one clause per item. The list is empty if the partition is ready."""
         found = []
         for source in self.after:
             synced = synced_until(instance, dg.AssetKey(source.key))
             if synced is None or synced < window.end:
-                said = f"its last sync began {synced:%Y-%m-%d %H:%M} UTC" if synced else "no sync is recorded"
-                way_out = self._way_out(source, window) if _begin_is_missing(instance, dg.AssetKey(source.key)) else ""
+                last = f"its last sync began {synced:%Y-%m-%d %H:%M} UTC" if synced else "no sync is recorded"
+                hint = self._hint(source, window) if _start_is_missing(instance, dg.AssetKey(source.key)) else ""
                 found.append(
-                    f"{'.'.join(source.key)} has not synced since {window.end:%Y-%m-%d %H:%M %Z} ({said}){way_out}"
+                    f"{'.'.join(source.key)} has not synced since {window.end:%Y-%m-%d %H:%M %Z} ({last}){hint}"
                 )
         for table in self.tables:
-            for above, keys in missing_above(
+            for above, keys in missing_upstream_partitions(
                 self.graph, table, PartitionRange([window]), self.grain_partitions, instance
             ):
                 found.append(f"{'/'.join(above.key)} does not have {some(keys, FEW)}")
         return [*dict.fromkeys(found)]
 
-    def _way_out(self, source: Source, window: Window) -> str:
+    def _hint(self, source: Source, window: Window) -> str:
         return (
-            f"; its newest materialization does not say when its sync began (metadata `{STARTED}`; from Airbyte that "
-            f"is a job's `startTime`), so it does not count: report a materialization of {'/'.join(source.key)} with "
+            f"; its newest materialization does not say when its sync began (metadata `{STARTED}`, which is a job's "
+            f"`startTime` in Airbyte), so it does not count: report a materialization of {'/'.join(source.key)} with "
             f"`{STARTED}` (docs/time.md), or launch {self.job} for {window.key} yourself"
         )
 
     def request(self, window: Window, run_key: str, *, ended: bool = True) -> dg.RunRequest:
-        """The run of a window. While it has not ended it is owed still, whatever was built of it."""
-        tags = {**PRIORITY, **({OWED: self.owed_as(window)} if ended else {})}
+        """Return the run request of a partition.
+
+        Args:
+            window: The partition.
+            run_key: Dagster's key for deduplicating run requests.
+            ended: Whether the partition has ended. If not, the run is not tagged, so the partition stays in the backlog
+                and is built again after its end.
+        """
+        tags = {**PRIORITY, **({BACKLOG_TAG: self.backlog_id(window)} if ended else {})}
         return dg.RunRequest(run_key=run_key, job_name=self.job, partition_key=window.key, tags=tags)
 
-    def owed_as(self, window: Window) -> str:
-        """Names a window of this schedule among all schedules' windows."""
+    def backlog_id(self, window: Window) -> str:
+        """Return the value of the tag `BACKLOG_TAG`: an identifier of a partition, unique across all schedules."""
         return f"{self.name}/{window.key}"
 
 
 def synced_until(instance: dg.DagsterInstance, key: dg.AssetKey) -> datetime | None:
-    """The latest begin among the newest `SYNCS` syncs of a source: what it read is whole until then.
+    """Return the latest start among the newest syncs of a source. The source's data is complete up to that time.
 
-    Only a begin that the sync recorded itself counts. It cannot be computed from its end: a duration may be missing, or
-    may leave out attempts before the last. A sync, or a materialization of another origin, that records no begin is
-    treated as if it had not happened. Nor does one count after which a job emptied the table, such as a Clear. None
-    where no begin is recorded.
+    Only a start that the sync itself recorded counts. It cannot be derived from the end of the sync: the duration may
+    be missing, or may exclude all attempts but the last. A sync, or any other materialization, without a recorded start
+    is ignored. A sync is also ignored if a job, such as a Clear, has emptied the table since.
+
+    Args:
+        instance: The Dagster instance.
+        key: The source's asset key.
+
+    Returns:
+        The start in UTC, or None if no start is recorded.
     """
-    records = instance.fetch_materializations(key, limit=SYNCS).records
-    begins = [begin for record in records if (begin := _begin(record))]
-    emptied = _emptied(instance, key, max(begins)) if begins else None
+    records = instance.fetch_materializations(key, limit=MAX_SYNCS).records
+    begins = [begin for record in records if (begin := _start_of(record))]
+    emptied = _last_emptied(instance, key, max(begins)) if begins else None
     return max((begin for begin in begins if emptied is None or begin >= emptied), default=None)
 
 
-def _begin(record: dg.EventLogRecord) -> datetime | None:
-    """The begin that a materialization records: a timestamp or, as JSON has none, text in ISO 8601 with a zone."""
+def _start_of(record: dg.EventLogRecord) -> datetime | None:
+    """Return the start of the sync that a materialization records, if any.
+
+    It is a timestamp or, because JSON has none, text in ISO 8601 with a time zone.
+    """
     value = record.asset_materialization.metadata.get(STARTED) if record.asset_materialization else None
     if isinstance(value, dg.TimestampMetadataValue):
         return datetime.fromtimestamp(value.value, UTC)
@@ -177,41 +206,46 @@ def _begin(record: dg.EventLogRecord) -> datetime | None:
         return None
 
 
-def _begin_is_missing(instance: dg.DagsterInstance, key: dg.AssetKey) -> bool:
+def _start_is_missing(instance: dg.DagsterInstance, key: dg.AssetKey) -> bool:
     newest = instance.fetch_materializations(key, limit=1).records
-    return bool(newest) and _begin(newest[0]) is None
+    return bool(newest) and _start_of(newest[0]) is None
 
 
-def _emptied(instance: dg.DagsterInstance, key: dg.AssetKey, since: datetime) -> datetime | None:
-    """When a job of Airbyte last emptied a source's table after a moment; None if none has."""
+def _last_emptied(instance: dg.DagsterInstance, key: dg.AssetKey, since: datetime) -> datetime | None:
+    """Return when an Airbyte job last emptied a source's table after a point in time, or None if none has."""
     check, cursor = dg.AssetCheckKey(key, SYNC_CHECK), None
     found: list[datetime] = []
-    for _ in range(PAGES):
-        page = instance.event_log_storage.get_asset_check_execution_history(check, limit=PAGE, cursor=cursor)
+    for _ in range(MAX_PAGES):
+        page = instance.event_log_storage.get_asset_check_execution_history(check, limit=PAGE_SIZE, cursor=cursor)
         for record in page:
             evaluation = record.evaluation
             if evaluation and EMPTIED in evaluation.metadata:
                 at = evaluation.metadata.get(ENDED) or evaluation.metadata.get(STARTED)
-                said = at.value if isinstance(at, dg.TimestampMetadataValue) else record.create_timestamp
-                found.append(datetime.fromtimestamp(said, UTC))
-        # A job is recorded after it has ended.
-        if len(page) < PAGE or page[-1].create_timestamp < since.timestamp() - SOURCE_CLOCK_TOLERANCE:
+                timestamp = at.value if isinstance(at, dg.TimestampMetadataValue) else record.create_timestamp
+                found.append(datetime.fromtimestamp(timestamp, UTC))
+        # A job is recorded after its end, so records before `since` cannot be about later jobs.
+        if len(page) < PAGE_SIZE or page[-1].create_timestamp < since.timestamp() - SOURCE_CLOCK_TOLERANCE:
             break
         cursor = page[-1].id
     return max((at for at in found if at > since), default=None)
 
 
 @dataclass(frozen=True)
-class Past:
-    """What Dagster knows of a schedule: when it was turned on, and its last tick that was not a failure."""
+class ScheduleState:
+    """The state of a running schedule in Dagster.
+
+    Attributes:
+        started: When the schedule was turned on.
+        ticked: The time of its last successful or skipped tick, if there is one.
+    """
 
     started: datetime
     ticked: datetime | None
 
 
-def past_of(instance: dg.DagsterInstance, schedule: str) -> Past | None:
-    """None where the schedule is not running, or nothing is known of it."""
-    # Not needed to load, and it imports all that describes a code location.
+def schedule_state(instance: dg.DagsterInstance, schedule: str) -> ScheduleState | None:
+    """Return the state of a schedule, or None if it is not running or Dagster has no record of it."""
+    # Imported here because it is slow, and loading the code location does not need it.
     from lakehouse_analytics._dagster_internals import ScheduleInstigatorData, TickStatus
 
     states = [
@@ -227,6 +261,6 @@ def past_of(instance: dg.DagsterInstance, schedule: str) -> Past | None:
     ticks = instance.get_ticks(
         state.instigator_origin_id, state.selector_id, limit=1, statuses=[TickStatus.SUCCESS, TickStatus.SKIPPED]
     )
-    return Past(
+    return ScheduleState(
         datetime.fromtimestamp(started or 0, UTC), datetime.fromtimestamp(ticks[0].timestamp, UTC) if ticks else None
     )

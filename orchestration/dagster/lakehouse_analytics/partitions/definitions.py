@@ -1,8 +1,8 @@
-"""Grains, time zones and windows: Dagster's partitions of the tables, and the windows of a run.
+"""Dagster's partitions of the tables, and the partitions of a run.
 
-There is one definition of partitions per grain, in LAKEHOUSE_TIMEZONE. It starts with the earliest `begin` of its
-models, cut down to a whole window as dbt's microbatch does, and ends with the last window that has ended. A day has 23,
-24 or 25 hours; a window includes its start and excludes its end.
+Each grain has one partitions definition, in LAKEHOUSE_TIMEZONE. It starts with the earliest `begin` of its models,
+truncated to the start of a partition as dbt's microbatch does, and ends with the last partition that has ended. A day
+has 23, 24 or 25 hours. The window of a partition includes its start and excludes its end.
 """
 
 from __future__ import annotations
@@ -21,45 +21,51 @@ from lakehouse_analytics.dbt.lint.findings import Finding, errors
 from lakehouse_analytics.dbt.lint.findings import warnings as warnings_of
 from lakehouse_analytics.dbt.lint.partitioning import begin_of, is_microbatch
 
-# Partitions of checks are marked preview, and upstream windows before `begin` beta.
+# Dagster marks partitioned checks as preview, and nonexistent upstream partitions as beta.
 warnings.filterwarnings(
     "ignore", message=".*(partitions_def on an AssetCheckSpec|allow_nonexistent_upstream_partitions)"
 )
 
-#: What `meta.lakehouse.accept` calls batches that are cut in UTC.
+#: Value of `meta.lakehouse.accept` that accepts batches in UTC.
 UTC_BATCHES = "utc_batches"
-#: From short to long.
+#: The grains, from the shortest to the longest.
 GRAINS: tuple[Grain, ...] = ("hourly", "daily", "weekly", "monthly")
-#: Tables of these grains share a run, and its op, with those that are built as a whole.
+#: Grains whose tables are built by the same op, and in the same run. None stands for tables without partitions.
 GRAINS_OF_ONE_OP: tuple[Grain | None, ...] = (None, "daily")
 
-#: The partitions of a grain.
+#: The type of the partitions of a grain.
 GrainPartitions = dg.TimeWindowPartitionsDefinition
 
 
 @dataclass(frozen=True)
 class Window:
-    """One partition: `[start, end)`, both aware."""
+    """One partition and its time range.
+
+    Attributes:
+        key: The partition key.
+        start: The inclusive start, timezone-aware.
+        end: The exclusive end, timezone-aware.
+    """
 
     key: str
     start: datetime
     end: datetime
 
 
-class NoWindowError(ValueError):
-    """A run that builds partitions does not say which, or cannot build those."""
+class PartitionSelectionError(ValueError):
+    """A run of partitioned tables has no partition, or one that does not exist."""
 
 
 def grain_partitions(graph: Graph, timezone: str, *, end_offset: int = 0) -> dict[Grain, GrainPartitions]:
-    """The partitions of each grain that the graph has.
+    """Return the partitions definition of each grain in the graph.
 
     Args:
-        graph: The manifest's.
-        timezone: IANA zone of the windows.
-        end_offset: Windows after the last whole one that can be built, too: 1 is the one that is running.
+        graph: The graph of the manifest.
+        timezone: The IANA time zone of the partitions.
+        end_offset: How many partitions that have not ended can be built as well: 1 is the current one.
 
     Raises:
-        ContractError: Dagster cannot cut a grain's windows in this zone.
+        ContractError: Dagster cannot partition a grain in this time zone.
     """
     begins: dict[Grain, list[datetime]] = {}
     wrong = []
@@ -67,30 +73,40 @@ def grain_partitions(graph: Graph, timezone: str, *, end_offset: int = 0) -> dic
         if table.grain is None:
             continue
         begins.setdefault(table.grain, []).append(begin_of(table.node))
-    if "hourly" in begins and _half_hours(timezone, min(begins["hourly"])):
+    if "hourly" in begins and _has_fractional_shifts(timezone, min(begins["hourly"])):
         wrong.append(
-            f"partition: hourly: clocks of {timezone} change by a part of an hour, and Dagster then cuts hours now one "
-            "way, now another: set LAKEHOUSE_TIMEZONE to another zone, such as UTC"
+            f"partition: hourly: clocks of {timezone} change by a part of an hour, for which Dagster's hourly "
+            "partitions are inconsistent: set LAKEHOUSE_TIMEZONE to another zone, such as UTC"
         )
     if wrong:
         raise ContractError("\n".join(wrong))
-    return {grain: _calendar(grain, min(begins[grain]), timezone, end_offset) for grain in GRAINS if grain in begins}
+    return {
+        grain: _time_partitions(grain, min(begins[grain]), timezone, end_offset) for grain in GRAINS if grain in begins
+    }
 
 
-def zone_warnings(graph: Graph, timezone: str, *, strict: bool) -> list[str]:
-    """What should be known of windows in this zone.
+def time_zone_warnings(graph: Graph, timezone: str, *, strict: bool) -> list[str]:
+    """Return the warnings about partitions in this time zone.
+
+    Args:
+        graph: The graph of the manifest.
+        timezone: The IANA time zone of the partitions.
+        strict: Whether warnings are errors.
 
     Raises:
-        ContractError: there is something, and `strict` is set.
+        ContractError: There is a warning, and `strict` is set.
     """
-    found = utc_batches(graph, timezone)
+    found = utc_batch_findings(graph, timezone)
     if wrong := errors(found, strict=strict):
         raise ContractError("\n".join(wrong))
     return warnings_of(found)
 
 
-def utc_batches(graph: Graph, timezone: str) -> list[Finding]:
-    """Models with windows that dbt cuts into batches at UTC's borders, where the windows have other borders."""
+def utc_batch_findings(graph: Graph, timezone: str) -> list[Finding]:
+    """Return a finding for each partitioned microbatch model if the partitions are not in UTC.
+
+    dbt cuts the batches of a microbatch model in UTC, so their boundaries differ from those of the partitions.
+    """
     if timezone == "UTC":
         return []
     problem = (
@@ -112,15 +128,15 @@ def utc_batches(graph: Graph, timezone: str) -> list[Finding]:
     ]
 
 
-def _half_hours(timezone: str, begin: datetime) -> bool:
-    """Whether a zone's clocks change by a part of an hour, from a year on for the forty years that follow it."""
+def _has_fractional_shifts(timezone: str, begin: datetime) -> bool:
+    """Return whether the UTC offset changes by a fraction of an hour in the forty years from a date on."""
     zone = ZoneInfo(timezone)
     offsets = {datetime(begin.year + n // 4, 1 + n % 4 * 3, 15, tzinfo=zone).utcoffset() for n in range(160)}
     first = next(iter(offsets)) or timedelta()
     return any(((offset or timedelta()) - first) % timedelta(hours=1) for offset in offsets)
 
 
-def _calendar(grain: Grain, begin: datetime, timezone: str, end_offset: int) -> GrainPartitions:
+def _time_partitions(grain: Grain, begin: datetime, timezone: str, end_offset: int) -> GrainPartitions:
     day = begin.replace(hour=0, minute=0, second=0, microsecond=0)
     if grain == "hourly":
         hour = begin.replace(minute=0, second=0, microsecond=0)
@@ -128,22 +144,27 @@ def _calendar(grain: Grain, begin: datetime, timezone: str, end_offset: int) -> 
     if grain == "daily":
         return dg.DailyPartitionsDefinition(start_date=day, timezone=timezone, end_offset=end_offset)
     if grain == "weekly":
-        # ISO 8601: weeks begin on Monday, as `date_trunc('week', …)` has them on both engines.
+        # Weeks start on Monday as in ISO 8601, and as in `date_trunc('week', …)` on every engine.
         monday = day - timedelta(days=day.weekday())
         return dg.WeeklyPartitionsDefinition(start_date=monday, day_offset=1, timezone=timezone, end_offset=end_offset)
     return dg.MonthlyPartitionsDefinition(start_date=day.replace(day=1), timezone=timezone, end_offset=end_offset)
 
 
 def partitions_of(table: Table, grain_partitions: Mapping[Grain, GrainPartitions]) -> GrainPartitions | None:
-    """The partitions of a table, where it has some."""
+    """Return the partitions definition of a table, or None if it is not partitioned."""
     return grain_partitions[table.grain] if table.grain else None
 
 
-def mapping(above: Grain | None, below: Grain | None) -> dg.PartitionMapping | None:
-    """How windows of a table depend on those of a table that it reads; None leaves it to Dagster.
+def partition_mapping(above: Grain | None, below: Grain | None) -> dg.PartitionMapping | None:
+    """Return the partition mapping from a table to a table that reads it, or None for Dagster's default.
 
-    All that overlap: a month waits for its days. Upstream windows before the definition's start are unknown, and are
-    not waited for. Tables built as a whole read all windows, and are read by each.
+    A partition depends on all upstream partitions that overlap it, so a month waits for its days. Upstream partitions
+    before the start of the upstream definition do not exist and are not waited for. A table without partitions reads
+    all partitions of an upstream table, and every downstream partition reads all of it.
+
+    Args:
+        above: The grain of the upstream table, or None if it is not partitioned.
+        below: The grain of the downstream table, likewise.
     """
     if above is None or below is None:
         return None
@@ -151,18 +172,21 @@ def mapping(above: Grain | None, below: Grain | None) -> dg.PartitionMapping | N
 
 
 def refuse_mismatched_zones(assets: Iterable[dg.AssetsDefinition | dg.AssetSpec]) -> None:
-    """Dagster maps windows of one zone to those of another without a word, some hours wrong.
+    """Raise an error if a partitioned asset reads an asset whose partitions are in another time zone.
+
+    Dagster maps partitions of one time zone to those of another without a warning, and the result is wrong by some
+    hours.
 
     Raises:
-        ContractError: naming both assets and zones.
+        ContractError: Names both assets and their time zones, one line per dependency.
     """
     specs = [spec for asset in assets for spec in (asset.specs if isinstance(asset, dg.AssetsDefinition) else [asset])]
     zones = {
         spec.key: spec.partitions_def.timezone for spec in specs if isinstance(spec.partitions_def, GrainPartitions)
     }
     wrong = [
-        f"{spec.key.to_user_string()} has windows of {zones[spec.key]}, and reads {dep.asset_key.to_user_string()}, "
-        f"whose windows are of {zones[dep.asset_key]}: one zone for both, LAKEHOUSE_TIMEZONE"
+        f"{spec.key.to_user_string()} has partitions in {zones[spec.key]}, and reads {dep.asset_key.to_user_string()}, "
+        f"whose partitions are in {zones[dep.asset_key]}: use LAKEHOUSE_TIMEZONE for both"
         for spec in specs
         for dep in spec.deps
         if spec.key in zones and zones.get(dep.asset_key, zones[spec.key]) != zones[spec.key]
@@ -172,35 +196,35 @@ def refuse_mismatched_zones(assets: Iterable[dg.AssetsDefinition | dg.AssetSpec]
 
 
 def windows(partitions_def: GrainPartitions, keys: Iterable[str]) -> list[Window]:
-    """The windows of partition keys, in the keys' order."""
+    """Return the partitions of some keys with their time ranges, in the order of the keys."""
     found = ((key, partitions_def.time_window_for_partition_key(key)) for key in keys)
     return [Window(key, window.start, window.end) for key, window in found]
 
 
 @dataclass(frozen=True)
 class PartitionRange:
-    """The windows of one run: one after the other, without a gap."""
+    """The partitions of one run: consecutive, without gaps."""
 
     windows: Sequence[Window]
 
     @property
     def start(self) -> datetime:
-        """Its first moment."""
+        """The start of the first partition."""
         return self.windows[0].start
 
     @property
     def end(self) -> datetime:
-        """The first moment after it."""
+        """The exclusive end of the last partition."""
         return self.windows[-1].end
 
     @property
     def label(self) -> str:
-        """As a person says it: one key, or the first and the last."""
+        """The range as Dagster displays it: `first...last`, or the key of a single partition."""
         first, last = self.windows[0].key, self.windows[-1].key
         return first if first == last else f"{first}...{last}"
 
-    def args(self) -> list[str]:
-        """dbt's options: it takes times without an offset for UTC."""
+    def dbt_args(self) -> list[str]:
+        """Return dbt's options for the time range. dbt interprets times without an offset as UTC."""
         return ["--event-time-start", _utc(self.start), "--event-time-end", _utc(self.end)]
 
 
@@ -208,62 +232,75 @@ def _utc(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def span_of(
+def requested_range(
     context: dg.AssetExecutionContext, partitions_def: GrainPartitions, tables: Sequence[Table]
 ) -> PartitionRange:
-    """The windows that a run builds of partitioned tables.
+    """Return the partitions that a run builds.
+
+    Args:
+        context: The context of the step.
+        partitions_def: The partitions definition of the tables.
+        tables: The partitioned tables of the run.
 
     Raises:
-        NoWindowError: it was started without a partition, or for windows that do not exist (yet).
+        PartitionSelectionError: The run was started without a partition, or for partitions that do not exist (yet).
     """
     names = ", ".join(sorted("/".join(table.key) for table in tables))
     if partitions_def.get_last_partition_key() is None:
-        raise NoWindowError(
+        raise PartitionSelectionError(
             f"{names} have no partition yet: the first begins on {partitions_def.start:%Y-%m-%d}, the `begin` of their "
-            "models, and can be built when it has ended."
+            "models, and can be built once it has ended."
         )
     if not (context.has_partition_key or context.has_partition_key_range):
         last = partitions_def.get_last_partition_key()
-        raise NoWindowError(
-            f"This run was started without a partition, and builds {names}, which are partitioned: launch it for one, "
-            f"such as {last}, or for a range (docs/time.md)."
+        raise PartitionSelectionError(
+            f"This run was started without a partition, and builds {names}, which are partitioned: launch it for a "
+            f"partition, such as {last}, or for a range (docs/time.md)."
         )
-    asked = context.partition_key_range
-    known = {key: partitions_def.has_partition_key(key) for key in (asked.start, asked.end)}
-    if unknown := [key for key, there in known.items() if not there]:
-        raise NoWindowError(
-            f"There is no partition {' nor '.join(unknown)} of {names}: their windows go from "
+    requested = context.partition_key_range
+    exists = {key: partitions_def.has_partition_key(key) for key in (requested.start, requested.end)}
+    if unknown := [key for key, found in exists.items() if not found]:
+        raise PartitionSelectionError(
+            f"There is no partition {' or '.join(unknown)} of {names}: their partitions are "
             f"{partitions_def.get_first_partition_key()} to {partitions_def.get_last_partition_key()}."
         )
-    keys = partitions_def.get_partition_keys_in_range(asked)
+    keys = partitions_def.get_partition_keys_in_range(requested)
     if not keys:
-        raise NoWindowError(f"The range {asked.start}...{asked.end} ends before it begins.")
+        raise PartitionSelectionError(f"The range {requested.start}...{requested.end} ends before it begins.")
     return PartitionRange(windows(partitions_def, keys))
 
 
-def overlapping(partitions_def: GrainPartitions, start: datetime, end: datetime) -> list[str]:
-    """Keys of the windows that share a moment with `[start, end)`."""
+def overlapping_keys(partitions_def: GrainPartitions, start: datetime, end: datetime) -> list[str]:
+    """Return the keys of the partitions that overlap the time range `[start, end)`."""
     last = partitions_def.get_last_partition_window()
     if last is None:
         return []
-    # Dagster leaves out the window that has begun before.
+    # Dagster leaves out a partition that started before the range.
     before = max(start - 2 * (last.end - last.start), partitions_def.start)
     keys = partitions_def.get_partition_keys_in_time_window(dg.TimeWindow(before, min(end, last.end)))
     return [window.key for window in windows(partitions_def, keys) if window.end > start]
 
 
-def missing_above(
+def missing_upstream_partitions(
     graph: Graph,
     table: Table,
     span: PartitionRange,
     grain_partitions: Mapping[Grain, GrainPartitions],
     instance: dg.DagsterInstance,
 ) -> Iterator[tuple[Table, list[str]]]:
-    """Tables of a shorter grain that this one reads, and their windows inside the span that were never built."""
+    """Yield the upstream tables of a shorter grain that lack partitions, with the keys of the missing ones.
+
+    Args:
+        graph: The graph of the manifest.
+        table: The table to build.
+        span: The partitions of the table to build.
+        grain_partitions: The partitions definition of each grain.
+        instance: The instance, which knows the materialized partitions.
+    """
     for parent in (graph.tables[unique_id] for unique_id in table.parents if unique_id in graph.tables):
         if parent.grain is None or table.grain is None or GRAINS.index(parent.grain) >= GRAINS.index(table.grain):
             continue
-        wanted = overlapping(grain_partitions[parent.grain], span.start, span.end)
+        wanted = overlapping_keys(grain_partitions[parent.grain], span.start, span.end)
         built = instance.get_materialized_partitions(dg.AssetKey(parent.key))
         if missing := [key for key in wanted if key not in built]:
             yield parent, missing

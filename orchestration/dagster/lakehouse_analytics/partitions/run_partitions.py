@@ -1,4 +1,4 @@
-"""Which windows one run builds, and whether it may."""
+"""The partitions that a run builds, and the rules under which it may build them."""
 
 from __future__ import annotations
 
@@ -12,48 +12,55 @@ from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.partitions.definitions import (
     GrainPartitions,
-    NoWindowError,
     PartitionRange,
-    missing_above,
-    span_of,
+    PartitionSelectionError,
+    missing_upstream_partitions,
+    requested_range,
 )
 
-#: Of the connection that is kept: milliseconds of a statement, seconds until it is opened again, and others beside it.
+#: Settings of the connection pool: statement timeout in milliseconds, maximum age of a connection in seconds, and the
+#: number of additional connections.
 _STATEMENT_TIMEOUT, _POOL_RECYCLE, _MAX_OVERFLOW = 300_000, 3600, 1
 
 
 @dataclass(frozen=True)
 class RunWindows:
-    """The windows of one run, and the partitions that they are of."""
+    """The partitions of one run, and their definition."""
 
     partitions_def: GrainPartitions
     span: PartitionRange
 
     @classmethod
-    def of(
+    def for_run(
         cls,
         context: dg.AssetExecutionContext,
         tables: Sequence[Table],
         grain_partitions: Mapping[Grain, GrainPartitions],
     ) -> RunWindows | None:
-        """Those of the partitioned tables that a run builds or checks; None where it has none.
+        """Return the partitions of a run, or None if none of its tables is partitioned.
+
+        Args:
+            context: The context of the step.
+            tables: The tables that the run builds or checks.
+            grain_partitions: The partitions definition of each grain.
 
         Raises:
-            dagster.Failure: the run was started without a partition, or for one that does not exist.
+            dagster.Failure: The run was started without a partition, or for one that does not exist.
         """
         partitioned = [table for table in tables if table.grain]
         grain = next((table.grain for table in partitioned), None)
         if grain is None:
             return None
         try:
-            return cls(grain_partitions[grain], span_of(context, grain_partitions[grain], partitioned))
-        except NoWindowError as error:
+            return cls(grain_partitions[grain], requested_range(context, grain_partitions[grain], partitioned))
+        except PartitionSelectionError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
 
-    def hold_connection(self, instance: dg.DagsterInstance) -> None:
-        """Several windows are hundreds of events, and Dagster connects to PostgreSQL two or three times for each.
+    def pool_connections(self, instance: dg.DagsterInstance) -> None:
+        """Keep a connection to Dagster's PostgreSQL database open in this process if the run has several partitions.
 
-        So in this process one connection stays open, as the webserver has it: 6 ms each of 17 to 20 an event.
+        Such a run stores hundreds of events, and Dagster connects two or three times for each. Of the 17 to 20 ms that
+        an event takes, every connection costs 6 ms. The webserver uses the same setting.
         """
         if len(self.span.windows) > 1:
             instance.event_log_storage.optimize_for_webserver(
@@ -61,17 +68,17 @@ class RunWindows:
             )
 
     def refuse_partial_rebuild(self) -> None:
-        """A table that is rebuilt from some of its partitions would lose the others.
+        """Raise an error unless the run has all partitions. Rebuilding a table from some of them would lose the others.
 
         Raises:
-            dagster.Failure: the run has not every window.
+            dagster.Failure: The run does not have all partitions.
         """
         first, last = self.partitions_def.get_first_partition_key(), self.partitions_def.get_last_partition_key()
         if (self.span.windows[0].key, self.span.windows[-1].key) != (first, last):
             raise dg.Failure(
                 "full_refresh (or DBT_FULL_REFRESH) of partitioned tables needs every partition in one run, "
-                f"{first}...{last}, because {self.span.label} alone would be left of them. Without it this run "
-                f"replaces {self.span.label}.",
+                f"{first}...{last}; a run of {self.span.label} would delete all others. Without full_refresh, this run "
+                f"replaces {self.span.label} only.",
                 allow_retries=False,
             )
 
@@ -82,15 +89,23 @@ class RunWindows:
         grain_partitions: Mapping[Grain, GrainPartitions],
         instance: dg.DagsterInstance,
     ) -> None:
-        """A month is not built of the days that happen to be there.
+        """Raise an error if an upstream table lacks partitions, so that a month is not built from some of its days.
+
+        Args:
+            graph: The graph of the manifest.
+            selected: Unique ids of the tables to build.
+            grain_partitions: The partitions definition of each grain.
+            instance: The instance, which knows the materialized partitions.
 
         Raises:
-            dagster.Failure: a table of a shorter grain does not have all partitions inside these.
+            dagster.Failure: An upstream table of a shorter grain lacks a partition in this range.
         """
         gaps = [
             f"{'/'.join(above.key)} does not have {some(keys, FEW)}"
             for unique_id in sorted(selected)
-            for above, keys in missing_above(graph, graph.tables[unique_id], self.span, grain_partitions, instance)
+            for above, keys in missing_upstream_partitions(
+                graph, graph.tables[unique_id], self.span, grain_partitions, instance
+            )
         ]
         if gaps:
             raise dg.Failure(

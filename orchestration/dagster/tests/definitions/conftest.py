@@ -44,7 +44,7 @@ class Location:
         self.variables = dict(variables)
         with environment(self.variables):
             self.settings = Settings.load()
-        self.project = DbtProject.of(self.settings)
+        self.project = DbtProject.from_settings(self.settings)
 
     @classmethod
     def written(cls, folder: Path, files: Mapping[str, str], variables: Mapping[str, str]) -> Location:

@@ -112,7 +112,7 @@ def in_pod(shop: Path, **changes: str | None) -> str:
     variables = {"LAKEHOUSE_DBT_PROJECT_DIR": str(shop), **POD, **changes}
     with environment({name: value for name, value in variables.items() if value is not None}):
         try:
-            DbtProject.of(Settings.load()).manifest()
+            DbtProject.from_settings(Settings.load()).manifest()
         except (ManifestError, SettingsError) as error:
             return str(error)
     return ""

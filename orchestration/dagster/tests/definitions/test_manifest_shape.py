@@ -273,7 +273,7 @@ def test_the_location_loads_or_says_what_is_wrong(shop: Location, data: st.DataO
         (
             ("nodes", "model.shop.stg_orders", "name"),
             DROPPED,
-            "model.shop.stg_orders in `nodes`: `name` is missing: expected a text",
+            "model.shop.stg_orders in `nodes`: `name` is missing: expected a string",
         ),
         (
             ("nodes", "model.shop.stg_orders", "config", "meta"),
@@ -283,7 +283,7 @@ def test_the_location_loads_or_says_what_is_wrong(shop: Location, data: st.DataO
         (
             ("nodes", "model.shop.stg_orders", "fqn"),
             ["shop", 3],
-            "model.shop.stg_orders in `nodes`: `fqn` has 3: expected texts alone",
+            "model.shop.stg_orders in `nodes`: `fqn` has 3: expected only strings",
         ),
         (
             ("sources", "source.shop.raw.orders"),
@@ -292,7 +292,7 @@ def test_the_location_loads_or_says_what_is_wrong(shop: Location, data: st.DataO
         ),
         (("functions",), [1], "`functions` is [1]: expected an object or null"),
         (("macros",), [1], "`macros` is [1]: expected an object or null"),
-        (("metadata", "adapter_type"), {}, "`metadata.adapter_type` is {}: expected a text or null"),
+        (("metadata", "adapter_type"), {}, "`metadata.adapter_type` is {}: expected a string or null"),
     ],
 )
 def test_the_error_names_file_node_key_and_way_out(shop: Location, place: Path_, value: Any, said: str) -> None:

@@ -143,8 +143,8 @@ def test_an_unmapped_model_is_a_warning_once_and_no_error(
     with caplog.at_level(logging.WARNING):
         stranger.load()
         stranger.load()
-    [warning] = [r.getMessage() for r in caplog.records if "in no layer" in r.getMessage()]
-    assert warning.startswith("1 model is in no layer and lands in `default`: adhoc.")
+    [warning] = [r.getMessage() for r in caplog.records if "no layer" in r.getMessage()]
+    assert warning.startswith("1 model has no layer, so `default` is used: adhoc.")
 
 
 def test_its_jobs_exist_as_far_as_its_assets_do(stranger: Any) -> None:

@@ -166,7 +166,7 @@ class Lakehouse:
         from lakehouse_analytics.settings import Settings
 
         settings = Settings.load()
-        project = DbtProject.of(settings)
+        project = DbtProject.from_settings(settings)
         if project.changes() != []:
             prepare(project, dbt_runner(settings, project), lambda _: None)
         return defs()

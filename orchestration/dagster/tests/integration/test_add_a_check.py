@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from lakehouse_analytics.checks import registry
-from lakehouse_analytics.checks.registry import Evaluated, Kind
+from lakehouse_analytics.checks.registry import EvaluationPoint, Kind
 from lakehouse_analytics.settings import repository_root
 
 from .conftest import BELOW_A, EVERYTHING, Lakehouse
@@ -23,7 +23,7 @@ def code() -> str:
     """The module as the page has it."""
     text = (repository_root() / "docs" / "add-a-check.md").read_text()
     [module] = re.findall(rf'```python title="lakehouse_analytics/checks/{NAME}.py"\n(.*?)```', text, re.DOTALL)
-    assert f'Kind("lakehouse_analytics.checks.{NAME}", Evaluated.WITH_TABLES, ("{NAME}",))' in text
+    assert f'Kind("lakehouse_analytics.checks.{NAME}", EvaluationPoint.WITH_TABLES, ("{NAME}",))' in text
     return module
 
 
@@ -35,7 +35,7 @@ def register(name: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (folder / f"{module}.py").write_text(code)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, module, raising=False)
-    monkeypatch.setattr(registry, "KINDS", (*registry.KINDS, Kind(module, Evaluated.WITH_TABLES, (name,))))
+    monkeypatch.setattr(registry, "KINDS", (*registry.KINDS, Kind(module, EvaluationPoint.WITH_TABLES, (name,))))
 
 
 @pytest.fixture

@@ -140,8 +140,8 @@ def test_packages_of_another_version_than_the_locks_are_not_installed(tmp_path: 
         return dbt_hooks._why_deps(tmp_path, packages, versions=versions)
 
     assert why("1.3.0", "b") == ""
-    assert why("1.1.0", "b") == "utils in dbt_packages is of another version than in package-lock.yml"
-    assert why("1.3.0", "a") == "x in dbt_packages is of another version than in package-lock.yml"
+    assert why("1.1.0", "b") == "utils in dbt_packages has another version than in package-lock.yml"
+    assert why("1.3.0", "a") == "x in dbt_packages has another version than in package-lock.yml"
     # With the fingerprint of an earlier manifest the lock itself is compared.
     assert why("1.1.0", "a", versions=False) == ""
 

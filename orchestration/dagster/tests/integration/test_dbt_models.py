@@ -50,7 +50,7 @@ def customers(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator
         for name, value in lake.environment.items():
             environment.setenv(name, value)
         settings = Settings.load()
-        project = DbtProject.of(settings)
+        project = DbtProject.from_settings(settings)
         runner = dbt_runner(settings, project)
         # The password too: a test's own fixture takes it out of the environment again.
         with runner.session(engine, {**lake.environment, **runner.database_environment}) as session:

@@ -17,7 +17,7 @@ import duckdb
 import psutil
 import pytest
 from lakehouse_analytics.dbt.runner import DbtRunner
-from lakehouse_analytics.dbt.session import DbtProcess, Ended, Finished, Logged, Message, Question
+from lakehouse_analytics.dbt.session import CommandEnded, DbtProcess, LogLine, Message, NodeFinished, Question
 
 pytestmark = pytest.mark.new_interpreter
 
@@ -109,16 +109,16 @@ class Build:
             yield message
             if isinstance(message, Question):
                 self.process.answer(message, answers(message))
-            if isinstance(message, Ended):
+            if isinstance(message, CommandEnded):
                 return
 
     def statuses(self, **answers: Any) -> dict[str, str]:
         self.said = [*self.messages(**answers)]
-        return {m.node.unique_id: m.node.status for m in self.said if isinstance(m, Finished)}
+        return {m.node.unique_id: m.node.status for m in self.said if isinstance(m, NodeFinished)}
 
     @property
-    def ended(self) -> Ended:
-        [end] = [message for message in self.said if isinstance(message, Ended)]
+    def ended(self) -> CommandEnded:
+        [end] = [message for message in self.said if isinstance(message, CommandEnded)]
         return end
 
 
@@ -148,7 +148,7 @@ def test_exactly_the_nodes_are_built_and_a_second_build_follows_in_the_same_proc
 
     build.begin([model("broken"), model("reads")])
     assert build.statuses() == {model("broken"): "error", model("reads"): "success", **hooks}
-    [broken] = [m.node for m in build.said if isinstance(m, Finished) and m.node.status == "error"]
+    [broken] = [m.node for m in build.said if isinstance(m, NodeFinished) and m.node.status == "error"]
     assert "no_such_column" in broken.message
     assert build.ended.exit_code == 1
     assert build.process.pid == pid
@@ -210,7 +210,7 @@ def test_a_failed_test_says_what_it_asked_and_skips_what_waits_for_it(build: Bui
     edges = [(model("quick"), "test.p.negative"), ("test.p.negative", model("below"))]
     build.begin([model("quick"), "test.p.negative", model("below")], edges=edges)
     assert build.statuses()[model("below")] == "skipped"
-    [failed] = [m.node for m in build.said if isinstance(m, Finished) and m.node.status == "fail"]
+    [failed] = [m.node for m in build.said if isinstance(m, NodeFinished) and m.node.status == "fail"]
     assert failed.failures == 1
     assert "where x > 0" in (failed.compiled_code or "")
 
@@ -223,7 +223,7 @@ def test_a_table_that_may_not_be_written_is_an_error_of_its_own(build: Build) ->
         "skipped",
         "success",
     )
-    [refused] = [m.node for m in build.said if isinstance(m, Finished) and m.node.status == "error"]
+    [refused] = [m.node for m in build.said if isinstance(m, NodeFinished) and m.node.status == "error"]
     assert refused.message == "in use"
 
 
@@ -242,10 +242,10 @@ def test_results_come_while_the_build_goes_on(build: Build) -> None:
     build.begin(
         [model("quick"), model("beside")], gates=[gate], edges=[(model("quick"), gate), (gate, model("beside"))]
     )
-    order = [(type(m).__name__, getattr(m, "node", "")) for m in build.messages() if not isinstance(m, Logged)]
+    order = [(type(m).__name__, getattr(m, "node", "")) for m in build.messages() if not isinstance(m, LogLine)]
     names = [(kind, getattr(node, "unique_id", node)) for kind, node in order]
-    assert names.index(("Finished", model("quick"))) < names.index(("Question", gate))
-    assert names.index(("Question", gate)) < names.index(("Finished", model("beside")))
+    assert names.index(("NodeFinished", model("quick"))) < names.index(("Question", gate))
+    assert names.index(("Question", gate)) < names.index(("NodeFinished", model("beside")))
 
 
 def test_what_a_model_prints_is_passed_on(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,12 +262,12 @@ def test_a_process_that_is_killed_ends_the_build_and_what_it_was_asked(build: Bu
     build.begin([model("suicidal")])
     build.statuses()
     assert build.ended.exit_code == -signal.SIGKILL
-    assert not build.ended.alive
+    assert not build.ended.is_alive
     with pytest.raises(RuntimeError, match="dbt has ended"):
         build.process.fetch_all("select 1")
     build.begin([model("quick")])
     assert build.statuses() == {}
-    assert not build.ended.alive
+    assert not build.ended.is_alive
 
 
 def test_an_adapter_that_is_not_there_is_said_at_the_end(shop: Shop) -> None:
@@ -307,7 +307,7 @@ def test_no_message_has_a_secret_of_the_profile(shop: Shop, build: Build) -> Non
 
 def _until(build: Build, text: str) -> None:
     for message in build.messages():
-        if isinstance(message, Logged) and text in message.message:
+        if isinstance(message, LogLine) and text in message.message:
             return
     raise AssertionError(f"dbt ended before it said {text!r}")
 

@@ -163,7 +163,7 @@ def lakehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 def ours(lakehouse: Lakehouse, windows: tuple[str, str] | None) -> Built:
     lakehouse.definitions()
     settings = Settings.load()
-    project = DbtProject.of(settings)
+    project = DbtProject.from_settings(settings)
     graph = read(project.manifest(), project.configuration(), strict=settings.strict)
     outcome = lakehouse.run(windows=windows)
     told = {}

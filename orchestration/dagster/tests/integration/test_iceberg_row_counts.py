@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.checks.row_count_rules import CountRequest, Counts
-from lakehouse_analytics.checks.runner import Questions, Whole
+from lakehouse_analytics.checks.runner import BatchedCounts, TotalCounts
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.trino.resource import TrinoResource
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
@@ -64,7 +64,7 @@ class Lake:
         return {relation.name: rows for relation, rows in found.items()}
 
     def true(self, *tables: str) -> dict[str, int]:
-        answers = Questions(self.trino.fetch_all, Whole(), self.trino.max_stages).ask(
+        answers = BatchedCounts(self.trino.fetch_all, TotalCounts(), self.trino.max_stages).count(
             [CountRequest(str(self.relation(table))) for table in tables]
         )
         assert all(isinstance(answer, Counts) for answer in answers), answers
@@ -339,7 +339,7 @@ def test_statements_stay_within_the_stages_of_trino_and_find_the_table_at_fault(
     lake.sql(f"create table {t} as select i as a, i % 7 as b, i % 3 as c from unnest(sequence(1, 50)) as s(i)")
     wide, plain = CountRequest(str(t), ("a", "b", "c")), CountRequest(str(t), (), "a")
     trino = Limited(lake.trino)
-    answers = Questions(trino.fetch_all, Whole(), trino.max_stages).ask([*[wide] * 10, *[plain] * 60])
+    answers = BatchedCounts(trino.fetch_all, TotalCounts(), trino.max_stages).count([*[wide] * 10, *[plain] * 60])
     assert {answer.rows for answer in answers if isinstance(answer, Counts)} == {50}
     assert [answer.distinct for answer in answers[:10] if isinstance(answer, Counts)] == [
         {"a": 50, "b": 7, "c": 3}
@@ -351,13 +351,15 @@ def test_statements_stay_within_the_stages_of_trino_and_find_the_table_at_fault(
     too_many.max_stages = 31
     assert {
         answer.rows
-        for answer in Questions(too_many.fetch_all, Whole(), too_many.max_stages).ask([plain] * 31)
+        for answer in BatchedCounts(too_many.fetch_all, TotalCounts(), too_many.max_stages).count([plain] * 31)
         if isinstance(answer, Counts)
     } == {50}
     assert too_many.failed == 1
 
     missing = CountRequest(str(lake.relation("missing")))
-    found = Questions(trino.fetch_all, Whole(), trino.max_stages).ask([*[plain] * 20, missing, *[plain] * 9])
+    found = BatchedCounts(trino.fetch_all, TotalCounts(), trino.max_stages).count(
+        [*[plain] * 20, missing, *[plain] * 9]
+    )
     assert [place for place, answer in enumerate(found) if not isinstance(answer, Counts)] == [20]
     assert "missing" in str(found[20])
     assert trino.failed <= 6

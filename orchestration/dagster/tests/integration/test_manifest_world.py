@@ -128,7 +128,7 @@ def test_variables_reach_parse_and_run(shop: Lakehouse, monkeypatch: pytest.Monk
     shop.definitions()
     monkeypatch.setenv("SHOP_SCHEMA", "prod")
     with pytest.raises(ManifestError, match=r"schema \(it was 'dev', is 'prod' now; it reads SHOP_SCHEMA\)"):
-        DbtProject.of(Settings.load()).manifest()
+        DbtProject.from_settings(Settings.load()).manifest()
     monkeypatch.setenv("LAKEHOUSE_DBT_VARS", "{most: 1}")  # to parse and to run
     outcome = shop.run(assets=["bronze/orders", "bronze/stg_customers"])
     assert outcome.success, outcome.failure
@@ -143,7 +143,7 @@ def test_a_profile_that_dbt_reads_in_another_way_is_refused(shop: Lakehouse) -> 
     profiles = shop.project / "profiles.yml"
     profiles.write_text(profiles.read_text().replace("warehouse.2026.duckdb", '"{{ (1 ~ 1) | as_native + 1 }}.duckdb"'))
     settings = Settings.load()
-    project = DbtProject.of(settings)
+    project = DbtProject.from_settings(settings)
     with pytest.raises(ManifestError) as caught:
         prepare(project, dbt_runner(settings, project), lambda _: None)
     assert str(profiles) in str(caught.value)
@@ -155,6 +155,6 @@ def test_a_manifest_is_written_although_the_project_switches_artifacts_off(shop:
     file = shop.project / "dbt_project.yml"
     file.write_text(file.read_text() + "flags: {write_json: false}\n")
     settings = Settings.load()
-    project = DbtProject.of(settings)
+    project = DbtProject.from_settings(settings)
     prepare(project, dbt_runner(settings, project), lambda _: None)
     assert project.manifest()["nodes"]

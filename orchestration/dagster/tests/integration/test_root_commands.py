@@ -143,7 +143,7 @@ SAID = (
     "on_table_exists is rename",
     "on_table_exists: gone is not known",
     "no query-comment names the run",
-    "are in no layer",
+    "have no layer",
     "meta.dagster.ref names nothing",
     "meta.dagster has keys without an effect",
 )

@@ -67,7 +67,7 @@ def shop(lakehouse: Lakehouse) -> Lakehouse:
 def of_dbt(folder: Path) -> DbtResult:
     """`dbt source freshness`, without anything of ours."""
     settings = Settings.load()
-    with dbt_runner(settings, DbtProject.of(settings)).session() as dbt:
+    with dbt_runner(settings, DbtProject.from_settings(settings)).session() as dbt:
         return dbt.run(["source", "freshness"], lambda *_: None, target_path=folder)
 
 

@@ -71,7 +71,7 @@ def test_windows_in_any_order_twice_and_with_late_rows_between_are_one_full_rebu
 ) -> None:
     lakehouse.definitions()  # parses
     settings_ = Settings.load()
-    runner = dbt_runner(settings_, DbtProject.of(settings_))
+    runner = dbt_runner(settings_, DbtProject.from_settings(settings_))
     partitions_def = dg.DailyPartitionsDefinition(BEGIN, timezone=ZONE)
     stored: dict[int, tuple[int, dt.datetime, int, int]] = {}
 
@@ -79,7 +79,7 @@ def test_windows_in_any_order_twice_and_with_late_rows_between_are_one_full_rebu
 
         def build(first: int, last: int) -> None:
             span = PartitionRange(windows(partitions_def, DAYS[first : last + 1]))
-            args = ["run", "--select", "orders", "days", "day_sums", *span.args()]
+            args = ["run", "--select", "orders", "days", "day_sums", *span.dbt_args()]
             result = dbt.run(args, lambda *_: None, target_path=Path(runner.target_path))
             assert result.exit_code == 0, result.errors
 
@@ -127,7 +127,7 @@ def test_each_partition_has_its_own_rows_and_checks(lakehouse: Lakehouse) -> Non
     assert outcome.metadata["silver/days"]["unique_customers"] == 3
     found = outcome.by_partition["silver/days:row_count"]
     said = {(key, e.passed, e.description) for key, e in found.items()}
-    assert said == {(f"2026-03-{day}", True, "3 rows; max_drop not judged: no earlier count") for day in (21, 22, 23)}
+    assert said == {(f"2026-03-{day}", True, "3 rows; max_drop not checked: no earlier count") for day in (21, 22, 23)}
     # Dagster takes an evaluation for current only where it names the partition's latest materialization.
     assert {e.target_materialization_data.run_id for e in found.values()} == {outcome.run_id}
     assert len({e.target_materialization_data.storage_id for e in found.values()}) == len(found)
@@ -159,7 +159,7 @@ def test_a_run_of_windows_without_one_is_refused_before_anything_is_built(lakeho
     assert "This run was started without a partition, and builds gold/day_sums, silver/days" in outcome.failure
     missing = lakehouse.run(windows=("2026-03-19", "2026-03-20"))
     assert (missing.success, missing.built) == (False, set())
-    assert "There is no partition 2026-03-19 of gold/day_sums, silver/days: their windows go from 2026-03-20" in (
+    assert "There is no partition 2026-03-19 of gold/day_sums, silver/days: their partitions are 2026-03-20" in (
         missing.failure
     )
     # What has no windows needs none.

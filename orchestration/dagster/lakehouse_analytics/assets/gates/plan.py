@@ -77,7 +77,7 @@ class Selection:
         self, tables: Sequence[Table], tests: Collection[DbtTest], counted: Collection[str], created: Set[str]
     ) -> Plan:
         functions = self._functions(tables, tests, created)
-        gating = [t.unique_id for t in tables if t.contract.gates_by_rows or t.unique_id in self.gated]
+        gating = [t.unique_id for t in tables if t.contract.has_row_count_gate or t.unique_id in self.gated]
         gates = {f"{GATE}{unique_id}": unique_id for unique_id in [*gating, *sorted(counted)]}
         edges = Edges(self.graph, tables, functions)
         edges.add_tests(tests)

@@ -155,4 +155,4 @@ class Run:
     def _name(self, unique_id: str) -> str:
         if unique_id in self.selection.graph.functions:
             return f"function {self.selection.graph.functions[unique_id].name}"
-        return "/".join(self.selection.graph.known(unique_id).key)
+        return "/".join(self.selection.graph.resource(unique_id).key)

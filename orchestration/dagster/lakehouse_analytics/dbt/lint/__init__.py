@@ -1,1 +1,2 @@
-"""What a dbt project should change: settings that expose half-written tables, models that cannot be partitioned."""
+"""Findings about a dbt project: settings that expose partially written tables, and models that cannot be partitioned.
+"""

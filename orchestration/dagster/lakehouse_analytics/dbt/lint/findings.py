@@ -1,4 +1,4 @@
-"""Remarks about a dbt project when it loads: found node by node, and reported once for each kind.
+"""Findings about a dbt project: collected per node when the project loads, and reported once per kind.
 
 Pure: no Dagster, no dbt.
 """
@@ -15,16 +15,16 @@ STRICT = "LAKEHOUSE_STRICT"
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark about one node of the manifest.
+    """A finding about one node of the manifest.
 
     Attributes:
-        unique_id: The node.
-        where: File and node, as an error begins: `models/orders.sql: model orders`.
-        name: The node, as it is listed among others.
+        unique_id: dbt's unique id of the node.
+        where: The file and the node, at the start of an error: `models/orders.sql: model orders`.
+        name: The name of the node in a list.
         problem: What is wrong and what to do. Findings with the same problem are reported together.
-        accept: What `meta.lakehouse.accept` calls it; None if it cannot be accepted.
+        accept: The value of `meta.lakehouse.accept` that accepts it, or None if it cannot be accepted.
         policy: Whether it is an error under LAKEHOUSE_STRICT.
-        noun: What the node is.
+        noun: The kind of the node.
     """
 
     unique_id: str
@@ -37,7 +37,7 @@ class Finding:
 
 
 def errors(findings: Iterable[Finding], *, strict: bool) -> list[str]:
-    """The findings that refuse the project, one line each; none unless `strict`."""
+    """Return the findings that prevent the project from loading, one line each. Empty unless `strict` is set."""
     return [
         f"{one.where}: {one.problem}; to accept this, set meta.lakehouse.accept: [{one.accept}] ({STRICT} is set)"
         for one in findings
@@ -46,7 +46,7 @@ def errors(findings: Iterable[Finding], *, strict: bool) -> list[str]:
 
 
 def warnings(findings: Iterable[Finding]) -> list[str]:
-    """One line for each kind of problem, those that could refuse the project first."""
+    """Return one line per kind of problem, starting with those that would be errors under LAKEHOUSE_STRICT."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for one in findings:
         groups.setdefault((one.problem, one.noun), []).append(one)

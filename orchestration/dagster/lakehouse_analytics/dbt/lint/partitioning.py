@@ -1,7 +1,7 @@
-"""Which models can be built by windows of time, from the manifest alone.
+"""Rules for partitioned models, based on the manifest only.
 
-Pure: no Dagster, no dbt. dbt gives a run's window to every model of the command; whether building a window leaves the
-rest of the table alone, and the window right, depends on the model's materialization.
+Pure: no Dagster, no dbt. dbt passes a run's time range to every model of the command. Whether a model builds that range
+correctly, and leaves the rest of the table unchanged, depends on its materialization.
 """
 
 from __future__ import annotations
@@ -15,107 +15,112 @@ from lakehouse_analytics.common.text import brief, did_you_mean, shortened
 from lakehouse_analytics.contract.models import Grain, ModelContract
 from lakehouse_analytics.dbt.nodes import Node
 
-#: dbt's strategies that cannot build a window, and why.
+#: dbt's incremental strategies that cannot build a partition, and why.
 _CANNOT_BUILD = {
     "append": "adds the window's rows a second time when it is built twice",
     "default": "adds the window's rows a second time when it is built twice",
     "insert_overwrite": "is not known to these engines",
 }
-#: dbt's strategies that replace rows by their key: right where a window never loses a row.
+#: dbt's incremental strategies that replace rows by their key, which is only correct if a partition never loses a row.
 _KEEPS_ROWS = frozenset({"merge", "delete+insert"})
 STALE_ROWS = "stale_rows"
-#: dbt's batch sizes, from small to large; batches must not be longer than the windows they fill.
+#: dbt's batch sizes, from the smallest to the largest, and the largest one for each grain. A batch must not be longer
+#: than a partition.
 _BATCHES = ("hour", "day", "month", "year")
 _LONGEST: Mapping[Grain, str] = {"hourly": "hour", "daily": "day", "weekly": "day", "monthly": "month"}
 
-#: Years in which history may begin. Earlier, Dagster would keep millions of partitions; later is a slip of the pen.
+#: Years in which `begin` may be. Earlier ones result in millions of partitions in Dagster; later ones are typos.
 FIRST_YEAR, LAST_YEAR = 1900, 2100
 
 
 def begin_of(node: Node) -> datetime:
-    """The model's `begin`, as it is written: in the zone of the lakehouse, without saying so.
+    """Return the model's `begin` as written: a naive time in LAKEHOUSE_TIMEZONE.
 
     Raises:
-        ValueError: it is not there, or not a time.
+        ValueError: It is not set or not a valid time. The message continues the sentence "`begin` …".
     """
-    said = node.config.begin
-    if not said:
+    value = node.config.begin
+    if not value:
         raise ValueError("is not set")
     try:
-        begin = datetime.fromisoformat(str(said))
+        begin = datetime.fromisoformat(str(value))
     except ValueError:
-        raise ValueError(f"is {shortened(said)}: expected a date such as 2026-01-01") from None
+        raise ValueError(f"is {shortened(value)}: expected a date such as 2026-01-01") from None
     if not FIRST_YEAR <= begin.year <= LAST_YEAR:
-        raise ValueError(f"is {shortened(said)}: expected a date of the years {FIRST_YEAR} to {LAST_YEAR}")
+        raise ValueError(f"is {shortened(value)}: expected a year from {FIRST_YEAR} to {LAST_YEAR}")
     if begin.tzinfo:
-        raise ValueError(f"is {shortened(said)}: leave the offset out, it is a time of LAKEHOUSE_TIMEZONE")
+        raise ValueError(f"is {shortened(value)}: expected no offset, because it is a time in LAKEHOUSE_TIMEZONE")
     return begin
 
 
 def problems(node: Node, contract: ModelContract, sources: Collection[str]) -> Iterator[str]:
-    """Why this node cannot be built by windows, where its contract asks for that; each as a sentence.
+    """Yield the reasons why a node cannot be partitioned as its contract requests, as sentences.
 
     Args:
-        node: Of dbt's manifest.
-        contract: Its `meta.lakehouse`.
-        sources: Names of the sources' tables that `after` may name, as `source.table`.
+        node: The node of the manifest.
+        contract: The contract of the node.
+        sources: The names of all source tables as `source.table`, which `after` may contain.
     """
     if contract.after and not contract.partition:
-        yield "meta.lakehouse.after is for models with a `partition`: a schedule waits with a window, not with a table"
+        yield "meta.lakehouse.after is for models with a `partition`: schedules wait with a partition, not with a table"
     for name in contract.after:
         if name not in sources:
             hint = did_you_mean(name, sources, quoted="`{}`".format)
             yield f"meta.lakehouse.after names the source {shortened(name)}, which does not exist{hint}"
     strategy = node.config.incremental_strategy or "default"
     piece = node.meta.get("window_piece")
-    # Of a model with another strategy the key is the project's own.
+    # With another strategy, the key is not ours but the project's.
     if strategy == "replace_window" and piece is not None and not _is_piece(piece):
         yield (
-            f"meta.window_piece is {shortened(piece)}: expected how much of a window one commit replaces, a number of "
-            "days (of hours, for a table partitioned by hour) such as 90, or a duration such as 6h"
+            f"meta.window_piece is {shortened(piece)}: expected how much of a window one commit replaces, as a number "
+            "of days (or hours, for a table partitioned by hour) such as 90, or as a duration such as 6h"
         )
     if not contract.partition:
         return
-    asked = f"meta.lakehouse.partition: {contract.partition}"
+    requested = f"meta.lakehouse.partition: {contract.partition}"
     config = node.config
     if node.resource_type != "model" or not config.is_incremental:
         yield (
-            f"{asked} needs `materialized: incremental`, not {brief(config.materialized)}: a run builds one "
-            "window, and of any other table that window alone would be left"
+            f"{requested} needs `materialized: incremental`, not {brief(config.materialized)}: a run builds one "
+            "window, and any other table would then contain that window only"
         )
         return
     if config.full_refresh:
         yield (
-            f"{asked} with `full_refresh: true`, which rebuilds the table in every run, and a run builds one window: "
-            "that window alone would be left. Remove it; a run of every partition may set `full_refresh: true` in its "
+            f"{requested} with `full_refresh: true`, which rebuilds the table in every run, and a run builds one window: "
+            "all other rows would be deleted. Remove it; a run of every partition may set `full_refresh: true` in its "
             "config (docs/time.md)"
         )
     if not config.event_time:
-        yield f"{asked} needs `event_time`: the column of the rows' own time"
+        yield f"{requested} needs `event_time`, the column with the time of each row"
     try:
         begin_of(node)
     except ValueError as error:
-        yield f"{asked} needs `begin`, the first day of its history, and it {error}"
+        yield f"{requested} needs `begin`, the first day of its history, but it {error}"
     if strategy in _CANNOT_BUILD:
         yield (
-            f"{asked} with `incremental_strategy: {strategy}`, which {_CANNOT_BUILD[strategy]}; use replace_window "
+            f"{requested} with `incremental_strategy: {strategy}`, which {_CANNOT_BUILD[strategy]}; use replace_window "
             "(docs/time.md)"
         )
     if strategy == "microbatch":
         batch, longest = str(config.batch_size or "day"), _LONGEST[contract.partition]
         if batch in _BATCHES and _BATCHES.index(batch) > _BATCHES.index(longest):
-            yield f"{asked} with `batch_size: {batch}`: a batch is longer than a window; set batch_size: {longest}"
+            yield f"{requested} with `batch_size: {batch}`: a batch is longer than a window; set batch_size: {longest}"
 
 
 def _is_piece(value: object) -> bool:
-    """Whether the macro `window_piece` takes the value."""
+    """Return whether the macro `window_piece` accepts the value."""
     if isinstance(value, int):
         return not isinstance(value, bool) and value >= 1
     return isinstance(value, str) and re.fullmatch("[1-9][0-9]* *[mhdw]", value) is not None
 
 
 def policies(node: Node, contract: ModelContract) -> Iterator[tuple[str, str]]:
-    """What of a node with windows is right for some data only: its name for `accept`, and the problem."""
+    """Yield the properties of a partitioned node that are only correct for some data.
+
+    Yields:
+        The value of `meta.lakehouse.accept` that accepts the property, and the problem.
+    """
     strategy = node.config.incremental_strategy
     if contract.partition and node.config.is_incremental and strategy in _KEEPS_ROWS:
         yield (
@@ -126,37 +131,37 @@ def policies(node: Node, contract: ModelContract) -> Iterator[tuple[str, str]]:
 
 
 def warnings(node: Node, contract: ModelContract, *, cut: bool) -> Iterator[str]:
-    """What authors of a node without windows should know.
+    """Yield the warnings about an unpartitioned node.
 
     Args:
-        node: Of dbt's manifest.
-        contract: Its `meta.lakehouse`.
-        cut: Whether the project has models with windows.
+        node: The node of the manifest.
+        contract: The contract of the node.
+        cut: Whether the project has partitioned models.
     """
     strategy = node.config.incremental_strategy
     if contract.partition or not node.config.is_incremental:
         return
     if strategy == "replace_window":
-        yield "replace_window without meta.lakehouse.partition: Dagster's runs give it no window, and it fails"
+        yield "replace_window without meta.lakehouse.partition: Dagster's runs pass it no window, so it fails"
     elif strategy == "microbatch" and cut:
         yield (
-            "microbatch without meta.lakehouse.partition: built since its last batch, but in runs of windows for the "
-            "run's window alone"
+            "microbatch without meta.lakehouse.partition: dbt builds it since its last batch, but in a run of partitions "
+            "only for the run's own time range"
         )
 
 
-def beside_windows(node: Node, contract: ModelContract) -> Iterator[str]:
-    """Why a node without windows must not be built in a run that has some; each as a sentence."""
+def mixed_run_problems(node: Node, contract: ModelContract) -> Iterator[str]:
+    """Yield the reasons why an unpartitioned node must not be built by a run of partitions, as sentences."""
     config = node.config
     if contract.partition or not config.is_incremental:
         return
     if is_microbatch(node) and config.full_refresh:
         yield (
             "microbatch with `full_refresh: true` and without meta.lakehouse.partition: dbt rebuilds the table in "
-            "every run, and a run of a window would leave that window alone. Remove `full_refresh: true`"
+            "every run, and a run of one partition would delete all other rows. Remove `full_refresh: true`"
         )
 
 
 def is_microbatch(node: Node) -> bool:
-    """Whether dbt itself cuts the model's windows, at UTC's borders."""
+    """Return whether dbt itself cuts the model's time range into batches, which are in UTC."""
     return node.config.incremental_strategy == "microbatch"

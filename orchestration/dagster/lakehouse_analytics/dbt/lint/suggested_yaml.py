@@ -1,4 +1,4 @@
-"""Messages that end with YAML for `dbt_project.yml`, which also configures what a package brings.
+"""Messages that suggest YAML for `dbt_project.yml`, which can also configure the nodes of packages.
 
 Pure: no Dagster, no dbt.
 """
@@ -19,7 +19,7 @@ from lakehouse_analytics.dbt.node_use import TABLES
 from lakehouse_analytics.dbt.nodes import Node
 from lakehouse_analytics.common.names import counted, key_part, some
 
-#: What the names of folders and models say of the layer: a suggestion that people review.
+#: Words in the names of folders and models that indicate a layer. Users review the resulting suggestion.
 _HINTS = (
     ("bronze", ("raw", "stg", "staging", "base", "source", "landing")),
     ("silver", ("int", "intermediate", "prep", "transform")),
@@ -27,18 +27,18 @@ _HINTS = (
     ("metrics", ("metric", "kpi", "agg")),
 )
 _OF_KIND = {"seed": "bronze", "snapshot": "silver"}
-#: Lines of YAML in a warning at most.
-_MOST = 20
-#: Prints all of the YAML.
+#: Maximum number of lines of YAML in a warning.
+_MAX_LINES = 20
+#: The command that prints the YAML in full.
 COMMAND = "lakehouse layers"
 
 Place = tuple[str, ...]
 
 
-def clash(key: str, nodes: Sequence[Node], root: str) -> str:
-    """Resources that claim one asset key, and how each of them gets another."""
-    claims = " and by ".join(_named(node, root) for node in nodes)
-    # The first keeps its key; packages come last, since the project's own resources can be renamed.
+def asset_key_clash(key: str, nodes: Sequence[Node], root: str) -> str:
+    """Return the message about resources with the same asset key, and how to give the others another key."""
+    claims = " and by ".join(_claim(node, root) for node in nodes)
+    # The first resource keeps its key. The project's own come first, because they can also be renamed.
     _, *others = sorted(nodes, key=lambda node: (node.package_name != root, node.unique_id))
     snippet: dict[str, Any] = {}
     for node in others:
@@ -50,12 +50,12 @@ def clash(key: str, nodes: Sequence[Node], root: str) -> str:
         if any(node.resource_type in TABLES for node in nodes)
         else ""
     )
-    way_out = f"{layer}give one a key of its own, in dbt_project.yml:\n{as_yaml(snippet)}"
-    return f"asset key {brief(key, MAX_TEXT)} is claimed by {claims}: {way_out}"
+    hint = f"{layer}give one of them another key in dbt_project.yml:\n{as_yaml(snippet)}"
+    return f"asset key {brief(key, MAX_TEXT)} is claimed by {claims}: {hint}"
 
 
 def unmapped_models(tables: Iterable[Table]) -> list[str]:
-    """One line for all tables that are in no layer, with the YAML that maps their folders where it is short."""
+    """Return one line about all tables without a layer, with the YAML that maps their folders if it is short."""
     tables = [*tables]
     nodes = [table.node for table in _unmapped(tables)]
     if not nodes:
@@ -63,23 +63,23 @@ def unmapped_models(tables: Iterable[Table]) -> list[str]:
     names = some([node.name for node in nodes])
     kinds = Counter(node.resource_type for node in nodes)
     what = " and ".join(counted(number, kind) for kind, number in kinds.items())
-    verb, land = ("is", "lands") if len(nodes) == 1 else ("are", "land")
-    said = f"{what} {verb} in no layer and {land} in `default`: {names}. "
+    verb = "has" if len(nodes) == 1 else "have"
+    summary = f"{what} {verb} no layer, so `default` is used: {names}. "
     layers = ", ".join(LAYERS)
     snippet = as_yaml(suggested_layers(tables))
-    if snippet.count("\n") >= _MOST:
+    if snippet.count("\n") >= _MAX_LINES:
         return [
-            f"{said}Map their folders to layers ({layers}) in dbt_project.yml: `{COMMAND}` prints suggested lines, and "
+            f"{summary}Map their folders to layers ({layers}) in dbt_project.yml: `{COMMAND}` prints suggested lines, and "
             f"`{COMMAND} --write` adds them."
         ]
     return [
-        f"{said}Review these layers (of {layers}) and merge the lines into dbt_project.yml, as `{COMMAND} --write` "
+        f"{summary}Review these layers (of {layers}) and merge the lines into dbt_project.yml, as `{COMMAND} --write` "
         f"does:\n{snippet}"
     ]
 
 
 def suggested_layers(tables: Iterable[Table]) -> dict[str, Any]:
-    """What `dbt_project.yml` would have to say for every table to be in a layer; empty where each is in one."""
+    """Return the keys of `dbt_project.yml` that give every table a layer. Empty if each has one."""
     tables = [*tables]
     unmapped = _unmapped(tables)
     inside = {table.unique_id for table in tables} - {table.unique_id for table in unmapped}
@@ -99,8 +99,10 @@ def _unmapped(tables: Iterable[Table]) -> list[Table]:
 
 
 def _layers_by_lineage(tables: Sequence[Table]) -> dict[str, str]:
-    """The layer of each table by its place in the graph: what reads no other model is bronze, what no other model reads
-    is gold, and the rest silver."""
+    """Return the layer of each table by its position in the graph.
+
+    A table that reads no other model is bronze, one that no other model reads is gold, and the others are silver.
+    """
     models = {table.unique_id for table in tables if table.node.resource_type != "seed"}
     read = {parent for table in tables for parent in table.parents}
     return {
@@ -114,15 +116,15 @@ def _layers_by_lineage(tables: Sequence[Table]) -> dict[str, str]:
 
 
 def unread_meta(metas: Iterable[DagsterMeta]) -> list[str]:
-    """One line for all keys of `meta.dagster` that have no effect."""
+    """Return one line about all keys of `meta.dagster` that have no effect."""
     keys = Counter(key for meta in metas for key in meta.unread)
     if not keys:
         return []
-    listed = some([f"{key} ({number})" for key, number in keys.most_common()], _MOST)
-    return [f"meta.dagster has keys without an effect here, as in dagster-dbt's own translator: {listed}"]
+    listed = some([f"{key} ({number})" for key, number in keys.most_common()], _MAX_LINES)
+    return [f"meta.dagster has keys without effect, here and in dagster-dbt's own translator: {listed}"]
 
 
-def _named(node: Node, root: str) -> str:
+def _claim(node: Node, root: str) -> str:
     package = "" if node.package_name == root else f" in package {node.package_name}"
     return f"{node.unique_id} ({node.original_file_path}{package})"
 
@@ -134,7 +136,7 @@ def _put(snippet: dict[str, Any], path: Iterable[object], meta: Mapping[str, Any
 
 
 def as_yaml(snippet: Mapping[str, Any], indent: str = "") -> str:
-    """Nested keys as lines of YAML, each `+meta` on one line."""
+    """Render nested keys as lines of YAML, each `+meta` on a single line."""
     lines = []
     for key, value in snippet.items():
         if key == "+meta" or set(value) == {"+meta"} or not any(isinstance(below, Mapping) for below in value.values()):
@@ -151,9 +153,9 @@ def as_yaml(snippet: Mapping[str, Any], indent: str = "") -> str:
 def _suggestions(
     unmapped: Iterable[Node], mapped: Iterable[Node], by_lineage: Mapping[str, str]
 ) -> dict[Place, str]:
-    """A layer for every unmapped node, by folder where no node inside is mapped already.
+    """Return a layer for every unmapped node, by folder if the folder contains no mapped node.
 
-    Where the folders inside a folder suggest other layers, its layer is that of its own models.
+    If the folders inside a folder suggest other layers, the layer of the folder is that of its own models.
     """
     taken = {place for node in mapped for place in _places(node)}
     inside: dict[Place, list[Node]] = {}
@@ -173,7 +175,7 @@ def _suggestions(
             if place != others[-1] and (place in taken or (mixed and place != folder)):
                 continue
             if place not in found:
-                # Folders inside a mixed one have lines of their own, which win.
+                # Folders inside a mixed one have their own lines, which take precedence.
                 own = [node for node in inside[place] if len(of_node[node.unique_id]) == len(place)]
                 found[place] = _layer(own if mixed else inside[place], by_lineage)
             break
@@ -181,7 +183,7 @@ def _suggestions(
 
 
 def _layer(nodes: Sequence[Node], by_lineage: Mapping[str, str]) -> str:
-    """What the folders of some nodes suggest; without such a folder, the layer of most nodes by name or lineage."""
+    """Return the layer that a folder suggests, or else the most frequent layer of the nodes by name or lineage."""
     if suggested := _OF_KIND.get(nodes[0].resource_type) or _hint(nodes[0].fqn[1:-1]):
         return suggested
     votes = Counter(_of_prefix(node.name) or by_lineage[node.unique_id] for node in nodes)
@@ -194,13 +196,13 @@ def _of_prefix(name: str) -> str | None:
 
 
 def _places(node: Node) -> list[Place]:
-    """Where `dbt_project.yml` can configure a node: package, folders and name, from the outermost on."""
+    """Return the paths at which `dbt_project.yml` can configure a node: package, folders and name, outermost first."""
     parts = node.fqn if node.version is None else node.fqn[:-1]
     return [(f"{node.resource_type}s", *parts[: length + 1]) for length in range(len(parts))]
 
 
 def _hint(folders: Sequence[str]) -> str | None:
-    """The layer that the innermost folder with a telling name suggests."""
+    """Return the layer that the innermost folder with a meaningful name suggests."""
     for folder in reversed(folders):
         for word in folder.lower().replace("-", "_").split("_"):
             for layer, hints in _HINTS:

@@ -9,7 +9,7 @@ import pytest
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.specs import table_spec
 from lakehouse_analytics.checks.evaluations import Evaluations
-from lakehouse_analytics.checks.registry import Evaluated, Scope, specs
+from lakehouse_analytics.checks.registry import EvaluationPoint, Scope, specs
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.partitions.definitions import grain_partitions
 from manifests import Manifest
@@ -36,7 +36,7 @@ class Daemon:
 
         @dg.multi_asset(
             specs=[table_spec(graph, table, Path(), "UTC", windows) for table in tables],
-            check_specs=[*specs(Scope(graph, windows), [*tables, *graph.unbuilt.values()], Evaluated.IN_DBT)],
+            check_specs=[*specs(Scope(graph, windows), [*tables, *graph.unbuilt.values()], EvaluationPoint.IN_DBT)],
             can_subset=True,
             allow_arbitrary_check_specs=True,
         )

@@ -110,7 +110,7 @@ def test_a_result_is_about_the_materialization_that_is_the_latest_when_it_is_giv
 
         about()
         yield dg.MaterializeResult(asset_key=BUILT)
-        evaluations.forget(BUILT)
+        evaluations.refresh(BUILT)
         yield about()
 
     run = dg.materialize([build], instance=instance)

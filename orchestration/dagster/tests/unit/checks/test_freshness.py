@@ -12,8 +12,8 @@ from dbt.artifacts.resources import FreshnessThreshold
 from dbt.graph.selector_spec import RAW_SELECTOR_PATTERN
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.checks.freshness import THRESHOLDS, Freshness, outcome, selectors, thresholds
-from lakehouse_analytics.checks.registry import Evaluated, Scope, reserved, specs
+from lakehouse_analytics.checks.freshness import THRESHOLDS, Freshness, freshness_result, selectors, thresholds
+from lakehouse_analytics.checks.registry import EvaluationPoint, Scope, reserved_names, specs
 from lakehouse_analytics.contract.models import SourceContract
 from lakehouse_analytics.dbt.graph import Graph, Source
 from lakehouse_analytics.dbt.nodes import Node
@@ -56,7 +56,7 @@ def test_a_result_is_as_severe_as_dbt_finds_the_age(declared: Any, age: float) -
     status = str(threshold.status(age))
     now = datetime(2026, 1, 1, tzinfo=UTC)
     measured = {"max_loaded_at": (now - timedelta(seconds=age)).isoformat(), "max_loaded_at_time_ago_in_s": age}
-    result = outcome(source_of(declared), status, measured, "")
+    result = freshness_result(source_of(declared), status, measured, "")
     assert result.passed == (status == "pass")
     assert (result.severity == dg.AssetCheckSeverity.WARN) == (status == "warn")
     # It names the threshold that dbt compared with, whichever is the longer one.
@@ -74,10 +74,10 @@ def test_limits_are_written_as_people_say_them() -> None:
 
 @pytest.mark.parametrize("message", ["Catalog Error: no table", ""])
 def test_a_source_that_dbt_could_not_query_is_an_error(message: str) -> None:
-    result = outcome(source_of({"warn_after": {"count": 1, "period": "day"}}), "runtime error", {}, message)
+    result = freshness_result(source_of({"warn_after": {"count": 1, "period": "day"}}), "runtime error", {}, message)
     assert not result.passed
     assert result.severity == dg.AssetCheckSeverity.ERROR
-    assert result.description == f"dbt could not evaluate it: {message or 'it gave no reason'}"
+    assert result.description == f"dbt could not evaluate the source: {message or 'dbt gave no reason'}"
 
 
 NAMES = st.text(st.sampled_from("ab_-.+@*?[] ,:ä"), min_size=1, max_size=6)
@@ -108,7 +108,7 @@ def test_dbt_selects_every_source_that_is_asked(names: list[tuple[str, str]]) ->
 def test_sources_of_one_asset_have_one_check() -> None:
     declared = {"error_after": {"count": 1, "period": "day"}}
     made = graph(("raw", "a", declared), ("raw", "b", declared), asset_key=["lake", "orders"])
-    found = [*specs(Scope(made, {}), made.sources.values(), Evaluated.BEFORE_TABLES)]
+    found = [*specs(Scope(made, {}), made.sources.values(), EvaluationPoint.BEFORE_TABLES)]
     assert [spec.key for spec in found] == [dg.AssetCheckKey(dg.AssetKey(["lake", "orders"]), "freshness")]
 
 
@@ -121,5 +121,5 @@ def test_a_dbt_test_of_a_source_gets_another_name_and_one_of_a_model_keeps_it() 
     made = m.graph()
     assert made.tests[on_source].name != "freshness"
     assert made.tests[on_model].name == "freshness"
-    assert "freshness" in reserved(made.sources[source])
-    assert "freshness" not in reserved(made.tables[model])
+    assert "freshness" in reserved_names(made.sources[source])
+    assert "freshness" not in reserved_names(made.tables[model])

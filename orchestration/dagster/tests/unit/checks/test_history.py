@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.checks import history as check_history
 from lakehouse_analytics.checks.history import history_of
-from lakehouse_analytics.checks.row_count_rules import Counts, judge_drift
-from lakehouse_analytics.checks.runner import CountedWindows, Counter, CountResult
+from lakehouse_analytics.checks.row_count_rules import Counts, evaluate_drift
+from lakehouse_analytics.checks.runner import CountedPartitions, Counter, CountResult
 from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.contract.models import Drift
 from lakehouse_analytics.instance import retention
@@ -70,7 +70,7 @@ class Gate:
         windows_of_run = None
         if self.partitions_def:
             span = PartitionRange(windows(self.partitions_def, answers))
-            windows_of_run = CountedWindows("duckdb", self.partitions_def, span, history_of(self.instance))
+            windows_of_run = CountedPartitions("duckdb", self.partitions_def, span, history_of(self.instance))
         counter = Counter(
             NoEngine(),  # type: ignore[arg-type]
             lambda _: [],
@@ -84,7 +84,7 @@ class Gate:
         answer: CountResult = texts[0] if texts else counts if self.partitions_def else counts[min(counts)]
         found: dict[str, dict[str, tuple[bool, str]]] = {key: {} for key in answers}
         run_id = str(uuid.uuid4())
-        for verdict in counter.judge(self.table, answer):
+        for verdict in counter.evaluate(self.table, answer):
             partition = getattr(verdict, "partition", None)
             store(self.instance, verdict, run_id)
             place = found[partition or next(iter(answers))]
@@ -166,7 +166,7 @@ def test_a_drop_is_measured_from_the_last_count_that_passed_or_was_accepted(
     newest = history_of(instance).last(
         dg.AssetCheckKey(asset_key(gate.table), ROW_COUNT), "2026-01-05" if grain else None
     )
-    assert (newest.known if newest else None) == level
+    assert (newest.new_baseline if newest else None) == level
 
 
 @GRAINS
@@ -230,7 +230,7 @@ def test_drift_is_judged_against_the_newest_counts_that_passed_or_were_accepted(
             assert not gate.look("table does not exist")[DRIFT][0]
         else:
             now = datetime.now(UTC)
-            verdict = judge_drift(rules, rows, [(now, count) for count in history[-SHORT:]], now, UTC)
+            verdict = evaluate_drift(rules, rows, [(now, count) for count in history[-SHORT:]], now, UTC)
             passed, said = gate.look(rows, accepted=what == "accept")[DRIFT]
             assert said.startswith(verdict.explanation)
             assert passed == (verdict.passed or what == "accept")
@@ -261,7 +261,7 @@ def test_drift_does_not_forget_by_counts_that_row_count_refuses(
 
 
 def test_what_drift_reads_does_not_grow_with_counts_that_row_count_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_history, "HISTORY", SHORT)
+    monkeypatch.setattr(check_history, "MAX_HISTORY", SHORT)
     with dg.DagsterInstance.ephemeral() as own:
         gate = Gate(own, {"min": 199, "drift": {"severity": "error", "min_history": 3}})
         read: list[int] = []
@@ -281,7 +281,7 @@ def test_what_drift_reads_does_not_grow_with_counts_that_row_count_refuses(monke
 
 def test_drift_does_not_forget_what_evaluations_without_a_memory_hide(monkeypatch: pytest.MonkeyPatch) -> None:
     # An earlier version of this project stored such evaluations without the counts before them.
-    monkeypatch.setattr(check_history, "HISTORY", SHORT)
+    monkeypatch.setattr(check_history, "MAX_HISTORY", SHORT)
     with dg.DagsterInstance.ephemeral() as own:
         gate = Gate(own, {"drift": {"severity": "error", "min_history": 3}})
         for _ in range(3):
@@ -309,7 +309,7 @@ def test_a_count_that_row_count_refuses_is_no_history_of_drift() -> None:
             gate = Gate(own, {"min": 10, "drift": {"severity": "error", "min_history": 3}}, grain)
             for day in range(1, 9):
                 gate.look(0, window=f"2026-01-{day:02}")
-            assert gate.look(1000, window="2026-01-09")[DRIFT] == (True, "not judged: 0 earlier counts, 3 are needed")
+            assert gate.look(1000, window="2026-01-09")[DRIFT] == (True, "not compared: 0 earlier counts, 3 are needed")
 
 
 @GRAINS
@@ -322,7 +322,7 @@ def test_an_accepted_level_stays_accepted_when_the_same_rows_are_built_again(gra
         assert not refused[DRIFT][0]
         assert f"to accept this count as the new level, run with accept_row_counts: [{gate.name}]" in refused[DRIFT][1]
         accepted = gate.look(300, window="2026-01-06", accepted=True)
-        assert accepted[ROW_COUNT] == (True, "300 rows; max_drop not judged: accepted by hand")
+        assert accepted[ROW_COUNT] == (True, "300 rows; max_drop not checked: accepted by hand")
         assert accepted[DRIFT][0]
         assert accepted[DRIFT][1].endswith(" (accepted by hand)")
         for _ in range(3):

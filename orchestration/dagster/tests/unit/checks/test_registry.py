@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 import pytest
-from lakehouse_analytics.checks.registry import KINDS, Evaluated, Kind, Scope, names_of_tables, reserved
+from lakehouse_analytics.checks.registry import KINDS, EvaluationPoint, Kind, Scope, reserved_names, table_check_names
 from manifests import Manifest
 
 ROWS = {"rows": {"severity": "error", "drift": {}}}
@@ -24,7 +24,7 @@ def shop() -> Scope:
 
 @pytest.mark.parametrize("kind", KINDS, ids=IDS)
 def test_a_kind_has_checks_of_the_names_in_its_line(kind: Kind) -> None:
-    if kind.evaluated is Evaluated.ALONE:
+    if kind.evaluated is EvaluationPoint.ALONE:
         assert importlib.import_module(kind.module)
         return
     scope, loaded = shop(), kind.load()
@@ -33,7 +33,7 @@ def test_a_kind_has_checks_of_the_names_in_its_line(kind: Kind) -> None:
     assert specs
     if kind.names:
         assert {spec.name for spec in specs} == {*kind.names}
-    assert hasattr(loaded, "evaluate") == (kind.evaluated is not Evaluated.IN_DBT)
+    assert hasattr(loaded, "evaluate") == (kind.evaluated is not EvaluationPoint.IN_DBT)
 
 
 def test_no_two_kinds_have_a_name() -> None:
@@ -44,5 +44,5 @@ def test_no_two_kinds_have_a_name() -> None:
 def test_names_are_reserved_where_the_checks_are() -> None:
     graph = shop().graph
     [table], [source] = graph.tables.values(), graph.sources.values()
-    assert reserved(table) == names_of_tables() == {"row_count", "row_count_drift"}
-    assert reserved(source) == {name for kind in KINDS for name in kind.names}
+    assert reserved_names(table) == table_check_names() == {"row_count", "row_count_drift"}
+    assert reserved_names(source) == {name for kind in KINDS for name in kind.names}

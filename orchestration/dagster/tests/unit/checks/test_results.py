@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from lakehouse_analytics.checks.dbt_tests import dbt_test_result as result_of_test
-from lakehouse_analytics.checks.history import Past, history_of
+from lakehouse_analytics.checks.history import PastCount, history_of
 from lakehouse_analytics.checks.registry import Scope
 from lakehouse_analytics.checks.results import row_count_results
 from lakehouse_analytics.checks.row_count import RowCounts
@@ -29,26 +29,26 @@ def graph(rows: Mapping[str, Any] | None = None, severity: str = "ERROR") -> Gra
     return m.graph()
 
 
-def past(*evaluations: tuple[int, bool], baseline: int | None = None) -> list[Past]:
+def past(*evaluations: tuple[int, bool], baseline: int | None = None) -> list[PastCount]:
     """Newest first."""
-    return [Past(NOW - timedelta(hours=n), rows, ok, baseline) for n, (rows, ok) in enumerate(evaluations, 1)]
+    return [PastCount(NOW - timedelta(hours=n), rows, ok, baseline) for n, (rows, ok) in enumerate(evaluations, 1)]
 
 
 class Given:
     """A history that is given: newest first."""
 
-    def __init__(self, history: Sequence[Past]) -> None:
+    def __init__(self, history: Sequence[PastCount]) -> None:
         self.history = history
 
-    def last(self, key: dg.AssetCheckKey, partition: str | None = None) -> Past | None:
-        return next((past for past in self.history if past.known is not None), None)
+    def last(self, key: dg.AssetCheckKey, partition: str | None = None) -> PastCount | None:
+        return next((past for past in self.history if past.new_baseline is not None), None)
 
-    def counts(self, key: dg.AssetCheckKey) -> list[Past]:
+    def counts(self, key: dg.AssetCheckKey) -> list[PastCount]:
         return [past for past in self.history if past.is_history]
 
 
 def judge(
-    rows: Mapping[str, Any] | None, counted: int, history: Sequence[Past] = (), *, accepted: bool = False
+    rows: Mapping[str, Any] | None, counted: int, history: Sequence[PastCount] = (), *, accepted: bool = False
 ) -> dict[str, dg.AssetCheckResult]:
     [table] = graph(rows).tables.values()
     results = row_count_results(table, Counts(counted), Given(history), now=NOW, zone=UTC, accepted=accepted)
@@ -140,7 +140,7 @@ def test_a_drop_looked_at_for_months_does_not_become_normal() -> None:
 def test_without_an_earlier_count_a_drop_is_not_judged_and_that_is_said() -> None:
     result = judge({"max_drop": 0.5}, 1)["row_count"]
     assert result.passed
-    assert result.description == "1 rows; max_drop not judged: no earlier count"
+    assert result.description == "1 rows; max_drop not checked: no earlier count"
 
 
 def test_an_accepted_count_may_drop_but_must_keep_every_other_rule() -> None:
@@ -159,7 +159,7 @@ def test_drift_is_a_check_of_its_own_and_only_where_asked() -> None:
 def test_drift_without_enough_history_passes_and_says_so() -> None:
     result = judge({"drift": {}}, 5, past(*[(1000, True)] * 6))["row_count_drift"]
     assert result.passed
-    assert result.description == "not judged: 6 earlier counts, 7 are needed"
+    assert result.description == "not compared: 6 earlier counts, 7 are needed"
     assert result.metadata["judged"] == dg.BoolMetadataValue(value=False)
     assert "median" not in result.metadata
 
@@ -178,7 +178,7 @@ def test_drift_starts_anew_from_an_accepted_count() -> None:
     result = judge({"drift": {}}, 5, history, accepted=True)["row_count_drift"]
     assert result.passed
     assert "(accepted by hand)" in (result.description or "")
-    accepted = Past(NOW, 5, passed=True, accepted=True)
+    accepted = PastCount(NOW, 5, passed=True, accepted=True)
     after = judge({"drift": {"min_history": 3}}, 6, [*past((5, True), (6, True)), accepted, *history])[
         "row_count_drift"
     ]
@@ -209,7 +209,7 @@ def test_history_is_what_passed_or_was_accepted_newest_first() -> None:
         history = history_of(instance)
         newest = history.last(ROW_COUNT)
         assert newest
-        assert (newest.rows, newest.passed, newest.baseline, newest.known) == (29, False, 60, 60)
+        assert (newest.rows, newest.passed, newest.baseline, newest.new_baseline) == (29, False, 60, 60)
         assert newest.when.tzinfo is not None
         assert [past.rows for past in history.counts(ROW_COUNT)] == [60, 100]
         assert evaluate(instance, 10, accepted=True).passed

@@ -17,7 +17,7 @@ from lakehouse_analytics.checks.row_count_rules import (
     broken_rules,
     chunks,
     count_sql,
-    judge_drift,
+    evaluate_drift,
     read_counts,
 )
 from lakehouse_analytics.common.sql import identifier
@@ -251,24 +251,24 @@ def test_the_order_of_the_history_says_nothing(
 ) -> None:
     shuffled = [*history]
     rng.shuffle(shuffled)
-    assert judge_drift(Drift(), rows, history, NOW, UTC) == judge_drift(Drift(), rows, shuffled, NOW, UTC)
+    assert evaluate_drift(Drift(), rows, history, NOW, UTC) == evaluate_drift(Drift(), rows, shuffled, NOW, UTC)
 
 
 @given(HISTORIES, COUNTS, st.integers(3, 30))
 def test_too_little_history_is_never_judged_and_enough_always_is(
     history: list[tuple[datetime, int]], rows: int, needed: int
 ) -> None:
-    verdict = judge_drift(Drift(min_history=needed), rows, history, NOW, UTC)
-    assert verdict.judged == (len(history) >= needed)
-    if not verdict.judged:
+    verdict = evaluate_drift(Drift(min_history=needed), rows, history, NOW, UTC)
+    assert verdict.compared == (len(history) >= needed)
+    if not verdict.compared:
         assert verdict.passed
-        assert f"not judged: {len(history)} earlier counts, {needed} are needed" in verdict.explanation
+        assert f"not compared: {len(history)} earlier counts, {needed} are needed" in verdict.explanation
         assert verdict.median is verdict.allowed is None
 
 
 @given(HISTORIES, COUNTS, st.floats(0.1, 20), st.floats(0.1, 20))
 def test_more_mads_allow_no_less(history: list[tuple[datetime, int]], rows: int, one: float, other: float) -> None:
-    strict, lax = (judge_drift(Drift(mads=m), rows, history, NOW, UTC) for m in sorted((one, other)))
+    strict, lax = (evaluate_drift(Drift(mads=m), rows, history, NOW, UTC) for m in sorted((one, other)))
     assert lax.passed or not strict.passed
 
 
@@ -276,12 +276,12 @@ def test_more_mads_allow_no_less(history: list[tuple[datetime, int]], rows: int,
 def test_the_median_itself_always_passes_and_what_lies_further_fails_first(
     history: list[tuple[datetime, int]], rows: int
 ) -> None:
-    verdict = judge_drift(Drift(), rows, history, NOW, UTC)
+    verdict = evaluate_drift(Drift(), rows, history, NOW, UTC)
     assert verdict.median is not None
     assert verdict.allowed is not None
     assert verdict.allowed > 0
     assert verdict.passed == (abs(rows - verdict.median) <= verdict.allowed)
-    assert judge_drift(Drift(), round(verdict.median), history, NOW, UTC).passed
+    assert evaluate_drift(Drift(), round(verdict.median), history, NOW, UTC).passed
 
 
 @given(st.integers(0, 10**7))
@@ -289,8 +289,8 @@ def test_a_constant_history_tolerates_a_little_and_no_more(usual: int) -> None:
     history = daily([usual] * 14)
     floor = 6.0 * max(usual * 0.01, 1.0)
     for rows, passes in [(usual, True), (int(usual + floor), True), (int(usual + floor) + 1, False)]:
-        assert judge_drift(Drift(), rows, history, NOW, UTC).passed is passes
-    assert not judge_drift(Drift(), 10 * usual + 100, history, NOW, UTC).passed
+        assert evaluate_drift(Drift(), rows, history, NOW, UTC).passed is passes
+    assert not evaluate_drift(Drift(), 10 * usual + 100, history, NOW, UTC).passed
 
 
 @given(st.integers(100, 10**6), st.lists(st.integers(0, 10**9), max_size=6))
@@ -298,12 +298,12 @@ def test_outliers_below_half_of_the_history_move_nothing(usual: int, outliers: l
     # Times within one day: no weekday basis, the whole history counts.
     days = [NOW - timedelta(days=1, minutes=n) for n in range(15 + len(outliers))]
     counts = [usual + (n % 3) - 1 for n in range(15)] + outliers
-    verdict = judge_drift(Drift(), usual, list(zip(days, counts, strict=True)), NOW, UTC)
+    verdict = evaluate_drift(Drift(), usual, list(zip(days, counts, strict=True)), NOW, UTC)
     assert verdict.median is not None
     assert verdict.allowed is not None
     assert abs(verdict.median - usual) <= 1
     assert verdict.allowed <= 6.0 * max(2 * 1.4826, (usual + 1) * 0.01)
-    assert not judge_drift(Drift(), 3 * usual, list(zip(days, counts, strict=True)), NOW, UTC).passed
+    assert not evaluate_drift(Drift(), 3 * usual, list(zip(days, counts, strict=True)), NOW, UTC).passed
 
 
 def weekly(wednesdays: int, others: int, weeks: int) -> list[tuple[datetime, int]]:
@@ -313,15 +313,15 @@ def weekly(wednesdays: int, others: int, weeks: int) -> list[tuple[datetime, int
 
 def test_weekdays_are_compared_with_their_own_kind_once_there_are_enough() -> None:
     enough = weekly(50, 1000, SAME_SEASON)
-    verdict = judge_drift(Drift(), 50, enough, NOW, UTC)
+    verdict = evaluate_drift(Drift(), 50, enough, NOW, UTC)
     assert verdict.passed
     assert verdict.median == 50
     assert "4 earlier counts on Wednesdays" in verdict.explanation
-    assert not judge_drift(Drift(), 1000, enough, NOW, UTC).passed
+    assert not evaluate_drift(Drift(), 1000, enough, NOW, UTC).passed
 
     too_few = weekly(50, 1000, SAME_SEASON - 1)
-    assert judge_drift(Drift(), 1000, too_few, NOW, UTC).passed
-    assert not judge_drift(Drift(), 50, too_few, NOW, UTC).passed
+    assert evaluate_drift(Drift(), 1000, too_few, NOW, UTC).passed
+    assert not evaluate_drift(Drift(), 50, too_few, NOW, UTC).passed
 
 
 def test_the_zone_decides_what_a_weekday_is() -> None:
@@ -329,8 +329,8 @@ def test_the_zone_decides_what_a_weekday_is() -> None:
     history = [(late - timedelta(weeks=n), 100) for n in range(1, 9)]
     history += [(late - timedelta(weeks=n, hours=2), 500) for n in range(1, 9)]  # Wednesday in UTC, Thursday in Tokyo
     history += [(late - timedelta(weeks=n, hours=12), 900) for n in range(1, 14)]  # Wednesday in both
-    assert "29 earlier counts on Wednesdays" in judge_drift(Drift(), 900, history, late, UTC).explanation
-    tokyo = judge_drift(Drift(), 300, history, late, ZoneInfo("Asia/Tokyo"))
+    assert "29 earlier counts on Wednesdays" in evaluate_drift(Drift(), 900, history, late, UTC).explanation
+    tokyo = evaluate_drift(Drift(), 300, history, late, ZoneInfo("Asia/Tokyo"))
     assert "16 earlier counts on Thursdays" in tokyo.explanation
     assert tokyo.median == 300
 
@@ -342,14 +342,14 @@ def test_weekdays_follow_daylight_saving_time() -> None:
     history += [(datetime(2024, 4, 6, 22, 30, tzinfo=UTC) + timedelta(weeks=n), 1000) for n in range(5)]
     sunday = datetime(2024, 5, 12, 10, tzinfo=berlin)
     saturday = datetime(2024, 5, 11, 10, tzinfo=berlin)
-    assert judge_drift(Drift(), 1000, history, sunday, berlin).median == 1000
-    assert judge_drift(Drift(), 10, history, saturday, berlin).median == 10
+    assert evaluate_drift(Drift(), 1000, history, sunday, berlin).median == 1000
+    assert evaluate_drift(Drift(), 10, history, saturday, berlin).median == 10
 
 
 def test_times_of_any_zone_are_the_same_moment() -> None:
     history = daily([100, 110, 90, 105, 95, 100, 102, 99])
     elsewhere = [(when.astimezone(timezone(timedelta(hours=9))), rows) for when, rows in history]
-    assert judge_drift(Drift(), 100, history, NOW, UTC) == judge_drift(Drift(), 100, elsewhere, NOW, UTC)
+    assert evaluate_drift(Drift(), 100, history, NOW, UTC) == evaluate_drift(Drift(), 100, elsewhere, NOW, UTC)
 
 
 WIDTHS = st.lists(st.integers(0, 5), max_size=40)

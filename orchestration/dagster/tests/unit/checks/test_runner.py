@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.checks.row_count_rules import Counts
-from lakehouse_analytics.checks.runner import MOST_FAILURES, Counter
+from lakehouse_analytics.checks.runner import MAX_FAILURES, Counter
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import FOR_GOOD, DatabaseError, Distributed, Reason
@@ -115,7 +115,7 @@ def test_only_missing_tables_go_uncounted_and_few_statements_find_them(number: i
 def test_when_every_statement_fails_not_every_table_is_asked_alone() -> None:
     lake = BigLake(300, missing=range(300))
     found = answers(counter(lake).count(tables(300)))
-    assert len(lake.asked) == MOST_FAILURES
+    assert len(lake.asked) == MAX_FAILURES
     assert "t0 does not exist" in found[0]
     assert found[-1].startswith("not counted: 64 statements that count rows have failed, the last: Catalog Error")
 

@@ -34,7 +34,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make(manifest: Manifest) -> None:
-    project = DbtProject.of(Settings.load(complete=False))
+    project = DbtProject.from_settings(Settings.load(complete=False))
     project.target_path.mkdir(parents=True, exist_ok=True)
     project.manifest_path.write_text(json.dumps(manifest.build()))
     project.stamp_path.write_text(json.dumps(project.fingerprint()))

@@ -14,7 +14,7 @@ from lakehouse_analytics.assets.accepted_tables import accepted_tables
 from lakehouse_analytics.common.text import brief, shortened
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.manifest import read
-from lakehouse_analytics.dbt.prepare import _compare
+from lakehouse_analytics.dbt.prepare import _verify_profile
 from lakehouse_analytics.dbt.profile import Profile
 from lakehouse_analytics.dbt.project import DbtProject, ManifestError
 from lakehouse_analytics.instance.home import HomeError, open_home
@@ -141,7 +141,7 @@ def load(monkeypatch: pytest.MonkeyPatch, folder: Path, **variables: str) -> str
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises((SettingsError, ManifestError)) as caught:
-        DbtProject.of(Settings.load()).manifest()
+        DbtProject.from_settings(Settings.load()).manifest()
     return str(caught.value)
 
 
@@ -241,7 +241,7 @@ def test_of_what_dbt_renders_otherwise(name: str, theirs: str, tmp_path: Path) -
     profile = Profile(tmp_path / "profiles.yml", tmp_path, "shop", "dev", "duckdb", fields)
     said = {"type": "duckdb", "database": "shop", "schema": fields["schema"], "path": fields["path"], name: theirs}
     with pytest.raises(ManifestError, match=f"`{name}` of target") as caught:
-        _compare(profile, said)
+        _verify_profile(profile, said)
     bounded(str(caught.value))
 
 

@@ -60,13 +60,13 @@ def test_a_full_contract_is_taken_as_written() -> None:
     assert found.freshness.within == timedelta(hours=6)
     assert found.maintenance is not None
     assert found.maintenance.retain == timedelta(days=7)
-    assert found.without_effect() == ["pool", "kubernetes"]
+    assert found.ineffective_keys() == ["pool", "kubernetes"]
 
 
 @pytest.mark.parametrize("raw", [None, {}])
 def test_saying_nothing_is_a_contract_without_rules(raw: Any) -> None:
     assert model(raw) == ModelContract()
-    assert model(raw).without_effect() == []
+    assert model(raw).ineffective_keys() == []
 
 
 @pytest.mark.parametrize("raw", ["bronze", ["bronze"], 3, True, 0, "", [], False])
@@ -257,7 +257,7 @@ def test_owners_are_mail_addresses_or_teams(owner: str) -> None:
 
 @pytest.mark.parametrize("owner", ["growth", "team:", "team: growth", "ann@example", "@example.com", "a b@example.com"])
 def test_anything_else_is_no_owner(owner: str) -> None:
-    assert "expected an e-mail address or team:<name>" in mistake({"owner": owner})
+    assert "expected an email address or team:<name>" in mistake({"owner": owner})
 
 
 @given(st.text("aZ0.%-_ @:\n|", max_size=12), st.sampled_from(["", "team:", "a@b.", "@b.de"]))

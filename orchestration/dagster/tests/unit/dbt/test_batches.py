@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.dbt.batches import Batches, Reasons
+from lakehouse_analytics.dbt.batches import Batches, BatchErrors
 from lakehouse_analytics.dbt.run_results import NodeResult
 from lakehouse_analytics.partitions.definitions import Window
 
@@ -36,7 +36,7 @@ def result(thread: str, number: int, status: str) -> tuple[str, str, Any]:
 
 
 def test_a_reason_belongs_to_the_next_result_of_its_thread() -> None:
-    reasons = Reasons()
+    reasons = BatchErrors()
     for event in [
         error("1", "of batch 2"),
         error("2", "of batch 1"),
@@ -47,9 +47,9 @@ def test_a_reason_belongs_to_the_next_result_of_its_thread() -> None:
         result("1", 3, "OK"),
         result("1", 4, "error"),  # without a reason of its own
     ]:
-        reasons.note(*event)
-    assert reasons.of(EVENTS) == {1: "of batch 1", 2: "of batch 2"}
-    assert reasons.of("model.shop.other") == {}
+        reasons.record(*event)
+    assert reasons.for_model(EVENTS) == {1: "of batch 1", 2: "of batch 2"}
+    assert reasons.for_model("model.shop.other") == {}
 
 
 def test_failed_batches_are_named_with_their_reasons() -> None:
@@ -80,7 +80,7 @@ def test_each_window_is_replaced_or_has_a_reason(data: st.DataObject) -> None:
         [day(n) for n, state in states.items() if state == "failed"],
         reasons,
     )
-    found = batches.of(window(n) for n in numbers)
+    found = batches.errors_by_window(window(n) for n in numbers)
     assert {w.key: reason is None for w, reason in found.items()} == {
         window(n).key: state == "replaced" for n, state in states.items()
     }
@@ -91,8 +91,8 @@ def test_each_window_is_replaced_or_has_a_reason(data: st.DataObject) -> None:
 
 def test_a_window_of_several_batches_is_replaced_only_if_all_of_them_were() -> None:
     hours = [(BEGIN + timedelta(hours=h), BEGIN + timedelta(hours=h + 1)) for h in range(24)]
-    assert Batches(hours, []).of([window(1)]) == {window(1): None}
-    assert Batches(hours[:-1], hours[-1:], {hours[-1][0]: "bad"}).of([window(1)]) == {window(1): "bad"}
+    assert Batches(hours, []).errors_by_window([window(1)]) == {window(1): None}
+    assert Batches(hours[:-1], hours[-1:], {hours[-1][0]: "bad"}).errors_by_window([window(1)]) == {window(1): "bad"}
 
 
 @pytest.mark.parametrize("reasons", [{1: "bad day"}, {}])

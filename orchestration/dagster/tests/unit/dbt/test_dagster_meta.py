@@ -8,7 +8,7 @@ import pytest
 from lakehouse_analytics.contract.models import ContractError
 from manifests import PROJECT, Manifest
 
-UNREAD = "meta.dagster has keys without an effect here, as in dagster-dbt's own translator"
+UNREAD = "meta.dagster has keys without effect, here and in dagster-dbt's own translator"
 
 
 def group_of(**model: Any) -> str:
@@ -119,7 +119,7 @@ def test_a_ref_to_what_the_test_does_not_read_is_a_warning_that_says_whose_check
     assert graph.tests[test].attached == orders
     [warning] = graph.warnings
     assert warning.startswith("tests/adds_up.sql: test adds_up: meta.dagster.ref names order.v3")
-    assert warning.endswith("it is a check of bronze/orders")
+    assert warning.endswith("so the test is attached to bronze/orders")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_ref_to_what_the_test_does_not_read_is_a_warning_that_says_whose_check
         ({"asset_key": ["raw", ""]}, "meta.dagster.asset_key is ['raw', '']"),
         ({"group": ["a"]}, "meta.dagster.group is ['a']"),
         ({"group": "my group"}, "meta.dagster.group is 'my group': expected ASCII letters"),
-        ({"owners": ["nobody"]}, "meta.dagster.owners has 'nobody': expected an e-mail address or team:<name>"),
+        ({"owners": ["nobody"]}, "meta.dagster.owners has 'nobody': expected an email address or team:<name>"),
         ({"owners": [{"name": "a"}]}, "meta.dagster.owners has {'name': 'a'}"),
         ({"auto_materialize_policy": "eager"}, "meta.dagster.auto_materialize_policy is 'eager'"),
         ({"ref": ["orders"]}, "meta.dagster.ref is ['orders']: expected a model's name, or a mapping"),

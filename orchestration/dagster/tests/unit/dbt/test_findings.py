@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.manifest import read
-from lakehouse_analytics.partitions.definitions import zone_warnings
+from lakehouse_analytics.partitions.definitions import time_zone_warnings
 from manifests import PROJECT, Manifest
 
 from windowed import windowed
@@ -115,13 +115,13 @@ def test_windows_that_keep_rows_are_a_policy_too() -> None:
 def test_batches_that_are_cut_in_utc_are_a_policy_too() -> None:
     m = Manifest()
     days = windowed(m, "days", grain="daily", incremental_strategy="microbatch", batch_size="day")
-    assert zone_warnings(m.graph(), "UTC", strict=True) == []
-    [warning] = zone_warnings(m.graph(), "Europe/Berlin", strict=False)
+    assert time_zone_warnings(m.graph(), "UTC", strict=True) == []
+    [warning] = time_zone_warnings(m.graph(), "Europe/Berlin", strict=False)
     assert "model days: dbt cuts the batches of a microbatch model in UTC" in warning
     with pytest.raises(ContractError, match=r"accept: \[utc_batches\]"):
-        zone_warnings(m.graph(), "Europe/Berlin", strict=True)
+        time_zone_warnings(m.graph(), "Europe/Berlin", strict=True)
     m.nodes[days]["config"]["meta"]["lakehouse"]["accept"] = ["utc_batches"]
-    assert zone_warnings(m.graph(), "Europe/Berlin", strict=True) == []
+    assert time_zone_warnings(m.graph(), "Europe/Berlin", strict=True) == []
 
 
 def test_mistakes_in_the_contract_are_errors_all_the_same() -> None:

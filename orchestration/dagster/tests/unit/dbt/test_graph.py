@@ -178,7 +178,7 @@ def test_an_unmapped_model_lands_in_default_with_one_warning_that_says_what_to_d
     graph = m.graph()
     assert keys(graph) == {"default/adhoc"}
     [warning] = graph.warnings
-    assert warning.startswith("1 model is in no layer and lands in `default`: adhoc.")
+    assert warning.startswith("1 model has no layer, so `default` is used: adhoc.")
     assert "dbt_project.yml" in warning
 
 

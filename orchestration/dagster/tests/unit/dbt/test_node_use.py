@@ -9,7 +9,7 @@ from dbt.artifacts.resources.types import NodeType
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.assets.external import external_assets
-from lakehouse_analytics.dbt.node_use import NodeUse, left_out, use_of
+from lakehouse_analytics.dbt.node_use import NodeUse, left_out_warning, use_of
 from lakehouse_analytics.dbt.nodes import manifest_of
 from manifests import PROJECT, Manifest
 
@@ -80,7 +80,7 @@ def test_a_resource_type_of_a_later_dbt_is_named_and_stops_nothing() -> None:
 def test_a_project_without_such_nodes_says_nothing() -> None:
     m = Manifest()
     m.model("fct", folder="gold")
-    assert left_out(manifest_of(m.build()).nodes.values()) == ()
+    assert left_out_warning(manifest_of(m.build()).nodes.values()) == ()
 
 
 # Tests without a table.
@@ -98,7 +98,7 @@ def test_a_singular_test_without_a_ref_belongs_to_its_project() -> None:
     graph = m.graph()
     [test] = graph.tests.values()
     assert test.parents == ()
-    assert graph.known(test.attached).key == ("dbt_project", PROJECT)
+    assert graph.resource(test.attached).key == ("dbt_project", PROJECT)
 
 
 def test_tests_of_a_model_made_of_constants_belong_to_that_model_and_gate_what_reads_it() -> None:
@@ -109,7 +109,7 @@ def test_tests_of_a_model_made_of_constants_belong_to_that_model_and_gate_what_r
     m.test("unique_currencies", constants, attached=constants)
     graph = m.graph()
     [test] = graph.tests.values()
-    assert graph.known(test.attached).key == ("bronze", "currencies")
+    assert graph.resource(test.attached).key == ("bronze", "currencies")
     assert graph.tables.keys() == {reader}
     assert graph.tables[reader].parents == (constants,)
     assert graph.descendants([constants]) == {reader}
@@ -152,12 +152,12 @@ def test_every_test_of_a_manifest_has_a_check(data: st.DataObject) -> None:
     graph = m.graph()
     assert graph.tests.keys() == {u for u, node in m.nodes.items() if node["resource_type"] == "test"}
     for test in graph.tests.values():
-        owner = graph.known(test.attached)
+        owner = graph.resource(test.attached)
         assert owner.unique_id in {*graph.tables, *graph.sources, *graph.externals}
     keys = [owner.key for owner in (*graph.tables.values(), *graph.unbuilt.values())]
     assert len(keys) == len(set(keys))
     for table in graph.tables.values():
-        assert all(graph.known(parent) for parent in table.parents)
+        assert all(graph.resource(parent) for parent in table.parents)
 
 
 # `meta.dagster.ref`.

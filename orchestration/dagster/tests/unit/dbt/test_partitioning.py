@@ -32,14 +32,14 @@ def test_the_ladder_loads_without_a_word() -> None:
         ({"kind": "seed"}, "needs `materialized: incremental`"),
         ({"kind": "snapshot"}, "needs `materialized: incremental`"),
         ({"full_refresh": True}, "`full_refresh: true`, which rebuilds the table in every run, and a run builds one"),
-        ({"event_time": None}, "needs `event_time`: the column of the rows' own time"),
-        ({"begin": None}, "needs `begin`, the first day of its history, and it is not set"),
-        ({"begin": "soon"}, "and it is 'soon': expected a date such as 2026-01-01"),
-        ({"begin": "0001-01-01"}, "and it is '0001-01-01': expected a date of the years 1900 to 2100"),
-        ({"begin": "2999-01-01"}, "and it is '2999-01-01': expected a date of the years 1900 to 2100"),
-        ({"begin": "9999-12-31"}, "and it is '9999-12-31': expected a date of the years 1900 to 2100"),
+        ({"event_time": None}, "needs `event_time`, the column with the time of each row"),
+        ({"begin": None}, "needs `begin`, the first day of its history, but it is not set"),
+        ({"begin": "soon"}, "but it is 'soon': expected a date such as 2026-01-01"),
+        ({"begin": "0001-01-01"}, "but it is '0001-01-01': expected a year from 1900 to 2100"),
+        ({"begin": "2999-01-01"}, "but it is '2999-01-01': expected a year from 1900 to 2100"),
+        ({"begin": "9999-12-31"}, "but it is '9999-12-31': expected a year from 1900 to 2100"),
         ({"begin": "x" * 100_000}, "(100,000 characters): expected a date such as 2026-01-01"),
-        ({"begin": "2026-01-01T00:00:00+01:00"}, "leave the offset out, it is a time of LAKEHOUSE_TIMEZONE"),
+        ({"begin": "2026-01-01T00:00:00+01:00"}, "expected no offset, because it is a time in LAKEHOUSE_TIMEZONE"),
         ({"incremental_strategy": None}, "`incremental_strategy: default`, which adds the window's rows a second time"),
         ({"incremental_strategy": "append"}, "which adds the window's rows a second time when it is built twice"),
         ({"incremental_strategy": "insert_overwrite"}, "which is not known to these engines; use replace_window"),
@@ -63,7 +63,7 @@ def test_a_microbatch_that_is_rebuilt_each_time_is_refused_beside_windows_only()
     m.model("all_of_it", folder="silver", event_time="t", begin="2026-01-01", **rebuilt)
     m.graph()
     windowed(m, "days", grain="daily")
-    with pytest.raises(ContractError, match=r"all_of_it.*would leave that window alone"):
+    with pytest.raises(ContractError, match=r"all_of_it.*would delete all other rows"):
         m.graph()
 
 
@@ -124,7 +124,7 @@ def test_a_strategy_of_the_projects_own_is_believed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "words"), [("replace_window", "gives it no window"), ("microbatch", "since its last batch")]
+    ("strategy", "words"), [("replace_window", "pass it no window"), ("microbatch", "since its last batch")]
 )
 def test_windows_without_a_grain_are_worth_a_word(strategy: str, words: str) -> None:
     m = Manifest()

@@ -56,7 +56,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def problem() -> str:
     """Of the project, as loading the location reports it."""
     with pytest.raises(ManifestError) as caught:
-        DbtProject.of(Settings.load()).manifest()
+        DbtProject.from_settings(Settings.load()).manifest()
     return str(caught.value)
 
 
@@ -351,9 +351,9 @@ def test_names_that_are_secret_are_compared_and_not_shown(shop: Path, monkeypatc
     monkeypatch.setenv("DBT_ENV_SECRET_SCHEMA", "hidden")
     profile = Settings.load().profile
     theirs = {"type": "trino", "database": "c", "schema": "hidden", "path": None}
-    prepare._compare(profile, theirs)
+    prepare._verify_profile(profile, theirs)
     with pytest.raises(ManifestError, match="`schema` of target `a`") as caught:
-        prepare._compare(profile, {**theirs, "schema": "another"})
+        prepare._verify_profile(profile, {**theirs, "schema": "another"})
     assert "another" not in str(caught.value)
     assert "hidden" not in str(caught.value)
 

@@ -196,7 +196,7 @@ def test_a_broken_project_file_names_itself(project: DbtProject) -> None:
 def test_paths_of_the_environment_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    project = DbtProject.of(Settings(dbt_project_dir=Path("p"), dbt_target_path=Path("~/t"), dbt_target="x"))
+    project = DbtProject.from_settings(Settings(dbt_project_dir=Path("p"), dbt_target_path=Path("~/t"), dbt_target="x"))
     # Of the repository's root, not of the folder a process happens to be started in.
     assert (project.project_dir, project.profiles_dir) == (repository_root() / "p", repository_root() / "p")
     assert project.manifest_path == tmp_path / "home" / "t" / "manifest.json"

@@ -108,7 +108,7 @@ def project(root: Path, environment: dict[str, str], target: str = "dev", variab
     with mock.patch.dict(
         os.environ, {"PATH": os.environ["PATH"], "HOME": str(root), **environment, **ours}, clear=True
     ):
-        return DbtProject.of(Settings.load())
+        return DbtProject.from_settings(Settings.load())
 
 
 def make(project: DbtProject) -> None:

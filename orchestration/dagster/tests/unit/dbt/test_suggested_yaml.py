@@ -42,7 +42,7 @@ def test_unmapped_models_are_one_line_with_a_count_the_first_names_and_yaml_to_p
     [warning] = m.graph().warnings
     first, *_ = warning.splitlines()
     assert first.startswith(
-        "800 models and 1 seed are in no layer and land in `default`: m0, m1, m2, m3, m4 and 796 more."
+        "800 models and 1 seed have no layer, so `default` is used: m0, m1, m2, m3, m4 and 796 more."
     )
     layer = {name: {"+meta": {"lakehouse": {"layer": value}}} for name, value in
              {"staging": "bronze", "intermediate": "silver", "marts": "gold"}.items()}  # fmt: skip

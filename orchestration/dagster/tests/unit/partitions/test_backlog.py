@@ -13,7 +13,7 @@ from dagster._utils.schedules import schedule_execution_time_iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import Grain
-from lakehouse_analytics.partitions.backlog import OWED, Plan, synced_until
+from lakehouse_analytics.partitions.backlog import BACKLOG_TAG, SchedulePlan, synced_until
 from lakehouse_analytics.partitions.definitions import grain_partitions, windows
 from lakehouse_analytics.schedules import plans
 from lakehouse_analytics.settings import Settings
@@ -26,7 +26,7 @@ from windowed import at, ladder, windowed
 CRONS = {"hourly": "10 * * * *", "daily": "0 2 * * *", "weekly": "0 4 * * 1", "monthly": "0 5 1 * *"}
 
 
-def plan(grain: Grain, zone: str = "UTC", **more: Any) -> Plan:
+def plan(grain: Grain, zone: str = "UTC", **more: Any) -> SchedulePlan:
     m = Manifest()
     windowed(m, "m", grain=grain, begin="2026-01-01")
     graph = m.graph()
@@ -37,7 +37,7 @@ def plan(grain: Grain, zone: str = "UTC", **more: Any) -> Plan:
     return made
 
 
-def ticks(made: Plan, since: dt.datetime) -> Iterator[dt.datetime]:
+def ticks(made: SchedulePlan, since: dt.datetime) -> Iterator[dt.datetime]:
     return schedule_execution_time_iterator(since.timestamp(), made.cron, made.timezone)
 
 
@@ -60,7 +60,7 @@ def test_each_night_closes_its_day_once(zone: str, since: str, expected: list[st
     made = plan("daily", zone)
     found, before = [], dt.datetime.fromisoformat(since).replace(tzinfo=dt.UTC)
     for tick in islice(ticks(made, before), 4):
-        [window] = made.owed(before, tick, None)
+        [window] = made.backlog(before, tick, None)
         found.append(window.key)
         assert window.end <= tick
         before = tick
@@ -87,35 +87,35 @@ def test_the_night_of_the_missing_hour_fires_at_three_and_that_of_the_double_hou
 def test_other_grains_close_their_last_window(grain: Grain, tick: str, window: str) -> None:
     made, moment = plan(grain), dt.datetime.fromisoformat(tick).replace(tzinfo=dt.UTC)
     assert next(ticks(made, moment)) == moment
-    assert [w.key for w in made.owed(None, moment, None)] == [window]
+    assert [w.key for w in made.backlog(None, moment, None)] == [window]
 
 
 def test_a_schedule_of_weekdays_owes_friday_saturday_and_sunday_on_monday() -> None:
     made = plan("daily", daily_refresh_cron="0 2 * * 1-5")
     friday, monday = (next(ticks(made, dt.datetime(2026, 5, day, 1, tzinfo=dt.UTC))) for day in (1, 4))
-    assert [w.key for w in made.owed(friday, monday, None)] == ["2026-05-01", "2026-05-02", "2026-05-03"]
+    assert [w.key for w in made.backlog(friday, monday, None)] == ["2026-05-01", "2026-05-02", "2026-05-03"]
 
 
 def test_what_came_due_before_the_schedule_was_started_is_not_owed() -> None:
     made, tick = plan("daily"), dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC)
     started = dt.datetime(2026, 5, 8, 1, tzinfo=dt.UTC)
-    assert [w.key for w in made.owed(None, tick, started)] == ["2026-05-07", "2026-05-08", "2026-05-09"]
+    assert [w.key for w in made.backlog(None, tick, started)] == ["2026-05-07", "2026-05-08", "2026-05-09"]
     # Started ten minutes after it is due, an hour waits for no day.
-    assert made.owed(None, tick, tick + dt.timedelta(minutes=10)) == []
+    assert made.backlog(None, tick, tick + dt.timedelta(minutes=10)) == []
 
 
 def test_the_window_that_is_running_is_there_only_with_an_offset() -> None:
     moment = dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC)
-    assert plan("daily").running(moment) is None
+    assert plan("daily").current(moment) is None
     offset = plan("daily", end_offset=1)
-    running = offset.running(moment)
+    running = offset.current(moment)
     assert running
     assert running.key == "2026-05-10"
     # What was built of it before its end does not settle it: the sensor looks for this tag.
-    assert OWED not in offset.request(running, "now", ended=False).tags
-    assert offset.request(running, "then").tags[OWED] == "daily_refresh/2026-05-10"
+    assert BACKLOG_TAG not in offset.request(running, "now", ended=False).tags
+    assert offset.request(running, "then").tags[BACKLOG_TAG] == "daily_refresh/2026-05-10"
     # What has ended is owed as ever, and the running one is not among it.
-    assert [w.key for w in offset.owed(moment - dt.timedelta(days=1), moment, None)] == ["2026-05-09"]
+    assert [w.key for w in offset.backlog(moment - dt.timedelta(days=1), moment, None)] == ["2026-05-09"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -138,11 +138,11 @@ def test_after_any_outage_each_window_is_owed_once_and_the_newest_within_the_bou
     for lost in outages:
         # Dagster evaluates the last tick of those that a dead daemon missed.
         *_, tick = islice(coming, lost + 1)
-        found = [w.key for w in made.owed(before, tick, begin)]
+        found = [w.key for w in made.backlog(before, tick, begin)]
         with at(tick):
             keys = made.partitions_def.get_partition_keys()[-40:]
             since = before or begin - dt.timedelta(microseconds=1)
-            due = [w.key for w in windows(made.partitions_def, keys) if since < made.due(w) <= tick]
+            due = [w.key for w in windows(made.partitions_def, keys) if since < made.due_at(w) <= tick]
         assert found == due[-catch_up:]
         owed += found
         expected += due[-catch_up:]
@@ -172,27 +172,27 @@ def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
     graph = m.graph()
     base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
     [made] = plans(base, graph, grain_partitions(graph, "UTC"))
-    assert made.waits
+    assert made.may_wait
     tick = dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC)
-    [window] = made.owed(None, tick, None)
+    [window] = made.backlog(None, tick, None)
     midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
     with dg.DagsterInstance.ephemeral() as instance:
-        assert made.missing(window, instance) == [
+        assert made.unmet_conditions(window, instance) == [
             "shop.orders has not synced since 2026-05-10 00:00 UTC (no sync is recorded)"
         ]
         # Ended after midnight, but begun before: what came in between is not in it.
         minutes = [dt.timedelta(minutes=n) for n in range(60)]
         sync(instance, midnight + minutes[5], 600, midnight - minutes[5])
         assert synced_until(instance, dg.AssetKey(["shop", "orders"])) == midnight - minutes[5]
-        assert "its last sync began 2026-05-09 23:55 UTC" in made.missing(window, instance)[0]
+        assert "its last sync began 2026-05-09 23:55 UTC" in made.unmet_conditions(window, instance)[0]
         # A short last attempt, no duration at all, another's materialisation: none of them says when reading began.
         sync(instance, midnight + minutes[50], 10, midnight - minutes[10])
         sync(instance, midnight + minutes[51], 60)
         sync(instance, midnight + minutes[52], None)
         instance.report_runless_asset_event(dg.AssetMaterialization(["shop", "orders"]))
-        assert "its last sync began 2026-05-09 23:55 UTC" in made.missing(window, instance)[0]
+        assert "its last sync began 2026-05-09 23:55 UTC" in made.unmet_conditions(window, instance)[0]
         sync(instance, midnight + minutes[59], 600, midnight)
-        assert made.missing(window, instance) == []
+        assert made.unmet_conditions(window, instance) == []
 
 
 def test_a_sync_without_its_begin_is_named_with_a_way_out_and_another_tool_can_give_the_begin() -> None:
@@ -201,11 +201,11 @@ def test_a_sync_without_its_begin_is_named_with_a_way_out_and_another_tool_can_g
     graph = m.graph()
     base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
     [made] = plans(base, graph, grain_partitions(graph, "UTC"))
-    [window] = made.owed(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
+    [window] = made.backlog(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
     midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
     with dg.DagsterInstance.ephemeral() as instance:
         sync(instance, midnight + dt.timedelta(minutes=20), 60)
-        [said] = made.missing(window, instance)
+        [said] = made.unmet_conditions(window, instance)
         assert "its newest materialization does not say when its sync began" in said
         assert "`started`" in said
         assert f"launch {made.job} for 2026-05-09" in said
@@ -214,11 +214,11 @@ def test_a_sync_without_its_begin_is_named_with_a_way_out_and_another_tool_can_g
             instance.report_runless_asset_event(
                 dg.AssetMaterialization(["shop", "orders"], metadata={"started": wrong})
             )
-            assert made.missing(window, instance) == [said]
+            assert made.unmet_conditions(window, instance) == [said]
         instance.report_runless_asset_event(
             dg.AssetMaterialization(["shop", "orders"], metadata={"started": "2026-05-10T02:00:01+02:00"})
         )
-        assert made.missing(window, instance) == []
+        assert made.unmet_conditions(window, instance) == []
 
 
 def test_a_window_waits_for_a_sync_after_the_tables_were_emptied() -> None:
@@ -264,20 +264,20 @@ def test_a_window_is_ready_when_a_sync_began_after_its_end_in_whatever_order_syn
     graph = m.graph()
     base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
     [made] = plans(base, graph, grain_partitions(graph, "UTC"))
-    [window] = made.owed(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
+    [window] = made.backlog(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
     ready = False
     for begin, length, known, seconds in syncs:
         started = window.end + dt.timedelta(minutes=begin)
         sync(instance, started + dt.timedelta(minutes=length), seconds, started if known else None, source)
         ready = ready or (known and begin >= 0)
-        assert (made.missing(window, instance) == []) == ready
+        assert (made.unmet_conditions(window, instance) == []) == ready
 
 
 def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:
     graph = ladder().graph()
     base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
     made = {p.name: p for p in plans(base, graph, grain_partitions(graph, "UTC"))}
-    assert {name: p.waits for name, p in made.items()} == {
+    assert {name: p.may_wait for name, p in made.items()} == {
         "hourly_refresh": False,
         "daily_refresh": True,
         "weekly_refresh": True,
@@ -285,12 +285,12 @@ def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:
     }
     monthly = made["monthly_refresh"]
     tick = dt.datetime(2026, 3, 1, 5, tzinfo=dt.UTC)
-    [window] = monthly.owed(None, tick, None)
+    [window] = monthly.backlog(None, tick, None)
     with dg.DagsterInstance.ephemeral() as instance:
-        assert monthly.missing(window, instance) == [
+        assert monthly.unmet_conditions(window, instance) == [
             "silver/days does not have 2026-02-01, 2026-02-02, 2026-02-03 and 25 more"
         ]
         for day in range(1, 29):
             done = dg.AssetMaterialization(["silver", "days"], partition=f"2026-02-{day:02}")
             instance.report_runless_asset_event(done)
-        assert monthly.missing(window, instance) == []
+        assert monthly.unmet_conditions(window, instance) == []

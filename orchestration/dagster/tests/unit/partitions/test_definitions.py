@@ -15,9 +15,9 @@ from lakehouse_analytics.partitions.definitions import (
     GRAINS,
     PartitionRange,
     grain_partitions,
-    mapping,
-    missing_above,
-    overlapping,
+    missing_upstream_partitions,
+    overlapping_keys,
+    partition_mapping,
     refuse_mismatched_zones,
     windows,
 )
@@ -139,19 +139,19 @@ def test_a_window_depends_on_all_upstream_windows_that_it_shares_a_moment_with(
         keys = down.get_partition_keys()
         key = keys[int(place * len(keys))]
         [window] = windows(down, [key])
-        found = mapping(above, below).get_upstream_mapped_partitions_result_for_partitions(  # type: ignore[union-attr]
+        found = partition_mapping(above, below).get_upstream_mapped_partitions_result_for_partitions(  # type: ignore[union-attr]
             down.subset_with_partition_keys([key]), down, up
         )
         wanted = {w.key for w in windows(up, up.get_partition_keys()) if w.start < window.end and w.end > window.start}
         assert set(found.partitions_subset.get_partition_keys()) == wanted
         # What is before the beginning of the upstream calendar is not waited for.
         assert not found.required_but_nonexistent_subset or found.required_but_nonexistent_subset.is_empty
-        assert set(overlapping(up, window.start, window.end)) == wanted
+        assert set(overlapping_keys(up, window.start, window.end)) == wanted
 
 
 def test_what_is_built_as_a_whole_is_mapped_by_dagster() -> None:
-    assert mapping(None, "daily") is None
-    assert mapping("daily", None) is None
+    assert partition_mapping(None, "daily") is None
+    assert partition_mapping("daily", None) is None
 
 
 def test_a_month_lacks_the_days_that_were_never_built() -> None:
@@ -161,11 +161,13 @@ def test_a_month_lacks_the_days_that_were_never_built() -> None:
     with dg.DagsterInstance.ephemeral() as instance, at(NOW):
         for month, lacking in (("2026-09-01", 16), ("2026-10-01", 31)):
             span = PartitionRange(windows(all_of_them["monthly"], [month]))
-            [(above, keys)] = missing_above(graph, months, span, all_of_them, instance)
+            [(above, keys)] = missing_upstream_partitions(graph, months, span, all_of_them, instance)
             assert (above.key, len(keys)) == (("silver", "days"), lacking)
-        for day in overlapping(all_of_them["daily"], span.start, span.end)[1:]:
+        for day in overlapping_keys(all_of_them["daily"], span.start, span.end)[1:]:
             instance.report_runless_asset_event(dg.AssetMaterialization(["silver", "days"], partition=day))
-        assert list(missing_above(graph, months, span, all_of_them, instance)) == [(above, ["2026-10-01"])]
+        assert list(missing_upstream_partitions(graph, months, span, all_of_them, instance)) == [
+            (above, ["2026-10-01"])
+        ]
 
 
 def test_a_day_does_not_wait_for_its_month() -> None:
@@ -176,7 +178,7 @@ def test_a_day_does_not_wait_for_its_month() -> None:
     found = grain_partitions(graph, "UTC")
     with dg.DagsterInstance.ephemeral() as instance, at(NOW):
         span = PartitionRange(windows(found["daily"], ["2026-10-05"]))
-        assert list(missing_above(graph, graph.tables[days], span, found, instance)) == []
+        assert list(missing_upstream_partitions(graph, graph.tables[days], span, found, instance)) == []
 
 
 def test_windows_of_two_zones_do_not_meet() -> None:
@@ -184,5 +186,7 @@ def test_windows_of_two_zones_do_not_meet() -> None:
         return dg.AssetSpec(key, deps=deps, partitions_def=calendar("daily", "2026-01-01", zone))
 
     refuse_mismatched_zones([spec("a", "UTC"), spec("b", "UTC", "a"), dg.AssetSpec("c", deps=["a", "b"])])
-    with pytest.raises(ContractError, match="b has windows of Europe/Berlin, and reads a, whose windows are of UTC"):
+    with pytest.raises(
+        ContractError, match="b has partitions in Europe/Berlin, and reads a, whose partitions are in UTC"
+    ):
         refuse_mismatched_zones([spec("a", "UTC"), spec("b", "Europe/Berlin", "a")])
