@@ -9,7 +9,7 @@ import dagster as dg
 
 from lakehouse_analytics.assets.asset_jobs import AssetJob
 from lakehouse_analytics.assets.own import OwnAssets
-from lakehouse_analytics.checks.registry import source_checks
+from lakehouse_analytics.checks.registry import source_check_keys
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, max_runtime_tags
@@ -50,8 +50,8 @@ def build_jobs(
     daily = [table for table in tables if table.grain == "daily"]
     # Dagster's selections of assets do not include the checks of external assets.
     external_checks = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.unbuilt]
-    before_tables = source_checks(graph)
-    external_checks += [key for keys in before_tables.values() for key in keys]
+    source_checks = source_check_keys(graph)
+    external_checks += [key for keys in source_checks.values() for key in keys]
     everything = selection(main) | dg.AssetSelection.checks(*external_checks) if external_checks else selection(main)
     what = "All layers, bronze to metrics, with their gates" + (
         "; one or several partitions of daily tables." if daily else "."
@@ -86,17 +86,17 @@ def build_jobs(
                 tags,
             )
         )
-    return [*jobs, *_other_jobs(tables, before_tables, max_runtime=max_runtime, maintenance=maintenance)]
+    return [*jobs, *_other_jobs(tables, source_checks, max_runtime=max_runtime, maintenance=maintenance)]
 
 
 def _other_jobs(
     tables: Collection[Table],
-    before_tables: Mapping[str, Collection[dg.AssetCheckKey]],
+    source_checks: Mapping[str, Collection[dg.AssetCheckKey]],
     *,
     max_runtime: int,
     maintenance: bool,
 ) -> Iterator[dg.UnresolvedAssetJobDefinition]:
-    for name, keys in before_tables.items():
+    for name, keys in source_checks.items():
         what = f"The check `{name}` of all sources that have it."
         yield _job(f"source_{name}", dg.AssetSelection.checks(*keys), what, max_runtime_tags(max_runtime))
     if maintenance:

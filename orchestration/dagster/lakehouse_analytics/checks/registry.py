@@ -171,7 +171,7 @@ def specs(scope: Scope, owners: Collection[Owner], *evaluated: EvaluationPoint) 
                 yield spec
 
 
-def source_checks(graph: Graph) -> dict[str, list[dg.AssetCheckKey]]:
+def source_check_keys(graph: Graph) -> dict[str, list[dg.AssetCheckKey]]:
     """Return the keys of the checks that are evaluated before a build, by check name."""
     found: dict[str, list[dg.AssetCheckKey]] = {}
     for spec in specs(Scope(graph, {}), graph.sources.values(), EvaluationPoint.BEFORE_TABLES):

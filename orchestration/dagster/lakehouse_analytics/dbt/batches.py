@@ -85,7 +85,9 @@ class Batches:
             starts_of.setdefault(self.reasons.get(start, ""), []).append(_label(start))
         # Batches that dbt did not start because an earlier one failed have no reason.
         named = sorted(starts_of.items(), key=lambda item: (not item[0], item[1]))
-        lines = [f"{some(starts, FEW)}: {reason.strip() or 'dbt gave no reason'}" for reason, starts in named[:MAX_REASONS]]
+        lines = [
+            f"{some(starts, FEW)}: {reason.strip() or 'dbt gave no reason'}" for reason, starts in named[:MAX_REASONS]
+        ]
         if len(named) > MAX_REASONS:
             lines.append(f"and {len(named) - MAX_REASONS} further reasons; see dbt's log in the run's stdout")
         whole = len(self.replaced) + len(self.failed)

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import networkx as nx
 from dbt.adapters.factory import get_adapter
+from dbt.artifacts.resources.types import NodeType
 from dbt.artifacts.schemas.results import NodeStatus, RunStatus
 from dbt.config.catalogs import get_active_write_integration, load_catalogs
-from dbt.artifacts.resources.types import NodeType
 from dbt.graph.graph import Graph
 from dbt.graph.queue import GraphQueue
 from dbt.task.build import BuildTask
@@ -92,7 +92,7 @@ class _GateRunner:
     node: _Gate
     skip: bool = False
 
-    def do_skip(self, cause: object = None) -> None:
+    def do_skip(self, cause: object = None) -> None:  # noqa: ARG002  # dbt passes it
         self.skip = True
 
 
@@ -111,7 +111,7 @@ class PlannedBuildTask(BuildTask):
     """dbt's build task, restricted to a plan."""
 
     #: Every status except success blocks the downstream nodes.
-    MARK_DEPENDENT_ERRORS_STATUSES = [
+    MARK_DEPENDENT_ERRORS_STATUSES = [  # noqa: RUF012  # a list in dbt, too
         status for status in NodeStatus if status not in (NodeStatus.Success, NodeStatus.Pass, NodeStatus.Warn)
     ]
     plan: BuildPlan

@@ -27,7 +27,9 @@ class ProjectDbtCli(DbtCliResource):
     artifacts: str
 
     def cli(self, args: Sequence[str], *, target_path: Path | None = None, **options: Any) -> DbtCliInvocation:
-        """Run a command like `DbtCliResource.cli`, with `LAKEHOUSE_DBT_VARS` and without writing to the project folder.
+        """Run a command like `DbtCliResource.cli`, with `LAKEHOUSE_DBT_VARS`.
+
+        Artifacts are not written to the project folder.
         """
         variables = os.environ.get(VARS, "").strip()
         if variables and not any(arg.startswith("--vars") for arg in args):

@@ -229,7 +229,8 @@ class Graph:
             table = self.tables[unique_id]
             own = LAYERS.index(table.layer) if table.layer in LAYERS else 0
             above = (
-                ranks[parent] + (self.tables[parent].layer != table.layer or self.tables[parent].contract.has_row_count_gate)
+                ranks[parent]
+                + (self.tables[parent].layer != table.layer or self.tables[parent].contract.has_row_count_gate)
                 for parent in table.parents
                 if parent in self.tables
             )

@@ -182,9 +182,7 @@ def _why_deps(project_dir: Path, packages_dir: Path, *, versions: bool = False) 
         return reason
     others = [str(p.get("name")) for p in packages if not _is_of_version(packages_dir, p)]
     return (
-        f"{some(others)} in {packages_dir.name} has another version than in {PACKAGE_LOCK_FILE_NAME}"
-        if others
-        else ""
+        f"{some(others)} in {packages_dir.name} has another version than in {PACKAGE_LOCK_FILE_NAME}" if others else ""
     )
 
 
@@ -201,8 +199,7 @@ def _not_installed(names: list[str | None], packages_dir: Path) -> str:
 
 
 def _is_of_version(packages_dir: Path, package: Mapping[str, Any]) -> bool:
-    """Return whether the installed package has the version of dbt's package hub, or the git commit, of the lock file.
-    """
+    """Return whether the installed package has the version of dbt's package hub, or the git commit, of the lock."""
     import yaml
 
     folder = packages_dir / str(package.get("name"))

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from lakehouse_analytics.dbt.dagster_meta import read_meta
-from lakehouse_analytics.dbt.lint.findings import Finding
-from lakehouse_analytics.dbt.graph import DbtTest, External, Graph
 from lakehouse_analytics.common.names import check_name, key_part
+from lakehouse_analytics.dbt.dagster_meta import read_meta
+from lakehouse_analytics.dbt.graph import DbtTest, External, Graph
+from lakehouse_analytics.dbt.lint.findings import Finding
 from lakehouse_analytics.dbt.node_use import has_upstream_table, is_ephemeral, is_foreign, resolve_ref, upstream
 from lakehouse_analytics.dbt.nodes import Node
 
@@ -122,7 +122,10 @@ def unresolved_refs(graph: Graph) -> Iterator[Finding]:
         if ref and _referenced_id(test.node, test.parents, graph) is None:
             where = f"{test.node.original_file_path}: test {test.node.name}"
             key = "/".join(graph.resource(test.attached).key)
-            problem = f"meta.dagster.ref names {ref.label}, which is not a model of this project, so the test is attached to {key}"
+            problem = (
+                f"meta.dagster.ref names {ref.label}, which is not a model of this project, so the test is attached to "
+                f"{key}"
+            )
             yield Finding(test.unique_id, where, test.node.name, problem, noun="test")
 
 

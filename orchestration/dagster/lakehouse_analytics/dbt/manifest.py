@@ -12,7 +12,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lakehouse_analytics.dbt.lint import partitioning as windows
+from lakehouse_analytics.checks.registry import reserved_names
+from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part
 from lakehouse_analytics.contract.models import (
     LAYERS,
     ContractError,
@@ -22,15 +23,14 @@ from lakehouse_analytics.contract.models import (
     parse,
 )
 from lakehouse_analytics.dbt.dagster_meta import DagsterMeta, read_meta
-from lakehouse_analytics.dbt.lint.findings import Finding, errors, warnings
 from lakehouse_analytics.dbt.graph import DbtTest, External, Function, Graph, Key, Source, Table
-from lakehouse_analytics.dbt.lineage import externals_of, unresolved_refs, tests_of, with_lineage
-from lakehouse_analytics.checks.registry import reserved_names
-from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part
+from lakehouse_analytics.dbt.lineage import externals_of, tests_of, unresolved_refs, with_lineage
+from lakehouse_analytics.dbt.lint import partitioning as windows
+from lakehouse_analytics.dbt.lint.findings import Finding, errors, warnings
+from lakehouse_analytics.dbt.lint.suggested_yaml import asset_key_clash, unmapped_models, unread_meta
 from lakehouse_analytics.dbt.node_use import TABLES, constant_models, is_table, left_out_warning
 from lakehouse_analytics.dbt.nodes import Exposure, Manifest, Node, manifest_of
 from lakehouse_analytics.engines.registry import ENGINES
-from lakehouse_analytics.dbt.lint.suggested_yaml import asset_key_clash, unmapped_models, unread_meta
 
 #: Layer and group of models that have no layer by their folder or contract.
 DEFAULT_LAYER = "default"
@@ -196,8 +196,8 @@ class _Reader:
         found = warnings([*self.findings, *unresolved_refs(graph)])
         if self.engine and self.engine.queries_outlive_client and not _query_comment_names_run(self.configuration):
             found.append(
-                f"dbt_project.yml: no query-comment names the run, so queries in {self.engine.title} cannot be traced to "
-                "it, or canceled if its dbt process dies: see docs/your-project.md"
+                f"dbt_project.yml: no query-comment names the run, so queries in {self.engine.title} cannot be traced "
+                "to it, or canceled if its dbt process dies: see docs/your-project.md"
             )
         unmapped = unmapped_models(graph.tables.values())
         return (*found, *unmapped, *unread_meta(self.metas.values()), *left_out_warning(self.nodes.values()))
@@ -212,9 +212,7 @@ def _findings(table: Table, *, cut: bool) -> Iterator[Finding]:
 
     def finding(problem: str, accept: str | None = None) -> Finding:
         policy = accept is not None
-        return Finding(
-            node.unique_id, node.label, node.name, problem, accept, policy, node.resource_type
-        )
+        return Finding(node.unique_id, node.label, node.name, problem, accept, policy, node.resource_type)
 
     for accept, problem in windows.policies(node, contract):
         yield finding(problem, accept)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lakehouse_analytics.common.names import some
 from lakehouse_analytics.common.redact import MASK
 from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened, without_traceback
 from lakehouse_analytics.dbt.hooks import DEPS_BECAUSE
 from lakehouse_analytics.dbt.profile import Profile, ProfileError, is_secret, load_yaml, placeholders
 from lakehouse_analytics.dbt.project import RUN_TIME, STAMP, DbtProject, ManifestError
-from lakehouse_analytics.common.names import some
 from lakehouse_analytics.dbt.runner import DbtRunner, DbtSession
 
 _PACKAGES = ("packages.yml", "dependencies.yml")

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lakehouse_analytics.dbt import profile as dbt_profile, manifest_shape
+from lakehouse_analytics.common.names import some
 from lakehouse_analytics.common.paths import is_file, is_folder
 from lakehouse_analytics.common.redact import Redactor, secret_values
 from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
-from lakehouse_analytics.dbt.profile import Jinja, Profile, ProfileError, is_secret
+from lakehouse_analytics.dbt import manifest_shape
+from lakehouse_analytics.dbt import profile as dbt_profile
 from lakehouse_analytics.dbt.manifest_shape import ShapeError
-from lakehouse_analytics.common.names import some
+from lakehouse_analytics.dbt.profile import Jinja, Profile, ProfileError, is_secret
 from lakehouse_analytics.settings import Settings
 
 STAMP = "lakehouse_fingerprint.json"

@@ -14,8 +14,16 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from lakehouse_analytics.dbt.session import DbtProcess, CommandEnded, NodeFinished, LogLine, Message, Request, start_process
 from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
+from lakehouse_analytics.dbt.session import (
+    CommandEnded,
+    DbtProcess,
+    LogLine,
+    Message,
+    NodeFinished,
+    Request,
+    start_process,
+)
 
 PARTIAL_PARSE = "partial_parse.msgpack"
 #: Environment variable with dbt's `--vars`. See `Settings.dbt_vars`.

@@ -169,8 +169,8 @@ class Server:
     ) -> tuple[int, list[str]]:
         from dbt.cli.main import dbtRunner
 
-        from lakehouse_analytics.dbt import hooks as dbt_hooks
         from lakehouse_analytics.dbt import build_task
+        from lakehouse_analytics.dbt import hooks as dbt_hooks
 
         self._reported, self._reasons = set(), BatchErrors()
         if plan is not None:
@@ -199,7 +199,9 @@ class Server:
     def on_result(self, result: Any) -> None:
         """Send dbt's result of a node."""
         self._reported.add(result.node.unique_id)
-        reasons = {number: self._mask(reason) for number, reason in self._reasons.for_model(result.node.unique_id).items()}
+        reasons = {
+            number: self._mask(reason) for number, reason in self._reasons.for_model(result.node.unique_id).items()
+        }
         self._send({"finished": _report_of(result, self._mask), "reasons": reasons})
 
     def ask(self, kind: str, node: str) -> Any:

@@ -20,8 +20,8 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from lakehouse_analytics.common.redact import Redactor, secret_values
-from lakehouse_analytics.dbt.server import TERMINATION_SECONDS
 from lakehouse_analytics.dbt.run_results import COMPILED_CODE, NodeResult
+from lakehouse_analytics.dbt.server import TERMINATION_SECONDS
 
 #: Level of lines that dbt did not log.
 STRAY = "stray"

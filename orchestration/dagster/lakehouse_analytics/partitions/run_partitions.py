@@ -89,7 +89,7 @@ class RunWindows:
         grain_partitions: Mapping[Grain, GrainPartitions],
         instance: dg.DagsterInstance,
     ) -> None:
-        """Raise an error if an upstream table lacks partitions, so that a month is not built from some of its days.
+        """Raise an error if upstream partitions are missing, so that a month is not built from some of its days.
 
         Args:
             graph: The graph of the manifest.
@@ -98,7 +98,7 @@ class RunWindows:
             instance: The instance, which knows the materialized partitions.
 
         Raises:
-            dagster.Failure: An upstream table of a shorter grain lacks a partition in this range.
+            dagster.Failure: An upstream table of a shorter grain does not have all partitions in this range.
         """
         gaps = [
             f"{'/'.join(above.key)} does not have {some(keys, FEW)}"

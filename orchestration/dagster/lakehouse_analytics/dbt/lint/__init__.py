@@ -1,2 +1,1 @@
-"""Findings about a dbt project: settings that expose partially written tables, and models that cannot be partitioned.
-"""
+"""Findings about a dbt project: settings that expose half-written tables, and models that cannot be partitioned."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
-from typing import Any
 
 from lakehouse_analytics.common.text import brief, did_you_mean, shortened
 from lakehouse_analytics.contract.models import Grain, ModelContract
@@ -87,9 +86,9 @@ def problems(node: Node, contract: ModelContract, sources: Collection[str]) -> I
         return
     if config.full_refresh:
         yield (
-            f"{requested} with `full_refresh: true`, which rebuilds the table in every run, and a run builds one window: "
-            "all other rows would be deleted. Remove it; a run of every partition may set `full_refresh: true` in its "
-            "config (docs/time.md)"
+            f"{requested} with `full_refresh: true`, which rebuilds the table in every run, and a run builds one "
+            "window: all other rows would be deleted. Remove it; a run of every partition may set `full_refresh: true` "
+            "in its config (docs/time.md)"
         )
     if not config.event_time:
         yield f"{requested} needs `event_time`, the column with the time of each row"
@@ -145,8 +144,8 @@ def warnings(node: Node, contract: ModelContract, *, cut: bool) -> Iterator[str]
         yield "replace_window without meta.lakehouse.partition: Dagster's runs pass it no window, so it fails"
     elif strategy == "microbatch" and cut:
         yield (
-            "microbatch without meta.lakehouse.partition: dbt builds it since its last batch, but in a run of partitions "
-            "only for the run's own time range"
+            "microbatch without meta.lakehouse.partition: dbt builds it since its last batch, but in a run of "
+            "partitions only for the run's own time range"
         )
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
+from lakehouse_analytics.common.names import counted, key_part, some
 from lakehouse_analytics.common.text import MAX_TEXT, brief
 from lakehouse_analytics.contract.models import LAYERS
 from lakehouse_analytics.dbt.dagster_meta import DagsterMeta
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.node_use import TABLES
 from lakehouse_analytics.dbt.nodes import Node
-from lakehouse_analytics.common.names import counted, key_part, some
 
 #: Words in the names of folders and models that indicate a layer. Users review the resulting suggestion.
 _HINTS = (
@@ -69,8 +69,8 @@ def unmapped_models(tables: Iterable[Table]) -> list[str]:
     snippet = as_yaml(suggested_layers(tables))
     if snippet.count("\n") >= _MAX_LINES:
         return [
-            f"{summary}Map their folders to layers ({layers}) in dbt_project.yml: `{COMMAND}` prints suggested lines, and "
-            f"`{COMMAND} --write` adds them."
+            f"{summary}Map their folders to layers ({layers}) in dbt_project.yml: `{COMMAND}` prints suggested lines, "
+            f"and `{COMMAND} --write` adds them."
         ]
     return [
         f"{summary}Review these layers (of {layers}) and merge the lines into dbt_project.yml, as `{COMMAND} --write` "
@@ -150,9 +150,7 @@ def as_yaml(snippet: Mapping[str, Any], indent: str = "") -> str:
     return "\n".join(lines)
 
 
-def _suggestions(
-    unmapped: Iterable[Node], mapped: Iterable[Node], by_lineage: Mapping[str, str]
-) -> dict[Place, str]:
+def _suggestions(unmapped: Iterable[Node], mapped: Iterable[Node], by_lineage: Mapping[str, str]) -> dict[Place, str]:
     """Return a layer for every unmapped node, by folder if the folder contains no mapped node.
 
     If the folders inside a folder suggest other layers, the layer of the folder is that of its own models.

@@ -11,9 +11,9 @@ Format: https://docs.getdbt.com/docs/core/connect-data-platform/profiles.yml
 """
 
 from lakehouse_analytics.dbt.profile.file import FILE, Place, ProfileError, find, load_yaml
-from lakehouse_analytics.dbt.profile.unset_variables import PLACEHOLDER, placeholders
 from lakehouse_analytics.dbt.profile.rendering import Jinja, is_secret
 from lakehouse_analytics.dbt.profile.target import Profile, Request, read
+from lakehouse_analytics.dbt.profile.unset_variables import PLACEHOLDER, placeholders
 
 __all__ = [
     "FILE",

@@ -215,7 +215,7 @@ SHORT = 3
 def test_drift_is_judged_against_the_newest_counts_that_passed_or_were_accepted(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, looks: Sequence[tuple[str, int]]
 ) -> None:
-    monkeypatch.setattr(check_history, "HISTORY", SHORT)
+    monkeypatch.setattr(check_history, "MAX_HISTORY", SHORT)
     monkeypatch.setattr(retention, "KEEP_NEWEST", SHORT)
     # 98 is within drift's limits and below the minimum: such a count passes drift, and is not history.
     rules = Drift(severity="error", min_history=3)
@@ -244,7 +244,7 @@ def test_drift_is_judged_against_the_newest_counts_that_passed_or_were_accepted(
 def test_drift_does_not_forget_by_counts_that_row_count_refuses(
     grain: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_history, "HISTORY", SHORT)
+    monkeypatch.setattr(check_history, "MAX_HISTORY", SHORT)
     monkeypatch.setattr(retention, "KEEP_NEWEST", SHORT)
     with dg.DagsterInstance.ephemeral() as own:
         gate = Gate(own, {"min": 199, "drift": {"severity": "error", "min_history": 3}}, grain)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.dbt.batches import Batches, BatchErrors
+from lakehouse_analytics.dbt.batches import BatchErrors, Batches
 from lakehouse_analytics.dbt.run_results import NodeResult
 from lakehouse_analytics.partitions.definitions import Window
 

@@ -12,7 +12,6 @@ from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.partitions.definitions import time_zone_warnings
 from manifests import PROJECT, Manifest
-
 from windowed import windowed
 
 DELETE_INSERT = {

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from lakehouse_analytics.contract.models import ContractError
-
 from manifests import Manifest
 from windowed import ladder, windowed
 
