@@ -121,7 +121,7 @@ def _blocked_by(instance: dg.DagsterInstance, graph: Graph, gold: Table) -> list
     names = table_check_names()
     keys += [dg.AssetCheckKey(asset_key(table), name) for table in tables for name in names]
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
-    return sorted(key.to_user_string() for key, record in latest.items() if not _lets_through(record))
+    return sorted(key.to_user_string() for key, record in latest.items() if not _is_passed(record))
 
 
 def _ancestors(graph: Graph, table: Table) -> set[str]:
@@ -135,7 +135,7 @@ def _ancestors(graph: Graph, table: Table) -> set[str]:
     return found
 
 
-def _lets_through(record: AssetCheckExecutionRecord) -> bool:
+def _is_passed(record: AssetCheckExecutionRecord) -> bool:
     if record.status == AssetCheckExecutionRecordStatus.FAILED:
         return record.evaluation is not None and record.evaluation.severity == dg.AssetCheckSeverity.WARN
     # If planned, its run has not evaluated it yet, or ended without doing so.

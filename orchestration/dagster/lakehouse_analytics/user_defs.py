@@ -72,7 +72,7 @@ def load_user_defs() -> UserDefs:
     try:
         return _load(PACKAGE, folder, folder.parents[1])
     except Exception as error:
-        raise UserDefsError(_explained(error, folder)) from error
+        raise UserDefsError(_explain(error, folder)) from error
 
 
 def check_collisions(ours: dg.Definitions, own: UserDefs, graph: Graph) -> None:
@@ -181,7 +181,7 @@ def _load(name: str, folder: Path, root: Path) -> UserDefs:
         return UserDefs(tree.build_defs(folder), folder, tree)
 
 
-def _explained(error: Exception, folder: Path) -> str:
+def _explain(error: Exception, folder: Path) -> str:
     """Return the file, the line, and the error that its code raised."""
     causes = [*_causes(error)]
     first = causes[-1]

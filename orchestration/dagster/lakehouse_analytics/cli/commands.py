@@ -99,9 +99,9 @@ def doctor(as_json: bool, timeout: float, skip: tuple[str, ...]) -> None:
     The exit code is 0 if everything is fine, 1 if something failed, and 3 if nothing failed but something could not be
     checked.
     """
-    from lakehouse_analytics.doctor import examine
+    from lakehouse_analytics.doctor import run_doctor
 
-    sys.exit(examine(as_json=as_json, timeout=timeout, skip=skip))
+    sys.exit(run_doctor(as_json=as_json, timeout=timeout, skip=skip))
 
 
 @main.command()

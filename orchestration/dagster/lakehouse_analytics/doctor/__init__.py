@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lakehouse_analytics.doctor.probe import Probe
 
 
-def examine(
+def run_doctor(
     *, as_json: bool = False, timeout: float = 15.0, skip: Collection[str] = (), probes: Sequence[Probe] | None = None
 ) -> int:
     """Run the probes and print their results.

@@ -24,10 +24,10 @@ _NO_SECRET = re.compile(r"(OLD)?PWD|DAGSTER_K8S_.*_SECRET")
 
 def mask() -> Callable[[str], str]:
     """Return a function that masks the secrets of this process's environment and of its Dagster instance in a text."""
-    return Redactor({*_of_settings(), *_guessed()}, public=_public())
+    return Redactor({*_from_settings(), *_from_environment()}, public=_public())
 
 
-def _of_settings() -> Iterator[str]:
+def _from_settings() -> Iterator[str]:
     # Read the environment, because there are no settings if one of them is invalid.
     values = {name.upper(): value for name, value in os.environ.items()}
     for name, field in Settings.model_fields.items():
@@ -35,7 +35,7 @@ def _of_settings() -> Iterator[str]:
             yield values.get(f"{PREFIX}{name.upper()}", "")
 
 
-def _guessed() -> Iterator[str]:
+def _from_environment() -> Iterator[str]:
     ours = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     others = {name: value for name, value in os.environ.items() if name.upper() not in ours}
     yield from secret_values({name: value for name, value in others.items() if not _NO_SECRET.fullmatch(name)})

@@ -85,7 +85,7 @@ class DuckDBFile:
             known.sync_id = (row[0] if row else None) or 0
             columns = "namespace, stream, generation_id, sync_id, settings, state"
             stored = db.execute(f"SELECT {columns} FROM {name} WHERE source = ?", [connection.name])  # noqa: S608
-            state.take(known, [Row(*row) for row in stored.fetchall()], where)
+            state.add_rows(known, [Row(*row) for row in stored.fetchall()], where)
         return known
 
     def load(self, connection: Connection, plan: Plan, staging: Staging, known: StoredState) -> dict[StreamKey, int]:
@@ -98,7 +98,7 @@ class DuckDBFile:
                 db.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}")
                 for key, stream in plan.streams.items():
                     totals[key] = _load_stream(db, schema, stream, staging.streams[key].parquet, known)
-                _write_state(db, schema, connection.name, state.following(plan, staging, known))
+                _write_state(db, schema, connection.name, state.new_rows(plan, staging, known))
                 db.execute("COMMIT")
             except BaseException:
                 db.execute("ROLLBACK")

@@ -88,7 +88,7 @@ class IcebergCatalog:
             if not self._catalog.namespace_exists(namespace):
                 return known
             known.sync_id, stored = iceberg_state.read(self._catalog, namespace, connection.name)
-            state.take(known, stored, f"{connection.schema_name}.{state.TABLE}")
+            state.add_rows(known, stored, f"{connection.schema_name}.{state.TABLE}")
             for stream in connection.streams:
                 if table := find(self._catalog, _name(connection, stream.table_name)):
                     known.tables[stream.table_name.lower()] = _existing_table(table)
@@ -101,7 +101,7 @@ class IcebergCatalog:
         with self._as_ingest_errors("Nothing was changed"):
             self._catalog.create_namespace_if_not_exists(namespace)
             _, stored = iceberg_state.read(self._catalog, namespace, connection.name)
-            state.take(now := StoredState(), stored, f"{connection.schema_name}.{state.TABLE}")
+            state.add_rows(now := StoredState(), stored, f"{connection.schema_name}.{state.TABLE}")
             if (now.streams, now.shared) != (known.streams, known.shared):
                 raise self._conflict(f"another sync of {connection.name} ended, perhaps on another machine,")
             try:
@@ -116,7 +116,7 @@ class IcebergCatalog:
             "The stored state is unchanged. Run the sync again: it reverts what this one has written"
         ):
             totals = {key: change.commit() for key, change in changes.items()}
-            rows = state.following(plan, staging, known)
+            rows = state.new_rows(plan, staging, known)
             iceberg_state.write(self._catalog, namespace, connection.name, stored, rows)
         return totals
 

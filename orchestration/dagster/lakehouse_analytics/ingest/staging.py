@@ -137,7 +137,7 @@ class Staging:
             # Closing writes the buffers, which may fail because the disk is full.
             with ExitStack() as self._files:
                 for message, line in messages:
-                    self._take(message, line)
+                    self._process(message, line)
         except BrokenRecordError as error:
             rows = sum(staged.rows for key, staged in self.streams.items() if key[1] == error.stream)
             raise IngestError(
@@ -153,7 +153,7 @@ class Staging:
         if any(statuses.values()) and (missing := [key[1] for key, status in statuses.items() if status != "COMPLETE"]):
             raise IngestError(f"the connector ended without completing: {', '.join(sorted(missing))}")
 
-    def _take(self, message: Message, line: bytes) -> None:
+    def _process(self, message: Message, line: bytes) -> None:
         match message["type"]:
             case "RECORD":
                 record = message["record"]
@@ -163,7 +163,7 @@ class Staging:
                     return
                 if not isinstance(record["data"], dict):
                     raise TypeError
-                self._keep(staged, line)
+                self._write_record(staged, line)
             case "STATE":
                 state = message["state"]
                 if (state_of := state_key(state)) is None:
@@ -180,7 +180,7 @@ class Staging:
                     if status.status == "COMPLETE":
                         self._progress(f"{status.stream_descriptor.name}: {staged.rows:,} rows read")
 
-    def _keep(self, staged: Staged, line: bytes) -> None:
+    def _write_record(self, staged: Staged, line: bytes) -> None:
         if staged.file is None:
             path = self.directory / f"{staged.index}.ndjson"
             staged.file = self._files.enter_context(path.open("wb", buffering=1 << 20))

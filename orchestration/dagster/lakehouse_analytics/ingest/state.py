@@ -100,7 +100,7 @@ def check_columns(where: str, columns: Iterable[str]) -> None:
         raise IngestError(f"{where} has its columns in another order than {', '.join(wanted)}: {advice}")
 
 
-def take(known: StoredState, rows: list[Row], where: str) -> None:
+def add_rows(known: StoredState, rows: list[Row], where: str) -> None:
     """Add the stored rows of a source to `known`.
 
     Args:
@@ -185,7 +185,7 @@ def _has_shape(row: Row, column: str, content: Any) -> bool:
     return state_key(content) == ((row.namespace, row.stream) if row.stream is not None else None)
 
 
-def following(plan: Plan, staging: Staging, known: StoredState) -> list[Row]:
+def new_rows(plan: Plan, staging: Staging, known: StoredState) -> list[Row]:
     """Return the rows that a sync stores at its end: one per stream, and one for the shared state if there is one."""
     rows = []
     for key, stream in plan.streams.items():

@@ -140,13 +140,13 @@ class _Pass:
         result.problems += page.problems
         for job in page.jobs:
             if job.has_ended:
-                self._take(job, page.now)
+                self._process(job, page.now)
         result.finished = page.size < PAGE and not page.more
         if not result.finished:
             self.position = _next(position, page)
         return not result.finished
 
-    def _take(self, job: Job, now: datetime | None) -> None:
+    def _process(self, job: Job, now: datetime | None) -> None:
         end, until = job_end(job), job.ended or self.position.since
         self._listed.add(end)
         if not _is_seen(end, self._seen):

@@ -212,10 +212,10 @@ def test_a_probe_does_not_hang_while_its_thread_ends(monkeypatch: pytest.MonkeyP
 def test_the_process_ends_while_a_probe_hangs() -> None:
     program = """
         import sys, time
-        from lakehouse_analytics.doctor import examine
+        from lakehouse_analytics.doctor import run_doctor
         from lakehouse_analytics.doctor.probe import Probe, fine
         hangs = Probe("hangs", lambda known: time.sleep(600))
-        sys.exit(examine(as_json=True, timeout=0.2, probes=[hangs, Probe("well", lambda known: fine("well"))]))
+        sys.exit(run_doctor(as_json=True, timeout=0.2, probes=[hangs, Probe("well", lambda known: fine("well"))]))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, check=False
@@ -229,7 +229,7 @@ def test_the_process_ends_while_a_probe_hangs() -> None:
 
 
 def printed(capsys: pytest.CaptureFixture[str], *probes: Probe, as_json: bool = False) -> tuple[int, str]:
-    code = doctor.examine(as_json=as_json, timeout=5, probes=probes)
+    code = doctor.run_doctor(as_json=as_json, timeout=5, probes=probes)
     return code, capsys.readouterr().out
 
 
@@ -307,9 +307,9 @@ def test_json_is_a_list_of_objects(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_terminal_without_these_signs_gets_words() -> None:
     program = """
-        from lakehouse_analytics.doctor import examine
+        from lakehouse_analytics.doctor import run_doctor
         from lakehouse_analytics.doctor.probe import Probe, failed
-        examine(probes=[Probe("a", lambda known: failed("a…b", "c"))])
+        run_doctor(probes=[Probe("a", lambda known: failed("a…b", "c"))])
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, check=False,
@@ -426,7 +426,7 @@ def _secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_what_a_library_quotes_of_a_secret_is_masked(secret: str, capsys: pytest.CaptureFixture[str]) -> None:
     probes = (Probe("a", raising(ValueError(f"<{secret}>"))), Probe("b", raising(FailedError(f"{secret}", secret))))
     for as_json in (True, False):
-        doctor.examine(as_json=as_json, probes=probes)
+        doctor.run_doctor(as_json=as_json, probes=probes)
         said = capsys.readouterr()
         assert not secrets_in(said.out + said.err)
         assert "****" in said.out
@@ -452,7 +452,7 @@ def test_a_password_that_is_a_common_word_hides_nothing_else(
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     text = "dagster.yaml of /home/etl/lakehouse: trino at trino:8080, true; LAKEHOUSE_TRINO_HOST; daemons of etl"
     assert mask()(text) == text
-    doctor.examine(
+    doctor.run_doctor(
         probes=[Probe("daemons", raising(ValueError(f"postgresql://d:{password}@h/d; password='{password}'")))]
     )
     assert "postgresql://d:****@h/d; password='****'" in capsys.readouterr().out
