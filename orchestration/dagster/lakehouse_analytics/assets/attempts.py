@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from lakehouse_analytics.assets.build_events import Event
-from lakehouse_analytics.assets.gates import FINE_STATUS
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.retries import Patience, merge, worth_a_second_start, worth_another_try
 from lakehouse_analytics.assets.run_log import RunLog
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.dbt.graph import DbtTest, Table
-from lakehouse_analytics.dbt.run_results import DbtResult
+from lakehouse_analytics.dbt.run_results import FINE_STATUS, DbtResult
 from lakehouse_analytics.engines.base import DatabaseError, Engine
 
 #: One build of a plan, with another number of threads than the run's if it is given.

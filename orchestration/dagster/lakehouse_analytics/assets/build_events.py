@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 
 from lakehouse_analytics.assets.dbt_build import Report
-from lakehouse_analytics.assets.gates import BUILT_STATUS
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.retries import Patience
@@ -20,7 +19,7 @@ from lakehouse_analytics.checks.runner import Counter, CountResult
 from lakehouse_analytics.common.names import ROW_COUNT, unique_metadata_key
 from lakehouse_analytics.dbt.error_location import with_source_line
 from lakehouse_analytics.dbt.graph import Function, Graph, Table
-from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
+from lakehouse_analytics.dbt.run_results import BUILT_STATUS, DbtResult, NodeResult
 from lakehouse_analytics.engines.base import Engine
 from lakehouse_analytics.keys import asset_key, check_key
 from lakehouse_analytics.partitions.definitions import Window

@@ -18,12 +18,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from lakehouse_analytics.assets.gates import BUILT_STATUS
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.checks.runner import CountResult
 from lakehouse_analytics.dbt import FINISHING, STARTING
 from lakehouse_analytics.dbt.graph import Table
-from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
+from lakehouse_analytics.dbt.run_results import BUILT_STATUS, DbtResult, NodeResult
 from lakehouse_analytics.dbt.session import (
     CommandEnded,
     DbtProcess,

@@ -9,9 +9,8 @@ import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-from lakehouse_analytics.assets.gates import FAILED_STATUS, FINE_STATUS
 from lakehouse_analytics.dbt.graph import DbtTest, Graph, Table
-from lakehouse_analytics.dbt.run_results import DbtResult
+from lakehouse_analytics.dbt.run_results import FAILED_STATUS, FINE_STATUS, DbtResult
 from lakehouse_analytics.engines.base import FOR_GOOD, ErrorClassifier, Reason
 
 #: Seconds to wait before each retry of a model. Waiting for the engine comes on top.

@@ -7,11 +7,10 @@ from typing import Any
 
 import dagster as dg
 
-from lakehouse_analytics.assets.gates import FAILED_STATUS
 from lakehouse_analytics.checks.registry import Owner, Scope
 from lakehouse_analytics.checks.results import SEVERITY
 from lakehouse_analytics.dbt.graph import DbtTest, Graph
-from lakehouse_analytics.dbt.run_results import NodeResult
+from lakehouse_analytics.dbt.run_results import FAILED_STATUS, NodeResult
 from lakehouse_analytics.keys import asset_key, check_key
 
 #: Maximum length of the SQL in the metadata of a result, in characters.

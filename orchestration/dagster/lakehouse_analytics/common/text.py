@@ -28,10 +28,34 @@ def brief(value: object, most: int = MAX_QUOTED) -> str:
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
+def most_similar(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the most similar known word; None if there is none.
+
+    Args:
+        word: The word that is not known.
+        known: The known words.
+        cutoff: The minimum similarity, from 0 to 1 (`difflib.get_close_matches`).
+    """
+    return next(iter(difflib.get_close_matches(word, [*known], n=1, cutoff=cutoff)), None)
+
+
+def suggestion(word: str, known: Iterable[str], *, quoted: Callable[[str], str] = repr, others: str = "known") -> str:
+    """Return `did you mean …?` with the most similar known word; if there is none, the list of all known words.
+
+    Args:
+        word: The word that is not known.
+        known: The known words.
+        quoted: Formats a word.
+        others: What the words are, as the list's heading.
+    """
+    near = most_similar(word, known, cutoff=0.5)
+    return f"did you mean {quoted(near)}?" if near else f"{others}: {', '.join(sorted(known))}"
+
+
 def did_you_mean(word: str, known: Iterable[str], *, quoted: Callable[[str], str] = str) -> str:
     """Return `; did you mean …?` with the most similar known word; empty if there is none."""
-    near = difflib.get_close_matches(word, [*known], n=1)
-    return f"; did you mean {quoted(near[0])}?" if near else ""
+    near = most_similar(word, known)
+    return f"; did you mean {quoted(near)}?" if near else ""
 
 
 def without_traceback(text: str) -> str:

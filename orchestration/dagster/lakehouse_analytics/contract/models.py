@@ -7,7 +7,6 @@ these classes (`lakehouse schema`).
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -18,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from lakehouse_analytics.common.cron import is_cron, smallest_interval
 from lakehouse_analytics.common.names import unique_metadata_key
-from lakehouse_analytics.common.text import brief, shortened
+from lakehouse_analytics.common.text import brief, shortened, suggestion
 
 #: Medallion layers in build order; the groups of the asset graph.
 LAYERS = ("bronze", "silver", "gold", "metrics")
@@ -319,8 +318,7 @@ def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
     path = ".".join(["meta.lakehouse", *map(brief, item["loc"])])
     if item["type"] == "extra_forbidden":
         valid = sorted(_fields_at(kind, item["loc"][:-1]))
-        near = difflib.get_close_matches(str(item["loc"][-1]), valid, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"valid keys: {', '.join(valid)}"
+        hint = suggestion(str(item["loc"][-1]), valid, quoted="`{}`".format, others="valid keys")
         return f"unknown key {path}; {hint}"
     message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
     if item["type"] == "missing":

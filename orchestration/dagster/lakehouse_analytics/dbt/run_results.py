@@ -15,6 +15,12 @@ from lakehouse_analytics.dbt.batches import Batches
 
 #: dbt's exit codes if it ran and wrote its results. Any other exit code is a crash.
 COMPLETED = (0, 1)
+#: Statuses of dbt's nodes. dbt has already applied severity, `warn_if`, `error_if` and `warn_error`: a failure stops
+#: what is downstream of the test, whatever severity the manifest shows.
+BUILT_STATUS = frozenset({"success"})
+EVALUATED_STATUS = frozenset({"pass", "warn", "fail", "error"})
+FAILED_STATUS = frozenset({"fail", "error"})
+FINE_STATUS = frozenset({"success", "pass", "warn", "no-op"})
 #: A line of dbt's message that names a file in the temporary target folder, which is deleted at the end of the run.
 COMPILED_CODE = re.compile(r"\n[ \t]*compiled code at [^\n]+")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lakehouse_analytics.common.text import suggestion
 from lakehouse_analytics.ingest import json_values
 from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.state import TABLE as STATE_TABLE
@@ -74,12 +74,6 @@ class Connection(_Strict):
 _MODELS: dict[str, type[_Strict]] = {"": Connection, "connector": ConnectorConfig, "streams": StreamConfig}
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """Return a hint for an unknown name: the closest known name, or all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-
-
 def load(path: Path, environ: Mapping[str, str] | None = None) -> Connection:
     """Read and validate a connection's file. `${NAME}` in values of `config` is replaced by the variable in `environ`.
 
@@ -90,7 +84,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Connection:
         raw = yaml.load(path.read_text(encoding="utf-8"), json_values.YamlLoader)  # noqa: S506  # a SafeLoader
     except FileNotFoundError:
         others = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        hint = f"; {nearest(path.name, others)}" if others else ""
+        hint = f"; {suggestion(path.name, others)}" if others else ""
         raise IngestError(f"{path}: no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise IngestError(f"{path}: cannot be read: {error}") from None
@@ -105,7 +99,7 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Connection:
     if not isinstance(raw, dict):
         raise IngestError(f"{path}: expected a mapping with the keys {', '.join(_keys(Connection))}")
     if "path" in raw:
-        raise IngestError(f"{path}: unknown key 'path'; {nearest('path', _keys(Connection))}")
+        raise IngestError(f"{path}: unknown key 'path'; {suggestion('path', _keys(Connection))}")
     try:
         json_values.check(raw.get("config"), "config")
     except json_values.NotJsonError as error:
@@ -129,7 +123,7 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         parent = str(first["loc"][0]) if len(first["loc"]) > 1 else ""
-        return f"unknown key {key!r}; {nearest(str(first['loc'][-1]), _keys(_MODELS[parent]))}"
+        return f"unknown key {key!r}; {suggestion(str(first['loc'][-1]), _keys(_MODELS[parent]))}"
     if first["type"] == "missing":
         return f"key {key!r} is missing"
     return f"key {key!r}: {first['msg']}"

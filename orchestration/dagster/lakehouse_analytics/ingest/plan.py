@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lakehouse_analytics.common.text import suggestion
 from lakehouse_analytics.ingest import columns as sql
-from lakehouse_analytics.ingest.config import Connection, StreamConfig, SyncMode, nearest
+from lakehouse_analytics.ingest.config import Connection, StreamConfig, SyncMode
 from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.protocol import Catalog, Stream, StreamKey, without_streams
 from lakehouse_analytics.ingest.report import Mode
@@ -97,7 +98,7 @@ def make(
 def _find(connection: Connection, wanted: StreamConfig, catalog: Catalog) -> Stream:
     found = [s for s in catalog.streams if s.name == wanted.name and wanted.namespace in (None, s.namespace)]
     if not found:
-        hint = nearest(wanted.name, [s.name for s in catalog.streams])
+        hint = suggestion(wanted.name, [s.name for s in catalog.streams])
         raise IngestError(f"{connection.path}: key 'streams': the connector has no stream {wanted.name!r}; {hint}")
     if len(found) > 1:
         spaces = ", ".join(sorted(str(s.namespace) for s in found))
@@ -231,7 +232,7 @@ def _key_columns(
     names = {column.field: column.name for column in columns}
     for field in fields:
         if field not in names:
-            raise IngestError(f"{where}: no column {field!r}; {nearest(field, list(names))}")
+            raise IngestError(f"{where}: no column {field!r}; {suggestion(field, list(names))}")
     return tuple(names[field] for field in fields)
 
 

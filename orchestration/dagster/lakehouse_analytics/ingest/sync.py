@@ -15,10 +15,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.common.redact import Redactor
+from lakehouse_analytics.common.text import suggestion
 from lakehouse_analytics.ingest import columns as sql
 from lakehouse_analytics.ingest import destination as destinations
 from lakehouse_analytics.ingest import environment, plan, secrets
-from lakehouse_analytics.ingest.config import Connection, load, nearest
+from lakehouse_analytics.ingest.config import Connection, load
 from lakehouse_analytics.ingest.destination import Destination
 from lakehouse_analytics.ingest.errors import IngestError, boundary
 from lakehouse_analytics.ingest.process import Connector
@@ -132,13 +133,13 @@ def _configured(connection: Connection, spec: dict[str, Any], overrides: dict[st
     for key in overrides:
         if key not in known:
             raise IngestError(
-                f"--{key}: {connection.connector.package} has no config key {key!r}; {nearest(key, known)}"
+                f"--{key}: {connection.connector.package} has no config key {key!r}; {suggestion(key, known)}"
             )
     branches = any(word in spec for word in ("oneOf", "anyOf", "allOf"))
     for key in connection.config:
         # Keys with `__` belong to the CDK, and are not in the spec.
         if known and not branches and key not in known and not key.startswith("__"):
-            raise IngestError(f"{connection.path}: unknown key 'config.{key}'; {nearest(key, known)}")
+            raise IngestError(f"{connection.path}: unknown key 'config.{key}'; {suggestion(key, known)}")
     return connection.config | overrides
 
 

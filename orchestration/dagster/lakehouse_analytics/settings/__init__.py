@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lakehouse_analytics.common.environment import PREFIX, SettingsError, absolute, repository_root, variable
+from lakehouse_analytics.common.text import most_similar
 from lakehouse_analytics.dbt import profile as dbt_profile
 from lakehouse_analytics.dbt.profile import Profile, ProfileError
 from lakehouse_analytics.engines.duckdb.settings import DuckDBSettings
@@ -216,5 +216,5 @@ def _misspelt(variable: str) -> str | None:
     names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     if not variable.startswith(PREFIX) or variable in names:
         return None
-    near = difflib.get_close_matches(variable, names, n=1, cutoff=0.88)
-    return f"{variable}: no such setting; did you mean {near[0]}?" if near else None
+    near = most_similar(variable, names, cutoff=0.88)
+    return f"{variable}: no such setting; did you mean {near}?" if near else None

@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from lakehouse_analytics.assets.gates import BUILT_STATUS, EVALUATED_STATUS, FAILED_STATUS, FINE_STATUS
 from lakehouse_analytics.assets.gates.plan import Plan, Selection
 from lakehouse_analytics.dbt.graph import DbtTest, Function, Table
-from lakehouse_analytics.dbt.run_results import DbtResult
+from lakehouse_analytics.dbt.run_results import BUILT_STATUS, EVALUATED_STATUS, FAILED_STATUS, FINE_STATUS, DbtResult
 
 
 @dataclass
