@@ -75,8 +75,8 @@ def grain_partitions(graph: Graph, timezone: str, *, end_offset: int = 0) -> dic
         begins.setdefault(table.grain, []).append(begin_of(table.node))
     if "hourly" in begins and _has_fractional_shifts(timezone, min(begins["hourly"])):
         wrong.append(
-            f"partition: hourly: clocks of {timezone} change by a part of an hour, for which Dagster's hourly "
-            "partitions are inconsistent: set LAKEHOUSE_TIMEZONE to another zone, such as UTC"
+            f"partition: hourly: the UTC offset of {timezone} changes by less than an hour, which Dagster's hourly "
+            "partitions do not support: set LAKEHOUSE_TIMEZONE to another zone, such as UTC"
         )
     if wrong:
         raise ContractError("\n".join(wrong))

@@ -197,8 +197,8 @@ class _Mapper:
         unnamed: list[SourceTable] = []
         for table in tables:
             (unnamed if table.connection is None else named[table.connection]).append(table)
-        for id_or_name, of in named.items():
-            self._map_named(id_or_name, of)
+        for id_or_name, its_tables in named.items():
+            self._map_named(id_or_name, its_tables)
         unmapped_tables: list[SourceTable] = []
         for table in unnamed:
             if not self._map_unnamed(table):

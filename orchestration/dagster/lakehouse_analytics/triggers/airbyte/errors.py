@@ -9,7 +9,7 @@ URL_ADVICE = (
 
 
 class AirbyteError(RuntimeError):
-    """Airbyte gave no valid response. The message is one line without secrets, and says what to do.
+    """Airbyte did not return a valid response. The message is one line without secrets, and says what to do.
 
     Attributes:
         status: HTTP status of the response; None if there was none.
@@ -21,7 +21,7 @@ class AirbyteError(RuntimeError):
 
 
 class AttemptError(Exception):
-    """An attempt of a request failed.
+    """A request attempt failed.
 
     Attributes:
         status: HTTP status of the response; None if there was none.

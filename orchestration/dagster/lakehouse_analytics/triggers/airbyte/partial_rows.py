@@ -59,7 +59,10 @@ class PartialRows:
         self._updated: dict[dg.AssetKey, bool] = {}
 
     def before(self, key: dg.AssetKey, job: Job) -> bool:
-        """Return whether a table may have such rows before a job, by the jobs given to `update`, else as stored."""
+        """Return whether a table may have contained such rows before a job.
+
+        The jobs passed to `update` decide, or the stored evaluations if there was none for the table.
+        """
         if key in self._updated:
             return self._updated[key]
         newest = self._newest(key)
