@@ -64,7 +64,9 @@ def server_version(server: TrinoServer) -> str:
         advice = classify(RuntimeError(f"failed to execute: {error}")).advice
         raise FailedError(f"Trino at {server.address} cannot be reached: {reason(error)}", advice) from None
     if answer.status_code in (429, 502, 503, 504):
-        raise FailedError(f"{server.address} returned HTTP {answer.status_code} ({answer.reason})", "Check that Trino runs.")
+        raise FailedError(
+            f"{server.address} returned HTTP {answer.status_code} ({answer.reason})", "Check that Trino runs."
+        )
     if info.get("starting") is True:
         raise FailedError(f"Trino at {server.address} is still starting", "Try again in a minute.")
     version = info.get("nodeVersion")
