@@ -12,7 +12,7 @@ from lakehouse_analytics.common.names import check_name, key_part
 from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import DbtTest, External, Graph
 from lakehouse_analytics.dbt.lint.findings import Finding
-from lakehouse_analytics.dbt.node_use import has_upstream_table, is_ephemeral, is_foreign, resolve_ref, upstream
+from lakehouse_analytics.dbt.node_use import has_upstream_table, is_ephemeral, resolve_ref, upstream
 from lakehouse_analytics.dbt.nodes import Node
 
 #: First part of the key of the asset to which a project's own tests are attached.
@@ -27,7 +27,7 @@ def externals_of(nodes: Mapping[str, Node]) -> dict[str, External]:
     """
     found = {}
     for unique_id, node in nodes.items():
-        if is_foreign(node):
+        if node.is_foreign:
             name = node.name if node.version is None else f"{node.name}_v{node.version}"
             found[unique_id] = External(unique_id, (key_part(node.package_name), key_part(name)), "model", node)
         elif node.resource_type == "test" and _belongs_to_the_project(node, nodes):

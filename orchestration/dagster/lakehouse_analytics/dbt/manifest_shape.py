@@ -76,10 +76,11 @@ _TEST: Spec = {
     "group": _TEXT_OR_NULL,
     "attached_node": _TEXT_OR_NULL,
 }
+_MODEL: Spec = {**_TABLE, "path": _TEXT_OR_NULL}
 #: A model of another project, injected by a plugin. It has no file.
 _FOREIGN: Spec = {**_NODE, "package_name": _TEXT, "fqn": _LIST, "config": _OBJECT, "group": _TEXT_OR_NULL,
                   "description": _TEXT_OR_NULL, "meta": _OBJECT_OR_NULL, "version": _VERSION,
-                  "latest_version": _VERSION, "original_file_path": _TEXT_OR_NULL}  # fmt: skip
+                  "latest_version": _VERSION, "original_file_path": _TEXT_OR_NULL, "path": _TEXT_OR_NULL}  # fmt: skip
 _SOURCE: Spec = {
     **_RESOURCE,
     **_RELATION,
@@ -101,6 +102,7 @@ _EXPOSURE: Spec = {
 #: The keys by resource type. Other types have `_NODE`.
 _SPECS: Mapping[str, Spec] = {
     **dict.fromkeys(TABLES, _TABLE),
+    "model": _MODEL,
     "test": _TEST,
     "function": {**_NODE, "fqn": _LIST, "original_file_path": _TEXT},
     "source": _SOURCE,

@@ -55,7 +55,7 @@ _USES = {
 def use_of(node: Node) -> NodeUse:
     """Return how a run uses a node. Resource types added by a later dbt are left out."""
     if node.resource_type == "model":
-        if is_foreign(node):
+        if node.is_foreign:
             return NodeUse.EXTERNAL
         if is_ephemeral(node):
             return NodeUse.PASSED_THROUGH
@@ -65,11 +65,6 @@ def use_of(node: Node) -> NodeUse:
 def is_ephemeral(node: Node) -> bool:
     """Return whether dbt inlines the model into the models that read it."""
     return node.resource_type == "model" and node.config.materialized == "ephemeral"
-
-
-def is_foreign(node: Node) -> bool:
-    """Return whether a plugin such as dbt-loom injected the model from another project. Such a model has no file."""
-    return node.resource_type == "model" and not node.original_file_path
 
 
 def is_table(node: Node) -> bool:

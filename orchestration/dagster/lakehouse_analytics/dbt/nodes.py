@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 #: Sections of a manifest that contain no nodes.
 NO_NODES = frozenset(
     {"metadata", "macros", "docs", "groups", "selectors", "disabled", "parent_map", "child_map", "group_map"}
 )
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
+_EMPTY: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +99,7 @@ class Node:
         source_name: For a source table, the name of the source.
         source_meta: For a source table, `meta` of the source.
         freshness: For a source table, `warn_after` and `error_after`.
+        is_foreign: Whether a plugin such as dbt-loom injected the model from another project.
     """
 
     unique_id: str
@@ -130,6 +130,7 @@ class Node:
     source_name: str = ""
     source_meta: Mapping[str, Any] = field(default_factory=dict)
     freshness: Mapping[str, Any] = field(default_factory=dict)
+    is_foreign: bool = False
 
     @property
     def table_name(self) -> str:
@@ -258,8 +259,11 @@ def node_of(entry: Mapping[str, Any]) -> Node:
 
 
 def has_no_file(entry: Mapping[str, Any]) -> bool:
-    """Return whether a plugin such as dbt-loom injected the model from another project."""
-    return not entry.get("original_file_path")
+    """Return whether a plugin such as dbt-loom injected the model from another project.
+
+    dbt itself tests the same (`is_external_node`).
+    """
+    return not any((entry.get("original_file_path"), entry.get("path")))
 
 
 def _table(entry: Mapping[str, Any]) -> Node:
@@ -306,7 +310,7 @@ def _exposure(entry: Mapping[str, Any]) -> Exposure:
 
 
 def _foreign(entry: Mapping[str, Any]) -> Node:
-    return Node(**_documented(entry), **_packaged(entry), **_versions(entry))
+    return Node(**_documented(entry), **_packaged(entry), **_versions(entry), is_foreign=True)
 
 
 def _function(entry: Mapping[str, Any]) -> Node:

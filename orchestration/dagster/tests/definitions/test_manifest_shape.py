@@ -202,7 +202,7 @@ def test_what_is_read_is_what_is_checked(manifest: dict[str, Any], kind: str) ->
 
 
 def test_what_is_read_of_a_model_of_another_project_is_what_is_checked(manifest: dict[str, Any]) -> None:
-    entry = manifest["nodes"]["model.shop.stg_orders"] | {"original_file_path": "", "config": {}}
+    entry = manifest["nodes"]["model.shop.stg_orders"] | {"original_file_path": "", "path": "", "config": {}}
     recorded = Recorded(entry)
     node_of(recorded)
     assert recorded.read - {"resource_type"} == manifest_shape.spec_of(entry).keys() - {"resource_type"}

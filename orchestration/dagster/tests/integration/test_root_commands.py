@@ -145,7 +145,7 @@ SAID = (
     "no query-comment names the run",
     "have no layer",
     "meta.dagster.ref names nothing",
-    "meta.dagster has keys without an effect",
+    "meta.dagster has keys without effect",
 )
 
 

@@ -35,7 +35,7 @@ def failed(failure: Failure) -> TrinoError:
     return TrinoUnavailableError(failure) if failure.of_server else TrinoError(failure)
 
 
-class TrinoServer(TrinoConnection):
+class TrinoServer(TrinoConnection, extra="forbid"):
     """A coordinator, and everything that a client needs to use it.
 
     Attributes:

@@ -270,3 +270,12 @@ def test_a_model_of_constants_has_a_group_of_its_own_whatever_its_key_is(dagster
     m.test("positive", constants)
     (spec,) = external_assets(m.graph())
     assert (spec.key.path, spec.group_name) == (["my-team", "größe"], group)
+
+
+def test_only_a_model_without_any_path_is_of_another_project() -> None:
+    m = Manifest()
+    foreign, own = m.foreign("dim", package="platform"), m.model("fct", folder="gold")
+    m.nodes[own] |= {"original_file_path": "", "path": "gold/fct.sql"}
+    graph = m.graph()
+    assert graph.externals.keys() == {foreign}
+    assert graph.tables.keys() == {own}
