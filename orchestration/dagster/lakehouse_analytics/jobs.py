@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import dagster as dg
@@ -71,22 +71,23 @@ def build_jobs(
         if of_grain and grain not in GRAINS_OF_ONE_OP:
             name = job_of(grain)
             jobs.append(_job(name, selection(of_grain), f"The {grain} tables.", {**tags, WINDOWS_OF: name}))
+    for name, (selected, about) in _parts_of_whole(graph, whole, own).items():
+        jobs.append(_job(name, selection(selected), about, tags))
+    return [*jobs, *_other_jobs(tables, source_checks, max_runtime=max_runtime, maintenance=maintenance)]
+
+
+def _parts_of_whole(graph: Graph, whole: Sequence[Table], own: OwnAssets) -> dict[str, tuple[list[Table], str]]:
+    """Return the jobs for some of the tables without partitions: their tables and descriptions, by name."""
+    jobs: dict[str, tuple[list[Table], str]] = {}
     bronze = [table for table in whole if table.layer == "bronze"]
     if bronze:
-        jobs.append(_job("bronze_refresh", selection(bronze), "The bronze layer.", tags))
+        jobs["bronze_refresh"] = (bronze, "The bronze layer.")
     entry = graph.by_key.get(CUSTOMER_ENTRY) if graph.project == DEMO else None
     if entry:
-        below = own.tables_below(entry) | {entry.unique_id}
-        customers = [table for table in whole if table.unique_id in below]
-        jobs.append(
-            _job(
-                "customer_pipeline",
-                selection(customers),
-                "stg_customers and the tables without partitions downstream of it.",
-                tags,
-            )
-        )
-    return [*jobs, *_other_jobs(tables, source_checks, max_runtime=max_runtime, maintenance=maintenance)]
+        downstream = own.tables_below(entry) | {entry.unique_id}
+        customers = [table for table in whole if table.unique_id in downstream]
+        jobs["customer_pipeline"] = (customers, "stg_customers and the tables without partitions downstream of it.")
+    return jobs
 
 
 def _other_jobs(

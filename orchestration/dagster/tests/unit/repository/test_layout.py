@@ -39,6 +39,18 @@ def test_only_engines_are_asked_which_engine_they_are() -> None:
     assert {name for name in named if not name.startswith("common/redact.py")} == set()  # schemes of URLs
 
 
+def test_functions_and_classes_are_short() -> None:
+    limits = {ast.FunctionDef: 60, ast.AsyncFunctionDef: 60, ast.ClassDef: 250}
+    long = {
+        f"{path.relative_to(CODE)}: {node.name} has {length} lines"
+        for path in (CODE / "lakehouse_analytics").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > limits[type(node)]
+    }
+    assert long == set()
+
+
 def test_the_architecture_page_names_files_that_exist() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     package = CODE / "lakehouse_analytics"
