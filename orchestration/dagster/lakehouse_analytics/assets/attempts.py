@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from lakehouse_analytics.assets.build_events import Event
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
-from lakehouse_analytics.assets.retries import Patience, merge, worth_a_second_start, worth_another_try
+from lakehouse_analytics.assets.retries import Patience, merge, retryable_nodes, should_restart_after_crash
 from lakehouse_analytics.assets.run_log import RunLog
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.dbt.graph import DbtTest, Table
@@ -63,14 +63,14 @@ class Attempts:
         judge = self._patience.classify_error
         if last.crashed:
             unanswered = [table for table in asked.tables if table.unique_id not in last.nodes]
-            if not worth_a_second_start(unanswered, last, judge):
+            if not should_restart_after_crash(unanswered, last, judge):
                 return None
             tests = [test for test in asked.tests if test.unique_id not in last.nodes]
             again = self._run.plan_again(unanswered, tests)
         else:
             graph, failed_gates = self._run.selection.graph, self._run.failed_gates
             again = self._run.plan_again(
-                *worth_another_try(graph, whole.tables, whole.tests, result, judge, failed_gates=failed_gates)
+                *retryable_nodes(graph, whole.tables, whole.tests, result, judge, failed_gates=failed_gates)
             )
         return again or None
 

@@ -194,7 +194,7 @@ class Build:
         fetch_all = retrying_fetch_all(process, self.engine, stop)
         self.results.begin(fetch_all)
         tables = {table.unique_id: table for table in plan.tables}
-        tables |= {unique_id: self.graph.tables[unique_id] for unique_id in plan.gates.values()}
+        tables |= {unique_id: self.graph.tables[unique_id] for unique_id in plan.row_count_gates.values()}
         build = DbtBuild(
             process,
             plan,

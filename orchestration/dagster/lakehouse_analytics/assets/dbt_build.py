@@ -146,7 +146,7 @@ class DbtBuild:
         self._waiting: deque[Report] = deque()
         self._late: dict[str, Report] = {}
         self._counting: set[str] = set()
-        self._gating = frozenset(plan.gates.values())
+        self._gating = frozenset(plan.row_count_gates.values())
         self._gates_asked: dict[str, Question] = {}
         self._verdicts: dict[str, bool] = {}
         self._finishing: Question | None = None
@@ -251,7 +251,7 @@ class DbtBuild:
         if asked.kind == FINISHING:
             self._finishing = asked
         else:
-            unique_id = self._plan.gates[asked.node]
+            unique_id = self._plan.row_count_gates[asked.node]
             if unique_id in self._verdicts:
                 self._answer_gate(asked, unique_id)
                 return

@@ -61,7 +61,12 @@ class DbtCommands:
             args += self._windows.span.dbt_args()
         if threads:
             args += ["--threads", str(threads)]
-        nodes = {"nodes": plan.nodes, "gates": [*plan.gates], "edges": [*plan.edges], "ask": self._locks_tables}
+        nodes = {
+            "nodes": plan.nodes,
+            "gates": [*plan.row_count_gates],
+            "edges": [*plan.edges],
+            "ask": self._locks_tables,
+        }
         return self._runner.request(args, self._environment(), target_path=folder, plan=nodes)
 
     def other(self, args: Sequence[str], folder: str) -> Request:

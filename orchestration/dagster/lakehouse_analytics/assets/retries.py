@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from lakehouse_analytics.dbt.graph import DbtTest, Graph, Table
 from lakehouse_analytics.dbt.run_results import FAILED_STATUS, FINE_STATUS, DbtResult
-from lakehouse_analytics.engines.base import FOR_GOOD, ErrorClassifier, Reason
+from lakehouse_analytics.engines.base import PERMANENT, ErrorClassifier, Reason
 
 #: Seconds to wait before each retry of a model. Waiting for the engine comes on top.
 BACKOFF = (5.0, 20.0)
@@ -49,7 +49,7 @@ class Patience:
         """Return the engine's classification. If no retry is left for it, the error counts as permanent."""
         reason = self._judge(message)
         exhausted = self.queue_timed_out if reason.queue_full else not self._left
-        return FOR_GOOD if exhausted else reason
+        return PERMANENT if exhausted else reason
 
     def wait(self, last: DbtResult) -> tuple[float, bool]:
         """Return the seconds to wait before the next attempt, and whether that is because the queue is full.
@@ -84,7 +84,7 @@ def _growing(first: float, longest: float) -> Iterator[float]:
     return (min(longest, first * 2.0**number) for number in itertools.count())
 
 
-def worth_another_try(
+def retryable_nodes(
     graph: Graph,
     tables: Sequence[Table],
     tests: Sequence[DbtTest],
@@ -148,7 +148,7 @@ def worth_another_try(
     )
 
 
-def worth_a_second_start(tables: Sequence[Table], result: DbtResult, judge: ErrorClassifier) -> bool:
+def should_restart_after_crash(tables: Sequence[Table], result: DbtResult, judge: ErrorClassifier) -> bool:
     """Return whether to run dbt again after a crash, for what it did not report.
 
     It may have built some of these tables.

@@ -10,8 +10,8 @@ from typing import Any
 
 from lakehouse_analytics.checks.row_count_rules import CountRequest, Counts, newest_sql, padding, parse_time
 from lakehouse_analytics.common.sql import identifier
+from lakehouse_analytics.engines.partition_bins import Bins
 from lakehouse_analytics.engines.registry import engine_type
-from lakehouse_analytics.engines.windows import Bins
 
 #: Stages that Trino plans per table, in addition to those for its distinct columns.
 STAGES = 2

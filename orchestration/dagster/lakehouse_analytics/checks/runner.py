@@ -19,7 +19,7 @@ from lakehouse_analytics.checks.row_count_rules import CountRequest, Counts, chu
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll
-from lakehouse_analytics.engines.windows import Bins
+from lakehouse_analytics.engines.partition_bins import Bins
 from lakehouse_analytics.partitions.definitions import GrainPartitions, PartitionRange
 
 A_co = TypeVar("A_co", covariant=True)

@@ -44,7 +44,7 @@ class _Permanent:
 
 
 #: Nothing to wait for.
-FOR_GOOD: Reason = _Permanent()
+PERMANENT: Reason = _Permanent()
 
 
 class Engine(Protocol):

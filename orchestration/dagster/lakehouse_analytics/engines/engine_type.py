@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lakehouse_analytics.dbt.nodes import Manifest
     from lakehouse_analytics.dbt.profile import Profile
     from lakehouse_analytics.engines.base import Engine
-    from lakehouse_analytics.engines.windows import Bins
+    from lakehouse_analytics.engines.partition_bins import Bins
     from lakehouse_analytics.settings import Settings
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from lakehouse_analytics.assets.gates.edges import Edge, Edges
+from lakehouse_analytics.assets.gates.dependencies import Edge, Edges
 from lakehouse_analytics.dbt.graph import DbtTest, Function, Graph, Table
 
 #: Begins the id of a gate; the unique id of its table follows.
@@ -19,14 +19,15 @@ class Plan:
 
     Attributes:
         tables, tests, functions: What dbt builds and evaluates.
-        gates: Tables whose row count is checked during the build, by id of the gate. The build need not include them.
+        row_count_gates: Tables whose row count is checked during the build, by id of the gate.
+            The build need not include them.
         edges: See `Edge`.
     """
 
     tables: tuple[Table, ...] = ()
     tests: tuple[DbtTest, ...] = ()
     functions: tuple[Function, ...] = ()
-    gates: Mapping[str, str] = field(default_factory=dict)
+    row_count_gates: Mapping[str, str] = field(default_factory=dict)
     edges: tuple[Edge, ...] = ()
 
     @property
@@ -37,7 +38,7 @@ class Plan:
 
     def __bool__(self) -> bool:
         """Whether it contains anything to do."""
-        return bool(self.tables or self.tests or self.gates)
+        return bool(self.tables or self.tests or self.row_count_gates)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lakehouse_analytics.engines.engine_type import EngineType
-from lakehouse_analytics.engines.windows import DATES, Bins
+from lakehouse_analytics.engines.partition_bins import DATES, Bins
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.profile import Profile

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import dagster as dg
 
 from lakehouse_analytics.dbt.profile import ProfileError
-from lakehouse_analytics.engines.base import FOR_GOOD, DatabaseError, Reason
+from lakehouse_analytics.engines.base import PERMANENT, DatabaseError, Reason
 from lakehouse_analytics.engines.duckdb.database import connect
 from lakehouse_analytics.settings import Settings
 
@@ -75,7 +75,7 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def classify_error(self, message: str) -> Reason:  # noqa: ARG002
         """No error of an embedded database passes by itself."""
-        return FOR_GOOD
+        return PERMANENT
 
     def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:  # noqa: ARG002
         """No query waits for others."""

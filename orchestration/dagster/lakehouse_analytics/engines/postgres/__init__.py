@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.engines.engine_type import EngineType
-from lakehouse_analytics.engines.windows import DATES, Bins
+from lakehouse_analytics.engines.partition_bins import DATES, Bins
 
 if TYPE_CHECKING:
     from lakehouse_analytics.settings import Settings

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.common.environment import PREFIX
 from lakehouse_analytics.engines.engine_type import EngineType
+from lakehouse_analytics.engines.partition_bins import DATES, Bins
 from lakehouse_analytics.engines.trino.settings import LOG_INS
-from lakehouse_analytics.engines.windows import DATES, Bins
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.lint.findings import Finding

@@ -33,7 +33,7 @@ def dbt_build(
     It takes nodes in any order that the edges allow, and skips those below one that failed or was skipped, except that
     a skipped test stops nothing.
     """
-    above: dict[str, set[str]] = {unique_id: set() for unique_id in (*plan.nodes, *plan.gates)}
+    above: dict[str, set[str]] = {unique_id: set() for unique_id in (*plan.nodes, *plan.row_count_gates)}
     for first, second in plan.edges:
         above[second].add(first)
     status: dict[str, str] = {}
@@ -48,13 +48,13 @@ def dbt_build(
             }
             if stops:
                 status[node] = "skipped"
-            elif node in plan.gates:
-                status[node] = "fail" if plan.gates[node] in broken else "pass"
+            elif node in plan.row_count_gates:
+                status[node] = "fail" if plan.row_count_gates[node] in broken else "pass"
             else:
                 status[node] = outcome.get(node, "pass" if node.startswith("test.") else "success")
-    asked = {plan.gates[node] for node in plan.gates if status[node] in ("pass", "fail")}
+    asked = {plan.row_count_gates[node] for node in plan.row_count_gates if status[node] in ("pass", "fail")}
     # "gone" stands for a node dbt says nothing of.
-    told = {u: said(u, s, f"{s} of {u}") for u, s in status.items() if s != "gone" and u not in plan.gates}
+    told = {u: said(u, s, f"{s} of {u}") for u, s in status.items() if s != "gone" and u not in plan.row_count_gates}
     return told, asked
 
 
@@ -468,7 +468,7 @@ def test_nothing_is_built_below_a_failure_or_below_a_gate_that_could_come_first(
             assert played.nodes[test.unique_id].status not in STOPS or not (
                 graph.descendants([test.attached]) & run.built
             )
-    for table in {*played.plan.gates.values()} & run.failed_gates:
+    for table in {*played.plan.row_count_gates.values()} & run.failed_gates:
         if any("row_count" in reason for reason in run.gates[table]):
             assert not graph.descendants([table]) & run.built
 

@@ -9,8 +9,8 @@ from lakehouse_analytics.assets.retries import (
     QUEUE_BACKOFF,
     Patience,
     merge,
-    worth_a_second_start,
-    worth_another_try,
+    retryable_nodes,
+    should_restart_after_crash,
 )
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.run_results import DbtResult, NodeResult
@@ -39,7 +39,7 @@ def dbt(**statuses: str) -> DbtResult:
 
 
 def again(graph: Graph, result: DbtResult) -> set[str]:
-    tables, tests = worth_another_try(graph, list(graph.tables.values()), list(graph.tests.values()), result, judge)
+    tables, tests = retryable_nodes(graph, list(graph.tables.values()), list(graph.tests.values()), result, judge)
     return {thing.unique_id.rpartition(".")[2] for things in (tables, tests) for thing in things}
 
 
@@ -72,9 +72,9 @@ def test_an_append_is_never_repeated_whatever_it_is_called() -> None:
 
     crashed = DbtResult(2, {}, ("passes",))
     tables = list(graph.tables.values())
-    assert not worth_a_second_start(tables, crashed, judge)
-    assert worth_a_second_start([t for t in tables if t.unique_id[-1] in "efg"], crashed, judge)
-    assert not worth_a_second_start([], DbtResult(2, {}, ("syntax",)), judge)
+    assert not should_restart_after_crash(tables, crashed, judge)
+    assert should_restart_after_crash([t for t in tables if t.unique_id[-1] in "efg"], crashed, judge)
+    assert not should_restart_after_crash([], DbtResult(2, {}, ("syntax",)), judge)
 
 
 def test_a_second_try_that_crashes_takes_nothing_from_the_first() -> None:
@@ -119,7 +119,7 @@ def test_only_what_may_pass_or_waits_for_it_is_asked_for(data: st.DataObject) ->
     said = {u: data.draw(words) for u in graph.tables} | {u: data.draw(verdicts) for u in graph.tests}
     nodes = {u: NodeResult(u, text.split()[0], text, 0.1, None, None) for u, text in said.items()}
     result = DbtResult(1, nodes)
-    tables, tests = worth_another_try(graph, list(graph.tables.values()), list(graph.tests.values()), result, judge)
+    tables, tests = retryable_nodes(graph, list(graph.tables.values()), list(graph.tests.values()), result, judge)
 
     for_good = {u for u in graph.tables if said[u] == "error syntax"}
     assert not {t.unique_id for t in tables} & (for_good | graph.descendants(for_good))
@@ -131,7 +131,7 @@ def test_only_what_may_pass_or_waits_for_it_is_asked_for(data: st.DataObject) ->
     settled = merge(result, DbtResult(0, fine))
     assert not {t.unique_id for t in tables} & {
         t.unique_id
-        for t in worth_another_try(graph, list(graph.tables.values()), list(graph.tests.values()), settled, judge)[0]
+        for t in retryable_nodes(graph, list(graph.tables.values()), list(graph.tests.values()), settled, judge)[0]
     }
 
 
@@ -161,7 +161,7 @@ def tries(outcomes: list[list[str]]) -> tuple[list[float], list[bool], float]:
     for number in range(1000):
         last = dbt(**dict(zip(("stg_a", "stg_b"), outcomes[min(number, len(outcomes) - 1)], strict=True)))
         clock.now += 1.0  # a try takes its time
-        if not any(worth_another_try(graph, tables, [], last, patience.classify_error)):
+        if not any(retryable_nodes(graph, tables, [], last, patience.classify_error)):
             return waits, full, clock.now
         seconds, of_queue = patience.wait(last)
         waits.append(seconds)

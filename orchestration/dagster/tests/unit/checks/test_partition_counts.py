@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.checks.partition_counts import read_window_counts, window_count_sql
 from lakehouse_analytics.checks.row_count_rules import CountRequest
 from lakehouse_analytics.contract.models import Grain
-from lakehouse_analytics.engines.windows import Bins
+from lakehouse_analytics.engines.partition_bins import Bins
 from lakehouse_analytics.partitions.definitions import PartitionRange, windows
 from windowed import NOW, at, calendar
 

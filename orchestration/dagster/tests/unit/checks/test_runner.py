@@ -13,7 +13,7 @@ from lakehouse_analytics.checks.row_count_rules import Counts
 from lakehouse_analytics.checks.runner import MAX_FAILURES, Counter
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import Relation
-from lakehouse_analytics.engines.base import FOR_GOOD, DatabaseError, Distributed, Reason
+from lakehouse_analytics.engines.base import PERMANENT, DatabaseError, Distributed, Reason
 from lakehouse_analytics.engines.duckdb.resource import DuckDBResource
 from manifests import Manifest
 
@@ -39,7 +39,7 @@ class Lake:
         pass
 
     def classify_error(self, message: str) -> Reason:
-        return FOR_GOOD
+        return PERMANENT
 
     def query_url(self, query_id: str) -> str | None:
         return None
