@@ -1,1 +1,1 @@
-"""Where the tables are. `base` says what an engine can do; `registry` which of them a project has."""
+"""The databases that dbt builds in. `base` defines the interface of an engine, and `registry` lists all engines."""

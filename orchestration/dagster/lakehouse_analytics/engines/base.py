@@ -1,4 +1,4 @@
-"""The interface of an engine. Imports no Dagster, no dbt and no database client."""
+"""The interface of an engine. This module imports neither Dagster nor dbt nor a database client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from lakehouse_analytics.dbt.relation import Relation
 
-#: Answers one statement with every row. Raises `DatabaseError` if no statement can be answered, whatever it asks.
+#: Runs one statement and returns all its rows. Raises `DatabaseError` if the database cannot run any statement.
 FetchAll = Callable[[str], Sequence[Sequence[Any]]]
 
 
@@ -18,19 +18,19 @@ class DatabaseError(RuntimeError):
 
 
 class Reason(Protocol):
-    """Why something failed."""
+    """The classification of a failure."""
 
     @property
     def transient(self) -> bool:
-        """It may pass by itself."""
+        """Whether a retry may succeed."""
 
     @property
     def queue_full(self) -> bool:
-        """The engine is up and refused the statement, because too many are waiting already."""
+        """Whether the engine is up and refused the statement because its queue is full."""
 
     @property
     def advice(self) -> str:
-        """What a person does about it; empty where the message says all."""
+        """How to fix the failure; empty if the message says it already."""
 
 
 ErrorClassifier = Callable[[str], Reason]
@@ -43,59 +43,66 @@ class _Permanent:
     advice: str = ""
 
 
-#: Nothing to wait for.
+#: The reason of a failure that no retry can fix.
 PERMANENT: Reason = _Permanent()
 
 
 class Engine(Protocol):
-    """Where the tables are: whether dbt may write, and what its failures mean."""
+    """A database that dbt builds in: whether it accepts writes now, and what its error messages mean."""
 
     @property
     def queue_timeout(self) -> float:
-        """Seconds to retry what the engine refuses because its queue is full."""
+        """Seconds to retry statements that the engine refuses because its queue is full."""
 
     def wait_until_free(self, log: Callable[[str], None]) -> None:
-        """Return when dbt may start, or raise with the reason why it cannot; `log` gets what it waits for."""
+        """Wait until dbt can start.
+
+        Args:
+            log: Called with a message that says what the engine waits for.
+
+        Raises:
+            DatabaseError: dbt cannot start. The message has the reason.
+        """
 
     def classify_error(self, message: str) -> Reason:
-        """Whether what failed with this message may pass by itself."""
+        """Return the classification of a failure from its error message."""
 
     def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Log, for as long as the block runs, that queries of a run wait in a queue."""
+        """Log while the block runs that queries of a run are waiting in a queue."""
 
     def query_url(self, query_id: str) -> str | None:
-        """The page of a query, where the engine has one."""
+        """Return the URL of a query's page; None if the engine has no such pages."""
 
     def kill_queries(self, run_id: str) -> None:
-        """End what a dbt that died has left running; never raises."""
+        """Kill the queries that a run's dead dbt process has left running; never raises."""
 
 
 @runtime_checkable
 class Queried(Protocol):
-    """An engine that can be asked without dbt."""
+    """An engine that runs queries without dbt."""
 
     def fetch_all(self, sql: str) -> Sequence[Sequence[Any]]:
-        """Every row of one statement.
+        """Return all rows of one statement.
 
         Raises:
-            DatabaseError: the database cannot be used, or the statement failed.
+            DatabaseError: The database cannot be used, or the statement failed.
         """
 
 
 @runtime_checkable
 class Distributed(Protocol):
-    """An engine that limits what one statement may ask, and has a catalog that may know row counts already."""
+    """An engine that limits the size of a statement, and whose catalog may have row counts."""
 
-    #: Stages of one statement.
+    #: Maximum number of stages of one statement.
     max_stages: int
 
     def known_counts(self, relations: Collection[Relation], *, of: int) -> Mapping[Relation, int]:
-        """Exact row counts of those relations of which they are known without a query; any may be left out.
+        """Return the exact row counts that are known without a query. Any relation may be missing.
 
         Args:
             relations: Tables and views.
-            of: Tables that the run counts in all: with few of them looking up is not worth its start.
+            of: Number of tables that the run counts in total. For few tables, the lookup costs more than it saves.
 
         Raises:
-            Exception: with what a person has to fix. The rows can still be counted by queries.
+            Exception: The lookup failed; the message says what to fix. The rows can still be counted by queries.
         """

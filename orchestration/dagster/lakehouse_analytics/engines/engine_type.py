@@ -1,6 +1,7 @@
-"""What the code location has to know of a kind of database before it connects to one.
+"""The facts about a kind of database that the code location needs before it connects.
 
-Imports no Dagster, no dbt and no database client: the dbt profile and the manifest are read with it.
+This module imports neither Dagster nor dbt nor a database client, because reading the dbt profile and the manifest
+needs it.
 """
 
 from __future__ import annotations
@@ -19,44 +20,45 @@ if TYPE_CHECKING:
 
 
 class EngineType:
-    """One kind of database. Each folder of `engines/` has a subclass, and `registry.py` an instance of it.
+    """A kind of database. Each folder of `engines/` has a subclass, and `registry.py` an instance of it.
 
-    The defaults are those of a database server that speaks standard SQL and replaces a table in one transaction.
+    The defaults are right for a database server that speaks standard SQL and replaces a table in one transaction.
     """
 
     #: dbt's name of the adapter, as in `type:` of profiles.yml.
     name: ClassVar[str]
-    #: The name that messages use.
+    #: The name in messages.
     title: ClassVar[str]
 
-    #: Fields of a target that name databases and schemas; an error in one of them is an error of the profile.
+    #: Fields of a target that name databases and schemas. An error in one of them is an error of the profile.
     naming_fields: ClassVar[Sequence[str]] = ("database", "schema")
-    #: Fields of a target that say how to connect. They may be unknown where the manifest is made: in an image's build.
+    #: Fields of a target that say how to connect. They may be unknown when the manifest is created in an image's build.
     connection_fields: ClassVar[Sequence[str]] = ()
-    #: Settings that name the database, with the fields of the profile that hold the same: the two must agree.
+    #: Settings that name the database, each with the fields of the profile that have the same meaning. The two must
+    #: agree.
     same_as_profile: ClassVar[Mapping[str, Sequence[str]]] = {}
-    #: As `same_as_profile`, of settings that may differ: those of the environment count.
+    #: Like `same_as_profile`, for settings that may differ from the profile. The settings take precedence.
     also_in_profile: ClassVar[Mapping[str, Sequence[str]]] = {}
-    #: Settings that dbt gets as variables, for `profiles.yml` to read. Never a secret: dbt inherits those.
+    #: Settings that dbt gets as variables, for `profiles.yml` to read. Secrets are not among them: dbt inherits those.
     dbt_settings: ClassVar[Sequence[str]] = ()
-    #: Fields of this repository's own profile whose Jinja reads nothing but these variables: they say what settings
-    #: say, and need not be rendered.
+    #: Fields of this repository's own profile whose Jinja reads only these variables. They have the values of the
+    #: settings and need not be rendered.
     own_expressions: ClassVar[Mapping[str, Set[str]]] = {}
-    #: Settings of which one says how to log in. Where none is set, the profile does.
+    #: Settings that select how to log in. If none is set, the profile does.
     log_in_settings: ClassVar[Sequence[str]] = ()
-    #: Settings without a default that is right in production: required where LAKEHOUSE_ENV is `prod`.
+    #: Settings whose defaults are not suitable for production: required if LAKEHOUSE_ENV is `prod`.
     required_in_prod: ClassVar[Sequence[str]] = ()
-    #: Name of a target that this engine is developed with.
+    #: Name of the target for local development.
     local_target: ClassVar[str]
 
-    #: Concurrency pool of all that writes, with one slot; None where several runs can write at once. Then each table is
-    #: locked on its own (`locks.py`).
+    #: Concurrency pool of everything that writes, with one slot. None if several runs can write at once; then each
+    #: table has its own lock (`locks/`).
     pool: ClassVar[str | None] = None
     #: Whether the tables are Iceberg tables, which `maintenance/` maintains.
     iceberg: ClassVar[bool] = False
-    #: Where `lakehouse ingest` writes raw tables; None where it cannot.
+    #: Where `lakehouse ingest` writes raw tables; None if it cannot.
     raw_tables: ClassVar[Literal["duckdb_file", "iceberg"] | None] = None
-    #: Whether queries outlive the process that sent them, and are found by the run's id in their comment.
+    #: Whether queries can outlive the process that sent them. The run id in their comment identifies them.
     queries_outlive_client: ClassVar[bool] = True
 
     @property
@@ -65,70 +67,72 @@ class EngineType:
         return self.pool is None
 
     def resource(self, settings: Settings) -> Engine:
-        """The resource `engine`: the function `of` in the folder's `resource.py`, which may import clients.
+        """Return the resource `engine`.
+
+        The function `of` in the `resource.py` of the engine's folder creates it, and may import database clients.
 
         Args:
-            settings: The environment, complete.
+            settings: The complete settings.
         """
-        made: Engine = resolve_name(f"{type(self).__module__}.resource:of")(settings)
-        return made
+        resource: Engine = resolve_name(f"{type(self).__module__}.resource:of")(settings)
+        return resource
 
     def database(self, fields: Mapping[str, Any]) -> str:
-        """The database of a model that names none, as the dbt adapter derives it.
+        """Return the database of models that do not name one, as the dbt adapter derives it.
 
         Args:
-            fields: Of the rendered target.
+            fields: The fields of the rendered target.
         """
         return str(fields.get("database") or "")
 
     def local_file(self, fields: Mapping[str, Any]) -> str | None:  # noqa: ARG002
-        """Path of the local file that holds the tables, as the profile has it; None where there is none."""
+        """Return the profile's path of the local file with the tables; None if there is no such file."""
         return None
 
     def attached(self, fields: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:  # noqa: ARG002
-        """Databases that the adapter attaches beside its own, by alias."""
+        """Return the databases that the adapter attaches in addition to its own, by alias."""
         return {}
 
     def settings_of(self, profile: Profile) -> dict[str, Any]:  # noqa: ARG002
-        """What the profile says of the connection, by the setting that means the same."""
+        """Return the profile's values for the connection, by the setting with the same meaning."""
         return {}
 
     def log_in_of(self, profile: Profile) -> dict[str, Any]:  # noqa: ARG002
-        """How the profile logs in, by setting.
+        """Return the profile's credentials, by setting.
 
         Raises:
-            ProfileError: in a way that rows cannot be counted with.
+            ProfileError: Rows cannot be counted with the profile's authentication method.
         """
         return {}
 
     def problems_of(self, settings: Settings, found: Mapping[str, Any], where: str) -> list[str]:  # noqa: ARG002
-        """What is wrong with settings that the profile has completed, each by variable.
+        """Return one message per variable that does not fit the values from the profile.
 
         Args:
-            settings: The settings.
-            found: Those of them that are the profile's.
+            settings: The settings, completed with the profile's values.
+            found: The values that come from the profile, by setting.
             where: The profile, for messages.
         """
         return []
 
     def process_environment(self, settings: Settings) -> dict[str, str]:  # noqa: ARG002
-        """Variables of the dbt process that are not for `profiles.yml`."""
+        """Return environment variables of the dbt process that `profiles.yml` does not read."""
         return {}
 
     def location(self, settings: Settings) -> str:
-        """Where the tables are, for people: one line, or several."""
+        """Return a description of where the tables are, in one or more lines."""
         raise NotImplementedError
 
     def bucketed(self, relation: str, time: str, bins: Bins) -> str:
-        """A query of all columns of a table and `lakehouse_bucket`, the number of the interval between two borders.
+        """Return a query of all columns of a table and `lakehouse_bucket`, the number of the row's bin.
 
         Args:
-            relation: The table, quoted.
-            time: The column with the rows' own time, quoted: a date or a timestamp. A moment without a zone is UTC.
-            bins: The borders. Intervals are counted from 1 (`Bins.key`); rows outside may be left out.
+            relation: The quoted table.
+            time: The quoted column with the event time: a date or a timestamp. A timestamp without a time zone is UTC.
+            bins: The bins. They are numbered from 1 (`Bins.key`). Rows outside all bins may be missing.
         """
         raise NotImplementedError
 
     def lint(self, manifest: Manifest) -> list[Finding]:  # noqa: ARG002
-        """Settings of a dbt project that let readers see a half-written table."""
+        """Return findings about settings of a dbt project that let readers see a half-written table."""
         return []

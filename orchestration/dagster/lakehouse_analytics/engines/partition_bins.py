@@ -1,7 +1,7 @@
-"""The borders of partitions, as the statements that count rows by partition need them.
+"""The time ranges of partitions, as bins for the statements that count rows per partition.
 
-Pure: no Dagster, no connection. A row is put into its window by its time in seconds, so that windows may be of any
-length, and a day of 23 or 25 hours is one; dates by their day. What type a column has, the statement itself asks.
+This module needs neither Dagster nor a connection. Bins are in seconds, so that partitions may have any length, such
+as a day of 23 or 25 hours. Dates are compared by day. The statement itself determines the type of the column.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-#: Added to the seconds of dates: their windows stand behind those of times in one list. Whole days.
-DATES = 86400 * 10**7
-#: What the filter that lets an engine skip files leaves of room: zones, and sessions in other zones.
-ROOM = timedelta(days=2)
+#: Added to the seconds of dates, so that one list can contain the bins of timestamps and, after them, those of dates.
+#: A multiple of a day.
+DATE_OFFSET = 86400 * 10**7
+#: Margin of the filter that lets an engine skip files. It covers the time zones of values and of sessions.
+FILTER_MARGIN = timedelta(days=2)
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Borders of windows that follow each other without a gap.
+    """The bins of consecutive partitions.
 
     Attributes:
-        keys: Of the windows.
-        times: Their starts and the end of the last, aware.
+        keys: The partition keys.
+        times: The starts of the partitions and the end of the last one, as aware datetimes.
     """
 
     keys: Sequence[str]
@@ -31,33 +32,36 @@ class Bins:
 
     @property
     def borders(self) -> list[int]:
-        """In seconds since 1970: of times, then of dates."""
+        """The borders of the bins in seconds since 1970: those of timestamps, then those of dates."""
         days = [int(_midnight(_day(time)).timestamp()) for time in self.times]
-        return [*(int(time.timestamp()) for time in self.times), *(DATES + day for day in days)]
+        return [*(int(time.timestamp()) for time in self.times), *(DATE_OFFSET + day for day in days)]
 
     @property
     def step(self) -> int:
-        """Seconds of which every window is a multiple, and by which they are apart: an hour, in most zones."""
+        """Seconds of which the length of every bin and every gap is a multiple: an hour in most time zones."""
         first, *others = self.borders
         return math.gcd(*(border - first for border in others))
 
     def key(self, bucket: int) -> str | None:
-        """The window of the n-th interval between borders, counted from 1; None outside all windows."""
+        """Return the partition key of a bin, counted from 1; None if it belongs to no partition."""
         place = (bucket - 1) % len(self.times)
         return self.keys[place] if 0 < bucket < 2 * len(self.times) and place < len(self.keys) else None
 
     def near(self, time: str) -> str:
-        """A condition that lets an engine skip what is far from all windows.
+        """Return a condition that lets an engine skip rows that are far from all partitions.
 
         Args:
-            time: The column, quoted.
+            time: The quoted column.
         """
-        low, high = (f"timestamp '{_naive(moment)}'" for moment in (self.times[0] - ROOM, self.times[-1] + ROOM))
+        low, high = (
+            f"timestamp '{_naive(moment)}'"
+            for moment in (self.times[0] - FILTER_MARGIN, self.times[-1] + FILTER_MARGIN)
+        )
         return f"{time} >= {low} and {time} < {high}"
 
 
 def _day(time: datetime) -> date:
-    """The day that begins with a moment: a zone that skips its midnight begins it later."""
+    """Return the day that starts at a time. It starts later than midnight if the time zone skips midnight."""
     return time.date()
 
 

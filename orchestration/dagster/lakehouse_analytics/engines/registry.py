@@ -1,4 +1,4 @@
-"""The engines that dbt can build in. A new one is a folder beside this file and a line here: docs/add-an-engine.md."""
+"""All engines. To add one, write a folder beside this file and add a line to `ENGINES`: docs/add-an-engine.md."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lakehouse_analytics.engines.trino import Trino
 
 
 class UnsupportedEngineError(ValueError):
-    """dbt's adapter is none that this code location knows. The message names it, and those that it knows."""
+    """This code location does not support dbt's adapter. The message names the adapter and the supported ones."""
 
 
-#: By dbt's name of the adapter.
+#: The engines, by dbt's name of the adapter.
 ENGINES: Mapping[str, EngineType] = {engine.name: engine for engine in (DuckDB(), Trino(), Postgres())}
 
 
 def engine_type(adapter: str) -> EngineType:
-    """The engine of a dbt adapter.
+    """Return the engine of a dbt adapter.
 
     Raises:
-        UnsupportedEngineError: there is none of this name.
+        UnsupportedEngineError: There is no engine of this name.
     """
     if adapter not in ENGINES:
         raise UnsupportedEngineError(f"dbt's adapter is {adapter}; this version runs on {joined([*ENGINES])}.")

@@ -1,4 +1,4 @@
-"""The resources of the code location that a target needs."""
+"""The resources that the builds of a dbt target need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lakehouse_analytics.settings import Settings
 
 
 def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
-    """dbt for this target."""
+    """Return the resource that runs dbt with a project's target."""
     return DbtRunner(
         project_dir=str(project.project_dir),
         profiles_dir=str(project.profiles_dir),
@@ -22,5 +22,5 @@ def dbt_runner(settings: Settings, project: DbtProject) -> DbtRunner:
 
 
 def engine(settings: Settings, graph: Graph) -> Engine:
-    """The database that dbt builds in."""
+    """Return the resource for the database that dbt builds in."""
     return graph.engine.resource(settings)

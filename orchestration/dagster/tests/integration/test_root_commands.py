@@ -141,7 +141,7 @@ SAID = (
     "incremental_strategy: microbatch deletes each batch",
     "meta.lakehouse.pool has no effect",
     "on_table_exists is rename",
-    "on_table_exists: gone is not known",
+    "on_table_exists: gone is not valid",
     "no query-comment names the run",
     "have no layer",
     "meta.dagster.ref names nothing",

@@ -1,4 +1,4 @@
-"""DuckDB, the embedded engine: dbt-duckdb."""
+"""DuckDB, the embedded engine. Its dbt adapter is dbt-duckdb."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lakehouse_analytics.engines.engine_type import EngineType
-from lakehouse_analytics.engines.partition_bins import DATES, Bins
+from lakehouse_analytics.engines.partition_bins import DATE_OFFSET, Bins
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.profile import Profile
     from lakehouse_analytics.settings import Settings
 
-#: One writer at a time, across dbt and checks: DuckDB allows no other.
+#: The pool that dbt and checks share: DuckDB allows only one writer at a time.
 DUCKDB_POOL = "duckdb"
 
 
 class DuckDB(EngineType):
-    """A file, which one process at a time may write."""
+    """The type of engine for a DuckDB file, which only one process at a time can write."""
 
     name = "duckdb"
     title = "DuckDB"
@@ -33,18 +33,20 @@ class DuckDB(EngineType):
     queries_outlive_client = False
 
     def database(self, fields: Mapping[str, Any]) -> str:
-        """The profile's, or the first part of the file's name: https://github.com/duckdb/dbt-duckdb
+        """Return the profile's database, or the first part of the file's name.
+
+        dbt-duckdb derives the name in the same way: https://github.com/duckdb/dbt-duckdb
         (`DuckDBCredentials.path_derived_database_name`).
         """
         return str(fields.get("database") or database_of(str(fields.get("path") or ":memory:")))
 
     def local_file(self, fields: Mapping[str, Any]) -> str | None:
-        """The file; None where the database is in memory or on a server, such as MotherDuck's."""
+        """Return the path of the file; None if the database is in memory or on a server, such as MotherDuck's."""
         path = str(fields.get("path") or ":memory:")
         return None if path == ":memory:" or len(urlsplit(path).scheme) > 1 else path
 
     def attached(self, fields: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-        """Those of `attach`."""
+        """Return the databases of the profile's `attach`, by alias."""
         found = {}
         for item in fields.get("attach") or ():
             if isinstance(item, Mapping) and item.get("path"):
@@ -52,17 +54,19 @@ class DuckDB(EngineType):
         return found
 
     def settings_of(self, profile: Profile) -> dict[str, Any]:
-        """The file."""
+        """Return the profile's file, by setting."""
         return {"duckdb_path": profile.database_file}
 
     def location(self, settings: Settings) -> str:
-        """The file."""
+        """Return a line with the path of the file."""
         return f"The database: {settings.duckdb_path}"
 
     def bucketed(self, relation: str, time: str, bins: Bins) -> str:
-        """A hash join over steps that every border is a multiple of; an `asof join` would sort the table."""
+        """Return a query with a hash join over `Bins.step`, because an `asof join` would sort the table."""
         first, step = bins.borders[0], bins.step
-        since = f"epoch_us({time}) + case when typeof({time}) = 'DATE' then {DATES}000000 else 0 end - {first}000000"
+        since = (
+            f"epoch_us({time}) + case when typeof({time}) = 'DATE' then {DATE_OFFSET}000000 else 0 end - {first}000000"
+        )
         places = [(border - first) // step for border in bins.borders]
         gap = len(bins.keys)  # between times and dates
         lows, highs, numbers = (
@@ -79,5 +83,5 @@ class DuckDB(EngineType):
 
 
 def database_of(path: str) -> str:
-    """The database's name in DuckDB and dbt-duckdb: the file's up to its first dot."""
+    """Return the name of a file's database in DuckDB and dbt-duckdb: the file's name up to its first dot."""
     return "memory" if path == ":memory:" else Path(path).name.lstrip(".").split(".")[0]

@@ -1,6 +1,6 @@
-"""The DuckDB file: short-lived connections, and errors a person can act on. No Dagster in here.
+"""Short-lived connections to the DuckDB file, with errors that say what to do. This module does not import Dagster.
 
-One writer excludes all other processes, readers included, so connections are kept short.
+A writer excludes all other processes, readers included, so connections are kept short.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def connect(
     """Open the database file, waiting while another process holds it.
 
     Args:
-        path: The DuckDB file; created, with its folder, unless `read_only`.
+        path: The DuckDB file. It is created, with its folder, unless `read_only`.
         read_only: Readers exclude writers but not each other.
         timeout: Seconds to wait for the lock.
-        log: Called once with a message that names the holder, when the file is locked.
+        log: Called once with a message that names the holder if the file is locked.
 
     Raises:
-        DatabaseError: locked for longer than `timeout` (by whom, where DuckDB can tell), missing,
-            not writable, or not a DuckDB file.
+        DatabaseError: The file is missing, not writable, not a DuckDB file, or locked for longer than `timeout`. The
+            message names the holder of the lock if DuckDB knows it.
     """
     import duckdb
 

@@ -1,4 +1,4 @@
-"""The embedded engine: DuckDB, which one process at a time may write."""
+"""The resource for DuckDB."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def of(settings: Settings) -> DuckDBResource:
-    """The resource of an environment."""
+    """Return the resource that the settings describe."""
     try:
         is_file = settings.profile.database_file is not None
     except ProfileError:
@@ -30,26 +30,27 @@ def of(settings: Settings) -> DuckDBResource:
 
 
 class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """What dbt builds in with dbt-duckdb.
+    """The database that dbt builds in with dbt-duckdb.
 
     Attributes:
-        path: The DuckDB file; None where the database is in memory or on a server, such as MotherDuck's.
-        lock_timeout: Seconds to wait for another process.
+        path: The DuckDB file; None if the database is in memory or on a server, such as MotherDuck's.
+        lock_timeout: Seconds to wait for another process that has locked the file.
     """
 
-    #: It has no queue.
+    #: DuckDB has no queue.
     queue_timeout: ClassVar[float] = 0.0
 
     path: str | None
     lock_timeout: float = 60.0
 
     def wait_until_free(self, log: Callable[[str], None]) -> None:
-        """Return once a writer could open the file, so that dbt does not start against a lock.
+        """Wait until a writer can open the file, so that dbt does not fail because of a lock.
 
-        `log` gets a message that says what it waits for.
+        Args:
+            log: Called with a message that names the holder of the lock.
 
         Raises:
-            DatabaseError: still locked after `lock_timeout`, or not writable.
+            DatabaseError: The file is still locked after `lock_timeout`, or is not writable.
         """
         if self.path is None:
             return
@@ -58,15 +59,15 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @contextmanager
     def get_connection(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the database for the user's own assets, under the name of dagster-duckdb's method.
+        """Open the database for the user's own assets. The method has the same name in dagster-duckdb.
 
-        Close it soon: no other process can open the file meanwhile.
+        Close the connection soon, because other processes cannot open the file in the meantime.
 
         Args:
-            read_only: Other readers may open the file as well.
+            read_only: Whether other readers can open the file as well.
 
         Raises:
-            DatabaseError: the file is still locked after `lock_timeout`, or the database is not a file.
+            DatabaseError: The file is still locked after `lock_timeout`, or the database is not a file.
         """
         if self.path is None:
             raise DatabaseError("The target's database is not a file: connect with `duckdb.connect` and its address.")
@@ -74,16 +75,16 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             yield connection
 
     def classify_error(self, message: str) -> Reason:  # noqa: ARG002
-        """No error of an embedded database passes by itself."""
+        """Return `PERMANENT`: an embedded database has no transient failures."""
         return PERMANENT
 
     def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:  # noqa: ARG002
-        """No query waits for others."""
+        """Do nothing: DuckDB has no queue."""
         return nullcontext()
 
     def query_url(self, query_id: str) -> str | None:  # noqa: ARG002
-        """DuckDB keeps no page of a query."""
+        """Return None: DuckDB has no pages of queries."""
         return None
 
     def kill_queries(self, run_id: str) -> None:
-        """Queries of a process end with it."""
+        """Do nothing: the queries of a process end with it."""

@@ -10,7 +10,7 @@ from lakehouse_analytics.common.environment import absolute, repository_root
 
 
 class DuckDBSettings(BaseModel):
-    """The part of `Settings` that is DuckDB's."""
+    """The part of `Settings` about DuckDB."""
 
     duckdb_path: Path = Field(
         default_factory=lambda: repository_root() / ".data" / "lakehouse.duckdb",

@@ -1,7 +1,7 @@
-"""What a failure of PostgreSQL means: whether it may pass, and what to do. Judged by the message that dbt reports.
+"""Classification of PostgreSQL's failures, by the message that dbt reports.
 
-Messages are those of PostgreSQL's own catalog in English (https://www.postgresql.org/docs/current/errcodes-appendix.html)
-and of libpq. dbt reports no SQLSTATE.
+The messages are PostgreSQL's own in English (https://www.postgresql.org/docs/current/errcodes-appendix.html) and those
+of libpq. dbt does not report the SQLSTATE.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Failure:
-    """One failure.
+    """The classification of a failure.
 
     Attributes:
         transient: Whether the same statement may succeed later, unchanged.
         queue_full: Whether the server refused a connection because it has too many.
-        advice: What to do about it; empty where the message says all.
+        advice: How to fix the failure; empty if the message says it already.
     """
 
     transient: bool = False
@@ -26,7 +26,7 @@ class Failure:
 
 
 _CONNECTIONS = "PostgreSQL has no connection left: lower LAKEHOUSE_DBT_THREADS, or raise max_connections."
-#: The first pattern that is found decides.
+#: The first pattern that matches takes precedence.
 _FAILURES: tuple[tuple[re.Pattern[str], Failure], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), failure)
     for pattern, failure in (
@@ -48,7 +48,7 @@ _FAILURES: tuple[tuple[re.Pattern[str], Failure], ...] = tuple(
         ("No space left on device", Failure(advice="The disk of the PostgreSQL server is full.")),
     )
 )
-#: What the server says of a log-in, a database or a role that is wrong. Waiting does not help.
+#: Matches the server's messages about wrong credentials, databases and roles. Waiting does not help.
 REFUSED = re.compile(
     "password authentication failed|no password supplied|no pg_hba.conf entry|does not exist|certificate verify failed",
     re.IGNORECASE,
@@ -56,7 +56,7 @@ REFUSED = re.compile(
 
 
 def classify(message: str) -> Failure:
-    """Judge the message of a failed node or statement."""
+    """Classify the message of a failed node or statement."""
     if REFUSED.search(message):
         return Failure()
     return next((failure for pattern, failure in _FAILURES if pattern.search(message)), Failure())

@@ -1,4 +1,4 @@
-"""PostgreSQL, over a connection of its own for as long as a question takes."""
+"""The resource for PostgreSQL. Each statement has its own connection."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CONNECT_TIMEOUT = 10
 
 
 def of(settings: Settings) -> PostgresResource:
-    """The resource of an environment."""
+    """Return the resource that the settings describe."""
     return PostgresResource(start_timeout=settings.postgres_start_timeout)
 
 
@@ -46,16 +46,20 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         start_timeout: Seconds to wait for a server that is down or starting.
     """
 
-    #: A refused connection is retried for as long, in seconds.
+    #: Seconds to retry when the server refuses connections because it has too many.
     queue_timeout: ClassVar[float] = 1800.0
 
     start_timeout: float = 120.0
 
     def wait_until_free(self, log: Callable[[str], None] = _LOGGER.warning) -> None:
-        """Return once the server accepts a connection; `log` gets what it waits for.
+        """Wait until the server accepts a connection.
+
+        Args:
+            log: Called with a message that says what it waits for.
 
         Raises:
-            DatabaseError: not within `start_timeout` seconds, or at once where waiting cannot help.
+            DatabaseError: The server does not accept a connection within `start_timeout` seconds. Raised at once if
+                waiting cannot help.
         """
         deadline, delay, waits = time.monotonic() + self.start_timeout, 0.2, False
         while True:
@@ -63,7 +67,7 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 with connect():
                     return
             except ProfileError:
-                return  # dbt says what is wrong with it
+                return  # dbt reports what is wrong with the profile
             except DatabaseError as error:
                 message = str(error)
                 if REFUSED.search(message) or not classify(message).transient or time.monotonic() >= deadline:
@@ -75,10 +79,10 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             delay = min(delay * 2, 5.0)
 
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        """Every row of one statement, in a transaction of its own.
+        """Return all rows of one statement, which is its own transaction.
 
         Raises:
-            DatabaseError: the server cannot be reached, or the statement failed.
+            DatabaseError: The server cannot be reached, or the statement failed.
         """
         import psycopg2
 
@@ -90,21 +94,21 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 raise DatabaseError(f"PostgreSQL: {' '.join(str(error).split())}") from None
 
     def classify_error(self, message: str) -> Failure:
-        """What dbt's message of a failed node means."""
+        """Return the classification of dbt's message about a failed node."""
         return classify(message)
 
     def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:  # noqa: ARG002
-        """PostgreSQL has no queue."""
+        """Do nothing: PostgreSQL has no queue."""
         return nullcontext()
 
     def query_url(self, query_id: str) -> str | None:  # noqa: ARG002
-        """PostgreSQL has no page of a query."""
+        """Return None: PostgreSQL has no pages of queries."""
         return None
 
     def kill_queries(self, run_id: str) -> None:
-        """End the sessions that a dead dbt of a run has left: the server notices only when it next answers them.
+        """Terminate the sessions that a run's dead dbt process has left; their transactions are rolled back.
 
-        They roll back. What cannot be ended is logged.
+        The server itself would notice only when it next sends them a response. Failures are logged.
         """
         try:
             with connect() as connection, connection.cursor() as cursor:
@@ -114,17 +118,17 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                     (run_id,),
                 )
                 for pid, _ in cursor.fetchall():
-                    _LOGGER.warning("PostgreSQL session %s of run %s is terminated: its dbt is dead", pid, run_id)
+                    _LOGGER.warning("Terminated PostgreSQL session %s of run %s: its dbt process is dead", pid, run_id)
         except Exception as error:
-            _LOGGER.warning("Sessions of run %s in PostgreSQL may run on: %s", run_id, error)
+            _LOGGER.warning("PostgreSQL sessions of run %s may still be running: %s", run_id, error)
 
 
 @contextmanager
 def connect() -> Iterator[psycopg2.extensions.connection]:
-    """A connection to the server of dbt's profile, for as long as the block runs.
+    """Connect to the server of dbt's profile, and close the connection after the block.
 
     Raises:
-        DatabaseError: it cannot be opened. The message names the server, never the password.
+        DatabaseError: The connection cannot be opened. The message names the server, never the password.
     """
     import psycopg2
 
@@ -134,7 +138,7 @@ def connect() -> Iterator[psycopg2.extensions.connection]:
         connection = psycopg2.connect(connect_timeout=_CONNECT_TIMEOUT, application_name="lakehouse", **parameters)
     except psycopg2.Error as error:
         reason = " ".join(str(error).split())
-        raise DatabaseError(f"PostgreSQL cannot be reached, as {profile.where} says: {reason.rstrip('.')}.") from None
+        raise DatabaseError(f"PostgreSQL cannot be reached with {profile.where}: {reason.rstrip('.')}.") from None
     connection.autocommit = True
     try:
         yield connection
@@ -143,7 +147,7 @@ def connect() -> Iterator[psycopg2.extensions.connection]:
 
 
 def parameters_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """libpq's parameters, from the rendered fields of a profile."""
+    """Return libpq's parameters, from the rendered fields of a profile."""
     found = {
         name: next((fields[field] for field in same if fields.get(field)), None) for name, same in _PARAMETERS.items()
     }

@@ -1,4 +1,4 @@
-"""Settings of PostgreSQL. The address and the log-in are those of dbt's profile."""
+"""Settings of PostgreSQL. The address and the credentials are in dbt's profile."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pydantic import BaseModel, Field
 
 
 class PostgresSettings(BaseModel):
-    """The part of `Settings` that is PostgreSQL's."""
+    """The part of `Settings` about PostgreSQL."""
 
     postgres_start_timeout: float = Field(
-        120.0, ge=0, description="Seconds to wait for a PostgreSQL that is down or starting."
+        120.0, ge=0, description="Seconds to wait for a PostgreSQL server that is down or starting."
     )

@@ -1,4 +1,4 @@
-"""Trino over Iceberg: dbt-trino."""
+"""Trino with Iceberg tables. Its dbt adapter is dbt-trino."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.common.environment import PREFIX
 from lakehouse_analytics.engines.engine_type import EngineType
-from lakehouse_analytics.engines.partition_bins import DATES, Bins
+from lakehouse_analytics.engines.partition_bins import DATE_OFFSET, Bins
 from lakehouse_analytics.engines.trino.settings import LOG_INS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Trino(EngineType):
-    """A cluster, whose tables are Iceberg's."""
+    """The type of engine for a Trino cluster with Iceberg tables."""
 
     name = "trino"
     title = "Trino"
@@ -49,41 +49,45 @@ class Trino(EngineType):
     raw_tables = "iceberg"
 
     def database(self, fields: Mapping[str, Any]) -> str:
-        """The catalog."""
+        """Return the profile's catalog."""
         return str(fields.get("database") or fields.get("catalog") or "")
 
     def settings_of(self, profile: Profile) -> dict[str, Any]:
-        """See `engines/trino/profile.py`."""
+        """Return the profile's address, user and catalog, by setting."""
         from lakehouse_analytics.engines.trino.profile import connection_of
 
         return connection_of(profile)
 
     def log_in_of(self, profile: Profile) -> dict[str, Any]:
-        """See `engines/trino/profile.py`."""
+        """Return the profile's password, token or certificate, by setting.
+
+        Raises:
+            ProfileError: Rows cannot be counted with the profile's authentication method.
+        """
         from lakehouse_analytics.engines.trino.profile import log_in_of
 
         return log_in_of(profile)
 
     def problems_of(self, settings: Settings, found: Mapping[str, Any], where: str) -> list[str]:
-        """A log-in needs HTTPS."""
+        """Return a message if the profile logs in over HTTP: logging in requires HTTPS."""
         if settings.trino_http_scheme == "http" and not LOG_INS.keys().isdisjoint(found):
             return [f"{PREFIX}TRINO_HTTP_SCHEME: must be https, because {where} logs in to Trino"]
         return []
 
     def process_environment(self, settings: Settings) -> dict[str, str]:
-        """Where the machine sets this variable, it overrides the profile's `cert`."""
+        """Return REQUESTS_CA_BUNDLE, because a value that the machine sets would override the profile's `cert`."""
         return {"REQUESTS_CA_BUNDLE": str(settings.trino_ca_bundle)} if settings.trino_ca_bundle else {}
 
     def location(self, settings: Settings) -> str:
-        """The catalog and the coordinator."""
+        """Return a line with the catalog, the coordinator and the URL of the UI."""
         server = f"{settings.trino_http_scheme}://{settings.trino_host}:{settings.trino_port}"
         queries = f"  (queries: {settings.trino_ui_url}/ui/)" if settings.trino_ui_url else ""
         return f"The catalog: {settings.trino_catalog} on {server}{queries}"
 
     def bucketed(self, relation: str, time: str, bins: Bins) -> str:
-        """By `width_bucket`."""
+        """Return a query with `width_bucket`."""
         seconds = (
-            f"case when typeof({time}) = 'date' then {DATES} + 86400e0 * date_diff('day', date '1970-01-01', "
+            f"case when typeof({time}) = 'date' then {DATE_OFFSET} + 86400e0 * date_diff('day', date '1970-01-01', "
             f"cast({time} as date)) when typeof({time}) like '%with time zone' "
             f"then to_unixtime(cast({time} as timestamp(6) with time zone)) "
             f"else to_unixtime(with_timezone(cast({time} as timestamp(6)), 'UTC')) end"
@@ -93,7 +97,7 @@ class Trino(EngineType):
         return f"select *, {bucket} as lakehouse_bucket from {relation} where {bins.near(time)}"  # noqa: S608
 
     def lint(self, manifest: Manifest) -> list[Finding]:
-        """Every statement is a commit of its own."""
+        """Return findings about settings with which a build is more than one commit, because each statement is one."""
         from lakehouse_analytics.engines.trino.atomic_writes import lint
 
         return lint(manifest)

@@ -1,8 +1,8 @@
-"""Which settings of a dbt project let a reader on Trino see a half-replaced table, from the manifest alone.
+"""Finds settings of a dbt project that let readers on Trino see a half-replaced table, from the manifest alone.
 
-Pure: no Dagster, no dbt. Judged by dbt-trino 1.11's materializations over Iceberg, where every statement is a commit of
-its own. A project's override of a stock macro counts as atomic when its `meta.lakehouse.atomic` says so.
-What is guaranteed, and the way out of each finding: docs/atomic-writes.md.
+This module imports neither Dagster nor dbt. It follows the materializations of dbt-trino 1.11 for Iceberg tables, where
+every statement is its own commit. A project's override of a built-in macro counts as atomic if its
+`meta.lakehouse.atomic` is set. docs/atomic-writes.md describes what is guaranteed and how to fix each finding.
 """
 
 from __future__ import annotations
@@ -13,33 +13,34 @@ from lakehouse_analytics.common.text import brief
 from lakehouse_analytics.dbt.lint.findings import Finding
 from lakehouse_analytics.dbt.nodes import Macro, Manifest, Node
 
-#: Values dbt-trino knows; with any other it logs a line and renames.
+#: Values that dbt-trino supports. For other values, it logs a message and uses `rename`.
 _ON_TABLE_EXISTS = {
     "table": {"rename", "drop", "replace", "skip"},
     "incremental": {"rename", "drop", "replace"},
 }
-#: Strategies that dbt-trino runs as DELETE, then INSERT, and the macros whose override may make one statement of it.
+#: Strategies that dbt-trino runs as DELETE and INSERT, each with the macros that an override can reduce to one
+#: statement.
 _TWO_COMMITS = {
     "delete_insert": {"get_incremental_delete_insert_sql", "get_delete_insert_merge_sql"},
     "microbatch": {"get_incremental_microbatch_sql"},
 }
-#: What `meta.lakehouse.accept` calls these findings.
+#: The names of these findings in `meta.lakehouse.accept`.
 NOT_ATOMIC = "not_atomic"
 REPEATED_INSERTS = "repeated_inserts"
 
 
 def lint(manifest: Manifest) -> list[Finding]:
-    """Judge every enabled model and seed of a manifest made for Trino; manifests of other adapters have no findings.
+    """Return the findings for all enabled models and seeds of a manifest. Other adapters than Trino have none.
 
     Args:
-        manifest: The dbt project's.
+        manifest: The manifest of the dbt project.
     """
     if manifest.adapter_type != "trino":
         return []
     root = manifest.project_name
     atomic = _declared_atomic(manifest.macros, root)
-    # Disabled nodes are not among a manifest's nodes. Views are replaced in one statement, snapshots in one MERGE;
-    # ephemeral models are no relations, and of custom materializations nothing is known.
+    # A manifest's nodes do not include disabled ones. Views are replaced in one statement, snapshots in one MERGE;
+    # ephemeral models are not relations, and nothing is known about custom materializations.
     nodes = [
         node for node in manifest.of_type("model", "seed") if node.config.materialized in (*_ON_TABLE_EXISTS, "seed")
     ]
@@ -54,15 +55,15 @@ def lint(manifest: Manifest) -> list[Finding]:
                     node,
                     root,
                     NOT_ATOMIC,
-                    "dbt-trino empties a seed and fills it again by inserts of 1000 rows, and readers see it so; copy "
-                    "macros/load_csv_rows.sql into the project, or run seeds on their own",
+                    "dbt-trino empties a seed and then inserts 1000 rows per statement, so readers see it incomplete; "
+                    "copy macros/load_csv_rows.sql into the project, or run seeds separately",
                 )
             )
     return found
 
 
 def _finding(node: Node, root: str, accept: str | None, problem: str, *, policy: bool = False) -> Finding:
-    where = _whose(node, root)
+    where = _location(node, root)
     return Finding(node.unique_id, where, _name(node), problem, accept, policy, node.resource_type)
 
 
@@ -86,7 +87,7 @@ def _policies(node: Node, atomic: frozenset[str]) -> Iterator[tuple[str, str]]:
     elif on_table_exists == "skip" and contracted:
         yield (
             REPEATED_INSERTS,
-            "on_table_exists: skip with an enforced contract inserts all rows again at every run; copy "
+            "on_table_exists: skip with an enforced contract inserts all rows again in every run; copy "
             "macros/create_table_as.sql into the project, or set on_table_exists: replace without the contract",
         )
     if config.is_incremental and not _overridden(_TWO_COMMITS.get(_strategy(node), set()), atomic):
@@ -94,7 +95,7 @@ def _policies(node: Node, atomic: frozenset[str]) -> Iterator[tuple[str, str]]:
             yield (
                 NOT_ATOMIC,
                 "incremental_strategy: delete+insert is two commits on Iceberg, between which readers miss the deleted "
-                "rows; use merge with the same unique_key, or replace_window for a window of time",
+                "rows; use merge with the same unique_key, or replace_window for a time window",
             )
         if _strategy(node) == "microbatch":
             yield (
@@ -106,13 +107,13 @@ def _policies(node: Node, atomic: frozenset[str]) -> Iterator[tuple[str, str]]:
 
 def _warnings(node: Node) -> Iterator[tuple[str | None, str]]:
     config = node.config
-    said = config.on_table_exists
-    if said is not None and said not in _ON_TABLE_EXISTS[config.materialized]:
+    value = config.on_table_exists
+    if value is not None and value not in _ON_TABLE_EXISTS[config.materialized]:
         known = ", ".join(sorted(_ON_TABLE_EXISTS[config.materialized]))
         yield (
             None,
-            f"on_table_exists: {brief(said)} is not known for {config.materialized} ({known}); dbt-trino renames "
-            "instead",
+            f"on_table_exists: {brief(value)} is not valid for {config.materialized} ({known}); dbt-trino uses "
+            "rename instead",
         )
     if _on_table_exists(node) == "rename":
         yield (
@@ -125,7 +126,8 @@ def _warnings(node: Node) -> Iterator[tuple[str | None, str]]:
     if config.on_schema_change == "sync_all_columns":
         yield (
             NOT_ATOMIC,
-            "on_schema_change: sync_all_columns changes a type by four statements, between which the column is gone; "
+            "on_schema_change: sync_all_columns changes a type with four statements, between which the column is "
+            "missing; "
             "use append_new_columns or fail, and --full-refresh when a type changes",
         )
     if _strategy(node) == "replace_window" and "compact_window" not in " ".join(config.post_hooks):
@@ -137,14 +139,14 @@ def _warnings(node: Node) -> Iterator[tuple[str | None, str]]:
 
 
 def _on_table_exists(node: Node) -> str:
-    said = node.config.on_table_exists
-    return said if said in _ON_TABLE_EXISTS[node.config.materialized] else "rename"
+    value = node.config.on_table_exists
+    return value if value in _ON_TABLE_EXISTS[node.config.materialized] else "rename"
 
 
 def _strategy(node: Node) -> str:
     if not node.config.is_incremental:
         return ""
-    # dbt finds a strategy's macro by this name.
+    # The form of the name with which dbt looks up the strategy's macro.
     return (node.config.incremental_strategy or "default").replace("+", "_")
 
 
@@ -156,7 +158,7 @@ def _overridden(macros: Iterable[str], atomic: frozenset[str]) -> bool:
     return any({macro, f"trino__{macro}"} & atomic for macro in macros)
 
 
-def _whose(node: Node, root: str) -> str:
+def _location(node: Node, root: str) -> str:
     package = "" if node.package_name == root else f" of package {node.package_name}"
     return f"{node.original_file_path}: {node.resource_type} {_name(node)}{package}"
 

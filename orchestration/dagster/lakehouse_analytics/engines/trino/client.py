@@ -1,4 +1,4 @@
-"""Statements on Trino: one connection each, always closed; retried only if that is safe. Does not import Dagster.
+"""Runs statements on Trino. Each has its own connection, and is retried only if that is safe. No import of Dagster.
 
 The client itself retries single HTTP requests. This is safe even for a statement that writes: Trino starts a statement
 when its first page is requested, so a statement whose response was lost never runs.
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     import tenacity
     import trino
 
-#: Tries of one statement, and of one HTTP request of it.
+#: Maximum attempts at one statement, and at each of its HTTP requests.
 STATEMENT_ATTEMPTS = 5
 REQUEST_ATTEMPTS = 5
-#: Seconds: the first wait before a retry, the longest, and the jitter.
+#: Waits before retries in seconds: the first wait, the maximum, and the jitter.
 FIRST_WAIT, LONGEST_WAIT, JITTER = 0.5, 10.0, 0.5
-#: The longest wait while the queue is full.
+#: Maximum wait in seconds while the queue is full.
 LONGEST_WAIT_IN_QUEUE = 30.0
 
 _LOGGER = logging.getLogger("lakehouse_analytics")
@@ -55,14 +55,14 @@ class QueryResult:
 
 
 def is_read_only(sql: str) -> bool:
-    """Whether a statement certainly writes nothing; False if in doubt."""
+    """Return whether a statement certainly writes nothing; False if in doubt."""
     bare = _COMMENT.sub(" ", sql).lstrip(" \t\r\n(")
     word = re.match(r"[a-z]+", bare, re.IGNORECASE)
     return bool(word and word[0].lower() in _READS and not _MAY_WRITE.search(sql))
 
 
 def backoff(longest: float | None = None) -> tenacity.wait.wait_base:
-    """The wait before each retry: exponential, with a maximum and jitter.
+    """Return the strategy for waits before retries: exponential, with a maximum and jitter.
 
     Args:
         longest: Maximum in seconds; default: `LONGEST_WAIT`.
@@ -80,7 +80,11 @@ class _Patience:
     """
 
     def __init__(self, server: TrinoServer, *, attempts: int | None = None) -> None:
-        """`attempts` limits the attempts in an outage; without it, `start_timeout` does."""
+        """
+        Args:
+            server: The coordinator.
+            attempts: Maximum attempts in an outage; None: `start_timeout` is the limit.
+        """
         self._server, self._attempts = server, attempts
         self.queued = 0.0
         self.outage = self.full = 0.0
@@ -88,7 +92,7 @@ class _Patience:
         self._mark = time.monotonic()
 
     def left(self) -> float:
-        """Seconds left for an outage."""
+        """Return the seconds that are left for an outage."""
         return self._server.start_timeout - self.outage
 
     def start(self) -> None:
@@ -96,7 +100,7 @@ class _Patience:
         self._mark = time.monotonic()
 
     def wait(self, state: tenacity.RetryCallState) -> float:
-        """Seconds to wait before the next attempt."""
+        """Return the seconds to wait before the next attempt."""
         from types import SimpleNamespace
 
         full = _error(state).failure.queue_full
@@ -105,7 +109,7 @@ class _Patience:
         return backoff(longest)(SimpleNamespace(attempt_number=self.refusals if full else self.tries))  # type: ignore[arg-type]
 
     def spent(self, state: tenacity.RetryCallState) -> bool:
-        """Count this attempt and the wait that follows; whether their budget is used up."""
+        """Count this attempt and the wait that follows. Return whether their budget is used up."""
         now = time.monotonic()
         took = now - self._mark - self.queued + state.upcoming_sleep
         self._mark, self.queued = now + state.upcoming_sleep, 0.0
@@ -118,30 +122,30 @@ class _Patience:
 
 def _error(state: tenacity.RetryCallState) -> TrinoError:
     error = state.outcome and state.outcome.exception()
-    assert isinstance(error, TrinoError)  # noqa: S101  # nothing else is tried again
+    assert isinstance(error, TrinoError)  # noqa: S101  # nothing else is retried
     return error
 
 
 class _Progress:
-    """Follows one statement by the statistics that Trino sends with each page.
+    """Monitors one statement with the statistics that Trino sends with each page.
 
     Args:
-        server: Where it runs.
-        log: Called once, when the statement waits in a queue.
-        running: Seconds that it may take, without its time in the queue.
+        server: The coordinator.
+        log: Called once if the statement waits in a queue.
+        running: Time limit in seconds, not including the time in the queue.
     """
 
     def __init__(self, server: TrinoServer, log: Callable[[str], None], running: float | None = None) -> None:
         self._server, self._log, self._running = server, log, running
         self._began = self._last = time.monotonic()
-        self._state, self._told = "", False
+        self._state, self._reported = "", False
         self.queued = 0.0
 
     def __call__(self, stats: Mapping[str, Any]) -> None:
         """Handle the statistics of a page.
 
         Raises:
-            TrinoError: the statement has taken too long.
+            TrinoError: The statement has exceeded a time limit.
         """
         now = time.monotonic()
         if self._state == "QUEUED":
@@ -154,8 +158,8 @@ class _Progress:
         if whole is not None and took > whole:
             group = resource_group_of(self._server, query_id) if waits else ""
             raise failed(still_queued(query_id, group, took) if waits else too_slow(query_id, took))
-        if waits and self.queued >= REPORT_AFTER and not self._told:
-            self._told = True
+        if waits and self.queued >= REPORT_AFTER and not self._reported:
+            self._reported = True
             self._log(waiting_message(query_id, resource_group_of(self._server, query_id)))
         if self._running is not None and not waits and took - self.queued > self._running:
             raise failed(too_slow(query_id, took - self.queued))
@@ -166,18 +170,19 @@ def execute(
 ) -> QueryResult:
     """Run one statement to its end.
 
-    It is tried again where the failure may pass and either it only reads, or it certainly was not done; before that,
-    a server that went away is waited for. While the queue of its resource group is full, it is tried again for
-    `queue_timeout` seconds. In the queue it waits for as long as that takes.
+    It is retried if the failure is transient and the statement either only reads or certainly wrote nothing. If the
+    server is down, the retry waits until it is back. While the queue of the resource group is full, the statement is
+    retried for `queue_timeout` seconds. The time that it spends in the queue is not limited.
 
     Args:
-        server: Where to ask.
+        server: The coordinator.
         sql: The statement.
         client_tags: Tags of the query in Trino.
-        log: Called when a statement waits in a queue, and before each further try.
+        log: Called when the statement waits in a queue, and before each retry.
 
     Raises:
-        TrinoError: with the query id. `TrinoUnavailableError` where no other statement would fare better.
+        TrinoError: The statement failed; the error has the query id. It is a `TrinoUnavailableError` if other
+            statements would fail as well.
     """
     import tenacity
 
@@ -193,7 +198,7 @@ def execute(
             if patience.refusals == 1:
                 log(_full_queue(server, error))
             return
-        log(f"Trino, try {patience.tries} of {STATEMENT_ATTEMPTS}: {error}")
+        log(f"Trino, attempt {patience.tries} of {STATEMENT_ATTEMPTS}: {error}")
         if isinstance(error, TrinoUnavailableError):
             wait_until_ready(server, log)
             patience.start()
@@ -221,23 +226,25 @@ def execute(
 
 
 def may_be_repeated(failure: Failure, *, repeatable: bool) -> bool:
-    """Whether a failed statement is run again; `repeatable` where running it twice does no harm."""
+    """Return whether to retry a failed statement; `repeatable` says that running it twice is harmless."""
     return failure.transient and (repeatable or failure.certainly_not_applied)
 
 
 def wait_until_ready(server: TrinoServer, log: Callable[[str], None] = _LOGGER.warning) -> None:
-    """Return once the coordinator has started and a query on the catalog works.
+    """Wait until the coordinator has started and a query on the catalog works.
 
-    The query sets no session property, because a user may lack the right to set any. A query that is QUEUED shows that
-    Trino is up, so it is waited for without end; a full queue is tried again for `queue_timeout` seconds.
+    The query sets no session property, because a user may not have the privilege to set any. A query that is QUEUED
+    shows that Trino is up, so the time in the queue is not limited. While the queue is full, the query is retried for
+    `queue_timeout` seconds.
 
     Args:
-        server: Where to ask.
+        server: The coordinator.
         log: Called once for each reason to wait: an outage, the queue, a full queue.
 
     Raises:
-        TrinoUnavailableError: not within `start_timeout` seconds, with the last answer; at once where waiting cannot
-            help, as with a wrong log-in; or the queue was full for `queue_timeout` seconds.
+        TrinoUnavailableError: Trino is not ready within `start_timeout` seconds (the message has the last failure), or
+            the queue was full for `queue_timeout` seconds. Raised at once if waiting cannot help, as with wrong
+            credentials.
     """
     import tenacity
 
@@ -264,13 +271,13 @@ def wait_until_ready(server: TrinoServer, log: Callable[[str], None] = _LOGGER.w
         if error.failure.queue_full:
             raise _stayed_full(server, error, patience.refusals) from None
         if not error.failure.transient:
-            # Of a query that asks nothing but whether the catalog is there: no other would fare better.
+            # The query only checks that the catalog is available, so other statements would fail as well.
             raise TrinoUnavailableError(error.failure, str(error)) from None
         raise TrinoUnavailableError(
             error.failure,
             f"Trino at {server.address} (LAKEHOUSE_TRINO_HOST, LAKEHOUSE_TRINO_PORT) was not ready within "
-            f"{server.start_timeout:g} s (LAKEHOUSE_TRINO_START_TIMEOUT); asked {patience.tries} times, "
-            f"at last: {error}",
+            f"{server.start_timeout:g} s (LAKEHOUSE_TRINO_START_TIMEOUT); attempts: {patience.tries}; "
+            f"last failure: {error}",
         ) from None
 
 
@@ -294,7 +301,7 @@ def _ask(server: TrinoServer, patience: _Patience, log: Callable[[str], None]) -
     timeout = min(server.request_timeout, left)
     with closing(http_session(server)) as session:
         _refuse_starting(server, session, timeout)
-    # On the catalog, because its database may be gone while Trino is there; on a worker, because one may be missing.
+    # The catalog's database may be down while Trino is up, and there may be no worker. This query needs both.
     progress = _Progress(server, log, running=left)
     try:
         quick = server.model_copy(update={"request_timeout": timeout})
@@ -311,15 +318,15 @@ def _refuse_starting(server: TrinoServer, session: requests.Session, timeout: fl
     import requests
 
     try:
-        answer = session.get(f"{server.address}/v1/info", timeout=timeout)
+        response = session.get(f"{server.address}/v1/info", timeout=timeout)
     except requests.RequestException as error:
         raise failed(classify(RuntimeError(f"failed to execute: {error}"))) from None
-    if answer.status_code in (429, 502, 503, 504):
-        raise failed(classify(RuntimeError(f"error {answer.status_code}: {answer.reason}")))
-    said = None
-    with suppress(ValueError):  # a gateway may answer in its own words: then the query decides
-        said = answer.json()
-    if isinstance(said, dict) and said.get("starting") is True:
+    if response.status_code in (429, 502, 503, 504):
+        raise failed(classify(RuntimeError(f"error {response.status_code}: {response.reason}")))
+    info = None
+    with suppress(ValueError):  # a gateway may respond with something else; then the query decides
+        info = response.json()
+    if isinstance(info, dict) and info.get("starting") is True:
         raise failed(starting())
 
 
@@ -332,15 +339,15 @@ def _once(
             cursor.execute(sql)
             rows = [tuple(row) for row in cursor.fetchall()]
         except BaseException as error:
-            # Also when a person stops the run: no client would ever fetch what Trino goes on to compute.
+            # Also when a person stops the run: no client would fetch the result that Trino goes on to compute.
             _cancel(cursor)
             if not isinstance(error, Exception):
                 raise
-            raise failed(_judged(error, cursor.query_id)) from error
+            raise failed(_classified(error, cursor.query_id)) from error
         return QueryResult(rows, str(cursor.query_id))
 
 
-def _judged(error: Exception, query_id: str | None) -> Failure:
+def _classified(error: Exception, query_id: str | None) -> Failure:
     if not isinstance(error, TrinoError):
         return classify(error, query_id)
     # The HTTP session knows neither the query nor whether it runs.
@@ -349,10 +356,10 @@ def _judged(error: Exception, query_id: str | None) -> Failure:
 
 
 def connect(server: TrinoServer, client_tags: Sequence[str] = ()) -> trino.dbapi.Connection:
-    """A connection with this server's settings; the caller closes it.
+    """Return a connection with the server's settings. The caller closes it.
 
     Raises:
-        TrinoUnavailableError: what the log-in needs is missing, or the token expires too early.
+        TrinoUnavailableError: The password or token is not set, or the token expires too early.
     """
     from trino.dbapi import Connection
     from trino.transaction import IsolationLevel
@@ -380,4 +387,4 @@ def _cancel(cursor: trino.dbapi.Cursor) -> None:
     try:
         cursor.cancel()  # type: ignore[no-untyped-call]
     except Exception as error:
-        _LOGGER.warning("Trino: query %s could not be cancelled and may run on: %s", cursor.query_id, error)
+        _LOGGER.warning("Trino: query %s could not be canceled and may still be running: %s", cursor.query_id, error)

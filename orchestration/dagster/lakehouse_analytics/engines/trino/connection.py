@@ -1,4 +1,4 @@
-"""How to connect to a Trino coordinator: the settings define it; the resource and the client extend it."""
+"""The connection to a Trino coordinator. The settings create it; the resource and the client extend it."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ class TrinoConnection(BaseModel):
 
     @property
     def address(self) -> str:
-        """Where the coordinator listens."""
+        """The base URL of the coordinator."""
         return f"{self.http_scheme}://{self.host}:{self.port}"

@@ -1,4 +1,4 @@
-"""What a dbt profile of type `trino` says of the connection, by the setting that means the same."""
+"""The connection in a dbt profile of type `trino`, as values of our settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lakehouse_analytics.dbt.profile import Profile, ProfileError
 
 
 def connection_of(profile: Profile) -> dict[str, Any]:
-    """The address, the user and the catalog; unusable values are left out."""
+    """Return the address, the user and the catalog, by setting, without unusable values."""
     fields = profile.fields
     text = {
         "trino_host": fields.get("host"),
@@ -29,10 +29,12 @@ def connection_of(profile: Profile) -> dict[str, Any]:
 
 
 def log_in_of(profile: Profile) -> dict[str, Any]:
-    """The password, token or certificate; nothing where the profile takes them from our own variables.
+    """Return the password, token or certificate, by setting.
+
+    The result is empty if the profile reads them from our own variables.
 
     Raises:
-        ProfileError: a method that rows cannot be counted with.
+        ProfileError: Rows cannot be counted with the profile's authentication method.
     """
     fields, method = profile.fields, str(profile.fields.get("method") or "none")
     found: dict[str, Any] = {}
@@ -49,8 +51,7 @@ def log_in_of(profile: Profile) -> dict[str, Any]:
         found["trino_client_key"] = profile.project_dir / str(fields["client_private_key"])
     elif method not in ("ldap", "jwt", "certificate"):
         raise ProfileError(
-            f"{profile.where} logs in to Trino by `method: {brief(method)}`, and rows can only be counted with ldap, "
-            "jwt, certificate or none: use one of them, or set LAKEHOUSE_TRINO_PASSWORD or LAKEHOUSE_TRINO_JWT beside "
-            "it."
+            f"{profile.where} logs in to Trino with `method: {brief(method)}`, but rows can only be counted with ldap, "
+            "jwt, certificate or none: use one of them, or set LAKEHOUSE_TRINO_PASSWORD or LAKEHOUSE_TRINO_JWT as well."
         )
     return found | {"trino_http_scheme": "https"}

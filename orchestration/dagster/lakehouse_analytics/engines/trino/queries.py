@@ -1,7 +1,7 @@
-"""What Trino knows of queries, over HTTP: a statement that asks would itself wait in a resource group's queue.
+"""Trino's information about queries, over HTTP: a statement would itself wait in the queue of a resource group.
 
-The resources below `/v1/query` need no rights for a user's own queries. A gateway may hide them; callers do without.
-No Dagster in here.
+The resources below `/v1/query` require no privileges for a user's own queries. A gateway may hide them, so callers
+work without them, too. This module does not import Dagster.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lakehouse_analytics.engines.trino.session import TrinoServer, failed, http_
 if TYPE_CHECKING:
     import requests
 
-#: Seconds that a query may be queued before the log mentions it, and between two looks at the queries of a run.
+#: Seconds after which the log reports a queued query, and seconds between two polls for the queries of a run.
 REPORT_AFTER, POLL_INTERVAL = 2.0, 5.0
 #: Seconds between two messages about the same queue: the first interval, doubled each time.
 REMIND_AFTER = 60.0
@@ -32,16 +32,16 @@ _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|h|d)\s*")
 
 @dataclass(frozen=True)
 class Query:
-    """A query that Trino remembers.
+    """A query that Trino has in its history.
 
     Attributes:
-        id: Trino's name for it.
+        id: Trino's id of the query.
         state: `QUEUED`, `RUNNING`, `FINISHED`, `FAILED`, …
-        resource_group: Full name of its resource group, such as `global.etl`; empty where Trino does not tell it.
-        queued: How long it waited, or has been waiting, in the queue.
-        source: The client, as it names itself.
-        client_tags: Tags that the client gave it.
-        text: The SQL; Trino may cut it off.
+        resource_group: Full name of the resource group, such as `global.etl`; empty if Trino does not report it.
+        queued: The time that the query has spent in the queue so far.
+        source: The name that the client gives itself.
+        client_tags: The client's tags of the query.
+        text: The SQL, which Trino may truncate.
     """
 
     id: str
@@ -53,20 +53,20 @@ class Query:
     text: str
 
     def belongs_to(self, run_id: str) -> bool:
-        """Whether it is of a Dagster run: by its tag, or by the comment that dbt puts into each statement."""
+        """Return whether the query belongs to a Dagster run, by its tag or the comment that dbt adds to statements."""
         return f"run:{run_id}" in self.client_tags or run_id in self.text
 
     @property
     def ended(self) -> bool:
-        """Whether it has finished or failed."""
+        """Whether the query has finished or failed."""
         return self.state in _ENDED
 
 
 def parse_duration(text: str) -> timedelta:
-    """A duration as Trino writes it, such as `7.00d` or `54.31ms`.
+    """Parse a duration in Trino's format, such as `7.00d` or `54.31ms`.
 
     Raises:
-        ValueError: the text is not a duration.
+        ValueError: The text is not a duration.
     """
     found = _DURATION.fullmatch(text)
     if found is None:
@@ -75,46 +75,46 @@ def parse_duration(text: str) -> timedelta:
 
 
 def list_queries(server: TrinoServer, state: str | None = None) -> list[Query]:
-    """The queries that the user may see, oldest first; its own are among them.
+    """Return the queries that the user may see, oldest first. The user's own queries are among them.
 
     Args:
         server: The coordinator.
         state: Only queries in this state.
 
     Raises:
-        TrinoError: the coordinator does not answer, or a gateway hides the list.
+        TrinoError: The coordinator does not respond, or a gateway hides the list.
     """
-    said = _json(_request(server, "GET", f"/v1/query{f'?state={state}' if state else ''}"))
-    if not isinstance(said, list):
+    items = _json(_request(server, "GET", f"/v1/query{f'?state={state}' if state else ''}"))
+    if not isinstance(items, list):
         raise failed(classify(RuntimeError("error 404: /v1/query is not a list of queries")))
-    return sorted((_query(item) for item in said if isinstance(item, dict)), key=lambda query: query.id)
+    return sorted((_query(item) for item in items if isinstance(item, dict)), key=lambda query: query.id)
 
 
 def resource_group_of(server: TrinoServer, query_id: str) -> str:
-    """Full name of a query's resource group; empty where it cannot be found out. Never raises."""
+    """Return the full name of a query's resource group; empty if it is unknown. Never raises."""
     try:
-        said = _json(_request(server, "GET", f"/v1/query/{query_id}"))
-    except Exception:  # the name is a courtesy
+        item = _json(_request(server, "GET", f"/v1/query/{query_id}"))
+    except Exception:  # messages are complete without the name
         return ""
-    return _group(said) if isinstance(said, dict) else ""
+    return _group(item) if isinstance(item, dict) else ""
 
 
 def kill_query(server: TrinoServer, query_id: str, reason: str) -> None:
-    """End a query, which then fails as ADMINISTRATIVELY_KILLED. One that has ended already is left as it is.
+    """Kill a query, which then fails with ADMINISTRATIVELY_KILLED. Do nothing if it has ended already.
 
     Raises:
-        TrinoError: the coordinator does not answer, refuses, or a gateway hides the query.
+        TrinoError: The coordinator does not respond or refuses, or a gateway hides the query.
     """
     _request(server, "PUT", f"/v1/query/{query_id}/killed", data=reason)
 
 
 @contextmanager
 def queue_reported(server: TrinoServer, run_id: str, log: Callable[[str], None]) -> Iterator[None]:
-    """Log, while the block runs, that queries wait in the queue of a resource group.
+    """Log while the block runs that queries are waiting in the queue of a resource group.
 
     Args:
         server: The coordinator.
-        run_id: The Dagster run whose queries they are.
+        run_id: The Dagster run of the queries.
         log: Called from another thread, once for each new set of resource groups and then at growing intervals.
     """
     done = threading.Event()
@@ -124,7 +124,7 @@ def queue_reported(server: TrinoServer, run_id: str, log: Callable[[str], None])
         silent, interval = 0.0, REMIND_AFTER
         while not done.wait(POLL_INTERVAL):
             waiting: list[Query] = []
-            with suppress(Exception):  # an outage is for the statements themselves to report
+            with suppress(Exception):  # the statements themselves report an outage
                 waiting = [query for query in list_queries(server, "QUEUED") if query.belongs_to(run_id)]
             waiting = [query for query in waiting if query.queued.total_seconds() >= REPORT_AFTER]
             groups = frozenset(query.resource_group for query in waiting)
@@ -140,11 +140,11 @@ def queue_reported(server: TrinoServer, run_id: str, log: Callable[[str], None])
         yield
     finally:
         done.set()
-        thread.join(timeout=1)  # it may be asking a server that does not answer; a stopped run does not wait for that
+        thread.join(timeout=1)  # a stopped run does not wait for a server that does not respond
 
 
 def waiting_message(query_id: str, group: str) -> str:
-    """What the log says of one statement that waits."""
+    """Return the log message for a statement that is waiting in a queue."""
     return f"Trino: query {query_id} is waiting in {_named(group)}"
 
 
@@ -162,26 +162,26 @@ def _named(group: str) -> str:
     return f"resource group {group}" if group else "the queue of a resource group"
 
 
-def _query(said: Mapping[str, Any]) -> Query:
-    session = said.get("session") or {}
-    stats = said.get("queryStats") or {}
+def _query(item: Mapping[str, Any]) -> Query:
+    session = item.get("session") or {}
+    stats = item.get("queryStats") or {}
     try:
         queued = parse_duration(str(stats.get("queuedTime")))
     except ValueError:
         queued = timedelta(0)
     return Query(
-        id=str(said.get("queryId")),
-        state=str(said.get("state")),
-        resource_group=_group(said),
+        id=str(item.get("queryId")),
+        state=str(item.get("state")),
+        resource_group=_group(item),
         queued=queued,
         source=str(session.get("source") or ""),
         client_tags=frozenset(map(str, session.get("clientTags") or ())),
-        text=str(said.get("query") or ""),
+        text=str(item.get("query") or ""),
     )
 
 
-def _group(said: Mapping[str, Any]) -> str:
-    return ".".join(map(str, said.get("resourceGroupId") or ()))
+def _group(item: Mapping[str, Any]) -> str:
+    return ".".join(map(str, item.get("resourceGroupId") or ()))
 
 
 def _request(server: TrinoServer, method: str, path: str, data: str | None = None) -> requests.Response:
@@ -192,7 +192,7 @@ def _request(server: TrinoServer, method: str, path: str, data: str | None = Non
         if authentication:
             authentication.set_http_session(session)
         try:
-            answer = session.request(
+            response = session.request(
                 method,
                 f"{server.address}{path}",
                 headers={"X-Trino-User": server.user},
@@ -201,14 +201,14 @@ def _request(server: TrinoServer, method: str, path: str, data: str | None = Non
             )
         except requests.RequestException as error:
             raise failed(classify(RuntimeError(f"failed to execute: {error}"))) from None
-    # 409 and 410: the query has ended, or was forgotten.
-    if not answer.ok and answer.status_code not in (409, 410):
-        raise failed(classify(RuntimeError(f"error {answer.status_code}: {answer.reason}")))
-    return answer
+    # 409 and 410 mean that the query has ended, or that Trino has forgotten it.
+    if not response.ok and response.status_code not in (409, 410):
+        raise failed(classify(RuntimeError(f"error {response.status_code}: {response.reason}")))
+    return response
 
 
-def _json(answer: requests.Response) -> Any:
+def _json(response: requests.Response) -> Any:
     try:
-        return answer.json()
+        return response.json()
     except ValueError:
         return None

@@ -1,4 +1,4 @@
-"""The resource for Trino. Each statement has a connection of its own."""
+"""The resource for Trino. Each statement has its own connection."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,15 +22,15 @@ from lakehouse_analytics.iceberg.catalog import check_client
 from lakehouse_analytics.iceberg.row_counts import MetadataCounts
 from lakehouse_analytics.settings import Settings
 
-#: `query.max-stage-count`, Trino's default. The session property of that name changes it for us.
+#: Trino's default for `query.max-stage-count`. The session property `query_max_stage_count` overrides it.
 MAX_STAGES = 150
 _LOGGER = logging.getLogger(__name__)
-#: For fewer tables, one statement takes less time than importing pyiceberg.
-WORTH_IT = 20
+#: Minimum number of tables: for fewer, one statement takes less time than importing pyiceberg.
+METADATA_THRESHOLD = 20
 
 
 def of(settings: Settings) -> "TrinoResource":
-    """The resource of an environment."""
+    """Return the resource that the settings describe."""
     return TrinoResource.of(settings)
 
 
@@ -52,10 +52,10 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
 
     @classmethod
     def of(cls, settings: Settings) -> "TrinoResource":
-        """The resource of an environment.
+        """Return the resource that the settings describe.
 
         Raises:
-            CatalogError: the client of the Iceberg catalog is not installed.
+            CatalogError: The client of the Iceberg catalog is not installed.
         """
         if settings.iceberg_catalog:  # ingest writes with it, wherever row counts come from
             check_client(settings.iceberg_catalog)
@@ -67,29 +67,30 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
         )
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Note the run: queries have its tags, and the token must be valid until it ends."""
+        """Remember the run: queries have its tags, and the token must be valid until the run ends."""
         if context.run is None:
             return
         self._client_tags = Provenance(context.run.run_id, context.run.job_name).client_tags
         self._run_log = context.log
         record = context.instance and context.instance.get_run_record_by_id(context.run.run_id)
-        # From the run's start: a step that is retried late must not need a token beyond the end of the run.
+        # The time limit starts with the run: a late retry of a step must not require a token beyond the run's end.
         began = datetime.fromtimestamp(record.start_time, UTC) if record and record.start_time else datetime.now(UTC)
         self._token_needed_until = began + timedelta(seconds=self.max_runtime)
 
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        """Every row of one statement.
+        """Return all rows of one statement.
 
         Raises:
-            TrinoError: as `execute`.
+            TrinoError: The statement failed; see `execute`.
         """
         return self.execute(sql).rows
 
     def execute(self, sql: str, client_tags: Sequence[str] = ()) -> QueryResult:
-        """Run one statement, with the run's tags and further ones.
+        """Run one statement with the run's tags and further ones.
 
         Raises:
-            TrinoError: with the query's id; `TrinoUnavailableError` if other statements would fail as well.
+            TrinoError: The statement failed; the error has the query id. It is a `TrinoUnavailableError` if other
+                statements would fail as well.
         """
         log = (self._run_log or _LOGGER).warning
         return execute(self.server(), sql, (*self._client_tags, *client_tags), log)
@@ -97,19 +98,21 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
     @property
     def max_stages(self) -> int:
         """Maximum number of stages of a statement."""
-        return int(self.session_properties.get("query_max_stage_count", MAX_STAGES)) - 1  # one puts them together
+        return (
+            int(self.session_properties.get("query_max_stage_count", MAX_STAGES)) - 1
+        )  # one stage combines the others
 
     def known_counts(self, relations: Collection[Relation], *, of: int) -> Mapping[Relation, int]:
-        """Exact row counts from the metadata of Iceberg tables, where pyiceberg's catalog is configured.
+        """Return exact row counts from the metadata of Iceberg tables, if pyiceberg's catalog is configured.
 
         Args:
             relations: Tables and views.
-            of: Number of tables that the run counts: for few, pyiceberg is not imported.
+            of: Number of tables that the run counts in total. For few tables, pyiceberg is not imported.
 
         Raises:
-            CatalogError: the catalog cannot be read, or is not the one that Trino reads.
+            CatalogError: The catalog cannot be read, or is not the one that Trino reads.
         """
-        if not self.iceberg_catalog or of < WORTH_IT:
+        if not self.iceberg_catalog or of < METADATA_THRESHOLD:
             return {}
         self._metadata = self._metadata or MetadataCounts(
             self.iceberg_catalog, database=self.catalog, fetch_all=self.fetch_all
@@ -117,44 +120,48 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
         return self._metadata.rows(relations)
 
     def wait_until_free(self, log: Callable[[str], None] = _LOGGER.warning) -> None:
-        """Return once Trino has started and responds to a query on the catalog; `log` gets what it waits for.
+        """Wait until Trino has started and responds to a query on the catalog.
+
+        Args:
+            log: Called with a message that says what it waits for.
 
         Raises:
-            TrinoUnavailableError: not within `start_timeout` seconds, or at once if waiting cannot help.
+            TrinoUnavailableError: Trino is not ready within `start_timeout` seconds. Raised at once if waiting cannot
+                help.
         """
         wait_until_ready(self.server(), log)
 
     def classify_error(self, message: str) -> Failure:
-        """Classify dbt's message of a failed node."""
+        """Return the classification of dbt's message about a failed node."""
         failure = classify_dbt(message)
         # dbt explains failures that are not Trino's.
         return replace(failure, advice="") if failure.name == "UNKNOWN" else failure
 
     def queue_reported(self, run_id: str, log: Callable[[str], None]) -> AbstractContextManager[None]:
-        """While the block runs, log that queries of a run wait in the queue of a resource group."""
+        """Log while the block runs that queries of a run are waiting in the queue of a resource group."""
         return queue_reported(self.server(), run_id, log)
 
     def kill_queries(self, run_id: str) -> None:
-        """Kill the queries that a dead dbt of a run has left in Trino, where they could run for minutes and commit.
+        """Kill the queries that a run's dead dbt process has left in Trino: they could run for minutes and then commit.
 
-        Over HTTP, because a statement could wait in the queue behind the queries that it is to kill; by statements if a
-        gateway does not forward this. Failures are logged.
+        This happens over HTTP, because a statement could wait in the queue behind the queries that it is to kill. If a
+        gateway does not forward these requests, statements kill the queries. Failures are logged.
         """
-        reason = "its dbt is dead"
+        reason = "its dbt process is dead"
         try:
             queries = [query for query in list_queries(self.server()) if query.belongs_to(run_id) and not query.ended]
         except Exception as error:
-            _LOGGER.info("Trino does not list the queries of run %s (%s): asking by a statement", run_id, error)
+            _LOGGER.info("Trino does not list the queries of run %s (%s): using a statement instead", run_id, error)
             self._end_by_statements(run_id, reason)
             return
         for query in queries:
             if not query.source.startswith("dbt"):
                 continue
-            _LOGGER.warning("Query %s of run %s is ended: %s", query.id, run_id, reason)
+            _LOGGER.warning("Killing query %s of run %s: %s", query.id, run_id, reason)
             try:
                 kill_query(self.server(), query.id, reason)
             except Exception as error:
-                _LOGGER.warning("Query %s of run %s may run on: %s", query.id, run_id, error)
+                _LOGGER.warning("Query %s of run %s may still be running: %s", query.id, run_id, error)
 
     def _end_by_statements(self, run_id: str, reason: str) -> None:
         of_run = f"source like 'dbt%' and query like '%{UUID(run_id)}%'"
@@ -162,17 +169,17 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
             for (query_id,) in self.fetch_all(
                 f"select query_id from system.runtime.queries where {of_run} and state not in ('FINISHED', 'FAILED')"  # noqa: S608  # a UUID
             ):
-                _LOGGER.warning("Query %s of run %s is ended: %s", query_id, run_id, reason)
+                _LOGGER.warning("Killing query %s of run %s: %s", query_id, run_id, reason)
                 self.execute(f"call system.runtime.kill_query('{query_id}', '{reason}')")
         except Exception as error:
-            _LOGGER.warning("Queries of run %s may run on: %s", run_id, error)
+            _LOGGER.warning("Queries of run %s may still be running: %s", run_id, error)
 
     def query_url(self, query_id: str) -> str:
-        """The page of a query in Trino's UI."""
+        """Return the URL of a query's page in Trino's UI."""
         return f"{(self.ui_url or self.address).rstrip('/')}/ui/query.html?{query_id}"
 
     def server(self) -> TrinoServer:
-        """The connection for the client, with the secret from this process's environment."""
+        """Return the connection for the client, with the secret from this process's environment."""
         connection = {name: getattr(self, name) for name in TrinoConnection.model_fields}
         return TrinoServer(**connection, secret=_secret(self.auth), token_needed_until=self._token_needed_until)
 

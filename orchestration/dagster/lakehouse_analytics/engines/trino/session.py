@@ -19,7 +19,7 @@ SOURCE = "lakehouse-analytics"
 
 
 class TrinoError(RuntimeError):
-    """A statement failed; `failure` says why, and what that means."""
+    """A statement failed. `failure` has the reason and its classification."""
 
     def __init__(self, failure: Failure, message: str = "") -> None:
         super().__init__(message or str(failure))
@@ -27,11 +27,11 @@ class TrinoError(RuntimeError):
 
 
 class TrinoUnavailableError(TrinoError, DatabaseError):
-    """Trino cannot be used, whatever the statement: it is down or starting, or the log-in is wrong."""
+    """Trino cannot run any statement: it is down or starting, or the credentials are wrong."""
 
 
 def failed(failure: Failure) -> TrinoError:
-    """The exception of a failure."""
+    """Return the exception for a failure."""
     return TrinoUnavailableError(failure) if failure.of_server else TrinoError(failure)
 
 
@@ -40,8 +40,8 @@ class TrinoServer(TrinoConnection, extra="forbid"):
 
     Attributes:
         secret: The password or the token, depending on `auth`.
-        statement_timeout: Seconds that a statement may take, time in the queue included; None: as long as it takes.
-        token_needed_until: A token that expires before is refused; None: it must not have expired yet.
+        statement_timeout: Time limit of a statement in seconds, including the time in the queue; None: no limit.
+        token_needed_until: Time until which the token must be valid; None: it must only be valid now.
     """
 
     secret: SecretStr | None = Field(default=None, repr=False)
@@ -49,10 +49,10 @@ class TrinoServer(TrinoConnection, extra="forbid"):
     token_needed_until: datetime | None = None
 
     def authentication(self, now: datetime | None = None) -> trino.auth.Authentication | None:
-        """How the client logs in.
+        """Return the client's authentication; None if Trino requires none.
 
         Raises:
-            TrinoUnavailableError: the password or token is not set, or the token expires too early.
+            TrinoUnavailableError: The password or token is not set, or the token expires too early.
         """
         from trino.auth import BasicAuthentication, CertificateAuthentication, JWTAuthentication
 
@@ -68,19 +68,20 @@ class TrinoServer(TrinoConnection, extra="forbid"):
 
     def _secret(self, variable: str) -> str:
         if self.secret is None:
-            raise _log_in(f"{variable} is not set in this process, although Trino is asked with it")
+            raise _log_in(f"{variable} is not set in this process, although the resource logs in to Trino with it")
         return self.secret.get_secret_value()
 
 
 def check_token(token: str, *, now: datetime, until: datetime | None) -> None:
-    """Refuse a token that expires too early. A token without an expiry is accepted.
+    """Check that a token does not expire too early. A token without an expiry is accepted.
 
     Args:
         token: A JSON Web Token. Trino verifies its signature.
-        now, until: Instants; the token must be valid now and until then.
+        now, until: The times between which the token must be valid.
 
     Raises:
-        TrinoUnavailableError: naming the variable and the instants, never the token.
+        TrinoUnavailableError: The token expires too early. The message names the variable and the times, never the
+            token.
     """
     import jwt
 
@@ -88,7 +89,7 @@ def check_token(token: str, *, now: datetime, until: datetime | None) -> None:
         expires = jwt.decode(token, options={"verify_signature": False, "verify_exp": False}).get("exp")
         expiry = None if expires is None else datetime.fromtimestamp(float(expires), UTC)
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, OSError):
-        raise _log_in("LAKEHOUSE_TRINO_JWT is not a JSON Web Token (three parts with points between)") from None
+        raise _log_in("LAKEHOUSE_TRINO_JWT is not a JSON Web Token (three parts, separated by dots)") from None
     if expiry is None:
         return
     if expiry <= now:
@@ -101,18 +102,18 @@ def check_token(token: str, *, now: datetime, until: datetime | None) -> None:
 
 
 def _log_in(message: str) -> TrinoUnavailableError:
-    advice = "Set LAKEHOUSE_TRINO_JWT to a token that lasts." if "JWT" in message else "Set it."
+    advice = "Set LAKEHOUSE_TRINO_JWT to a token that is valid for long enough." if "JWT" in message else "Set it."
     failure = Failure(Kind.PERMANENT, True, "LOG_IN", None, message, advice, of_server=True)
     return TrinoUnavailableError(failure, f"{message}. {advice}")
 
 
 def http_session(server: TrinoServer) -> requests.Session:
-    """An HTTP session that trusts the certificates of the settings, and fails at once if a retry cannot help."""
+    """Return an HTTP session that trusts the settings' certificates and fails at once if a retry cannot help."""
     import requests
 
     class Session(requests.Session):
         def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-            # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE would override the session's own. Proxies are still used.
+            # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE would override the session's certificates. Proxies are still used.
             verify = self.verify if verify is None else verify
             return super().merge_environment_settings(url, proxies, stream, verify, cert)
 
@@ -126,7 +127,7 @@ def http_session(server: TrinoServer) -> requests.Session:
                     raise
                 raise failed(failure) from None
             if response.status_code in (401, 403):
-                raise failed(classify(RuntimeError(f"error {response.status_code}: {_said(response)}")))
+                raise failed(classify(RuntimeError(f"error {response.status_code}: {_message(response)}")))
             return response
 
     session = Session()
@@ -134,5 +135,5 @@ def http_session(server: TrinoServer) -> requests.Session:
     return session
 
 
-def _said(response: requests.Response) -> str:
+def _message(response: requests.Response) -> str:
     return " ".join(response.text.split())[:200] or response.reason

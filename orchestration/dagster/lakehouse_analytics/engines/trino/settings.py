@@ -18,7 +18,7 @@ from lakehouse_analytics.engines.trino.connection import TrinoConnection
 
 AuthMethod = Literal["none", "password", "jwt", "certificate"]
 
-#: Ways to log in to Trino, by the setting that asks for one.
+#: Authentication methods, by the setting that selects them.
 LOG_INS: Mapping[str, AuthMethod] = {
     "trino_password": "password",
     "trino_jwt": "jwt",
@@ -27,7 +27,7 @@ LOG_INS: Mapping[str, AuthMethod] = {
 
 
 class TrinoSettings(BaseModel):
-    """The part of `Settings` that is Trino's."""
+    """The part of `Settings` about Trino."""
 
     trino_host: str = Field(
         "localhost", description="Host of the Trino coordinator. Default: the host in dbt's profile."
@@ -72,27 +72,27 @@ class TrinoSettings(BaseModel):
 
     @cached_property
     def trino_auth(self) -> AuthMethod:
-        """How we log in to Trino."""
+        """The authentication method that the settings select."""
         return next((method for name, method in LOG_INS.items() if getattr(self, name)), "none")
 
     @property
     def trino_connection(self) -> TrinoConnection:
-        """The connection that these settings describe, without the secrets."""
+        """The connection to Trino without the secrets."""
         values = {name: getattr(self, f"trino_{name}") for name in TrinoConnection.model_fields}
         return TrinoConnection(**{name: str(one) if isinstance(one, Path) else one for name, one in values.items()})
 
     def trino_problems(self) -> list[str]:
-        """What is wrong with how the settings log in to Trino, each by variable."""
+        """Return one message per variable whose value does not fit the other settings for logging in to Trino."""
         problems = []
         log_ins = [name for name in LOG_INS if getattr(self, name)]
         if len(log_ins) > 1:
             named = ", ".join(f"{PREFIX}{name.upper()}" for name in log_ins)
-            problems.append(f"{named}: one way to log in to Trino is enough; unset the others")
+            problems.append(f"{named}: set only one of them, because they are alternative ways to log in to Trino")
         if log_ins and self.trino_http_scheme == "http":
             problems.append(f"LAKEHOUSE_TRINO_HTTP_SCHEME: must be https, because {PREFIX}{log_ins[0].upper()} is set")
         if bool(self.trino_client_certificate) != bool(self.trino_client_key):
             missing = "trino_client_key" if self.trino_client_certificate else "trino_client_certificate"
-            problems.append(f"{PREFIX}{missing.upper()}: not set; a certificate and its key belong together")
+            problems.append(f"{PREFIX}{missing.upper()}: not set; set both the client certificate and its key")
         for name in ("trino_ca_bundle", "trino_client_certificate", "trino_client_key"):
             path = getattr(self, name)
             if path and not os.access(path, os.R_OK):

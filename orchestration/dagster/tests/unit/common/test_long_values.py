@@ -264,5 +264,5 @@ def test_of_an_unknown_on_table_exists() -> None:
     m = Manifest()
     m.model("orders", folder="gold", on_table_exists=LONG)
     manifest = m.build() | {"metadata": {"adapter_type": "trino", "project_name": "shop"}}
-    [line] = [line for line in read(manifest, {}).warnings if "is not known for table" in line]
+    [line] = [line for line in read(manifest, {}).warnings if "is not valid for table" in line]
     bounded(line)

@@ -77,8 +77,8 @@ def test_the_environment_chooses_a_target_and_so_an_engine(
         ),
         (
             {"ENV": "prod", "TIMEZONE": "UTC", "DBT_TARGET": "dev"},
-            "name a target of type trino or postgres in LAKEHOUSE_DBT_TARGET, or set LAKEHOUSE_ENGINE=duckdb if one "
-            "machine is meant",
+            "name a target of type trino or postgres in LAKEHOUSE_DBT_TARGET, or set LAKEHOUSE_ENGINE=duckdb to run "
+            "on one machine",
         ),
         ({"ENV": "prod", "ENGINE": "postgres"}, "LAKEHOUSE_TIMEZONE: not set, needed because LAKEHOUSE_ENV=prod"),
     ],

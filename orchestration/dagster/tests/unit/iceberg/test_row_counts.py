@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.dbt.relation import Relation
-from lakehouse_analytics.engines.trino.resource import WORTH_IT, TrinoResource
+from lakehouse_analytics.engines.trino.resource import METADATA_THRESHOLD, TrinoResource
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog
 from lakehouse_analytics.iceberg.row_counts import MetadataCounts, exact_rows
 from pyiceberg.catalog import Catalog
@@ -101,9 +101,9 @@ def test_names_are_asked_in_lower_case_and_with_their_dots(catalog: Catalog) -> 
 
 def test_of_a_run_with_few_tables_none_is_looked_up() -> None:
     trino = TrinoResource(host="trino.invalid", port=1, user="ann", catalog="lake", iceberg_catalog="not_configured")
-    assert trino.known_counts([table("t")], of=WORTH_IT - 1) == {}
+    assert trino.known_counts([table("t")], of=METADATA_THRESHOLD - 1) == {}
     with pytest.raises(CatalogError, match="not_configured"):
-        trino.known_counts([table("t")], of=WORTH_IT)
+        trino.known_counts([table("t")], of=METADATA_THRESHOLD)
 
 
 def test_trino_is_asked_once_whether_it_is_the_same_catalog(catalog: Catalog) -> None:

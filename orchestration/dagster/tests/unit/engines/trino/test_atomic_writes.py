@@ -135,10 +135,10 @@ def test_renaming_is_one_warning_for_all_models() -> None:
 
 def test_a_value_dbt_does_not_know_is_a_rename() -> None:
     unknown, renamed = warnings(findings(table(on_table_exists="swap")))
-    assert "on_table_exists: swap is not known for table (drop, rename, replace, skip)" in unknown
+    assert "on_table_exists: swap is not valid for table (drop, rename, replace, skip)" in unknown
     assert "fct" in renamed
     unknown, _ = warnings(findings(incremental("append", on_table_exists="skip")))
-    assert "skip is not known for incremental (drop, rename, replace)" in unknown
+    assert "skip is not valid for incremental (drop, rename, replace)" in unknown
 
 
 def test_seeds_are_warned_of_unless_they_are_loaded_atomically() -> None:

@@ -73,7 +73,7 @@ QUERIES = [
      P, True, "LAKEHOUSE_TRINO_SESSION_PROPERTIES"),
     ("INSUFFICIENT_RESOURCES", "QUERY_QUEUE_FULL", 'Too many queued queries for "tiny"',
      T, True, "LAKEHOUSE_DBT_THREADS"),
-    ("USER_ERROR", "ADMINISTRATIVELY_KILLED", "Query killed. Message: too big", P, False, "ended the query"),
+    ("USER_ERROR", "ADMINISTRATIVELY_KILLED", "Query killed. Message: too big", P, False, "killed the query"),
 ]  # fmt: skip
 
 
