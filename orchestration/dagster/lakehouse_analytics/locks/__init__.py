@@ -1,8 +1,8 @@
-"""One writer per table: locks that builds and maintenance share, on every engine that lets several runs write.
+"""Locks that allow one writer per table. Builds and maintenance share them on engines with concurrent writers.
 
-If Dagster's storage is PostgreSQL, a lock is an advisory lock of a session (`postgres`); if it is SQLite, a lock of a
-file (`files`). Both end with the process that holds them, however it ends. Dagster's pools are not enough: they belong
-to ops, and one op writes many tables.
+If Dagster's storage is PostgreSQL, a lock is an advisory lock of a session (`postgres`); if it is SQLite, a lock is a
+file lock (`files`). Both are released when the process that holds them ends, however it ends. Dagster's pools are not
+sufficient, because they belong to ops, and one op writes many tables.
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ from lakehouse_analytics.dbt.relation import Relation
 if TYPE_CHECKING:
     from types import TracebackType
 
-#: How the name of a lock begins, on every engine, although only Trino's tables are Iceberg tables. It cannot change:
-#: a pool of this name with the limit 0 closes a table, and during an upgrade, runs of both releases must exclude each
-#: other.
+#: Prefix of the names of all locks, although only Trino's tables are Iceberg tables. It cannot change: a pool with the
+#: name of a lock and the limit 0 closes a table, and during an upgrade, runs of both releases must exclude each other.
 PREFIX = "iceberg/"
-#: Seconds between two attempts at a lock: the first, and the longest.
+#: Seconds between two attempts to acquire a lock: the first wait and the maximum.
 _SOON, _LATER = 0.5, 5.0
-#: Seconds for which the limits of pools are remembered.
+#: Seconds for which the limits of pools are cached.
 _REMEMBERED = 10.0
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A step of a run, which locks tables.
+    """A step of a run, which owns locks.
 
     Attributes:
-        run_id: The run; empty where it is not known.
-        step_key: The step; two steps of a run exclude each other like two runs.
+        run_id: Id of the run; empty if it is unknown.
+        step_key: The step. Two steps of a run exclude each other like two runs.
     """
 
     run_id: str = ""
@@ -57,7 +56,7 @@ class Busy:
 
 @dataclass(frozen=True)
 class Granted:
-    """The table is locked for us.
+    """The caller holds the lock of the table.
 
     Attributes:
         stale: The previous owner, if it died without releasing the lock.
@@ -67,7 +66,7 @@ class Granted:
 
 
 class TableBusyError(RuntimeError):
-    """Another run writes the table.
+    """Another run holds the lock of the table.
 
     Attributes:
         owner: The step that holds the lock.
@@ -79,7 +78,7 @@ class TableBusyError(RuntimeError):
 
 
 class LockStorageError(RuntimeError):
-    """Tables cannot be locked with this storage of the Dagster instance. The message says what to change."""
+    """The storage of the Dagster instance does not support locking tables. The message says what to change."""
 
 
 class TableLockLostError(RuntimeError):
@@ -87,44 +86,48 @@ class TableLockLostError(RuntimeError):
 
 
 class Backend(Protocol):
-    """Stores the locks of one owner. Its methods are called from several threads."""
+    """Stores the locks of one owner. Several threads call its methods."""
 
     def acquire(self, table: str, *, waits: bool, has_ended: Callable[[str], bool]) -> Granted | Busy:
-        """Try to lock a table, without waiting.
+        """Try to lock a table without waiting.
 
         Args:
-            table: As `lock_name` spells it.
-            waits: Whether the caller waits in line and will try again. If not, a table for which others wait is busy.
-            has_ended: Whether Dagster says that the run of this id has ended.
+            table: Name of the lock; see `lock_name`.
+            waits: Whether the caller waits in line and will retry. If not, a table for which others wait is busy.
+            has_ended: Returns whether a run has ended, according to Dagster.
         """
 
     def release(self, table: str) -> None:
-        """Release a table, and leave the line for it; does nothing if we neither hold it nor wait for it."""
+        """Release a table and leave the line for it. Do nothing if the owner neither holds it nor waits for it."""
 
     def why_lost(self, table: str) -> str | None:
-        """The reason why a table that we locked is no longer ours; None as long as it is."""
+        """Return the reason why the owner has lost the lock of a table; None as long as it holds the lock."""
 
     def close(self) -> None:
-        """Release everything."""
+        """Release all locks."""
 
 
 def lock_name(relation: Relation) -> str:
-    """The lock of a table: `iceberg/<catalog>.<schema>.<table>`."""
+    """Return the name of a table's lock: `iceberg/<catalog>.<schema>.<table>`."""
     return f"{PREFIX}{relation.catalog}.{relation.schema}.{relation.name}"
 
 
 @dataclass
 class TableLock:
-    """A table that is locked for us."""
+    """The lock of one table, which this step has.
+
+    Attributes:
+        table: Name of the lock; see `lock_name`.
+    """
 
     table: str
     _backend: Backend
 
     def check(self) -> None:
-        """Raise unless the table is still ours.
+        """Check that this step still holds the lock.
 
         Raises:
-            TableLockLostError: another run has locked it meanwhile.
+            TableLockLostError: Another run has locked the table in the meantime.
         """
         if reason := self._backend.why_lost(self.table):
             raise TableLockLostError(reason)
@@ -135,8 +138,9 @@ class TableLocks:
     """The locks of one step of one run. A context manager: leaving it releases all of them.
 
     Attributes:
-        instance: Its storage says where the locks are: PostgreSQL, or files in DAGSTER_HOME with SQLite.
-        run_id: The run.
+        instance: The Dagster instance. Its storage determines where the locks are: in PostgreSQL, or with SQLite in
+            files in DAGSTER_HOME.
+        run_id: Id of the run.
         step_key: The step.
         on_lost: Called in another thread with a message, once per table that another run locked after the database
             had ended our session. The caller must stop writing the table.
@@ -152,7 +156,7 @@ class TableLocks:
     _limits: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
 
     def __enter__(self) -> Self:
-        """Nothing is opened before the first lock."""
+        """Return the locks. Nothing is opened before the first lock."""
         return self
 
     def __exit__(
@@ -183,15 +187,15 @@ class TableLocks:
         A caller that does not wait (maintenance) does not get a table for which others wait.
 
         Args:
-            table: See `lock_name`.
+            table: Name of the lock; see `lock_name`.
             wait: Seconds to wait while another run holds the lock.
             log: Called with a message that names the owner, and again when the owner changes.
             on_stale_holder: Called with the id of a dead run that had the lock: its last query may still be running.
             stop: Set by another thread to end the wait.
 
         Raises:
-            TableBusyError: another run still holds the lock after `wait` seconds, or a person has closed the table.
-            LockStorageError: the instance's storage cannot lock tables.
+            TableBusyError: Another run still holds the lock after `wait` seconds, or a person has closed the table.
+            LockStorageError: The instance's storage does not support locking tables.
         """
         backend = self._open()
         deadline, delay, logged = time.monotonic() + wait, _SOON, None
@@ -207,7 +211,7 @@ class TableLocks:
                     logged = outcome.owner
                 (stop or threading.Event()).wait(min(delay, left))
                 delay = min(delay * 2, _LATER)
-            # Our own queries may belong to other tables.
+            # Queries of our own run may belong to other tables.
             if outcome.stale and outcome.stale.run_id != self.run_id:
                 on_stale_holder(outcome.stale.run_id)
             yield TableLock(table, backend)
@@ -228,7 +232,7 @@ class TableLocks:
         return backend.acquire(table, waits=waits, has_ended=self._has_ended)
 
     def _closed_tables(self) -> frozenset[str]:
-        """Tables whose pool a person has limited to 0."""
+        """Return the tables that a person has closed by setting the limit of their pool to 0."""
         with self._opening:
             read, closed = self._limits
             if time.monotonic() - read > _REMEMBERED:
@@ -258,12 +262,12 @@ def _backend_of(instance: dg.DagsterInstance, owner: Owner, on_lost: Callable[[s
         from lakehouse_analytics.locks.postgres import PostgresLocks
 
         return PostgresLocks(storage, owner, on_lost)
-    # Of one machine, and in memory of one process.
+    # SQLite is for one machine, and the storage in memory is for one process.
     if names & {"SqliteEventLogStorage", "ConsolidatedSqliteEventLogStorage", "InMemoryEventLogStorage"}:
         from lakehouse_analytics.locks.files import FileLocks
 
         return FileLocks(instance.root_directory, owner)
     raise LockStorageError(
-        f"Dagster's event log is a {type(storage).__name__}, with which tables cannot be locked: "
+        f"Dagster's event log is a {type(storage).__name__}, which does not support table locks: "
         "use SQLite or PostgreSQL in dagster.yaml."
     )

@@ -1,4 +1,4 @@
-"""Locks of files in DAGSTER_HOME, for an instance on one machine."""
+"""Table locks as file locks in DAGSTER_HOME, for an instance on one machine."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LONGEST = 150
 
 
 class FileLocks:
-    """A file per table, which the owner locks with `flock`: the system releases it when the process ends.
+    """The backend that locks one file per table with `flock`. The system releases the lock when the process ends.
 
-    The file contains the owner until it is released: an unlocked file that contains an owner means that this owner
-    died. A second file per table and owner is locked while the owner waits. The file of a table is never removed,
-    because two processes could then lock an old and a new file of the same name.
+    The file contains the owner until the lock is released: an unlocked file that contains an owner means that this
+    owner died. While an owner waits, it locks a second file, one per table and owner. The file of a table is never
+    removed, because two processes could then lock an old and a new file of the same name.
     """
 
     def __init__(self, root: str, owner: Owner) -> None:
@@ -32,7 +32,7 @@ class FileLocks:
         self._lines: dict[str, int] = {}
 
     def acquire(self, table: str, *, waits: bool, has_ended: Callable[[str], bool]) -> Granted | Busy:  # noqa: ARG002
-        """See `Backend`."""
+        """Try to lock a table without waiting. See `Backend`."""
         with self._mutex:
             file = _open(self._file(table))
             if not _try_lock(file):
@@ -50,7 +50,7 @@ class FileLocks:
             return Granted(before if before not in (Owner(), self.owner) else None)
 
     def release(self, table: str) -> None:
-        """See `Backend`."""
+        """Release a table and leave the line for it. See `Backend`."""
         with self._mutex:
             if (file := self._tables.pop(table, None)) is not None:
                 _write(file, "")
@@ -63,11 +63,11 @@ class FileLocks:
                 os.close(file)
 
     def why_lost(self, table: str) -> str | None:  # noqa: ARG002
-        """See `Backend`. A running process cannot lose the lock of a file."""
+        """Return None: a running process cannot lose the lock of a file. See `Backend`."""
         return None
 
     def close(self) -> None:
-        """See `Backend`."""
+        """Release all locks. See `Backend`."""
         for table in {*self._tables, *self._lines}:
             self.release(table)
 
@@ -89,7 +89,7 @@ class FileLocks:
             self._lines[table] = file
 
     def _waiting(self, table: str) -> Owner | None:
-        """An owner that waits for a table. Files of owners that died are removed."""
+        """Return an owner that waits for a table, and remove the files of owners that died."""
         of_table = self._file(table).stem + ".waiting."
         for path in sorted(self.folder.iterdir()):
             if not path.name.startswith(of_table):

@@ -1,6 +1,6 @@
-"""The environment, typed. Every variable of this code location is a field of `Settings` or of a class it extends.
+"""The settings of the code location. Every environment variable is a field of `Settings` or of one of its base classes.
 
-`.env.example` documents the same variables; a test holds the two equal.
+`.env.example` documents the same variables. A test compares the two.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 ENVIRONMENTS = ("local", "trino", "prod")
 
 Environment = Literal["local", "trino", "prod"]
-#: Targets that an environment prefers, where the profile has them and LAKEHOUSE_ENGINE is not set.
+#: The preferred targets of each environment, if the profile has them and LAKEHOUSE_ENGINE is not set.
 _TARGETS: Mapping[Environment, tuple[str, ...]] = {"local": ("local",), "trino": ("trino",), "prod": ("trino", "prod")}
 
 
@@ -60,11 +60,7 @@ class Settings(
     NotificationSettings,
     BaseSettings,
 ):
-    """Typed environment with defaults for one machine.
-
-    Raises:
-        SettingsError: from `load()`, naming every variable that is missing or wrong.
-    """
+    """The settings, with defaults for one machine. `load()` reads and validates them."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, extra="ignore", frozen=True, hide_input_in_errors=True, env_ignore_empty=True
@@ -99,14 +95,14 @@ class Settings(
 
     @classmethod
     def load(cls, *, complete: bool = True) -> Settings:
-        """Read the environment.
+        """Read the settings from the environment.
 
         Args:
             complete: Whether everything that a run needs must be set. The build of an image only reads the dbt project,
-                and knows neither Trino's address nor any password or certificate.
+                and has neither Trino's address nor passwords or certificates.
 
         Raises:
-            SettingsError: naming every variable that is missing, wrong or unknown, at once.
+            SettingsError: Variables are missing, wrong or unknown. The message names all of them.
         """
         problems = [problem for name in sorted(os.environ) if (problem := _misspelt(name))]
         wrong: set[str] = set()
@@ -114,15 +110,15 @@ class Settings(
             settings = cls()
         except ValidationError as error:
             wrong = {str(item["loc"][0]) for item in error.errors()}
-            # With defaults in their place, what is missing can be reported at the same time.
+            # Replacing wrong values with defaults makes it possible to report missing variables at the same time.
             defaults = {name: cls.model_fields[name].get_default(call_default_factory=True) for name in wrong}
             settings = cls(**defaults)
             for item in sorted(error.errors(include_url=False, include_input=False), key=lambda item: str(item["loc"])):
-                # By hand for the one variable that decides what the rest must be.
+                # LAKEHOUSE_ENV determines which other variables are required, so its message lists the values.
                 expected = f"expected one of: {', '.join(ENVIRONMENTS)}" if item["loc"][0] == "env" else ""
                 message = expected or item["msg"].removeprefix("Value error, ")
                 problems.append(f"{PREFIX}{str(item['loc'][0]).upper()}: {message}")
-        # A variable that is wrong has its line already.
+        # The message has a line for each wrong variable already.
         missing = settings._missing(complete=complete)
         problems += [p for p in missing if p.split(":")[0].removeprefix(PREFIX).lower() not in wrong]
         if not problems:
@@ -152,15 +148,15 @@ class Settings(
 
     @cached_property
     def profile(self) -> Profile:
-        """dbt's profile in force.
+        """The rendered dbt profile.
 
         Raises:
-            ProfileError: it cannot be used.
+            ProfileError: The profile cannot be used.
         """
         place = dbt_profile.find(self.dbt_project_dir, self.dbt_profiles_dir, os.environ)
         ours = self.dbt_environment()
         explicit = {f"{PREFIX}{name.upper()}" for name in self.model_fields_set}
-        # Empty means unset for our own variables, and paths are absolute.
+        # Empty values of our own variables count as unset, and their paths are absolute.
         environment = {name: value for name, value in os.environ.items() if value or not name.startswith(PREFIX)}
         environment |= {name: value for name, value in ours.items() if name in explicit}
         return dbt_profile.read(self.dbt_project_dir, place, self._request(), environment, ours)
@@ -172,9 +168,9 @@ class Settings(
         return dbt_profile.Request(self.dbt_target, preferred, os.getenv("DBT_TARGET"), self.dbt_vars)
 
     def dbt_environment(self) -> dict[str, str]:
-        """Variables that dbt gets beside the process's own, defaults included, for `profiles.yml` to read.
+        """Return variables for `profiles.yml` that dbt gets in addition to the process's own, including defaults.
 
-        Without secrets, which dbt inherits: what a resource is made of is shown in Dagster's UI.
+        Secrets are not among them, because Dagster's UI shows the configuration of resources. dbt inherits secrets.
         """
         names = ["timezone", "dbt_threads", *(name for engine in ENGINES.values() for name in engine.dbt_settings)]
         values = {name: getattr(self, name) for name in names}
@@ -186,7 +182,7 @@ class Settings(
 
     @cached_property
     def engine_type(self) -> EngineType:
-        """The engine: as the type of dbt's target says, else as LAKEHOUSE_ENGINE and LAKEHOUSE_ENV do."""
+        """The engine of dbt's target; if the profile cannot be used, that of LAKEHOUSE_ENGINE or LAKEHOUSE_ENV."""
         try:
             return self.profile.engine
         except ProfileError:
@@ -194,7 +190,7 @@ class Settings(
 
     @cached_property
     def target(self) -> str:
-        """The dbt target in force."""
+        """The name of the dbt target."""
         try:
             return self.profile.target
         except ProfileError:
@@ -202,17 +198,17 @@ class Settings(
 
     @cached_property
     def profiles_dir(self) -> Path:
-        """The folder of `profiles.yml` in force."""
+        """The folder of the `profiles.yml` that dbt reads."""
         return dbt_profile.find(self.dbt_project_dir, self.dbt_profiles_dir, os.environ).folder
 
     @cached_property
     def target_path(self) -> Path:
-        """The folder of this target's manifest. One a target: a manifest bakes in the database."""
+        """The folder of the manifest. Each target has its own, because a manifest contains the names of databases."""
         return self.dbt_target_path or self.dbt_project_dir / "target" / self.target
 
 
 def _misspelt(variable: str) -> str | None:
-    # Only near misses: other LAKEHOUSE_* variables may be a dbt project's own.
+    # Other LAKEHOUSE_* variables may belong to the dbt project, so only similar names are reported.
     names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     if not variable.startswith(PREFIX) or variable in names:
         return None

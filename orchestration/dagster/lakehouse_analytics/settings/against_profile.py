@@ -1,4 +1,4 @@
-"""The settings beside dbt's profile: what it says in place of our defaults, and where the two contradict."""
+"""Completes the settings with values from the dbt profile, and reports contradictions between the two."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def with_profile(settings: Settings) -> tuple[Settings, list[str]]:
-    """These settings with what dbt's profile says in place of our defaults, and where the two contradict.
+    """Return settings with values of the dbt profile instead of our defaults, and one message per contradiction.
 
-    A profile that cannot be read is no problem here, because not every command needs one: `DbtProject` reports it.
+    A profile that cannot be read is not reported here, because not every command needs one: `DbtProject` reports it.
     """
     try:
         profile = settings.profile
@@ -48,30 +48,30 @@ def with_profile(settings: Settings) -> tuple[Settings, list[str]]:
             )
     chosen = settings.model_copy(update=found) if found else settings
     problems += engine.problems_of(chosen, found, profile.where)
-    chosen.__dict__["profile"] = profile  # of this environment, whatever the next one is
+    chosen.__dict__["profile"] = profile  # keep it: the environment may change later
     return chosen, problems
 
 
 def other_engine(settings: Settings, profile: Profile) -> str | None:
-    """What is wrong where the target in force is of another engine than the environment says."""
-    way_out = f"name a target of type {{}} in {PREFIX}DBT_TARGET"
+    """Return a message if the dbt target does not have the engine that the settings select; None otherwise."""
+    solution = f"name a target of type {{}} in {PREFIX}DBT_TARGET"
     if settings.env == "trino" and settings.engine not in (None, "trino"):
         return f"{PREFIX}ENGINE: is {settings.engine}, but {PREFIX}ENV=trino means trino; set {PREFIX}ENV=local or prod"
     wanted = settings.engine or ("trino" if settings.env == "trino" else None)
     if wanted and profile.adapter != wanted:
-        said = f"{PREFIX}ENGINE: is {wanted}" if settings.engine else f"{PREFIX}ENV: {settings.env} runs on Trino"
-        return f"{said}, but {profile.where} has type {profile.adapter}; {way_out.format(wanted)}"
+        setting = f"{PREFIX}ENGINE: is {wanted}" if settings.engine else f"{PREFIX}ENV: {settings.env} runs on Trino"
+        return f"{setting}, but {profile.where} has type {profile.adapter}; {solution.format(wanted)}"
     if not wanted and settings.env == "prod" and not profile.engine.concurrent_writers:
         servers = joined([name for name, engine in ENGINES.items() if engine.concurrent_writers], "or")
         return (
             f"{PREFIX}ENV: prod runs on a server, but {profile.where} has type {profile.adapter}; "
-            f"{way_out.format(servers)}, or set {PREFIX}ENGINE={profile.adapter} if one machine is meant"
+            f"{solution.format(servers)}, or set {PREFIX}ENGINE={profile.adapter} to run on one machine"
         )
     return None
 
 
 def named_by_profile(settings: Settings) -> set[str]:
-    """Names of the engine's settings that dbt's profile has, and not from our own variables."""
+    """Return the engine's settings that the dbt profile has, unless it reads them from our own variables."""
     try:
         engine = settings.profile.engine
         found = engine.settings_of(settings.profile)

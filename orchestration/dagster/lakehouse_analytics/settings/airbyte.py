@@ -17,7 +17,7 @@ AirbyteAuth = Literal["none", "client_credentials", "bearer", "basic"]
 
 
 class AirbyteSettings(BaseModel):
-    """The part of `Settings` that is Airbyte's."""
+    """The part of `Settings` about Airbyte."""
 
     airbyte_url: str | None = Field(
         None,
@@ -67,28 +67,28 @@ class AirbyteSettings(BaseModel):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError("expected a URL such as https://api.airbyte.com/v1")
         if parts.username or parts.password:
-            raise ValueError("a log-in does not belong into the URL: set LAKEHOUSE_AIRBYTE_USER and _PASSWORD")
+            raise ValueError("do not put credentials in the URL: set LAKEHOUSE_AIRBYTE_USER and _PASSWORD")
         return value.rstrip("/")
 
     @cached_property
     def airbyte_auth(self) -> AirbyteAuth:
-        """How we log in to Airbyte."""
+        """The authentication method that the settings select."""
         if self.airbyte_client_id:
             return "client_credentials"
         return "bearer" if self.airbyte_token else "basic" if self.airbyte_user else "none"
 
     def airbyte_problems(self) -> list[str]:
-        """What is wrong with how the settings log in to Airbyte, each by variable."""
+        """Return one message per variable whose value does not fit the other settings for logging in to Airbyte."""
         problems = []
         for one, other in (("airbyte_client_id", "airbyte_client_secret"), ("airbyte_user", "airbyte_password")):
             if bool(getattr(self, one)) != bool(getattr(self, other)):
                 missing = other if getattr(self, one) else one
                 both = f"{PREFIX}{one.upper()} and {PREFIX}{other.upper()}"
-                problems.append(f"{PREFIX}{missing.upper()}: not set; {both} belong together")
+                problems.append(f"{PREFIX}{missing.upper()}: not set; set both {both}")
         ways = [name for name in ("airbyte_client_id", "airbyte_token", "airbyte_user") if getattr(self, name)]
         if len(ways) > 1:
             named = ", ".join(f"{PREFIX}{name.upper()}" for name in ways)
-            problems.append(f"{named}: one way to log in to Airbyte is enough; unset the others")
+            problems.append(f"{named}: set only one of them, because they are alternative ways to log in to Airbyte")
         if ways and not self.airbyte_url:
             problems.append(f"{PREFIX}AIRBYTE_URL: not set, although {PREFIX}{ways[0].upper()} is")
         return problems

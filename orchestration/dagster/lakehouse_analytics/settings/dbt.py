@@ -14,7 +14,7 @@ from lakehouse_analytics.common.environment import absolute, repository_root
 
 
 class DbtSettings(BaseModel):
-    """The part of `Settings` that says which dbt project is run, and how."""
+    """The part of `Settings` about the dbt project."""
 
     dbt_project_dir: Path = Field(
         default_factory=lambda: repository_root() / "dbt", description="Folder of the dbt project."
@@ -37,7 +37,7 @@ class DbtSettings(BaseModel):
     strict: bool = Field(
         False,
         description="Set `true` to refuse models that readers could see half-written, and the like, instead of "
-        "warning of them.",
+        "warning about them.",
     )
 
     dbt_threads: int | None = Field(

@@ -1,4 +1,4 @@
-"""Settings of Iceberg tables: their metadata, and their maintenance."""
+"""Settings for the metadata and the maintenance of Iceberg tables."""
 
 from __future__ import annotations
 

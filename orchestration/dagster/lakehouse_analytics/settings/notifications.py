@@ -15,7 +15,7 @@ from lakehouse_analytics.common.text import shortened
 
 
 class NotificationSettings(BaseModel):
-    """The part of `Settings` that says whom to notify, and how."""
+    """The part of `Settings` about notifications."""
 
     notify: Annotated[tuple[Literal["log", "slack", "smtp"], ...], NoDecode] = Field(
         ("log",), description="Notification channels, comma-separated: `log`, `slack`, `smtp`."
@@ -58,7 +58,7 @@ class NotificationSettings(BaseModel):
     @field_validator("slack_webhook_url")
     @classmethod
     def _webhook(cls, value: SecretStr | None) -> SecretStr | None:
-        # The whole URL is the secret.
+        # The URL itself is the secret, so the message must not contain it.
         parts = urlsplit(value.get_secret_value()) if value else None
         if parts and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ValueError("expected a URL such as https://hooks.slack.com/services/…")

@@ -13,10 +13,10 @@ from lakehouse_analytics.contract.models import Duration
 
 
 def valid_cron(value: str) -> str:
-    """A cron expression as it is.
+    """Return a cron expression unchanged.
 
     Raises:
-        ValueError: it is none.
+        ValueError: The text is not a cron expression.
     """
     if not is_cron(value):
         raise ValueError(f"{shortened(value)} is not a cron expression (for example '0 2 * * *')")
@@ -24,7 +24,7 @@ def valid_cron(value: str) -> str:
 
 
 class ScheduleSettings(BaseModel):
-    """The part of `Settings` that says when runs start, and with which partitions."""
+    """The part of `Settings` about schedules and partitions."""
 
     timezone: str = Field(
         "UTC", description="Time zone of schedules and partitions (an IANA name such as Europe/Berlin)."

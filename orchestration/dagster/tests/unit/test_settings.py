@@ -356,7 +356,7 @@ def test_two_ways_to_log_in_are_one_too_many(monkeypatch: pytest.MonkeyPatch) ->
         LAKEHOUSE_TRINO_JWT="s3cret",
         LAKEHOUSE_TRINO_HTTP_SCHEME="https",
     )
-    assert line.startswith("LAKEHOUSE_TRINO_PASSWORD, LAKEHOUSE_TRINO_JWT: one way to log in")
+    assert line.startswith("LAKEHOUSE_TRINO_PASSWORD, LAKEHOUSE_TRINO_JWT: set only one of them")
     assert "s3cret" not in line
 
 

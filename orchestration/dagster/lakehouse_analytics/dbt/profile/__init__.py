@@ -1,11 +1,11 @@
-"""The dbt profile in force: which file and target dbt uses, and what of it names databases and schemas.
+"""The dbt profile: the file and the target that dbt uses, and the names of databases and schemas in it.
 
-Follows dbt's own rules, so that a project that runs with `dbt build` needs none of our settings. Reads `profiles.yml`
-without importing dbt, because the code location must load fast. `lakehouse manifest` compares the result with the
-credentials that dbt itself reads from the file (`prepare.py`).
+This package follows dbt's own rules, so that a project that runs with `dbt build` needs none of our settings. It reads
+`profiles.yml` without importing dbt, because the code location must load fast. `lakehouse manifest` compares the result
+with the credentials that dbt itself reads from the file (`prepare.py`).
 
-`file` finds and reads `profiles.yml`, `rendering` renders its Jinja, `target` chooses the target and reads its fields,
-and `unset_variables` makes placeholders for variables that are set only where the code location runs.
+`file` finds and reads `profiles.yml`, `rendering` renders its Jinja, `target` selects the target and reads its fields,
+and `unset_variables` creates placeholders for variables that are only set where the code location runs.
 
 Format: https://docs.getdbt.com/docs/core/connect-data-platform/profiles.yml
 """

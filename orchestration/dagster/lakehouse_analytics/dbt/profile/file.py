@@ -1,4 +1,4 @@
-"""The file `profiles.yml`: where dbt looks for it, and reading YAML."""
+"""Finds `profiles.yml` where dbt looks for it, and reads YAML files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lakehouse_analytics.common.paths import expanded, is_file
 from lakehouse_analytics.common.text import MAX_TEXT, brief
 
 FILE = "profiles.yml"
-#: That of libyaml, which is ten times as fast, if PyYAML was built with it.
+#: The loader of libyaml if PyYAML was built with it, because it is ten times as fast.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -22,10 +22,10 @@ class ProfileError(ValueError):
 
 
 def load_yaml(path: Path) -> Mapping[str, Any]:
-    """Read a YAML file that contains a mapping; an empty file is an empty mapping.
+    """Read a YAML file that contains a mapping. An empty file is an empty mapping.
 
     Raises:
-        ProfileError: it cannot be read, or contains something else.
+        ProfileError: The file cannot be read, or contains something else.
     """
     try:
         loaded = yaml.load(path.read_text(), Loader=_LOADER)  # noqa: S506  # a safe loader
@@ -36,27 +36,33 @@ def load_yaml(path: Path) -> Mapping[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, Mapping):
-        raise ProfileError(f"{path} must hold a YAML mapping, not a {type(loaded).__name__}.")
+        raise ProfileError(f"{path} must contain a YAML mapping, not a {type(loaded).__name__}.")
     return loaded
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder of `profiles.yml`, and why it is this one, for messages."""
+    """The folder of `profiles.yml`.
+
+    Attributes:
+        folder: The folder.
+        reason: The variable that names the folder, for messages; empty if dbt finds it, and `default` if dbt would not
+            find it anywhere.
+    """
 
     folder: Path
     reason: str
 
     @property
     def file(self) -> Path:
-        """The file itself."""
+        """The path of `profiles.yml`."""
         return self.folder / FILE
 
 
 def find(project_dir: Path, explicit: Path | None, environment: Mapping[str, str]) -> Place:
     """Find `profiles.yml` where dbt looks for it: our setting, dbt's variable, the project, the home directory.
 
-    dbt looks in its working directory, which here is the project's. See
+    dbt looks in its working directory, which for us is the project's folder. See
     https://docs.getdbt.com/docs/core/connect-data-platform/connection-profiles#advanced-customizing-a-profile-directory
     """
     if explicit:

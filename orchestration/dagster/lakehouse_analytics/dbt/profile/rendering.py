@@ -1,4 +1,4 @@
-"""Jinja in `profiles.yml` and `dbt_project.yml`, rendered as dbt does it."""
+"""Renders the Jinja in `profiles.yml` and `dbt_project.yml` in the same way as dbt."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lakehouse_analytics.common.redact import SECRET_NAME
 from lakehouse_analytics.common.text import MAX_TEXT, brief
 from lakehouse_analytics.dbt.profile.file import ProfileError
 
-#: Prefix of variables that dbt never writes anywhere.
+#: Prefix of variables whose values dbt never writes anywhere.
 DBT_SECRET = "DBT_ENV_SECRET"  # noqa: S105  # a prefix
 _MISSING = object()
 _JINJA = re.compile(r"\{\{|\{%|\{#")
-#: The Jinja of nearly all profiles. It is rendered without jinja2, which every process would have to import.
+#: The Jinja in nearly all profiles. It is rendered without jinja2, which every process would have to import.
 _CALL = re.compile(
     r"""\{\{-?\s*(?P<function>env_var|var)\(\s*(?P<q>['"])(?P<name>[^'"\\{}]+)(?P=q)\s*"""
     r"""(?:,\s*(?P<d>['"])(?P<default>[^'"\\{}]*)(?P=d)\s*)?\)\s*(?:\|\s*as_(?:text|number|bool|native)\s*)*\}\}"""
@@ -25,20 +25,20 @@ _CALL = re.compile(
 
 
 def is_secret(variable: str) -> bool:
-    """Whether the value of a variable must not be written anywhere, according to its name."""
+    """Return whether the value of a variable must not be written anywhere, according to its name."""
     return variable.startswith(DBT_SECRET) or bool(SECRET_NAME.search(variable))
 
 
 def is_simple(text: str) -> bool:
-    """Whether a text has no Jinja but calls of `env_var` and `var`."""
+    """Return whether the only Jinja in a text is calls of `env_var` and `var`."""
     return not _JINJA.search(_CALL.sub("", text))
 
 
 class Jinja:
-    """Renders as dbt renders `profiles.yml` and `dbt_project.yml`: with variables, and without macros.
+    """Renders Jinja as dbt does in `profiles.yml` and `dbt_project.yml`: with variables, and without macros.
 
     Attributes:
-        read: Names of the variables read since it was last cleared.
+        read: Names of the environment variables that were read since the caller last cleared the set.
     """
 
     def __init__(
@@ -49,10 +49,14 @@ class Jinja:
         self._render: Callable[[str], str] | None = None
 
     def render(self, value: Any, where: str) -> Any:
-        """The value with each string in it rendered.
+        """Return a value in which every string is rendered.
+
+        Args:
+            value: The value: a string, a mapping, a list, or anything else.
+            where: The place of the value, for messages.
 
         Raises:
-            ProfileError: naming `where`.
+            ProfileError: The value cannot be rendered. The message names `where`.
         """
         if isinstance(value, Mapping):
             return {key: self.render(item, where) for key, item in value.items()}
@@ -83,7 +87,7 @@ class Jinja:
     def _renderer(self) -> Callable[[str], str]:
         from jinja2.sandbox import SandboxedEnvironment
 
-        jinja = SandboxedEnvironment()  # in which, as in dbt's, an undefined name is empty
+        jinja = SandboxedEnvironment()  # as in dbt, undefined names are empty
         for name in ("as_text", "as_bool", "as_native", "as_number"):
             jinja.filters[name] = lambda value: value
         context = {
@@ -112,4 +116,4 @@ class Jinja:
 
 
 class UnsetError(LookupError):
-    """A variable without value and default."""
+    """A variable has neither a value nor a default."""

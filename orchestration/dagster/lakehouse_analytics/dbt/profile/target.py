@@ -1,4 +1,4 @@
-"""The dbt target that is used: its profile, its rendered fields, and its names of databases and schemas."""
+"""The dbt target that builds use: its profile, its rendered fields, and its names of databases and schemas."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Profile:
     """One rendered target of a profile.
 
     Attributes:
-        file: The `profiles.yml`.
-        project_dir: dbt's working directory, which relative paths of the profile start from.
-        name: The profile.
-        target: The target.
-        adapter: Its `type`.
-        fields: Rendered fields; may contain secrets.
+        file: The path of `profiles.yml`.
+        project_dir: dbt's working directory. Relative paths in the profile start from it.
+        name: Name of the profile.
+        target: Name of the target.
+        adapter: The target's `type`.
+        fields: The rendered fields, which may contain secrets.
         reads: Names of the environment variables that each field reads.
     """
 
@@ -46,12 +46,12 @@ class Profile:
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """A description of the target, the profile and the file, for messages."""
         return f"target `{brief(self.target)}` of profile `{brief(self.name)}` in {brief(self.file, MAX_TEXT)}"
 
     @property
     def database(self) -> str:
-        """The database of a model that names none, as dbt derives it."""
+        """The database of models that do not name one, as dbt derives it."""
         return self.engine.database(self.fields)
 
     @property
@@ -76,8 +76,8 @@ class Profile:
         return file
 
     def names(self) -> dict[str, Any]:
-        """The names of databases and schemas, which the manifest contains; never a secret."""
-        said: dict[str, Any] = {"target": self.target, "type": self.adapter}
+        """Return the names of databases and schemas, which the manifest contains. Secrets are never among them."""
+        found: dict[str, Any] = {"target": self.target, "type": self.adapter}
         naming = tuple(name for name in self.engine.naming_fields if name not in ("schema", "attach"))
         read_by = {"database": naming, "schema": ("schema",), "attached": ("attach",)}
         values = {
@@ -88,23 +88,23 @@ class Profile:
         for name, value in values.items():
             variables = self.variables(*read_by[name])
             if value is not None and not any(variable.startswith(DBT_SECRET) for variable in variables):
-                said[name] = value
-        return said
+                found[name] = value
+        return found
 
     def variables(self, *fields: str) -> list[str]:
-        """The environment variables that these fields read."""
+        """Return the environment variables that fields of the target read."""
         return sorted({variable for name in fields for variable in self.reads.get(name, ())})
 
 
 @dataclass(frozen=True)
 class Request:
-    """What decides which target is used, in order of precedence; the default is the profile's `target:`.
+    """The inputs that select the target, in order of precedence. The default is the profile's `target:`.
 
     Attributes:
-        target: LAKEHOUSE_DBT_TARGET.
-        preferred: Targets for LAKEHOUSE_ENV; the first one that the profile has is used.
-        dbt_target: DBT_TARGET.
-        variables: dbt's `--vars`.
+        target: The value of LAKEHOUSE_DBT_TARGET.
+        preferred: The targets for LAKEHOUSE_ENV, of which the first one in the profile is used.
+        dbt_target: The value of DBT_TARGET.
+        variables: The variables of dbt's `--vars`.
     """
 
     target: str | None = None
@@ -120,19 +120,19 @@ def read(
     environment: Mapping[str, str],
     defaults: Mapping[str, str] | None = None,
 ) -> Profile:
-    """Render the profile as dbt does.
+    """Read and render the profile as dbt does.
 
     Args:
-        project_dir: The dbt project.
-        place: Where `profiles.yml` is.
-        request: What decides which target is used.
+        project_dir: The folder of the dbt project.
+        place: The folder of `profiles.yml`.
+        request: The inputs that select the target.
         environment: The variables that `env_var` reads.
         defaults: Variables that we set for dbt if the environment does not. They are used only if the profile has no
             default of its own.
 
     Raises:
-        ProfileError: no such file, profile or target; not valid YAML; an adapter that is not supported; Jinja that
-            cannot be rendered.
+        ProfileError: The file, the profile or the target does not exist, the file is not valid YAML, its Jinja cannot
+            be rendered, or the adapter is not supported.
     """
     if not is_file(place.file):
         raise _no_file(project_dir, place, environment)
@@ -157,7 +157,7 @@ def _no_file(project_dir: Path, place: Place, environment: Mapping[str, str]) ->
 def _profile(
     project_dir: Path, place: Place, jinja: Jinja, environment: Mapping[str, str]
 ) -> tuple[str, Mapping[str, Any]]:
-    """The name of the profile, and its part of the file."""
+    """Return the name of the profile and its part of the file."""
     file = place.file
     profiles, project = load_yaml(file), load_yaml(project_dir / "dbt_project.yml")
     name = environment.get("DBT_PROFILE") or jinja.render(project.get("profile"), f"{project_dir}/dbt_project.yml")
@@ -180,7 +180,7 @@ def _profile(
 def _output(
     name: str, profile: Mapping[str, Any], file: Path, request: Request, jinja: Jinja
 ) -> tuple[str, str, Mapping[str, Any]]:
-    """The target, its adapter, and its part of the file."""
+    """Return the target, its adapter, and its part of the file."""
     outputs = profile["outputs"]
     target, why = _target(profile, outputs, request, jinja, file)
     output = outputs.get(target)
@@ -194,14 +194,14 @@ def _output(
         usable = [
             str(other) for other, one in outputs.items() if isinstance(one, Mapping) and one.get("type") in ENGINES
         ]
-        way_out = (
+        solution = (
             f"Name another target in LAKEHOUSE_DBT_TARGET: {_names(usable)}."
             if usable
             else "Add a target of one of these types to the profile, and name it in LAKEHOUSE_DBT_TARGET."
         )
         raise ProfileError(
             f"{file}: target `{brief(target)}` of profile `{brief(name)}` has type {brief(adapter)}; this version "
-            f"runs on {joined([*ENGINES])}. {way_out}"
+            f"runs on {joined([*ENGINES])}. {solution}"
         )
     return target, adapter, output
 
@@ -209,7 +209,7 @@ def _output(
 def _fields(
     engine: EngineType, output: Mapping[str, Any], jinja: Jinja, where: str, file: Path
 ) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
-    """The rendered fields, and the variables that each of them reads."""
+    """Return the rendered fields, and the variables that each of them reads."""
     fields: dict[str, Any] = {}
     reads: dict[str, tuple[str, ...]] = {}
     for key in (*engine.naming_fields, *engine.connection_fields):
@@ -229,7 +229,7 @@ def _fields(
 
 
 def _follows_us(value: object, variables: Set[str]) -> bool:
-    """Whether an expression reads nothing but the variables of the setting with the same meaning."""
+    """Return whether an expression reads only the variables of the settings with the same meaning."""
     read = set(_READS.findall(value)) if isinstance(value, str) and not is_simple(value) else set()
     return bool(read) and read <= variables
 

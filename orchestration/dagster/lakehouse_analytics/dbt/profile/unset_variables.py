@@ -1,4 +1,4 @@
-"""Placeholders for variables that are not set where the manifest is made, such as in the build of an image."""
+"""Placeholders for variables that are not set when the manifest is created, such as in the build of an image."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from lakehouse_analytics.dbt.profile.file import ProfileError, load_yaml
 from lakehouse_analytics.dbt.profile.rendering import Jinja, UnsetError
 from lakehouse_analytics.dbt.profile.target import Profile
 
-#: The value with which dbt parses if a variable of the connection is not set.
+#: The value that dbt gets for a variable of the connection that is not set.
 PLACEHOLDER = "lakehouse-placeholder"
 
 
 def placeholders(profile: Profile, environment: Mapping[str, str], variables: Mapping[str, Any]) -> dict[str, str]:
-    """Values for variables of the connection that are not set, so that dbt can parse without them.
+    """Return values for variables of the connection that are not set, so that dbt can parse without them.
 
-    dbt renders the whole target even if it opens no connection. An image is built without address and password.
+    dbt renders the whole target even if it opens no connection, and an image is built without address and password.
 
     Args:
-        profile: The profile that is used.
+        profile: The profile.
         environment: The variables that dbt reads.
-        variables: dbt's `--vars`.
+        variables: The variables of dbt's `--vars`.
 
     Returns:
-        Values by variable, of a type that dbt accepts in the fields that read it. Variables with a default, and those
-        that name databases and schemas, are not among them.
+        Values by variable, of types that dbt accepts in the fields that read them. Variables with a default are not
+        among them, nor are variables that name databases and schemas.
     """
     output = load_yaml(profile.file)[profile.name]["outputs"][profile.target]
     jinja = _Placeholders(environment, variables)
@@ -50,15 +50,15 @@ def _strings(value: object) -> Iterator[str]:
 
 
 class _Placeholders(Jinja):
-    """Renders with placeholders for variables that are not set.
+    """Renders Jinja with placeholders for variables that are not set.
 
     Attributes:
-        filled: The placeholders that were needed, by variable.
+        filled: The placeholders that were used, by variable.
     """
 
     #: Fields for which dbt accepts only some values.
     _FIELDS = MappingProxyType({"http_scheme": "https", "method": "none"})
-    #: Jinja that makes a value of another type than text.
+    #: Matches Jinja that converts a value to another type than text.
     _TYPED = re.compile(r"\|\s*(as_number|as_native|as_bool|int|float|bool)\b")
 
     def __init__(self, environment: Mapping[str, str], variables: Mapping[str, Any]) -> None:
@@ -67,10 +67,15 @@ class _Placeholders(Jinja):
         self._value = PLACEHOLDER
 
     def fill(self, key: str, text: str) -> None:
-        """Note what `text`, of the field `key`, reads and what is not set."""
+        """Add placeholders for the unset variables that a text reads.
+
+        Args:
+            key: The field that contains the text.
+            text: The text.
+        """
         typed = key in ("port", "threads") or self._TYPED.search(text)
         self._value = self._FIELDS.get(key, "1" if typed else PLACEHOLDER)
-        with suppress(ProfileError):  # dbt will say what is wrong
+        with suppress(ProfileError):  # dbt reports what is wrong
             self.render(text, key)
 
     def _env_var(self, name: str, default: str | None = None) -> str:

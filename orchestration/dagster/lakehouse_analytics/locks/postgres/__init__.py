@@ -1,4 +1,4 @@
-"""Advisory locks of PostgreSQL, for instances whose storage is PostgreSQL.
+"""Table locks as advisory locks of PostgreSQL, for instances whose storage is PostgreSQL.
 
 A `session` holds the `advisory` locks of one owner. The `registry` records the owner of each lock, and `recovery` opens
 a new session after the database has ended one.
@@ -17,14 +17,14 @@ from lakehouse_analytics.locks.postgres.recovery import OwnLocks, Recovery, wait
 from lakehouse_analytics.locks.postgres.registry import LockRegistry
 from lakehouse_analytics.locks.postgres.session import LockSession
 
-#: Seconds between two checks of the session, which is opened again after the database has ended it.
+#: Seconds between two checks of the session. A check opens a new session if the database has ended the last one.
 BEAT = 5.0
 #: Seconds in which an owner whose session has ended may reconnect, unless Dagster says that its run has ended.
 GRACE = 30.0
 
 
 class PostgresLocks:
-    """The backend of one owner: one session, which holds the advisory locks of all its tables.
+    """The backend with one PostgreSQL session per owner, which holds the advisory locks of all its tables.
 
     PostgreSQL releases them when the session ends: with the process, or when keepalives show that its machine is
     unreachable. A session may also end while its owner is running, because the server restarts or an administrator ends
@@ -44,16 +44,19 @@ class PostgresLocks:
         self._heart.start()
 
     def acquire(self, table: str, *, waits: bool, has_ended: Callable[[str], bool]) -> Granted | Busy:
-        """See `Backend`."""
+        """Try to lock a table without waiting. See `Backend`."""
         with self.mutex:
             if self._closed.is_set():
                 raise RuntimeError("The locks of this step are closed.")
             if table in self.own.tables:
                 return Busy(self.owner)
-            return self._again_after_disconnect(lambda: self._acquire(table, waits=waits, has_ended=has_ended))
+            return self._retry_after_disconnect(lambda: self._acquire(table, waits=waits, has_ended=has_ended))
 
     def release(self, table: str) -> None:
-        """See `Backend`. If the database does not respond, the lock is released when it responds again."""
+        """Release a table and leave the line for it. See `Backend`.
+
+        If the database does not respond, the lock is released when it responds again.
+        """
         with self.mutex:
             own = self.own
             locked, waited = table in own.tables and table not in own.lost, table in own.waiting
@@ -72,12 +75,12 @@ class PostgresLocks:
                 self.recovery.disconnected(error)
 
     def why_lost(self, table: str) -> str | None:
-        """See `Backend`."""
+        """Return the reason why the owner has lost the lock of a table. See `Backend`."""
         with self.mutex:
             return self.own.lost.get(table)
 
     def close(self) -> None:
-        """See `Backend`."""
+        """Release all locks and close the session. See `Backend`."""
         self.stop_heart()
         with self.mutex:
             for table in [*self.own.tables, *self.own.waiting]:
@@ -112,7 +115,7 @@ class PostgresLocks:
                     self._locks.unlock(table)
 
     def _claim(self, table: str, *, waits: bool, has_ended: Callable[[str], bool]) -> Granted | Busy:
-        """Record us as the owner, unless others wait or the last owner may reconnect."""
+        """Record this owner, unless others wait or the last owner may reconnect."""
         if not waits and (waiting := self._locks.other_holder(waiting_line(table))):
             return Busy(waiting)
         before = self._registry.owner_of(table)
@@ -130,8 +133,8 @@ class PostgresLocks:
             self._locks.try_share(waiting_line(table))
             self.own.waiting.add(table)
 
-    def _again_after_disconnect(self, attempt: Callable[[], Granted | Busy]) -> Granted | Busy:
-        """Try, and if the session has ended, try again with a new one."""
+    def _retry_after_disconnect(self, attempt: Callable[[], Granted | Busy]) -> Granted | Busy:
+        """Return the outcome of an attempt. If the session has ended, retry with a new one."""
         from sqlalchemy.exc import DBAPIError
 
         try:

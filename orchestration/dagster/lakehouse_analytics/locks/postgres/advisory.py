@@ -1,4 +1,4 @@
-"""PostgreSQL's advisory locks, by name."""
+"""Advisory locks of PostgreSQL with names instead of numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lakehouse_analytics.locks.postgres.session import LockSession, changing_ses
 
 
 def lock_key(name: str) -> int:
-    """The advisory lock of a name: the first 8 bytes of its SHA-256, as PostgreSQL reads a bigint."""
+    """Return the key of a name's advisory lock: the first 8 bytes of its SHA-256, as PostgreSQL reads a bigint."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
 
 
@@ -20,10 +20,10 @@ class AdvisoryLocks:
         self._ask, self._session = session.ask, session
 
     def try_lock(self, name: str) -> bool:
-        """Lock a name, unless another session has locked it.
+        """Lock a name and return True, or return False if another session has locked it.
 
         Raises:
-            LockStorageError: a pooler has changed the session.
+            LockStorageError: A connection pooler has changed the session.
         """
         ((granted, pid),) = self._ask("select pg_try_advisory_lock(:key), pg_backend_pid()", key=lock_key(name))
         if pid != self._session.pid:
@@ -35,7 +35,7 @@ class AdvisoryLocks:
         self._ask("select pg_advisory_unlock(:key)", key=lock_key(name))
 
     def try_share(self, name: str) -> None:
-        """Lock a name together with others."""
+        """Lock a name in shared mode, so that several sessions can hold it."""
         self._ask("select pg_try_advisory_lock_shared(:key)", key=lock_key(name))
 
     def unshare(self, name: str) -> None:
@@ -43,7 +43,7 @@ class AdvisoryLocks:
         self._ask("select pg_advisory_unlock_shared(:key)", key=lock_key(name))
 
     def other_holder(self, name: str) -> Owner | None:
-        """The owner of another session that has locked a name; None if there is no such session."""
+        """Return the owner of another session that has locked a name; None if there is no such session."""
         unsigned = lock_key(name) % 2**64
         rows = self._ask(
             "select application_name, pid from pg_locks join pg_stat_activity using (pid)"

@@ -13,7 +13,7 @@ from lakehouse_analytics.locks.postgres.advisory import AdvisoryLocks
 from lakehouse_analytics.locks.postgres.registry import LockRegistry
 from lakehouse_analytics.locks.postgres.session import LockSession
 
-#: Attempts, a quarter of a second apart, while the server ends our own last session.
+#: Maximum attempts, a quarter of a second apart, while the server ends our own last session.
 _ATTEMPTS = 20
 _LOGGER = logging.getLogger(__name__)
 
@@ -23,10 +23,10 @@ class OwnLocks:
     """The locks of one owner, which it keeps when its session ends.
 
     Attributes:
-        tables: Tables that are locked.
+        tables: Tables that the owner has locked.
         waiting: Tables for which the owner waits.
-        unreleased: Tables that it no longer needs and could not release yet.
-        lost: Those of `tables` that another run has locked since, with the reason.
+        unreleased: Tables that the owner no longer needs and could not release yet.
+        lost: The reason for each of `tables` that another run has locked since.
     """
 
     tables: set[str] = field(default_factory=set)
@@ -36,7 +36,7 @@ class OwnLocks:
 
 
 class Recovery:
-    """Opens the session of an owner, and after it has ended a new one with the same locks."""
+    """Opens the session of an owner, and a new one with the same locks after it has ended."""
 
     def __init__(self, session: LockSession, owner: Owner, own: OwnLocks, on_lost: Callable[[str], None]) -> None:
         self._session, self._owner, self._own, self._on_lost = session, owner, own, on_lost
@@ -46,7 +46,7 @@ class Recovery:
         """Open the session.
 
         Raises:
-            LockStorageError: PostgreSQL is behind a pooler that changes sessions, or the registry cannot be created.
+            LockStorageError: A connection pooler changes the session, or the registry cannot be created.
         """
         self._session.open()
         try:
@@ -56,7 +56,7 @@ class Recovery:
             raise
 
     def restore(self) -> None:
-        """Open a new session with the locks of the last one, except those that another run has in the meantime."""
+        """Open a new session with the locks of the last one, except those that another run has acquired since."""
         last = self._session.pid
         self.connect()
         try:
@@ -82,7 +82,7 @@ class Recovery:
             self._own.unreleased.discard(table)
 
     def owner_of(self, table: str) -> Owner:
-        """The owner of a table's lock. Without a row it may be a run that is just trying to lock the table."""
+        """Return the owner of a table's lock. Without a row, it may be a run that is trying to lock the table now."""
         return self._registry.owner_of(table) or self._locks.other_holder(table) or Owner()
 
     def _lock_again(self) -> None:
@@ -116,5 +116,5 @@ class Recovery:
 
 
 def waiting_line(table: str) -> str:
-    """The name of the lock that all who wait for a table share."""
+    """Return the name of the lock that all owners waiting for a table share."""
     return f"waiting for {table}"

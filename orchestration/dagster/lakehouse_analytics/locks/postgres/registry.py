@@ -18,7 +18,7 @@ CREATE = f"""create table if not exists {TABLE} (
 
 
 class LockRegistry:
-    """One row per locked table. The row of an owner that died remains, so that the next owner can tell."""
+    """The rows of locked tables. The row of an owner that died remains, so that the next owner finds out about it."""
 
     def __init__(self, session: LockSession) -> None:
         self._ask = session.ask
@@ -27,30 +27,30 @@ class LockRegistry:
         """Create the table if it does not exist.
 
         Raises:
-            LockStorageError: the role may not create it. The message has the statements for the database's owner.
+            LockStorageError: The role may not create it. The message has the statements for the database's owner.
         """
         from sqlalchemy.exc import IntegrityError, ProgrammingError
 
         if self._ask("select to_regclass(:table)", table=TABLE)[0][0]:
             return
         try:
-            with suppress(IntegrityError):  # two runs create it at once
+            with suppress(IntegrityError):  # another run creates it at the same time
                 self._ask(CREATE)
         except ProgrammingError as error:
             user = self._ask("select current_user")[0][0]
             raise LockStorageError(
-                f'The role "{user}" may not create the table {TABLE} in Dagster\'s database, which records who writes '
-                f"which table. Let its owner run:\n{CREATE};\n"
+                f'The role "{user}" may not create the table {TABLE} in Dagster\'s database, which records which run '
+                f"writes which table. The owner of the database must run:\n{CREATE};\n"
                 f'grant select, insert, update, delete on {TABLE} to "{user}";'
             ) from error
 
     def owner_of(self, table: str) -> Owner | None:
-        """The recorded owner of a table."""
+        """Return the recorded owner of a table; None if it has no row."""
         rows = self._ask("select run_id, step_key from lakehouse_table_locks where table_name = :table", table=table)
         return Owner(*rows[0]) if rows else None
 
     def record(self, table: str, owner: Owner) -> None:
-        """Record the owner of a table, in place of the last one."""
+        """Record the owner of a table, replacing the last one."""
         self._ask(
             "insert into lakehouse_table_locks (table_name, run_id, step_key) values (:table, :run_id, :step_key)"
             " on conflict (table_name) do update set run_id = excluded.run_id, step_key = excluded.step_key,"
@@ -61,7 +61,7 @@ class LockRegistry:
         )
 
     def remove(self, table: str, owner: Owner) -> None:
-        """Remove the row of a table, if it is still this owner's."""
+        """Remove the row of a table if it still has this owner."""
         self._ask(
             "delete from lakehouse_table_locks where table_name = :table and run_id = :run_id and step_key = :step_key",
             table=table,
@@ -70,7 +70,7 @@ class LockRegistry:
         )
 
     def seconds_unlocked(self, table: str) -> float | None:
-        """Seconds since the table of a recorded owner was first found unlocked; None if it has no row."""
+        """Return the seconds since a recorded table was first found unlocked; None if it has no row."""
         rows = self._ask(
             "update lakehouse_table_locks set unlocked_since = coalesce(unlocked_since, clock_timestamp())"
             " where table_name = :table returning extract(epoch from clock_timestamp() - unlocked_since)",
@@ -79,5 +79,5 @@ class LockRegistry:
         return float(rows[0][0]) if rows else None
 
     def mark_locked(self, table: str) -> None:
-        """Note that the recorded owner of a table has locked it again."""
+        """Record that the owner of a table has locked it again."""
         self._ask("update lakehouse_table_locks set unlocked_since = null where table_name = :table", table=table)

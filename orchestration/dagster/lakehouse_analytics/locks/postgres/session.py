@@ -20,10 +20,10 @@ _PREFIX = "lakehouse"
 
 
 class LockSession:
-    """A session of its own in the database of Dagster's event log, outside the connection pool.
+    """A session in the database of Dagster's event log, outside the connection pool.
 
-    PostgreSQL shows the owner as the session's `application_name`. `open` opens it, and may be called again after the
-    session has ended.
+    PostgreSQL shows the owner as the session's `application_name`. `open` opens the session, and may be called again
+    after it has ended.
 
     Attributes:
         name: The `application_name`.
@@ -32,7 +32,7 @@ class LockSession:
 
     def __init__(self, storage: Any, owner: Owner) -> None:
         self._storage: PostgresEventLogStorage = storage
-        # At most 63 bytes: the longest that PostgreSQL keeps.
+        # PostgreSQL truncates names after 63 bytes.
         self.name = f"{_PREFIX} {owner.run_id} {owner.step_key}"[:63]
         self.pid = 0
         self._connection: Connection | None = None
@@ -40,21 +40,22 @@ class LockSession:
 
     @property
     def is_open(self) -> bool:
-        """Whether it was opened and has not been closed. The server may have ended it."""
+        """Whether the session was opened and has not been closed. The server may have ended it."""
         return self._connection is not None
 
     def open(self) -> None:
         """Open the session.
 
         Raises:
-            LockStorageError: PostgreSQL is behind a pooler that changes sessions.
+            LockStorageError: A connection pooler changes the session.
         """
         try:
             connection = self._connection = self._ending.enter_context(self._storage.index_connection())
-            connection.detach()  # from the pool that a run of several partitions has
+            connection.detach()  # a run of several partitions has a connection pool
             _give_up_when_unanswered(connection)
             self.ask("select set_config('application_name', :name, false)", name=self.name)
-            # The server notices an unreachable client after half a minute, not after the system's two hours.
+            # With these values, the server notices an unreachable client after half a minute. The system's default is
+            # two hours.
             for setting, value in (("idle", 10), ("interval", 5), ("count", 4)):
                 self.ask("select set_config(:name, :value, false)", name=f"tcp_keepalives_{setting}", value=str(value))
             self.pid = self.ask("select pg_backend_pid()")[0][0]
@@ -64,10 +65,10 @@ class LockSession:
             raise
 
     def ask(self, statement: str, **parameters: object) -> Sequence[Row[Any]]:
-        """The rows of one statement.
+        """Run a statement and return its rows.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: the statement failed, or the session has ended.
+            sqlalchemy.exc.DBAPIError: The statement failed, or the session has ended.
         """
         from sqlalchemy import text
         from sqlalchemy.exc import OperationalError
@@ -78,7 +79,7 @@ class LockSession:
         return result.fetchall() if result.returns_rows else []
 
     def close(self) -> None:
-        """Close the session; does nothing if it has ended."""
+        """Close the session. Do nothing if it has ended."""
         self._connection = None
         with suppress(Exception):
             self._ending.close()
@@ -93,7 +94,10 @@ class LockSession:
         )
 
     def _refuse_changing_sessions(self, connection: Connection) -> None:
-        """A pooler reports its own process ids. In transaction mode, it gives our idle session to the next client."""
+        """Raise an error if a connection pooler changes the session.
+
+        A pooler reports its own process ids. In transaction mode, it gives our idle session to the next client.
+        """
         driver: Any = connection.connection.dbapi_connection
         if driver.info.backend_pid == self.pid:
             return
@@ -105,7 +109,7 @@ class LockSession:
 
 
 def owner_of(name: str, pid: int) -> Owner:
-    """The owner of a session, from its `application_name`; a session that is not ours is described by its `pid`."""
+    """Return the owner of a session from its `application_name`; for other applications, a description with the pid."""
     words = name.split(" ", 2)
     if len(words) == 3 and words[0] == _PREFIX:
         return Owner(words[1], words[2])
@@ -113,15 +117,15 @@ def owner_of(name: str, pid: int) -> Owner:
 
 
 def changing_sessions() -> LockStorageError:
-    """The error where a pooler gives each transaction another session."""
+    """Return the error for a connection pooler that gives each transaction another session."""
     return LockStorageError(
         "Dagster's PostgreSQL is behind a connection pooler that gives each transaction another session. Table locks "
-        "belong to a session: connect Dagster's storage to PostgreSQL itself, or use the pooler's session mode."
+        "belong to a session: connect Dagster's storage directly to PostgreSQL, or use the pooler's session mode."
     )
 
 
 def _give_up_when_unanswered(connection: Connection) -> None:
-    """Without this timeout, a statement to an unreachable server would wait for a quarter of an hour."""
+    """Set a timeout, without which a statement would wait a quarter of an hour for an unreachable server."""
     driver: Any = connection.connection.dbapi_connection
     with socket.socket(fileno=os.dup(driver.fileno())) as client:
         if client.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux

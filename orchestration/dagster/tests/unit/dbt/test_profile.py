@@ -160,7 +160,7 @@ def test_a_profile_without_a_supported_target_says_to_add_one(shop: Path) -> Non
     ("text", "message"),
     [
         ("shop: [", "is not valid YAML"),
-        ("- shop", "must hold a YAML mapping, not a list"),
+        ("- shop", "must contain a YAML mapping, not a list"),
         ("other: {outputs: {}}", "has no profile `shop` with outputs, which dbt_project.yml names; it has: other."),
         ("shop: {outputs: }", "has no profile `shop` with outputs"),
         ("", "it has: none."),
@@ -310,7 +310,7 @@ def test_a_certificate_of_the_profile_is_used(shop: Path, monkeypatch: pytest.Mo
 def test_a_log_in_that_cannot_count_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_DBT_TARGET", "kerberos")
     with pytest.raises(
-        SettingsError, match="logs in to Trino by `method: kerberos`, and rows can only be counted with"
+        SettingsError, match="logs in to Trino with `method: kerberos`, but rows can only be counted with"
     ):
         Settings.load()
     monkeypatch.setenv("LAKEHOUSE_TRINO_HTTP_SCHEME", "https")
