@@ -1,7 +1,8 @@
-"""The one op that builds every layer, with gates between the tables.
+"""The execution of the op that builds all layers, with gates between the tables.
 
-One `multi_asset`, not one op per layer: between ops, Dagster gates whole steps, so that one bad bronze table would stop
-all of silver. Inside one op, one dbt builds everything, and skips what depends on a failed gate.
+There is one `multi_asset` instead of one op per layer: between ops, Dagster gates whole steps, so that one bad bronze
+table would stop all of silver. Within one op, one dbt process builds everything and skips what is downstream of a
+failed gate.
 """
 
 import threading
@@ -43,28 +44,28 @@ from lakehouse_analytics.partitions.run_partitions import RunWindows
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 OP_NAME = "build"
-#: dbt's threads where LAKEHOUSE_DBT_THREADS is not set, as the profile has it for Trino.
+#: Number of dbt's threads if LAKEHOUSE_DBT_THREADS is not set, as in the profile for Trino.
 DEFAULT_THREADS = 4
-#: Seconds in which row counts that gate nothing are collected into one statement, on engines where each is expensive.
+#: Seconds for which row counts that are not gates are collected for one statement, if each statement is expensive.
 GATHER = 0.5
 
 
 class BuildConfig(dg.Config):
-    """Options of one build."""
+    """The options of one build."""
 
     full_refresh: bool = Field(
-        default=False, description="Rebuild incremental models from nothing (dbt --full-refresh)."
+        default=False, description="Rebuild incremental models from scratch (dbt --full-refresh)."
     )
     accept_row_counts: list[str] = Field(
-        default=[], description="Models whose row count is the new normal: max_drop and drift start from it."
+        default=[], description="Models whose row count becomes the new baseline of max_drop and drift."
     )
     allow_missing_partitions: bool = Field(
-        default=False, description="Build a window although tables of a shorter grain lack some of theirs inside it."
+        default=False, description="Build the partition even if upstream partitions of a shorter grain are missing."
     )
 
 
 class Build:
-    """One execution of the op: it makes a plan, has dbt build it, and reports what happens to Dagster."""
+    """One execution of the op: it creates a plan, builds it with dbt, and reports the events to Dagster."""
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class Build:
     ) -> None:
         self.graph, self.config, self.dbt, self.engine = graph, config, dbt, engine
         self.grain_partitions, self.threads = grain_partitions, threads
-        # The context of an op of checks has everything except what tables need.
+        # The context of an op that only has checks has everything except what tables need.
         self.context = cast("dg.AssetExecutionContext", context)
         self.log = RunLog(context.log)
         checks = context.selected_asset_check_keys
@@ -129,10 +130,10 @@ class Build:
             raise dg.Failure(f"accept_row_counts: {error}", allow_retries=False) from None
 
     def events(self) -> Iterator[Event]:
-        """Build, and report what happens as it happens.
+        """Build, and yield the events while dbt runs.
 
         Raises:
-            dg.Failure: something was not built, a gate failed, or a planned check was not evaluated.
+            dg.Failure: Something was not built, a gate failed, or a planned check was not evaluated.
         """
         instance = self.context.instance
         if self.windows:
@@ -148,7 +149,7 @@ class Build:
         self.report.close()
 
     def _build(self, plan: Plan, what: str) -> Iterator[Event]:
-        """Build a plan, and report its result."""
+        """Build a plan, yield the events, and report the result."""
         with self.locks, DbtOfRun(self.graph.adapter, self.dbt.manifest) as dbt:
             self._wait_until_free()  # while dbt is being imported
             for check in self.of_sources.results(partial(self._run_command, dbt)):
@@ -158,7 +159,7 @@ class Build:
             attempts = Attempts(self.run, self.engine, self.log, partial(self._build_once, dbt), threads=self.threads)
             result = yield from attempts.events(plan)
         self.run.record(plan, result)
-        yield from self.report.of_end(plan, result, self.results.counter)
+        yield from self.report.final_events(plan, result, self.results.counter)
         if result.crashed:
             raise dg.Failure(
                 f"dbt crashed (exit code {result.exit_code}) while building {what}:\n"
@@ -178,7 +179,7 @@ class Build:
         ended = False
         try:
             with self.engine.queue_reported(self.context.run.run_id, self.log.warn):
-                result = run_to_end(dbt.process(), request, self.log.of_dbt)
+                result = run_to_end(dbt.process(), request, self.log.dbt_line)
             ended = not result.crashed
         finally:
             if not ended:
@@ -188,7 +189,7 @@ class Build:
     def _build_once(
         self, dbt: DbtOfRun, plan: Plan, patience: Patience, threads: int | None
     ) -> Generator[Event, None, DbtResult]:
-        """One attempt, to its end. See `attempts.BuildOnce`."""
+        """Run one attempt to its end, and return its result. See `attempts.BuildOnce`."""
         process = dbt.process()
         stop = threading.Event()
         fetch_all = retrying_fetch_all(process, self.engine, stop)
@@ -201,7 +202,7 @@ class Build:
             tables,
             count=partial(self.results.count, fetch_all),
             judge=self.results.judge,
-            log=self.log.of_dbt,
+            log=self.log.dbt_line,
             lock=self.locks.lock if self.graph.engine.concurrent_writers else None,
             gather=GATHER if isinstance(self.engine, Distributed) else 0.0,
             threads=self.threads,
@@ -211,7 +212,7 @@ class Build:
         try:
             with self.engine.queue_reported(self.context.run.run_id, self.log.warn):
                 for report in build.run(request):
-                    yield from self.report.of_node(report, patience)
+                    yield from self.report.node_events(report, patience)
             ended = not build.result.crashed
         finally:
             stop.set()
@@ -220,6 +221,6 @@ class Build:
         return build.result
 
     def _stop(self, dbt: DbtOfRun) -> None:
-        """Stop dbt, and the queries that it has left running."""
+        """Stop dbt and the queries that it has left running."""
         dbt.stop()
         self.engine.kill_queries(self.context.run.run_id)

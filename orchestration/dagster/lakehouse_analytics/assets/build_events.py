@@ -1,4 +1,4 @@
-"""What a build reports to Dagster: materializations, check evaluations, and why something is missing."""
+"""The events that a build reports to Dagster: materializations, check evaluations, and reasons for missing ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from lakehouse_analytics.assets.dbt_build import Report
+from lakehouse_analytics.assets.dbt_build import NOT_COUNTED, Report
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.retries import Patience
@@ -29,11 +29,11 @@ Event = dg.MaterializeResult[Any] | dg.Output[None] | dg.AssetCheckEvaluation
 
 
 class BuildEvents:
-    """The events of one execution of the op.
+    """Creates the events of one execution of the op.
 
     Attributes:
-        evaluations: Of checks.
-        verdicts: Results of the checks of each table that was counted, by unique id; reported with the table.
+        evaluations: Creates the evaluations of checks.
+        verdicts: The results of the checks of each counted table, by unique id. They are reported with the table.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class BuildEvents:
     ) -> None:
         """
         Args:
-            graph: The manifest's.
-            project_dir: The dbt project, for the places of errors.
-            context: Of the op.
-            checks: Those that were selected.
-            run: What is to be built, and what became of it.
-            engine: Explains failures, and knows the pages of queries.
-            windows: Of the run, where it has partitioned tables.
+            graph: The manifest's graph.
+            project_dir: The folder of the dbt project, for the locations of errors.
+            context: The context of the op.
+            checks: The selected checks.
+            run: The state of the run.
+            engine: The engine, which has advice for failures and the pages of queries.
+            windows: The partitions of the run; None if it has no partitioned tables.
         """
         self._graph, self._project_dir, self._context, self._checks = graph, project_dir, context, checks
         self._run, self._engine, self._windows = run, engine, windows
@@ -64,13 +64,13 @@ class BuildEvents:
         self._counted_in_part: dict[str, CountResult] = {}
         self._reported: set[str] = set()
 
-    def of_node(self, report: Report, patience: Patience) -> Iterator[Event]:
-        """What there is to tell of a node that will not be tried again."""
+    def node_events(self, report: Report, patience: Patience) -> Iterator[Event]:
+        """Yield the events of a finished node. Tests that may be retried are reported after the last attempt."""
         table, node = report.table, report.node
         if table is None:
-            # Functions are not assets. A test that may be retried is reported when that is decided.
-            if node and node.unique_id in self._graph.tests and not _may_pass(node, patience):
-                yield from self._of_test(node)
+            # Functions are not assets, so they have no events.
+            if node and node.unique_id in self._graph.tests and not _may_be_retried(node, patience):
+                yield from self._test_events(node)
             return
         if node and node.status not in BUILT_STATUS:
             if report.answer is not None:
@@ -78,7 +78,7 @@ class BuildEvents:
             return
         if node and not report.late:
             metadata = self._metadata(table, report.answer, node)
-            self._tell_partitions(table, report.answer)
+            self._add_partition_metadata(table, report.answer)
             yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
             self.evaluations.refresh(asset_key(table))
         if report.late:
@@ -87,30 +87,31 @@ class BuildEvents:
         if report.answer is not None:
             yield from self.evaluations.events(self.verdicts[table.unique_id])
 
-    def _of_test(self, node: NodeResult) -> Iterator[Event]:
+    def _test_events(self, node: NodeResult) -> Iterator[Event]:
         if node.status != "skipped" and node.unique_id not in self._reported:
             self._reported.add(node.unique_id)
             result = dbt_test_result(self._graph, self._graph.tests[node.unique_id], node)
             yield from self.evaluations.events([result])
 
-    def of_end(self, plan: Plan, result: DbtResult, counter: Counter) -> Iterator[Event]:
-        """What is known only at the end: failures that were retried, and tables that were built in part."""
-        things: list[Table | Function] = [*plan.tables, *plan.functions]
-        for thing in things:
-            if thing.unique_id in self._run.failed:
-                message = self.with_advice(self._run.failed[thing.unique_id])
-                self._run.failed[thing.unique_id] = with_source_line(message, thing.node, self._project_dir)
+    def final_events(self, plan: Plan, result: DbtResult, counter: Counter) -> Iterator[Event]:
+        """Yield the events that are known only at the end: those of retried tests and of partly built tables."""
+        nodes: list[Table | Function] = [*plan.tables, *plan.functions]
+        for node in nodes:
+            if node.unique_id in self._run.failed:
+                message = self.with_advice(self._run.failed[node.unique_id])
+                self._run.failed[node.unique_id] = with_source_line(message, node.node, self._project_dir)
         for unique_id, reasons in self._partly_replaced(plan.tables, result).items():
-            answer = self._counted_in_part.get(unique_id, "dbt ended before it was counted")
-            yield from self._of_windows(self._graph.tables[unique_id], answer, reasons, counter)
+            answer = self._counted_in_part.get(unique_id, NOT_COUNTED)
+            yield from self._partition_events(self._graph.tables[unique_id], answer, reasons, counter)
         for test in plan.tests:
-            if node := result.nodes.get(test.unique_id):
-                yield from self._of_test(node)
+            if found := result.nodes.get(test.unique_id):
+                yield from self._test_events(found)
 
     def _partly_replaced(self, tables: Sequence[Table], result: DbtResult) -> dict[str, dict[Window, str | None]]:
-        """Of failed tables of which dbt replaced some windows: for each window None, or why it was not replaced.
+        """Return the failed tables of which dbt replaced some partitions, by unique id.
 
-        Only where this run may report the row count: its failure is what brings the table into Dagster's retry.
+        For each partition of the run, the value is None if dbt replaced it, or else the reason why not. Tables whose
+        row count is not selected are not included: only a failed row count makes Dagster retry the table.
         """
         found: dict[str, dict[Window, str | None]] = {}
         if self._windows is None:
@@ -124,10 +125,10 @@ class BuildEvents:
                 found[table.unique_id] = node.batches.errors_by_window(self._windows.span.windows)
         return found
 
-    def _of_windows(
+    def _partition_events(
         self, table: Table, answer: CountResult, reasons: Mapping[Window, str | None], counter: Counter
     ) -> Iterator[Event]:
-        """Record the windows that were replaced, and a failed row count for each of the others."""
+        """Record materializations of the replaced partitions, and yield a failed row count for each of the others."""
         key = asset_key(table)
         done = {window.key for window, reason in reasons.items() if reason is None}
         for partition in done:
@@ -135,8 +136,8 @@ class BuildEvents:
             metadata = {"dagster/partition_row_count": counts.rows, **_of_rows(counts)} if counts else {}
             self._context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
         self.evaluations.refresh(key)
-        judged = [v for v in counter.evaluate(table, answer) if getattr(v, "partition", None) in done]
-        yield from self.evaluations.events(judged)
+        evaluated = [v for v in counter.evaluate(table, answer) if getattr(v, "partition", None) in done]
+        yield from self.evaluations.events(evaluated)
         kept = [
             dg.AssetCheckEvaluation(
                 asset_key=key,
@@ -144,7 +145,7 @@ class BuildEvents:
                 partition=window.key,
                 passed=False,
                 blocking=True,
-                description=f"dbt did not replace this window: {reason}",
+                description=f"dbt did not replace this partition: {reason}",
             )
             for window, reason in reasons.items()
             if reason is not None
@@ -152,10 +153,10 @@ class BuildEvents:
         yield from self.evaluations.events(kept)
 
     def close(self) -> None:
-        """Log the summary, or fail with it.
+        """Log the summary, or raise a failure with it.
 
         Raises:
-            dg.Failure: something was not built, a gate failed, or a planned check was not evaluated.
+            dg.Failure: Something was not built, a gate failed, or a planned check was not evaluated.
         """
         summary = self._run.summary()
         silent = sorted(key.to_user_string() for key in self._checks - self.evaluations.evaluated - self._explained())
@@ -166,21 +167,21 @@ class BuildEvents:
         self._context.log.info(summary)
 
     def _explained(self) -> set[dg.AssetCheckKey]:
-        """Checks that could not be evaluated for a reason the summary gives already."""
-        out = {*self._run.blocked, *self._run.failed}
+        """Return the checks that could not be evaluated for reasons that the summary already has."""
+        unbuilt = {*self._run.blocked, *self._run.failed}
         tests = self._graph.tests.values()
         explained = {
             check_key(self._graph, t)
             for t in tests
-            if t.unique_id in self._run.unevaluated or not out.isdisjoint((*t.parents, *t.functions))
+            if t.unique_id in self._run.unevaluated or not unbuilt.isdisjoint((*t.parents, *t.functions))
         }
-        # A table that was not built has no rows to judge.
-        keys = (asset_key(self._graph.tables[table]) for table in out & self._graph.tables.keys())
+        # Checks of tables are not evaluated if the table was not built.
+        keys = (asset_key(self._graph.tables[table]) for table in unbuilt & self._graph.tables.keys())
         names = table_check_names()
         return explained | {dg.AssetCheckKey(key, name) for key in keys for name in names}
 
-    def _tell_partitions(self, table: Table, answer: CountResult | None) -> None:
-        """What a materialization says of its own partition, and not of the run."""
+    def _add_partition_metadata(self, table: Table, answer: CountResult | None) -> None:
+        """Add metadata to the materializations of single partitions, in addition to that of the whole table."""
         for partition, metadata in _counted(answer):
             if partition is not None:
                 self._context.add_asset_metadata(metadata, asset_key(table), partition)
@@ -194,17 +195,17 @@ class BuildEvents:
         return metadata
 
     def with_advice(self, message: str) -> str:
-        """An error of the engine, and what to do about it."""
+        """Return an error message, followed by the engine's advice if it has any."""
         advice = self._engine.classify_error(message).advice
         return f"{message.rstrip()}\n  {advice}" if advice else message
 
 
-def _may_pass(node: NodeResult, patience: Patience) -> bool:
+def _may_be_retried(node: NodeResult, patience: Patience) -> bool:
     return node.status == "error" and patience.classify_error(node.message).transient
 
 
 def _counted(answer: CountResult | None) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """The metadata of a table's rows: of the table, or of each partition."""
+    """Yield the metadata with row counts: for the table as a whole (None), or for each partition."""
     if isinstance(answer, Counts):
         yield None, {"dagster/row_count": answer.rows, **_of_rows(answer)}
     elif isinstance(answer, Mapping):

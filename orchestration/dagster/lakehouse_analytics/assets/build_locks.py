@@ -1,4 +1,4 @@
-"""The locks of the tables that a build writes."""
+"""The locks on the tables that a build writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lakehouse_analytics.locks import TableLockLostError, TableLocks, lock_name
 
 
 class BuildLocks:
-    """Locks tables against other runs and maintenance, and stops the build when a lock is lost.
+    """Locks tables against other runs and maintenance, and stops the build if a lock is lost.
 
     A context manager: leaving it releases the locks.
     """
@@ -25,17 +25,17 @@ class BuildLocks:
     def __init__(self, context: dg.AssetExecutionContext, engine: Engine, run: Run, *, max_wait: float) -> None:
         """
         Args:
-            context: Of the op.
-            engine: Ends queries.
-            run: Is stopped when a lock is lost.
-            max_wait: Seconds to wait for a table.
+            context: The context of the op.
+            engine: Kills the queries of runs that have lost their locks.
+            run: The run to stop if a lock is lost.
+            max_wait: Maximum seconds to wait for a table.
         """
         self._run_id, self._engine, self._run, self._max_wait = context.run.run_id, engine, run, max_wait
         step = context.op_execution_context.op_def.name
         self._locks = TableLocks(context.instance, self._run_id, step, on_lost=self._stop_writing)
 
     def __enter__(self) -> Self:
-        """Nothing is opened before the first lock."""
+        """Return the locks. Nothing is opened before the first lock."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,7 +47,8 @@ class BuildLocks:
         """Lock a table for as long as the block runs. See `TableLocks.locked`.
 
         Raises:
-            TableLockLostError: another run has locked a table of this build.
+            TableBusyError: Another run still holds the lock after the maximum wait, or a person has closed the table.
+            TableLockLostError: Another run has locked a table of this build.
         """
         self._refuse_after_loss()
         with self._locks.locked(
@@ -57,7 +58,7 @@ class BuildLocks:
             on_stale_holder=self._engine.kill_queries,
             stop=stop,
         ):
-            self._refuse_after_loss()  # it may have waited
+            self._refuse_after_loss()  # the build may have been stopped while this waited
             yield
 
     def _refuse_after_loss(self) -> None:
@@ -65,6 +66,6 @@ class BuildLocks:
             raise TableLockLostError("the build was stopped, because it has lost the lock of a table")
 
     def _stop_writing(self, reason: str) -> None:
-        """Another run writes a table that this one had locked."""
+        """Stop the build, because another run writes a table that this one had locked."""
         self._run.stop(reason)
         self._engine.kill_queries(self._run_id)

@@ -1,4 +1,4 @@
-"""The ops that build a dbt project. What one execution does is in `build.py`."""
+"""The ops that build a dbt project. `build.py` has what one execution does."""
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -24,22 +24,24 @@ from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 from lakehouse_analytics.settings import Settings
 
 OP_TAGS = {"dagster/compute_kind": "dbt"}
-#: Of the checks that the op evaluates.
-BY_THE_OP = (EvaluationPoint.IN_DBT, EvaluationPoint.WITH_TABLES, EvaluationPoint.BEFORE_TABLES)
+#: The evaluation points of the checks that the op evaluates.
+EVALUATED_BY_OP = (EvaluationPoint.IN_DBT, EvaluationPoint.WITH_TABLES, EvaluationPoint.BEFORE_TABLES)
 
 
 @dataclass(frozen=True)
 class BuildOps:
-    """One op for all that is built as a whole or by day, and one for each other grain, because Dagster runs no two
-    grains at once.
+    """The ops of a dbt project.
+
+    One op builds the unpartitioned and the daily tables. Each other grain has its own op, because Dagster does not run
+    two grains in one op.
 
     Attributes:
-        graph: The manifest's.
-        project: Where it is.
-        grain_partitions: Windows of the partitioned tables, by grain.
-        settings: The environment.
+        graph: The manifest's graph.
+        project: The dbt project.
+        grain_partitions: The partitions of partitioned tables, by grain.
+        settings: The settings.
         own: The user's Python assets.
-        pool: Concurrency pool of the ops.
+        pool: The concurrency pool of the ops; None if they need none.
     """
 
     graph: Graph
@@ -50,27 +52,28 @@ class BuildOps:
     pool: str | None
 
     def definitions(self) -> list[dg.AssetsDefinition]:
-        """The assets and checks of the whole dbt project."""
+        """Return the assets and checks of the whole dbt project."""
         by_op: dict[str, list[Table]] = {}
         for table in self.graph.tables.values():
             by_op.setdefault(op_of(table.grain), []).append(table)
         scope = Scope(self.graph, self.grain_partitions, circular=self.own.gates_in_a_circle())
-        # Tests of what no run builds gate what reads it; as dagster-dbt does, they belong to the first op.
-        of_unbuilt = [*specs(scope, self.graph.unbuilt.values(), *BY_THE_OP)]
+        # Tests of sources and external tables gate the tables that read them. As in dagster-dbt, they belong to the
+        # first op.
+        of_unbuilt = [*specs(scope, self.graph.unbuilt.values(), *EVALUATED_BY_OP)]
         if not by_op:
             return [self._checks(OP_NAME, of_unbuilt)] if of_unbuilt else []
-        # The first has what is not partitioned, if there is any.
+        # The op of unpartitioned tables is the first one if it exists.
         ops = sorted(by_op, key=lambda name: name != OP_NAME)
         return [
-            self._op(name, tables, [*specs(scope, tables, *BY_THE_OP), *(of_unbuilt if name == ops[0] else ())])
+            self._op(name, tables, [*specs(scope, tables, *EVALUATED_BY_OP), *(of_unbuilt if name == ops[0] else ())])
             for name in ops
             for tables in [by_op[name]]
         ]
 
     def _op(self, name: str, tables: list[Table], check_specs: list[dg.AssetCheckSpec]) -> dg.AssetsDefinition:
-        most, timezone = self.settings.max_partitions_per_run, self.settings.timezone
+        maximum, timezone = self.settings.max_partitions_per_run, self.settings.timezone
         folder = self.project.project_dir
-        policy = dg.BackfillPolicy.multi_run(most) if most else dg.BackfillPolicy.single_run()
+        policy = dg.BackfillPolicy.multi_run(maximum) if maximum else dg.BackfillPolicy.single_run()
 
         @multi_asset(
             name=name,
@@ -93,7 +96,7 @@ class BuildOps:
         return build
 
     def _checks(self, name: str, check_specs: list[dg.AssetCheckSpec]) -> dg.AssetChecksDefinition:
-        """The op of a project that has checks and builds no table: Dagster refuses assets without any."""
+        """Return the op of a project with checks and no tables: Dagster refuses a `multi_asset` without assets."""
 
         @multi_asset_check(name=name, specs=check_specs, can_subset=True, pool=self.pool, op_tags=OP_TAGS)
         def build(
@@ -128,5 +131,5 @@ class BuildOps:
 
 
 def op_of(grain: Grain | None) -> str:
-    """Name of the op that builds tables of a grain."""
+    """Return the name of the op that builds tables of a grain."""
     return OP_NAME if grain in GRAINS_OF_ONE_OP else f"{OP_NAME}_{grain}"

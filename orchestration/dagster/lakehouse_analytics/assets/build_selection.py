@@ -1,4 +1,4 @@
-"""What an execution of the op has to do, from what Dagster selected for it."""
+"""Translates Dagster's selection of assets and checks into a `Selection` of dbt's nodes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def selection_of(
     keys: AbstractSet[dg.AssetKey],
     checks: TableChecks,
 ) -> Selection:
-    """What an execution of the op builds, evaluates and counts.
+    """Return what an execution of the op builds, evaluates and counts.
 
     Args:
-        graph: The manifest's.
-        context: Of the op.
+        graph: The manifest's graph.
+        context: The context of the op.
         keys: The selected assets.
-        checks: Checks that gate tables in addition to their row counts.
+        checks: The checks that gate tables in addition to their row counts.
     """
     selected = {table.unique_id for table in graph.tables.values() if asset_key(table) in keys}
     wanted = context.selected_asset_check_keys
@@ -41,7 +41,7 @@ def selection_of(
 
 
 def checked_tables(checks: AbstractSet[dg.AssetCheckKey]) -> set[dg.AssetKey]:
-    """The assets of which a check of tables, such as the row count, is selected."""
+    """Return the assets of which a check of tables, such as the row count, is selected."""
     names = table_check_names()
     return {key.asset_key for key in checks if key.name in names}
 
@@ -49,7 +49,7 @@ def checked_tables(checks: AbstractSet[dg.AssetCheckKey]) -> set[dg.AssetKey]:
 def _of_other_steps(
     graph: Graph, context: dg.AssetExecutionContext, keys: AbstractSet[dg.AssetKey]
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Tables that steps before and after this one build: Dagster splits the op at a Python asset between tables."""
+    """Return the tables that steps before and after this one build: Dagster splits the op at Python assets."""
     others = keys_of_run(context) - keys
     tables = {asset_key(table): table.unique_id for table in graph.tables.values() if others}
     if others.isdisjoint(tables):

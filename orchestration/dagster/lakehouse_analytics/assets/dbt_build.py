@@ -1,7 +1,7 @@
-"""One dbt build of a run, while it goes on: its log, what it finished, the row counts, and its gates.
+"""One dbt build while it runs: its log, the finished nodes, the row counts, and the gates.
 
-dbt works in a process of its own. What it says arrives in a queue, together with row counts and locks that threads of
-this process wait for; one thread takes from the queue and yields reports, in the order in which dbt finished.
+dbt runs in its own process. Its messages arrive in a queue, together with the row counts and the messages of locks from
+other threads of this process. One thread reads the queue and yields reports in the order in which dbt finished nodes.
 """
 
 from __future__ import annotations
@@ -33,19 +33,22 @@ from lakehouse_analytics.dbt.session import (
     start_process,
 )
 
-#: Seconds that the report of a table waits for its row count.
+#: Seconds for which the report of a table waits for its row count.
 PATIENCE = 1.0
+#: The reason why a table has no row count if dbt, whose connection counts, ended too early.
+NOT_COUNTED = "dbt ended before the table was counted"
 
 
 @dataclass
 class Report:
-    """What a run tells of one node.
+    """The report of one node.
 
     Attributes:
-        node: dbt's result; None of a table that is only counted.
-        table: The table, unless the node is a test or a function.
-        answer: Its row count, or why there is none; None if it is not known yet.
-        late: The row count of a table that has been reported without it.
+        node: dbt's result; None if the table is only counted.
+        table: The table; None if the node is a test or a function.
+        answer: The table's row count, or the reason why there is none; None if it is not known yet.
+        late: Whether this is the row count of a table that has been reported without it.
+        finished: When dbt finished the node, in seconds of the monotonic clock.
     """
 
     node: NodeResult | None = None
@@ -56,12 +59,18 @@ class Report:
 
 
 class Lock(Protocol):
-    """Locks a table against other writers, for as long as the block runs."""
+    """Locks a table against other writers for as long as the block runs."""
 
     def __call__(
         self, table: Table, log: Callable[[str], None], stop: threading.Event
     ) -> AbstractContextManager[object]:
-        """Wait for the table until `stop` is set; `log` is called with who has it."""
+        """Return a context manager that waits for the lock and holds it.
+
+        Args:
+            table: The table.
+            log: Called with a message that names the holder of the lock.
+            stop: Ends the wait when it is set.
+        """
 
 
 @dataclass(frozen=True)
@@ -70,10 +79,10 @@ class _Counted:
 
 
 class DbtOfRun:
-    """dbt's process of a run, and its folder for as long as the block runs.
+    """The dbt process of a run and its temporary folder. A context manager: both exist as long as the block runs.
 
     Attributes:
-        folder: For compiled SQL.
+        folder: The folder for artifacts such as compiled SQL.
     """
 
     def __init__(self, adapter: str, manifest: str) -> None:
@@ -83,17 +92,17 @@ class DbtOfRun:
         self.folder = self._folder.name
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the process."""
         self.process()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it."""
+        """End the process and remove the folder."""
         self.stop()
         self._folder.cleanup()
 
     def process(self) -> DbtProcess:
-        """One that can take a build; a new one if the last one died."""
+        """Return a process that can run a command: a new one if the last one died."""
         if self._process and not self._process.is_alive:
             self.stop()
         if self._process is None:
@@ -101,17 +110,17 @@ class DbtOfRun:
         return self._process
 
     def stop(self) -> None:
-        """End it, and what it is doing."""
+        """End the process and the command that it is running."""
         process, self._process = self._process, None
         if process:
             process.stop()
 
 
 class DbtBuild:
-    """One build.
+    """One dbt build of a plan.
 
     Attributes:
-        result: What came of it, once it has ended.
+        result: The result, once the build has ended.
     """
 
     def __init__(
@@ -129,15 +138,16 @@ class DbtBuild:
     ) -> None:
         """
         Args:
-            process: Where dbt is.
-            plan: What to build.
-            tables: Every table that the plan builds or counts, by unique id.
-            count: Counts tables, by unique id. Called in other threads, as long as dbt has its connection.
-            judge: Whether what was counted lets the tables below be built. Called once for each table.
+            process: The dbt process.
+            plan: The plan to build.
+            tables: All tables that the plan builds or counts, by unique id.
+            count: Returns the row counts of tables, by unique id. Called in other threads while dbt is connected.
+            judge: Returns whether the row count of a table allows dbt to build downstream tables. Called once per
+                table.
             log: Called with the level and the text of each line.
-            lock: Holds a table while it is built and counted; None where nothing else can write.
-            gather: Seconds in which tables whose count is no gate come together for one statement.
-            threads: Tables that dbt builds at once.
+            lock: Locks a table while it is built and counted; None if there are no other writers.
+            gather: Seconds for which tables whose row count is not a gate are collected for one statement.
+            threads: Number of tables that dbt builds at once.
         """
         self._process, self._plan, self._tables = process, plan, tables
         self._count, self._judge, self._log, self._lock = count, judge, log, lock
@@ -147,19 +157,19 @@ class DbtBuild:
         self._late: dict[str, Report] = {}
         self._counting: set[str] = set()
         self._gating = frozenset(plan.row_count_gates.values())
-        self._gates_asked: dict[str, Question] = {}
+        self._gate_questions: dict[str, Question] = {}
         self._verdicts: dict[str, bool] = {}
         self._finishing: Question | None = None
         self._held: dict[str, contextlib.ExitStack] = {}
         self._nodes: dict[str, NodeResult] = {}
         self._errors: list[str] = []
         self._starters = ThreadPoolExecutor(max(1, threads), thread_name_prefix="table-lock")
-        # Other tables wait for gates, so gates never wait for counts that are only reported.
+        # Downstream tables wait for gates, so gates must not wait for counts that are only reported.
         self._gate_counter, self._counter = _Counting(self._count_some), _Counting(self._count_some, gather)
         self.result = DbtResult(-1, {})
 
     def run(self, request: Request) -> Iterator[Report]:
-        """Build, and yield what there is to report as it happens."""
+        """Build the plan, and yield reports while dbt runs."""
         try:
             self._process.start(request, self._hear)
             ended: CommandEnded | None = None
@@ -178,17 +188,17 @@ class DbtBuild:
             self._close()
 
     def _hear(self, message: object) -> None:
-        """A message, in the thread that reads them. A table need not wait until this process has stored its events."""
+        """Handle a message in the thread that reads them, so that dbt does not wait until events have been stored."""
         if not (isinstance(message, Question) and message.kind == STARTING):
             self._inbox.put(message)
         elif self._lock is None:
             self._process.answer(message)
         else:
-            with contextlib.suppress(RuntimeError):  # closed: dbt is being ended
+            with contextlib.suppress(RuntimeError):  # the pool is shut down, because dbt is being stopped
                 self._starters.submit(self._start, message, self._lock)
 
     def _patience(self) -> float | None:
-        """Seconds until the next report has waited long enough; None if none waits."""
+        """Return the seconds until the next report has waited long enough; None if none is waiting."""
         return max(0.0, self._waiting[0].finished + PATIENCE - time.monotonic()) if self._waiting else None
 
     def _take(self, message: object) -> None:
@@ -212,7 +222,7 @@ class DbtBuild:
         self._waiting.append(Report(node, table))
         if table is None:
             return
-        # Of a table in windows some may have been replaced.
+        # If a partitioned table failed, dbt may still have replaced some of its partitions.
         if node.status in BUILT_STATUS or (node.batches and node.batches.replaced):
             self._start_counting(table)
         else:
@@ -244,45 +254,45 @@ class DbtBuild:
                 self._waiting.append(Report(self._late.pop(unique_id).node, table, answer, late=True))
             else:
                 self._waiting.append(Report(None, table, answer))
-            if asked := self._gates_asked.pop(unique_id, None):
-                self._answer_gate(asked, unique_id)
+            if question := self._gate_questions.pop(unique_id, None):
+                self._answer_gate(question, unique_id)
 
-    def _asked(self, asked: Question) -> None:
-        if asked.kind == FINISHING:
-            self._finishing = asked
+    def _asked(self, question: Question) -> None:
+        if question.kind == FINISHING:
+            self._finishing = question
         else:
-            unique_id = self._plan.row_count_gates[asked.node]
+            unique_id = self._plan.row_count_gates[question.node]
             if unique_id in self._verdicts:
-                self._answer_gate(asked, unique_id)
+                self._answer_gate(question, unique_id)
                 return
-            self._gates_asked[unique_id] = asked
+            self._gate_questions[unique_id] = question
             if unique_id not in self._counting:
                 self._start_counting(self._tables[unique_id])
 
-    def _answer_gate(self, asked: Question, unique_id: str) -> None:
-        self._process.answer(asked, None if self._verdicts[unique_id] else "its row count is wrong")
+    def _answer_gate(self, question: Question, unique_id: str) -> None:
+        self._process.answer(question, None if self._verdicts[unique_id] else "its row count is wrong")
 
-    def _start(self, asked: Question, lock: Lock) -> None:
-        """Wait for the lock of a table, in a thread."""
+    def _start(self, question: Question, lock: Lock) -> None:
+        """Wait in a thread for the lock of a table, and then let dbt build it."""
         stack = contextlib.ExitStack()
         try:
             stack.enter_context(
-                lock(self._tables[asked.node], lambda text: self._inbox.put(LogLine("warn", text)), self._stop)
+                lock(self._tables[question.node], lambda text: self._inbox.put(LogLine("warn", text)), self._stop)
             )
         except Exception as error:
-            self._process.answer(asked, str(error))
+            self._process.answer(question, str(error))
             return
-        self._held[asked.node] = stack
+        self._held[question.node] = stack
         if self._stop.is_set():
-            self._release(asked.node)
-        self._process.answer(asked)
+            self._release(question.node)
+        self._process.answer(question)
 
     def _release(self, unique_id: str) -> None:
         if stack := self._held.pop(unique_id, None):
             stack.close()
 
     def _reports(self) -> Iterator[Report]:
-        """The first reports, up to one that still may wait."""
+        """Yield the reports that are ready, in order, up to the first one that still waits for its row count."""
         while self._waiting:
             report = self._waiting[0]
             if report.table and report.answer is None and report.table.unique_id in self._counting:
@@ -293,14 +303,14 @@ class DbtBuild:
             yield report
 
     def _rest(self, ended: CommandEnded) -> Iterator[Report]:
-        """What is known at the end, and what never will be."""
+        """Yield the remaining reports after dbt has ended, including those of tables that were not counted."""
         while not self._inbox.empty():
             self._take(self._inbox.get_nowait())
         for counter in (self._gate_counter, self._counter):
             counter.close()
-        while not self._inbox.empty():  # what they were still counting
+        while not self._inbox.empty():  # the counts that were still running
             self._take(self._inbox.get_nowait())
-        lost = dict.fromkeys(self._counting, "dbt ended before it was counted")
+        lost = dict.fromkeys(self._counting, NOT_COUNTED)
         if lost:
             self._counted(lost)
         self.result = DbtResult(ended.exit_code, self._nodes, (*(self._errors or ended.errors),), (*ended.stray,))
@@ -316,7 +326,7 @@ class DbtBuild:
 
 
 class _Counting:
-    """A thread that counts: each time all that has come together meanwhile."""
+    """A thread that counts tables: each time, all tables that were added in the meantime."""
 
     def __init__(self, count: Callable[[Sequence[Table]], None], gather: float = 0.0) -> None:
         self._count, self._gather, self._closed = count, gather, threading.Event()
@@ -324,14 +334,14 @@ class _Counting:
         self._thread: threading.Thread | None = None
 
     def add(self, table: Table) -> None:
-        """Count a table soon."""
+        """Add a table to the next count."""
         self._tables.put(table)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="row-counts", daemon=True)
             self._thread.start()
 
     def close(self, *, wait: bool = True) -> None:
-        """End the thread once it has counted what it has."""
+        """End the thread after it has counted the tables that were added."""
         self._closed.set()
         self._tables.put(None)
         if wait and self._thread:
@@ -339,12 +349,12 @@ class _Counting:
 
     def _work(self) -> None:
         while True:
-            together = [self._tables.get()]
+            added = [self._tables.get()]
             self._closed.wait(self._gather)
             with contextlib.suppress(queue.Empty):
                 while True:
-                    together.append(self._tables.get_nowait())
-            if tables := [table for table in together if table]:
+                    added.append(self._tables.get_nowait())
+            if tables := [table for table in added if table]:
                 self._count(tables)
-            if None in together:
+            if None in added:
                 return

@@ -1,4 +1,4 @@
-"""The dbt commands of one execution of the op."""
+"""The dbt commands that one execution of the op runs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.dbt.session import Request
 from lakehouse_analytics.partitions.run_partitions import RunWindows
 
-#: Values of a variable that dbt's options read as `true` (click's BOOL).
+#: Values of environment variables that dbt's options read as `true` (click's BOOL).
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 
 
 def rebuilds(runner: DbtRunner, *, full_refresh: bool) -> bool:
-    """Whether dbt rebuilds incremental models from scratch, because of the run's config or dbt's own variable."""
-    said = {**os.environ, **runner.environment}.get("DBT_FULL_REFRESH", "")
-    return full_refresh or said.strip().lower() in _TRUE
+    """Return whether dbt rebuilds incremental models from scratch, because of the run's config or DBT_FULL_REFRESH."""
+    value = {**os.environ, **runner.environment}.get("DBT_FULL_REFRESH", "")
+    return full_refresh or value.strip().lower() in _TRUE
 
 
 class DbtCommands:
-    """Requests for dbt, with the options and the environment of one run."""
+    """Creates requests for dbt, with the options and the environment of one run."""
 
     def __init__(
         self,
@@ -36,23 +36,23 @@ class DbtCommands:
     ) -> None:
         """
         Args:
-            runner: Of the project.
-            run_id, job: Of the run, for its queries.
-            windows: Of the run, where it has partitioned tables.
-            full_refresh: Of the run's config.
-            locks_tables: Whether dbt asks before it builds a table.
+            runner: Runs dbt with the project.
+            run_id, job: The id and the job of the run, which its queries contain.
+            windows: The partitions of the run; None if it has no partitioned tables.
+            full_refresh: Whether the run's config requests `--full-refresh`.
+            locks_tables: Whether dbt waits for a table's lock before it builds the table.
         """
         self._runner, self._windows = runner, windows
         self._full_refresh, self._locks_tables = full_refresh, locks_tables
         self._provenance = Provenance(run_id, job, windows.span.label if windows else "")
 
     def build(self, plan: Plan, folder: str, threads: int | None = None) -> Request:
-        """`dbt build` of a plan.
+        """Return the request for `dbt build` of a plan.
 
         Args:
-            plan: What to build.
-            folder: For compiled SQL.
-            threads: Other than the profile's.
+            plan: The plan.
+            folder: The folder for artifacts such as compiled SQL.
+            threads: Number of dbt's threads; None: as in the profile.
         """
         args = ["build"]
         if plan.tables and self._full_refresh:
@@ -70,11 +70,11 @@ class DbtCommands:
         return self._runner.request(args, self._environment(), target_path=folder, plan=nodes)
 
     def other(self, args: Sequence[str], folder: str) -> Request:
-        """A command that builds nothing.
+        """Return the request for a command that builds nothing.
 
         Args:
             args: The command and its options.
-            folder: For its artifacts.
+            folder: The folder for artifacts.
         """
         return self._runner.request(args, self._environment(), target_path=folder, parsed=True)
 

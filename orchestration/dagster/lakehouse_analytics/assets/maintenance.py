@@ -1,7 +1,7 @@
-"""Maintenance of the Iceberg tables as assets: one op maintains all of them, one table at a time.
+"""Maintenance of the Iceberg tables as assets. One op maintains all tables, one at a time.
 
-Each table is measured, and skipped if nothing is due. Steps that are due run while no build and no sync writes the
-table, which is measured again after each of them.
+The op measures each table, and skips it if nothing is due. Steps that are due run while no build and no sync writes the
+table. After each step, the op measures the table again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ OP_NAME = "upkeep"
 
 
 class MaintenanceConfig(dg.Config):
-    """Options of one run."""
+    """The options of one run."""
 
     dry_run: bool = Field(default=False, description="Change nothing; report what would be done, and why.")
 
@@ -52,61 +52,61 @@ class Executed(Protocol):
 
     @property
     def query_id(self) -> str:
-        """Trino's id of it."""
+        """Trino's id of the query."""
 
 
 class Trino(Protocol):
     """Runs statements on the engine that has the tables."""
 
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        """Every row of one statement."""
+        """Return all rows of one statement."""
 
     def execute(self, sql: str) -> Executed:
         """Run one statement to its end."""
 
     def query_url(self, query_id: str) -> str | None:
-        """The query's page."""
+        """Return the URL of a query's page; None if it has none."""
 
 
 class SyncGuard(Protocol):
-    """Tells whether a sync may be writing a raw table."""
+    """Finds out whether a sync may be writing a raw table."""
 
     def running(self, connection: str) -> str | None:
-        """The reason why maintenance must skip the tables of this Airbyte connection now, or None."""
+        """Return the reason why maintenance must skip the tables of an Airbyte connection now, or None."""
 
 
 class UnknownSyncs:
-    """For environments without Airbyte's URL, where a sync could be running at any time."""
+    """The guard for environments without Airbyte's URL, where a sync could be running at any time."""
 
     def running(self, connection: str) -> str | None:
-        """Always a reason."""
-        return f"whether Airbyte's connection {connection} is syncing is not known: LAKEHOUSE_AIRBYTE_URL is not set"
+        """Return the reason why it is unknown whether a sync is running; never None."""
+        return f"it is unknown whether Airbyte's connection {connection} is syncing: LAKEHOUSE_AIRBYTE_URL is not set"
 
 
 def maintenance_key(key: Key) -> dg.AssetKey:
-    """`[maintenance, layer, model]` or `[maintenance, source, table]`."""
+    """Return the key of a table's maintenance: `[maintenance, layer, model]` or `[maintenance, source, table]`."""
     return dg.AssetKey([MAINTENANCE_GROUP, *key])
 
 
 def maintenance_assets(
     graph: Graph, *, floor: timedelta, max_runtime: float, guard: SyncGuard | None = None
 ) -> list[dg.AssetsDefinition]:
-    """One asset per maintained table; none on an engine without Iceberg.
+    """Return one asset per maintained table; none on an engine without Iceberg.
 
     Args:
-        graph: The manifest's.
+        graph: The manifest's graph.
         floor: Minimum retention. A table's contract cannot go below it.
         max_runtime: Maximum duration of a run in seconds. Older files and temporary relations belong to no run.
-        guard: Tells which syncs are running.
+        guard: Finds out which syncs are running; None if that is unknown.
 
     Raises:
-        ContractError: a contract's retention is below the floor.
+        ContractError: A contract's retention is below the floor.
     """
     longest_write = timedelta(seconds=max_runtime)
     tables = maintained_tables(graph, floor=floor, longest_write=longest_write) if graph.engine.iceberg else []
     if not tables:
         return []
-    asked = guard or UnknownSyncs()
+    sync_guard = guard or UnknownSyncs()
 
     @multi_asset(name=OP_NAME, specs=[_spec(table, graph.adapter) for table in tables], can_subset=True)
     def maintenance(
@@ -114,7 +114,7 @@ def maintenance_assets(
     ) -> Iterator[dg.MaterializeResult[Any]]:
         refuse_failed_launch(context.instance, context.run.run_id)
         selected = [table for table in tables if maintenance_key(table.key) in context.selected_asset_keys]
-        execution = Maintenance(context, engine, asked, longest_write, dry_run=config.dry_run)
+        execution = Maintenance(context, engine, sync_guard, longest_write, dry_run=config.dry_run)
         with execution.locks:
             yield from execution.events(selected)
 
@@ -133,7 +133,7 @@ def _spec(table: MaintainedTable, engine: str) -> dg.AssetSpec:
 
 
 class Maintenance:
-    """One execution of the op."""
+    """One execution of the op that maintains tables."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Maintenance:
     ) -> None:
         self.context, self.guard = context, guard
         self.fetch, self.query_url = engine.fetch_all, engine.query_url
-        # Runs all statements that change something; it keeps files that something else may need.
+        # All statements that change something run through it, because it protects files that may still be needed.
         self.protected = Protected(engine)
         self.longest_write, self.dry_run = longest_write, dry_run
         self.locks = TableLocks(context.instance, context.run_id, OP_NAME)
@@ -157,8 +157,8 @@ class Maintenance:
         """Maintain each table.
 
         Raises:
-            TrinoUnavailableError: no table can be maintained.
-            dg.Failure: naming every table that failed, after all others have been maintained.
+            TrinoUnavailableError: Trino is unavailable, so no table can be maintained.
+            dg.Failure: Tables failed. The message names all of them; the others have been maintained.
         """
         self.relations = existing(tables, self.fetch)
         there = [table for table in tables if self._may_be_read(table)]
@@ -212,10 +212,10 @@ class Maintenance:
             return None
         try:
             with self.locks.locked(lock_name(table.relation)) as lock:
-                # Since it was measured, the table may have been built, or a sync may have started.
+                # Since the measurement, a build may have written the table, or a sync may have started.
                 if reason := self._syncing(table):
                     return self._skip(table, reason, steps)
-                result = self._maintain(table, self._again(table, state), lock)
+                result = self._maintain(table, self._measure_again(table, state), lock)
         except TableBusyError as error:
             return self._skip(table, f"being written: {error}", steps)
         except TrinoError as error:
@@ -250,11 +250,11 @@ class Maintenance:
                 kept.append((step, protected))
             if queries:
                 done.append((step, queries))
-                state = self._again(table, state if protected else _after(step, state))
+                state = self._measure_again(table, state if protected else _after(step, state))
         return self._result(table, before, state, done, kept)
 
     def _kept(self, steps: Sequence[Step]) -> dict[Kind, ProtectedError]:
-        """The steps none of whose statements may run, with the reasons."""
+        """Return the steps of which no statement may run, with the reasons."""
         errors = {
             step.kind: [self.protected.expected_refusal(statement) for statement in step.statements] for step in steps
         }
@@ -270,8 +270,8 @@ class Maintenance:
         names = [str(name) for (name,) in self.fetch(partitions_sql(table.relation))]
         return optimize_statements(table.relation, table.policy, names)
 
-    def _again(self, table: MaintainedTable, known: State) -> State:
-        """Measure one table again; what earlier runs have recorded stays."""
+    def _measure_again(self, table: MaintainedTable, known: State) -> State:
+        """Measure a table again, and keep the state that earlier runs have recorded."""
         found = measure([table], self.fetch)
         if error := found.errors.get(table.unique_id):
             raise RuntimeError(error)

@@ -1,6 +1,7 @@
-"""Determines what to retry after a failed dbt build: transient failures, and what was skipped because of them.
+"""Determines what to retry after a failed dbt build: transient failures, and what dbt skipped because of them.
 
-Pure functions: no Dagster, no dbt. The engine determines which failures are transient (`engines.trino.errors`).
+The functions are pure and use neither Dagster nor dbt. The engine determines which failures are transient, for example
+in `engines.trino.errors`.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from lakehouse_analytics.dbt.graph import DbtTest, Graph, Table
 from lakehouse_analytics.dbt.run_results import FAILED_STATUS, FINE_STATUS, DbtResult
 from lakehouse_analytics.engines.base import PERMANENT, ErrorClassifier, Reason
 
-#: Seconds to wait before each retry of a model. Waiting for the engine comes on top.
+#: Seconds to wait before each retry of a model, in addition to waiting for the engine.
 BACKOFF = (5.0, 20.0)
 #: Seconds to wait while the engine's queue is full: the first wait, doubled each time, and the maximum.
 QUEUE_BACKOFF = (5.0, 60.0)
 
 
 class Patience:
-    """How often a command is retried, and how long to wait before.
+    """Determines how often a command is retried, and how long to wait before each retry.
 
     A transient failure is retried `len(BACKOFF)` times. A full queue is not a failure of the model or the engine. It is
     retried for `queue_timeout` seconds since the last attempt that built something.
 
     Args:
-        judge: The engine's classification of error messages.
+        judge: Returns the engine's classification of an error message.
         queue_timeout: Time limit in seconds.
         clock: Returns the seconds of a monotonic clock.
     """
@@ -55,7 +56,7 @@ class Patience:
         """Return the seconds to wait before the next attempt, and whether that is because the queue is full.
 
         Args:
-            last: The result of the last attempt, part of which is worth a retry.
+            last: The result of the last attempt, part of which is retried.
         """
         messages = [last.reason] if last.crashed else [node.message for node in last.nodes.values() if node.message]
         return self._wait(messages, progress=any(node.status in FINE_STATUS for node in last.nodes.values()))
@@ -116,7 +117,7 @@ def retryable_nodes(
         if node is None:
             return False
         table = graph.tables.get(unique_id)
-        # A model has several statements, and the error is that of one. Statements before it may have had an effect.
+        # A model has several statements, of which one failed. Statements before it may have had an effect.
         return judge(node.message).transient and (table is None or _repeatable(table))
 
     failed = {t.unique_id for t in tables if status(t.unique_id) not in (*FINE_STATUS, "skipped", None)}
@@ -149,9 +150,9 @@ def retryable_nodes(
 
 
 def should_restart_after_crash(tables: Sequence[Table], result: DbtResult, judge: ErrorClassifier) -> bool:
-    """Return whether to run dbt again after a crash, for what it did not report.
+    """Return whether to restart dbt after a crash, for the tables that it has not reported.
 
-    It may have built some of these tables.
+    dbt may have built some of these tables.
     """
     return judge(result.reason).transient and all(_repeatable(table) for table in tables)
 
@@ -170,7 +171,7 @@ def _without_result(status: str | None) -> bool:
 
 
 def _repeatable(table: Table) -> bool:
-    """Return whether building a table twice has the same result as building it once. An append has not."""
+    """Return whether building a table twice has the same result as building it once, unlike an append."""
     config = table.node.config
     if not config.is_incremental:
         return True

@@ -1,4 +1,4 @@
-"""The log of a build: Dagster's log, and the run's stdout with dbt's own lines."""
+"""The log of a build. It goes to Dagster's log and to the run's stdout, which also has dbt's own lines."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import dagster as dg
 
 
 class RunLog:
-    """Writes to the log of one run."""
+    """Writes the log of one run."""
 
     def __init__(self, log: dg.DagsterLogManager) -> None:
         self._log = log
 
     def heading(self, message: str) -> None:
-        """Log what the build is about to do."""
+        """Log a heading that says what the build does next."""
         self._log.info(message)
         _print(f"== {message}")
 
@@ -23,7 +23,7 @@ class RunLog:
         _print(message)
         self._log.warning(message)
 
-    def of_dbt(self, level: str, message: str) -> None:
+    def dbt_line(self, level: str, message: str) -> None:
         """Log a line of dbt. Dagster's log gets only its warnings and errors."""
         if level == "debug" and not os.getenv("DEBUG"):
             return
@@ -33,4 +33,4 @@ class RunLog:
 
 
 def _print(message: str) -> None:
-    print(message, flush=True)  # noqa: T201  # the run's stdout: dbt's own words, as they come
+    print(message, flush=True)  # noqa: T201  # the run's stdout has dbt's lines as they are

@@ -1,4 +1,4 @@
-"""Row counts and other checks of tables while a run builds them."""
+"""The row counts and other checks of tables during a build."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lakehouse_analytics.partitions.run_partitions import RunWindows
 
 
 class TableResults:
-    """Counts rows, evaluates the other checks of tables, and decides whether the tables downstream are built.
+    """Counts rows, evaluates the other checks of tables, and decides whether downstream tables are built.
 
     Attributes:
-        counter: Of the current attempt.
+        counter: The counter of the current attempt.
     """
 
     counter: Counter
@@ -42,23 +42,23 @@ class TableResults:
     ) -> None:
         """
         Args:
-            run: Gets the gates that fail.
-            instance: Has the history of row counts.
-            engine: Counts.
-            checks: Those beside the row counts.
-            report: Gets the results of each table.
-            windows: Of the run, where it has partitioned tables.
-            accepted: Unique ids of tables whose row count is the new baseline.
-            zone: Of dates in messages.
+            run: The state of the run, which records failed gates.
+            instance: The Dagster instance, which has the history of row counts.
+            engine: The engine that has the tables.
+            checks: The checks other than row counts.
+            report: Reports the results of each table.
+            windows: The partitions of the run; None if it has no partitioned tables.
+            accepted: Unique ids of tables whose row count becomes the new baseline.
+            zone: Time zone of dates in messages.
         """
         self._run, self._instance, self._engine, self._checks, self._report = run, instance, engine, checks, report
         self._windows, self._accepted, self._zone = windows, accepted, zone
 
     def begin(self, fetch_all: FetchAll) -> None:
-        """Begin an attempt, with a counter of its own.
+        """Begin an attempt with a new counter.
 
         Args:
-            fetch_all: Over the connection of this attempt's dbt.
+            fetch_all: Runs statements on the connection of this attempt's dbt process.
         """
         selection = self._run.selection
         self.counter = Counter(
@@ -72,21 +72,21 @@ class TableResults:
         )
 
     def count(self, fetch_all: FetchAll, tables: Sequence[Table]) -> dict[str, CountResult]:
-        """Count tables, and evaluate their other checks. Called in threads."""
+        """Count tables and evaluate their other checks. Called in threads."""
         answers = self.counter.count(tables)
         self._checks.evaluate(tables, fetch_all)
         return answers
 
     def judge(self, table: Table, answer: CountResult) -> bool:
-        """Whether the row count and the other checks of a table allow the tables downstream to be built."""
+        """Return whether the row count and the other checks of a table allow downstream tables to be built."""
         of_rows, others = [*self.counter.evaluate(table, answer)], self._checks.results(table)
         self._report.verdicts[table.unique_id] = [*of_rows, *others]
         broken: dict[str, list[str]] = {}
         for verdict in [*of_rows, *(other for other in others if self._checks.blocks(table, other.check_name))]:
             if not verdict.passed and verdict.severity == dg.AssetCheckSeverity.ERROR:
                 partition = getattr(verdict, "partition", None)
-                said = f"{partition}: {verdict.description}" if partition else verdict.description or ""
-                broken.setdefault(verdict.check_name or "", []).append(said)
+                reason = f"{partition}: {verdict.description}" if partition else verdict.description or ""
+                broken.setdefault(verdict.check_name or "", []).append(reason)
         for name, reasons in broken.items():
             self._run.fail_gate(table.unique_id, f"{name}: {some(reasons, FEW, between='; ')}")
         return not broken

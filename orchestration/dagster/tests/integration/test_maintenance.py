@@ -328,7 +328,7 @@ def test_a_raw_table_is_left_alone_until_somebody_knows_that_no_sync_runs(lake: 
             assert connection == "shop to lake"
             return self.reason
 
-    assert "shop to lake is syncing is not known" in lake.look_after().said["landed"][0]
+    assert "it is unknown whether Airbyte's connection shop to lake is syncing" in lake.look_after().said["landed"][0]
     guard = Guard()
     outcome = lake.look_after(guard=guard)
     assert (outcome.success, outcome.done) == (True, {})

@@ -1,4 +1,4 @@
-"""The order of a dbt build: which of its nodes wait for which."""
+"""The dependencies between the nodes of a dbt build, which determine their order."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from lakehouse_analytics.dbt.graph import DbtTest, Function, Graph, Table
 
-#: Unique ids: the second waits for the first, and is skipped if the first fails.
+#: Unique ids of two nodes: the second waits for the first, and is skipped if the first fails.
 Edge = tuple[str, str]
 
 
 class Edges:
-    """The edges of a plan. They lead through tables that are not in it, and never form a cycle.
+    """The edges of a plan. They bridge tables that are not in the plan, and never form a cycle.
 
     Attributes:
         found: The edges, in the order in which they were added.
@@ -26,49 +26,53 @@ class Edges:
         self._nearest: dict[str, tuple[str, ...]] = {}
         for unique_id in reversed([*graph.order]):
             self._nearest[unique_id] = self._nearest_children(unique_id)
-        self._above: dict[str, list[str]] = defaultdict(list)
+        self._upstream: dict[str, list[str]] = defaultdict(list)
         for table in tables:
-            for below in self._nearest[table.unique_id]:
-                self._add(table.unique_id, below)
-                self._above[below].append(table.unique_id)
+            for child in self._nearest[table.unique_id]:
+                self._add(table.unique_id, child)
+                self._upstream[child].append(table.unique_id)
         for function in functions:
-            for below in self._below(function.unique_id):
-                self._add(function.unique_id, below)
-            for above in self._parents_of(function):
-                self._add(above, function.unique_id)
+            for child in self._downstream(function.unique_id):
+                self._add(function.unique_id, child)
+            for parent in self._parents_of(function):
+                self._add(parent, function.unique_id)
 
     def add_tests(self, tests: Collection[DbtTest]) -> None:
-        """A test runs when all its tables are built. The tables downstream of the one that it checks wait for it."""
+        """Add edges so that tests wait for all their tables, and downstream tables wait for the tests of a table."""
         uncertain: list[Edge] = []
         for test in tests:
             parents = self._tables.intersection(test.parents)
-            for above in (*parents, *self._functions.intersection(test.functions)):
-                self._add(above, test.unique_id)
+            for parent in (*parents, *self._functions.intersection(test.functions)):
+                self._add(parent, test.unique_id)
             if parents <= {test.attached} and not test.functions:
-                for below in self._below(test.attached):
-                    self._add(test.unique_id, below)
+                for child in self._downstream(test.attached):
+                    self._add(test.unique_id, child)
                 continue
             read = {*parents, *(p for f in test.functions for p in self._tables_of(f))}
-            for below in self._waiting(test.attached, read):
-                if read <= self._ancestors([below]) - {below}:
-                    self._add(test.unique_id, below)  # as dbt orders them, which never is a cycle
+            for child in self._waiting(test.attached, read):
+                if read <= self._ancestors([child]) - {child}:
+                    self._add(test.unique_id, child)  # dbt has the same order, which is never a cycle
                 else:
-                    uncertain.append((test.unique_id, below))
+                    uncertain.append((test.unique_id, child))
         self._add_without_cycle(uncertain)
 
     def add_gates(self, gates: Mapping[str, str]) -> None:
-        """The tables downstream of a table wait for its row count."""
+        """Add edges so that the tables downstream of a table wait for its row count.
+
+        Args:
+            gates: The tables, by id of the gate.
+        """
         for gate, table in gates.items():
             if table in self._tables:
                 self._add(table, gate)
-            for below in self._below(table):
-                self._add(gate, below)
+            for child in self._downstream(table):
+                self._add(gate, child)
 
-    def _add(self, above: str, below: str) -> None:
-        self.found[above, below] = None
+    def _add(self, parent: str, child: str) -> None:
+        self.found[parent, child] = None
 
-    def _below(self, unique_id: str) -> tuple[str, ...]:
-        """The nearest tables of the plan downstream of a node."""
+    def _downstream(self, unique_id: str) -> tuple[str, ...]:
+        """Return the nearest tables of the plan downstream of a node."""
         if unique_id not in self._nearest:
             self._nearest[unique_id] = self._nearest_children(unique_id)
         return self._nearest[unique_id]
@@ -89,19 +93,26 @@ class Edges:
         return (p for p in self._parents_of(node) if p in self._tables) if node else iter(())
 
     def _ancestors(self, unique_ids: Iterable[str]) -> set[str]:
-        """These tables, and the tables of the plan upstream of them."""
+        """Return tables together with the tables of the plan upstream of them."""
         found, stack = set[str](), [*unique_ids]
         while stack:
             unique_id = stack.pop()
             if unique_id not in found:
                 found.add(unique_id)
-                stack.extend(self._above.get(unique_id, ()))
+                stack.extend(self._upstream.get(unique_id, ()))
         return found
 
     def _waiting(self, attached: str, read: Collection[str]) -> Iterator[str]:
-        """The nearest tables downstream of one that can wait for a test: those that the test does not wait for."""
+        """Yield the nearest tables downstream of the tested one that can wait for the test.
+
+        A table cannot wait for the test if the test waits for it.
+
+        Args:
+            attached: The tested table.
+            read: The tables that the test reads.
+        """
         needed = self._ancestors(read)
-        seen, stack = set[str](), [*self._below(attached)]
+        seen, stack = set[str](), [*self._downstream(attached)]
         while stack:
             unique_id = stack.pop()
             if unique_id in seen:
@@ -116,16 +127,16 @@ class Edges:
         """Add the edges that do not close a cycle with earlier ones."""
         if not edges:
             return
-        below: dict[str, list[str]] = defaultdict(list)
-        for above, child in self.found:
-            below[above].append(child)
+        children: dict[str, list[str]] = defaultdict(list)
+        for parent, child in self.found:
+            children[parent].append(child)
         for test, table in edges:
-            if not _reaches(below, table, test):
+            if not _reaches(children, table, test):
                 self._add(test, table)
-                below[test].append(table)
+                children[test].append(table)
 
 
-def _reaches(below: Mapping[str, Sequence[str]], begin: str, end: str) -> bool:
+def _reaches(children: Mapping[str, Sequence[str]], begin: str, end: str) -> bool:
     seen, stack = set[str](), [begin]
     while stack:
         node = stack.pop()
@@ -133,5 +144,5 @@ def _reaches(below: Mapping[str, Sequence[str]], begin: str, end: str) -> bool:
             return True
         if node not in seen:
             seen.add(node)
-            stack.extend(below.get(node, ()))
+            stack.extend(children.get(node, ()))
     return False

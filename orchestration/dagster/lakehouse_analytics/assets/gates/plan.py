@@ -1,4 +1,4 @@
-"""What a run builds and evaluates, as one graph for dbt: tables, tests, functions and row-count gates."""
+"""The plan of a dbt build: one graph of tables, tests, functions and row-count gates."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from functools import cached_property
 from lakehouse_analytics.assets.gates.dependencies import Edge, Edges
 from lakehouse_analytics.dbt.graph import DbtTest, Function, Graph, Table
 
-#: Begins the id of a gate; the unique id of its table follows.
+#: Prefix of the id of a gate, followed by the unique id of its table.
 GATE = "gate."
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One dbt build.
+    """The plan of one dbt build.
 
     Attributes:
-        tables, tests, functions: What dbt builds and evaluates.
-        row_count_gates: Tables whose row count is checked during the build, by id of the gate.
-            The build need not include them.
-        edges: See `Edge`.
+        tables, tests, functions: The nodes that dbt builds and evaluates.
+        row_count_gates: The tables whose row count is checked during the build, by id of the gate. They may be tables
+            that the plan does not build.
+        edges: The dependencies between nodes and gates; see `Edge`.
     """
 
     tables: tuple[Table, ...] = ()
@@ -32,20 +32,21 @@ class Plan:
 
     @property
     def nodes(self) -> list[str]:
-        """Unique ids of dbt's nodes."""
-        things: list[Table | DbtTest | Function] = [*self.functions, *self.tables, *self.tests]
-        return [thing.unique_id for thing in things]
+        """The unique ids of dbt's nodes."""
+        nodes: list[Table | DbtTest | Function] = [*self.functions, *self.tables, *self.tests]
+        return [node.unique_id for node in nodes]
 
     def __bool__(self) -> bool:
-        """Whether it contains anything to do."""
+        """Return whether the plan contains anything to do."""
         return bool(self.tables or self.tests or self.row_count_gates)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What one run is to build and evaluate.
+    """The tables, tests and row counts that are selected for a run.
 
     Attributes:
+        graph: The manifest's graph.
         selected: Unique ids of the tables to build.
         checked: Unique ids of selected tests, including those whose table is not built.
         counted: Unique ids of tables whose row count is selected and that are not built.
@@ -62,16 +63,21 @@ class Selection:
     gated: frozenset[str] = frozenset()
 
     def plan(self, created: Set[str] = frozenset()) -> Plan:
-        """Everything that this run builds and checks.
+        """Return the plan of everything that the run builds and checks.
 
         Args:
-            created: Unique ids of functions that it has created already.
+            created: Unique ids of functions that the run has created already.
         """
         tables = sorted(self.selected, key=self.graph.order.__getitem__)
         return self._plan([self.graph.tables[unique_id] for unique_id in tables], self.tests, self.counted, created)
 
     def plan_again(self, tables: Collection[Table], tests: Collection[DbtTest], created: Set[str]) -> Plan:
-        """Some of it for another attempt; see `plan`."""
+        """Return a plan of some of the tables and tests, for another attempt.
+
+        Args:
+            tables, tests: The tables and tests to build and evaluate again.
+            created: Unique ids of functions that the run has created already.
+        """
         return self._plan(sorted(tables, key=lambda table: self.graph.order[table.unique_id]), tests, (), created)
 
     def _plan(
@@ -87,14 +93,14 @@ class Selection:
 
     @cached_property
     def tests(self) -> tuple[DbtTest, ...]:
-        """Every test that this run must evaluate: those of the tables that it builds, those of the sources and external
-        tables upstream of them, and the selected ones.
+        """All tests that the run must evaluate.
 
-        A test whose check is not selected is a gate nevertheless. A test of tables of several steps belongs to the last
-        step.
+        These are the tests of the tables that it builds, the tests of the sources and external tables directly upstream
+        of them, and the selected tests. A test is a gate even if its check is not selected. A test of tables of several
+        steps belongs to the last step.
         """
-        feeding = {parent for table in self.selected for parent in self.graph.tables[table].parents}
-        wanted = self.selected | (feeding & self.graph.unbuilt.keys())
+        parents = {parent for table in self.selected for parent in self.graph.tables[table].parents}
+        wanted = self.selected | (parents & self.graph.unbuilt.keys())
         return tuple(
             test
             for test in self.graph.tests.values()
@@ -109,18 +115,18 @@ class Selection:
         )
 
     def _functions(self, tables: Collection[Table], tests: Collection[DbtTest], created: Set[str]) -> list[Function]:
-        """Functions that dbt must create: those that the tables and tests call and that have not been created yet.
+        """Return the functions that dbt must create: those that the nodes call and that have not been created yet.
 
         Functions that no model or test calls belong to a run that builds the whole project.
         """
-        things: list[Table | DbtTest] = [*tables, *tests]
-        wanted = {function for thing in things for function in thing.functions}
+        nodes: list[Table | DbtTest] = [*tables, *tests]
+        wanted = {function for node in nodes for function in node.functions}
         if tables and self._builds_everything():
             wanted |= self.graph.unused_functions
         return [f for f in self.graph.functions.values() if f.unique_id in wanted - created]
 
     def _builds_everything(self) -> bool:
-        # Tables with windows of another length are built by runs of their own.
+        # Partitioned tables do not count, because other grains have their own runs.
         return self.selected | self.before >= {
             table.unique_id for table in self.graph.tables.values() if table.grain is None
         }

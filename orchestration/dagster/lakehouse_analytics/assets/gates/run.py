@@ -13,16 +13,16 @@ from lakehouse_analytics.dbt.run_results import BUILT_STATUS, EVALUATED_STATUS, 
 
 @dataclass
 class Run:
-    """What has been built and what has failed so far.
+    """The state of a run: what has been built and what has failed so far.
 
     Attributes:
-        selection: What the run is to build.
-        failed: Tables and functions that dbt could not build, with dbt's message.
-        gates: Tables and sources whose gate failed, with the reasons.
-        built: Tables built by this run.
-        created: Functions created by this run.
-        unevaluated: Tests that dbt should have evaluated and did not.
-        problems: Other errors, which concern no particular table.
+        selection: The tables, tests and row counts that are selected.
+        failed: The tables and functions that dbt could not build, with dbt's message.
+        gates: The tables and sources whose gate failed, with the reasons.
+        built: The tables that this run has built.
+        created: The functions that this run has created.
+        unevaluated: The tests that dbt should have evaluated and did not.
+        problems: Other errors, which do not belong to a particular table.
         stopped: Whether nothing more may be built.
     """
 
@@ -36,37 +36,37 @@ class Run:
     stopped: bool = False
 
     def plan(self) -> Plan:
-        """Everything that this run builds and checks."""
+        """Return the plan of everything that the run builds and checks."""
         return self.selection.plan(self.created)
 
     def plan_again(self, tables: Collection[Table], tests: Collection[DbtTest]) -> Plan:
-        """Some of it for another attempt."""
+        """Return a plan of some of the tables and tests, for another attempt."""
         return self.selection.plan_again(tables, tests, self.created)
 
     @property
     def failed_gates(self) -> set[str]:
-        """Tables and sources of which a gate failed."""
+        """The tables and sources of which a gate failed."""
         return {unique_id for unique_id, reasons in self.gates.items() if reasons}
 
     @property
     def blocked(self) -> dict[str, list[str]]:
-        """Selected tables that were not built, each with the failures upstream of it."""
+        """The selected tables that were not built because of failures upstream, with these failures."""
         found: dict[str, list[str]] = defaultdict(list)
-        for culprit in sorted({*self.failed, *self.failed_gates}):
-            for below in (self.selection.graph.descendants([culprit]) & self.selection.selected) - self.built:
-                found[below].append(culprit)
+        for failure in sorted({*self.failed, *self.failed_gates}):
+            for table in (self.selection.graph.descendants([failure]) & self.selection.selected) - self.built:
+                found[table].append(failure)
         return dict(found)
 
     def _testable(self, tests: Iterable[DbtTest]) -> list[DbtTest]:
-        """Tests whose tables and functions have all been built."""
-        out = {*self.blocked, *self.failed}
-        return [test for test in tests if out.isdisjoint((*test.parents, *test.functions))]
+        """Return the tests whose tables and functions have all been built."""
+        unbuilt = {*self.blocked, *self.failed}
+        return [test for test in tests if unbuilt.isdisjoint((*test.parents, *test.functions))]
 
     def record(self, plan: Plan, dbt: DbtResult) -> None:
-        """Record dbt's report of the whole plan, once.
+        """Record dbt's result of the whole plan, once.
 
-        A missing result is a failure, unless dbt crashed, which the caller reports. An exit code that no recorded
-        failure explains is a failure as well.
+        A missing result is a failure, unless dbt crashed, which the caller reports. A non-zero exit code is a failure
+        as well if no recorded failure explains it.
         """
         results = dbt.nodes
         before = self._failures()
@@ -77,10 +77,10 @@ class Run:
             if result and result.status in BUILT_STATUS:
                 self.built.add(table.unique_id)
             elif (result and result.status == "skipped") or (result is None and dbt.crashed):
-                continue  # see below: whether it was blocked is known once every failure is
+                continue  # whether it was blocked is known when all failures are, see below
             else:
-                said = result.message or f"dbt reported status {result.status}" if result else "dbt did not build it"
-                self.failed[table.unique_id] = said
+                status = f"dbt reported status {result.status}" if result else "dbt did not build it"
+                self.failed[table.unique_id] = (result and result.message) or status
         for test in plan.tests:
             result = results.get(test.unique_id)
             if result and result.status in FAILED_STATUS:
@@ -107,26 +107,26 @@ class Run:
             elif (result and result.status == "skipped") or (result is None and dbt.crashed):
                 continue  # downstream of a failure
             else:
-                said = result.message or f"dbt reported status {result.status}" if result else "dbt did not create it"
-                self.failed[function.unique_id] = said
+                status = f"dbt reported status {result.status}" if result else "dbt did not create it"
+                self.failed[function.unique_id] = (result and result.message) or status
 
-    def _record_others(self, asked: Collection[str], dbt: DbtResult) -> None:
-        """Failures of nodes that are neither tables nor tests of the plan, such as hooks."""
-        for unique_id in sorted(dbt.nodes.keys() - asked):
+    def _record_others(self, planned: Collection[str], dbt: DbtResult) -> None:
+        """Record failures of nodes that are not in the plan, such as hooks."""
+        for unique_id in sorted(dbt.nodes.keys() - planned):
             result = dbt.nodes[unique_id]
             if result.status not in {*FINE_STATUS, "skipped"}:
-                said = result.message or dbt.reason
-                self.problems.append(f"dbt reported status {result.status} for {unique_id}: {said}")
+                reason = result.message or dbt.reason
+                self.problems.append(f"dbt reported status {result.status} for {unique_id}: {reason}")
 
     def _failures(self) -> int:
         return len(self.failed) + sum(map(len, self.gates.values())) + len(self.problems)
 
     def fail_gate(self, unique_id: str, reason: str) -> None:
-        """Record that a gate of a table or source failed: nothing downstream of it is built."""
+        """Record that a gate of a table or source failed, so that nothing downstream of it is built."""
         self.gates[unique_id].append(reason)
 
     def stop(self, reason: str) -> None:
-        """Build nothing more. Called in any thread."""
+        """Record a reason to build nothing more. Called in any thread."""
         self.problems.append(reason)
         self.stopped = True
 
@@ -136,7 +136,7 @@ class Run:
         return not (self.failed or any(self.gates.values()) or self.problems) and self.built == self.selection.selected
 
     def summary(self) -> str:
-        """A text for people: what failed, what was blocked by what, and what was built."""
+        """Return a text with the failures, the blocked tables and their causes, and the number of built tables."""
         lines = [f"✘ {self._name(table)} was not built: {reason}" for table, reason in sorted(self.failed.items())]
         lines += [
             f"✘ {self._name(table)} failed its gate: {reason}"
@@ -144,8 +144,8 @@ class Run:
             for reason in reasons
         ]
         lines += [
-            f"– {self._name(table)} was blocked by {', '.join(map(self._name, culprits))}"
-            for table, culprits in sorted(self.blocked.items())
+            f"– {self._name(table)} was blocked by {', '.join(map(self._name, failures))}"
+            for table, failures in sorted(self.blocked.items())
             if table not in self.failed
         ]
         lines += [f"✘ {problem}" for problem in self.problems]

@@ -22,7 +22,7 @@ def test_a_name_a_version_and_an_asset_key_each_mean_one_table() -> None:
 
 
 def test_a_name_of_several_tables_accepts_none_of_them() -> None:
-    with pytest.raises(ValueError, match=r"'orders' names 2 tables: say orders\.v1 or orders\.v2"):
+    with pytest.raises(ValueError, match=r"'orders' matches 2 tables: use orders\.v1 or orders\.v2"):
         accepted_tables(project()[0].graph(), ["orders"])
 
 
