@@ -107,12 +107,9 @@ def retryable_nodes(
         Those that failed for a transient reason and can be repeated safely, and those that dbt skipped because of them.
         Nothing downstream of a permanent failure is included.
     """
+    status = {unique_id: node.status for unique_id, node in result.nodes.items()}.get
 
-    def status(unique_id: str) -> str | None:
-        node = result.nodes.get(unique_id)
-        return node.status if node else None
-
-    def passes(unique_id: str) -> bool:
+    def may_succeed(unique_id: str) -> bool:
         node = result.nodes.get(unique_id)
         if node is None:
             return False
@@ -121,8 +118,9 @@ def retryable_nodes(
         return judge(node.message).transient and (table is None or _repeatable(table))
 
     failed = {t.unique_id for t in tables if status(t.unique_id) not in (*FINE_STATUS, "skipped", None)}
-    transient_tests = {test.unique_id for test in tests if status(test.unique_id) == "error" and passes(test.unique_id)}
-    retried = {unique_id for unique_id in failed if passes(unique_id)}
+    erroneous = [test for test in tests if status(test.unique_id) == "error"]
+    transient_tests = {test.unique_id for test in erroneous if may_succeed(test.unique_id)}
+    retried = {unique_id for unique_id in failed if may_succeed(unique_id)}
     gates = {
         test.attached
         for test in tests
