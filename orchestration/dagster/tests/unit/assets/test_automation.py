@@ -16,8 +16,8 @@ from manifests import Manifest
 
 #: Dagster stamps events with the clock's time. The daily tables begin two days before it: both days are over.
 NOW = datetime.now(UTC)
-if NOW.hour == 23:  # each evaluation is a minute later, and all of them are on one day
-    NOW += timedelta(hours=1)
+# Each evaluation is a minute later, and all of them are on one day.
+NOW = min(NOW, NOW.replace(hour=23, minute=30))
 BEGIN, LAST = (f"{NOW - timedelta(days=days):%Y-%m-%d}" for days in (2, 1))
 EAGER = {"automation": "eager"}
 DAILY = {
