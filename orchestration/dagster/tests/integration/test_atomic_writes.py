@@ -20,6 +20,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from lakehouse_analytics.dbt.nodes import manifest_of
 from lakehouse_analytics.dbt.run_results import DbtResult
 from lakehouse_analytics.dbt.runner import DbtRunner, DbtSession
 from lakehouse_analytics.engines.duckdb.database import connect
@@ -552,6 +553,6 @@ def test_what_a_killed_run_leaves_is_harmless_and_known_by_its_age(lake: Lake) -
 
 
 def test_the_lint_finds_just_the_stock_strategy(lake: Lake) -> None:
-    [found] = lint(json.loads((lake.project / "target" / "manifest.json").read_bytes()))
+    [found] = lint(manifest_of(json.loads((lake.project / "target" / "manifest.json").read_bytes())))
     assert found.policy
     assert "model stock " in found.where
