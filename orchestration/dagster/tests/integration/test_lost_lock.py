@@ -42,7 +42,7 @@ def test_a_build_that_loses_the_lock_of_a_table_stops_and_writes_nothing_afterwa
 ) -> None:
     lakehouse.files["models/silver/sa.sql"] = "select id, n, pg_sleep(1)::text as slept from {{ ref('a') }}"
     lakehouse.write()
-    monkeypatch.setattr(postgres, "GRACE", 0.0)  # nobody waits until it comes back
+    monkeypatch.setattr(postgres, "GRACE", 0.0)  # the other run does not wait for it to come back
     monkeypatch.setattr(postgres, "BEAT", 0.5)
     other_run = create_run_for_test(lakehouse.instance, status=dg.DagsterRunStatus.STARTED).run_id
 
