@@ -31,7 +31,8 @@ from lakehouse_analytics.locks import (
 )
 from lakehouse_analytics.locks.postgres import PostgresLocks
 from lakehouse_analytics.locks.postgres.advisory import lock_key
-from lakehouse_analytics.locks.postgres.registry import CREATE
+from lakehouse_analytics.locks.postgres.registry import CREATE, TABLE, LockRegistry
+from lakehouse_analytics.locks.postgres.session import LockSession
 from lock_process import run_process
 from postgres_server import PostgresServer, postgres_server
 
@@ -513,6 +514,25 @@ def test_a_role_that_may_not_create_the_table_is_told_the_statement(
 def test_steps_that_start_at_once_make_the_table_once(server: PostgresServer) -> None:
     with instance_in(server, server.new_database()) as instance, ThreadPoolExecutor(4) as threads:
         assert all(threads.map(lambda number: is_free(instance, f"iceberg/t{number}"), range(4)))
+
+
+def test_sessions_that_create_the_table_at_once_all_find_it(server: PostgresServer, owners: ExitStack) -> None:
+    """PostgreSQL has two errors for it, and the moments in which each occurs are short: hence the repetitions."""
+    database = server.new_database()
+    with instance_in(server, database) as instance, ThreadPoolExecutor(4) as threads:
+        sessions = [LockSession(instance.event_log_storage, Owner(f"run-{number}", "build")) for number in range(4)]
+        for session in sessions:
+            owners.callback(session.close)
+            session.open()
+        for _ in range(100):
+            server.ask(f"drop table if exists {TABLE}", database=database)
+            barrier = threading.Barrier(4)
+
+            def create(session: LockSession, barrier: threading.Barrier = barrier) -> None:
+                barrier.wait(10)
+                LockRegistry(session).create()
+
+            assert list(threads.map(create, sessions)) == [None] * 4
 
 
 def test_another_kind_of_storage_is_an_error(pg: dg.DagsterInstance, owners: ExitStack) -> None:

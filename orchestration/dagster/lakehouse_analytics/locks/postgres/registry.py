@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from lakehouse_analytics.locks import LockStorageError, Owner
 from lakehouse_analytics.locks.postgres.session import LockSession
 
@@ -31,18 +29,24 @@ class LockRegistry:
         """
         from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-        if self._ask("select to_regclass(:table)", table=TABLE)[0][0]:
+        if self._exists():
             return
         try:
-            with suppress(IntegrityError):  # another run creates it at the same time
-                self._ask(CREATE)
-        except ProgrammingError as error:
+            self._ask(CREATE)
+        except (IntegrityError, ProgrammingError) as error:
+            # `if not exists` does not prevent an error when two runs create it at once: PostgreSQL reports a violated
+            # index of its catalog, or a table that exists.
+            if self._exists():
+                return
             user = self._ask("select current_user")[0][0]
             raise LockStorageError(
                 f'The role "{user}" may not create the table {TABLE} in Dagster\'s database, which records which run '
                 f"writes which table. The owner of the database must run:\n{CREATE};\n"
                 f'grant select, insert, update, delete on {TABLE} to "{user}";'
             ) from error
+
+    def _exists(self) -> bool:
+        return self._ask("select to_regclass(:table)", table=TABLE)[0][0] is not None
 
     def owner_of(self, table: str) -> Owner | None:
         """Return the recorded owner of a table; None if it has no row."""
