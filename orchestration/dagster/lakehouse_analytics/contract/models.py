@@ -13,11 +13,13 @@ from datetime import timedelta
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from lakehouse_analytics.common.cron import is_cron, smallest_interval
+from lakehouse_analytics.common.cron import smallest_interval
 from lakehouse_analytics.common.names import unique_metadata_key
 from lakehouse_analytics.common.text import brief, shortened, suggestion
+from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival
+from lakehouse_analytics.contract.base import Cron, Duration, Section
 
 #: Medallion layers in build order; the groups of the asset graph.
 LAYERS = ("bronze", "silver", "gold", "metrics")
@@ -29,37 +31,9 @@ Accepted = Literal["not_atomic", "repeated_inserts", "stale_rows", "utc_batches"
 #: Lengths of a partition.
 Grain = Literal["hourly", "daily", "weekly", "monthly"]
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-#: Maximum of every duration in contracts and settings: a hundred years.
-MAX_DURATION = timedelta(days=36_500)
-
 
 class ContractError(ValueError):
     """One or more contracts are invalid. The message has one line per mistake."""
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, timedelta):
-        return value
-    match = re.fullmatch(r"([0-9]{1,9})\s*([smhdw])", value) if isinstance(value, str) else None
-    if not match:
-        raise ValueError("expected a duration such as 30m, 26h or 7d")
-    try:
-        duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
-    except OverflowError:
-        duration = timedelta.max
-    if duration > MAX_DURATION:
-        # Durations are added to dates and subtracted from them, and the result must stay in the range of `datetime`.
-        raise ValueError(f"expected at most {MAX_DURATION.days}d")
-    return duration
-
-
-def _cron(value: object) -> object:
-    if not isinstance(value, str) or not is_cron(value):
-        raise ValueError("expected a cron expression such as '0 6 * * *'")
-    return value
 
 
 def _source_names(value: object) -> object:
@@ -85,16 +59,7 @@ def _owner(value: object) -> object:
     return value
 
 
-Duration = Annotated[
-    timedelta, BeforeValidator(_duration, json_schema_input_type=Annotated[str, Field(pattern=r"^[0-9]+\s*[smhdw]$")])
-]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Drift(_Section):
+class Drift(Section):
     """The drift check, which compares a row count with the median of earlier ones.
 
     The allowed distance is measured in median absolute deviations (MAD).
@@ -105,7 +70,7 @@ class Drift(_Section):
     severity: Severity = Field("warn", description="`error` blocks the downstream tables; `warn` does not.")
 
 
-class Rows(_Section):
+class Rows(Section):
     """Row-count rules of one table. The check passes if all rules that are set are met."""
 
     not_empty: bool = Field(True, description="The table must have at least one row.")
@@ -124,11 +89,11 @@ class Rows(_Section):
         return self
 
 
-class Freshness(_Section):
+class Freshness(Section):
     """Freshness of a table. It becomes Dagster's freshness policy."""
 
     within: Duration = Field(description="Maximum age of the last build, such as 26h.")
-    cron: Annotated[str, BeforeValidator(_cron)] | None = Field(
+    cron: Cron | None = Field(
         None, description="Deadline of the build. `within` is then the maximum time from the build to the deadline."
     )
     column: str | None = Field(None, description="Time column of the data. Default: the model's `event_time`.")
@@ -142,7 +107,7 @@ class Freshness(_Section):
         return self
 
 
-class Airbyte(_Section):
+class Airbyte(Section):
     """The Airbyte connection that fills a source."""
 
     connection: str = Field(min_length=1, description="Connection id (preferred) or exact name.")
@@ -160,7 +125,7 @@ class Airbyte(_Section):
 _NO_EFFECT = "Validated, but without effect in this version."
 
 
-class Kubernetes(_Section):
+class Kubernetes(Section):
     """Resource requests of the run's pod, as Kubernetes quantities."""
 
     cpu: Annotated[str, Field(pattern=r"^\d+(\.\d+)?m?$")] | None = None
@@ -170,7 +135,7 @@ class Kubernetes(_Section):
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]*(kB|MB|GB)$")]
 
 
-class Maintenance(_Section):
+class Maintenance(Section):
     """Maintenance of an Iceberg table: the operations, their thresholds, and the retention of snapshots."""
 
     enabled: bool = Field(True, description="`false` turns maintenance of the table off.")
@@ -200,7 +165,7 @@ class Maintenance(_Section):
     )
 
 
-class ModelContract(_Section):
+class ModelContract(Section):
     """The contract of a model, seed or snapshot."""
 
     layer: Layer | None = Field(
@@ -263,13 +228,23 @@ class ModelContract(_Section):
         return [key for key in ("pool", "kubernetes") if getattr(self, key) is not None]
 
 
-class SourceContract(_Section):
+class SourceContract(Section):
     """The contract of a dbt source or of one of its tables."""
 
     airbyte: Airbyte | None = None
-    maintenance: Maintenance | None = Field(
-        None, description="Maintenance of the raw Iceberg table. Default: on for tables that Airbyte fills."
+    arrives: Arrival | None = Field(
+        None, description="What fills the table, if not Airbyte: files, a table of a database, or another system."
     )
+    maintenance: Maintenance | None = Field(
+        None,
+        description="Maintenance of the raw Iceberg table. Default: on for tables that Airbyte or `arrives` fills.",
+    )
+
+    @model_validator(mode="after")
+    def _filled_by_one(self) -> SourceContract:
+        if self.airbyte and self.arrives:
+            raise ValueError("arrives and airbyte are both set, but only one of them can fill the table")
+        return self
 
 
 C = TypeVar("C", ModelContract, SourceContract)
@@ -315,20 +290,35 @@ def _default_contract(kind: type[C]) -> C:
 
 
 def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
-    path = ".".join(["meta.lakehouse", *map(brief, item["loc"])])
+    keys, section = _keys_of(kind, item["loc"])
+    path = ".".join(["meta.lakehouse", *map(brief, keys)])
     if item["type"] == "extra_forbidden":
-        valid = sorted(_fields_at(kind, item["loc"][:-1]))
+        valid = sorted(section.model_fields)
         hint = suggestion(str(item["loc"][-1]), valid, quoted="`{}`".format, others="valid keys")
         return f"unknown key {path}; {hint}"
     message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
     if item["type"] == "missing":
         return f"{path} is missing"
+    if item["type"] in ("value_error", "arrival_kind") and isinstance(item["input"], Mapping):
+        return f"{path}: {message}"
     return f"{path} is {shortened(item['input'])}: {message[0].lower()}{message[1:]}"
 
 
-def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> Iterable[str]:
-    for part in path:
-        annotation = kind.model_fields[part].annotation
-        choices = getattr(annotation, "__args__", (annotation,))
-        kind = next(c for c in choices if isinstance(c, type) and issubclass(c, BaseModel))
-    return kind.model_fields
+def _keys_of(kind: type[BaseModel], location: tuple[Any, ...]) -> tuple[list[Any], type[BaseModel]]:
+    """Return the keys of an error's location, and the section that has the last of them.
+
+    In a location, the tag of a union follows its key: `("arrives", "files", "format")` is the key `arrives.format`.
+    """
+    keys: list[Any] = []
+    section = kind
+    parts = iter(location)
+    for part in parts:
+        keys.append(part)
+        section = kind
+        if part == "arrives":
+            kind = ARRIVALS.get(next(parts, ""), kind)
+        elif part in kind.model_fields:
+            annotation = kind.model_fields[part].annotation
+            choices = getattr(annotation, "__args__", (annotation,))
+            kind = next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), kind)
+    return keys, section
