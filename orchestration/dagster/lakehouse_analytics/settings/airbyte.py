@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from lakehouse_analytics.common.environment import PREFIX, split
-from lakehouse_analytics.contract.models import Duration
+from lakehouse_analytics.contract.base import Duration
 
 AirbyteAuth = Literal["none", "client_credentials", "bearer", "basic"]
 

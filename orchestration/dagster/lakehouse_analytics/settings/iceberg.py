@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from lakehouse_analytics.contract.models import Duration
+from lakehouse_analytics.contract.base import Duration
 from lakehouse_analytics.settings.schedules import valid_cron
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from lakehouse_analytics.common.cron import is_cron
 from lakehouse_analytics.common.text import did_you_mean, shortened
-from lakehouse_analytics.contract.models import Duration
+from lakehouse_analytics.contract.base import Duration
 
 
 def valid_cron(value: str) -> str:
