@@ -195,3 +195,14 @@ def fingerprint(files: Iterator[FileVersion]) -> tuple[str, int]:
         total += int.from_bytes(digest, "big")
         count += 1
     return f"{total % (1 << 128):032x}", count
+
+
+def storage_of(arrival: FileArrival, project_dir: Path) -> FileStorage:
+    """Return the files of a source.
+
+    Args:
+        arrival: The contract.
+        project_dir: The folder of the dbt project, to which paths are relative.
+    """
+    text = arrival.files
+    return FileStorage(FilePattern(text if "://" in text else f"{project_dir.absolute()}/{text.removeprefix('./')}"))
