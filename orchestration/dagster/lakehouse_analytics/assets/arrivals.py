@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import dagster as dg
 from pydantic import Field
@@ -16,15 +14,15 @@ from lakehouse_analytics.assets.file_loads import FileLoad
 from lakehouse_analytics.assets.multi_asset import multi_asset
 from lakehouse_analytics.assets.specs import source_spec
 from lakehouse_analytics.common.names import apart
-from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
+from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.dbt.graph import Graph, Source
 from lakehouse_analytics.dbt.relation import relation_of
-from lakehouse_analytics.locks import TableLocks, lock_name
+from lakehouse_analytics.locks import TableBusyError, TableLocks, lock_name
 from lakehouse_analytics.partitions.arrivals import source_partitions
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 from lakehouse_analytics.settings import Settings
 
-Event = dg.MaterializeResult | dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetCheckResult
+Event = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetCheckResult
 
 
 class LoadConfig(dg.Config):
@@ -51,51 +49,47 @@ def arrival_assets(graph: Graph, settings: Settings) -> list[dg.AssetsDefinition
 
 def is_loaded(source: Source) -> bool:
     """Return whether the lakehouse loads a source itself."""
-    return isinstance(source.contract.arrives, FileArrival | TableArrival)
+    return isinstance(source.contract.arrives, FileArrival)
 
 
 def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.AssetsDefinition:
-    load = _Load(graph, source, settings)
+    load = _load_of(source, settings)
     partitions = source_partitions(source, settings.timezone)
     spec = source_spec(graph, source).replace_attributes(partitions_def=partitions, skippable=True)
 
     @multi_asset(
         name=name,
         specs=[spec],
-        check_specs=load.check_specs(spec.key),
-        # With `can_subset`, no check result is required, because a run that finds nothing new has none.
-        can_subset=True,
+        check_specs=load.check_specs(),
         backfill_policy=dg.BackfillPolicy.single_run() if partitions else None,
         pool=graph.engine.pool,
     )
     def run(context: dg.AssetExecutionContext, config: LoadConfig) -> Iterator[Event]:
         refuse_failed_launch(context.instance, context.run.run_id)
         try:
-            with load.lock(context):
-                yield from load.events(context, config)
-        except ArrivalError as error:
+            with _locked(graph, source, context, wait=settings.max_runtime):
+                yield from load.events(context, reload=config.reload)
+        except (ArrivalError, TableBusyError) as error:
             raise dg.Failure(str(error)) from None
 
-    return cast("dg.AssetsDefinition", run)
+    return run
 
 
-@dataclass(frozen=True)
-class _Load:
-    """The load of one source."""
+def _load_of(source: Source, settings: Settings) -> FileLoad:
+    arrival = source.contract.arrives
+    assert isinstance(arrival, FileArrival)  # noqa: S101
+    return FileLoad(source, arrival, settings)
 
-    graph: Graph
-    source: Source
-    settings: Settings
 
-    def check_specs(self, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
-        return self._kind.check_specs(key)
-
-    @property
-    def _kind(self) -> FileLoad:
-        return FileLoad(self.source, self.settings)
-
-    def lock(self, context: dg.AssetExecutionContext) -> object:
-        ...
-
-    def events(self, context: dg.AssetExecutionContext, config: LoadConfig) -> Iterator[Event]:
-        return self._kind.events(context, reload=config.reload)
+@contextmanager
+def _locked(graph: Graph, source: Source, context: dg.AssetExecutionContext, *, wait: float) -> Iterator[None]:
+    """Lock the table against other loads and maintenance, if several runs can write at once."""
+    if not graph.engine.concurrent_writers:
+        yield
+        return
+    step = context.op_execution_context.op_def.name
+    with (
+        closing(TableLocks(context.instance, context.run.run_id, step)) as locks,
+        locks.locked(lock_name(relation_of(source.node)), wait=wait, log=context.log.info),
+    ):
+        yield

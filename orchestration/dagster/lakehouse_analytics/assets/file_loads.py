@@ -18,7 +18,13 @@ from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.partitions.arrivals import days_and_values, partition_key, source_partitions, values_name
+from lakehouse_analytics.partitions.arrivals import (
+    days_and_values,
+    exists,
+    partition_key,
+    source_partitions,
+    values_name,
+)
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.events import timestamps
 
@@ -27,7 +33,7 @@ ARRIVED, QUARANTINED = "arrived", "quarantined_rows"
 #: Reasons of bad rows that a check lists.
 _REASONS = 5
 
-Event = dg.MaterializeResult | dg.AssetMaterialization | dg.AssetCheckResult
+Event = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetCheckResult
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class FileLoad:
         whole = self._metadata(report, started)
         for (day, value), rows in sorted(report.partitions.items()):
             key = partition_key(self.source, day, value)
-            if not partitions.has_partition_key(key, dynamic_partitions_store=context.instance):
+            if not exists(partitions, key, context.instance):
                 context.log.warning(
                     f"{counted(rows, 'row')} of {day} are loaded, but there is no such partition: the first is "
                     f"{self.arrival.begin} (`begin`)."

@@ -68,6 +68,12 @@ def partition_key(source: Source, day: date, value: str) -> str:
     return day.isoformat()
 
 
+def exists(partitions: dg.PartitionsDefinition[str], key: str, instance: dg.DagsterInstance) -> bool:
+    """Return whether a partition exists, now and with the values of `split_by` in an instance."""
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        return partitions.has_partition_key(key)
+
+
 def days_and_values(source: Source, keys: Iterable[str]) -> dict[date, list[str]]:
     """Return the dates of partition keys, each with its values of `split_by`, which are empty texts without one."""
     arrival = source.contract.arrives

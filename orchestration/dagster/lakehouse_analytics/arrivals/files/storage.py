@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.contract.arrivals import FileArrival
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -205,4 +206,4 @@ def storage_of(arrival: FileArrival, project_dir: Path) -> FileStorage:
         project_dir: The folder of the dbt project, to which paths are relative.
     """
     text = arrival.files
-    return FileStorage(FilePattern(text if "://" in text else f"{project_dir.absolute()}/{text.removeprefix('./')}"))
+    return FileStorage(FilePattern(text if "://" in text else os.path.normpath(project_dir.absolute() / text)))
