@@ -1,7 +1,5 @@
 """The assets of sources that the lakehouse loads itself, from files or from databases: `meta.lakehouse.arrives`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
