@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
 
 from lakehouse_analytics.arrivals.files.batch import read_batch
@@ -35,8 +35,6 @@ from lakehouse_analytics.contract.arrivals import FileArrival
 
 #: Maximum number of files, and of bytes, of one batch, which is one commit.
 BATCH_FILES, BATCH_BYTES = 2_000, 512 << 20
-#: A file on a disk is read once it has not changed for this time, because it may still be written.
-SETTLED = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,7 @@ class FileLoader:
             ArrivalError: A file or a table cannot be read or written. Batches before it are complete.
         """
         known = dict(self.tables.files.query(f"SELECT {FILE}, {VERSION} FROM {{table}}"))  # noqa: S608
-        newest = datetime.now(UTC) - SETTLED if self.storage.on_disk else None
-        new = [
-            file
-            for file in self.storage.versions()
-            if known.get(file.path) != file.version and (newest is None or file.modified <= newest)
-        ]
+        new = [file for file in self.storage.settled() if known.get(file.path) != file.version]
         report = FileReport()
         for batch in _batches(new):
             with self._staged([batch]) as staged:

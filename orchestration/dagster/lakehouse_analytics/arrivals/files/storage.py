@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from lakehouse_analytics.contract.arrivals import FileArrival
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+#: A file on a disk is read once it has not changed for this time.
+SETTLED = timedelta(seconds=5)
 #: Files that are read at the same time.
 _PARALLEL = 32
 #: Files per page of a listing.
@@ -109,6 +111,11 @@ class FileStorage:
                         yield _version(meta, FileVersion(path, "", 0, meta["last_modified"], date_of(path), folder))
         except obstore.exceptions.BaseError as error:
             raise self._error("list", error) from None
+
+    def settled(self) -> Iterator[FileVersion]:
+        """Yield the versions that can be read: on a disk, a file that has just changed may still be written."""
+        newest = datetime.now(UTC) - SETTLED if self.on_disk else datetime.max.replace(tzinfo=UTC)
+        return (file for file in self.versions() if file.modified <= newest)
 
     def read(self, files: Sequence[FileVersion], folder: Path) -> list[tuple[FileVersion, Path]]:
         """Copy files to a folder.
