@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +69,7 @@ def read_batch(db: duckdb.DuckDBPyConnection, arrival: FileArrival, files: Seque
     """
     batch = Batch(db, [file for file, _ in files])
     batch.run("CREATE OR REPLACE TABLE raw (file_no INTEGER)")
-    batch.run("CREATE OR REPLACE TABLE bad (file_no INTEGER, line BIGINT, row_text VARCHAR, reason VARCHAR)")
+    batch.run("CREATE OR REPLACE TABLE bad (file_no INTEGER, row_number BIGINT, row_text VARCHAR, reason VARCHAR)")
     paths = {number: path for number, (_, path) in enumerate(files)}
     if arrival.date_format:
         undated = [number for number, file in enumerate(batch.files) if file.day is None]
@@ -89,7 +90,7 @@ def _read_csv(batch: Batch, paths: Mapping[int, Path], delimiter: str) -> None:
     for number, path in paths.items():
         try:
             header = _header(path, delimiter)
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        except (OSError, EOFError, zlib.error, csv.Error) as error:
             batch.bad_files[number] = f"it cannot be read: {error}"
             continue
         if problem := _header_problem(header):
@@ -111,7 +112,7 @@ def _read_json_lines(batch: Batch, paths: Mapping[int, Path]) -> None:
     options = "header = false, columns = {'line': 'VARCHAR'}, delim = '\x1f', quote = '', escape = ''"
     batch.run("CREATE OR REPLACE TABLE lines (file_no INTEGER, line VARCHAR)")
     _read_text(batch, paths, options, lambda reads: batch.run(f"INSERT INTO lines FROM {reads}"))
-    is_object = "coalesce(json_valid(line) AND json_type(line) = 'OBJECT', false)"
+    is_object = "coalesce(try(json_type(line)) = 'OBJECT', false)"
     batch.run(
         "INSERT INTO bad SELECT file_no, NULL, line, 'it is not a JSON object' FROM lines "  # noqa: S608
         f"WHERE NOT {is_object} AND trim(line) <> ''"
@@ -215,7 +216,7 @@ def _add(batch: Batch, columns: Mapping[str, str], types: Mapping[str, str], rea
 
 def _header(path: Path, delimiter: str) -> tuple[str, ...]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+    with opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
         # The csv module, because the first row may have line breaks in quotes.
         return tuple(name.strip() for name in next(csv.reader(file, delimiter=delimiter), []))
 
@@ -225,6 +226,8 @@ def _header_problem(columns: Sequence[str]) -> str | None:
     lower = [name.lower() for name in columns]
     if not any(lower):
         return "it has no columns: the first line must have their names"
+    if any("\ufffd" in name for name in lower):
+        return "its first line is not UTF-8"
     if "" in lower:
         return f"column {lower.index('') + 1} has no name in the first line"
     if double := next((name for name in lower if lower.count(name) > 1), None):

@@ -32,7 +32,7 @@ FILES_COLUMNS = {
     "bad_rows": "BIGINT",
     "bytes": "BIGINT",
 }
-QUARANTINE_COLUMNS = {**META, "line": "BIGINT", "row_text": "VARCHAR", "reason": "VARCHAR"}
+QUARANTINE_COLUMNS = {**META, "row_number": "BIGINT", "row_text": "VARCHAR", "reason": "VARCHAR"}
 
 #: A partition: the date, and the value of `split_by`, or an empty text without one.
 PartitionOfFiles = tuple[date, str]
@@ -109,7 +109,7 @@ class StagedFiles:
         joined = "JOIN files USING (file_no)"
         columns = ", ".join([*(identifier(name) for name in typing.types), meta])
         self.rows.append(self._copy(batch, f"rows{number}", f"SELECT {columns} FROM good {joined}"))  # noqa: S608
-        bad = f"SELECT {meta}, line, left(row_text, {_LONGEST_ROW}) AS row_text, reason FROM bad {joined}"  # noqa: S608
+        bad = f"SELECT {meta}, row_number, left(row_text, {_LONGEST_ROW}) AS row_text, reason FROM bad {joined}"  # noqa: S608
         self.quarantine.append(self._copy(batch, f"bad{number}", bad))
         listed = (
             f"SELECT {meta}, if(why IS NULL, 'loaded', 'bad') AS status, why AS reason, "  # noqa: S608
