@@ -59,7 +59,7 @@ def fits(kind: str, into: str) -> bool:
 
 
 def _fits(kind: DuckDBPyType, into: DuckDBPyType) -> bool:
-    if str(kind) == str(into) or kind.id == "sqlnull":
+    if str(kind) == str(into) or kind.id == "null":
         return True
     if kind.id in _INTEGERS:
         return _integer_fits(kind.id, into)
