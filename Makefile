@@ -138,7 +138,7 @@ coverage: $(DEV) ## Measure line and branch coverage of the fast tests: a table,
 	@coverage report
 
 # One target per tool: .pre-commit-config.yaml runs those that a commit's files concern.
-LINTERS := lint-python lint-types lint-imports lint-yaml lint-sql lint-spelling lint-words
+LINTERS := lint-python lint-types lint-imports lint-yaml lint-sql lint-terraform lint-spelling lint-words
 .PHONY: lint $(LINTERS)
 lint: $(LINTERS) ## Check format, types, imports, SQL, YAML, spelling and words; changes nothing
 
@@ -157,6 +157,11 @@ lint-yaml: $(DEV)
 
 lint-sql: $(DEV)
 	sqlfluff lint dbt
+
+# The format, if OpenTofu or Terraform is installed. tests/unit/repository/test_terraform.py checks the content.
+TERRAFORM := $(firstword $(foreach tool,tofu terraform,$(if $(shell command -v $(tool)),$(tool))))
+lint-terraform:
+	$(if $(TERRAFORM),CHECKPOINT_DISABLE=1 $(TERRAFORM) fmt -check -diff infrastructure/terraform,@echo "Neither tofu nor terraform is installed: the format of infrastructure/terraform is not checked.")
 
 # Misspellings, in everything that is tracked. The tests misspell on purpose.
 lint-spelling: $(DEV)
