@@ -94,7 +94,7 @@ class FileLoader:
         current |= {file.path: file for file in self.storage.versions()}
         chosen = [file for file in current.values() if days is None or file.day in days]
         report = FileReport()
-        with self._staged([*_batches(chosen)], values=values, anew=days is None) as staged:
+        with self._staged([*_batches(chosen)], values=values, from_start=days is None) as staged:
             where = None if days is None else _of_partitions(days, values, self.arrival.split_by)
             self._apply(staged, where, report, lists_files=values is None)
         return report
@@ -105,12 +105,12 @@ class FileLoader:
         batches: Sequence[Sequence[FileVersion]],
         *,
         values: Mapping[date, Sequence[str]] | None = None,
-        anew: bool = False,
+        from_start: bool = False,
     ) -> Iterator[StagedFiles]:
         """Parse batches of files into Parquet files, which are removed afterwards."""
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".arrival-") as text:
             folder = Path(text)
-            staged = StagedFiles(folder, {} if anew else dict(self.tables.rows.read().columns))
+            staged = StagedFiles(folder, {} if from_start else dict(self.tables.rows.read().columns))
             types = {name.lower(): kind for name, kind in staged.columns.items()}
             types = {**declared_types(self.arrival), **types}
             for number, files in enumerate(batches):

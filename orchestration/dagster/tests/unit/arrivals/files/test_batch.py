@@ -112,7 +112,11 @@ def test_a_bad_file_does_not_stop_the_others(
 
 def test_compressed_and_damaged_archives(db: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     whole = gzip.compress(b"a\n" + b"1\n" * 50_000)
-    contents: dict[str, bytes | str] = {"a.csv.gz": whole, "cut.csv.gz": whole[: len(whole) // 2], "no.csv.gz": b"a\n1\n"}
+    contents: dict[str, bytes | str] = {
+        "a.csv.gz": whole,
+        "cut.csv.gz": whole[: len(whole) // 2],
+        "no.csv.gz": b"a\n1\n",
+    }
     batch = parse(db, tmp_path, contents, files="in/*.csv.gz")
     assert batch.bad_files.keys() == {1, 2}
     assert db.execute("SELECT file_no, count(*) FROM good GROUP BY ALL").fetchall() == [(0, 50_000)]

@@ -153,7 +153,7 @@ def test_the_whole_table_can_be_loaded_again_with_other_types(landing: Landing) 
     landing.put("2026-01-01_a.csv", "n\n1\n")
     landing.arrival = FileArrival(**{**DATED, "columns": {"n": "decimal(5,2)"}})  # type: ignore[arg-type]
     assert landing.loader().reload().total == 1
-    assert list(landing.table().read().columns.items())[0] == ("n", "DECIMAL(5,2)")
+    assert next(iter(landing.table().read().columns.items())) == ("n", "DECIMAL(5,2)")
     assert "old" not in landing.table().read().columns
 
 
@@ -238,7 +238,7 @@ def test_a_load_that_is_killed_loses_nothing_and_doubles_nothing(tmp_path: Path)
     arrival = {**DATED, "after_load": "move"}
     landing = Landing(tmp_path, FileArrival(**arrival))  # type: ignore[arg-type]
     expected = []
-    chance = random.Random(7)  # noqa: S311
+    chance = random.Random(7)
     killed = 0
     for number in range(40):
         name = f"2026-01-{number % 28 + 1:02}_{number}.csv"

@@ -96,7 +96,7 @@ def test_a_file_is_moved_unless_it_has_changed(tmp_path: Path) -> None:
 def test_what_cannot_be_listed_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ArrivalError, match=r"in/\*\*\.csv: the folder .*/in does not exist. Create it"):
         list(storage_in(tmp_path / "in").versions())
-    with pytest.raises(ArrivalError, match="gs:// is not supported. Use s3://"):
+    with pytest.raises(ArrivalError, match=r"gs:// is not supported\. Use s3://"):
         list(FileStorage(FilePattern("gs://bucket/*.csv")).versions())
 
 
