@@ -31,6 +31,9 @@ RUNTIME := $(VENV)/.runtime
 DEV     := $(VENV)/.dev
 DOCS    := $(VENV)/.docs
 
+# The server of the tests of databases: the installed one, or on Debian and Ubuntu one from their packages.
+MARIADB := $(if $(wildcard /usr/sbin/mariadbd)$(shell command -v mariadbd),,$(if $(shell command -v apt-get),$(TOOLS)/mariadb))
+
 ##@ Develop
 .PHONY: demo
 demo: $(RUNTIME) ## Ingest data from a real connector, build bronze → silver → gold → metrics, print the result
@@ -112,7 +115,7 @@ cluster-test: $(DEV) ## Install on the cluster of KUBECONFIG, run the demo, test
 
 ##@ Test and check
 .PHONY: test
-test: $(DEV) ## Run all tests: unit, definitions, dbt unit tests, integration
+test: $(DEV) $(MARIADB) ## Run all tests: unit, definitions, dbt unit tests, integration
 	@$(CODE)/tests/run $(ARGS)
 
 .PHONY: test-trino
@@ -124,7 +127,7 @@ test-postgres: $(DEV) stack-up ## The integration tests of gates and partitions 
 	@$(CODE)/tests/run postgres $(ARGS)
 
 .PHONY: test-fast
-test-fast: $(DEV) ## Run only the unit and definitions tests
+test-fast: $(DEV) $(MARIADB) ## Run only the unit and definitions tests
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions $(ARGS)
 
 .PHONY: test-dagster
@@ -132,7 +135,7 @@ test-dagster: $(TOOLS)/bin/uv ## Run the fast tests on another Dagster, without 
 	@$(CODE)/tests/on_dagster $(or $(DAGSTER),newest) $(ARGS)
 
 .PHONY: coverage
-coverage: $(DEV) ## Measure line and branch coverage of the fast tests: a table, and .coverage-html/index.html
+coverage: $(DEV) $(MARIADB) ## Measure line and branch coverage of the fast tests: a table, and .coverage-html/index.html
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions --cov --cov-config=pyproject.toml --cov-report= $(ARGS)
 	@coverage html --quiet
 	@coverage report
@@ -283,6 +286,11 @@ $(TOOLS)/bin/uv: $(CODE)/requirements-uv.lock
 $(TOOLS)/bin/helm:
 	@echo "Building helm into .tools (once)"
 	@GOBIN=$(TOOLS)/bin go install -ldflags "-s -w" helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
+
+# Without it, its tests are skipped, except in CI.
+$(TOOLS)/mariadb:
+	@echo "Unpacking MariaDB into .tools (once)"
+	@infrastructure/local/mariadb.sh $@ || echo "MariaDB could not be unpacked: its tests are skipped"
 
 $(TOOLS)/mermaid-$(MERMAID_VERSION).min.js:
 	@echo "Fetching Mermaid into .tools (once)"
