@@ -11,8 +11,9 @@ from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
 from lakehouse_analytics.assets.file_loads import FileLoad
 from lakehouse_analytics.assets.multi_asset import multi_asset
 from lakehouse_analytics.assets.specs import source_spec
+from lakehouse_analytics.assets.table_loads import TableLoad
 from lakehouse_analytics.common.names import apart
-from lakehouse_analytics.contract.arrivals import FileArrival
+from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
 from lakehouse_analytics.dbt.graph import Graph, Source
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.locks import TableBusyError, TableLocks, lock_name
@@ -47,7 +48,7 @@ def arrival_assets(graph: Graph, settings: Settings) -> list[dg.AssetsDefinition
 
 def is_loaded(source: Source) -> bool:
     """Return whether the lakehouse loads a source itself."""
-    return isinstance(source.contract.arrives, FileArrival)
+    return isinstance(source.contract.arrives, FileArrival | TableArrival)
 
 
 def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.AssetsDefinition:
@@ -73,10 +74,12 @@ def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.As
     return run
 
 
-def _load_of(source: Source, settings: Settings) -> FileLoad:
+def _load_of(source: Source, settings: Settings) -> FileLoad | TableLoad:
     arrival = source.contract.arrives
-    assert isinstance(arrival, FileArrival)  # noqa: S101
-    return FileLoad(source, arrival, settings)
+    if isinstance(arrival, FileArrival):
+        return FileLoad(source, arrival, settings)
+    assert isinstance(arrival, TableArrival)  # noqa: S101  # `is_loaded`
+    return TableLoad(source, arrival, settings)
 
 
 @contextmanager

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from lakehouse_analytics.contract.arrivals import FileArrival
+from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
 from lakehouse_analytics.dbt.graph import Graph, Source
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.arrivals.files import file_sensors
 from lakehouse_analytics.triggers.arrivals.readers import arrival_sensor
+from lakehouse_analytics.triggers.arrivals.syncs import sync_definitions
 from lakehouse_analytics.triggers.base import LoadGuard
 
 
@@ -28,14 +29,11 @@ class ArrivalTrigger:
         return None
 
     def definitions(self) -> dg.Definitions:
-        """Return a sensor for the files of each source, and the sensor that builds the models that read a source."""
+        """Return the sensors for files, the jobs and schedules of databases, and the sensor `arrivals_sensor`."""
         files = [source for source in self.sources if isinstance(source.contract.arrives, FileArrival)]
-        return dg.Definitions(
-            sensors=[
-                *file_sensors(self.settings, files),
-                arrival_sensor(self.settings, self.graph, self.sources),
-            ]
-        )
+        tables = [source for source in self.sources if isinstance(source.contract.arrives, TableArrival)]
+        sensors = [*file_sensors(self.settings, files), arrival_sensor(self.settings, self.graph, self.sources)]
+        return dg.Definitions.merge(dg.Definitions(sensors=sensors), sync_definitions(self.settings, tables))
 
 
 def arrival_trigger(settings: Settings, graph: Graph) -> ArrivalTrigger | None:
