@@ -46,6 +46,21 @@ def demo(config_path: Path | None, count: int | None, seed: int | None) -> None:
 
 
 @main.command()
+@click.argument("name", type=click.Choice(["energy"]))
+@click.argument("folder", type=click.Path(path_type=Path))
+def example(name: str, folder: Path) -> None:
+    """Make the example NAME with generated data in the empty folder FOLDER, and build it.
+
+    energy: prices of an energy market, one file a day, partitioned by date and market.
+    """
+    from lakehouse_analytics.cli import example as examples
+
+    with _plain_errors():
+        if not examples.run(name, folder):
+            sys.exit(1)
+
+
+@main.command()
 @click.option("--check", is_flag=True, help="Parse nothing; fail if the manifest is missing or stale.")
 def manifest(check: bool) -> None:
     """Parse the dbt project. Run it after each change outside `dg dev`, and when building the image."""
@@ -127,6 +142,8 @@ class _plain_errors:  # noqa: N801  # used like a function
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+        from lakehouse_analytics.cli.example import ExampleError
         from lakehouse_analytics.contract.models import ContractError
         from lakehouse_analytics.dbt.project import ManifestError
         from lakehouse_analytics.engines.base import DatabaseError
@@ -134,6 +151,15 @@ class _plain_errors:  # noqa: N801  # used like a function
         from lakehouse_analytics.instance.home import HomeError
         from lakehouse_analytics.settings import SettingsError
 
-        ours = (ContractError, ManifestError, HomeError, IngestError, DatabaseError, SettingsError)
+        ours = (
+            ArrivalError,
+            ExampleError,
+            ContractError,
+            ManifestError,
+            HomeError,
+            IngestError,
+            DatabaseError,
+            SettingsError,
+        )
         if isinstance(error, ours):
             raise click.ClickException(str(error)) from None
