@@ -18,6 +18,7 @@ from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.common.garbage import without_garbage_collection
 from lakehouse_analytics.common.load_errors import repeat_message_at_end
 from lakehouse_analytics.common.load_warnings import warn_once
+from lakehouse_analytics.components import with_components
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.dbt.prepare import prepare
 from lakehouse_analytics.dbt.project import DbtProject
@@ -44,6 +45,8 @@ def defs() -> dg.Definitions:
     if os.getenv("DAGSTER_IS_DEV_CLI") and project.changes() != []:
         prepare(project, dbt_runner(settings, project))
     graph = read(project.manifest(), project.configuration(), strict=settings.strict)
+    own = load_user_defs()
+    graph = with_components(graph, own.tree)
     warn_once([*graph.warnings, *time_zone_warnings(graph, settings.timezone, strict=settings.strict)])
 
     limit, channels, url = settings.max_runtime, notifiers(settings), settings.webserver_url
@@ -52,7 +55,6 @@ def defs() -> dg.Definitions:
     maintenance = maintenance_assets(
         graph, floor=settings.maintenance_floor, max_runtime=limit, guard=guard_of(triggers)
     )
-    own = load_user_defs()
     among = OwnAssets(graph, own.definitions.assets or ())
     jobs = build_jobs(graph, windows, among, max_runtime=limit, maintenance=bool(maintenance))
     ops = BuildOps(graph, project, windows, settings, among, pool=graph.engine.pool)
