@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import ClassVar, Self
 
 import dagster as dg
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from lakehouse_analytics.common.text import suggestion
 from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
@@ -25,6 +25,11 @@ class FileLandingModel(FileArrival):
     """The attributes of `FileLanding`."""
 
     source: str = Field(description=_SOURCE)
+
+    @field_validator("files")
+    @classmethod
+    def _one_date(cls, value: str) -> str:
+        return value  # it may have templates; `load` checks it once they are replaced
 
 
 class TableSyncModel(TableArrival):
