@@ -102,11 +102,11 @@ class FileLoad:
             return
         self._add_values(context, report)
         if report.total is not None:
-            yield from self._materializations(context, report, started)
+            yield from self._materializations(context, loader, report, started)
         yield from self._checks(report, [])
 
     def _materializations(
-        self, context: dg.AssetExecutionContext, report: FileReport, started: datetime
+        self, context: dg.AssetExecutionContext, loader: FileLoader, report: FileReport, started: datetime
     ) -> Iterator[Event]:
         """Yield a materialization per loaded partition, or one if the source has none."""
         partitions = source_partitions(self.source, self.settings.timezone)
@@ -114,6 +114,8 @@ class FileLoad:
             yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
             return
         whole = self._metadata(report, started)
+        # A late file adds to the rows of a partition.
+        totals = loader.count_rows([*{day for day, _ in report.partitions}])
         for (day, value), rows in sorted(report.partitions.items()):
             key = partition_key(self.source, day, value)
             if not exists(partitions, key, context.instance):
@@ -125,7 +127,7 @@ class FileLoad:
             yield dg.AssetMaterialization(
                 self.key,
                 partition=key,
-                metadata={**whole, "dagster/partition_row_count": rows},
+                metadata={**whole, "dagster/partition_row_count": totals.get((day, value), rows)},
             )
 
     def _add_values(self, context: dg.AssetExecutionContext, report: FileReport) -> None:

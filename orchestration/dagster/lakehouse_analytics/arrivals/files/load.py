@@ -23,6 +23,7 @@ from lakehouse_analytics.arrivals.files.staging import (
     FILES_COLUMNS,
     QUARANTINE_COLUMNS,
     FileReport,
+    PartitionOfFiles,
     StagedFiles,
     in_list,
     scratch,
@@ -98,6 +99,17 @@ class FileLoader:
             where = None if days is None else _of_partitions(days, values, self.arrival.split_by)
             self._apply(staged, where, report, lists_files=values is None)
         return report
+
+    def count_rows(self, days: Sequence[date]) -> dict[PartitionOfFiles, int]:
+        """Return the number of rows of the partitions of some dates."""
+        if not days:
+            return {}
+        split = f"trim({identifier(self.arrival.split_by)}::VARCHAR)" if self.arrival.split_by else "''"
+        where = in_list(DATE, [str(day) for day in days])
+        rows = self.tables.rows.query(
+            f"SELECT {DATE}, {split}, count(*) FROM {{table}} WHERE {where} GROUP BY ALL"  # noqa: S608
+        )
+        return {(day, value): number for day, value, number in rows}
 
     @contextmanager
     def _staged(

@@ -75,6 +75,12 @@ def test_each_version_of_a_file_is_loaded_once(landing: Landing) -> None:
     report = landing.loader().load_new()
     assert (report.files, report.rows, report.total) == (2, 2, 3)
     assert landing.rows() == [("2026-01-01_a.csv", "9"), ("2026-01-02_a.csv", "3"), ("2026-01-03_late.csv", "4")]
+    late = (date(2026, 1, 1), "")
+    landing.put("2026-01-01_late.csv", numbers(7))
+    assert landing.loader().load_new().partitions == {late: 1}
+    assert landing.loader().count_rows([date(2026, 1, 1)]) == {late: 2}
+    (landing.root / "in/2026-01-01_late.csv").unlink()
+    landing.loader().reload([date(2026, 1, 1)])
     assert landing.rows("_file_date") == [(date(2026, 1, day),) for day in (1, 2, 3)]
 
 
