@@ -50,6 +50,11 @@ class SourceDatabase:
         """Its connection, named shop."""
         return connection("shop", SCHEMES, {"LAKEHOUSE_CONNECTION_SHOP": self.url})
 
+    @property
+    def time(self) -> str:
+        """The usual type of updated_at."""
+        return "timestamptz" if self.is_postgres else "datetime(6)"
+
     def ask(self, statement: str, *parameters: object) -> Sequence[tuple[Any, ...]]:
         """The rows of a statement."""
         return self.server.ask(statement, *parameters, database=self.name)
