@@ -19,7 +19,7 @@ from source_databases import SourceDatabase, Sync
 #: Minutes. A late transaction commits before so many have passed since it set updated_at.
 LAG = 5
 CONTRACT: dict[str, Any] = {"mode": "incremental", "update_key": "updated_at", "primary_key": "id", "lag": f"{LAG}m"}
-EXAMPLES = int(os.environ.get("LAKEHOUSE_TEST_HISTORIES", "12"))
+EXAMPLES = int(os.environ.get("LAKEHOUSE_TEST_HISTORIES", "300")) // 50
 
 ids = st.integers(1, 6)
 puts = st.tuples(st.just("put"), ids, st.booleans())
