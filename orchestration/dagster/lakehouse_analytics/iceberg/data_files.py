@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.parquet import FileMetaData
     from pyiceberg.catalog import Catalog
     from pyiceberg.io import FileIO
     from pyiceberg.schema import Schema
@@ -64,11 +65,11 @@ def _rows_of(table: Table, task: FileScanTask, schema: Schema) -> Iterator[pa.Re
     with table.io.new_input(task.file.file_path).open() as stream:
         if not task.delete_files and str(task.file.file_format).upper().endswith("PARQUET"):
             # Without `pre_buffer`, which reads the whole file into memory.
-            file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=8 << 20)
+            file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=2 << 20)
             if (names := _names_in(file.schema_arrow, schema)) is not None:
                 fields = [field for field in schema.fields if field.field_id in names]
                 in_file = [names[field.field_id] for field in fields]
-                for batch in file.iter_batches(BATCH // 2, columns=in_file):
+                for batch in file.iter_batches(batch_rows(file.metadata), columns=in_file):
                     if fields:
                         yield pa.RecordBatch.from_arrays(
                             [batch.column(name) for name in in_file], names=[field.name for field in fields]
@@ -78,6 +79,12 @@ def _rows_of(table: Table, task: FileScanTask, schema: Schema) -> Iterator[pa.Re
                 return
     # pyiceberg applies deletes and changes of nested types. It has the whole file in memory.
     yield from ArrowScan(table.metadata, table.io, schema, AlwaysTrue()).to_record_batches([task])
+
+
+def batch_rows(metadata: FileMetaData) -> int:
+    """Return the number of rows of a Parquet file that fit into a batch of about 16 MiB."""
+    size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    return max(1024, min(BATCH // 2, (16 << 20) * metadata.num_rows // max(size, 1)))
 
 
 def _names_in(arrow: pa.Schema, schema: Schema) -> dict[int, str] | None:

@@ -139,8 +139,8 @@ def open_table(connection: Connection, table: str, timeout: timedelta) -> Iterat
         warnings = []
         if engine not in _TRANSACTIONAL:
             warnings.append(
-                f"the engine of {schema}.{name} is {engine}, which has no snapshots: rows that change during a sync may "
-                "be read before or after the change"
+                f"the engine of {schema}.{name} is {engine}, which has no snapshots: rows that change during a "
+                "sync may be read before or after the change"
             )
         at = datetime.fromisoformat(clock).replace(tzinfo=UTC)
         yield MySQLTable(connection, driver, schema, name, columns, at, unique, warnings)
@@ -184,8 +184,8 @@ def _columns(driver: Driver[Any], schema: str, table: str) -> dict[str, SourceCo
 
 def _unique(driver: Driver[Any], schema: str, table: str) -> list[frozenset[str]]:
     indexes: dict[str, list[tuple[str | None, str | None, str]]] = {}
-    sql = "select index_name, column_name, sub_part, nullable from information_schema.statistics where non_unique = 0 and "
-    for index, name, prefix, nullable in _rows(driver, sql + _named(driver, schema, table)):
+    sql = "select index_name, column_name, sub_part, nullable from information_schema.statistics where non_unique = 0"
+    for index, name, prefix, nullable in _rows(driver, f"{sql} and {_named(driver, schema, table)}"):
         indexes.setdefault(index, []).append((name, prefix, nullable))
     return [
         frozenset(str(name) for name, _, _ in parts)
@@ -250,11 +250,12 @@ def _options(connection: Connection) -> dict[str, Any]:
 
 @contextmanager
 def _errors(connection: Connection) -> Iterator[None]:
+    import pyarrow as pa
     import pymysql
 
     try:
         yield
-    except (pymysql.MySQLError, OSError) as error:
+    except (pymysql.MySQLError, pa.ArrowException, OSError) as error:
         message = error.args[1] if len(error.args) > 1 else error
         raise ArrivalError(f"{connection.redacted}: {connection.redact(message)}") from None
 

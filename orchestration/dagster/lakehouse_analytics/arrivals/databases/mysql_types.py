@@ -182,7 +182,8 @@ def _time(values: pa.Array[Any]) -> tuple[pa.Array[Any], int]:
     import pyarrow.compute as pc
 
     values, count = _without(values, pc.invert(pc.match_substring_regex(values, _TIME_OF_DAY)))
-    return values.cast(pa.time64("us")), count
+    days = pc.binary_join_element_wise("1970-01-01", values, " ")  # Arrow does not parse times without a date
+    return days.cast(pa.timestamp("us")).cast(pa.time64("us")), count
 
 
 def _without(values: pa.Array[Any], found: pa.Array[Any]) -> tuple[pa.Array[Any], int]:

@@ -270,7 +270,11 @@ def positions_after(
     needed = next((place for place in reversed(range(len(earlier))) if earlier[place][0] <= at - lag), 0)
     kept = [] if is_time else earlier[needed:]
     while len(kept) >= _MAX_POSITIONS:
-        kept = [kept[0], *kept[2::2]]  # an older position only reads more
+        # Remove one between two that are close: the next older position reads only a little more.
+        gaps = [
+            (after[0] - before[0], place) for place, (before, after) in enumerate(zip(kept, kept[2:], strict=False), 1)
+        ]
+        del kept[min(gaps)[1]]
     return [*kept, (at, key)]
 
 

@@ -191,11 +191,12 @@ def _connect(connection: Connection) -> Iterator[Driver]:
 
 @contextmanager
 def _errors(connection: Connection) -> Iterator[None]:
+    import pyarrow as pa
     from adbc_driver_manager import Error
 
     try:
         yield
-    except Error as error:
+    except (Error, pa.ArrowException, OSError) as error:  # the last two while rows are read
         message = str(error).partition("\n\nQuery was:")[0].replace("[libpq] ", "").strip()
         raise ArrivalError(f"{connection.redacted}: {connection.redact(message)}") from None
 

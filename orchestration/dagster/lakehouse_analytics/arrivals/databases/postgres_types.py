@@ -27,7 +27,7 @@ _DIRECT = {
 #: Types with values that no type of DuckDB or Iceberg has: infinity, and timestamps after the year 294246. The query
 #: returns the last value of the range for all of them, and `_nulls` replaces it.
 _BOUNDED = {
-    "date": ("DATE", "date '5874897-12-31'", 2_145_031_948),
+    "date": ("DATE", "date '5874897-12-31'", 2_145_042_905),
     "timestamp": ("TIMESTAMP", "timestamp '294246-12-31'", 9_223_371_158_400_000_000),
     "timestamptz": ("TIMESTAMP WITH TIME ZONE", "timestamptz '294246-12-31 00:00:00+00'", 9_223_371_158_400_000_000),
 }
@@ -135,7 +135,7 @@ def _decimal(precision: int, scale: int) -> Convert:
         import pyarrow.compute as pc
 
         texts = values.storage if isinstance(values, pa.ExtensionArray) else values
-        found = pc.equal(texts, "NaN")
+        found = pc.equal(texts, "nan")  # as the driver writes it
         count = pc.sum(found).as_py() or 0
         if count:
             texts = pc.if_else(found, pa.scalar(None, texts.type), texts)

@@ -123,6 +123,7 @@ def _duckdb(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         db.execute(f"SET memory_limit = '{_MEMORY}'")
         db.execute("SET threads = 2")
         db.execute("SET preserve_insertion_order = false")
+        db.execute("SET enable_progress_bar = false")
         db.execute(f"SET temp_directory = {literal(str(folder / 'spilled'))}")
         yield db
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lakehouse_analytics.arrivals.raw_tables.iceberg_pruning import candidates
 from lakehouse_analytics.arrivals.raw_tables.new_rows import NewRows
 from lakehouse_analytics.common.sql import identifier
-from lakehouse_analytics.iceberg.data_files import BATCH, Name, batches, remove, write
+from lakehouse_analytics.iceberg.data_files import Name, batch_rows, batches, remove, write
 from lakehouse_analytics.iceberg.types import schema_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _NEW_TABLE = {
 }
 # Otherwise, pyiceberg would repeat an append after a concurrent commit, although the state was made for another one.
 _NO_RETRIES = {_RETRIES: "0"}
+_BATCH = 32_768
 _GONE = "__lakehouse_gone"
 
 
@@ -59,6 +60,8 @@ class IcebergChange:
 
     def write(self) -> None:
         """Write the data files. They are not part of a snapshot yet, so readers do not see them."""
+        import pyarrow.parquet as pq
+
         transaction = self._transaction = self._begin()
         if self.table and self.rows.change.replaces:
             self._removed = list(self.table.scan().plan_files())
@@ -66,7 +69,8 @@ class IcebergChange:
         elif self.table:
             self._rewrite(self.table, transaction)
         if self.rows.select:
-            new = self.db.sql(self.rows.select).to_arrow_reader(BATCH)
+            size = min(batch_rows(pq.read_metadata(path)) for path in self.rows.change.rows)
+            new = self.db.sql(self.rows.select).to_arrow_reader(size)
             self.inserted = write(transaction._table.io, transaction.table_metadata, new, self._paths)
 
     def commit(self) -> None:
@@ -156,7 +160,8 @@ class IcebergChange:
         for task in self._removed:
             self._register(batches(table, [task]))
             query = f"SELECT * EXCLUDE ({_GONE}) FROM ({self._marked()}) WHERE NOT {_GONE}"  # noqa: S608
-            yield from self.db.sql(query).to_arrow_reader(BATCH)
+            # As many as `old` has in memory.
+            yield from self.db.sql(query).to_arrow_reader(_BATCH)
 
     def _needed(self, table: Table) -> list[str]:
         """Return the columns by which rows are removed. A condition may use a column if it contains its name."""

@@ -14,8 +14,16 @@ from lakehouse_analytics.common.sql import identifier, literal
 if TYPE_CHECKING:
     import duckdb
 
-#: Limits the memory of DuckDB. A process needs about 150 MB more, for Python and its libraries.
-SETTINGS = ("memory_limit = '256MB'", "threads = 2", "preserve_insertion_order = false", "TimeZone = 'UTC'")
+#: Settings that limit the memory of DuckDB.
+SETTINGS = (
+    "memory_limit = '256MB'",
+    "threads = 2",
+    "preserve_insertion_order = false",
+    "enable_external_file_cache = false",
+    "write_buffer_row_group_count = 1",
+    "TimeZone = 'UTC'",
+)
+_LARGE = 30 << 20  # bytes of a row group that two threads can read within the limit above
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,16 @@ class NewRows:
         return [names[key.lower()] for key in self.change.key]
 
 
+def _limit_memory(db: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+    """Allow for files with large row groups, which DuckDB reads as a whole and writes as large ones."""
+    for path in files:
+        rows = db.execute("SELECT max(row_group_bytes), max(row_group_num_rows) FROM parquet_metadata(?)", [str(path)])
+        [(size, _)] = rows.fetchall()
+        if size and size > _LARGE:
+            db.execute("SET threads = 1")
+            db.execute(f"SET memory_limit = '{max(256, 144 + 3 * (size >> 20))}MB'")
+
+
 def check(
     db: duckdb.DuckDBPyConnection, change: Change, existing: Mapping[str, str], stored_type: Callable[[str], str]
 ) -> NewRows:
@@ -80,6 +98,7 @@ def check(
     Raises:
         ArrivalError: A column of the change or of a file does not fit the table, or the new rows contain a key twice.
     """
+    _limit_memory(db, change.rows)
     declared = {name: normalized(kind) for name, kind in change.columns.items()}
     _check_names(declared)
     columns = {} if change.replaces else dict(existing)
