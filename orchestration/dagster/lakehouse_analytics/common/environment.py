@@ -8,6 +8,8 @@ from lakehouse_analytics.common.paths import problem_of
 from lakehouse_analytics.common.text import shortened
 
 PREFIX = "LAKEHOUSE_"
+#: Prefix of the addresses of databases, whose names users choose: `arrivals/connections.py`.
+CONNECTION_PREFIX = f"{PREFIX}CONNECTION_"
 
 
 class SettingsError(ValueError):

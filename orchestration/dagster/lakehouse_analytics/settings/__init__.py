@@ -15,7 +15,14 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lakehouse_analytics.common.environment import PREFIX, SettingsError, absolute, repository_root, variable
+from lakehouse_analytics.common.environment import (
+    CONNECTION_PREFIX,
+    PREFIX,
+    SettingsError,
+    absolute,
+    repository_root,
+    variable,
+)
 from lakehouse_analytics.common.text import most_similar
 from lakehouse_analytics.dbt import profile as dbt_profile
 from lakehouse_analytics.dbt.profile import Profile, ProfileError
@@ -210,7 +217,7 @@ class Settings(
 def _misspelt(variable: str) -> str | None:
     # Other LAKEHOUSE_* variables may belong to the dbt project, so only similar names are reported.
     names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-    if not variable.startswith(PREFIX) or variable in names:
+    if not variable.startswith(PREFIX) or variable.startswith(CONNECTION_PREFIX) or variable in names:
         return None
     near = most_similar(variable, names, cutoff=0.88)
     return f"{variable}: no such setting; did you mean {near}?" if near else None
