@@ -29,6 +29,10 @@ class ExportError(Exception):
         self.transient = transient
 
 
+class NotEqualError(ExportError):
+    """The rows that were read, sent and stored are not the same. Nothing was published."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A table that an export replaces.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.engines.base import TableReader
-from lakehouse_analytics.exports.base import Checksum, Destination, ExportError
+from lakehouse_analytics.exports.base import Checksum, Destination, ExportError, NotEqualError
 from lakehouse_analytics.exports.checksum import checksum_of
 from lakehouse_analytics.exports.columns import Column, Converter, columns_of
 
@@ -89,18 +89,18 @@ def export(
 
 def _verify(rows: int, read: Checksum, stored: Checksum) -> None:
     if read.rows != rows:
-        raise ExportError(
+        raise NotEqualError(
             f"{counted(read.rows, 'row')} were read from the lakehouse's table, which has {rows}: it was rebuilt in "
             "the meantime. Nothing was published.",
             transient=True,
         )
     if stored.rows != read.rows:
-        raise ExportError(
+        raise NotEqualError(
             f"The staged table has {counted(stored.rows, 'row')}, but {read.rows} were sent. Nothing was published.",
             transient=True,
         )
     if stored != read:
-        raise ExportError(
+        raise NotEqualError(
             "The values in the staged table differ from those of the lakehouse (the checksums are not equal). "
             "Nothing was published.",
             transient=True,
