@@ -59,7 +59,9 @@ def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinitio
             return dg.SkipReason(f"Gates above gold are failed or not evaluated: {', '.join(names)}.")
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(run_key=_run_key("silver", stale, newest), asset_selection=stale, tags=build_tags(max_runtime))
+                dg.RunRequest(
+                    run_key=_run_key("silver", stale, newest), asset_selection=stale, tags=build_tags(max_runtime)
+                )
             ]
         )
 
@@ -106,9 +108,7 @@ def exports_after_builds(exports: Sequence[Export], *, max_runtime: int, require
             return dg.SkipReason("Not exported. " + ". ".join(waiting) if waiting else "All copies are up to date.")
         run_key = _run_key("export", sorted(ready), ready)
         tags = {"dagster/retry_strategy": "FROM_FAILURE", **max_runtime_tags(max_runtime)}
-        return dg.SensorResult(
-            run_requests=[dg.RunRequest(run_key=run_key, asset_selection=sorted(ready), tags=tags)]
-        )
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=run_key, asset_selection=sorted(ready), tags=tags)])
 
     return [sensor]
 

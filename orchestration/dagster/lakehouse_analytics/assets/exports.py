@@ -72,7 +72,9 @@ def exports_of(graph: Graph) -> list[Export]:
                     "Each copy needs a name of its own."
                 )
             if one.key in taken:
-                raise ContractError(f"{where}: {one.key.to_user_string()} is the key of another asset; rename the copy.")
+                raise ContractError(
+                    f"{where}: {one.key.to_user_string()} is the key of another asset; rename the copy."
+                )
             found[one.key] = one
     return [*found.values()]
 
@@ -189,6 +191,4 @@ class _Execution:
         return dg.MaterializeResult(asset_key=self._export.key, metadata=metadata, check_results=[served])
 
     def _failure(self, reason: str, *, retry: bool = False) -> dg.Failure:
-        return dg.Failure(
-            f"{self._table} was not exported to {self._export.serve.to}: {reason}", allow_retries=retry
-        )
+        return dg.Failure(f"{self._table} was not exported to {self._export.serve.to}: {reason}", allow_retries=retry)

@@ -36,7 +36,11 @@ _SETTINGS = {
     "insert_deduplicate": 0,
 }
 #: How the options of an address are converted for the client.
-_OPTIONS: dict[str, Any] = {"verify": lambda text: text.lower() not in ("false", "0"), "ca_cert": str, "client_cert": str}
+_OPTIONS: dict[str, Any] = {
+    "verify": lambda text: text.lower() not in ("false", "0"),
+    "ca_cert": str,
+    "client_cert": str,
+}
 
 
 class ClickHouse:

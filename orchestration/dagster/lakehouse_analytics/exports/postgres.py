@@ -111,8 +111,14 @@ class Postgres:
             cursor.execute(f"create {unlogged}table {staged} ({described})")
             cursor.execute(f"comment on table {staged} is {literal(self._target.comment)}")
         names = ", ".join(identifier(column.name) for column in columns)
-        with CopyStream(columns, batches) as stream, self._transaction() as cursor:
-            cursor.copy_expert(f"copy {staged} ({names}) from stdin", stream, size=1 << 20)
+        with CopyStream(columns, batches) as stream:
+            try:
+                with self._transaction() as cursor:
+                    cursor.copy_expert(f"copy {staged} ({names}) from stdin", stream, size=1 << 20)
+            except ExportError:
+                if stream.error:
+                    raise stream.error from None
+                raise
         key = key_of(columns, self._target.key)
         if key and not self._in_place:
             self._run(f"create index on {staged} ({', '.join(map(identifier, key))})")

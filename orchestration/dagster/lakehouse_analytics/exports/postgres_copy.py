@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 class CopyStream:
-    """A file with the rows of some batches, which are converted when they are read. A context manager."""
+    """A file with the rows of some batches, which are converted when they are read. A context manager.
+
+    Attributes:
+        error: The error that reading the batches has raised. psycopg2 reports another one, which only quotes it.
+    """
 
     def __init__(self, columns: Sequence[Column], batches: Iterator[pa.RecordBatch]) -> None:
         """
@@ -24,6 +28,7 @@ class CopyStream:
         self._line = " || chr(9) || ".join(values) + " || chr(10)"
         self._batches = batches
         self._chunk = memoryview(b"")
+        self.error: BaseException | None = None
 
     def __enter__(self) -> Self:
         """Open DuckDB, which converts the rows."""
@@ -40,10 +45,14 @@ class CopyStream:
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, at most `size`; none at the end."""
         while not self._chunk:
-            batch = next(self._batches, None)
-            if batch is None:
-                return b""
-            self._chunk = memoryview(self._converted(batch))
+            try:
+                batch = next(self._batches, None)
+                if batch is None:
+                    return b""
+                self._chunk = memoryview(self._converted(batch))
+            except BaseException as error:
+                self.error = error
+                raise
         taken = self._chunk if size < 0 else self._chunk[:size]
         self._chunk = self._chunk[len(taken) :]
         return taken.tobytes()

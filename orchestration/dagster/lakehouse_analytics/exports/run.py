@@ -52,9 +52,7 @@ class _Measured:
             yield from table.combine_chunks().to_batches()
 
 
-def export(
-    reader: TableReader, destination: Destination, key: Sequence[str], log: Callable[[str], None]
-) -> Published:
+def export(reader: TableReader, destination: Destination, key: Sequence[str], log: Callable[[str], None]) -> Published:
     """Replace the rows of a copy by those of the lakehouse's table.
 
     Args:

@@ -111,5 +111,7 @@ def _decimal(cursor: Any, name: str, quoted: str, kind: str) -> pa.DataType:
     [(digits, whole, nan)] = cursor.fetchall()
     if nan or digits + whole > 38:
         what = "has NaN" if nan else f"has values of {digits + whole} digits"
-        raise DatabaseError(f"{name}: column {quoted} {what}, which cannot be read as decimal(38). Cast it in the model.")
+        raise DatabaseError(
+            f"{name}: column {quoted} {what}, which cannot be read as decimal(38). Cast it in the model."
+        )
     return pa.decimal128(38, int(digits))

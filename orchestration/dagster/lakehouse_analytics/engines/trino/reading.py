@@ -18,7 +18,9 @@ from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog, reas
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_PARAMETERS = re.compile(r"^(?P<name>[a-z ]+?)(?:\((?P<first>\d+)(?:,\s*(?P<second>\d+))?\))?(?P<zone> with time zone)?$")
+_PARAMETERS = re.compile(
+    r"^(?P<name>[a-z ]+?)(?:\((?P<first>\d+)(?:,\s*(?P<second>\d+))?\))?(?P<zone> with time zone)?$"
+)
 
 
 @contextmanager

@@ -113,7 +113,9 @@ class PostgresCopies:
         self.rows(sql)
 
     def tables(self) -> set[str]:
-        found = self.rows("select relname from pg_class where relkind = 'r' and relnamespace::regnamespace::text = 'reporting'")
+        found = self.rows(
+            "select relname from pg_class where relkind = 'r' and relnamespace::regnamespace::text = 'reporting'"
+        )
         return {str(name) for (name,) in found}
 
     def session(self) -> psycopg2.extensions.connection:
