@@ -31,6 +31,9 @@ RUNTIME := $(VENV)/.runtime
 DEV     := $(VENV)/.dev
 DOCS    := $(VENV)/.docs
 
+# The server of the tests of databases: the installed one, or on Debian and Ubuntu one from their packages.
+MARIADB := $(if $(wildcard /usr/sbin/mariadbd)$(shell command -v mariadbd),,$(if $(shell command -v apt-get),$(TOOLS)/mariadb))
+
 ##@ Develop
 .PHONY: demo
 demo: $(RUNTIME) ## Ingest data from a real connector, build bronze → silver → gold → metrics, print the result
@@ -112,7 +115,7 @@ cluster-test: $(DEV) ## Install on the cluster of KUBECONFIG, run the demo, test
 
 ##@ Test and check
 .PHONY: test
-test: $(DEV) ## Run all tests: unit, definitions, dbt unit tests, integration
+test: $(DEV) $(MARIADB) ## Run all tests: unit, definitions, dbt unit tests, integration
 	@$(CODE)/tests/run $(ARGS)
 
 .PHONY: test-trino
@@ -124,7 +127,7 @@ test-postgres: $(DEV) stack-up ## The integration tests of gates and partitions 
 	@$(CODE)/tests/run postgres $(ARGS)
 
 .PHONY: test-fast
-test-fast: $(DEV) ## Run only the unit and definitions tests
+test-fast: $(DEV) $(MARIADB) ## Run only the unit and definitions tests
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions $(ARGS)
 
 .PHONY: test-dagster
@@ -132,13 +135,13 @@ test-dagster: $(TOOLS)/bin/uv ## Run the fast tests on another Dagster, without 
 	@$(CODE)/tests/on_dagster $(or $(DAGSTER),newest) $(ARGS)
 
 .PHONY: coverage
-coverage: $(DEV) ## Measure line and branch coverage of the fast tests: a table, and .coverage-html/index.html
+coverage: $(DEV) $(MARIADB) ## Measure line and branch coverage of the fast tests: a table, and .coverage-html/index.html
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions --cov --cov-config=pyproject.toml --cov-report= $(ARGS)
 	@coverage html --quiet
 	@coverage report
 
 # One target per tool: .pre-commit-config.yaml runs those that a commit's files concern.
-LINTERS := lint-python lint-types lint-imports lint-yaml lint-sql lint-spelling lint-words
+LINTERS := lint-python lint-types lint-imports lint-yaml lint-sql lint-terraform lint-spelling lint-words
 .PHONY: lint $(LINTERS)
 lint: $(LINTERS) ## Check format, types, imports, SQL, YAML, spelling and words; changes nothing
 
@@ -157,6 +160,11 @@ lint-yaml: $(DEV)
 
 lint-sql: $(DEV)
 	sqlfluff lint dbt
+
+# The format, if OpenTofu or Terraform is installed. tests/unit/repository/test_terraform.py checks the content.
+TERRAFORM := $(firstword $(foreach tool,tofu terraform,$(if $(shell command -v $(tool)),$(tool))))
+lint-terraform:
+	$(if $(TERRAFORM),CHECKPOINT_DISABLE=1 $(TERRAFORM) fmt -check -diff infrastructure/terraform,@echo "Neither tofu nor terraform is installed: the format of infrastructure/terraform is not checked.")
 
 # Misspellings, in everything that is tracked. The tests misspell on purpose.
 lint-spelling: $(DEV)
@@ -278,6 +286,11 @@ $(TOOLS)/bin/uv: $(CODE)/requirements-uv.lock
 $(TOOLS)/bin/helm:
 	@echo "Building helm into .tools (once)"
 	@GOBIN=$(TOOLS)/bin go install -ldflags "-s -w" helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
+
+# Without it, its tests are skipped, except in CI.
+$(TOOLS)/mariadb:
+	@echo "Unpacking MariaDB into .tools (once)"
+	@infrastructure/local/mariadb.sh $@ || echo "MariaDB could not be unpacked: its tests are skipped"
 
 $(TOOLS)/mermaid-$(MERMAID_VERSION).min.js:
 	@echo "Fetching Mermaid into .tools (once)"

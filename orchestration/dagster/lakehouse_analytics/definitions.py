@@ -10,6 +10,7 @@ import os
 
 import dagster as dg
 
+from lakehouse_analytics.assets.arrivals import arrival_assets
 from lakehouse_analytics.assets.build_ops import BuildOps
 from lakehouse_analytics.assets.exports import export_assets, exports_of
 from lakehouse_analytics.assets.external import external_assets
@@ -57,7 +58,7 @@ def defs() -> dg.Definitions:
     among = OwnAssets(graph, own.definitions.assets or ())
     jobs = build_jobs(graph, windows, among, max_runtime=limit, maintenance=bool(maintenance))
     ops = BuildOps(graph, project, windows, settings, among, pool=graph.engine.pool)
-    assets = [*ops.definitions(), *maintenance]
+    assets = [*ops.definitions(), *maintenance, *arrival_assets(graph, settings)]
     refuse_mismatched_zones(assets)
     runner, database = dbt_runner(settings, project), engine(settings, graph)
     built = dg.Definitions(

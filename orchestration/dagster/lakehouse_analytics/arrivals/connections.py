@@ -32,7 +32,7 @@ class Connection:
         password: Password; None if the address has none.
         database: Name of the database; for `chdb`, its path, or an empty string for one in memory.
         options: Query parameters, such as `sslmode`.
-        url: The address as it is written, with the password.
+        url: The address, with the password.
         redacted: The address without secrets, for messages.
     """
 
@@ -104,6 +104,7 @@ def _parse(name: str, url: str, schemes: Collection[str]) -> Connection:
     database = _database(parts, scheme)
     options = _options(parts.query)
     host, port, user = parts.hostname or "", parts.port, _decoded(parts.username)
+    url = scheme + url[len(scheme) :]  # drivers expect lower case
     if not host and scheme != _FILES and not _HOST_OPTIONS & options.keys():
         raise ValueError("the address has no host")
     shown = {key: MASK if SECRET_NAME.search(key) else value for key, value in options.items()}

@@ -174,7 +174,7 @@ class _Execution:
     def _result(self, url: str, published: Published, copied: int) -> dg.MaterializeResult[Any]:
         rows = published.checksum.rows
         columns = [dg.TableColumn(column.name, column.kind.value) for column in published.columns]
-        metadata = {
+        metadata: dict[str, Any] = {
             "dagster/row_count": rows,
             "dagster/column_schema": dg.TableSchema(columns=columns),
             "dagster/table_name": self._export.serve.table,

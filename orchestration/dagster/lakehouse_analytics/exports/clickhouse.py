@@ -71,7 +71,7 @@ class ClickHouse:
         key_of(columns, self._target.key)
         if not self._rows(f"select 1 from system.databases where name = {literal(self._database)}"):
             self._run(f"create database if not exists {_name(self._database)}")
-        tables = dict(self._rows(f"select name, comment from system.tables where database = {literal(self._database)}"))
+        tables: dict[str, str] = dict(self._rows(f"select name, comment from system.tables where database = {literal(self._database)}"))
         comment = tables.get(self._target.table)
         self._exists = comment is not None
         if comment is not None and comment != self._target.comment:

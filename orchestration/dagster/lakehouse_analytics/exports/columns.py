@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.common.sql import literal
 from lakehouse_analytics.exports.base import ExportError
 
 if TYPE_CHECKING:
@@ -95,43 +96,39 @@ def _column(field: pa.Field, *, in_key: bool) -> Column:
         return Column(name, Kind.DECIMAL, precision=kind.precision, scale=kind.scale, in_key=in_key)
     if kinds.is_timestamp(kind):
         return Column(name, Kind.INSTANT if kind.tz else Kind.TIMESTAMP, in_key=in_key)
-    if kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_fixed_size_binary(kind):
-        return Column(name, Kind.BINARY, in_key=in_key)
-    if kinds.is_nested(kind) and not kinds.is_dictionary(kind):
-        return Column(name, Kind.JSON, in_key=in_key)
-    if kinds.is_boolean(kind):
-        return Column(name, Kind.BOOLEAN, in_key=in_key)
-    if kinds.is_floating(kind):
-        return Column(name, Kind.DOUBLE, in_key=in_key)
-    if kinds.is_date(kind):
-        return Column(name, Kind.DATE, in_key=in_key)
-    return Column(name, Kind.TEXT, in_key=in_key)
+    others = (
+        (kinds.is_boolean, Kind.BOOLEAN),
+        (kinds.is_floating, Kind.DOUBLE),
+        (kinds.is_date, Kind.DATE),
+        (kinds.is_binary, Kind.BINARY),
+        (kinds.is_large_binary, Kind.BINARY),
+        (kinds.is_fixed_size_binary, Kind.BINARY),
+        (kinds.is_dictionary, Kind.TEXT),
+        (kinds.is_nested, Kind.JSON),
+    )
+    return Column(name, next((found for is_of, found in others if is_of(kind)), Kind.TEXT), in_key=in_key)
+
+
+#: DuckDB's expression of a column's values in a copy, by kind. Those of other kinds are unchanged.
+_EXPRESSIONS = {
+    Kind.DOUBLE: "{}::double",
+    Kind.DATE: "{}::date",
+    Kind.TIMESTAMP: "{}::timestamp",
+    Kind.INSTANT: "{}::timestamptz",
+    Kind.JSON: "to_json({})::varchar",
+    Kind.TEXT: "{}::varchar",
+    Kind.BINARY: "{}::blob",
+}
 
 
 def _expression(number: int, column: Column, kind: pa.DataType) -> str:
-    """Return DuckDB's expression of a column's values in a copy."""
     import pyarrow.types as kinds
 
     name = f"c{number}"
-    match column.kind:
-        case Kind.DOUBLE:
-            return f"{name}::double"
-        case Kind.DATE:
-            return f"{name}::date"
-        case Kind.TIMESTAMP if kinds.is_timestamp(kind) and kind.unit == "ns":
-            fine = f"error('Column {number + 1} has a time with nanoseconds')"
-            return f"case when epoch_ns({name}) % 1000 <> 0 then {fine} else {name}::timestamp end"
-        case Kind.TIMESTAMP:
-            return f"{name}::timestamp"
-        case Kind.INSTANT:
-            return f"{name}::timestamptz"
-        case Kind.JSON:
-            return f"to_json({name})::varchar"
-        case Kind.TEXT:
-            return f"{name}::varchar"
-        case Kind.BINARY:
-            return f"{name}::blob"
-    return name
+    if column.kind is Kind.TIMESTAMP and kinds.is_timestamp(kind) and kind.unit == "ns":
+        fine = f"error({literal(f'column {column.name} has times with nanoseconds; round them in the model')})"
+        return f"case when epoch_ns({name}) % 1000 <> 0 then {fine} else {name}::timestamp end"
+    return _EXPRESSIONS.get(column.kind, "{}").format(name)
 
 
 class Converter:

@@ -57,7 +57,7 @@ class Postgres:
 
     def prepare(self, columns: Sequence[Column]) -> list[str]:
         """Check that the table may be replaced, and drop staged tables. See `base.Destination`."""
-        if not self._rows(f"select 1 from pg_namespace where nspname = {literal(self._schema)}"):
+        if not self._rows(f"select 1 from pg_namespace where nspname = {literal(self._schema)}"):  # noqa: S608
             self._run(f"create schema if not exists {identifier(self._schema)}")
         tables = {
             name: (kind, comment)
@@ -184,8 +184,8 @@ class Postgres:
     def _grants(self, cursor: Any) -> list[str]:
         """Return the statements that grant the rights on the old table, if there is one, on the staged one."""
         cursor.execute(
-            "select privilege_type, case when grantee = 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end, "
-            "is_grantable from pg_class join pg_namespace as n on n.oid = relnamespace, aclexplode(relacl) "
+            "select privilege_type, "
+            "case when grantee = 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end, is_grantable from pg_class join pg_namespace as n on n.oid = relnamespace, aclexplode(relacl) "
             "where nspname = %s and relname = %s and grantee <> relowner",
             (self._schema, self._target.table),
         )
@@ -209,7 +209,8 @@ class Postgres:
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         with self._errors(), self._session.cursor() as cursor:
             cursor.execute(sql)
-            return cursor.fetchall()
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
 
     @contextmanager
     def _transaction(self) -> Iterator[Any]:
@@ -272,23 +273,27 @@ def export_error(connection: Connection, error: psycopg2.Error) -> ExportError:
     )
 
 
+_INTEGERS = {8: "smallint", 16: "smallint", 32: "integer", 64: "bigint"}
+_TYPES = {
+    Kind.BOOLEAN: "boolean",
+    Kind.DOUBLE: "double precision",
+    Kind.DATE: "date",
+    Kind.TIMESTAMP: "timestamp without time zone",
+    Kind.INSTANT: "timestamp with time zone",
+    Kind.TEXT: "text",
+    Kind.JSON: "json",
+    Kind.BINARY: "bytea",
+}
+
+
 def _type(column: Column) -> str:
     """Return the type as PostgreSQL's `format_type` writes it."""
-    match column.kind:
-        case Kind.INTEGER:
-            bits = column.bits if column.signed else column.bits * 2
-            return {8: "smallint", 16: "smallint", 32: "integer", 64: "bigint"}.get(bits, "numeric(20,0)")
-        case Kind.DECIMAL:
-            return f"numeric({column.precision},{column.scale})"
-        case Kind.DOUBLE:
-            return "double precision"
-        case Kind.TIMESTAMP:
-            return "timestamp without time zone"
-        case Kind.INSTANT:
-            return "timestamp with time zone"
-        case Kind.BINARY:
-            return "bytea"
-    return column.kind.value.lower()  # boolean, date, text, json
+    if column.kind is Kind.INTEGER:
+        # PostgreSQL has no unsigned integers: the next larger type holds them.
+        return _INTEGERS.get(column.bits if column.signed else column.bits * 2, "numeric(20,0)")
+    if column.kind is Kind.DECIMAL:
+        return f"numeric({column.precision},{column.scale})"
+    return _TYPES[column.kind]
 
 
 def _text(column: Column) -> str:

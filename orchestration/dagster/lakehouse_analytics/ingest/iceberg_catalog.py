@@ -19,11 +19,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.iceberg.data_files import BATCH, Name, batches, find
 from lakehouse_analytics.ingest import columns as sql
 from lakehouse_analytics.ingest import iceberg_state, rows, state
 from lakehouse_analytics.ingest.config import Connection
 from lakehouse_analytics.ingest.errors import IngestError
-from lakehouse_analytics.ingest.iceberg_table import BATCH, Change, Name, batches, columns, find
+from lakehouse_analytics.ingest.iceberg_table import Change, columns
 from lakehouse_analytics.ingest.plan import Plan, StreamPlan
 from lakehouse_analytics.ingest.protocol import StreamKey
 from lakehouse_analytics.ingest.staging import Staging, private_folder, scratch, unwritable

@@ -12,52 +12,16 @@ identifier field (theirs: both), because a null key is treated like any other va
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.iceberg.types import iceberg_type
 from lakehouse_analytics.ingest import columns as sql
 
 if TYPE_CHECKING:
     from pyiceberg.schema import Schema
-    from pyiceberg.types import IcebergType
 
 #: In Airbyte's order.
 META = ("_airbyte_raw_id", "_airbyte_extracted_at", "_airbyte_meta", "_airbyte_generation_id")
-_CLASSES = {
-    "VARCHAR": "StringType",
-    "BIGINT": "LongType",
-    "DOUBLE": "DoubleType",
-    "BOOLEAN": "BooleanType",
-    "DATE": "DateType",
-    "TIME": "TimeType",
-    "TIMESTAMP": "TimestampType",
-    "TIMESTAMP WITH TIME ZONE": "TimestamptzType",
-    # Types that streams do not have, but tables that are copied may.
-    "INTEGER": "IntegerType",
-    "FLOAT": "FloatType",
-}
-_KINDS = {iceberg_class: kind for kind, iceberg_class in _CLASSES.items()}
-
-
-def iceberg_type(kind: str) -> IcebergType:
-    """Return the Iceberg type of a DuckDB type.
-
-    Raises:
-        ValueError: There is no such type.
-    """
-    from pyiceberg import types
-
-    if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", kind):
-        return types.DecimalType(int(decimal[1]), int(decimal[2]))
-    if kind not in _CLASSES:
-        raise ValueError(f"no Iceberg type for {kind}")
-    instance: IcebergType = getattr(types, _CLASSES[kind])()
-    return instance
-
-
-def duckdb_type(kind: IcebergType) -> str:
-    """Return the DuckDB type of an Iceberg type. For types that no stream has, this is Iceberg's own name."""
-    return _KINDS.get(type(kind).__name__, str(kind))
 
 
 def schema(columns: dict[str, str]) -> Schema:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.ingest.iceberg_table import find
+from lakehouse_analytics.iceberg.data_files import find
 from lakehouse_analytics.ingest.state import TABLE, Row, check_columns
 
 if TYPE_CHECKING:

@@ -6,56 +6,24 @@ So readers see the table either before or after the change, and never empty or i
 from __future__ import annotations
 
 import re
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.ingest.iceberg_schema import duckdb_type, schema
+from lakehouse_analytics.iceberg.data_files import Batches, Name, find, remove, write
+from lakehouse_analytics.iceberg.types import duckdb_type
+from lakehouse_analytics.ingest.iceberg_schema import schema
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyiceberg.catalog import Catalog
     from pyiceberg.io import FileIO
     from pyiceberg.schema import Schema
     from pyiceberg.table import Table, Transaction
     from pyiceberg.table.update.snapshot import _MergeAppendFiles, _OverwriteFiles
 
-#: Namespace and name of a table.
-Name = tuple[str, str]
-Batches = Iterable["pa.RecordBatch"]
-#: Rows per Parquet row group, which is also the number of rows in memory.
-BATCH = 122_880
-_FILE = 128 << 20  # maximum bytes of a data file
-
-
-def find(catalog: Catalog, name: Name) -> Table | None:
-    """Return the table, or None if it does not exist."""
-    from pyiceberg.exceptions import NoSuchTableError
-
-    try:
-        return catalog.load_table(name)
-    except NoSuchTableError:
-        return None
-
 
 def columns(table: Table) -> dict[str, str]:
     """Return the columns of a table with their DuckDB types."""
     return {column.name: duckdb_type(column.field_type) for column in table.schema().fields}
-
-
-def batches(table: Table) -> pa.RecordBatchReader:
-    """Return the rows of a table, with one data file in memory at a time."""
-    import pyarrow as pa
-    from pyiceberg.expressions import AlwaysTrue
-    from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
-
-    # `to_arrow_batch_reader` reads files ahead of the consumer, so that all may be in memory.
-    read = ArrowScan(table.metadata, table.io, table.schema(), AlwaysTrue())
-    arrow = schema_to_pyarrow(table.schema(), include_field_ids=False)
-    rows = (batch for task in table.scan().plan_files() for batch in read.to_record_batches([task]))
-    return pa.RecordBatchReader.from_batches(arrow, _aligned(rows, arrow))
 
 
 _PROPERTIES = {
@@ -114,11 +82,9 @@ class Change:
 
     def write(self, rows: Batches | None) -> None:
         """Write the rows, if any, as data files that are not part of a snapshot yet, so readers do not see them."""
-        from pyiceberg.io.pyarrow import schema_to_pyarrow
-
         self._transaction = self._begin()
         if rows is not None:
-            self._write(rows, schema_to_pyarrow(self._transaction.table_metadata.schema()))
+            write(self._io, self._transaction.table_metadata, rows, self._paths)
 
     def commit(self) -> int:
         """Make the data files part of the table, in one commit.
@@ -141,12 +107,8 @@ class Change:
     def discard(self) -> None:
         """Remove the written files. Do not call it once `commit` has begun, because the commit may have succeeded."""
         if self._transaction is not None:
-            # When pyarrow deletes the last file of a folder, it creates an object `data/`. The stack's S3 server treats
-            # it as a file, and nothing can be written there any more. So one file of a new table is kept.
             empty = self.table is None or self.table.current_snapshot() is None
-            for path in self._paths[1:] if empty else self._paths:
-                with suppress(Exception):  # maintenance removes remaining files
-                    self._io.delete(path)
+            remove(self._io, self._paths, keep_one=empty)
 
     @property
     def _removes(self) -> bool:
@@ -179,27 +141,6 @@ class Change:
                     change.add_column((column.name,), column.field_type)
         return transaction
 
-    def _write(self, rows: Batches, arrow: pa.Schema) -> None:
-        """Write Parquet files of about `_FILE` bytes, one row group at a time."""
-        import pyarrow.parquet as pq
-        from pyiceberg.table.locations import load_location_provider
-
-        assert self._transaction is not None  # noqa: S101
-        metadata = self._transaction.table_metadata
-        places = load_location_provider(metadata.location, metadata.properties)
-        remaining = iter(_aligned(rows, arrow))
-        batch = next(remaining, None)
-        while batch is not None:
-            path = places.new_data_location(f"{uuid.uuid4()}.parquet")
-            self._paths.append(path)
-            with (
-                self._io.new_output(path).create() as stream,
-                pq.ParquetWriter(stream, arrow, compression="zstd") as file,
-            ):
-                while batch is not None and stream.tell() < _FILE:
-                    file.write_batch(batch)
-                    batch = next(remaining, None)
-
     def _snapshot(self, transaction: Transaction) -> None:
         from pyiceberg.expressions import AlwaysTrue
         from pyiceberg.io.pyarrow import parquet_files_to_data_files
@@ -221,20 +162,3 @@ def _shape(table_schema: Schema) -> list[tuple[str, str, bool]]:
     return [
         (column.name, re.sub(r"\d+: ", "", str(column.field_type)), column.required) for column in table_schema.fields
     ]
-
-
-def _aligned(rows: Batches, arrow: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Yield batches with exactly these columns, matched regardless of case, and null if missing."""
-    import pyarrow as pa
-
-    for batch in rows:
-        have = {name.lower(): index for index, name in enumerate(batch.schema.names)}
-        yield pa.RecordBatch.from_arrays(
-            [
-                batch.column(have[column.name.lower()]).cast(column.type)
-                if column.name.lower() in have
-                else pa.nulls(len(batch), column.type)
-                for column in arrow
-            ],
-            schema=arrow,
-        )

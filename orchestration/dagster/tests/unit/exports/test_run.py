@@ -109,7 +109,8 @@ def test_every_type_arrives_as_it_is(lake: Lake, copies: Copies) -> None:
 def test_a_lost_doubled_or_changed_row_is_found(
     lake: Lake, copies: Copies, engine: str, tamper: str, what: str
 ) -> None:
-    rows = "select i::bigint as id, i::bigint as n, case when i = 9 then '' else i::varchar end as s from range(1, {}) t(i)"
+    text = "case when i = 9 then '' else i::varchar end"
+    rows = f"select i::bigint as id, i::bigint as n, {text} as s from range(1, {{}}) t(i)"
     lake.sql(f"create table gold.t as {rows.format(11)}")
     lake.export(copies.connection)
     lake.sql(f"create or replace table gold.t as {rows.format(101)}")

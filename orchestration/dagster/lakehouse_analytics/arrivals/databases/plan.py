@@ -1,0 +1,282 @@
+"""Decides what a sync reads. `sync.py` describes why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from lakehouse_analytics.arrivals.databases.base import SourceColumn, SourceTable
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, TableState
+from lakehouse_analytics.common.text import did_you_mean
+from lakehouse_analytics.contract.arrivals import TableArrival
+
+#: The metadata column with the time of the sync that wrote a row.
+SYNCED_AT = "_lakehouse_synced_at"
+#: The value of `kind` in the state of a raw table that these syncs fill.
+_KIND = "database"
+#: Maximum number of stored positions.
+_MAX_POSITIONS = 100
+
+Position = tuple[datetime, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sync reads.
+
+    Attributes:
+        mode: `full` reads all rows.
+        replaces: The rows that are read replace all others. Otherwise they are merged by their key.
+        reason: Why all rows are read although the mode is incremental.
+        start: The lowest `update_key` that is read; None if all rows are read.
+        columns: The columns that are read.
+        new_columns: Those of the source that were not there in the last sync.
+        warnings: For the user.
+        continues: The positions of earlier syncs are still valid.
+    """
+
+    mode: Literal["full", "incremental"]
+    replaces: bool
+    columns: Sequence[SourceColumn]
+    reason: str | None = None
+    start: str | None = None
+    new_columns: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    continues: bool = True
+
+    def full(self, reason: str, *, keeps: bool, continues: bool = True) -> Plan:
+        """Return this plan, but for all rows.
+
+        Args:
+            reason: Why.
+            keeps: Rows that are not read stay.
+            continues: The positions of earlier syncs are still valid.
+        """
+        return replace(self, mode="full", replaces=not keeps, reason=reason, start=None, continues=continues)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The state that the last sync stored with the table.
+
+    Attributes:
+        settings: The settings whose change requires another full sync.
+        columns: Types by name of the columns that it read.
+        positions: Times of syncs (of the database's clock) and the highest `update_key` of each, in order.
+    """
+
+    settings: Mapping[str, Any]
+    columns: Mapping[str, str]
+    positions: Sequence[Position] = ()
+
+    @classmethod
+    def parse(cls, state: Mapping[str, Any]) -> Stored | None:
+        """Return the state; None if no sync of a database has stored it."""
+        if state.get("kind") != _KIND:
+            return None
+        positions = [(datetime.fromisoformat(at), str(key)) for at, key in state["positions"]]
+        return cls(state["settings"], state["columns"], positions)
+
+    def json(self) -> dict[str, Any]:
+        """Return what `parse` reads."""
+        positions = [[at.isoformat(), key] for at, key in self.positions]
+        return {"kind": _KIND, "settings": self.settings, "columns": self.columns, "positions": positions}
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Decides what a sync of one table reads."""
+
+    arrival: TableArrival
+    table: SourceTable
+    connection: str
+    full_refresh: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def update_key(self) -> SourceColumn | None:
+        """The column of `update_key`, if the mode is incremental."""
+        if self.arrival.mode == "full" or self.arrival.update_key is None:
+            return None
+        return self.table.columns[self.arrival.update_key]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings whose change requires another full sync."""
+        incremental = self.arrival.mode == "incremental"
+        return {
+            "connection": self.connection,
+            "table": self.table.name,
+            "primary_key": list(self.arrival.primary_key) if incremental else [],
+            "update_key": self.arrival.update_key if incremental else None,
+            "soft_deletes": self.arrival.deleted_column,
+        }
+
+    def check(self) -> None:
+        """Check that the columns of the contract exist.
+
+        Raises:
+            ArrivalError: One does not, or cannot be an `update_key`.
+        """
+        named = [("primary_key", name) for name in self.arrival.primary_key]
+        named += [("update_key", self.arrival.update_key)] if self.arrival.update_key else []
+        named += [("deletes", self.arrival.deleted_column)] if self.arrival.deleted_column else []
+        for key, name in named:
+            if name not in self.table.columns:
+                near = did_you_mean(name, self.table.columns)
+                raise ArrivalError(f"{key}: table {self.table.name} has no column {name}{near}")
+        if self.update_key and self.update_key.order == "none":
+            raise ArrivalError(
+                f"update_key: column {self.update_key.name} of {self.table.name} has the type "
+                f"{self.update_key.declared}; expected a timestamp, a date, an integer or decimal number, or text"
+            )
+
+    def plan(self, before: TableState) -> Plan:
+        """Return what the sync reads.
+
+        Args:
+            before: The state of the raw table.
+
+        Raises:
+            ArrivalError: The contract does not fit the table or the columns of the source, or the raw table is not one
+                that these syncs have filled.
+        """
+        self.check()
+        stored = Stored.parse(before.state)
+        if before.exists and not stored and not self.full_refresh:
+            raise ArrivalError(
+                "the raw table exists, but was not filled by a sync of a database. Rename or drop it, or request a "
+                "full refresh, which replaces it"
+            )
+        known = stored.columns if stored and not self.full_refresh else None
+        columns, new, changed = self._columns(known)
+        plan = Plan("full", replaces=True, columns=columns, new_columns=new)
+        if self.arrival.mode == "incremental":
+            plan = self._incremental(plan, stored, changed)
+        return replace(plan, warnings=tuple(self.warnings))
+
+    def _columns(self, known: Mapping[str, str] | None) -> tuple[list[SourceColumn], list[str], list[str]]:
+        """Return the columns to read, new ones, and descriptions of those whose type has changed."""
+        columns = [each for each in self.table.columns.values() if each.name.lower() != SYNCED_AT]
+        if len(columns) < len(self.table.columns):
+            self.warnings.append(f"the column {SYNCED_AT} of {self.table.name} is omitted: this sync writes its own")
+        if known is None:
+            return columns, [], []
+        new = [each.name for each in columns if each.name not in known]
+        gone = [name for name in known if name not in self.table.columns]
+        changed = [
+            f"{each.name} from {known[each.name]} to {each.kind}"
+            for each in columns
+            if each.name in known and known[each.name] != each.kind
+        ]
+        if self.arrival.schema_changes == "fail" and (new or gone or changed):
+            found = [f"new columns: {', '.join(new)}"] if new else []
+            found += [f"columns that no longer exist: {', '.join(gone)}"] if gone else []
+            found += [f"changed types: {', '.join(changed)}"] if changed else []
+            raise ArrivalError(
+                f"the columns of {self.table.name} have changed ({'; '.join(found)}), and schema_changes is fail. Set "
+                "it to add or warn, or request a full refresh"
+            )
+        if gone:
+            fate = "NULL in rows read from now on" if self.arrival.mode == "incremental" else "removed"
+            self.warnings.append(f"{self.table.name} no longer has {_columns(gone)}, which in the raw table is {fate}")
+        if changed:
+            self.warnings.append(f"types of {self.table.name} have changed: {', '.join(changed)}")
+        if new and self.arrival.schema_changes == "warn":
+            self.warnings.append(f"{self.table.name} has new columns, which are omitted: {', '.join(new)}")
+            columns = [each for each in columns if each.name in known]
+        return columns, new, changed
+
+    def _incremental(self, plan: Plan, stored: Stored | None, changed: Sequence[str]) -> Plan:
+        ignores = self.arrival.deletes == "ignore"
+        if not stored:
+            return plan.full("the raw table does not exist yet", keeps=False)
+        if self.full_refresh:
+            return plan.full("a full refresh was requested", keeps=False, continues=False)
+        different = [
+            f"{name} was {_shown(stored.settings.get(name))} and is {_shown(value)}"
+            for name, value in self.settings.items()
+            if stored.settings.get(name) != value
+        ]
+        if different:
+            only = [name for name, value in self.settings.items() if stored.settings.get(name) != value]
+            keeps = ignores and only == ["update_key"]
+            return plan.full(f"settings have changed: {'; '.join(different)}", keeps=keeps, continues=False)
+        if changed and ignores:
+            raise ArrivalError(
+                f"types of {self.table.name} have changed: {', '.join(changed)}. The table is not replaced, because "
+                "deletes: ignore keeps rows that the source may have deleted. Request a full refresh to replace it"
+            )
+        if changed:
+            return plan.full(f"types have changed: {', '.join(changed)}", keeps=False, continues=False)
+        if plan.new_columns and self.arrival.schema_changes == "add":
+            reason = f"existing rows need the values of new columns: {', '.join(plan.new_columns)}"
+            return plan.full(reason, keeps=ignores)
+        return self._from(plan, stored.positions, keeps=ignores)
+
+    def _from(self, plan: Plan, positions: Sequence[Position], *, keeps: bool) -> Plan:
+        column = self.update_key
+        assert column is not None  # noqa: S101  # the mode is incremental
+        start = start_of(positions, self.arrival.lag, is_time=column.order == "time", is_date=column.kind == "DATE")
+        if start is None:
+            why = "no update_key is known yet from which a sync could start"
+            return plan.full(why, keeps=keeps)
+        if not self.table.exists(self.table.at_least(column, start)):
+            why = f"no row has an update_key of {start} or higher any more: the source may have been restored"
+            return plan.full(why, keeps=keeps, continues=False)
+        return replace(plan, mode="incremental", replaces=False, start=start)
+
+
+def start_of(positions: Sequence[Position], lag: timedelta, *, is_time: bool, is_date: bool = False) -> str | None:
+    """Return the lowest `update_key` to read; None for all.
+
+    Args:
+        positions: Of earlier syncs.
+        lag: Maximum time between setting an `update_key` and its commit.
+        is_time: Whether the values are times, from which `lag` can be subtracted. Otherwise the result is the highest
+            key that was visible `lag` before the last sync.
+        is_date: Whether the values are dates.
+    """
+    if not positions:
+        return None
+    at, key = positions[-1]
+    if not is_time:
+        return next((key for earlier, key in reversed(positions) if earlier <= at - lag), None)
+    try:
+        time = datetime.fromisoformat(key) - lag
+    except (ValueError, OverflowError):  # such as a year before Christ
+        return None
+    return time.date().isoformat() if is_date else time.isoformat(" ")
+
+
+def positions_after(
+    positions: Sequence[Position], at: datetime, key: str | None, lag: timedelta, *, is_time: bool
+) -> list[Position]:
+    """Return the positions to store after a sync.
+
+    Args:
+        positions: Of earlier syncs. An empty table has none.
+        at: Time of the snapshot, by the database's clock.
+        key: The highest `update_key`, if there is one.
+        lag: Maximum time between setting an `update_key` and its commit.
+        is_time: Whether the values are times. Only the last position matters then.
+    """
+    if key is None:
+        return []
+    # After a failover, the clock may be behind.
+    earlier = [position for position in positions if position[0] < at]
+    needed = next((place for place in reversed(range(len(earlier))) if earlier[place][0] <= at - lag), 0)
+    kept = [] if is_time else earlier[needed:]
+    while len(kept) >= _MAX_POSITIONS:
+        kept = [kept[0], *kept[2::2]]  # an older position only reads more
+    return [*kept, (at, key)]
+
+
+def _columns(names: Sequence[str]) -> str:
+    return f"the column{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def _shown(value: object) -> str:
+    return ", ".join(value) or "not set" if isinstance(value, list) else str(value or "not set")
