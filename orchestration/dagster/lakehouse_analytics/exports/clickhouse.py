@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from lakehouse_analytics.common.sql import literal
 from lakehouse_analytics.common.text import brief
 from lakehouse_analytics.exports.base import MARKER, Checksum, ExportError, Target
 from lakehouse_analytics.exports.checksum import DIGITS, NAN_BITS, NULL, parts
@@ -69,9 +68,11 @@ class ClickHouse:
     def prepare(self, columns: Sequence[Column]) -> list[str]:
         """Check that the table may be replaced, and drop staged tables. See `base.Destination`."""
         key_of(columns, self._target.key)
-        if not self._rows(f"select 1 from system.databases where name = {literal(self._database)}"):
+        here = _literal(self._database)
+        if not self._rows(f"select 1 from system.databases where name = {here}"):  # noqa: S608
             self._run(f"create database if not exists {_name(self._database)}")
-        tables: dict[str, str] = dict(self._rows(f"select name, comment from system.tables where database = {literal(self._database)}"))
+        found = self._rows(f"select name, comment from system.tables where database = {here}")  # noqa: S608
+        tables = {str(name): str(comment) for name, comment in found}
         comment = tables.get(self._target.table)
         self._exists = comment is not None
         if comment is not None and comment != self._target.comment:
@@ -92,7 +93,7 @@ class ClickHouse:
         order = ", ".join(map(_name, key))
         self._run(
             f"create table {self._quoted(self._target.staged)} ({described}) engine = MergeTree order by ({order}) "
-            f"comment {literal(self._target.comment)}"
+            f"comment {_literal(self._target.comment)}"
         )
         names = [column.name for column in columns]
         for batch in batches:
@@ -221,6 +222,10 @@ def _name(name: str) -> str:
     return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
 
 
+def _literal(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def _type(column: Column) -> str:
     match column.kind:
         case Kind.BOOLEAN:
@@ -240,22 +245,24 @@ def _type(column: Column) -> str:
     return name if column.in_key else f"Nullable({name})"
 
 
+#: Expressions of a value's text for the checksum, by kind.
+_TEXTS = {
+    Kind.INTEGER: "toString({})",
+    Kind.DATE: "toString(toInt32({}))",
+    Kind.TIMESTAMP: "toString(toUnixTimestamp64Micro({}))",
+    Kind.INSTANT: "toString(toUnixTimestamp64Micro({}))",
+    Kind.BINARY: "lower(hex({}))",
+    # A comparison with null has no branch of its own in `if`.
+    Kind.BOOLEAN: "multiIf(isNull({0}), null, {0}, 't', 'f')",
+    Kind.DOUBLE: f"toString(if(isNaN({{0}}), toInt64({NAN_BITS}), reinterpretAsInt64({{0}})))",
+}
+
+
 def _text(column: Column) -> str:
     name = _name(column.name)
-    match column.kind:
-        case Kind.BOOLEAN:
-            return f"if({name}, 't', 'f')" if column.in_key else f"multiIf({name} is null, null, {name}, 't', 'f')"
-        case Kind.DECIMAL:
-            return f"toDecimalString({name}, {column.scale})"
-        case Kind.DOUBLE:
-            return f"toString(if(isNaN({name}), toInt64({NAN_BITS}), reinterpretAsInt64({name})))"
-        case Kind.DATE:
-            return f"toString(toInt32({name}))"
-        case Kind.TIMESTAMP | Kind.INSTANT:
-            return f"toString(toUnixTimestamp64Micro({name}))"
-        case Kind.BINARY:
-            return f"lower(hex({name}))"
-    return f"toString({name})"
+    if column.kind is Kind.DECIMAL:
+        return f"toDecimalString({name}, {column.scale})"
+    return _TEXTS[column.kind].format(name)
 
 
 def _table(batch: pa.RecordBatch, columns: Sequence[Column], names: Sequence[str]) -> pa.Table:

@@ -184,8 +184,9 @@ class Postgres:
     def _grants(self, cursor: Any) -> list[str]:
         """Return the statements that grant the rights on the old table, if there is one, on the staged one."""
         cursor.execute(
-            "select privilege_type, "
-            "case when grantee = 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end, is_grantable from pg_class join pg_namespace as n on n.oid = relnamespace, aclexplode(relacl) "
+            "select privilege_type, case when grantee = 0 then 'public' "
+            "else quote_ident(pg_get_userbyid(grantee)) end, is_grantable "
+            "from pg_class join pg_namespace as n on n.oid = relnamespace, aclexplode(relacl) "
             "where nspname = %s and relname = %s and grantee <> relowner",
             (self._schema, self._target.table),
         )

@@ -106,18 +106,18 @@ def _column(column: str, kind: str) -> tuple[str, str, pa.DataType]:
         "varbinary": pa.binary(),
     }
     found = _PARAMETERS.match(kind)
-    name = found["name"].strip() if found else ""
-    if found and name in plain and not found["zone"]:
-        return column, quoted, plain[name]
-    if found and name == "decimal":
-        return column, quoted, pa.decimal128(int(found["first"]), int(found["second"] or 0))
-    if found and name == "timestamp":
-        if found["zone"]:
-            at_utc = f"cast({quoted} at time zone 'UTC' as timestamp(6) with time zone)"
-            return column, at_utc, pa.timestamp("us", "UTC")
-        return column, f"cast({quoted} as timestamp(6))", pa.timestamp("us")
-    if kind.startswith(("array", "map", "row")):
-        return column, f"json_format(cast({quoted} as json))", pa.string()
-    if kind == "json":
-        return column, f"json_format({quoted})", pa.string()
-    return column, f"cast({quoted} as varchar)", pa.string()
+    name = found["name"] if found else ""
+    zoned = bool(found and found["zone"])
+    if found and name in plain and not zoned:
+        expression, of_arrow = quoted, plain[name]
+    elif found and name == "decimal":
+        expression, of_arrow = quoted, pa.decimal128(int(found["first"]), int(found["second"] or 0))
+    elif name == "timestamp":
+        utc = f"{quoted} at time zone 'UTC' as timestamp(6) with time zone"
+        expression = f"cast({utc})" if zoned else f"cast({quoted} as timestamp(6))"
+        of_arrow = pa.timestamp("us", "UTC" if zoned else None)
+    elif kind.startswith(("array", "map", "row", "json")):
+        expression, of_arrow = f"json_format(cast({quoted} as json))", pa.string()
+    else:
+        expression, of_arrow = f"cast({quoted} as varchar)", pa.string()
+    return column, expression, of_arrow
