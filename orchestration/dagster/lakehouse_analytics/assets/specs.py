@@ -18,7 +18,7 @@ from lakehouse_analytics.contract.models import Grain, is_owner
 from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
 from lakehouse_analytics.dbt.nodes import Node
-from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.keys import EXPORTS_GROUP, asset_key
 from lakehouse_analytics.partitions.arrivals import source_mapping
 from lakehouse_analytics.partitions.definitions import GrainPartitions, partition_mapping, partitions_of
 
@@ -104,6 +104,26 @@ def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
             **({"owner": exposure.owner["name"]} if exposure.owner.get("name") else {}),
             **({"maturity": exposure.maturity} if exposure.maturity else {}),
         },
+    )
+
+
+def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None) -> dg.AssetSpec:
+    """Return the spec of a copy of a table in another database.
+
+    Args:
+        graph: The graph of the manifest.
+        table: The table.
+        key: The key of the copy.
+        kind: Dagster's kind of the other database; None if it is unknown.
+    """
+    return dg.AssetSpec(
+        key=key,
+        deps=[asset_key(table)],
+        description=f"Copy of {'/'.join(table.key)} for dashboards, made after each build whose gates passed.",
+        group_name=EXPORTS_GROUP,
+        owners=_owners(graph, table),
+        kinds={kind} if kind else set(),
+        tags=_tags(table.node),
     )
 
 

@@ -11,7 +11,6 @@ from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.user_defs import UserDefsError, load_user_defs
 from manifests import Manifest
-
 from tests.own_defs import own_defs
 
 pytestmark = pytest.mark.definitions
@@ -34,6 +33,14 @@ attributes:
   primary_key: [id]
   lag: 10m
   deletes: soft(deleted_at)
+"""
+PUBLISH = """
+type: lakehouse_analytics.components.Publish
+attributes:
+  model: stg_orders
+  to: clickhouse
+  table: reporting.orders
+  key: order_date
 """
 
 
@@ -72,11 +79,22 @@ def test_a_component_has_the_meaning_of_the_contract(tmp_path: Path) -> None:
         (LANDING.replace("landing.prices", "landing.price"), "did you mean 'landing.prices'"),
         (SYNC.replace("  update_key: updated_at\n", ""), "update_key is missing"),
         (SYNC.replace("10m", "soon"), "expected a duration such as 30m"),
+        (PUBLISH.replace("stg_orders", "stg_order"), "model is 'stg_order'.*did you mean 'stg_orders'"),
+        (PUBLISH.replace("reporting.orders", "a.b.c"), "expected <table> or <schema>.<table>"),
     ],
 )
 def test_a_mistake_names_what_is_wrong(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises((ContractError, UserDefsError), match=expected):
         load(tmp_path, text)
+
+
+def test_exports_are_added_to_those_of_the_contract(tmp_path: Path) -> None:
+    loaded = load(tmp_path, PUBLISH, PUBLISH.replace("reporting.orders", "other"))
+    [table] = [table for table in loaded.tables.values() if table.name == "stg_orders"]
+    assert [(serve.to, serve.table, serve.key) for serve in table.contract.serve] == [
+        ("clickhouse", "reporting.orders", ("order_date",)),
+        ("clickhouse", "other", ("order_date",)),
+    ]
 
 
 def test_a_source_is_filled_once(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_daily_models_are_built_for_the_dates_of_the_files(instance: dg.DagsterI
 
 def test_dates_without_a_partition_are_left_to_the_schedule(instance: dg.DagsterInstance) -> None:
     sensor = Sensor(instance)
-    tomorrow = date.today() + timedelta(days=1)  # noqa: DTZ011
+    tomorrow = date.today() + timedelta(days=1)
     sensor.load("landing/prices", f"{tomorrow}|IT", "2025-12-31|IT")
     assert sensor.tick() == [({"bronze/stg_all"}, "", "")]
 
