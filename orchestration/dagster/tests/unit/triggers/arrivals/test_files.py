@@ -111,7 +111,7 @@ def test_a_load_that_failed_is_requested_again_after_a_while(
 def test_a_folder_that_is_missing_fails_the_tick(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     sensor = Sensor(instance, tmp_path / "in")
     sensor.folder.rmdir()
-    with pytest.raises(ArrivalError, match="does not exist. Create it"):
+    with pytest.raises(ArrivalError, match=r"does not exist\. Create it"):
         sensor.tick()
 
 
