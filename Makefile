@@ -26,6 +26,7 @@ PORT    ?= 3000
 export PATH := $(BIN):$(TOOLS)/bin:$(PATH)
 export DO_NOT_TRACK := 1
 export VIRTUAL_ENV := $(VENV)
+export DLT_PYTHON := $(VENV)/dlt/bin/python
 
 RUNTIME := $(VENV)/.runtime
 DEV     := $(VENV)/.dev
@@ -221,7 +222,7 @@ schema: $(RUNTIME) ## Rewrite the JSON Schema of meta.lakehouse for editors
 	@lakehouse schema --out dbt/lakehouse.schema.json
 
 .PHONY: bench
-bench: bench-load bench-run bench-row-counts bench-airbyte bench-backfill bench-ui ## Run all benchmarks, each compared with stock Dagster or dbt
+bench: bench-load bench-run bench-row-counts bench-airbyte bench-backfill bench-arrivals bench-ui ## Run all benchmarks, each compared with stock Dagster or dbt
 
 .PHONY: bench-load
 bench-load: $(DEV) ## Measure load time
@@ -243,6 +244,18 @@ bench-airbyte: $(DEV) ## Measure one tick of the Airbyte sensor with 1,000 conne
 bench-backfill: $(DEV) stack-up ## Backfill 365 days in one run, compared with plain dbt and one run per day
 	@python benchmarks/backfill.py $(ARGS)
 
+.PHONY: bench-arrivals
+bench-arrivals: $(DEV) $(VENV)/.dlt ## Load a million rows of PostgreSQL, and 10,000 files, compared with bare DuckDB and with dlt
+	@python benchmarks/arrivals.py database --json $(VENV)/arrivals-database.json
+	@python benchmarks/arrivals.py files --json $(VENV)/arrivals-files.json
+	@python benchmarks/arrivals.py listing
+
+$(VENV)/.dlt: benchmarks/dlt.lock | $(DEV)
+	@echo "Installing dlt into .venv/dlt (once)"
+	@uv venv --quiet --clear --python $(BIN)/python $(VENV)/dlt
+	@VIRTUAL_ENV=$(VENV)/dlt uv pip sync --quiet $(HASHES) benchmarks/dlt.lock
+	@touch $@
+
 .PHONY: bench-ui
 bench-ui: $(DEV) stack-up ## Measure the UI's queries for 500 daily assets with three years of partitions
 	@python benchmarks/ui.py $(ARGS)
@@ -257,6 +270,7 @@ lock: $(DEV) ## Update the lock files, with hashes and without registry addresse
 	cd $(CODE) && uv pip compile --group docs $(LOCK_OPTIONS) -c requirements-dev.lock -o requirements-docs.lock
 	cd $(CODE) && uv pip compile --group build $(LOCK_OPTIONS) -c requirements-local.lock -o requirements-build.lock
 	cd connectors && uv pip compile faker.in $(LOCK_OPTIONS) -o faker.lock
+	cd benchmarks && uv pip compile dlt.in $(LOCK_OPTIONS) -o dlt.lock
 	cd infrastructure/local && uv pip compile requirements.in $(LOCK_OPTIONS) -o requirements.lock
 
 LOCK_OPTIONS := --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
