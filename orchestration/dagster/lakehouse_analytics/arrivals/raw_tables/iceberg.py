@@ -114,7 +114,7 @@ class IcebergTable:
 
     def _checked(self, db: duckdb.DuckDBPyConnection, change: Change, now: TableState) -> NewRows:
         try:
-            return check(db, change, now.columns, stored_type)
+            return check(db, change, now.columns, stored_type, finite=True)
         except (ArrivalError, ValueError) as error:
             raise ArrivalError(f"{self}: nothing was changed: {error}") from None
 

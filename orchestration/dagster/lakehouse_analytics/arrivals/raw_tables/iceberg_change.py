@@ -142,7 +142,7 @@ class IcebergChange:
         first = self.rows.key[0] if keys else None
         existing = {column.name.lower() for column in table.schema().fields}
         if first and first.lower() not in existing:
-            first = None  # all rows have null in a new column
+            first = None
         for task in candidates(self.db, table, keys="removed_keys" if keys else None, key=first, where=where):
             if count := self._matches(table, task):
                 self._removed.append(task)

@@ -35,7 +35,7 @@ def candidates(
         db: A connection that has the relation `keys`.
         table: The table.
         keys: The quoted relation with the keys; None if no rows are removed by their key.
-        key: The first column of the key.
+        key: The first column of the key; None if it is a new one, so all rows have null in it.
         where: The condition; None if there is none.
     """
     tasks = list(table.scan().plan_files())
@@ -45,7 +45,8 @@ def candidates(
     return [
         task
         for task in tasks
-        if task.file.file_path in by_condition or (keys and field and _may_have_key(db, task.file, keys, field))
+        if task.file.file_path in by_condition
+        or (keys and (field is None or _may_have_key(db, task.file, keys, field)))
     ]
 
 

@@ -23,6 +23,7 @@ SETTINGS = (
     "write_buffer_row_group_count = 1",
     "TimeZone = 'UTC'",
 )
+_WITH_INFINITY = {"DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"}
 _LARGE = 30 << 20  # bytes of a row group that two threads can read within the limit above
 
 
@@ -35,19 +36,29 @@ class NewRows:
         columns: All columns of the table after the change, with the types in which they are stored.
         added: Those of them that the table does not have yet.
         stored: The columns of the new rows that are stored: name in the files by name in the table.
+        finite: Whether infinite dates and timestamps are an error.
     """
 
     change: Change
     columns: Mapping[str, str]
     added: Mapping[str, str]
     stored: Mapping[str, str]
+    finite: bool = False
 
     @property
     def select(self) -> str | None:
         """A query for the new rows, with the columns and types of the table. None if there are none."""
         if not self.change.rows:
             return None
-        return _cast({name: (file_name, self.columns[name]) for name, file_name in self.stored.items()}, self.change)
+        values = ", ".join(f"{self._value(name)} AS {identifier(name)}" for name in self.stored)
+        return f"SELECT {values} FROM {_parquet(self.change.rows)}"  # noqa: S608  # names and paths are quoted
+
+    def _value(self, name: str) -> str:
+        value = f"CAST({identifier(self.stored[name])} AS {self.columns[name]})"
+        if not self.finite or self.columns[name] not in _WITH_INFINITY:
+            return value
+        message = f"column {name} contains an infinite value, which the storage does not have. Load null instead"
+        return f"CASE WHEN isfinite({value}) OR {value} IS NULL THEN {value} ELSE error({literal(message)}) END"
 
     @property
     def keys(self) -> str | None:
@@ -85,7 +96,12 @@ def _limit_memory(db: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
 
 
 def check(
-    db: duckdb.DuckDBPyConnection, change: Change, existing: Mapping[str, str], stored_type: Callable[[str], str]
+    db: duckdb.DuckDBPyConnection,
+    change: Change,
+    existing: Mapping[str, str],
+    stored_type: Callable[[str], str],
+    *,
+    finite: bool = False,
 ) -> NewRows:
     """Return the checked rows of a change.
 
@@ -94,6 +110,7 @@ def check(
         change: The change.
         existing: Columns of the table, with their types. Empty if it does not exist.
         stored_type: Returns the type in which the storage stores a type.
+        finite: Whether infinite dates and timestamps are an error.
 
     Raises:
         ArrivalError: A column of the change or of a file does not fit the table, or the new rows contain a key twice.
@@ -119,7 +136,7 @@ def check(
     kinds = {**columns, **{names[name.lower()]: kind for name, kind in declared.items()}}
     key = _known_key(change, names)
     found = _columns_of(db, change.rows, kinds) if change.rows else {}
-    rows = NewRows(change, columns, added, found)
+    rows = NewRows(change, columns, added, found, finite)
     if change.rows:
         if not found:
             raise ArrivalError(f"{_names(change.rows)}: none of the columns {', '.join(columns)} is in the file")
