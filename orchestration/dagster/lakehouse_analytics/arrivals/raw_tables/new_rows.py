@@ -14,13 +14,14 @@ from lakehouse_analytics.common.sql import identifier, literal
 if TYPE_CHECKING:
     import duckdb
 
-#: Settings that limit the memory of DuckDB.
+#: Settings that limit the memory of DuckDB, and what it prints.
 SETTINGS = (
     "memory_limit = '256MB'",
     "threads = 2",
     "preserve_insertion_order = false",
     "enable_external_file_cache = false",
     "write_buffer_row_group_count = 1",
+    "enable_progress_bar = false",
     "TimeZone = 'UTC'",
 )
 _WITH_INFINITY = {"DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"}
