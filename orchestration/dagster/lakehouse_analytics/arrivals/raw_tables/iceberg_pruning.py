@@ -135,5 +135,15 @@ def _constant(node: dict[str, Any], kind: str) -> str | int | None:
     if literal.get("kind") == "STRING" and kind == "StringType":
         return str(literal["text"])
     if literal.get("kind") == "INTEGER" and kind in ("IntegerType", "LongType"):
-        return int(literal["text"])
+        number = int(literal["text"])
+        return number if number < 2**31 else None
     return None
+
+
+def named_columns(table: Table, sql: str) -> list[str]:
+    """Return the columns that an expression may use: those whose names it contains, or all if it has a `*`."""
+    names = [column.name for column in table.schema().fields]
+    text = sql.lower().replace("count(*)", "")
+    if "*" in text or "columns" in text:
+        return names
+    return [name for name in names if name.lower().replace('"', '""') in text]

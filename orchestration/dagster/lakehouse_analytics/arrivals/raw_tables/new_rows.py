@@ -72,7 +72,7 @@ class NewRows:
             casts = ", ".join(
                 f"CAST({identifier(key)} AS {self.columns[key]}) AS {identifier(key)}" for key in self._key
             )
-            queries.append(f"SELECT {casts} FROM {_parquet([self.change.delete_keys])}")  # noqa: S608
+            queries.append(f"SELECT DISTINCT {casts} FROM {_parquet([self.change.delete_keys])}")  # noqa: S608
         return " UNION ".join(queries) or None  # without duplicates
 
     @property
@@ -88,12 +88,14 @@ class NewRows:
 
 def _limit_memory(db: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
     """Allow for files with large row groups, which DuckDB reads as a whole and writes as large ones."""
+    sizes = [0]
     for path in files:
-        rows = db.execute("SELECT max(row_group_bytes), max(row_group_num_rows) FROM parquet_metadata(?)", [str(path)])
-        [(size, _)] = rows.fetchall()
-        if size and size > _LARGE:
-            db.execute("SET threads = 1")
-            db.execute(f"SET memory_limit = '{max(256, 144 + 3 * (size >> 20))}MB'")
+        sizes += [
+            size for (size,) in db.execute("SELECT row_group_bytes FROM parquet_metadata(?)", [str(path)]).fetchall()
+        ]
+    if max(sizes) > _LARGE:
+        db.execute("SET threads = 1")
+        db.execute(f"SET memory_limit = '{max(256, 144 + 3 * (max(sizes) >> 20))}MB'")
 
 
 def check(

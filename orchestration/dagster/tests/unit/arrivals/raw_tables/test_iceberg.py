@@ -91,6 +91,7 @@ def test_a_file_without_remaining_rows_is_not_replaced(three_files: Storage) -> 
         (None, "id IN (1, 2) AND _file = 'file-1'", []),
         (None, "_file = 'file-2' OR id = 5", [0, 1, 2]),
         (None, "id = 1000 + 5", [0, 1, 2]),
+        (None, "id = 99999999999999999999999", [0, 1, 2]),
         (None, "lower(_file) = 'file-2'", [0, 1, 2]),
         ("SELECT 1500 AS id", "_file = 'file-2'", [1, 2]),
     ],
@@ -250,8 +251,8 @@ def test_a_commit_whose_answer_is_lost_counts(three_files: Storage, monkeypatch:
     assert len(three_files.content()) == 3000
 
 
-def test_a_commit_that_fails_leaves_no_file_behind(three_files: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, state = on_disk(three_files), three_files.table().read()
+def test_a_commit_that_fails_changes_nothing(three_files: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = three_files.table().read()
 
     def fail(*_: Any) -> Any:
         raise OSError(104, "Connection reset by peer")
@@ -259,6 +260,22 @@ def test_a_commit_that_fails_leaves_no_file_behind(three_files: Storage, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(SqlCatalog, "commit_table", fail)
         with pytest.raises(ArrivalError, match=r"nothing was changed: ConnectionResetError: .*reset by peer"):
+            three_files.change(THOUSAND.format(1), key=["id"])
+    assert three_files.table().read() == state
+    assert len(three_files.content()) == 3000
+
+
+def test_a_change_that_cannot_be_written_leaves_no_file_behind(
+    three_files: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, state = on_disk(three_files), three_files.table().read()
+
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IcebergChange, "_stage", full)
+        with pytest.raises(ArrivalError, match=r"nothing was changed: OSError: .*No space left on device"):
             three_files.change(THOUSAND.format(1), key=["id"])
     assert on_disk(three_files) == before
     assert three_files.table().read() == state
