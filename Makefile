@@ -132,7 +132,7 @@ test-fast: $(DEV) $(MARIADB) ## Run only the unit and definitions tests
 	@pytest -q $(CODE)/tests/unit $(CODE)/tests/definitions $(ARGS)
 
 .PHONY: test-dagster
-test-dagster: $(TOOLS)/bin/uv ## Run the fast tests on another Dagster, without the locks (DAGSTER=oldest, newest, 1.13.5, …)
+test-dagster: $(TOOLS)/bin/uv $(MARIADB) ## Run the fast tests on another Dagster, without the locks (DAGSTER=oldest, newest, 1.13.5, …)
 	@$(CODE)/tests/on_dagster $(or $(DAGSTER),newest) $(ARGS)
 
 .PHONY: coverage

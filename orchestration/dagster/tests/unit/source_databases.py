@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from lakehouse_analytics.arrivals.connections import Connection, connection
 from lakehouse_analytics.arrivals.databases.sync import SCHEMES, SyncReport, sync_table
+from lakehouse_analytics.arrivals.raw_tables.base import RawTable
 from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
+from lakehouse_analytics.arrivals.raw_tables.iceberg import IcebergTable
 from lakehouse_analytics.contract.arrivals import TableArrival
 from mariadb_server import MariaDBServer
 from postgres_server import PostgresServer
@@ -78,10 +81,25 @@ class Sync:
     folder: Path
     table: str = "t"
     file: str = "lake.duckdb"
+    #: A catalog with the raw table, in place of the file.
+    catalog: str | None = None
+
+    def in_iceberg(self) -> Sync:
+        """Use a catalog of the folder. Its variables stay set, with a name of their own."""
+        from pyiceberg.catalog.sql import SqlCatalog
+
+        name = f"c{uuid.uuid4().hex}"
+        uri, warehouse = f"sqlite:///{self.folder}/{name}.db", f"file://{self.folder}/{name}"
+        SqlCatalog(name, uri=uri, warehouse=warehouse)  # creates its tables
+        for key, value in {"TYPE": "sql", "URI": uri, "WAREHOUSE": warehouse}.items():
+            os.environ[f"PYICEBERG_CATALOG__{name.upper()}__{key}"] = value
+        return replace(self, catalog=name)
 
     @property
-    def raw(self) -> DuckDBTable:
+    def raw(self) -> RawTable:
         """The raw table."""
+        if self.catalog:
+            return IcebergTable(self.catalog, "raw", "t")
         return DuckDBTable(self.folder / self.file, 30, "raw", "t")
 
     def __call__(self, *, full_refresh: bool = False, **contract: Any) -> SyncReport:

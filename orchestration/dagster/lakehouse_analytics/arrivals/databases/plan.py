@@ -65,11 +65,13 @@ class Stored:
         settings: The settings whose change requires another full sync.
         columns: Types by name of the columns that it read.
         positions: Times of syncs (of the database's clock) and the highest `update_key` of each, in order.
+        digest: Of the rows that an incremental sync read.
     """
 
     settings: Mapping[str, Any]
     columns: Mapping[str, str]
     positions: Sequence[Position] = ()
+    digest: str | None = None
 
     @classmethod
     def parse(cls, state: Mapping[str, Any]) -> Stored | None:
@@ -77,12 +79,22 @@ class Stored:
         if state.get("kind") != _KIND:
             return None
         positions = [(datetime.fromisoformat(at), str(key)) for at, key in state["positions"]]
-        return cls(state["settings"], state["columns"], positions)
+        return cls(state["settings"], state["columns"], positions, state["digest"])
+
+    def is_same(self, other: Stored) -> bool:
+        """Return whether both syncs read the same rows, so that the second has nothing to write."""
+        return self.digest is not None and replace(self, positions=()) == replace(other, positions=())
 
     def json(self) -> dict[str, Any]:
         """Return what `parse` reads."""
         positions = [[at.isoformat(), key] for at, key in self.positions]
-        return {"kind": _KIND, "settings": self.settings, "columns": self.columns, "positions": positions}
+        return {
+            "kind": _KIND,
+            "settings": self.settings,
+            "columns": self.columns,
+            "positions": positions,
+            "digest": self.digest,
+        }
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,22 @@ def first_duplicate(staged: Staged, key: Sequence[str]) -> Mapping[str, Any] | N
     return dict(zip(key, found, strict=True)) if found else None
 
 
+def digest(staged: Sequence[Staged]) -> str:
+    """Return a text that is the same for the same rows, in any order."""
+    found = []
+    for each in staged:
+        if each.rows:
+            with _duckdb(each.path.parent) as db:
+                names = db.execute(f"DESCRIBE FROM {_parquet(each.files)}").fetchall()
+                columns = ", ".join(identifier(name) for name, *_ in names if name != SYNCED_AT)
+                sql = f"SELECT sum(hash({columns})::HUGEINT)::VARCHAR FROM {_parquet(each.files)}"  # noqa: S608
+                row = db.execute(sql).fetchone()
+                found.append(f"{each.rows}/{row[0] if row else ''}")
+        else:
+            found.append("0")
+    return " ".join(found)
+
+
 def subtract(keys: Path, others: Sequence[Path], columns: Sequence[SourceColumn], path: Path) -> Staged:
     """Write the keys that are in none of the other files.
 

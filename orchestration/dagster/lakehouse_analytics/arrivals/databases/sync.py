@@ -19,6 +19,8 @@ many is never wrong; reading too few is. The start must therefore be low enough:
 - Keys that are not times, such as numbers, cannot be reduced by a duration. For them, each sync stores its time and its
   highest key, and the start is the highest key of the last sync that was at least `lag` before the latest one. The
   argument is the same: a key assigned at t > s - lag is not lower than one that was visible at or before s - lag.
+- The rows since the start are read in each sync, also if nothing has changed. If they are those of the last sync, then
+  nothing is written.
 - Equal keys are read again (`>=`), because several rows may share a time, and rows without a key (NULL) each time.
 - A time without a zone must not be set back, as local time in autumn is: store UTC, or let `lag` exceed the hour.
 
@@ -50,8 +52,8 @@ from typing import Literal
 from lakehouse_analytics.arrivals.connections import Connection
 from lakehouse_analytics.arrivals.databases.base import Nullified, Open, SourceColumn, SourceTable
 from lakehouse_analytics.arrivals.databases.plan import SYNCED_AT, Plan, Planner, Stored, positions_after
-from lakehouse_analytics.arrivals.databases.staging import Staged, first_duplicate, stage, subtract
-from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, RawTable, TableState
+from lakehouse_analytics.arrivals.databases.staging import Staged, digest, first_duplicate, stage, subtract
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, Outcome, RawTable, TableState
 from lakehouse_analytics.contract.arrivals import TableArrival
 
 #: The schemes of addresses whose tables can be synced.
@@ -141,8 +143,11 @@ def sync_table(
             plan = planner.plan(before)
             read = _read(planner, plan, raw, folder)
         _check_key(arrival, source, read)
-        stored = _stored(planner, before, read)
-        outcome = raw.apply(_change(planner, read, stored), before)
+        stored, earlier = _stored(planner, before, read), Stored.parse(before.state)
+        if earlier and earlier.is_same(stored):
+            outcome = Outcome(raw.query("SELECT count(*) FROM {table}")[0][0], 0, 0)
+        else:
+            outcome = raw.apply(_change(planner, read, stored), before)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return SyncReport(
@@ -253,7 +258,10 @@ def _stored(planner: Planner, before: TableState, read: _Read) -> Stored:
         at, lag = planner.table.clock, planner.arrival.lag
         positions = positions_after(positions, at, read.highest, lag, is_time=is_time)
     columns = {each.name: each.kind for each in read.plan.columns}
-    return Stored(planner.settings, columns, positions)
+    seen = None
+    if read.plan.mode == "incremental":
+        seen = f"{read.plan.start} {digest([read.rows, *([read.gone] if read.gone else [])])}"
+    return Stored(planner.settings, columns, positions, seen)
 
 
 def _change(planner: Planner, read: _Read, stored: Stored) -> Change:

@@ -36,10 +36,17 @@ class History:
 
     def __init__(self, database: SourceDatabase, sync: Sync, contract: dict[str, Any]) -> None:
         self.database, self.sync, self.contract = database, sync, contract
-        self.session = database.session()
+        self.session = self.begin()
         self.now = self.value = self.killed = self.finished = 0
         #: By id: the session of an open transaction, and the minute in which it commits.
         self.open: dict[int, tuple[Any, int]] = {}
+
+    def begin(self) -> Any:
+        """Open a session that does not lock rows that it does not write."""
+        session = self.database.session()
+        if not self.database.is_postgres:
+            self.execute(session, "set session transaction isolation level read committed")
+        return session
 
     def execute(self, session: Any, statement: str) -> None:
         """Run a statement."""
@@ -69,7 +76,7 @@ class History:
     def late(self, number: int, minutes: int) -> None:
         """Write a row in a transaction that commits some minutes later."""
         if number not in self.open:
-            session = self.database.session()
+            session = self.begin()
             self.write(session, number)
             self.open[number] = (session, self.now + minutes)
 

@@ -117,6 +117,11 @@ def test_every_type_and_null(sync: Sync, source: SourceDatabase) -> None:
     filled, empty = sync.rows(order="id")
     assert list(filled[1:]) == [value for *_, value in TYPES]
     assert set(empty[1:]) == {None}
+    in_iceberg = sync.in_iceberg()
+    contract = {"mode": "incremental", "primary_key": "id", "update_key": "id", "lag": "0m", "deletes": "reconcile"}
+    for mode in ("full", "incremental"):
+        assert in_iceberg(**contract).mode == mode
+        assert in_iceberg.rows(order="id") == [filled, empty]
 
 
 def test_values_that_no_type_has_are_null_and_counted(sync: Sync, source: SourceDatabase) -> None:

@@ -73,6 +73,14 @@ def test_incremental_reads_what_changed(sync: Sync, table: SourceDatabase) -> No
     assert sync.rows(IDS) == source_rows(table)
     report = sync(**INCREMENTAL)
     assert (report.start or "").startswith("2026-01-01 00:17:00")
+    version = sync.raw.read().version
+    # The same rows again.
+    report = sync(**INCREMENTAL)
+    assert (report.mode, report.rows_read, report.inserted, report.deleted, report.rows) == ("incremental", 6, 0, 0, 21)
+    assert sync.raw.read().version == version
+    put(table, 20, "changed", 20)
+    sync(**INCREMENTAL)
+    assert sync.rows(IDS) == source_rows(table)
 
 
 def test_rows_without_an_update_key_are_read_each_time(sync: Sync, table: SourceDatabase) -> None:
@@ -297,7 +305,7 @@ def test_an_update_key_without_an_order(sync: Sync, table: SourceDatabase) -> No
 
 
 def test_a_table_that_something_else_has_filled(sync: Sync, table: SourceDatabase) -> None:
-    with duckdb.connect(sync.raw.path) as db:
+    with duckdb.connect(sync.folder / sync.file) as db:
         db.execute("create schema raw; create table raw.t as select 1 as id")
     with pytest.raises(ArrivalError, match="the raw table exists, but was not filled by a sync of a database"):
         sync()
