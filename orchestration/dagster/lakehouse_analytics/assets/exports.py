@@ -76,7 +76,7 @@ def exports_of(graph: Graph) -> list[Export]:
                     f"{where}: {one.key.to_user_string()} is the key of another asset; rename the copy."
                 )
             found[one.key] = one
-    return [*found.values()]
+    return [found[key] for key in sorted(found)]
 
 
 def export_assets(graph: Graph, exports: Sequence[Export], *, max_runtime: int) -> list[dg.AssetsDefinition]:

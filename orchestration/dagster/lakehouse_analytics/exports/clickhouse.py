@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT, RESPONSE_TIMEOUT = 10, 3600
 #: Codes of ClickHouse's errors after which a retry may succeed: timeouts, limits of queries, memory and parts.
 _TRANSIENT = ("159", "202", "203", "209", "210", "241", "242", "252", "279", "319", "425", "439", "999")
-_LOCKED = "Another server instance in same directory is already running"
+#: What chdb reports if it cannot open a folder. It prints the reason to stderr only, usually that the folder is locked.
+_UNOPENED = "Unable to open the chdb engine"
 #: ClickHouse has no dates outside these years, and no times either.
 _YEARS = (1900, 2299)
 _SETTINGS = {
@@ -209,9 +210,11 @@ def _export_error(connection: Connection, error: Exception) -> ExportError:
     from clickhouse_connect.driver.exceptions import OperationalError
 
     text = connection.redact(" ".join(str(error).split()))
-    if _LOCKED in text:
+    if _UNOPENED in text:
         return ExportError(
-            f"{connection.redacted} is open in another process. Close it, and export again.", transient=True
+            f"{connection.redacted} cannot be opened: check whether another process has the folder open, and whether "
+            "it can be written. chdb prints its reason to stderr.",
+            transient=True,
         )
     code = text.partition("Code: ")[2].partition(".")[0]
     transient = code in _TRANSIENT or (isinstance(error, OperationalError) and not code)

@@ -106,3 +106,56 @@ def test_a_failed_gate_keeps_the_old_copy_and_other_tables_are_exported(
     assert "gold/ga was not exported to dashboards: its gates do not allow it" in by_hand.failure
     assert "✘ gold/ga:not_null_ga_n failed" in by_hand.failure
     assert dashboards.rows("reporting.ga") == before
+
+
+def test_a_copy_in_the_run_of_the_build_is_made_after_the_gates(lakehouse: Lakehouse, dashboards: Dashboards) -> None:
+    both = ["gold/ga", "gold/gb", *sorted(BOTH)]
+    assert lakehouse.run().success
+    first = lakehouse.run("__ASSET_JOB", assets=both)
+    assert first.success, first.failure
+    assert first.built == {*both}
+
+    lakehouse.sql("update raw.a set n = null")
+    assert lakehouse.run(assets=["bronze/a", "silver/sa"]).success
+    second = lakehouse.run("__ASSET_JOB", assets=both)
+    assert not second.success
+    assert second.built == {"gold/ga", "gold/gb"}  # Dagster gates a whole step, and the sensor exports gb
+    assert tick(lakehouse)[0] == {"dashboards/reporting/gb"}
+
+
+def test_a_gate_that_was_not_evaluated_since_the_build_closes(lakehouse: Lakehouse, dashboards: Dashboards) -> None:
+    assert lakehouse.run().success
+    tables = dg.AssetSelection.assets(["gold", "ga"], ["gold", "gb"]).without_checks()
+    assert lakehouse.run(checks=tables).success
+    late = "has not been evaluated since the table was built"
+    assert tick(lakehouse) == (
+        set(),
+        f"Not exported. dashboards/reporting/ga: gold/ga:not_null_ga_n {late}. "
+        f"dashboards/reporting/gb: gold/gb:row_count {late}",
+    )
+
+
+def test_a_running_build_delays_its_exports(lakehouse: Lakehouse, dashboards: Dashboards) -> None:
+    assert lakehouse.run().success
+    definitions = lakehouse.definitions()
+    job = definitions.resolve_job_def("full_refresh")
+    planned = lakehouse.instance.create_run_for_job(job, asset_selection=frozenset({dg.AssetKey(["gold", "ga"])}))
+    requested, _ = tick(lakehouse)
+    assert requested == {"dashboards/reporting/gb"}
+    assert export(lakehouse, requested).success
+    assert f"dashboards/reporting/ga: run {planned.run_id} has not ended" in tick(lakehouse)[1]
+    lakehouse.instance.report_run_canceled(planned)
+    assert "gold/ga:not_null_ga_n was planned by run" in tick(lakehouse)[1]
+
+
+def test_a_connection_that_is_not_set_is_named(
+    lakehouse: Lakehouse, dashboards: Dashboards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lakehouse.run().success
+    monkeypatch.delenv("LAKEHOUSE_CONNECTION_DASHBOARDS")
+    requested, reason = tick(lakehouse)
+    assert requested == set()
+    assert "dashboards/reporting/ga: LAKEHOUSE_CONNECTION_DASHBOARDS is not set" in reason
+    failed = export(lakehouse, {"dashboards/reporting/ga"})
+    assert not failed.success
+    assert "gold/ga was not exported to dashboards: LAKEHOUSE_CONNECTION_DASHBOARDS is not set" in failed.failure
