@@ -30,6 +30,7 @@ from lakehouse_analytics.settings.dbt import DbtSettings
 from lakehouse_analytics.settings.iceberg import IcebergSettings
 from lakehouse_analytics.settings.notifications import NotificationSettings
 from lakehouse_analytics.settings.schedules import ScheduleSettings
+from lakehouse_analytics.settings.webhook import WebhookSettings
 
 __all__ = [
     "ENVIRONMENTS",
@@ -57,6 +58,7 @@ class Settings(
     TrinoSettings,
     PostgresSettings,
     AirbyteSettings,
+    WebhookSettings,
     NotificationSettings,
     BaseSettings,
 ):
