@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def webhook(host: str | None, port: int | None) -> None:
     """Let other systems report that they have loaded a table: POST /arrived/<source>/<table>.
 
-    Needs LAKEHOUSE_WEBHOOK_TOKEN, and sources with `arrives: {webhook: true}` in their contract. At SIGTERM, it serves the
-    requests that it has begun, and stops.
+    Needs LAKEHOUSE_WEBHOOK_TOKEN, and sources with `arrives: {webhook: true}` in their contract. SIGTERM stops it after
+    the requests that it has begun.
     """
     from lakehouse_analytics.contract.models import ContractError
     from lakehouse_analytics.dbt.project import ManifestError
@@ -43,11 +43,9 @@ def webhook(host: str | None, port: int | None) -> None:
             "LAKEHOUSE_WEBHOOK_TOKEN is not set. Set it to a secret that callers send, such as the output of "
             "`openssl rand -hex 32`."
         )
-    with ExitStack() as stack:
-        instance = stack.enter_context(_instance())
-        _serve(
-            instance, (host or settings.webhook_host, port or settings.webhook_port), token.get_secret_value(), sources
-        )
+    address = (host or settings.webhook_host, port or settings.webhook_port)
+    with _instance() as instance:
+        _serve(instance, address, token.get_secret_value(), sources)
 
 
 def _sources(settings: Settings) -> ReportedSources:

@@ -96,7 +96,8 @@ class Recorder:
         import sqlalchemy as sa
 
         storage = self._instance.event_log_storage
-        if not isinstance(storage, SqlEventLogStorage):
+        # Dagster's storage in SQLite has one connection at a time.
+        if storage.is_run_sharded or not isinstance(storage, SqlEventLogStorage):
             yield
             return
         with storage.index_connection() as connection:

@@ -97,7 +97,7 @@ class WebhookServer(ThreadingHTTPServer):
         self.sources, self.recorder = sources, recorder
         self.redact = Redactor([token])
         self._token = token.encode()
-        self._threads = threading.BoundedSemaphore(MAX_THREADS)
+        self._slots = threading.BoundedSemaphore(MAX_THREADS)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, WebhookHandler)
 
@@ -114,7 +114,7 @@ class WebhookServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a request in a thread of its own, or refuse it if there are too many."""
-        if self._threads.acquire(blocking=False):
+        if self._slots.acquire(blocking=False):
             super().process_request(request, client_address)
             return
         body = json.dumps({"error": f"{MAX_THREADS} requests are being served. Repeat this one later."}).encode()
@@ -130,7 +130,7 @@ class WebhookServer(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._threads.release()
+            self._slots.release()
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection. What has not been read is read first: otherwise, the caller may lose the answer."""
