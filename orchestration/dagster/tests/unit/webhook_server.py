@@ -20,7 +20,12 @@ from lakehouse_analytics.webhook.server import WebhookServer
 from lakehouse_analytics.webhook.sources import ReportedSources
 
 #: Importing Dagster takes seconds, so processes are forked from one that has.
-PRELOADED = ["dagster", "dagster_postgres", "lakehouse_analytics.webhook.recorder", "lakehouse_analytics.webhook.server"]
+PRELOADED = [
+    "dagster",
+    "dagster_postgres",
+    "lakehouse_analytics.webhook.recorder",
+    "lakehouse_analytics.webhook.server",
+]
 TOKEN = "tok-3f9c1b7e5a2d4860"
 ORDERS, ITEMS = ("shop", "orders"), ("raw", "shop", "items")
 SOURCES = ReportedSources({"shop/orders": ORDERS, "shop/items": ITEMS}, frozenset({"shop/people"}))
