@@ -38,6 +38,7 @@ from lakehouse_analytics.settings.dbt import DbtSettings
 from lakehouse_analytics.settings.iceberg import IcebergSettings
 from lakehouse_analytics.settings.notifications import NotificationSettings
 from lakehouse_analytics.settings.schedules import ScheduleSettings
+from lakehouse_analytics.settings.webhook import WebhookSettings
 
 __all__ = [
     "ENVIRONMENTS",
@@ -66,6 +67,7 @@ class Settings(
     PostgresSettings,
     AirbyteSettings,
     ArrivalSettings,
+    WebhookSettings,
     NotificationSettings,
     BaseSettings,
 ):
