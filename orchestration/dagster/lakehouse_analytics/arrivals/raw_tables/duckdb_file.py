@@ -170,15 +170,19 @@ class DuckDBTable:
         columns = ", ".join(f"{identifier(name)} {kind}" for name, kind in rows.columns.items())
         db.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified(db, self.schema)}")
         db.execute(f"CREATE OR REPLACE TABLE {self._name(db)} ({columns})")
-        self._comment(db, table_id)
+        db.execute(f"COMMENT ON TABLE {self._name(db)} IS {literal(_COMMENT.format(table_id))}")
 
     def _mark(self, db: duckdb.DuckDBPyConnection) -> str:
+        """Give an id to a table that another program created."""
         table_id = uuid.uuid4().hex
-        self._comment(db, table_id)
+        [(comment,)] = db.execute(
+            "SELECT comment FROM duckdb_tables() WHERE database_name = current_database() "
+            "AND lower(schema_name) = lower(?) AND lower(table_name) = lower(?)",
+            [self.schema, self.table],
+        ).fetchall()
+        text = f"{comment} {_COMMENT.format(table_id)}" if comment else _COMMENT.format(table_id)
+        db.execute(f"COMMENT ON TABLE {self._name(db)} IS {literal(text)}")
         return table_id
-
-    def _comment(self, db: duckdb.DuckDBPyConnection, table_id: str) -> None:
-        db.execute(f"COMMENT ON TABLE {self._name(db)} IS {literal(_COMMENT.format(table_id))}")
 
     def _add_columns(self, db: duckdb.DuckDBPyConnection, rows: NewRows) -> None:
         for name, kind in rows.added.items():

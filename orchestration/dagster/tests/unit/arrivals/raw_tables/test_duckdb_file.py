@@ -93,6 +93,10 @@ def test_a_table_that_another_program_created_gets_a_state(file: Storage) -> Non
     assert (state.exists, dict(state.columns), state.state) == (True, {"Id": "INTEGER"}, {})
     assert file.change("SELECT 2 AS id", state={"n": 1}) == Outcome(2, 1, 0)
     assert file.table().read().state == {"n": 1}
+    [(comment,)] = run(file, "SELECT comment FROM duckdb_tables() WHERE table_name = 'Orders'")
+    assert str(comment).startswith("mine Written by lakehouse-analytics (table ")
+    assert file.change("SELECT 3 AS id", state={"n": 2}) == Outcome(3, 1, 0)
+    assert run(file, "SELECT comment FROM duckdb_tables() WHERE table_name = 'Orders'") == [(comment,)]
 
 
 def test_infinity_is_a_value(file: Storage) -> None:

@@ -89,7 +89,7 @@ def content(found: Sequence[tuple[Any, ...]]) -> list[str]:
 def test_random_changes_equal_the_model(kind: str, new_storage: Callable[[str], Storage]) -> None:
     new_storage(kind)  # only for the environment
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(changes(), min_size=1, max_size=6))
     def converges(history: list[dict[str, Any]]) -> None:
         with TemporaryDirectory() as folder:
