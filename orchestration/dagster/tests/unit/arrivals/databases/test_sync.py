@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -377,6 +379,53 @@ def test_keys_of_several_columns(sync: Sync, source: SourceDatabase) -> None:
     assert sync.rows("region, id, name") == [("eu", 1, "a"), (None, 1, "c")]
     source.ask("delete from t where region is null")
     assert sync(**contract).rows == 1
+
+
+KEYS = {
+    "PostgreSQL": [
+        ("bigint", ["1", "9223372036854775807"]),
+        ("numeric(20,2)", ["1.50", "-1"]),
+        ("numeric", ["1e30", "0.1"]),
+        ("text", ["'a'", "'A'"]),
+        ("char(3)", ["'a'", "'abc'"]),
+        ("uuid", ["'0195f3a4-7f7a-7c00-8000-000000000001'", "'0195f3a4-7f7a-7c00-8000-000000000002'"]),
+        ("bytea", ["'\\x00'", "'\\x0001'"]),
+        ("date", ["'2026-01-01'", "'2026-01-02'"]),
+        ("timestamptz", ["'2026-01-01 00:00:00.000001'", "'2026-01-01'"]),
+        ("boolean", ["true", "false"]),
+        ("double precision", ["0.1", "1e300"]),
+    ],
+    "MariaDB": [
+        ("bigint unsigned", ["1", "18446744073709551615"]),
+        ("tinyint unsigned", ["1", "255"]),
+        ("decimal(20,2)", ["1.50", "-1"]),
+        ("varchar(9)", ["'a'", "'b '"]),
+        ("char(3)", ["'a'", "'abc'"]),
+        ("binary(2)", ["x'0000'", "x'0001'"]),
+        ("datetime(6)", ["'2026-01-01 00:00:00.000001'", "'2026-01-01'"]),
+        ("time", ["'00:00:01'", "'23:59:59'"]),
+        ("enum('a','b')", ["'a'", "'b'"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("iceberg", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_keys_of_all_types(sync: Sync, source: SourceDatabase, iceberg: bool) -> None:
+    for kind, (one, other) in KEYS["PostgreSQL" if source.is_postgres else "MariaDB"]:
+        target = replace(sync, file=f"{uuid.uuid4().hex}.duckdb")
+        target = target.in_iceberg() if iceberg else target
+        source.ask("drop table if exists t")
+        source.ask(f"create table t (k {kind} primary key, value int, updated_at {source.time})")
+        source.ask(f"insert into t values ({one}, 1, '{minute(1)}'), ({other}, 1, '{minute(1)}')")
+        contract = RECONCILE | {"primary_key": "k"}
+        target(**contract)
+        source.ask(f"update t set value = 2, updated_at = '{minute(2)}' where k = {one}")
+        report = target(**contract)
+        assert (kind, report.mode, report.reason, target.rows("value")) == (kind, "incremental", None, [(1,), (2,)])
+        source.ask(f"delete from t where k = {one}")
+        source.ask(f"update t set updated_at = '{minute(2)}'")
+        report = target(**contract)
+        assert (kind, report.mode, report.reason, target.rows("value")) == (kind, "incremental", None, [(1,)])
 
 
 def test_a_key_whose_values_cannot_be_stored(sync: Sync, source: SourceDatabase) -> None:
