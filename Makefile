@@ -26,6 +26,7 @@ PORT    ?= 3000
 export PATH := $(BIN):$(TOOLS)/bin:$(PATH)
 export DO_NOT_TRACK := 1
 export VIRTUAL_ENV := $(VENV)
+export DLT_PYTHON := $(VENV)/dlt/bin/python
 
 RUNTIME := $(VENV)/.runtime
 DEV     := $(VENV)/.dev
@@ -141,7 +142,7 @@ coverage: $(DEV) $(MARIADB) ## Measure line and branch coverage of the fast test
 	@coverage report
 
 # One target per tool: .pre-commit-config.yaml runs those that a commit's files concern.
-LINTERS := lint-python lint-types lint-imports lint-yaml lint-sql lint-spelling lint-words
+LINTERS := lint-python lint-types lint-imports lint-yaml lint-sql lint-terraform lint-spelling lint-words
 .PHONY: lint $(LINTERS)
 lint: $(LINTERS) ## Check format, types, imports, SQL, YAML, spelling and words; changes nothing
 
@@ -160,6 +161,11 @@ lint-yaml: $(DEV)
 
 lint-sql: $(DEV)
 	sqlfluff lint dbt
+
+# The format, if OpenTofu or Terraform is installed. tests/unit/repository/test_terraform.py checks the content.
+TERRAFORM := $(firstword $(foreach tool,tofu terraform,$(if $(shell command -v $(tool)),$(tool))))
+lint-terraform:
+	$(if $(TERRAFORM),CHECKPOINT_DISABLE=1 $(TERRAFORM) fmt -check -diff infrastructure/terraform,@echo "Neither tofu nor terraform is installed: the format of infrastructure/terraform is not checked.")
 
 # Misspellings, in everything that is tracked. The tests misspell on purpose.
 lint-spelling: $(DEV)
@@ -216,7 +222,7 @@ schema: $(RUNTIME) ## Rewrite the JSON Schema of meta.lakehouse for editors
 	@lakehouse schema --out dbt/lakehouse.schema.json
 
 .PHONY: bench
-bench: bench-load bench-run bench-row-counts bench-airbyte bench-backfill bench-ui ## Run all benchmarks, each compared with stock Dagster or dbt
+bench: bench-load bench-run bench-row-counts bench-airbyte bench-backfill bench-arrivals bench-ui ## Run all benchmarks, each compared with stock Dagster or dbt
 
 .PHONY: bench-load
 bench-load: $(DEV) ## Measure load time
@@ -238,6 +244,18 @@ bench-airbyte: $(DEV) ## Measure one tick of the Airbyte sensor with 1,000 conne
 bench-backfill: $(DEV) stack-up ## Backfill 365 days in one run, compared with plain dbt and one run per day
 	@python benchmarks/backfill.py $(ARGS)
 
+.PHONY: bench-arrivals
+bench-arrivals: $(DEV) $(VENV)/.dlt ## Load a million rows of PostgreSQL, and 10,000 files, compared with bare DuckDB and with dlt
+	@python benchmarks/arrivals.py database --json $(VENV)/arrivals-database.json
+	@python benchmarks/arrivals.py files --json $(VENV)/arrivals-files.json
+	@python benchmarks/arrivals.py listing
+
+$(VENV)/.dlt: benchmarks/dlt.lock | $(DEV)
+	@echo "Installing dlt into .venv/dlt (once)"
+	@uv venv --quiet --clear --python $(BIN)/python $(VENV)/dlt
+	@VIRTUAL_ENV=$(VENV)/dlt uv pip sync --quiet $(HASHES) benchmarks/dlt.lock
+	@touch $@
+
 .PHONY: bench-ui
 bench-ui: $(DEV) stack-up ## Measure the UI's queries for 500 daily assets with three years of partitions
 	@python benchmarks/ui.py $(ARGS)
@@ -252,6 +270,7 @@ lock: $(DEV) ## Update the lock files, with hashes and without registry addresse
 	cd $(CODE) && uv pip compile --group docs $(LOCK_OPTIONS) -c requirements-dev.lock -o requirements-docs.lock
 	cd $(CODE) && uv pip compile --group build $(LOCK_OPTIONS) -c requirements-local.lock -o requirements-build.lock
 	cd connectors && uv pip compile faker.in $(LOCK_OPTIONS) -o faker.lock
+	cd benchmarks && uv pip compile dlt.in $(LOCK_OPTIONS) -o dlt.lock
 	cd infrastructure/local && uv pip compile requirements.in $(LOCK_OPTIONS) -o requirements.lock
 
 LOCK_OPTIONS := --upgrade --universal --python-version 3.11 --generate-hashes --no-header \

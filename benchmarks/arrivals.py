@@ -1,14 +1,17 @@
-"""Arrivals against the bare tools that read the same: `database` copies a table of PostgreSQL into a DuckDB file.
+"""Arrivals against the bare tools that read the same, and against dlt: `database`, and `files`.
 
 `database` starts a PostgreSQL of its own, with a table of ten columns of different types. It compares `sync_table` with
-`COPY … TO` a CSV file that DuckDB reads into a table. Each side is a process of its own. Exits with 1 if the contents
-differ from the source, or if a sync needs more than 500 MB of memory.
+`COPY … TO` a CSV file that DuckDB reads into a table. `files` writes small CSV files, and compares `FileLoader` with
+DuckDB's `read_csv` of the same. `listing` writes many empty files, and measures a tick of their sensor. Each side is a
+process of its own. Exits with 1 if the contents differ from the source, or if a side of ours needs more than 500 MB of
+memory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -79,9 +82,17 @@ def main() -> None:
     database.add_argument("--rows", type=int, default=1_000_000, help="how many (default: %(default)s)")
     database.add_argument("--json", type=Path, metavar="PATH", help="write the figures here, too")
     database.set_defaults(run=compare_database)
-    for name, run in (("sync", _sync), ("bare", _bare)):
+    files = commands.add_parser("files", help="small CSV files")
+    files.add_argument("--files", type=int, default=10_000, help="how many (default: %(default)s)")
+    files.add_argument("--rows", type=int, default=100, help="rows of each (default: %(default)s)")
+    files.add_argument("--json", type=Path, metavar="PATH", help="write the figures here, too")
+    files.set_defaults(run=compare_files)
+    listing = commands.add_parser("listing", help="a tick of the sensor for files")
+    listing.add_argument("--files", type=int, default=100_000, help="how many (default: %(default)s)")
+    listing.set_defaults(run=measure_listing)
+    for name, run in (("sync", _sync), ("bare", _bare), ("load", _load), ("read-csv", _read_csv)):
         child = commands.add_parser(name)
-        child.add_argument("url")
+        child.add_argument("source")
         child.add_argument("folder", type=Path)
         child.set_defaults(run=run)
     options = parser.parse_args()
@@ -104,33 +115,101 @@ def compare_database(options: argparse.Namespace) -> None:
             _progress(side)
             figures[side] = _child(side, server.url(name), Path(folder))
         correct = [figures[side]["sum"] == expected for side in figures]
+        _progress("dlt")
+        figures["dlt"] = _dlt("database", server.url(name), folder)
+        correct.append(figures["dlt"]["rows"] == options.rows)
         server.ask(CHANGES, database=name)
         _progress("sync of 1% changed and 1% deleted rows")
         figures["changes"] = _child("sync", server.url(name), Path(folder))
         correct.append(figures["changes"]["sum"] == [list(row) for row in server.ask(POSTGRES_SUM, database=name)])
-    _print(options.rows, figures)
+    print(f"{options.rows:,} rows of PostgreSQL into DuckDB; contents equal by checksum")
+    _print(
+        figures,
+        {
+            "bare": "COPY to CSV, read by DuckDB",
+            "sync": "full sync",
+            "dlt": "dlt, full load",
+            "changes": "incremental sync, 1% changed and 1% deleted",
+        },
+    )
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     if not all(correct):
         sys.exit("The contents differ from the source.")
-    if max(each["memory"] for each in figures.values() if each is not figures["bare"]) > MAX_MEMORY:
-        sys.exit(f"A sync needed more than {MAX_MEMORY} MB.")
+    _check_memory(figures["sync"], figures["changes"])
 
 
-def _print(rows: int, figures: dict[str, dict[str, Any]]) -> None:
-    bare = figures["bare"]["seconds"]
-    print(f"{rows:,} rows of PostgreSQL into DuckDB; contents equal by checksum")
-    for side, label in (
-        ("bare", "COPY to CSV, read by DuckDB"),
-        ("sync", "full sync"),
-        ("changes", "incremental sync, 1% changed and 1% deleted"),
-    ):
+def compare_files(options: argparse.Namespace) -> None:
+    """Load files by both sides, and compare."""
+    with tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as text:
+        folder = Path(text)
+        source = folder / "in"
+        source.mkdir()
+        _progress(f"writing {options.files:,} files")
+        for number in range(options.files):
+            lines = [f"M{row % 4},2026-01-01T00:00:00Z,{number}.{row:02},{row}\n" for row in range(options.rows)]
+            (source / f"{number:06}.csv").write_text("market,starts,price,volume\n" + "".join(lines))
+        time.sleep(6)  # a file that has just changed is not read yet
+        figures = {}
+        for side in ("read-csv", "load"):
+            _progress(side)
+            figures[side] = _child(side, str(source), folder)
+        _progress("dlt")
+        figures["dlt"] = _dlt("files", str(folder), str(source))
+    print(f"{options.files:,} CSV files of {options.rows} rows into DuckDB")
+    _print(figures, {"read-csv": "read_csv of DuckDB", "load": "load with quarantine and list of files", "dlt": "dlt"})
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if {each["rows"] for each in figures.values()} != {options.files * options.rows}:
+        sys.exit("The numbers of rows differ from the files.")
+    _check_memory(figures["load"])
+
+
+def measure_listing(options: argparse.Namespace) -> None:
+    """Measure the listing of a sensor's tick, against a listing by the standard library."""
+    from lakehouse_analytics.arrivals.files.pattern import FilePattern
+    from lakehouse_analytics.arrivals.files.storage import FileStorage, fingerprint
+
+    with tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as text:
+        for number in range(options.files):
+            folder = Path(text) / f"{number % 100:02}"
+            folder.mkdir(exist_ok=True)
+            (folder / f"2026-01-01_{number:06}.csv").touch()
+        time.sleep(6)
+        bare = _measured(lambda: sum(path.stat().st_size for path in Path(text).rglob("*.csv")))
+        found: list[int] = []
+        storage = FileStorage(FilePattern(f"{text}/**/{{date}}_*.csv"))
+        ours = _measured(lambda: found.append(fingerprint(storage.settled())[1]))
+    print(f"{options.files:,} files on a disk")
+    _print({"bare": bare, "tick": ours}, {"bare": "rglob and stat", "tick": "tick of the sensor"})
+    if found != [options.files]:
+        sys.exit("Not all files were listed.")
+
+
+def _check_memory(*figures: dict[str, Any]) -> None:
+    if max(each["memory"] for each in figures) > MAX_MEMORY:
+        sys.exit(f"More than {MAX_MEMORY} MB of memory were needed.")
+
+
+def _print(figures: dict[str, dict[str, Any]], labels: dict[str, str]) -> None:
+    """Print the sides, with the first one as the base of the ratios."""
+    bare = figures[next(iter(labels))]["seconds"]
+    for side, label in labels.items():
         each = figures[side]
         print(f"  {label:44}{each['seconds']:6.1f} s {each['seconds'] / bare:5.1f}x {each['memory']:6.0f} MB")
 
 
 def _child(side: str, url: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, side, url, str(folder)]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    figures: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return figures
+
+
+def _dlt(kind: str, *arguments: str) -> dict[str, Any]:
+    """Load with dlt, in its own environment: DLT_PYTHON, which `make bench-arrivals` installs."""
+    python = os.environ.get("DLT_PYTHON") or sys.exit("DLT_PYTHON is not set: run `make bench-arrivals`.")
+    command = [python, str(Path(__file__).with_name("arrivals_dlt.py")), kind, *arguments]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return figures
@@ -151,7 +230,7 @@ def _sync(options: argparse.Namespace) -> None:
     from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
     from lakehouse_analytics.contract.arrivals import TableArrival
 
-    source = connection("bench", SCHEMES, {"LAKEHOUSE_CONNECTION_BENCH": options.url})
+    source = connection("bench", SCHEMES, {"LAKEHOUSE_CONNECTION_BENCH": options.source})
     raw = DuckDBTable(options.folder / "lake.duckdb", timedelta(minutes=1).total_seconds(), "raw", "customers")
     arrival = TableArrival.model_validate(CONTRACT)
     figures = _measured(lambda: sync_table(arrival, raw, source, options.folder / "staging", table="customers"))
@@ -167,7 +246,7 @@ def _bare(options: argparse.Namespace) -> None:
         db.execute("SET enable_progress_bar = false")
 
         def work() -> None:
-            with path.open("wb") as file, psycopg2.connect(options.url) as session, session.cursor() as cursor:
+            with path.open("wb") as file, psycopg2.connect(options.source) as session, session.cursor() as cursor:
                 cursor.copy_expert("copy customers to stdout (format csv, header)", file)
             db.execute(f"create table customers as from read_csv('{path}', columns = {BARE_TYPES})")
             db.execute("checkpoint")
@@ -176,6 +255,32 @@ def _bare(options: argparse.Namespace) -> None:
         rows = db.execute(DUCKDB_SUM.format(table="customers")).fetchall()
     path.unlink()
     print(json.dumps(figures | {"sum": [list(row) for row in rows]}))
+
+
+def _load(options: argparse.Namespace) -> None:
+    from lakehouse_analytics.arrivals.files.load import FileLoader, FileTables
+    from lakehouse_analytics.arrivals.files.storage import storage_of
+    from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
+    from lakehouse_analytics.contract.arrivals import FileArrival
+
+    names = ("prices", "prices__files", "prices__quarantine")
+    tables = FileTables(*(DuckDBTable(options.folder / "lake.duckdb", 60, "raw", name) for name in names))
+    arrival = FileArrival(
+        files=f"{options.source}/*.csv", columns={"starts": "timestamptz", "price": "decimal(12,2)", "volume": "int"}
+    )
+    loader = FileLoader(arrival, storage_of(arrival, ROOT), tables, log=lambda _: None)
+    figures = _measured(loader.load_new)
+    print(json.dumps(figures | {"rows": tables.rows.query("SELECT count(*) FROM {table}")[0][0]}))
+
+
+def _read_csv(options: argparse.Namespace) -> None:
+    import duckdb
+
+    columns = "{'market': 'VARCHAR', 'starts': 'TIMESTAMPTZ', 'price': 'DECIMAL(12,2)', 'volume': 'INTEGER'}"
+    with duckdb.connect(options.folder / "bare.duckdb") as db:
+        query = f"create table prices as from read_csv('{options.source}/*.csv', columns = {columns})"
+        figures = _measured(lambda: (db.execute(query), db.execute("checkpoint")))
+        print(json.dumps(figures | {"rows": db.execute("select count(*) from prices").fetchall()[0][0]}))
 
 
 def _progress(text: str) -> None:

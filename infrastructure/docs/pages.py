@@ -23,6 +23,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
     "charts/lakehouse-support/README.md": "lakehouse-support.md",
+    "infrastructure/terraform/README.md": "terraform.md",
 }
 MERMAID = "assets/mermaid.min.js"
 STYLE = "assets/site.css"

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from dagster._core.storage.asset_check_execution_record import (
         AssetCheckExecutionRecordStatus as AssetCheckExecutionRecordStatus,
     )
+    from dagster._core.storage.asset_check_execution_record import (
+        AssetCheckPartitionInfo as AssetCheckPartitionInfo,
+    )
     from dagster._core.storage.dagster_run import FINISHED_STATUSES as FINISHED_STATUSES
     from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as AssetCheckExecutionsTable
     from dagster._core.storage.event_log.schema import AssetEventTagsTable as AssetEventTagsTable
@@ -114,6 +117,7 @@ USED: dict[str, tuple[str, ...]] = {
     "dagster._core.storage.asset_check_execution_record": (
         "AssetCheckExecutionRecord",
         "AssetCheckExecutionRecordStatus",
+        "AssetCheckPartitionInfo",
     ),
     "dagster._core.storage.dagster_run": ("FINISHED_STATUSES",),
     "dagster._core.storage.event_log.schema": (

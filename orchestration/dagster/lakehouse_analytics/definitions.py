@@ -10,24 +10,28 @@ import os
 
 import dagster as dg
 
+from lakehouse_analytics.assets.arrivals import arrival_assets
 from lakehouse_analytics.assets.build_ops import BuildOps
+from lakehouse_analytics.assets.exports import export_assets, exports_of
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.common.garbage import without_garbage_collection
 from lakehouse_analytics.common.load_errors import repeat_message_at_end
 from lakehouse_analytics.common.load_warnings import warn_once
+from lakehouse_analytics.components import with_components
+from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.dbt.prepare import prepare
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.engines.resources import dbt_runner, engine
-from lakehouse_analytics.jobs import build_jobs
+from lakehouse_analytics.jobs import build_jobs, exports_job
 from lakehouse_analytics.notifications import notifiers
 from lakehouse_analytics.partitions.definitions import grain_partitions, refuse_mismatched_zones, time_zone_warnings
 from lakehouse_analytics.resources import resources
 from lakehouse_analytics.runs.retry_watchdog import lost_retries
 from lakehouse_analytics.schedules import plans, schedule_definitions
-from lakehouse_analytics.sensors import gold_on_silver, run_failure_notifier
+from lakehouse_analytics.sensors import exports_after_builds, gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.registry import configured_triggers, guard_of
 from lakehouse_analytics.user_defs import asset_keys, check_collisions, load_user_defs
@@ -43,6 +47,8 @@ def defs() -> dg.Definitions:
     if os.getenv("DAGSTER_IS_DEV_CLI") and project.changes() != []:
         prepare(project, dbt_runner(settings, project))
     graph = read(project.manifest(), project.configuration(), strict=settings.strict)
+    own = load_user_defs()
+    graph = with_components(graph, own.tree)
     warn_once([*graph.warnings, *time_zone_warnings(graph, settings.timezone, strict=settings.strict)])
 
     limit, channels, url = settings.max_runtime, notifiers(settings), settings.webserver_url
@@ -51,11 +57,10 @@ def defs() -> dg.Definitions:
     maintenance = maintenance_assets(
         graph, floor=settings.maintenance_floor, max_runtime=limit, guard=guard_of(triggers)
     )
-    own = load_user_defs()
     among = OwnAssets(graph, own.definitions.assets or ())
     jobs = build_jobs(graph, windows, among, max_runtime=limit, maintenance=bool(maintenance))
     ops = BuildOps(graph, project, windows, settings, among, pool=graph.engine.pool)
-    assets = [*ops.definitions(), *maintenance]
+    assets = [*ops.definitions(), *maintenance, *arrival_assets(graph, settings)]
     refuse_mismatched_zones(assets)
     runner, database = dbt_runner(settings, project), engine(settings, graph)
     built = dg.Definitions(
@@ -74,6 +79,17 @@ def defs() -> dg.Definitions:
         executor=dg.in_process_executor,  # a run has one op, and a process for it would cost 3 CPU seconds
     )
     scheduled = schedule_definitions(settings, plans(settings, graph, windows), jobs, channels)
-    ours = dg.Definitions.merge(built, scheduled, *(trigger.definitions() for trigger in triggers))
+    exports = export_definitions(graph, settings)
+    ours = dg.Definitions.merge(built, scheduled, exports, *(trigger.definitions() for trigger in triggers))
     check_collisions(ours, own, graph)
     return dg.Definitions.merge(ours, own.definitions)
+
+
+def export_definitions(graph: Graph, settings: Settings) -> dg.Definitions:
+    """Return the copies of tables in other databases, the job of all of them, and the sensor that makes them."""
+    exports, limit = exports_of(graph), settings.max_runtime
+    return dg.Definitions(
+        assets=export_assets(graph, exports, max_runtime=limit),
+        jobs=[exports_job([one.key for one in exports], max_runtime=limit)] if exports else [],
+        sensors=exports_after_builds(exports, max_runtime=limit, required=settings.env == "prod"),
+    )

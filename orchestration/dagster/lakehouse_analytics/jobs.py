@@ -18,6 +18,7 @@ from lakehouse_analytics.runs.retry_on_lost_database import retry_after_a_lost_d
 
 MAIN, DAILY = "full_refresh", "daily_backfill"
 MAINTENANCE = "iceberg_maintenance"
+EXPORTS = "exports"
 #: The demo is recognized by the name of its project (dbt/dbt_project.yml), and its models by their own.
 DEMO = "lakehouse"
 CUSTOMER_ENTRY = ("bronze", "stg_customers")
@@ -104,6 +105,17 @@ def _other_jobs(
         # Tables may be in a group of this name, too, because users choose group names (meta.dagster.group).
         maintained = dg.AssetSelection.groups(MAINTENANCE_GROUP) - _assets(tables)
         yield _job(MAINTENANCE, maintained, "Maintenance of all Iceberg tables.", max_runtime_tags(max_runtime))
+
+
+def exports_job(keys: Sequence[dg.AssetKey], *, max_runtime: int) -> dg.UnresolvedAssetJobDefinition:
+    """Return the job of all exports.
+
+    Args:
+        keys: The assets of the exports.
+        max_runtime: Seconds after which Dagster's daemon terminates a run.
+    """
+    what = "All copies of tables in other databases."
+    return _job(EXPORTS, dg.AssetSelection.assets(*keys), what, max_runtime_tags(max_runtime))
 
 
 def job_of(grain: Grain) -> str:

@@ -8,6 +8,8 @@ from lakehouse_analytics.dbt.graph import DbtTest, External, Graph, Source, Tabl
 
 #: Group of the assets that maintain Iceberg tables.
 MAINTENANCE_GROUP = "maintenance"
+#: Group of the copies of tables in other databases.
+EXPORTS_GROUP = "exports"
 #: Tag with the job's name on each run of a job that builds windows. `dagster.yaml` limits these to one at a time per
 #: job. Dagster itself does not tag runs with their job.
 WINDOWS_OF = "lakehouse/windows_of"

@@ -1,6 +1,7 @@
-"""The sensors that build gold tables after silver ones, and that report failed runs."""
+"""The sensors that build gold tables after silver ones, that export built tables, and that report failed runs."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
@@ -10,9 +11,11 @@ from lakehouse_analytics._dagster_internals import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
+from lakehouse_analytics.assets.export_gates import closed_gates
+from lakehouse_analytics.assets.exports import COPIED, Export
 from lakehouse_analytics.checks.registry import table_check_names
 from lakehouse_analytics.dbt.graph import Graph, Table
-from lakehouse_analytics.keys import asset_key, build_tags, check_key
+from lakehouse_analytics.keys import asset_key, build_tags, check_key, max_runtime_tags
 from lakehouse_analytics.notifications import Alert, Notifier, NotifyError, notify_all
 
 
@@ -56,11 +59,74 @@ def gold_on_silver(graph: Graph, *, max_runtime: int) -> list[dg.SensorDefinitio
             return dg.SkipReason(f"Gates above gold are failed or not evaluated: {', '.join(names)}.")
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(run_key=_run_key(stale, newest), asset_selection=stale, tags=build_tags(max_runtime))
+                dg.RunRequest(
+                    run_key=_run_key("silver", stale, newest), asset_selection=stale, tags=build_tags(max_runtime)
+                )
             ]
         )
 
     return [sensor]
+
+
+def exports_after_builds(exports: Sequence[Export], *, max_runtime: int, required: bool) -> list[dg.SensorDefinition]:
+    """Return the sensor that exports tables once they are built and their gates have passed; empty without exports.
+
+    It has no cursor: the copy of a table records which materialization it has. It waits until the run that builds the
+    table has ended, because only then are its gates final. A failed gate in one table does not delay the exports of
+    others.
+
+    Args:
+        exports: All exports.
+        max_runtime: Seconds after which Dagster's daemon terminates a run.
+        required: Whether to launch exports whose connection is not set, so that they fail.
+    """
+    if not exports:
+        return []
+
+    @dg.sensor(
+        name="exports_after_builds",
+        asset_selection=dg.AssetSelection.assets(*(one.key for one in exports)),
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Copies tables to other databases once they are built and their gates have passed.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        stale = _stale_exports(context.instance, exports)
+        waiting: list[str] = []
+        ready: dict[dg.AssetKey, int] = {}
+        for one, newest in stale:
+            name = one.key.to_user_string()
+            if not required and not os.getenv(one.variable):
+                waiting.append(f"{name}: {one.variable} is not set")
+            elif running := _unfinished_runs_of(context.instance, [one.key, asset_key(one.table)]):
+                waiting.append(f"{name}: run {', '.join(sorted(running))} has not ended")
+            elif closed := closed_gates(context.instance, one.gates):
+                waiting.append(f"{name}: {'; '.join(closed)}")
+            else:
+                ready[one.key] = newest
+        if not ready:
+            return dg.SkipReason("Not exported. " + ". ".join(waiting) if waiting else "All copies are up to date.")
+        run_key = _run_key("export", sorted(ready), ready)
+        tags = {"dagster/retry_strategy": "FROM_FAILURE", **max_runtime_tags(max_runtime)}
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=run_key, asset_selection=sorted(ready), tags=tags)])
+
+    return [sensor]
+
+
+def _stale_exports(instance: dg.DagsterInstance, exports: Sequence[Export]) -> list[tuple[Export, int]]:
+    """Return the exports whose table is newer than the copy, with the storage id of its latest materialization."""
+    keys = {key for one in exports for key in (one.key, asset_key(one.table))}
+    entries = {r.asset_entry.asset_key: r.asset_entry for r in instance.get_asset_records([*keys])}
+    found: list[tuple[Export, int]] = []
+    for one in exports:
+        built, copy = entries.get(asset_key(one.table)), entries.get(one.key)
+        newest = (built.last_materialization_storage_id if built else None) or 0
+        last = copy.last_materialization if copy else None
+        metadata = last.asset_materialization.metadata if last and last.asset_materialization else {}
+        copied = metadata.get(COPIED)
+        if newest > (copied.value if isinstance(copied, dg.IntMetadataValue) and copied.value else 0):
+            found.append((one, newest))
+    return found
 
 
 def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> dg.SensorDefinition:
@@ -89,11 +155,11 @@ def run_failure_notifier(notifiers: Sequence[Notifier], webserver_url: str) -> d
     return sensor
 
 
-def _run_key(stale: Sequence[dg.AssetKey], newest: Mapping[dg.AssetKey, int]) -> str:
+def _run_key(start: str, stale: Sequence[dg.AssetKey], newest: Mapping[dg.AssetKey, int]) -> str:
     # The key contains the requested tables and the silver events, so that the same request is made once, whatever the
     # outcome of the run. After a run that built some of the tables, the request for the others has another key.
     requested = sorted(f"{key.to_user_string()}@{newest[key]}" for key in stale)
-    return "silver-" + hashlib.sha256(" ".join(requested).encode()).hexdigest()[:16]
+    return f"{start}-" + hashlib.sha256(" ".join(requested).encode()).hexdigest()[:16]
 
 
 def _reason(context: dg.RunFailureSensorContext) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import dagster as dg
 
+from lakehouse_analytics.assets.arrivals import is_loaded
 from lakehouse_analytics.assets.specs import exposure_spec, source_spec
 from lakehouse_analytics.dbt.graph import External, Graph, Key
 from lakehouse_analytics.keys import asset_key
@@ -27,6 +28,8 @@ def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = ()) -> list[
     sources: dict[Key, dg.AssetSpec] = {}
     for source in graph.sources.values():
         if asset_key(source) in own and not source.contract.airbyte:
+            continue
+        if is_loaded(source):
             continue
         # Sources with the same key in `meta.dagster.asset_key` are one table.
         sources.setdefault(source.key, source_spec(graph, source))

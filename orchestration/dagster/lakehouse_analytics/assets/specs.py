@@ -13,11 +13,13 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
 from lakehouse_analytics.contract.models import Grain, is_owner
 from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
 from lakehouse_analytics.dbt.nodes import Node
-from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.keys import EXPORTS_GROUP, asset_key
+from lakehouse_analytics.partitions.arrivals import source_mapping
 from lakehouse_analytics.partitions.definitions import GrainPartitions, partition_mapping, partitions_of
 
 # Code references are in beta. They are only metadata, and a warning per model would hide our own.
@@ -64,13 +66,21 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
         description=_description(source.node),
         group_name=source.group,
         owners=list(read_meta(source.node)[0].owners),
-        kinds={graph.adapter, *(["airbyte"] if airbyte else [])},
+        kinds={graph.adapter, *(["airbyte"] if airbyte else []), *_arrival_kinds(source)},
         tags=_tags(source.node),
         metadata={
             **_table_metadata(graph, source.node),
             **({"airbyte/connection": airbyte.connection} if airbyte else {}),
         },
     )
+
+
+def _arrival_kinds(source: Source) -> list[str]:
+    """Return what fills a source, as kinds that Dagster shows with an icon."""
+    arrival = source.contract.arrives
+    if isinstance(arrival, FileArrival):
+        return [{"jsonl": "json"}.get(arrival.file_format, arrival.file_format), *(["s3"] * ("s3://" in arrival.files))]
+    return ["database"] if isinstance(arrival, TableArrival) else []
 
 
 def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
@@ -97,11 +107,34 @@ def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
     )
 
 
+def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None) -> dg.AssetSpec:
+    """Return the spec of a copy of a table in another database.
+
+    Args:
+        graph: The graph of the manifest.
+        table: The table.
+        key: The key of the copy.
+        kind: Dagster's kind of the other database; None if it is unknown.
+    """
+    return dg.AssetSpec(
+        key=key,
+        deps=[asset_key(table)],
+        description=f"Copy of {'/'.join(table.key)} for dashboards, made after each build whose gates passed.",
+        group_name=EXPORTS_GROUP,
+        owners=_owners(graph, table),
+        kinds={kind} if kind else set(),
+        tags=_tags(table.node),
+    )
+
+
 def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
     for parent in table.parents:
         above = graph.resource(parent)
-        grain = above.grain if isinstance(above, Table) else None
-        yield dg.AssetDep(asset_key(above), partition_mapping=partition_mapping(grain, table.grain))
+        if isinstance(above, Source):
+            mapping = source_mapping(above) if table.grain else None
+        else:
+            mapping = partition_mapping(above.grain if isinstance(above, Table) else None, table.grain)
+        yield dg.AssetDep(asset_key(above), partition_mapping=mapping)
 
 
 def _description(node: Node) -> str:
@@ -196,8 +229,8 @@ def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  #
 
 
 def _is_synced(above: Source | External) -> bool:
-    """Return whether every update of the asset is reported by a sync."""
-    return isinstance(above, Source) and above.contract.airbyte is not None
+    """Return whether every update of the asset is reported."""
+    return isinstance(above, Source) and (above.contract.airbyte or above.contract.arrives) is not None
 
 
 def _selection(owners: Iterable[Table | Source | External]) -> dg.AssetSelection:

@@ -63,6 +63,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("lakehouse_analytics.checks.dbt_tests", EvaluationPoint.IN_DBT),
     Kind("lakehouse_analytics.checks.row_count", EvaluationPoint.IN_DBT, (ROW_COUNT, DRIFT)),
     Kind("lakehouse_analytics.triggers.airbyte.checks", EvaluationPoint.ALONE, ("airbyte_sync",)),
+    Kind("lakehouse_analytics.assets.arrivals", EvaluationPoint.ALONE, ("arrived", "quarantined_rows")),
     Kind("lakehouse_analytics.checks.freshness", EvaluationPoint.BEFORE_TABLES, ("freshness",)),
 )
 

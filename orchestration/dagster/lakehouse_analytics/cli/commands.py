@@ -12,6 +12,7 @@ from lakehouse_analytics.devtools.airbyte_sim import command as airbyte_sim
 from lakehouse_analytics.doctor.probes import NAMES, RENAMED
 from lakehouse_analytics.ingest.command import ingest
 from lakehouse_analytics.instance.command import instance
+from lakehouse_analytics.webhook.command import webhook
 
 
 class _ProbeName(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
@@ -30,6 +31,7 @@ def main() -> None:
 main.add_command(ingest)
 main.add_command(airbyte_sim)
 main.add_command(instance)
+main.add_command(webhook)
 
 
 @main.command()
@@ -42,6 +44,21 @@ def demo(config_path: Path | None, count: int | None, seed: int | None) -> None:
 
     with _plain_errors():
         if not demonstration.run(config_path=config_path, count=count, seed=seed):
+            sys.exit(1)
+
+
+@main.command()
+@click.argument("name", type=click.Choice(["energy"]))
+@click.argument("folder", type=click.Path(path_type=Path))
+def example(name: str, folder: Path) -> None:
+    """Make the example NAME with generated data in the empty folder FOLDER, and build it.
+
+    energy: prices of an energy market, one file a day, partitioned by date and market.
+    """
+    from lakehouse_analytics.cli import example as examples
+
+    with _plain_errors():
+        if not examples.run(name, folder):
             sys.exit(1)
 
 
@@ -127,6 +144,8 @@ class _plain_errors:  # noqa: N801  # used like a function
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+        from lakehouse_analytics.cli.example import ExampleError
         from lakehouse_analytics.contract.models import ContractError
         from lakehouse_analytics.dbt.project import ManifestError
         from lakehouse_analytics.engines.base import DatabaseError
@@ -134,6 +153,15 @@ class _plain_errors:  # noqa: N801  # used like a function
         from lakehouse_analytics.instance.home import HomeError
         from lakehouse_analytics.settings import SettingsError
 
-        ours = (ContractError, ManifestError, HomeError, IngestError, DatabaseError, SettingsError)
+        ours = (
+            ArrivalError,
+            ExampleError,
+            ContractError,
+            ManifestError,
+            HomeError,
+            IngestError,
+            DatabaseError,
+            SettingsError,
+        )
         if isinstance(error, ours):
             raise click.ClickException(str(error)) from None

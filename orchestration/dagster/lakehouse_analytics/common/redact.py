@@ -39,6 +39,8 @@ _PARAMETER = re.compile(r"(?:^|[?&;:\s])(?P<name>[^=&?;:\s]+)\s*=\s*(?:'(?P<quot
 #: Names of keys that refer to a secret, but whose value is not one: `CLIENT_SECRET_FILE`, `oauth2-server-uri`. The
 #: value cannot decide, because a secret may look like a path: some keys of S3 begin with a slash.
 _ABOUT = re.compile(r"(file|path|dir|directory|folder|uri|url|endpoint|server|host|issuer|type)$", re.IGNORECASE)
+#: The address of a webhook is a secret. Where a webhook of ours listens is not.
+_LISTENS = re.compile(r"webhook_(host|port)$", re.IGNORECASE)
 
 _UNUSUAL, _UNUSUAL_MIXED, _SHORT, _LINE = 8, 6, 3, 8
 #: What precedes and follows a whole word. Escapes of JSON, Python and URLs end in letters and digits, but are not part
@@ -112,7 +114,8 @@ def secret_values(value: Any, name: str = "", names: re.Pattern[str] = SECRET_NA
     if value is None or isinstance(value, bool):
         return
     text = str(value)
-    if names.search(name) and ("webhook" in name.lower() or not _ABOUT.search(name)):
+    about = _LISTENS if "webhook" in name.lower() else _ABOUT
+    if names.search(name) and not about.search(name):
         yield text
         if name.lower().endswith("credential"):  # for an OAuth2 client, ID:SECRET
             yield text.rpartition(":")[2]

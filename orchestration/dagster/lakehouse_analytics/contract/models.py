@@ -20,6 +20,7 @@ from lakehouse_analytics.common.names import unique_metadata_key
 from lakehouse_analytics.common.text import brief, shortened, suggestion
 from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival
 from lakehouse_analytics.contract.base import Cron, Duration, Section
+from lakehouse_analytics.contract.exports import Serves
 
 #: Medallion layers in build order; the groups of the asset graph.
 LAYERS = ("bronze", "silver", "gold", "metrics")
@@ -204,6 +205,9 @@ class ModelContract(Section):
     kubernetes: Kubernetes | None = Field(None, description=f"Resources of the run's pod. {_NO_EFFECT}")
     maintenance: Maintenance | None = Field(
         None, description="Maintenance of the Iceberg table, on by default. No effect on other engines."
+    )
+    serve: Serves = Field(
+        (), description="A copy of the table in ClickHouse or PostgreSQL, or a list of them. Made after each build."
     )
 
     @field_validator("distinct")

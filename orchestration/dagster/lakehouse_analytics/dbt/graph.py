@@ -65,7 +65,7 @@ class Source:
 
     unique_id: str
     key: Key
-    contract: SourceContract
+    contract: SourceContract = field(hash=False)
     node: Node = field(repr=False, compare=False)
     group: str = "sources"
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lakehouse_analytics.dbt.relation import Relation
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Rows per batch of a table that is read as a whole.
+BATCH_ROWS = 65_536
 
 #: Runs one statement and returns all its rows. Raises `DatabaseError` if the database cannot run any statement.
 FetchAll = Callable[[str], Sequence[Sequence[Any]]]
@@ -34,6 +40,21 @@ class Reason(Protocol):
 
 
 ErrorClassifier = Callable[[str], Reason]
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """A table that is being read.
+
+    Attributes:
+        schema: The columns.
+        rows: The number of rows, counted by the engine.
+        batches: The rows, in batches of about `BATCH_ROWS`. Raises `DatabaseError`.
+    """
+
+    schema: pa.Schema
+    rows: int
+    batches: Iterator[pa.RecordBatch]
 
 
 @dataclass(frozen=True)
@@ -75,6 +96,17 @@ class Engine(Protocol):
 
     def kill_queries(self, run_id: str) -> None:
         """Kill the queries that a run's dead dbt process has left running; never raises."""
+
+    def read_table(self, relation: Relation, name: str) -> AbstractContextManager[TableReader]:
+        """Read a whole table with bounded memory, while the block runs.
+
+        Args:
+            relation: The table.
+            name: Its full name, as dbt quotes it for the engine.
+
+        Raises:
+            DatabaseError: The table cannot be read.
+        """
 
 
 @runtime_checkable

@@ -84,7 +84,8 @@ def _rows_of(table: Table, task: FileScanTask, schema: Schema) -> Iterator[pa.Re
 def batch_rows(metadata: FileMetaData) -> int:
     """Return the number of rows of a Parquet file that fit into a batch of about 16 MiB."""
     size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    return max(1024, min(BATCH // 2, (16 << 20) * metadata.num_rows // max(size, 1)))
+    rows: int = (16 << 20) * metadata.num_rows // max(size, 1)
+    return max(1024, min(BATCH // 2, rows))
 
 
 def _names_in(arrow: pa.Schema, schema: Schema) -> dict[int, str] | None:

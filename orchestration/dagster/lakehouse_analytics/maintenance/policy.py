@@ -103,7 +103,8 @@ def _wanted(graph: Graph) -> Iterator[tuple[str, Node, Key, Maintenance | None]]
         if (table.node.config.materialized or table.node.resource_type) in MATERIALIZED:
             yield table.unique_id, table.node, table.key, table.contract.maintenance
     for source in graph.sources.values():
-        if source.contract.airbyte or source.contract.maintenance:
+        contract = source.contract
+        if contract.airbyte or contract.arrives or contract.maintenance:
             yield source.unique_id, source.node, source.key, source.contract.maintenance
 
 

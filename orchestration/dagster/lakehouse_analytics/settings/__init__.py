@@ -33,10 +33,12 @@ from lakehouse_analytics.engines.registry import ENGINES
 from lakehouse_analytics.engines.trino.settings import LOG_INS, AuthMethod, TrinoSettings
 from lakehouse_analytics.settings.against_profile import named_by_profile, with_profile
 from lakehouse_analytics.settings.airbyte import AirbyteAuth, AirbyteSettings
+from lakehouse_analytics.settings.arrivals import ArrivalSettings
 from lakehouse_analytics.settings.dbt import DbtSettings
 from lakehouse_analytics.settings.iceberg import IcebergSettings
 from lakehouse_analytics.settings.notifications import NotificationSettings
 from lakehouse_analytics.settings.schedules import ScheduleSettings
+from lakehouse_analytics.settings.webhook import WebhookSettings
 
 __all__ = [
     "ENVIRONMENTS",
@@ -64,6 +66,8 @@ class Settings(
     TrinoSettings,
     PostgresSettings,
     AirbyteSettings,
+    ArrivalSettings,
+    WebhookSettings,
     NotificationSettings,
     BaseSettings,
 ):

@@ -82,6 +82,18 @@ def is_stored(ids: Sequence[EventId], stored: Collection[EventId]) -> bool:
     return any(event_id in stored for event_id in ids)
 
 
+def complete_newest(instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]) -> None:
+    """Make the assets point at their newest materializations, in case a process ended while it stored one.
+
+    For writers that store one event after the other: only the newest can be incomplete. In SQLite, where such an event
+    is on no page and in no history, it remains so, and is stored again when its writer repeats it.
+    """
+    for key in keys:
+        for record in instance.fetch_materializations(key, limit=1).records:
+            if event := _event(record):
+                _complete(instance, record, event)
+
+
 def _histories(instance: dg.DagsterInstance, events: Sequence[Event], since: float) -> Iterator[Event]:
     """Yield the histories of the assets and checks of events, as far back as these events could have been stored.
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.airbyte.trigger import airbyte_trigger
+from lakehouse_analytics.triggers.arrivals.trigger import arrival_trigger
 from lakehouse_analytics.triggers.base import LoadGuard, Trigger
 
 #: Each creates a trigger, or returns None if the settings do not configure it. None of them sends network requests.
-TRIGGERS: Sequence[Callable[[Settings, Graph], Trigger | None]] = (airbyte_trigger,)
+TRIGGERS: Sequence[Callable[[Settings, Graph], Trigger | None]] = (airbyte_trigger, arrival_trigger)
 
 
 def configured_triggers(settings: Settings, graph: Graph) -> list[Trigger]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, Outcome, TableState
+from lakehouse_analytics.arrivals.raw_tables.iceberg_pruning import named_columns
 from lakehouse_analytics.arrivals.raw_tables.new_rows import SETTINGS, NewRows, check
 from lakehouse_analytics.common.sql import identifier, literal
 from lakehouse_analytics.iceberg.data_files import batches, find
@@ -75,10 +76,7 @@ class IcebergTable:
             table = self._find()
             if table is None:
                 return []
-            names = [column.name for column in table.schema().fields]
-            text = sql.lower().replace("count(*)", "")
-            if "*" not in text and "columns(" not in text:
-                names = [name for name in names if name.lower().replace('"', '""') in text] or names[:1]
+            names = named_columns(table, sql) or [table.schema().fields[0].name]
             with scratch() as db, tempfile.TemporaryDirectory(prefix="lakehouse-arrival-") as folder:
                 # A query may read the table several times, but its rows can only be read once.
                 path = Path(folder) / "rows.parquet"
@@ -114,7 +112,7 @@ class IcebergTable:
 
     def _checked(self, db: duckdb.DuckDBPyConnection, change: Change, now: TableState) -> NewRows:
         try:
-            return check(db, change, now.columns, stored_type)
+            return check(db, change, now.columns, stored_type, finite=True)
         except (ArrivalError, ValueError) as error:
             raise ArrivalError(f"{self}: nothing was changed: {error}") from None
 
@@ -133,7 +131,7 @@ class IcebergTable:
             pending.discard()
             raise self._conflict() from None
         except Exception as error:
-            # The answer may have been lost after the commit.
+            # The answer may have been lost after the commit, or the commit may still be running: files stay.
             try:
                 if pending.is_committed():
                     return
@@ -142,7 +140,6 @@ class IcebergTable:
                     f"{self}: {self._reason(error)}. It is not known whether the change was committed. Run it again: "
                     "it continues from the state that is stored with the table"
                 ) from None
-            pending.discard()
             raise
 
     def _conflict(self) -> ArrivalError:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.arrivals.raw_tables.iceberg_pruning import candidates
+from lakehouse_analytics.arrivals.raw_tables.iceberg_pruning import candidates, named_columns
 from lakehouse_analytics.arrivals.raw_tables.new_rows import NewRows
 from lakehouse_analytics.common.sql import identifier
 from lakehouse_analytics.iceberg.data_files import Name, batch_rows, batches, remove, write
@@ -59,7 +59,7 @@ class IcebergChange:
     _snapshot_id: int | None = field(default=None, init=False)
 
     def write(self) -> None:
-        """Write the data files. They are not part of a snapshot yet, so readers do not see them."""
+        """Write the data files and a snapshot with them, which is not part of the table yet."""
         import pyarrow.parquet as pq
 
         transaction = self._transaction = self._begin()
@@ -72,6 +72,7 @@ class IcebergChange:
             size = min(batch_rows(pq.read_metadata(path)) for path in self.rows.change.rows)
             new = self.db.sql(self.rows.select).to_arrow_reader(size)
             self.inserted = write(transaction._table.io, transaction.table_metadata, new, self._paths)
+        self._stage(transaction)
 
     def commit(self) -> None:
         """Make the change part of the table.
@@ -79,10 +80,22 @@ class IcebergChange:
         Raises:
             CommitFailedException, TableAlreadyExistsError: Another process has changed the table.
         """
+        assert self._transaction is not None  # noqa: S101  # `write` was called before
+        self._transaction.commit_transaction()
+
+    def is_committed(self) -> bool:
+        """Return whether the change is part of the table."""
+        return self.catalog.load_table(self.name).metadata.snapshot_by_id(self._snapshot_id or 0) is not None
+
+    def discard(self) -> None:
+        """Remove the written files. Only call it if they cannot have become part of the table."""
+        if self._transaction is not None:
+            empty = self.table is None or self.table.current_snapshot() is None
+            remove(self._transaction._table.io, self._paths, keep_one=empty)
+
+    def _stage(self, transaction: Transaction) -> None:
         from pyiceberg.io.pyarrow import parquet_files_to_data_files
 
-        transaction = self._transaction
-        assert transaction is not None  # noqa: S101  # `write` was called before
         update = transaction.update_snapshot()
         snapshot = (
             update.overwrite() if self._removed else update.merge_append() if self._paths else update.fast_append()
@@ -96,17 +109,6 @@ class IcebergChange:
         self._snapshot_id = snapshot.snapshot_id
         snapshot.commit()
         transaction.set_properties({**self.properties, **_NO_RETRIES})
-        transaction.commit_transaction()
-
-    def is_committed(self) -> bool:
-        """Return whether the change is part of the table."""
-        return self.catalog.load_table(self.name).metadata.snapshot_by_id(self._snapshot_id or 0) is not None
-
-    def discard(self) -> None:
-        """Remove the written files. Only call it if they cannot have become part of the table."""
-        if self._transaction is not None:
-            empty = self.table is None or self.table.current_snapshot() is None
-            remove(self._transaction._table.io, self._paths, keep_one=empty)
 
     def _begin(self) -> Transaction:
         if self.table is None:
@@ -142,7 +144,7 @@ class IcebergChange:
         first = self.rows.key[0] if keys else None
         existing = {column.name.lower() for column in table.schema().fields}
         if first and first.lower() not in existing:
-            first = None  # all rows have null in a new column
+            first = None
         for task in candidates(self.db, table, keys="removed_keys" if keys else None, key=first, where=where):
             if count := self._matches(table, task):
                 self._removed.append(task)
@@ -164,11 +166,11 @@ class IcebergChange:
             yield from self.db.sql(query).to_arrow_reader(_BATCH)
 
     def _needed(self, table: Table) -> list[str]:
-        """Return the columns by which rows are removed. A condition may use a column if it contains its name."""
-        where = (self.rows.change.delete_where or "").lower()
+        """Return the columns by which rows are removed."""
         keys = {name.lower() for name in self.rows.key} if self.rows.keys else set()
         names = [column.name for column in table.schema().fields]
-        return [name for name in names if name.lower() in keys or name.lower() in where] or names[:1]
+        used = named_columns(table, self.rows.change.delete_where or "")
+        return [name for name in names if name.lower() in keys or name in used] or names[:1]
 
     def _register(self, rows: pa.RecordBatchReader) -> None:
         """Make rows of the table readable as `old`, with the columns that it gets by this change."""

@@ -35,7 +35,7 @@ def candidates(
         db: A connection that has the relation `keys`.
         table: The table.
         keys: The quoted relation with the keys; None if no rows are removed by their key.
-        key: The first column of the key.
+        key: The first column of the key; None if it is a new one, so all rows have null in it.
         where: The condition; None if there is none.
     """
     tasks = list(table.scan().plan_files())
@@ -45,7 +45,8 @@ def candidates(
     return [
         task
         for task in tasks
-        if task.file.file_path in by_condition or (keys and field and _may_have_key(db, task.file, keys, field))
+        if task.file.file_path in by_condition
+        or (keys and (field is None or _may_have_key(db, task.file, keys, field)))
     ]
 
 
@@ -134,5 +135,15 @@ def _constant(node: dict[str, Any], kind: str) -> str | int | None:
     if literal.get("kind") == "STRING" and kind == "StringType":
         return str(literal["text"])
     if literal.get("kind") == "INTEGER" and kind in ("IntegerType", "LongType"):
-        return int(literal["text"])
+        number = int(literal["text"])
+        return number if number < 2**31 else None
     return None
+
+
+def named_columns(table: Table, sql: str) -> list[str]:
+    """Return the columns that an expression may use: those whose names it contains, or all if it has a `*`."""
+    names = [column.name for column in table.schema().fields]
+    text = sql.lower().replace("count(*)", "")
+    if "*" in text or "columns" in text:
+        return names
+    return [name for name in names if name.lower().replace('"', '""') in text]

@@ -70,6 +70,7 @@ def _fits(kind: DuckDBPyType, into: DuckDBPyType) -> bool:
         return _nested_fits(kind, into)
     return (
         (kind.id in _TEXTS and into.id == "varchar")
+        or (kind.id == "varchar" and into.id == "enum")  # Parquet does not have it, and the conversion checks values
         or (kind.id in _TIMESTAMPS and into.id in _TIMESTAMPS)
         or (kind.id == "float" and into.id == "double")
     )

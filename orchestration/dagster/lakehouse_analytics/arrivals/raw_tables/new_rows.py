@@ -14,15 +14,17 @@ from lakehouse_analytics.common.sql import identifier, literal
 if TYPE_CHECKING:
     import duckdb
 
-#: Settings that limit the memory of DuckDB.
+#: Settings that limit the memory of DuckDB, and what it prints.
 SETTINGS = (
     "memory_limit = '256MB'",
     "threads = 2",
     "preserve_insertion_order = false",
     "enable_external_file_cache = false",
     "write_buffer_row_group_count = 1",
+    "enable_progress_bar = false",
     "TimeZone = 'UTC'",
 )
+_WITH_INFINITY = {"DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"}
 _LARGE = 30 << 20  # bytes of a row group that two threads can read within the limit above
 
 
@@ -35,19 +37,29 @@ class NewRows:
         columns: All columns of the table after the change, with the types in which they are stored.
         added: Those of them that the table does not have yet.
         stored: The columns of the new rows that are stored: name in the files by name in the table.
+        finite: Whether infinite dates and timestamps are an error.
     """
 
     change: Change
     columns: Mapping[str, str]
     added: Mapping[str, str]
     stored: Mapping[str, str]
+    finite: bool = False
 
     @property
     def select(self) -> str | None:
         """A query for the new rows, with the columns and types of the table. None if there are none."""
         if not self.change.rows:
             return None
-        return _cast({name: (file_name, self.columns[name]) for name, file_name in self.stored.items()}, self.change)
+        values = ", ".join(f"{self._value(name)} AS {identifier(name)}" for name in self.stored)
+        return f"SELECT {values} FROM {_parquet(self.change.rows)}"  # noqa: S608  # names and paths are quoted
+
+    def _value(self, name: str) -> str:
+        value = f"CAST({identifier(self.stored[name])} AS {self.columns[name]})"
+        if not self.finite or self.columns[name] not in _WITH_INFINITY:
+            return value
+        message = f"column {name} contains an infinite value, which the storage does not have. Load null instead"
+        return f"CASE WHEN isfinite({value}) OR {value} IS NULL THEN {value} ELSE error({literal(message)}) END"
 
     @property
     def keys(self) -> str | None:
@@ -60,7 +72,7 @@ class NewRows:
             casts = ", ".join(
                 f"CAST({identifier(key)} AS {self.columns[key]}) AS {identifier(key)}" for key in self._key
             )
-            queries.append(f"SELECT {casts} FROM {_parquet([self.change.delete_keys])}")  # noqa: S608
+            queries.append(f"SELECT DISTINCT {casts} FROM {_parquet([self.change.delete_keys])}")  # noqa: S608
         return " UNION ".join(queries) or None  # without duplicates
 
     @property
@@ -76,16 +88,23 @@ class NewRows:
 
 def _limit_memory(db: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
     """Allow for files with large row groups, which DuckDB reads as a whole and writes as large ones."""
+    sizes = [0]
     for path in files:
-        rows = db.execute("SELECT max(row_group_bytes), max(row_group_num_rows) FROM parquet_metadata(?)", [str(path)])
-        [(size, _)] = rows.fetchall()
-        if size and size > _LARGE:
-            db.execute("SET threads = 1")
-            db.execute(f"SET memory_limit = '{max(256, 144 + 3 * (size >> 20))}MB'")
+        sizes += [
+            size for (size,) in db.execute("SELECT row_group_bytes FROM parquet_metadata(?)", [str(path)]).fetchall()
+        ]
+    if max(sizes) > _LARGE:
+        db.execute("SET threads = 1")
+        db.execute(f"SET memory_limit = '{max(256, 144 + 3 * (max(sizes) >> 20))}MB'")
 
 
 def check(
-    db: duckdb.DuckDBPyConnection, change: Change, existing: Mapping[str, str], stored_type: Callable[[str], str]
+    db: duckdb.DuckDBPyConnection,
+    change: Change,
+    existing: Mapping[str, str],
+    stored_type: Callable[[str], str],
+    *,
+    finite: bool = False,
 ) -> NewRows:
     """Return the checked rows of a change.
 
@@ -94,6 +113,7 @@ def check(
         change: The change.
         existing: Columns of the table, with their types. Empty if it does not exist.
         stored_type: Returns the type in which the storage stores a type.
+        finite: Whether infinite dates and timestamps are an error.
 
     Raises:
         ArrivalError: A column of the change or of a file does not fit the table, or the new rows contain a key twice.
@@ -119,7 +139,7 @@ def check(
     kinds = {**columns, **{names[name.lower()]: kind for name, kind in declared.items()}}
     key = _known_key(change, names)
     found = _columns_of(db, change.rows, kinds) if change.rows else {}
-    rows = NewRows(change, columns, added, found)
+    rows = NewRows(change, columns, added, found, finite)
     if change.rows:
         if not found:
             raise ArrivalError(f"{_names(change.rows)}: none of the columns {', '.join(columns)} is in the file")

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 import dagster as dg
 
 from lakehouse_analytics.dbt.profile import ProfileError
-from lakehouse_analytics.engines.base import PERMANENT, DatabaseError, Reason
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.base import PERMANENT, DatabaseError, Reason, TableReader
 from lakehouse_analytics.engines.duckdb.database import connect
+from lakehouse_analytics.engines.duckdb.reading import read_table
 from lakehouse_analytics.settings import Settings
 
 if TYPE_CHECKING:
@@ -85,6 +87,12 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def query_url(self, query_id: str) -> str | None:  # noqa: ARG002
         """Return None: DuckDB has no pages of queries."""
         return None
+
+    def read_table(self, relation: Relation, name: str) -> AbstractContextManager[TableReader]:  # noqa: ARG002
+        """Read a whole table with bounded memory, while the block runs. No other process can write in the meantime."""
+        if self.path is None:
+            raise DatabaseError("Tables can be exported from a DuckDB file only, and the target's database is not one.")
+        return read_table(Path(self.path), name, timeout=self.lock_timeout)
 
     def kill_queries(self, run_id: str) -> None:
         """Do nothing: the queries of a process end with it."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import dagster as dg
 
 from lakehouse_analytics.dbt.profile import ProfileError
-from lakehouse_analytics.engines.base import DatabaseError
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.base import DatabaseError, TableReader
 from lakehouse_analytics.engines.postgres.errors import REFUSED, Failure, classify
+from lakehouse_analytics.engines.postgres.reading import read_table
 from lakehouse_analytics.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,6 +94,12 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 return cursor.fetchall() if cursor.description else []
             except psycopg2.Error as error:
                 raise DatabaseError(f"PostgreSQL: {' '.join(str(error).split())}") from None
+
+    @contextmanager
+    def read_table(self, relation: Relation, name: str) -> Iterator[TableReader]:  # noqa: ARG002
+        """Read a whole table in one snapshot with bounded memory, while the block runs."""
+        with connect() as connection, read_table(connection, name) as reader:
+            yield reader
 
     def classify_error(self, message: str) -> Failure:
         """Return the classification of dbt's message about a failed node."""

@@ -1,8 +1,8 @@
 """The resource for Trino. Each statement has its own connection."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,10 +13,12 @@ from pydantic import PrivateAttr, SecretStr
 
 from lakehouse_analytics.dbt.query_tags import Provenance
 from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.base import TableReader
 from lakehouse_analytics.engines.trino.client import QueryResult, execute, wait_until_ready
 from lakehouse_analytics.engines.trino.connection import TrinoConnection
 from lakehouse_analytics.engines.trino.errors import Failure, classify_dbt
 from lakehouse_analytics.engines.trino.queries import kill_query, list_queries, queue_reported
+from lakehouse_analytics.engines.trino.reading import read_files, read_query
 from lakehouse_analytics.engines.trino.session import TrinoServer
 from lakehouse_analytics.iceberg.catalog import check_client
 from lakehouse_analytics.iceberg.row_counts import MetadataCounts
@@ -118,6 +120,20 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
             self.iceberg_catalog, database=self.catalog, fetch_all=self.fetch_all
         )
         return self._metadata.rows(relations)
+
+    @contextmanager
+    def read_table(self, relation: Relation, name: str) -> Iterator[TableReader]:
+        """Read a whole table with bounded memory, while the block runs.
+
+        If row counts come from the metadata of Iceberg tables, its files are read, too; otherwise by a query.
+        """
+        if self.iceberg_catalog:
+            with read_files(self.iceberg_catalog, relation) as reader:
+                if reader is not None:
+                    yield reader
+                    return
+        with read_query(self.server(), name, self._client_tags) as reader:
+            yield reader
 
     def wait_until_free(self, log: Callable[[str], None] = _LOGGER.warning) -> None:
         """Wait until Trino has started and responds to a query on the catalog.

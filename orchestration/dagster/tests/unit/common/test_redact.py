@@ -124,6 +124,9 @@ def test_the_values_of_a_configuration_that_are_secret() -> None:
         "uri": "postgresql://me:p@3/x@h/d?sslpassword=p4&sslmode=require",
         "SLACK_WEBHOOK": "https://hooks.example/p5",
         "OAUTH2_TOKEN_URL": "https://login.example/token",
+        "LAKEHOUSE_WEBHOOK_HOST": "webhook.example",
+        "LAKEHOUSE_WEBHOOK_PORT": 8089,
+        "LAKEHOUSE_WEBHOOK_TOKEN": "webhook-p8",
         "CLIENT_SECRET_FILE": "/run/secrets/client",
         "s3.secret-access-key": "/wJalr/K7MDENG",
         "ODD_PASSWORD": "a://b",
@@ -132,7 +135,7 @@ def test_the_values_of_a_configuration_that_are_secret() -> None:
         "pin_secret": 77,
     }
     expected = {"p1", "p2", "p@3/x", "p", "3", "x", "p4", "https://hooks.example/p5", "77", "/wJalr/K7MDENG", "a://b"}
-    expected |= {"p 6", "p7"}
+    expected |= {"p 6", "p7", "webhook-p8"}
     assert {*secret_values(configuration)} == expected
 
 

@@ -99,6 +99,8 @@ def test_rows_are_deleted_by_their_keys(storage: Storage) -> None:
     outcome = storage.change("SELECT 5::BIGINT AS id, 1::BIGINT AS part", key=["id", "part"], delete_keys=keys)
     assert outcome == Outcome(4, 1, 3)
     assert storage.content("id", "id") == [(1,), (2,), (4,), (5,)]
+    keys = storage.parquet("SELECT unnest([1, 1, 4, 9])::SMALLINT AS id, unnest([1, 1, 0, 0])::SMALLINT AS part")
+    assert storage.change(key=["id", "part"], delete_keys=keys) == Outcome(2, 0, 2)
 
 
 def test_several_files_may_have_different_columns(storage: Storage) -> None:
@@ -228,3 +230,4 @@ def test_names_are_quoted(storage: Storage) -> None:
     storage.change("""SELECT 1 AS "a ""b"" c", 2 AS "select" """)
     assert storage.change("""SELECT 1 AS "a ""b"" c", 3 AS "select" """, key=['a "b" c']) == Outcome(1, 1, 1)
     assert storage.content() == [(1, 3)]
+    assert storage.change(delete_where='"a ""b"" c" = 1') == Outcome(0, 0, 1)

@@ -1,0 +1,1 @@
+"""Files on S3 or on a disk that are loaded into raw tables."""

@@ -1,0 +1,242 @@
+"""A batch of files in DuckDB's memory: rows by format, as they are written in the files."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lakehouse_analytics.arrivals.files.places import DATE, FILE, LOADED_AT, VERSION
+from lakehouse_analytics.arrivals.files.storage import FileVersion
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.common.sql import identifier, literal
+from lakehouse_analytics.contract.arrivals import FileArrival
+
+if TYPE_CHECKING:
+    import duckdb
+
+TEXT = "VARCHAR"
+#: Columns that a file cannot have, because every row gets them.
+_RESERVED = frozenset({FILE, VERSION, DATE, LOADED_AT})
+#: Bytes of the longest row of CSV or JSON lines.
+_LONGEST = 16 << 20
+#: The number of a file, from the path of its copy.
+_NUMBER = "parse_filename({}, true)::INTEGER"
+
+
+@dataclass
+class Batch:
+    """The rows of some files.
+
+    The table `raw` of the connection has the rows with the number of their file, and `bad` the rows that do not have
+    the shape of their file, as text.
+
+    Attributes:
+        db: A connection to DuckDB in memory.
+        files: The files, by number.
+        columns: Types of the files' columns, by name.
+        bad_files: Why nothing of a file is loaded, by the file's number.
+    """
+
+    db: duckdb.DuckDBPyConnection
+    files: Sequence[FileVersion]
+    columns: dict[str, str] = field(default_factory=dict)
+    bad_files: dict[int, str] = field(default_factory=dict)
+
+    def run(self, sql: str) -> list[tuple[object, ...]]:
+        """Run a statement and return its rows."""
+        rows: list[tuple[object, ...]] = self.db.execute(sql).fetchall()
+        return rows
+
+
+def read_batch(db: duckdb.DuckDBPyConnection, arrival: FileArrival, files: Sequence[tuple[FileVersion, Path]]) -> Batch:
+    """Read files into the tables `raw` and `bad`.
+
+    Args:
+        db: A connection to DuckDB in memory. Its tables are replaced.
+        arrival: The contract of the source.
+        files: The files with their copies, whose names are the numbers of the files.
+
+    Raises:
+        ArrivalError: The names of two columns differ only in case.
+    """
+    batch = Batch(db, [file for file, _ in files])
+    batch.run("CREATE OR REPLACE TABLE raw (file_no INTEGER)")
+    batch.run("CREATE OR REPLACE TABLE bad (file_no INTEGER, row_number BIGINT, row_text VARCHAR, reason VARCHAR)")
+    paths = {number: path for number, (_, path) in enumerate(files)}
+    if arrival.date_format:
+        undated = [number for number, file in enumerate(batch.files) if file.day is None]
+        batch.bad_files |= dict.fromkeys(undated, "its path has no valid date")
+        paths = {number: path for number, path in paths.items() if number not in batch.bad_files}
+    match arrival.file_format:
+        case "csv":
+            _read_csv(batch, paths, arrival.delimiter or ("\t" if ".tsv" in arrival.files else ","))
+        case "jsonl":
+            _read_json_lines(batch, paths)
+        case "parquet":
+            _read_parquet(batch, paths)
+    return batch
+
+
+def _read_csv(batch: Batch, paths: Mapping[int, Path], delimiter: str) -> None:
+    groups: dict[tuple[str, ...], dict[int, Path]] = defaultdict(dict)
+    for number, path in paths.items():
+        try:
+            header = _header(path, delimiter)
+        except (OSError, EOFError, zlib.error, csv.Error) as error:
+            batch.bad_files[number] = f"it cannot be read: {error}"
+            continue
+        if problem := _header_problem(header):
+            batch.bad_files[number] = problem
+        else:
+            groups[header][number] = path
+    for header, group in groups.items():
+        columns = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
+        options = (
+            f"header = true, columns = {{{columns}}}, delim = {literal(delimiter)}, quote = '\"', escape = '\"', "
+            "null_padding = false, strict_mode = true"
+        )
+        values = {name: identifier(name) for name in header}
+        _read_text(batch, group, options, partial(_add, batch, values, dict.fromkeys(header, TEXT)))
+
+
+def _read_json_lines(batch: Batch, paths: Mapping[int, Path]) -> None:
+    # A character that JSON cannot contain separates the values of a line, so that a line is one value.
+    options = "header = false, columns = {'line': 'VARCHAR'}, delim = '\x1f', quote = '', escape = ''"
+    batch.run("CREATE OR REPLACE TABLE lines (file_no INTEGER, line VARCHAR)")
+    _read_text(batch, paths, options, lambda reads: batch.run(f"INSERT INTO lines FROM {reads}"))
+    is_object = "coalesce(try(json_type(line)) = 'OBJECT', false)"
+    batch.run(
+        "INSERT INTO bad SELECT file_no, NULL, line, 'it is not a JSON object' FROM lines "  # noqa: S608
+        f"WHERE NOT {is_object} AND trim(line) <> ''"
+    )
+    batch.run(f"DELETE FROM lines WHERE NOT {is_object}")  # noqa: S608
+    keys = batch.run(
+        "SELECT name FROM (SELECT unnest(json_keys(line)) AS name, rowid AS place FROM lines) "
+        "GROUP BY name ORDER BY min(place), name"
+    )
+    names = [str(row[0]) for row in keys]
+    if problem := _header_problem(names) if names else None:
+        raise ArrivalError(f"{batch.files[0].path} and the files with it: {problem}. Rename the key in the files.")
+    values = {name: f"line ->> {literal('$.' + json.dumps(name, ensure_ascii=False))}" for name in names}
+    _add(batch, values, dict.fromkeys(names, TEXT), "lines")
+    batch.run("DROP TABLE lines")
+
+
+def _read_parquet(batch: Batch, paths: Mapping[int, Path]) -> None:
+    import duckdb
+
+    for number, path in paths.items():
+        reads = f"read_parquet({literal(str(path))})"
+        try:
+            types = {str(row[0]): str(row[1]) for row in batch.run(f"DESCRIBE FROM {reads}")}
+            if problem := _header_problem([*types]):
+                batch.bad_files[number] = problem
+            else:
+                values = {name: identifier(name) for name in types}
+                _add(batch, values, types, f"(SELECT {number} AS file_no, * FROM {reads})")  # noqa: S608
+        except duckdb.Error as error:
+            batch.bad_files[number] = f"it cannot be read: {first_line(error)}"
+
+
+def _read_text(batch: Batch, paths: Mapping[int, Path], options: str, insert: Callable[[str], object]) -> None:
+    """Read text files of one shape.
+
+    Lines of another shape become bad rows, and files that DuckDB cannot read, such as damaged archives, bad files.
+
+    Args:
+        batch: The batch.
+        paths: The copies of the files, by number.
+        options: Options of `read_csv`.
+        insert: Stores the rows of a query that reads the files. It is called for fewer files if DuckDB refuses one.
+    """
+    import duckdb
+
+    groups = [[*paths.items()]] if paths else []
+    while groups:
+        group = groups.pop()
+        names = ", ".join(literal(str(path)) for _, path in group)
+        _drop_rejects(batch)
+        try:
+            reads = (
+                f"read_csv([{names}], {options}, auto_detect = false, filename = true, store_rejects = true, "
+                f"rejects_limit = 0, max_line_size = {_LONGEST})"
+            )
+            insert(f"(SELECT {_NUMBER.format('filename')} AS file_no, * EXCLUDE (filename) FROM {reads})")  # noqa: S608
+        except duckdb.Error as error:
+            if len(group) == 1:
+                batch.bad_files[group[0][0]] = f"it cannot be read: {first_line(error)}"
+            else:
+                groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+            continue
+        batch.run(
+            f"INSERT INTO bad SELECT {_NUMBER.format('file_path')}, line, any_value(csv_line), "  # noqa: S608
+            "any_value(error_message) FROM reject_errors JOIN reject_scans USING (scan_id, file_id) "
+            "GROUP BY file_path, line"
+        )
+    _drop_rejects(batch)
+
+
+def _drop_rejects(batch: Batch) -> None:
+    for table in ("reject_errors", "reject_scans"):
+        batch.run(f"DROP TABLE IF EXISTS {table}")
+
+
+def _add(batch: Batch, columns: Mapping[str, str], types: Mapping[str, str], reads: str) -> None:
+    """Append rows to the table `raw`, with the columns that it does not have yet.
+
+    Args:
+        batch: The batch.
+        columns: The expression of each column.
+        types: The type of each column.
+        reads: A table or query with the rows, and the column `file_no`.
+    """
+    have = {name.lower(): name for name in batch.columns}
+    targets = []
+    for name in columns:
+        known = have.get(name.lower(), name)
+        if known not in batch.columns:
+            batch.run(f"ALTER TABLE raw ADD COLUMN {identifier(name)} {types[name]}")
+            batch.columns[name] = types[name]
+        elif batch.columns[known] != types[name]:
+            # Files disagree on the type: with text, each value is compared with the type of the table later.
+            batch.run(f"ALTER TABLE raw ALTER COLUMN {identifier(known)} TYPE VARCHAR")
+            batch.columns[known] = TEXT
+        targets.append(identifier(known))
+    values = ", ".join(["file_no", *(f"({expression})" for expression in columns.values())])
+    batch.run(f"INSERT INTO raw ({', '.join(['file_no', *targets])}) SELECT {values} FROM {reads}")  # noqa: S608
+
+
+def _header(path: Path, delimiter: str) -> tuple[str, ...]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+        # The csv module, because the first row may have line breaks in quotes.
+        return tuple(name.strip() for name in next(csv.reader(file, delimiter=delimiter), []))
+
+
+def _header_problem(columns: Sequence[str]) -> str | None:
+    """Return why the columns of a file cannot be those of a table; None if they can."""
+    lower = [name.lower() for name in columns]
+    if not any(lower):
+        return "it has no columns: the first line must have their names"
+    if any("\ufffd" in name for name in lower):
+        return "its first line is not UTF-8"
+    if "" in lower:
+        return f"column {lower.index('') + 1} has no name in the first line"
+    if double := next((name for name in lower if lower.count(name) > 1), None):
+        return f"it has several columns {double!r}; the case of names does not distinguish them"
+    if reserved := next((name for name in lower if name in _RESERVED), None):
+        return f"its column {reserved!r} has the name of a column that every loaded row gets"
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of DuckDB, without the paths of copies."""
+    return str(error).strip().splitlines()[0][:300]

@@ -1,0 +1,147 @@
+"""Types the rows of a batch, and separates the ones that cannot be loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lakehouse_analytics.arrivals.files.batch import TEXT, Batch
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.common.sql import identifier, literal
+from lakehouse_analytics.common.text import shortened, suggestion
+from lakehouse_analytics.contract.arrivals import FileArrival
+
+#: What the key of a partition cannot contain: `|` separates dimensions, `...` the ends of a range.
+_NOT_IN_KEYS = r"\||\.\.\.|[\x00-\x1f]"
+#: Characters of a value that a reason quotes.
+_QUOTED = 60
+
+
+def declared_types(arrival: FileArrival) -> dict[str, str]:
+    """Return the declared types of columns, as DuckDB names them, by the column's name in lower case.
+
+    Raises:
+        ArrivalError: A type does not exist.
+    """
+    import duckdb
+
+    found = {}
+    for name, text in arrival.columns.items():
+        try:
+            found[name.lower()] = str(duckdb.sqltype(text))
+        except duckdb.Error:
+            raise ArrivalError(
+                f"meta.lakehouse.arrives.columns.{name} is {shortened(text)}: DuckDB has no such type. Use one such "
+                "as decimal(12,4), bigint, double, date, timestamptz, boolean or text."
+            ) from None
+    return found
+
+
+@dataclass(frozen=True)
+class Typing:
+    """The types of a batch.
+
+    Attributes:
+        arrival: The contract.
+        types: The type in the table of each column of the batch.
+        batch: The batch.
+    """
+
+    arrival: FileArrival
+    types: Mapping[str, str]
+    batch: Batch
+
+    @property
+    def split_column(self) -> str | None:
+        """The column of the batch that is the second dimension of the partitions.
+
+        Raises:
+            ArrivalError: The files do not have it.
+        """
+        wanted = self.arrival.split_by
+        if wanted is None or not self.types:
+            return None
+        for name in self.types:
+            if name.lower() == wanted.lower():
+                return name
+        raise ArrivalError(
+            f"meta.lakehouse.arrives.split_by is {wanted!r}, but {self.batch.files[0].path} and the files with it do "
+            f"not have this column; {suggestion(wanted, self.types)}"
+        )
+
+    @property
+    def reason(self) -> str:
+        """An expression: the reason why a row of `raw` cannot be loaded, or null."""
+        parts = [
+            _not_of_type(name, self.batch.columns[name], kind)
+            for name, kind in self.types.items()
+            if kind != self.batch.columns[name]
+        ]
+        if self.split_column:
+            parts.append(_no_key(self.split_column))
+        return f"coalesce({', '.join(parts)})" if parts else "NULL::VARCHAR"
+
+
+def separate(arrival: FileArrival, types: Mapping[str, str], batch: Batch) -> Typing:
+    """Create the table `good`: typed rows of good files. Rows that cannot be loaded move to `bad`.
+
+    Args:
+        arrival: The contract.
+        types: Types that the columns must have, by name in lower case. Other columns keep the type of their file.
+        batch: The batch. Files with too many bad rows are added to its bad files.
+    """
+    typing = Typing(arrival, {name: types.get(name.lower(), kind) for name, kind in batch.columns.items()}, batch)
+    reason = typing.reason
+    packed = ", ".join(f"{identifier(name)} := {identifier(name)}" for name in typing.types) or "x := NULL"
+    batch.run(
+        f"INSERT INTO bad SELECT file_no, NULL, to_json(struct_pack({packed}))::VARCHAR, reason "  # noqa: S608
+        f"FROM (SELECT *, {reason} AS reason FROM raw) WHERE reason IS NOT NULL"
+    )
+    _refuse_files(arrival.max_bad_rows, reason, batch)
+    values = [f"{_cast(name, batch.columns[name], kind)} AS {identifier(name)}" for name, kind in typing.types.items()]
+    refused = ", ".join(map(str, batch.bad_files)) or "-1"
+    batch.run(
+        f"CREATE OR REPLACE TABLE good AS SELECT {', '.join(['file_no', *values])} FROM raw "  # noqa: S608
+        f"WHERE {reason} IS NULL AND file_no NOT IN ({refused})"
+    )
+    batch.run("DROP TABLE raw")
+    return typing
+
+
+def _refuse_files(max_bad_rows: float, reason: str, batch: Batch) -> None:
+    """Add the files with too many bad rows to the bad files."""
+    counts = batch.run(
+        "SELECT bad.file_no, bad.rows, bad.rows + coalesce(good.rows, 0) FROM "  # noqa: S608
+        "(SELECT file_no, count(*) AS rows FROM bad GROUP BY file_no) AS bad LEFT JOIN "
+        f"(SELECT file_no, count(*) AS rows FROM raw WHERE {reason} IS NULL GROUP BY file_no) AS good USING (file_no)"
+    )
+    for number, bad, rows in counts:
+        assert isinstance(number, int) and isinstance(bad, int) and isinstance(rows, int)  # noqa: S101, PT018
+        if bad > rows * max_bad_rows:
+            batch.bad_files[number] = f"{bad} of its {rows} rows are bad, more than max_bad_rows: {max_bad_rows:g}"
+
+
+def _cast(name: str, have: str, kind: str) -> str:
+    column = identifier(name)
+    if have == kind:
+        return column
+    # An empty value of a text format is null for all types except text.
+    return f"TRY_CAST(nullif(trim({column}), '') AS {kind})" if have == TEXT else f"TRY_CAST({column} AS {kind})"
+
+
+def _not_of_type(name: str, have: str, kind: str) -> str:
+    column = identifier(name)
+    filled = f"coalesce(trim({column}), '') <> ''" if have == TEXT else f"{column} IS NOT NULL"
+    value = f"left({column}::VARCHAR, {_QUOTED})"
+    reason = f"{literal(name + ' is ')} || chr(39) || {value} || chr(39) || {literal(', which is not ' + kind)}"
+    return f"CASE WHEN {filled} AND {_cast(name, have, kind)} IS NULL THEN {reason} END"
+
+
+def _no_key(column: str) -> str:
+    value = f"coalesce(trim({identifier(column)}::VARCHAR), '')"
+    quoted = f"chr(39) || left({value}, {_QUOTED}) || chr(39)"
+    forbidden = f"{literal(column + ' is ')} || {quoted} || {literal(', which the key of a partition cannot contain')}"
+    return (
+        f"CASE WHEN {value} = '' THEN {literal(column + ' is empty, but it is part of the partition')} "
+        f"WHEN regexp_matches({value}, {literal(_NOT_IN_KEYS)}) THEN {forbidden} END"
+    )

@@ -1,0 +1,186 @@
+"""Parsed files, staged as Parquet files until a change of the tables loads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lakehouse_analytics.arrivals.files.batch import Batch
+from lakehouse_analytics.arrivals.files.places import DATE, FILE, LOADED_AT, VERSION
+from lakehouse_analytics.arrivals.files.rows import Typing
+from lakehouse_analytics.arrivals.files.storage import FileVersion
+from lakehouse_analytics.common.sql import identifier, literal
+
+if TYPE_CHECKING:
+    import duckdb
+
+_MEMORY = "256MB"
+#: Characters of a bad row that the quarantine keeps.
+_LONGEST_ROW = 100_000
+
+META = {FILE: "VARCHAR", VERSION: "VARCHAR", DATE: "DATE", LOADED_AT: "TIMESTAMP WITH TIME ZONE"}
+FILES_COLUMNS = {
+    **META,
+    "status": "VARCHAR",
+    "reason": "VARCHAR",
+    "rows": "BIGINT",
+    "bad_rows": "BIGINT",
+    "bytes": "BIGINT",
+}
+QUARANTINE_COLUMNS = {**META, "row_number": "BIGINT", "row_text": "VARCHAR", "reason": "VARCHAR"}
+
+#: A partition: the date, and the value of `split_by`, or an empty text without one.
+PartitionOfFiles = tuple[date, str]
+
+
+@dataclass
+class FileReport:
+    """What a load did.
+
+    Attributes:
+        files: Number of loaded files.
+        bad_files: Reasons why files were not loaded, by path.
+        rows: Number of loaded rows.
+        bad_rows: Number of rows in the quarantine.
+        bytes: Size of the files that were read.
+        partitions: Number of loaded rows by partition; empty if the files have no date.
+        reasons: The most frequent reasons of bad rows.
+        total: Number of rows in the table afterwards; None if nothing was loaded.
+    """
+
+    files: int = 0
+    bad_files: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
+    bad_rows: int = 0
+    bytes: int = 0
+    partitions: Counter[PartitionOfFiles] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    total: int | None = None
+
+    @property
+    def found_something(self) -> bool:
+        """Whether any file was read."""
+        return bool(self.files or self.bad_files)
+
+
+@dataclass
+class StagedFiles:
+    """Parsed files, in Parquet files.
+
+    Attributes:
+        folder: The folder of the Parquet files.
+        columns: Types of the columns that the table has afterwards.
+    """
+
+    folder: Path
+    columns: dict[str, str]
+    files: list[FileVersion] = field(default_factory=list)
+    bad_files: dict[str, str] = field(default_factory=dict)
+    rows: list[Path] = field(default_factory=list)
+    quarantine: list[Path] = field(default_factory=list)
+    listed: list[Path] = field(default_factory=list)
+    row_count: int = 0
+    bad_row_count: int = 0
+    partitions: Counter[PartitionOfFiles] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, number: int, batch: Batch, typing: Typing, values: Mapping[date, Sequence[str]] | None) -> None:
+        """Write the rows of a batch to Parquet files."""
+        self.files += batch.files
+        self.bad_files |= {batch.files[place].path: reason for place, reason in batch.bad_files.items()}
+        have = {name.lower() for name in self.columns}
+        if typing.types:
+            new = {**typing.types, **META}
+            self.columns |= {name: kind for name, kind in new.items() if name.lower() not in have}
+        self._list_files(batch)
+        meta = f"path AS {FILE}, version AS {VERSION}, day AS {DATE}, loaded_at AS {LOADED_AT}"
+        split = typing.split_column
+        if values is not None and split:
+            kept = " OR ".join(
+                f"(day = DATE '{day}' AND {in_list(f'trim({identifier(split)}::VARCHAR)', of_day)})"
+                for day, of_day in values.items()
+            )
+            batch.run(f"DELETE FROM good USING files WHERE good.file_no = files.file_no AND NOT ({kept})")  # noqa: S608
+        joined = "JOIN files USING (file_no)"
+        columns = ", ".join([*(identifier(name) for name in typing.types), meta])
+        self.rows.append(self._copy(batch, f"rows{number}", f"SELECT {columns} FROM good {joined}"))  # noqa: S608
+        bad = f"SELECT {meta}, row_number, left(row_text, {_LONGEST_ROW}) AS row_text, reason FROM bad {joined}"  # noqa: S608
+        self.quarantine.append(self._copy(batch, f"bad{number}", bad))
+        listed = (
+            f"SELECT {meta}, if(why IS NULL, 'loaded', 'bad') AS status, why AS reason, "  # noqa: S608
+            "(SELECT count(*) FROM good WHERE good.file_no = files.file_no) AS rows, "
+            "(SELECT count(*) FROM bad WHERE bad.file_no = files.file_no) AS bad_rows, bytes FROM files"
+        )
+        self.listed.append(self._copy(batch, f"files{number}", listed))
+        self._count(batch, split)
+
+    def _list_files(self, batch: Batch) -> None:
+        batch.run(
+            "CREATE TABLE files (file_no INTEGER, path VARCHAR, version VARCHAR, day DATE, bytes BIGINT, why VARCHAR, "
+            "loaded_at TIMESTAMPTZ DEFAULT now())"
+        )
+        rows = [
+            (number, file.path, file.version, file.day, file.size, batch.bad_files.get(number))
+            for number, file in enumerate(batch.files)
+        ]
+        if rows:
+            batch.db.executemany(
+                "INSERT INTO files (file_no, path, version, day, bytes, why) VALUES (?,?,?,?,?,?)", rows
+            )
+
+    def _copy(self, batch: Batch, name: str, query: str) -> Path:
+        path = self.folder / f"{name}.parquet"
+        batch.run(f"COPY ({query}) TO {literal(str(path))} (FORMAT parquet)")
+        return path
+
+    def _count(self, batch: Batch, split: str | None) -> None:
+        value = f"trim({identifier(split)}::VARCHAR)" if split else "''"
+        for day, part, rows in batch.run(
+            f"SELECT day, {value}, count(*) FROM good JOIN files USING (file_no) GROUP BY ALL"  # noqa: S608
+        ):
+            assert isinstance(rows, int)  # noqa: S101
+            self.row_count += rows
+            if isinstance(day, date):
+                self.partitions[day, str(part)] += rows
+        for reason, rows in batch.run("SELECT reason, count(*) FROM bad GROUP BY ALL ORDER BY 2 DESC LIMIT 20"):
+            assert isinstance(rows, int)  # noqa: S101
+            self.reasons[str(reason)] += rows
+        found = batch.run("SELECT count(*) FROM bad")
+        assert isinstance(found[0][0], int)  # noqa: S101
+        self.bad_row_count += found[0][0]
+
+    def count(self, report: FileReport) -> None:
+        """Add what was loaded to a report."""
+        report.files += len(self.files) - len(self.bad_files)
+        report.bad_files |= self.bad_files
+        report.rows += self.row_count
+        report.bad_rows += self.bad_row_count
+        report.bytes += sum(file.size for file in self.files)
+        report.partitions += self.partitions
+        report.reasons += self.reasons
+
+
+def in_list(column: str, values: Sequence[str]) -> str:
+    """Return the condition that a column has one of some values."""
+    return f"{column} IN ({', '.join(map(literal, values))})" if values else "false"
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open DuckDB in memory, in UTC, with limited memory; what does not fit is on disk."""
+    import duckdb
+
+    options: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": _MEMORY,
+        "temp_directory": str(folder / "spill"),
+        "preserve_insertion_order": False,
+        "threads": 2,
+    }
+    with duckdb.connect(config=options) as db:
+        db.execute("SET TimeZone = 'UTC'")
+        yield db

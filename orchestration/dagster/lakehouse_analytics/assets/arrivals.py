@@ -1,0 +1,96 @@
+"""The assets of sources that the lakehouse loads itself, from files or from databases: `meta.lakehouse.arrives`."""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import dagster as dg
+from pydantic import Field
+
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.assets.file_loads import FileLoad
+from lakehouse_analytics.assets.multi_asset import multi_asset
+from lakehouse_analytics.assets.specs import source_spec
+from lakehouse_analytics.assets.table_loads import TableLoad
+from lakehouse_analytics.common.names import apart
+from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
+from lakehouse_analytics.dbt.graph import Graph, Source
+from lakehouse_analytics.dbt.relation import relation_of
+from lakehouse_analytics.locks import TableBusyError, TableLocks, lock_name
+from lakehouse_analytics.partitions.arrivals import source_partitions
+from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
+from lakehouse_analytics.settings import Settings
+
+Event = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetCheckResult
+
+
+class LoadConfig(dg.Config):
+    """The run config of a load."""
+
+    reload: bool = Field(
+        default=False,
+        description="Load everything again and replace the whole table, instead of only what is new. No effect in a "
+        "run for partitions, which replaces these.",
+    )
+
+
+def arrival_assets(graph: Graph, settings: Settings) -> list[dg.AssetsDefinition]:
+    """Return an asset for each source that the lakehouse loads itself.
+
+    Args:
+        graph: The manifest's graph.
+        settings: The settings.
+    """
+    loaded = {source.key: source for source in graph.sources.values() if is_loaded(source)}
+    names = apart(map("_".join, loaded), lambda name: "load_" + re.sub(r"\W", "_", name, flags=re.ASCII))
+    return [_asset(graph, source, settings, names["_".join(key)]) for key, source in loaded.items()]
+
+
+def is_loaded(source: Source) -> bool:
+    """Return whether the lakehouse loads a source itself."""
+    return isinstance(source.contract.arrives, FileArrival | TableArrival)
+
+
+def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.AssetsDefinition:
+    load = _load_of(source, settings)
+    partitions = source_partitions(source, settings.timezone)
+    spec = source_spec(graph, source).replace_attributes(partitions_def=partitions, skippable=True)
+
+    @multi_asset(
+        name=name,
+        specs=[spec],
+        check_specs=load.check_specs(),
+        backfill_policy=dg.BackfillPolicy.single_run() if partitions else None,
+        pool=graph.engine.pool,
+    )
+    def run(context: dg.AssetExecutionContext, config: LoadConfig) -> Iterator[Event]:
+        refuse_failed_launch(context.instance, context.run.run_id)
+        try:
+            with _locked(graph, source, context, wait=settings.max_runtime):
+                yield from load.events(context, reload=config.reload)
+        except (ArrivalError, TableBusyError) as error:
+            raise dg.Failure(str(error)) from None
+
+    return run
+
+
+def _load_of(source: Source, settings: Settings) -> FileLoad | TableLoad:
+    arrival = source.contract.arrives
+    if isinstance(arrival, FileArrival):
+        return FileLoad(source, arrival, settings)
+    assert isinstance(arrival, TableArrival)  # noqa: S101  # `is_loaded`
+    return TableLoad(source, arrival, settings)
+
+
+@contextmanager
+def _locked(graph: Graph, source: Source, context: dg.AssetExecutionContext, *, wait: float) -> Iterator[None]:
+    """Lock the table against other loads and maintenance, if several runs can write at once."""
+    if not graph.engine.concurrent_writers:
+        yield
+        return
+    step = context.op_execution_context.op_def.name
+    with (
+        closing(TableLocks(context.instance, context.run.run_id, step)) as locks,
+        locks.locked(lock_name(relation_of(source.node)), wait=wait, log=context.log.info),
+    ):
+        yield

@@ -1,0 +1,194 @@
+"""Exports as assets: one asset and one op per copy of a table, downstream of the table."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from lakehouse_analytics.arrivals.connections import connection_variable
+from lakehouse_analytics.assets.export_gates import closed_gates, gates_of
+from lakehouse_analytics.assets.specs import export_spec
+from lakehouse_analytics.contract.exports import Serve
+from lakehouse_analytics.contract.models import ContractError
+from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.dbt.relation import relation_of
+from lakehouse_analytics.engines.base import DatabaseError, Engine
+from lakehouse_analytics.exports.base import ExportError, NotEqualError, Target
+from lakehouse_analytics.exports.registry import connection_of, destination, kind_of
+from lakehouse_analytics.exports.run import Published, export
+from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.locks import PREFIX, TableBusyError, TableLocks
+from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
+
+ROWS_SERVED = "rows_served"
+#: Metadata of an export: the table's materialization that it has copied, so that the sensor finds newer ones.
+COPIED = "lakehouse/copied_materialization"
+#: The pool of exports on engines that have none.
+POOL = "exports"
+_RETRIES = dg.RetryPolicy(max_retries=3, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+
+@dataclass(frozen=True)
+class Export:
+    """A copy of a table.
+
+    Attributes:
+        table: The table.
+        serve: The copy, as the contract describes it.
+        gates: The blocking checks of the table.
+    """
+
+    table: Table
+    serve: Serve
+    gates: Sequence[dg.AssetCheckKey]
+
+    @property
+    def key(self) -> dg.AssetKey:
+        """The asset key: the connection, then the parts of the copy's name."""
+        return dg.AssetKey([self.serve.to, *self.serve.table.split(".")])
+
+    @property
+    def variable(self) -> str:
+        """The environment variable of the connection."""
+        return connection_variable(self.serve.to)
+
+
+def exports_of(graph: Graph) -> list[Export]:
+    """Return all exports of a project.
+
+    Raises:
+        ContractError: Two tables have the same copy, or a copy has the key of another asset.
+    """
+    found: dict[dg.AssetKey, Export] = {}
+    taken = {asset_key(owner) for owner in (*graph.tables.values(), *graph.unbuilt.values())}
+    for table in graph.tables.values():
+        for serve in table.contract.serve:
+            one = Export(table, serve, gates_of(graph, table))
+            where = f"{table.node.original_file_path}: {table.node.resource_type} {table.name}: meta.lakehouse.serve"
+            if one.key in found:
+                raise ContractError(
+                    f"{where}: {serve.to} and {serve.table} are also those of {found[one.key].table.name}. "
+                    "Each copy needs a name of its own."
+                )
+            if one.key in taken:
+                raise ContractError(
+                    f"{where}: {one.key.to_user_string()} is the key of another asset; rename the copy."
+                )
+            found[one.key] = one
+    return [found[key] for key in sorted(found)]
+
+
+def export_assets(graph: Graph, exports: Sequence[Export], *, max_runtime: int) -> list[dg.AssetsDefinition]:
+    """Return the assets of some exports.
+
+    Args:
+        graph: The manifest's graph.
+        exports: The exports.
+        max_runtime: Seconds to wait while another run exports the same table.
+    """
+    return [_asset(graph, one, max_runtime) for one in exports]
+
+
+def _asset(graph: Graph, one: Export, max_runtime: int) -> dg.AssetsDefinition:
+    kind = kind_of(one.serve.to)
+    name = "export__" + "__".join(one.key.path)
+
+    @dg.multi_asset(
+        name=name,
+        specs=[export_spec(graph, one.table, one.key, kind)],
+        check_specs=[
+            dg.AssetCheckSpec(
+                ROWS_SERVED,
+                asset=one.key,
+                description="The copy has the rows of the lakehouse's table: their number and checksum are equal.",
+            )
+        ],
+        pool=graph.engine.pool or POOL,
+        retry_policy=_RETRIES,
+    )
+    def execute(context: dg.AssetExecutionContext, engine: dg.ResourceParam[Engine]) -> Iterator[Any]:
+        refuse_failed_launch(context.instance, context.run.run_id)
+        yield from _Execution(context, engine, one, max_runtime).events()
+
+    return execute
+
+
+class _Execution:
+    """One execution of the op of an export."""
+
+    def __init__(self, context: dg.AssetExecutionContext, engine: Engine, one: Export, max_wait: float) -> None:
+        self._context, self._engine, self._export, self._max_wait = context, engine, one, max_wait
+        self._table = "/".join(one.table.key)
+
+    def events(self) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        """Export, and yield the events.
+
+        Raises:
+            dg.Failure: The export failed, or a gate does not allow it.
+        """
+        self._refuse_closed_gates()
+        copied = self._newest()
+        try:
+            url, published = self._run()
+        except NotEqualError as error:
+            yield dg.AssetCheckResult(
+                check_name=ROWS_SERVED, asset_key=self._export.key, passed=False, description=str(error)
+            )
+            raise self._failure(str(error), retry=error.transient) from None
+        except (ExportError, TableBusyError) as error:
+            raise self._failure(str(error), retry=getattr(error, "transient", False)) from None
+        except DatabaseError as error:
+            retry = self._engine.classify_error(str(error)).transient
+            raise self._failure(str(error), retry=retry) from None
+        yield self._result(url, published, copied)
+
+    def _refuse_closed_gates(self) -> None:
+        if closed := closed_gates(self._context.instance, self._export.gates):
+            lines = "\n".join(f"✘ {line}" for line in closed)
+            raise self._failure(f"its gates do not allow it. Fix the data, and build the table again.\n{lines}")
+
+    def _newest(self) -> int:
+        """Return the storage id of the table's latest materialization; 0 if there is none."""
+        key = asset_key(self._export.table)
+        records = self._context.instance.get_asset_records([key])
+        return max((r.asset_entry.last_materialization_storage_id or 0 for r in records), default=0)
+
+    def _run(self) -> tuple[str, Published]:
+        one, serve, context = self._export.table, self._export.serve, self._context
+        found = connection_of(serve.to)
+        target = Target(serve.schema_name, serve.table_name, serve.key, self._table, context.run.run_id)
+        name = str(one.node.relation_name)
+        locks = TableLocks(context.instance, context.run.run_id, context.op_execution_context.op_def.name)
+        lock = f"{PREFIX}export.{serve.to}.{serve.table}"
+        log: Callable[[str], None] = context.log.info
+        with (
+            locks,
+            locks.locked(lock, wait=self._max_wait, log=log),
+            destination(found, target) as copy,
+            self._engine.read_table(relation_of(one.node), name) as reader,
+        ):
+            log(f"Exporting {name} ({reader.rows} rows) to {serve.table} in {found.redacted}.")
+            return found.redacted, export(reader, copy, serve.key, log)
+
+    def _result(self, url: str, published: Published, copied: int) -> dg.MaterializeResult[Any]:
+        rows = published.checksum.rows
+        columns = [dg.TableColumn(column.name, column.kind.value) for column in published.columns]
+        metadata: dict[str, Any] = {
+            "dagster/row_count": rows,
+            "dagster/column_schema": dg.TableSchema(columns=columns),
+            "dagster/table_name": self._export.serve.table,
+            "bytes": published.bytes,
+            "seconds": round(published.seconds, 3),
+            "url": url,
+            COPIED: copied,
+        }
+        served = dg.AssetCheckResult(
+            check_name=ROWS_SERVED,
+            passed=True,
+            metadata={"rows": rows, "checksum": f"{published.checksum.total:x}"},
+        )
+        return dg.MaterializeResult(asset_key=self._export.key, metadata=metadata, check_results=[served])
+
+    def _failure(self, reason: str, *, retry: bool = False) -> dg.Failure:
+        return dg.Failure(f"{self._table} was not exported to {self._export.serve.to}: {reason}", allow_retries=retry)

@@ -1,0 +1,166 @@
+"""Runs of a source that is loaded from files: what they load, and the events that they report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+
+from lakehouse_analytics.arrivals.files.load import FileLoader
+from lakehouse_analytics.arrivals.files.staging import FileReport
+from lakehouse_analytics.arrivals.files.storage import storage_of
+from lakehouse_analytics.arrivals.files.tables import tables_of
+from lakehouse_analytics.common.names import counted, some
+from lakehouse_analytics.contract.arrivals import FileArrival
+from lakehouse_analytics.dbt.graph import Source
+from lakehouse_analytics.dbt.relation import relation_of
+from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.partitions.arrivals import (
+    days_and_values,
+    exists,
+    partition_key,
+    source_partitions,
+    values_name,
+)
+from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.triggers.events import timestamps
+
+#: Names of the checks of a source that is loaded from files.
+ARRIVED, QUARANTINED = "arrived", "quarantined_rows"
+#: Reasons of bad rows that a check lists.
+_REASONS = 5
+
+Event = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetCheckResult
+
+
+@dataclass(frozen=True)
+class FileLoad:
+    """The loads of one source.
+
+    Attributes:
+        source: The source.
+        arrival: Its contract.
+        settings: The settings.
+    """
+
+    source: Source
+    arrival: FileArrival
+    settings: Settings
+
+    @property
+    def key(self) -> dg.AssetKey:
+        """The asset key of the source."""
+        return asset_key(self.source)
+
+    def check_specs(self) -> list[dg.AssetCheckSpec]:
+        """Return the checks of the source."""
+        return [
+            dg.AssetCheckSpec(
+                ARRIVED, asset=self.key, description="The load found files; in a run for dates, one for each date."
+            ),
+            dg.AssetCheckSpec(
+                QUARANTINED,
+                asset=self.key,
+                description="No row and no file of the load was bad. Bad rows are in the table "
+                f"{self.source.node.table_name}__quarantine, with the reason.",
+            ),
+        ]
+
+    def events(self, context: dg.AssetExecutionContext, *, reload: bool) -> Iterator[Event]:
+        """Load files, and yield what Dagster records.
+
+        A run without partitions loads the files that were not loaded before; a run for partitions replaces these.
+
+        Args:
+            context: The context of the op.
+            reload: Whether a run without partitions loads all files again.
+
+        Raises:
+            ArrivalError: The files cannot be loaded.
+        """
+        started = datetime.now(UTC)
+        loader = FileLoader(
+            self.arrival,
+            storage_of(self.arrival, self.settings.dbt_project_dir),
+            tables_of(self.settings, relation_of(self.source.node)),
+            log=context.log.info,
+        )
+        if context.has_partition_key or context.has_partition_key_range:
+            wanted = days_and_values(self.source, context.partition_keys)
+            report = loader.reload([*wanted], wanted if self.arrival.split_by else None)
+            self._add_values(context, report)
+            missing = [day.isoformat() for day in wanted if not any(day == found for found, _ in report.partitions)]
+            yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
+            yield from self._checks(report, missing)
+            return
+        report = loader.reload() if reload else loader.load_new()
+        if not report.found_something:
+            context.log.info("No file is new.")
+            return
+        self._add_values(context, report)
+        if report.total is not None:
+            yield from self._materializations(context, loader, report, started)
+        yield from self._checks(report, [])
+
+    def _materializations(
+        self, context: dg.AssetExecutionContext, loader: FileLoader, report: FileReport, started: datetime
+    ) -> Iterator[Event]:
+        """Yield a materialization per loaded partition, or one if the source has none."""
+        partitions = source_partitions(self.source, self.settings.timezone)
+        if partitions is None:
+            yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
+            return
+        whole = self._metadata(report, started)
+        # A late file adds to the rows of a partition.
+        totals = loader.count_rows([*{day for day, _ in report.partitions}])
+        for (day, value), rows in sorted(report.partitions.items()):
+            key = partition_key(self.source, day, value)
+            if not exists(partitions, key, context.instance):
+                context.log.warning(
+                    f"{counted(rows, 'row')} of {day} are loaded, but there is no such partition: the first is "
+                    f"{self.arrival.begin} (`begin`)."
+                )
+                continue
+            yield dg.AssetMaterialization(
+                self.key,
+                partition=key,
+                metadata={**whole, "dagster/partition_row_count": totals.get((day, value), rows)},
+            )
+
+    def _add_values(self, context: dg.AssetExecutionContext, report: FileReport) -> None:
+        """Store the values of `split_by` as partitions."""
+        if self.arrival.split_by and (values := sorted({value for _, value in report.partitions})):
+            context.instance.add_dynamic_partitions(values_name(self.source), values)
+
+    def _metadata(self, report: FileReport, started: datetime) -> dict[str, Any]:
+        return {
+            **({"dagster/row_count": report.total} if report.total is not None else {}),
+            "files": report.files,
+            "rows_loaded": report.rows,
+            "bad_rows": report.bad_rows,
+            "bytes_read": report.bytes,
+            **timestamps(started, datetime.now(UTC)),
+        }
+
+    def _checks(self, report: FileReport, missing: Sequence[str]) -> Iterator[dg.AssetCheckResult]:
+        yield dg.AssetCheckResult(
+            asset_key=self.key,
+            check_name=ARRIVED,
+            passed=not missing,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"No file for {some(missing)}." if missing else f"{counted(report.files, 'file')} loaded.",
+            metadata={"files": report.files, "rows": report.rows},
+        )
+        reasons = [f"{reason} ({counted(rows, 'row')})" for reason, rows in report.reasons.most_common(_REASONS)]
+        files = [f"{path}: {reason}" for path, reason in report.bad_files.items()]
+        yield dg.AssetCheckResult(
+            asset_key=self.key,
+            check_name=QUARANTINED,
+            passed=not report.bad_rows and not files,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=some([*files, *reasons], between="\n") or "All rows were loaded.",
+            metadata={"bad_rows": report.bad_rows, "bad_files": len(files)},
+        )

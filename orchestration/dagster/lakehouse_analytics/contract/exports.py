@@ -1,0 +1,74 @@
+"""The key `serve` of a model's contract: where a copy of its table is kept for dashboards."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from lakehouse_analytics.common.text import brief
+from lakehouse_analytics.contract.arrivals import ColumnNames
+from lakehouse_analytics.contract.base import Section
+
+#: Maximum length of a name. PostgreSQL's is 63 bytes, and the staged table's name has a suffix.
+MAX_NAME = 40
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Serve(Section):
+    """A copy of the model's table in ClickHouse or PostgreSQL. It is replaced as a whole."""
+
+    to: str = Field(
+        pattern=r"^[A-Za-z][A-Za-z0-9_]*$",
+        description="Name of the connection: LAKEHOUSE_CONNECTION_<NAME> has its address, such as "
+        "clickhouse://user:password@host/database, chdb:///path/to/folder or postgresql://user:password@host/database.",
+    )
+    table: str = Field(
+        description="Name of the copy: <table> or <schema>.<table>. ClickHouse calls a schema a database. "
+        "Default of the schema: the database of the connection, or `public` in PostgreSQL."
+    )
+    key: ColumnNames = Field(
+        (),
+        description="Columns by which dashboards filter: ClickHouse sorts the rows by them (ORDER BY), PostgreSQL has "
+        "an index on them.",
+    )
+
+    @field_validator("table")
+    @classmethod
+    def _valid_name(cls, value: str) -> str:
+        parts = value.split(".")
+        if len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts):
+            raise ValueError("expected <table> or <schema>.<table>, of letters, digits and _")
+        if any(len(part) > MAX_NAME for part in parts):
+            raise ValueError(f"expected names of at most {MAX_NAME} characters")
+        if "__lakehouse_" in value:
+            raise ValueError("__lakehouse_ is part of the names of staged tables; choose another name")
+        return value
+
+    @field_validator("key")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({column for column in value if value.count(column) > 1})
+        if twice:
+            raise ValueError(f"column {brief(twice[0])} is listed twice")
+        return value
+
+    @property
+    def schema_name(self) -> str | None:
+        """The schema of the copy; None for the default of the connection."""
+        schema, dot, _ = self.table.rpartition(".")
+        return schema if dot else None
+
+    @property
+    def table_name(self) -> str:
+        """The name of the copy without its schema."""
+        return self.table.rpartition(".")[2]
+
+
+def _serves(value: object) -> object:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+#: One export of a model, or several. Always a tuple once validated.
+Serves = Annotated[tuple[Serve, ...], BeforeValidator(_serves, json_schema_input_type=Serve | list[Serve])]

@@ -1,0 +1,63 @@
+"""The probe of exports: whether each connection can be reached, and may create tables."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from lakehouse_analytics.common.names import counted
+from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine, skipped
+from lakehouse_analytics.exports.base import ExportError, Target
+from lakehouse_analytics.exports.columns import Column, Kind
+from lakehouse_analytics.exports.registry import connection_of, connection_variable, destination
+
+if TYPE_CHECKING:
+    from lakehouse_analytics.dbt.graph import Graph
+
+#: Name of the table that the probe creates and drops, before the suffix of a staged table.
+TABLE = "lakehouse_doctor"
+CHECK_CONNECTIONS = "Check that the databases of LAKEHOUSE_CONNECTION_* answer, and that no firewall is in between."
+
+
+def exports(context: ProbeContext) -> Finding:
+    """Create an empty table in each schema that has copies, and drop it."""
+    wanted = _schemas(context.graph)
+    if not wanted:
+        return skipped("no model has meta.lakehouse.serve")
+    words, problems, fixes = [], [], []
+    for (name, schema), copies in sorted(wanted.items(), key=str):
+        try:
+            found = connection_of(name)
+            _try_out(name, schema)
+        except ExportError as error:
+            problems.append(f"{name}: {error}")
+            fixes.append(connection_variable(name))
+            continue
+        where = found.redacted + (f", schema {schema}" if schema else "")
+        words.append(f"{where}: {counted(copies, 'export')}; a table was created and dropped")
+    if problems:
+        variables = ", ".join(dict.fromkeys(fixes))
+        fix = f"Check {variables}, and that its user may create tables and schemas: docs/exports.md (Rights)."
+        return failed("\n".join([*problems, *words]), fix)
+    return fine("\n".join(words))
+
+
+def _schemas(graph: Graph) -> dict[tuple[str, str | None], int]:
+    """Return the number of copies by connection and schema."""
+    found: dict[tuple[str, str | None], int] = {}
+    for table in graph.tables.values():
+        for serve in table.contract.serve:
+            place = serve.to, serve.schema_name
+            found[place] = found.get(place, 0) + 1
+    return found
+
+
+def _try_out(name: str, schema: str | None) -> None:
+    columns = [Column("n", Kind.INTEGER)]
+    target = Target(schema, TABLE, (), "lakehouse doctor", uuid.uuid4().hex)
+    with destination(connection_of(name), target) as made:
+        made.prepare(columns)
+        try:
+            made.stage(columns, iter(()))
+        finally:
+            made.discard()

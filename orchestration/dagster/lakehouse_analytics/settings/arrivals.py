@@ -1,0 +1,13 @@
+"""Settings of what fills sources besides Airbyte."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+
+class ArrivalSettings(BaseModel):
+    """The part of `Settings` about `meta.lakehouse.arrives`."""
+
+    files_interval: int = Field(
+        30, ge=1, description="Minimum interval between two listings of the files of a source, in seconds."
+    )

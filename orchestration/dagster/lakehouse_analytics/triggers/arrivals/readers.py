@@ -1,0 +1,162 @@
+"""The sensor that builds the models that read a source after it was loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+import dagster as dg
+
+from lakehouse_analytics._dagster_internals import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
+from lakehouse_analytics.dbt.graph import Graph, Source, Table
+from lakehouse_analytics.keys import asset_key, build_tags
+from lakehouse_analytics.partitions.arrivals import day_ranges, days_and_values, source_partitions
+from lakehouse_analytics.partitions.definitions import grain_partitions
+from lakehouse_analytics.settings import Settings
+
+#: Materializations of a source that one tick reads. The next tick continues.
+MAX_EVENTS = 1000
+#: The trigger's name, the value of the runs' tag `source`.
+NAME = "arrivals"
+
+
+@dataclass
+class Loaded:
+    """What was loaded of one source since the last tick.
+
+    Attributes:
+        newest: Storage id of the newest event.
+        days: The dates of its partitions.
+    """
+
+    newest: int
+    days: set[date] = field(default_factory=set)
+
+
+def arrival_sensor(settings: Settings, graph: Graph, sources: Sequence[Source]) -> dg.SensorDefinition:
+    """Return the sensor `arrivals_sensor`: after a load of a source, it builds the bronze models that read it.
+
+    A load is a materialization of the source, whatever reported it: a sensor for files, a schedule, a person in the UI,
+    or `lakehouse webhook`. Daily models are built for the dates of the loaded files. Models of other grains, and daily
+    models of sources without dates, are built by their schedules.
+
+    Args:
+        settings: The settings.
+        graph: The manifest's graph.
+        sources: The sources.
+    """
+    readers = Readers(graph, settings)
+    tables = [table.key for source in sources for table in readers.of(source)]
+
+    @dg.sensor(
+        name="arrivals_sensor",
+        target=dg.AssetSelection.assets(*tables) if tables else None,
+        minimum_interval_seconds=settings.files_interval,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Builds the bronze models that read a source after each load of it.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        before = json.loads(context.cursor or "{}")
+        loaded = loads_since(context.instance, sources, before)
+        requests = readers.requests(loaded)
+        after = {**before, **{"/".join(source.key): found.newest for source, found in loaded.items()}}
+        return dg.SensorResult(
+            run_requests=requests,
+            cursor=json.dumps(after),
+            skip_reason=None if requests else "No source was loaded that a bronze model reads.",
+        )
+
+    return sensor
+
+
+def loads_since(
+    instance: dg.DagsterInstance, sources: Sequence[Source], cursor: Mapping[str, int]
+) -> dict[Source, Loaded]:
+    """Return what was loaded of each source since a cursor.
+
+    Args:
+        instance: The Dagster instance.
+        sources: The sources.
+        cursor: The storage id of the last materialization that was read, by the key of the source.
+    """
+    by_key = {asset_key(source): source for source in sources}
+    found: dict[Source, Loaded] = {}
+    for record in instance.get_asset_records([*by_key]):
+        source = by_key[record.asset_entry.asset_key]
+        since = cursor.get("/".join(source.key), 0)
+        if (record.asset_entry.last_materialization_storage_id or 0) <= since:
+            continue
+        events = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=record.asset_entry.asset_key, after_storage_id=since),
+            limit=MAX_EVENTS,
+            ascending=True,
+        ).records
+        loaded = Loaded(max([since, *(event.storage_id for event in events)]))
+        for event in events:
+            if event.partition_key is not None:
+                loaded.days |= days_and_values(source, [event.partition_key]).keys()
+        if events:
+            found[source] = loaded
+    return found
+
+
+class Readers:
+    """The bronze models that read sources.
+
+    Args:
+        graph: The manifest's graph.
+        settings: The settings.
+    """
+
+    def __init__(self, graph: Graph, settings: Settings) -> None:
+        self._graph = graph
+        self._tags = {**build_tags(settings.max_runtime), "source": NAME}
+        self._most = settings.max_partitions_per_run
+        windows = grain_partitions(graph, settings.timezone, end_offset=settings.partition_end_offset)
+        self._days = windows.get("daily")
+        self._timezone = settings.timezone
+
+    def of(self, source: Source) -> list[Table]:
+        """Return the models that the loads of a source build: those without partitions, and the daily ones."""
+        below = (self._graph.tables[name] for name in self._graph.descendants([source.unique_id]))
+        grains = (None, "daily") if source_partitions(source, self._timezone) else (None,)
+        found = [table for table in below if table.layer == "bronze" and table.grain in grains]
+        return sorted(found, key=lambda table: table.key)
+
+    def requests(self, loaded: Mapping[Source, Loaded]) -> list[dg.RunRequest]:
+        """Return the runs that build what reads the loaded sources."""
+        whole = sorted({table.key for source in loaded for table in self.of(source) if table.grain is None})
+        requests = []
+        if whole:
+            newest = max(found.newest for found in loaded.values())
+            requests.append(self._request(whole, f"{NAME} {newest}", {}))
+        for source, found in loaded.items():
+            daily = [table.key for table in self.of(source) if table.grain == "daily"]
+            if not daily:
+                continue
+            for first, last in self._ranges(found.days):
+                run_key = f"{NAME} {'/'.join(source.key)} {found.newest} {first}"
+                tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+                requests.append(self._request(daily, run_key, tags))
+        return requests
+
+    def _request(self, keys: Sequence[tuple[str, ...]], run_key: str, tags: Mapping[str, str]) -> dg.RunRequest:
+        selection = [dg.AssetKey(key) for key in keys]
+        return dg.RunRequest(run_key=run_key, asset_selection=selection, tags={**self._tags, **tags})
+
+    def _ranges(self, days: Iterable[date]) -> Iterator[tuple[str, str]]:
+        """Yield the first and the last partition of each stretch of dates for which the models have partitions.
+
+        A day that has not ended has none: its schedule builds it.
+        """
+        if self._days is None:
+            return
+        existing = [day for day in days if self._days.has_partition_key(day.isoformat())]
+        for first, last in day_ranges(existing):
+            size = timedelta(days=self._most or (last - first).days + 1)
+            start = first
+            while start <= last:
+                yield start.isoformat(), min(last, start + size - timedelta(days=1)).isoformat()
+                start += size

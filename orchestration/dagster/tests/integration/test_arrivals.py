@@ -1,0 +1,198 @@
+"""Files become rows, partitions and models: from a disk into DuckDB, and from S3 into Iceberg, through real sensors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import obstore
+import pytest
+from lakehouse_analytics.settings import repository_root
+from obstore.store import LocalStore, ObjectStore, S3Store
+
+from .conftest import Lakehouse, project_on
+from .databases import Trino, new_database
+
+pytestmark = [pytest.mark.integration, pytest.mark.engine("duckdb", "trino")]
+
+SOURCE = dg.AssetKey(["landing", "prices"])
+FILES = {
+    "dbt_project.yml": """
+        name: energy
+        version: "1.0"
+        profile: lakehouse
+        models:
+          energy:
+            bronze: {+schema: bronze}
+        """,
+    "models/bronze/sources.yml": """
+        sources:
+          - name: landing
+            schema: landing
+            tables:
+              - name: prices
+                config:
+                  meta:
+                    lakehouse:
+                      arrives:
+                        files: "%s/dam/{date}_*.csv"
+                        begin: 2026-11-01
+                        split_by: market
+                        columns: {starts: timestamptz, price: "decimal(10,2)"}
+                        max_bad_rows: 0.5
+        """,
+    "models/bronze/stg_prices.sql": """
+        {{ config(materialized='incremental', incremental_strategy='replace_window', event_time='starts',
+                  begin='2026-11-01', meta={'lakehouse': {'partition': 'daily'}}) }}
+        select market, starts, price from {{ source('landing', 'prices') }}
+        where {{ in_window('starts', 'timestamptz') }}
+        """,
+}
+
+
+class Energy(Lakehouse):
+    """A project that reads files, the place of the files, and the cursors of the sensors."""
+
+    store: ObjectStore
+    cursors: dict[str, str]
+
+    def put(self, day: int, text: str, name: str = "a") -> None:
+        path = f"dam/2026-11-{day:02}_{name}.csv"
+        obstore.put(self.store, path, text.encode())
+        if isinstance(self.store, LocalStore):
+            # A file that has just changed is not read yet.
+            os.utime(self.root / "landing" / path, (time.time() - 60,) * 2)
+
+    def prices(self, day: int, **prices: object) -> str:
+        lines = [
+            f"{market},2026-11-{day:02}T{hour:02}:00:00Z,{price}\n"
+            for market, price in prices.items()
+            for hour in (0, 23)
+        ]
+        return "market,starts,price\n" + "".join(lines)
+
+    def tick(self, sensor: str) -> list[dg.DagsterRun]:
+        """Evaluate a sensor and execute the runs that it requests."""
+        definitions = self.definitions()
+        [found] = [
+            one for one in definitions.sensors or () if isinstance(one, dg.SensorDefinition) and one.name == sensor
+        ]
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursors.get(sensor), definitions=definitions
+        )
+        result = found.evaluate_tick(context)
+        self.cursors[sensor] = result.cursor or self.cursors.get(sensor, "")
+        everything = definitions.resolve_implicit_global_asset_job_def()
+        runs = []
+        for request in result.run_requests or ():
+            job = everything.get_subset(asset_selection=set(request.asset_selection or ()))
+            done = job.execute_in_process(instance=self.instance, tags=dict(request.tags), raise_on_error=False)
+            assert done.success, self.outcome(done.run_id, success=False).failure
+            runs.append(done.dagster_run)
+        return runs
+
+    def rows(self, table: str = "landing.prices", columns: str = "market, starts, price") -> list[tuple[Any, ...]]:
+        return sorted(self.sql(f"select {columns} from {table}"), key=repr)
+
+    def materialized(self) -> set[str]:
+        return set(self.instance.get_materialized_partitions(SOURCE))
+
+
+@pytest.fixture
+def energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> Iterator[Energy]:
+    database = new_database(engine, tmp_path / "lake.duckdb")
+    with dg.instance_for_test() as instance:
+        lake = Energy(tmp_path, database, instance)
+        lake.cursors = {}
+        if isinstance(database, Trino):
+            prefix = f"landing-{uuid.uuid4().hex}"
+            root = f"s3://lakehouse/{prefix}"
+            for name in ("REGION", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+                monkeypatch.setenv(f"AWS_{name}", database.environment[f"PYICEBERG_CATALOG__LAKEHOUSE__S3__{name}"])
+            monkeypatch.setenv("AWS_ENDPOINT_URL", database.environment["PYICEBERG_CATALOG__LAKEHOUSE__S3__ENDPOINT"])
+            lake.store = S3Store(
+                "lakehouse", prefix=prefix, endpoint=os.environ["AWS_ENDPOINT_URL"], client_options={"allow_http": True}
+            )
+        else:
+            (tmp_path / "landing" / "dam").mkdir(parents=True)
+            root = f"{tmp_path}/landing"
+            lake.store = LocalStore(tmp_path / "landing")
+        lake.files = {name: text.replace("%s", root) for name, text in FILES.items()}
+        lake.write()
+        shutil.copytree(repository_root() / "dbt/macros", lake.project / "macros")
+        project_on(tmp_path, monkeypatch, database)
+        yield lake
+
+
+def test_files_become_rows_partitions_and_models(energy: Energy) -> None:
+    for day in (1, 2):
+        energy.put(day, energy.prices(day, IT=day, DE=day + 0.5))
+    [loaded] = energy.tick("landing_prices_files")
+    assert energy.materialized() == {f"2026-11-0{day}|{market}" for day in (1, 2) for market in ("DE", "IT")}
+    assert len(energy.rows()) == 8
+    assert energy.outcome(loaded.run_id, True).checks == {
+        "landing/prices:arrived": True,
+        "landing/prices:quarantined_rows": True,
+    }
+    [built] = energy.tick("arrivals_sensor")
+    assert energy.outcome(built.run_id, True).partitions == {"bronze/stg_prices": {"2026-11-01", "2026-11-02"}}
+    assert energy.rows("bronze.stg_prices") == energy.rows()
+    assert not energy.tick("landing_prices_files")
+    assert not energy.tick("arrivals_sensor")
+
+    # A file is overwritten, a late one has a new market and a bad row: only their dates are built again.
+    energy.put(1, energy.prices(1, IT=10))
+    energy.put(3, energy.prices(3, NL=3, DE="n/a"))
+    [loaded] = energy.tick("landing_prices_files")
+    outcome = energy.outcome(loaded.run_id, True)
+    assert outcome.checks["landing/prices:quarantined_rows"] is False
+    assert (
+        "price is 'n/a', which is not DECIMAL(10,2) (2 rows)" in outcome.descriptions["landing/prices:quarantined_rows"]
+    )
+    assert [(market, float(price)) for market, _, price in energy.rows()] == [
+        *[("DE", 2.5)] * 2,
+        *[("IT", 10.0)] * 2,
+        *[("IT", 2.0)] * 2,
+        *[("NL", 3.0)] * 2,
+    ]
+    assert energy.sql("select count(*) from landing.prices__quarantine") == [(2,)]
+    assert len(energy.rows("landing.prices__files", "_file, status")) == 3
+    runs = energy.tick("arrivals_sensor")
+    built_days = [energy.outcome(run.run_id, True).partitions["bronze/stg_prices"] for run in runs]
+    assert built_days == [{"2026-11-01"}, {"2026-11-03"}]
+    assert energy.rows("bronze.stg_prices") == energy.rows()
+
+
+def test_a_run_for_partitions_replaces_these_and_nothing_else(energy: Energy) -> None:
+    for day in (1, 2):
+        energy.put(day, energy.prices(day, IT=day, DE=day + 0.5))
+    energy.tick("landing_prices_files")
+    before = energy.rows()
+    energy.sql("update landing.prices set price = 99")
+    definitions = energy.definitions()
+    job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_selection={SOURCE})
+
+    def load(first: str, last: str) -> dict[str, bool]:
+        tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+        done = job.execute_in_process(instance=energy.instance, tags=tags, raise_on_error=False)
+        outcome = energy.outcome(done.run_id, done.success)
+        assert outcome.success, outcome.failure
+        return outcome.checks
+
+    load("2026-11-01|IT", "2026-11-01|IT")
+    changed = [row for row in energy.rows() if row[2] != 99]
+    assert changed == [row for row in before if row[0] == "IT" and row[1].date() == date(2026, 11, 1)]
+    # Dagster reads a range as all dates and all values between its ends.
+    first, last = sorted(energy.instance.get_dynamic_partitions("landing/prices/market"), key=["DE", "IT"].index)
+    checks = load(f"2026-11-01|{first}", f"2026-11-02|{last}")
+    assert checks["landing/prices:arrived"] is True
+    assert energy.rows() == before
+    assert load("2026-11-05|IT", "2026-11-05|IT")["landing/prices:arrived"] is False
+    assert energy.rows() == before

@@ -1,0 +1,266 @@
+"""Loads real files into a real DuckDB file, and is killed while it does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lakehouse_analytics.arrivals.files import load
+from lakehouse_analytics.arrivals.files.load import FileLoader, FileTables
+from lakehouse_analytics.arrivals.files.storage import storage_of
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, RawTable
+from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
+from lakehouse_analytics.contract.arrivals import FileArrival
+
+DATED = {"files": "in/{date}_*.csv", "begin": "2026-01-01", "max_bad_rows": 1}
+
+
+@dataclass
+class Landing:
+    """A folder of files, and the tables that they are loaded into."""
+
+    root: Path
+    arrival: FileArrival = field(default_factory=lambda: FileArrival(**DATED))  # type: ignore[arg-type]
+    clock: float = field(default_factory=lambda: time.time() - 10_000)
+
+    def put(self, name: str, text: str) -> None:
+        """Write or overwrite a file. Each has a later time than the ones before."""
+        path = self.root / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        self.clock += 1
+        os.utime(path, (self.clock, self.clock))
+
+    def table(self, suffix: str = "") -> RawTable:
+        return DuckDBTable(self.root / "lake.duckdb", 5, "landing", "prices" + suffix)
+
+    def loader(self) -> FileLoader:
+        tables = FileTables(self.table(), self.table("__files"), self.table("__quarantine"))
+        return FileLoader(self.arrival, storage_of(self.arrival, self.root), tables, log=lambda _: None)
+
+    def rows(self, columns: str = "_file, n", suffix: str = "") -> list[tuple[Any, ...]]:
+        return sorted(self.table(suffix).query(f"SELECT {columns} FROM {{table}}"), key=repr)
+
+
+@pytest.fixture
+def landing(tmp_path: Path) -> Landing:
+    (tmp_path / "in").mkdir()
+    return Landing(tmp_path)
+
+
+def numbers(*values: object) -> str:
+    return "n\n" + "".join(f"{value}\n" for value in values)
+
+
+def test_each_version_of_a_file_is_loaded_once(landing: Landing) -> None:
+    landing.put("2026-01-01_a.csv", numbers(1, 2))
+    landing.put("2026-01-02_a.csv", numbers(3))
+    report = landing.loader().load_new()
+    assert (report.files, report.rows, report.total) == (2, 3, 3)
+    assert report.partitions == {(date(2026, 1, 1), ""): 2, (date(2026, 1, 2), ""): 1}
+    assert not landing.loader().load_new().found_something
+    landing.put("2026-01-01_a.csv", numbers(9))  # overwritten: its rows replace the old ones
+    landing.put("2026-01-03_late.csv", numbers(4))
+    report = landing.loader().load_new()
+    assert (report.files, report.rows, report.total) == (2, 2, 3)
+    assert landing.rows() == [("2026-01-01_a.csv", "9"), ("2026-01-02_a.csv", "3"), ("2026-01-03_late.csv", "4")]
+    late = (date(2026, 1, 1), "")
+    landing.put("2026-01-01_late.csv", numbers(7))
+    assert landing.loader().load_new().partitions == {late: 1}
+    assert landing.loader().count_rows([date(2026, 1, 1)]) == {late: 2}
+    (landing.root / "in/2026-01-01_late.csv").unlink()
+    landing.loader().reload([date(2026, 1, 1)])
+    assert landing.rows("_file_date") == [(date(2026, 1, day),) for day in (1, 2, 3)]
+
+
+def test_files_and_bad_rows_are_recorded(landing: Landing) -> None:
+    landing.arrival = FileArrival(**{**DATED, "columns": {"n": "bigint"}, "max_bad_rows": 0.5})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", numbers(1, "x", 3))
+    landing.put("2026-01-02_bad.csv", numbers("x", "y", 3))
+    report = landing.loader().load_new()
+    assert (report.files, report.rows, report.bad_rows) == (1, 2, 3)
+    assert report.bad_files == {"2026-01-02_bad.csv": "2 of its 3 rows are bad, more than max_bad_rows: 0.5"}
+    assert landing.rows("_file, status, rows, bad_rows", "__files") == [
+        ("2026-01-01_a.csv", "loaded", 2, 1),
+        ("2026-01-02_bad.csv", "bad", 0, 2),
+    ]
+    assert landing.rows("_file, reason", "__quarantine") == [
+        ("2026-01-01_a.csv", "n is 'x', which is not BIGINT"),
+        ("2026-01-02_bad.csv", "n is 'x', which is not BIGINT"),
+        ("2026-01-02_bad.csv", "n is 'y', which is not BIGINT"),
+    ]
+    landing.put("2026-01-02_bad.csv", numbers(7, 8))  # corrected
+    assert landing.loader().load_new().bad_rows == 0
+    assert landing.rows("n") == [(1,), (3,), (7,), (8,)]
+    assert len(landing.rows("_file", "__quarantine")) == 1
+
+
+def test_the_rows_of_the_last_good_version_stay_when_a_file_becomes_bad(landing: Landing) -> None:
+    landing.put("2026-01-01_a.csv", numbers(1))
+    landing.loader().load_new()
+    landing.put("2026-01-01_a.csv", "")
+    report = landing.loader().load_new()
+    assert report.bad_files.keys() == {"2026-01-01_a.csv"}
+    assert landing.rows() == [("2026-01-01_a.csv", "1")]
+    assert not landing.loader().load_new().found_something
+
+
+def test_new_columns_are_added_and_missing_ones_are_null(landing: Landing) -> None:
+    landing.put("2026-01-01_a.csv", "n\n1\n")
+    landing.loader().load_new()
+    landing.put("2026-01-02_a.csv", "N,extra\n2,x\n")
+    landing.put("2026-01-03_a.csv", "extra\ny\n")
+    landing.loader().load_new()
+    assert landing.rows("n, extra") == [("1", None), ("2", "x"), (None, "y")]
+
+
+def test_a_partition_is_replaced_with_what_the_files_have_now(landing: Landing) -> None:
+    for day in (1, 2):
+        landing.put(f"2026-01-0{day}_a.csv", numbers(day))
+        landing.put(f"2026-01-0{day}_b.csv", numbers(day * 10))
+    landing.loader().load_new()
+    (landing.root / "in/2026-01-01_b.csv").unlink()
+    report = landing.loader().reload([date(2026, 1, 1)])
+    assert (report.files, report.rows) == (1, 1)
+    assert landing.rows() == [("2026-01-01_a.csv", "1"), ("2026-01-02_a.csv", "2"), ("2026-01-02_b.csv", "20")]
+    assert landing.loader().reload([date(2026, 1, 7)]).rows == 0
+    assert len(landing.rows()) == 3
+
+
+def test_values_of_a_date_are_replaced_and_the_others_stay(landing: Landing) -> None:
+    landing.arrival = FileArrival(**{**DATED, "split_by": "market"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", "market,n\nIT,1\nDE,2\n")
+    landing.put("2026-01-02_a.csv", "market,n\nIT,3\n")
+    report = landing.loader().load_new()
+    first = date(2026, 1, 1)
+    assert report.partitions == {(first, "IT"): 1, (first, "DE"): 1, (date(2026, 1, 2), "IT"): 1}
+    landing.put("2026-01-01_a.csv", "market,n\nIT,11\nDE,22\n")
+    assert landing.loader().reload([first], {first: ["IT"]}).partitions == {(first, "IT"): 1}
+    assert landing.rows("market, n") == [("DE", "2"), ("IT", "11"), ("IT", "3")]
+    # The new version was loaded in part, so it is still new: the rest follows.
+    assert landing.loader().load_new().rows == 2
+    assert landing.rows("market, n") == [("DE", "22"), ("IT", "11"), ("IT", "3")]
+
+
+def test_the_whole_table_can_be_loaded_again_with_other_types(landing: Landing) -> None:
+    landing.put("2026-01-01_a.csv", "n,old\n1,x\n")
+    landing.loader().load_new()
+    landing.put("2026-01-01_a.csv", "n\n1\n")
+    landing.arrival = FileArrival(**{**DATED, "columns": {"n": "decimal(5,2)"}})  # type: ignore[arg-type]
+    assert landing.loader().reload().total == 1
+    assert next(iter(landing.table().read().columns.items())) == ("n", "DECIMAL(5,2)")
+    assert "old" not in landing.table().read().columns
+
+
+def test_loaded_files_are_moved_and_can_be_loaded_again(landing: Landing) -> None:
+    landing.arrival = FileArrival(**{**DATED, "after_load": "move"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", numbers(1))
+    landing.put("2026-01-02_bad.csv", "")
+    landing.loader().load_new()
+    left = sorted(path.relative_to(landing.root / "in").as_posix() for path in landing.root.glob("in/**/*.csv"))
+    assert left == ["_loaded/2026-01-01_a.csv", "_quarantine/2026-01-02_bad.csv"]
+    assert landing.loader().reload([date(2026, 1, 1)]).rows == 1
+    landing.put("2026-01-01_a.csv", numbers(5))  # delivered again: the newer one counts
+    assert landing.loader().load_new().rows == 1
+    assert landing.rows() == [("2026-01-01_a.csv", "5")]
+
+
+def test_a_type_that_does_not_exist_is_an_error_before_anything_is_written(landing: Landing) -> None:
+    landing.arrival = FileArrival(**{**DATED, "columns": {"n": "numbr"}})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", numbers(1))
+    with pytest.raises(ArrivalError, match=r"arrives\.columns\.n is 'numbr': DuckDB has no such type"):
+        landing.loader().load_new()
+    assert not landing.table().read().exists
+
+
+NAMES = [f"2026-01-0{day}_{name}.csv" for day in (1, 2, 3) for name in "ab"]
+CONTENT = st.lists(st.integers(0, 99), max_size=3)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from(NAMES), CONTENT),
+        st.tuples(st.just("delete"), st.sampled_from(NAMES), st.none()),
+        st.tuples(st.just("load"), st.none(), st.none()),
+        st.tuples(st.just("reload"), st.sampled_from(NAMES), st.none()),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=8)
+@given(steps=STEPS, batch=st.integers(1, 3))
+def test_any_history_of_files_and_loads_gives_the_rows_of_the_versions_that_were_there(
+    steps: list[tuple[str, Any, Any]], batch: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The model: a load has the rows of all current files, and of deleted ones that an earlier load saw."""
+    landing = Landing(tmp_path_factory.mktemp("history"))
+    (landing.root / "in").mkdir()
+    files: dict[str, list[int]] = {}
+    table: dict[str, list[int]] = {}
+    versions: dict[str, int] = {}
+    loaded: dict[str, int] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "BATCH_FILES", batch)
+        for step, name, content in [*steps, ("load", None, None)]:
+            if step == "put":
+                landing.put(name, numbers(*content))
+                files[name] = content
+                versions[name] = versions.get(name, 0) + 1
+            elif step == "delete":
+                (landing.root / "in" / name).unlink(missing_ok=True)
+                files.pop(name, None)
+            elif step == "load":
+                report = landing.loader().load_new()
+                new = {name for name in files if loaded.get(name) != versions[name]}
+                assert report.files == len(new)
+                loaded |= {name: versions[name] for name in files}
+                table |= files
+            else:
+                landing.loader().reload([date.fromisoformat(name[:10])])
+                of_day = {other: rows for other, rows in files.items() if other[:10] == name[:10]}
+                table = {other: rows for other, rows in table.items() if other[:10] != name[:10]} | of_day
+                loaded |= {other: versions[other] for other in of_day}
+            if landing.table().read().exists:
+                assert landing.rows() == sorted(
+                    ((name, str(value)) for name, values in table.items() for value in values), key=repr
+                )
+
+
+def _load(root: str, arrival: Mapping[str, Any]) -> None:
+    Landing(Path(root), FileArrival(**arrival)).loader().load_new()
+
+
+def test_a_load_that_is_killed_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+    arrival = {**DATED, "after_load": "move"}
+    landing = Landing(tmp_path, FileArrival(**arrival))  # type: ignore[arg-type]
+    expected = []
+    chance = random.Random(7)
+    killed = 0
+    for number in range(40):
+        name = f"2026-01-{number % 28 + 1:02}_{number}.csv"
+        values = [number * 1000 + place for place in range(200)]
+        landing.put(name, numbers(*values))
+        expected += [(name, str(value)) for value in values]
+        if number % 4 == 3:
+            process = multiprocessing.get_context("fork").Process(target=_load, args=(str(tmp_path), arrival))
+            process.start()
+            process.join(chance.uniform(0.0, 0.25))
+            if process.is_alive() and process.pid:
+                os.kill(process.pid, signal.SIGKILL)
+                killed += 1
+            process.join()
+    landing.loader().load_new()
+    assert killed
+    assert landing.rows() == sorted(expected, key=repr)
+    assert [row[0] for row in landing.rows("_file", "__files")] == sorted({name for name, _ in expected})
+    assert not list((tmp_path / "in").glob("*.csv"))

@@ -1,0 +1,127 @@
+"""Files on a disk. The integration tests use S3."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lakehouse_analytics.arrivals.files.pattern import FilePattern
+from lakehouse_analytics.arrivals.files.storage import FileStorage, FileVersion, fingerprint, storage_of
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.contract.arrivals import FileArrival
+
+
+def storage_in(folder: Path, pattern: str = "**.csv") -> FileStorage:
+    return FileStorage(FilePattern(f"{folder}/{pattern}"))
+
+
+def write(path: Path, text: str = "a\n1\n", *, age: float = 60) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+def test_every_file_that_matches_is_listed_with_its_version(tmp_path: Path) -> None:
+    for name in ("2026-01-01_a.csv", "sub/2026-01-02_b.csv", "2026-01-03.txt", "_loaded/2026-01-04_c.csv"):
+        write(tmp_path / name)
+    found = {file.path: file for file in storage_in(tmp_path, "**/{date}_*.csv").versions()}
+    assert {path: file.day for path, file in found.items()} == {
+        "2026-01-01_a.csv": date(2026, 1, 1),
+        "sub/2026-01-02_b.csv": date(2026, 1, 2),
+    }
+    assert all(file.size == 4 and file.version for file in found.values())
+
+
+def test_a_file_of_the_same_size_and_time_is_another_version_once_it_is_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv")
+    [before] = storage_in(tmp_path).versions()
+    stat = path.stat()
+    other = write(tmp_path / "other", "a\n2\n")
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.rename(path)
+    [after] = storage_in(tmp_path).versions()
+    assert before.size == after.size
+    assert before.modified == after.modified
+    assert before.version != after.version
+
+
+def test_a_file_that_may_still_be_written_is_not_read_yet(tmp_path: Path) -> None:
+    write(tmp_path / "old.csv")
+    write(tmp_path / "new.csv", age=0)
+    assert [file.path for file in storage_in(tmp_path).settled()] == ["old.csv"]
+
+
+def test_copies_have_the_version_that_was_read(tmp_path: Path) -> None:
+    write(tmp_path / "in/a.csv")
+    write(tmp_path / "in/gone.csv")
+    write(tmp_path / "in/changed.csv")
+    storage = storage_in(tmp_path / "in")
+    listed = sorted(storage.versions(), key=lambda file: file.path)
+    write(tmp_path / "in/changed.csv", "b\n22\n", age=30)
+    (tmp_path / "in/gone.csv").unlink()
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    found = {file.path: (file, copy.read_text()) for file, copy in storage.read(listed, copies)}
+    assert found.keys() == {"a.csv", "changed.csv"}
+    current = {file.path: file for file in storage.versions()}
+    assert found["changed.csv"] == (current["changed.csv"], "b\n22\n")
+    assert found["changed.csv"][0] not in listed
+    assert found["a.csv"] == (listed[0], "a\n1\n")
+
+
+def test_a_file_is_moved_unless_it_has_changed(tmp_path: Path) -> None:
+    path = write(tmp_path / "sub/a.csv")
+    storage = storage_in(tmp_path)
+    [listed] = storage.versions()
+    write(path, "new\n", age=1)
+    storage.move(listed, "_loaded")
+    assert path.read_text() == "new\n"
+    [listed] = storage.versions()
+    storage.move(listed, "_loaded")
+    assert not path.exists()
+    assert (tmp_path / "_loaded/sub/a.csv").read_text() == "new\n"
+    storage.move(listed, "_loaded")  # again, as after a kill
+    [moved] = storage.versions("_loaded")
+    assert (moved.path, moved.location) == ("sub/a.csv", "_loaded/sub/a.csv")
+
+
+def test_what_cannot_be_listed_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ArrivalError, match=r"in/\*\*\.csv: the folder .*/in does not exist. Create it"):
+        list(storage_in(tmp_path / "in").versions())
+    with pytest.raises(ArrivalError, match=r"gs:// is not supported\. Use s3://"):
+        list(FileStorage(FilePattern("gs://bucket/*.csv")).versions())
+
+
+def test_paths_are_relative_to_the_dbt_project(tmp_path: Path) -> None:
+    write(tmp_path / "landing/a.csv")
+    (tmp_path / "dbt").mkdir()
+    found = storage_of(FileArrival(files="../landing/*.csv"), tmp_path / "dbt")
+    assert [file.path for file in found.versions()] == ["a.csv"]
+
+
+def version(path: str, tag: str) -> FileVersion:
+    return FileVersion(path, tag, 1, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+FILES = st.dictionaries(st.text("ab/", min_size=1, max_size=4), st.text("12", min_size=1, max_size=3), max_size=8)
+
+
+@given(before=FILES, after=FILES, seed=st.randoms())
+def test_the_fingerprint_changes_exactly_when_a_version_does(
+    before: dict[str, str], after: dict[str, str], seed: random.Random
+) -> None:
+    def of(files: dict[str, str]) -> tuple[str, int]:
+        listing: Sequence[FileVersion] = [version(path, tag) for path, tag in files.items()]
+        return fingerprint(iter(seed.sample(listing, len(listing))))
+
+    assert (of(before) == of(after)) is (before == after)
+    assert of(before)[1] == len(before)
+    assert len(of(after)[0]) == 32

@@ -1,0 +1,70 @@
+"""Which exports a project has, and which checks are their gates."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+from lakehouse_analytics.assets.exports import POOL, export_assets, exports_of
+from lakehouse_analytics.contract.models import ContractError
+from manifests import Manifest
+
+
+def serve(table: str, to: str = "ch") -> dict[str, str]:
+    return {"to": to, "table": table}
+
+
+def test_an_export_has_the_owner_tags_and_gates_of_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_CONNECTION_PG", "postgresql://u:secret@h/d")
+    manifest = Manifest()
+    lakehouse = {
+        "owner": "team:growth",
+        "rows": {"min": 1, "drift": {"severity": "warn"}},
+        "serve": [serve("reporting.days"), serve("days", "pg")],
+        "partition": "daily",
+    }
+    days = manifest.model(
+        "days", folder="gold", lakehouse=lakehouse, event_time="day", begin="2026-01-01",
+        incremental_strategy="replace_window", materialized="incremental",
+    )  # fmt: skip
+    manifest.nodes[days]["tags"] = ["finance"]
+    manifest.test("not_null_days_day", days, attached=days)
+    manifest.test("odd_days", days, attached=days, severity="warn")
+    graph = manifest.graph()
+
+    exports = exports_of(graph)
+    key = dg.AssetKey(["gold", "days"])
+    gates = {dg.AssetCheckKey(key, "not_null_days_day"), dg.AssetCheckKey(key, "row_count")}
+    assert [set(one.gates) for one in exports] == [gates, gates]
+    assets = export_assets(graph, exports, max_runtime=60)
+    specs = {spec.key.to_user_string(): spec for one in assets for spec in one.specs}
+    assert specs.keys() == {"ch/reporting/days", "pg/days"}
+    for spec in specs.values():
+        assert (spec.group_name, spec.owners, {name: tag for name, tag in spec.tags.items() if "kind" not in name}) == (
+            "exports",
+            ["team:growth"],
+            {"finance": ""},
+        )
+        assert spec.partitions_def is None
+        assert [dep.asset_key for dep in spec.deps] == [key]
+    assert specs["pg/days"].kinds == {"postgresql"}
+    assert specs["ch/reporting/days"].kinds == set()  # its connection is not set
+    assert {one.op.pool for one in assets} == {graph.engine.pool or POOL}
+    assert {check.name for one in assets for check in one.check_specs} == {"rows_served"}
+
+
+def test_two_tables_cannot_have_one_copy() -> None:
+    manifest = Manifest()
+    manifest.model("a", folder="gold", lakehouse={"serve": serve("reporting.t")})
+    manifest.model("b", folder="gold", lakehouse={"serve": serve("reporting.t")})
+    with pytest.raises(
+        ContractError,
+        match=r"models/gold/b\.sql: model b: meta\.lakehouse\.serve: ch and reporting\.t are also those of a\.",
+    ):
+        exports_of(manifest.graph())
+
+
+def test_a_copy_cannot_have_the_key_of_a_table() -> None:
+    manifest = Manifest()
+    manifest.model("a", folder="gold", lakehouse={"serve": serve("a", "gold")})
+    with pytest.raises(ContractError, match="gold/a is the key of another asset; rename the copy"):
+        exports_of(manifest.graph())

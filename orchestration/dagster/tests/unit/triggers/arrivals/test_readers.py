@@ -1,0 +1,102 @@
+"""Which models are built after a load, for which partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.triggers.arrivals.readers import arrival_sensor
+from manifests import Manifest
+from windowed import windowed
+
+FILES = {"files": "s3://landing/{date}_*.csv", "begin": "2026-01-01", "split_by": "market"}
+TABLE = {"database": "shop"}
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as made:
+        yield made
+
+
+def graph() -> Graph:
+    """landing.prices → daily stg_prices and whole stg_all; shop.orders → stg_orders → silver orders."""
+    m = Manifest()
+    prices = m.source("landing", "prices", lakehouse={"arrives": FILES})
+    orders = m.source("shop", "orders", lakehouse={"arrives": TABLE})
+    windowed(m, "stg_prices", prices, grain="daily", begin="2026-01-01", lakehouse={"layer": "bronze"})
+    windowed(m, "stg_months", prices, grain="monthly", begin="2026-01-01", lakehouse={"layer": "bronze"})
+    m.model("stg_all", prices, folder="bronze")
+    m.model("orders", m.model("stg_orders", orders, folder="bronze"), folder="silver")
+    return m.graph()
+
+
+class Sensor:
+    """The sensor with its cursor."""
+
+    def __init__(self, instance: dg.DagsterInstance, **settings: Any) -> None:
+        self.instance, self.cursor = instance, None
+        made = graph()
+        self.sensor = arrival_sensor(Settings(**settings), made, [*made.sources.values()])
+
+    def load(self, key: str, *partitions: str | None) -> None:
+        for partition in partitions or (None,):
+            event = dg.AssetMaterialization(dg.AssetKey(key.split("/")), partition=partition)
+            self.instance.report_runless_asset_event(event)
+
+    def tick(self) -> list[tuple[set[str], str, str]]:
+        """Return the requested models and the first and the last partition, and keep the cursor."""
+        result = self.sensor(dg.build_sensor_context(instance=self.instance, cursor=self.cursor))
+        assert isinstance(result, dg.SensorResult)
+        self.cursor = result.cursor  # type: ignore[assignment]
+        return [
+            (
+                {key.to_user_string() for key in request.asset_selection or ()},
+                request.tags.get("dagster/asset_partition_range_start", ""),
+                request.tags.get("dagster/asset_partition_range_end", ""),
+            )
+            for request in result.run_requests or ()
+        ]
+
+
+def test_a_loaded_table_builds_its_bronze_models_once(instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(instance)
+    assert sensor.tick() == []
+    sensor.load("shop/orders")
+    sensor.load("shop/orders")
+    assert sensor.tick() == [({"bronze/stg_orders"}, "", "")]
+    assert sensor.tick() == []
+    sensor.load("shop/orders")
+    assert sensor.tick() == [({"bronze/stg_orders"}, "", "")]
+
+
+def test_daily_models_are_built_for_the_dates_of_the_files(instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(instance)
+    sensor.load("landing/prices", "2026-01-02|IT", "2026-01-02|DE", "2026-01-03|IT", "2026-01-07|IT")
+    assert sensor.tick() == [
+        ({"bronze/stg_all"}, "", ""),
+        ({"bronze/stg_prices"}, "2026-01-02", "2026-01-03"),
+        ({"bronze/stg_prices"}, "2026-01-07", "2026-01-07"),
+    ]
+
+
+def test_dates_without_a_partition_are_left_to_the_schedule(instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(instance)
+    tomorrow = date.today() + timedelta(days=1)
+    sensor.load("landing/prices", f"{tomorrow}|IT", "2025-12-31|IT")
+    assert sensor.tick() == [({"bronze/stg_all"}, "", "")]
+
+
+def test_long_ranges_are_split(instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(instance, max_partitions_per_run=2)
+    sensor.load("landing/prices", *(f"2026-01-0{day}|IT" for day in range(1, 6)))
+    assert [(first, last) for _, first, last in sensor.tick()[1:]] == [
+        ("2026-01-01", "2026-01-02"),
+        ("2026-01-03", "2026-01-04"),
+        ("2026-01-05", "2026-01-05"),
+    ]
