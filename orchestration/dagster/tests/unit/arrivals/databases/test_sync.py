@@ -10,7 +10,9 @@ from typing import Any
 
 import duckdb
 import pytest
+from lakehouse_analytics.arrivals.databases.sync import sync_table
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.contract.arrivals import TableArrival
 from source_databases import SourceDatabase, Sync
 
 INCREMENTAL: dict[str, Any] = {"mode": "incremental", "update_key": "updated_at", "primary_key": "id", "lag": "5m"}
@@ -497,3 +499,11 @@ def test_a_source_that_changes_during_the_sync(sync: Sync, source: SourceDatabas
     assert modes[2:] == ["incremental"] * 4
     sync(**RECONCILE)
     assert sync.rows("id, amount") == [*source.ask("select id, amount from t order by id")]
+
+
+def test_a_folder_that_cannot_be_written(sync: Sync, table: SourceDatabase) -> None:
+    (sync.folder / "file").write_text("")
+    arrival = TableArrival.model_validate({"database": "shop"})
+    with pytest.raises(ArrivalError, match=r"the rows could not be stored in .*/file/staging: .*Not a directory"):
+        sync_table(arrival, sync.raw, table.connection, sync.folder / "file" / "staging", table="t")
+    assert not sync.raw.read().exists
