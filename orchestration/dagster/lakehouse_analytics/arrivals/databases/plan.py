@@ -156,8 +156,8 @@ class Planner:
         stored = Stored.parse(before.state)
         if before.exists and not stored and not self.full_refresh:
             raise ArrivalError(
-                "the raw table exists, but was not filled by a sync of a database. Rename or drop it, or request a "
-                "full refresh, which replaces it"
+                "the raw table exists, but was not filled by a sync of a database. Rename or drop it, or "
+                "launch its job with `reload: true` in the run's config, which replaces it"
             )
         known = stored.columns if stored and not self.full_refresh else None
         columns, new, changed = self._columns(known)
@@ -186,7 +186,7 @@ class Planner:
             found += [f"changed types: {', '.join(changed)}"] if changed else []
             raise ArrivalError(
                 f"the columns of {self.table.name} have changed ({'; '.join(found)}), and schema_changes is fail. Set "
-                "it to add or warn, or request a full refresh"
+                "it to add or warn, or launch the job with `reload: true` in the run's config"
             )
         if gone:
             fate = "NULL in rows read from now on" if self.arrival.mode == "incremental" else "removed"
@@ -200,10 +200,10 @@ class Planner:
 
     def _incremental(self, plan: Plan, stored: Stored | None, changed: Sequence[str]) -> Plan:
         ignores = self.arrival.deletes == "ignore"
+        if self.full_refresh:
+            return plan.full("reload: true", keeps=False, continues=False)
         if not stored:
             return plan.full("the raw table does not exist yet", keeps=False)
-        if self.full_refresh:
-            return plan.full("a full refresh was requested", keeps=False, continues=False)
         different = [
             f"{name} was {_shown(stored.settings.get(name))} and is {_shown(value)}"
             for name, value in self.settings.items()
@@ -216,7 +216,8 @@ class Planner:
         if changed and ignores:
             raise ArrivalError(
                 f"types of {self.table.name} have changed: {', '.join(changed)}. The table is not replaced, because "
-                "deletes: ignore keeps rows that the source may have deleted. Request a full refresh to replace it"
+                "deletes: ignore keeps rows that the source may have deleted. Launch the job with `reload: true` "
+                "in the run's config to replace it"
             )
         if changed:
             return plan.full(f"types have changed: {', '.join(changed)}", keeps=False, continues=False)
