@@ -27,9 +27,10 @@ many is never wrong; reading too few is. The start must therefore be low enough:
 Full again
 ----------
 An incremental sync reads all rows if the settings have changed, if the source has new columns (rows that exist need
-their values), if it changed types, if its rows end before the start (the source was restored), or with `full_refresh`. It
-replaces the table, except with `deletes: ignore`: then the rows are merged, because the table may have rows that the
-source has deleted.
+their values), if it changed types, if its rows end before the start (the source was restored), or with `full_refresh`.
+It replaces the table, except with `deletes: ignore`: then the rows are merged, because the table may have rows that the
+source has deleted. Another source table or primary key, and `full_refresh`, replace it in any case; another type is an
+error then.
 
 Deletes
 -------
