@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-import dlt
-from dlt.sources.filesystem import filesystem, read_csv_duckdb
-from dlt.sources.sql_database import sql_table
+import dlt  # type: ignore[import-not-found]  # in another environment
+from dlt.sources.filesystem import filesystem, read_csv_duckdb  # type: ignore[import-not-found]
+from dlt.sources.sql_database import sql_table  # type: ignore[import-not-found]
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakehouse_analytics.common.sql import identifier
+from lakehouse_analytics.engines.duckdb.database import qualified
 from lakehouse_analytics.ingest import columns as sql
 from lakehouse_analytics.ingest import rows, state
 from lakehouse_analytics.ingest.config import Connection
@@ -80,7 +81,7 @@ class DuckDBFile:
                 return known
             where = f"{schema}.{state.TABLE} in {self.path}"
             state.check_columns(where, known.tables[state.TABLE].columns)
-            name = f"{identifier(schema)}.{state.TABLE}"
+            name = qualified(db, schema, state.TABLE)
             row = db.execute(f"SELECT max(sync_id) FROM {name}").fetchone()  # noqa: S608
             known.sync_id = (row[0] if row else None) or 0
             columns = "namespace, stream, generation_id, sync_id, settings, state"
@@ -95,7 +96,7 @@ class DuckDBFile:
         with self._connect(read_only=False) as db:
             db.execute("BEGIN")
             try:
-                db.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}")
+                db.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified(db, schema)}")
                 for key, stream in plan.streams.items():
                     totals[key] = _load_stream(db, schema, stream, staging.streams[key].parquet, known)
                 _write_state(db, schema, connection.name, state.new_rows(plan, staging, known))
@@ -125,7 +126,7 @@ class DuckDBFile:
 def _load_stream(
     db: duckdb.DuckDBPyConnection, schema: str, stream: StreamPlan, parquet: Path | None, known: StoredState
 ) -> int:
-    table = f"{identifier(schema)}.{identifier(stream.table)}"
+    table = qualified(db, schema, stream.table)
     if stream.replaces:
         db.execute(f"CREATE OR REPLACE TABLE {table} ({sql.table_definition(stream.columns)})")
     else:
@@ -144,7 +145,7 @@ def _load_stream(
 
 def _write_state(db: duckdb.DuckDBPyConnection, schema: str, source: str, new_state: list[Row]) -> None:
     """Replace the state of these streams and of the source as a whole."""
-    name = f"{identifier(schema)}.{state.TABLE}"
+    name = qualified(db, schema, state.TABLE)
     db.execute(f"CREATE TABLE IF NOT EXISTS {name} ({_STATE})")
     db.execute(f"DELETE FROM {name} WHERE source = ? AND stream IS NULL", [source])  # noqa: S608
     for row in new_state:

@@ -11,11 +11,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import clickhouse_connect
 import dagster as dg
 import obstore
 import pytest
+from lakehouse_analytics.cli import example
 from lakehouse_analytics.settings import repository_root
 from obstore.store import LocalStore, ObjectStore, S3Store
+from postgres_server import postgres_server
 
 from .conftest import Lakehouse, project_on
 from .databases import Trino, new_database
@@ -57,26 +60,10 @@ FILES = {
 }
 
 
-class Energy(Lakehouse):
-    """A project that reads files, the place of the files, and the cursors of the sensors."""
+class Arriving(Lakehouse):
+    """A project with sensors, and their cursors."""
 
-    store: ObjectStore
     cursors: dict[str, str]
-
-    def put(self, day: int, text: str, name: str = "a") -> None:
-        path = f"dam/2026-11-{day:02}_{name}.csv"
-        obstore.put(self.store, path, text.encode())
-        if isinstance(self.store, LocalStore):
-            # A file that has just changed is not read yet.
-            os.utime(self.root / "landing" / path, (time.time() - 60,) * 2)
-
-    def prices(self, day: int, **prices: object) -> str:
-        lines = [
-            f"{market},2026-11-{day:02}T{hour:02}:00:00Z,{price}\n"
-            for market, price in prices.items()
-            for hour in (0, 23)
-        ]
-        return "market,starts,price\n" + "".join(lines)
 
     def tick(self, sensor: str) -> list[dg.DagsterRun]:
         """Evaluate a sensor and execute the runs that it requests."""
@@ -97,6 +84,27 @@ class Energy(Lakehouse):
             assert done.success, self.outcome(done.run_id, success=False).failure
             runs.append(done.dagster_run)
         return runs
+
+
+class Energy(Arriving):
+    """A project that reads files, and the place of the files."""
+
+    store: ObjectStore
+
+    def put(self, day: int, text: str, name: str = "a") -> None:
+        path = f"dam/2026-11-{day:02}_{name}.csv"
+        obstore.put(self.store, path, text.encode())
+        if isinstance(self.store, LocalStore):
+            # A file that has just changed is not read yet.
+            os.utime(self.root / "landing" / path, (time.time() - 60,) * 2)
+
+    def prices(self, day: int, **prices: object) -> str:
+        lines = [
+            f"{market},2026-11-{day:02}T{hour:02}:00:00Z,{price}\n"
+            for market, price in prices.items()
+            for hour in (0, 23)
+        ]
+        return "market,starts,price\n" + "".join(lines)
 
     def rows(self, table: str = "landing.prices", columns: str = "market, starts, price") -> list[tuple[Any, ...]]:
         return sorted(self.sql(f"select {columns} from {table}"), key=repr)
@@ -196,3 +204,44 @@ def test_a_run_for_partitions_replaces_these_and_nothing_else(energy: Energy) ->
     assert energy.rows() == before
     assert load("2026-11-05|IT", "2026-11-05|IT")["landing/prices:arrived"] is False
     assert energy.rows() == before
+
+
+CUSTOMERS = """
+create table customers (id int primary key, name text, country text, created_at timestamptz default now(),
+  updated_at timestamptz default now());
+insert into customers (id, name, country) values (1, 'Ana', 'PT'), (2, 'Zoë', 'FR'), (3, 'Bo', 'FR')"""
+
+
+@pytest.mark.engine("duckdb")
+def test_the_example_customers_from_a_database_to_dashboards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project of `examples/customers`, with a real PostgreSQL and ClickHouse in the process."""
+    example.copy("customers", tmp_path / "dbt")
+    database = new_database("duckdb", tmp_path / "customers.duckdb")
+    project_on(tmp_path, monkeypatch, database, LAKEHOUSE_DBT_PROFILES_DIR=str(tmp_path / "dbt"))
+    with postgres_server() as server, dg.instance_for_test() as instance:
+        name = server.new_database()
+        server.ask(CUSTOMERS, database=name)
+        monkeypatch.setenv("LAKEHOUSE_CONNECTION_SHOP", server.url(name))
+        monkeypatch.setenv("LAKEHOUSE_CONNECTION_CLICKHOUSE", f"chdb://{tmp_path}/clickhouse")
+        lake = Arriving(tmp_path, database, instance)
+        lake.cursors = {}
+
+        def serve() -> list[tuple[Any, ...]]:
+            assert lake.run("customers_sync").success
+            [built] = lake.tick("arrivals_sensor")
+            assert lake.outcome(built.run_id, True).built == {"bronze/stg_customers"}
+            assert lake.run("full_refresh", assets=["gold/customers_by_country"]).success
+            outcome = lake.run("exports")
+            assert outcome.success, outcome.failure
+            assert outcome.checks == {"clickhouse/crm/customers_by_country:rows_served": True}
+            client = clickhouse_connect.get_client(interface="chdb", path=f"{tmp_path}/clickhouse")
+            try:
+                query = "select country, customers from crm.customers_by_country order by country"
+                return [tuple(row) for row in client.query(query).result_rows]
+            finally:
+                client.close()
+
+        assert serve() == [("FR", 2), ("PT", 1)]
+        server.ask("update customers set country = 'DE', updated_at = now() where id = 1", database=name)
+        server.ask("delete from customers where id = 3", database=name)
+        assert serve() == [("DE", 1), ("FR", 1)]

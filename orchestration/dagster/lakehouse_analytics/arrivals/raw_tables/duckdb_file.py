@@ -15,6 +15,7 @@ from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, O
 from lakehouse_analytics.arrivals.raw_tables.kinds import normalized
 from lakehouse_analytics.arrivals.raw_tables.new_rows import SETTINGS, NewRows, check
 from lakehouse_analytics.common.sql import identifier, literal
+from lakehouse_analytics.engines.duckdb.database import qualified
 
 if TYPE_CHECKING:
     import duckdb
@@ -73,7 +74,7 @@ class DuckDBTable:
                 deleted = self._delete(db, rows)
             inserted = 0
             if rows.select:
-                inserted = _number(db.execute(f"INSERT INTO {self._name} BY NAME {rows.select}"))
+                inserted = _number(db.execute(f"INSERT INTO {self._name(db)} BY NAME {rows.select}"))
             self._store(db, state, table_id)
             return Outcome(old - deleted + inserted, inserted, deleted)
 
@@ -84,7 +85,7 @@ class DuckDBTable:
         with self._connect(read_only=True) as db:
             if not self._read(db)[0].exists:
                 return []
-            return db.execute(sql.replace("{table}", self._name)).fetchall()
+            return db.execute(sql.replace("{table}", self._name(db))).fetchall()
 
     def keys_to(self, columns: Sequence[str], path: Path) -> None:
         """See `RawTable`."""
@@ -94,16 +95,14 @@ class DuckDBTable:
         with self._connect(read_only=True) as db:
             if not self._read(db)[0].exists:
                 raise ArrivalError(f"{self} does not exist")
-            distinct = f"SELECT DISTINCT {names} FROM {self._name}"  # noqa: S608  # names are quoted
+            distinct = f"SELECT DISTINCT {names} FROM {self._name(db)}"  # noqa: S608  # names are quoted
             db.execute(f"COPY ({distinct}) TO {literal(str(path))} (FORMAT parquet)")
 
-    @property
-    def _name(self) -> str:
-        return f"{identifier(self.schema)}.{identifier(self.table)}"
+    def _name(self, db: duckdb.DuckDBPyConnection) -> str:
+        return qualified(db, self.schema, self.table)
 
-    @property
-    def _state_name(self) -> str:
-        return f"{identifier(self.schema)}.{STATE_TABLE}"
+    def _state_name(self, db: duckdb.DuckDBPyConnection) -> str:
+        return qualified(db, self.schema, STATE_TABLE)
 
     @contextmanager
     def _connect(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -159,18 +158,18 @@ class DuckDBTable:
         if not exists:
             return None
         row = db.execute(
-            f"SELECT state, version FROM {self._state_name} WHERE table_name = ?",  # noqa: S608
+            f"SELECT state, version FROM {self._state_name(db)} WHERE table_name = ?",  # noqa: S608
             [self.table.lower()],
         ).fetchone()
         return row if row and row[1].startswith(f"{table_id}/") else None
 
     def _count(self, db: duckdb.DuckDBPyConnection) -> int:
-        return _number(db.execute(f"SELECT count(*) FROM {self._name}"))  # noqa: S608
+        return _number(db.execute(f"SELECT count(*) FROM {self._name(db)}"))  # noqa: S608
 
     def _create(self, db: duckdb.DuckDBPyConnection, rows: NewRows, table_id: str) -> None:
         columns = ", ".join(f"{identifier(name)} {kind}" for name, kind in rows.columns.items())
-        db.execute(f"CREATE SCHEMA IF NOT EXISTS {identifier(self.schema)}")
-        db.execute(f"CREATE OR REPLACE TABLE {self._name} ({columns})")
+        db.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified(db, self.schema)}")
+        db.execute(f"CREATE OR REPLACE TABLE {self._name(db)} ({columns})")
         self._comment(db, table_id)
 
     def _mark(self, db: duckdb.DuckDBPyConnection) -> str:
@@ -179,28 +178,28 @@ class DuckDBTable:
         return table_id
 
     def _comment(self, db: duckdb.DuckDBPyConnection, table_id: str) -> None:
-        db.execute(f"COMMENT ON TABLE {self._name} IS {literal(_COMMENT.format(table_id))}")
+        db.execute(f"COMMENT ON TABLE {self._name(db)} IS {literal(_COMMENT.format(table_id))}")
 
     def _add_columns(self, db: duckdb.DuckDBPyConnection, rows: NewRows) -> None:
         for name, kind in rows.added.items():
-            db.execute(f"ALTER TABLE {self._name} ADD COLUMN {identifier(name)} {kind}")
+            db.execute(f"ALTER TABLE {self._name(db)} ADD COLUMN {identifier(name)} {kind}")
 
     def _delete(self, db: duckdb.DuckDBPyConnection, rows: NewRows) -> int:
         deleted = 0
         if rows.change.delete_where:
-            deleted += _number(db.execute(f"DELETE FROM {self._name} WHERE ({rows.change.delete_where})"))  # noqa: S608
+            deleted += _number(db.execute(f"DELETE FROM {self._name(db)} WHERE ({rows.change.delete_where})"))  # noqa: S608
         if rows.keys:
             same = " AND ".join(f"old.{key} IS NOT DISTINCT FROM gone.{key}" for key in map(identifier, rows.key))
             deleted += _number(
-                db.execute(f"DELETE FROM {self._name} AS old USING ({rows.keys}) AS gone WHERE {same}")  # noqa: S608
+                db.execute(f"DELETE FROM {self._name(db)} AS old USING ({rows.keys}) AS gone WHERE {same}")  # noqa: S608
             )
         return deleted
 
     def _store(self, db: duckdb.DuckDBPyConnection, state: str, table_id: str) -> None:
-        db.execute(f"CREATE TABLE IF NOT EXISTS {self._state_name} ({_STATE_COLUMNS})")
-        db.execute(f"DELETE FROM {self._state_name} WHERE table_name = ?", [self.table.lower()])  # noqa: S608
+        db.execute(f"CREATE TABLE IF NOT EXISTS {self._state_name(db)} ({_STATE_COLUMNS})")
+        db.execute(f"DELETE FROM {self._state_name(db)} WHERE table_name = ?", [self.table.lower()])  # noqa: S608
         db.execute(
-            f"INSERT INTO {self._state_name} VALUES (?, ?, ?, now())",  # noqa: S608
+            f"INSERT INTO {self._state_name(db)} VALUES (?, ?, ?, now())",  # noqa: S608
             [self.table.lower(), state, f"{table_id}/{uuid.uuid4().hex}"],
         )
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.common.sql import identifier
 from lakehouse_analytics.engines.base import DatabaseError
 
 if TYPE_CHECKING:
@@ -85,3 +86,13 @@ def _holder(error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".")
+
+
+def qualified(db: duckdb.DuckDBPyConnection, *names: str) -> str:
+    """Return the quoted name of a schema or a table of the connection's own file, with the name of the database.
+
+    Without it, a schema with the name of the file is ambiguous.
+    """
+    row = db.execute("SELECT current_database()").fetchone()
+    assert row  # noqa: S101  # there is one
+    return ".".join(map(identifier, (row[0], *names)))

@@ -153,6 +153,13 @@ def test_a_second_sync_at_the_same_time_is_refused(lake: Lake) -> None:
         lake.run()
 
 
+def test_the_schema_may_have_the_name_of_the_file(duckdb_lake: Lake) -> None:
+    """DuckDB calls `raw.users` ambiguous then, if there is a schema `users`, too."""
+    duckdb_lake.settings = duckdb_lake.settings.model_copy(update={"duckdb_path": duckdb_lake.root / "raw.duckdb"})
+    duckdb_lake.scenario(schemas={"users": ID}, steps=GOOD)
+    assert [duckdb_lake.run().streams[0].rows_total for _ in range(2)] == [1, 2]
+
+
 @pytest.mark.parametrize("place", ["file/lakehouse.duckdb", "absent/folder/lakehouse.duckdb", "folder"])
 def test_a_path_that_cannot_be_written_names_its_variable(duckdb_lake: Lake, place: str) -> None:
     (duckdb_lake.root / "file").touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -97,3 +98,15 @@ def test_a_table_that_another_program_created_gets_a_state(file: Storage) -> Non
 def test_infinity_is_a_value(file: Storage) -> None:
     file.change("SELECT 'infinity'::TIMESTAMP AS until")
     assert file.content("1", "isfinite(until)") == [(False,)]
+
+
+def test_a_schema_may_have_the_name_of_the_file(tmp_path: Path) -> None:
+    """DuckDB calls `customers.customers` ambiguous then."""
+    rows = tmp_path / "rows.parquet"
+    with duckdb.connect() as db:
+        db.execute(f"COPY (SELECT 1 AS id) TO '{rows}'")
+    table = DuckDBTable(tmp_path / "customers.duckdb", 1, "customers", "customers")
+    table.apply(Change({"id": "INTEGER"}, [rows], {"n": 1}), table.read())
+    table.apply(Change({"id": "INTEGER"}, [rows], {"n": 2}), table.read())
+    assert table.query("SELECT count(*) FROM {table}") == [(2,)]
+    assert table.read().state == {"n": 2}
