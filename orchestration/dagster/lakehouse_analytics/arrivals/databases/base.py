@@ -71,7 +71,7 @@ class SourceTable(Protocol):
 
     @property
     def clock(self) -> datetime:
-        """The database's clock (UTC) when the snapshot was taken, or shortly before."""
+        """The database's clock (UTC) when the snapshot was taken."""
 
     @property
     def warnings(self) -> Sequence[str]:

@@ -255,7 +255,7 @@ def _errors(connection: Connection) -> Iterator[None]:
 
     try:
         yield
-    except (pymysql.MySQLError, pa.ArrowException, OSError) as error:
+    except (pymysql.MySQLError, pa.ArrowException, OSError, RuntimeError) as error:  # the last for authentication
         message = error.args[1] if len(error.args) > 1 else error
         raise ArrivalError(f"{connection.redacted}: {connection.redact(message)}") from None
 

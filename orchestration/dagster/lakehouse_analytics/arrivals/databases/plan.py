@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from lakehouse_analytics.arrivals.databases.base import SourceColumn, SourceTable
+from lakehouse_analytics.arrivals.databases.positions import Position, start_of
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, TableState
 from lakehouse_analytics.common.text import did_you_mean
 from lakehouse_analytics.contract.arrivals import TableArrival
@@ -16,10 +17,6 @@ from lakehouse_analytics.contract.arrivals import TableArrival
 SYNCED_AT = "_lakehouse_synced_at"
 #: The value of `kind` in the state of a raw table that these syncs fill.
 _KIND = "database"
-#: Maximum number of stored positions.
-_MAX_POSITIONS = 100
-
-Position = tuple[datetime, str]
 
 
 @dataclass(frozen=True)
@@ -159,8 +156,8 @@ class Planner:
         stored = Stored.parse(before.state)
         if before.exists and not stored and not self.full_refresh:
             raise ArrivalError(
-                "the raw table exists, but was not filled by a sync of a database. Rename or drop it, or request a "
-                "full refresh, which replaces it"
+                "the raw table exists, but was not filled by a sync of a database. Rename or drop it, or "
+                "launch its job with `reload: true` in the run's config, which replaces it"
             )
         known = stored.columns if stored and not self.full_refresh else None
         columns, new, changed = self._columns(known)
@@ -189,7 +186,7 @@ class Planner:
             found += [f"changed types: {', '.join(changed)}"] if changed else []
             raise ArrivalError(
                 f"the columns of {self.table.name} have changed ({'; '.join(found)}), and schema_changes is fail. Set "
-                "it to add or warn, or request a full refresh"
+                "it to add or warn, or launch the job with `reload: true` in the run's config"
             )
         if gone:
             fate = "NULL in rows read from now on" if self.arrival.mode == "incremental" else "removed"
@@ -203,10 +200,10 @@ class Planner:
 
     def _incremental(self, plan: Plan, stored: Stored | None, changed: Sequence[str]) -> Plan:
         ignores = self.arrival.deletes == "ignore"
+        if self.full_refresh:
+            return plan.full("reload: true", keeps=False, continues=False)
         if not stored:
             return plan.full("the raw table does not exist yet", keeps=False)
-        if self.full_refresh:
-            return plan.full("a full refresh was requested", keeps=False, continues=False)
         different = [
             f"{name} was {_shown(stored.settings.get(name))} and is {_shown(value)}"
             for name, value in self.settings.items()
@@ -219,7 +216,8 @@ class Planner:
         if changed and ignores:
             raise ArrivalError(
                 f"types of {self.table.name} have changed: {', '.join(changed)}. The table is not replaced, because "
-                "deletes: ignore keeps rows that the source may have deleted. Request a full refresh to replace it"
+                "deletes: ignore keeps rows that the source may have deleted. Launch the job with `reload: true` "
+                "in the run's config to replace it"
             )
         if changed:
             return plan.full(f"types have changed: {', '.join(changed)}", keeps=False, continues=False)
@@ -239,55 +237,6 @@ class Planner:
             why = f"no row has an update_key of {start} or higher any more: the source may have been restored"
             return plan.full(why, keeps=keeps, continues=False)
         return replace(plan, mode="incremental", replaces=False, start=start)
-
-
-def start_of(positions: Sequence[Position], lag: timedelta, *, is_time: bool, is_date: bool = False) -> str | None:
-    """Return the lowest `update_key` to read; None for all.
-
-    Args:
-        positions: Of earlier syncs.
-        lag: Maximum time between setting an `update_key` and its commit.
-        is_time: Whether the values are times, from which `lag` can be subtracted. Otherwise the result is the highest
-            key that was visible `lag` before the last sync.
-        is_date: Whether the values are dates.
-    """
-    if not positions:
-        return None
-    at, key = positions[-1]
-    if not is_time:
-        return next((key for earlier, key in reversed(positions) if earlier <= at - lag), None)
-    try:
-        time = datetime.fromisoformat(key) - lag
-    except (ValueError, OverflowError):  # such as a year before Christ
-        return None
-    return time.date().isoformat() if is_date else time.isoformat(" ")
-
-
-def positions_after(
-    positions: Sequence[Position], at: datetime, key: str | None, lag: timedelta, *, is_time: bool
-) -> list[Position]:
-    """Return the positions to store after a sync.
-
-    Args:
-        positions: Of earlier syncs. An empty table has none.
-        at: Time of the snapshot, by the database's clock.
-        key: The highest `update_key`, if there is one.
-        lag: Maximum time between setting an `update_key` and its commit.
-        is_time: Whether the values are times. Only the last position matters then.
-    """
-    if key is None:
-        return []
-    # After a failover, the clock may be behind.
-    earlier = [position for position in positions if position[0] < at]
-    needed = next((place for place in reversed(range(len(earlier))) if earlier[place][0] <= at - lag), 0)
-    kept = [] if is_time else earlier[needed:]
-    while len(kept) >= _MAX_POSITIONS:
-        # Remove one between two that are close: the next older position reads only a little more.
-        gaps = [
-            (after[0] - before[0], place) for place, (before, after) in enumerate(zip(kept, kept[2:], strict=False), 1)
-        ]
-        del kept[min(gaps)[1]]
-    return [*kept, (at, key)]
 
 
 def _columns(names: Sequence[str]) -> str:

@@ -149,14 +149,16 @@ def open_table(connection: Connection, table: str, timeout: timedelta) -> Iterat
             _run(driver, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             if relkind in _LOCKABLE:
                 _run(driver, f"LOCK TABLE {quoted} IN ACCESS SHARE MODE")
-            clock = datetime.fromisoformat(_rows(driver, "select now()::text")[0][0]).astimezone(UTC)
+            # This statement takes the snapshot. `now()` is the time before the lock, for which it may have waited.
+            [(clock,)] = _rows(driver, "select clock_timestamp()::text")
             columns = {
                 row[0]: column(row[0], PostgresType(*row[1:])) for row in _rows(driver, _COLUMNS.format(oid=oid))
             }
             unique = [frozenset(json.loads(names)) for names, ok in _rows(driver, _UNIQUE.format(oid=oid)) if ok]
         if not columns:
             raise ArrivalError(f"table {schema}.{name} of {connection.redacted} has no columns")
-        yield PostgresTable(connection, driver, schema, name, columns, clock, unique)
+        at = datetime.fromisoformat(clock).astimezone(UTC)
+        yield PostgresTable(connection, driver, schema, name, columns, at, unique)
 
 
 def _find(connection: Connection, driver: Driver, table: str) -> tuple[int, str, str, str]:

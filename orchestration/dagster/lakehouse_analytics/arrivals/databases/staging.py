@@ -120,13 +120,11 @@ def subtract(keys: Path, others: Sequence[Path], columns: Sequence[SourceColumn]
     """
     staged = Staged(path)
     path.unlink(missing_ok=True)
-    names = ", ".join(identifier(each.name) for each in columns)
-    sql = f"SELECT {names} FROM {_parquet([keys])}"  # noqa: S608
-    for other in others:
-        sql += f" EXCEPT SELECT {names} FROM {_parquet([other])}"  # noqa: S608
+    # The raw table may store a key in a wider type.
     casts = ", ".join(f"CAST({identifier(each.name)} AS {each.kind}) AS {identifier(each.name)}" for each in columns)
+    sql = " EXCEPT ".join(f"SELECT {casts} FROM {_parquet([file])}" for file in (keys, *others))  # noqa: S608
     with _duckdb(path.parent) as db:
-        row = db.execute(f"COPY (SELECT {casts} FROM ({sql})) TO {literal(str(path))} (FORMAT parquet)").fetchone()  # noqa: S608
+        row = db.execute(f"COPY ({sql}) TO {literal(str(path))} (FORMAT parquet)").fetchone()
     staged.rows = row[0] if row else 0
     return staged
 

@@ -27,9 +27,10 @@ many is never wrong; reading too few is. The start must therefore be low enough:
 Full again
 ----------
 An incremental sync reads all rows if the settings have changed, if the source has new columns (rows that exist need
-their values), if it changed types, if its rows end before the start (the source was restored), or on request. It
-replaces the table, except with `deletes: ignore`: then the rows are merged, because the table may have rows that the
-source has deleted.
+their values), if it changed types, if its rows end before the start (the source was restored), or with `full_refresh`.
+It replaces the table, except with `deletes: ignore`: then the rows are merged, because the table may have rows that the
+source has deleted. Another source table or primary key, and `full_refresh`, replace it in any case; another type is an
+error then.
 
 Deletes
 -------
@@ -43,59 +44,26 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
 
 from lakehouse_analytics.arrivals.connections import Connection
 from lakehouse_analytics.arrivals.databases.base import Nullified, Open, SourceColumn, SourceTable
-from lakehouse_analytics.arrivals.databases.plan import SYNCED_AT, Plan, Planner, Stored, positions_after
+from lakehouse_analytics.arrivals.databases.plan import SYNCED_AT, Plan, Planner, Stored
+from lakehouse_analytics.arrivals.databases.positions import positions_after
+from lakehouse_analytics.arrivals.databases.report import SyncReport
 from lakehouse_analytics.arrivals.databases.staging import Staged, digest, first_duplicate, stage, subtract
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, Outcome, RawTable, TableState
 from lakehouse_analytics.contract.arrivals import TableArrival
 
+__all__ = ["SCHEMES", "SyncReport", "sync_table"]
+
 #: The schemes of addresses whose tables can be synced.
 SCHEMES = ("postgresql", "mysql", "mariadb")
 _TIMESTAMP = "TIMESTAMP WITH TIME ZONE"
-
-
-@dataclass(frozen=True)
-class SyncReport:
-    """The result of a sync.
-
-    Attributes:
-        table: Name of the table at the source, with its schema or database.
-        mode: `full` if all rows were read.
-        reason: Why all rows were read although the mode is incremental.
-        start: The lowest `update_key` that was read; None for all.
-        highest: The highest `update_key` of the source, except for times after its clock; None if there is none.
-        rows_read: Number of rows that were read.
-        rows: Number of rows in the raw table afterwards.
-        inserted: Number of rows that were written, including those that replaced an older version.
-        deleted: Number of rows that were removed, including those that were replaced.
-        bytes: Size of what was read (Arrow, before compression).
-        seconds: Duration.
-        new_columns: Columns of the source that were not there in the last sync.
-        nullified: Number of values, by column, that became NULL because no type of the lakehouse has them.
-        warnings: For the user.
-    """
-
-    table: str
-    mode: Literal["full", "incremental"]
-    reason: str | None
-    start: str | None
-    highest: str | None
-    rows_read: int
-    rows: int
-    inserted: int
-    deleted: int
-    bytes: int
-    seconds: float
-    new_columns: Sequence[str]
-    nullified: Mapping[str, int]
-    warnings: Sequence[str]
 
 
 @dataclass
@@ -136,14 +104,14 @@ def sync_table(
     """
     began = time.monotonic()
     before = raw.read()
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _opener(connection)(connection, arrival.table or table, timeout) as source:
+        with _local_errors(folder), _opener(connection)(connection, arrival.table or table, timeout) as source:
             planner = Planner(arrival, source, connection.name, full_refresh)
             plan = planner.plan(before)
             read = _read(planner, plan, raw, folder)
-        _check_key(arrival, source, read)
-        stored, earlier = _stored(planner, before, read), Stored.parse(before.state)
+        with _local_errors(folder):
+            _check_key(arrival, source, read)
+            stored, earlier = _stored(planner, before, read), Stored.parse(before.state)
         if earlier and earlier.is_same(stored):
             outcome = Outcome(raw.query("SELECT count(*) FROM {table}")[0][0], 0, 0)
         else:
@@ -166,6 +134,19 @@ def sync_table(
         nullified=dict(read.nullified.counts),
         warnings=(*source.warnings, *read.plan.warnings, *_warnings(source, read.nullified)),
     )
+
+
+@contextmanager
+def _local_errors(folder: Path) -> Iterator[None]:
+    """Convert errors of this machine's disk and of DuckDB."""
+    import duckdb
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, duckdb.Error) as error:
+        message = str(error).strip().partition("\n")[0]
+        raise ArrivalError(f"the rows could not be stored in {folder}: {message}") from error
 
 
 def _opener(connection: Connection) -> Open:

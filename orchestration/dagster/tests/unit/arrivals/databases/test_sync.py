@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
 import pytest
+from lakehouse_analytics.arrivals.databases.sync import sync_table
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.contract.arrivals import TableArrival
 from source_databases import SourceDatabase, Sync
 
 INCREMENTAL: dict[str, Any] = {"mode": "incremental", "update_key": "updated_at", "primary_key": "id", "lag": "5m"}
@@ -269,7 +273,8 @@ def test_a_changed_type_does_not_replace_rows_that_deletes_ignore_keeps(sync: Sy
     with pytest.raises(ArrivalError, match=r"types of .* have changed: id from INTEGER to BIGINT"):
         sync(**INCREMENTAL)
     assert len(sync.rows()) == 20
-    assert sync(**INCREMENTAL, full_refresh=True).rows == 19
+    report = sync(**INCREMENTAL, full_refresh=True)
+    assert (report.rows, report.reason) == (19, "reload: true")
     assert sync.types["id"] == "BIGINT"
 
 
@@ -379,6 +384,53 @@ def test_keys_of_several_columns(sync: Sync, source: SourceDatabase) -> None:
     assert sync(**contract).rows == 1
 
 
+KEYS = {
+    "PostgreSQL": [
+        ("bigint", ["1", "9223372036854775807"]),
+        ("numeric(20,2)", ["1.50", "-1"]),
+        ("numeric", ["1e30", "0.1"]),
+        ("text", ["'a'", "'A'"]),
+        ("char(3)", ["'a'", "'abc'"]),
+        ("uuid", ["'0195f3a4-7f7a-7c00-8000-000000000001'", "'0195f3a4-7f7a-7c00-8000-000000000002'"]),
+        ("bytea", ["'\\x00'", "'\\x0001'"]),
+        ("date", ["'2026-01-01'", "'2026-01-02'"]),
+        ("timestamptz", ["'2026-01-01 00:00:00.000001'", "'2026-01-01'"]),
+        ("boolean", ["true", "false"]),
+        ("double precision", ["0.1", "1e300"]),
+    ],
+    "MariaDB": [
+        ("bigint unsigned", ["1", "18446744073709551615"]),
+        ("tinyint unsigned", ["1", "255"]),
+        ("decimal(20,2)", ["1.50", "-1"]),
+        ("varchar(9)", ["'a'", "'b '"]),
+        ("char(3)", ["'a'", "'abc'"]),
+        ("binary(2)", ["x'0000'", "x'0001'"]),
+        ("datetime(6)", ["'2026-01-01 00:00:00.000001'", "'2026-01-01'"]),
+        ("time", ["'00:00:01'", "'23:59:59'"]),
+        ("enum('a','b')", ["'a'", "'b'"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("iceberg", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_keys_of_all_types(sync: Sync, source: SourceDatabase, iceberg: bool) -> None:
+    for kind, (one, other) in KEYS["PostgreSQL" if source.is_postgres else "MariaDB"]:
+        target = replace(sync, file=f"{uuid.uuid4().hex}.duckdb")
+        target = target.in_iceberg() if iceberg else target
+        source.ask("drop table if exists t")
+        source.ask(f"create table t (k {kind} primary key, value int, updated_at {source.time})")
+        source.ask(f"insert into t values ({one}, 1, '{minute(1)}'), ({other}, 1, '{minute(1)}')")
+        contract = RECONCILE | {"primary_key": "k"}
+        target(**contract)
+        source.ask(f"update t set value = 2, updated_at = '{minute(2)}' where k = {one}")
+        report = target(**contract)
+        assert (kind, report.mode, report.reason, target.rows("value")) == (kind, "incremental", None, [(1,), (2,)])
+        source.ask(f"delete from t where k = {one}")
+        source.ask(f"update t set updated_at = '{minute(2)}'")
+        report = target(**contract)
+        assert (kind, report.mode, report.reason, target.rows("value")) == (kind, "incremental", None, [(1,)])
+
+
 def test_a_key_whose_values_cannot_be_stored(sync: Sync, source: SourceDatabase) -> None:
     source.ask("create table t (day date primary key)")
     if source.is_postgres:
@@ -448,3 +500,11 @@ def test_a_source_that_changes_during_the_sync(sync: Sync, source: SourceDatabas
     assert modes[2:] == ["incremental"] * 4
     sync(**RECONCILE)
     assert sync.rows("id, amount") == [*source.ask("select id, amount from t order by id")]
+
+
+def test_a_folder_that_cannot_be_written(sync: Sync, table: SourceDatabase) -> None:
+    (sync.folder / "file").write_text("")
+    arrival = TableArrival.model_validate({"database": "shop"})
+    with pytest.raises(ArrivalError, match=r"the rows could not be stored in .*/file/staging: .*Not a directory"):
+        sync_table(arrival, sync.raw, table.connection, sync.folder / "file" / "staging", table="t")
+    assert not sync.raw.read().exists
