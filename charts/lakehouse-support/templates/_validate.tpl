@@ -26,7 +26,7 @@ All that is wrong with the values, each as one sentence that names the key, so t
 
 {{- /* "true" if a pod of this chart runs the image of the code location; `helm test` always does. */}}
 {{- define "support.opensInstance" -}}
-{{- if or .Values.instance.enabled .Values.upkeep.prune.enabled .Values.upkeep.reap.enabled .Values.monitoring.enabled }}true{{ end -}}
+{{- if or .Values.instance.enabled .Values.upkeep.prune.enabled .Values.upkeep.reap.enabled .Values.monitoring.enabled .Values.webhook.enabled }}true{{ end -}}
 {{- end }}
 
 {{- define "support.missingValues" -}}
@@ -64,6 +64,17 @@ secrets.data: is not used, because secrets.from is {{ $values.secrets.from }}; r
 {{- end }}
 {{- if and $values.secrets.external.keys (ne $values.secrets.from "external") }}
 secrets.external.keys: are not used, because secrets.from is {{ $values.secrets.from }}; remove them, or set secrets.from to external.
+{{- end }}
+{{- if and $values.webhook.enabled $values.webhook.ingress.enabled }}
+{{- if not $values.webhook.ingress.host }}
+webhook.ingress.host: set the name under which other systems reach the webhook.
+{{- end }}
+{{- if not $values.webhook.ingress.tlsSecret }}
+webhook.ingress.tlsSecret: set the Secret with the certificate of the host; each request contains the token.
+{{- end }}
+{{- end }}
+{{- if and $values.webhook.ingress.enabled (not $values.webhook.enabled) }}
+webhook.ingress.enabled: needs webhook.enabled.
 {{- end }}
 {{- if $values.networkPolicies.enabled }}
 {{- $egress := $values.networkPolicies.egress }}
@@ -163,6 +174,13 @@ dagster.release: there is no ConfigMap {{ $name }} in the namespace {{ $namespac
 {{- with $values.instance.backup.existingClaim }}
 {{- if not (lookup "v1" "PersistentVolumeClaim" $namespace .) }}
 instance.backup.existingClaim: there is no PersistentVolumeClaim {{ . }} in the namespace {{ $namespace }}.
+{{- end }}
+{{- end }}
+{{- if $values.webhook.enabled }}
+{{ include "support.missingKey" (dict "kind" "Secret" "namespace" $namespace "name" $values.webhook.tokenSecret.name "keys" (list $values.webhook.tokenSecret.key) "setting" "webhook.tokenSecret") }}
+{{- $environment := include "support.webhook.configMap" . }}
+{{- if not (lookup "v1" "ConfigMap" $namespace $environment) }}
+webhook.configMap: there is no ConfigMap {{ $environment }} in the namespace {{ $namespace }}; set it to the one with the environment of the code server, which the Dagster chart makes.
 {{- end }}
 {{- end }}
 {{- range $key := list "login" "readOnlyLogin" }}

@@ -30,7 +30,11 @@ READ_ONLY = (
 MONITORED = ("monitoring.enabled=true", "monitoring.podMonitor.labels.release=prometheus")
 VAULT = ("secrets.from=external", "secrets.external.store.name=vault", "secrets.external.keys.LAKEHOUSE_A.key=a")
 TLS = ("postgresql.sslmode=verify-full", "postgresql.ca.configMap=postgresql-ca")
-EVERYTHING = (*LOGIN, *READ_ONLY, *MONITORED, *VAULT, *TLS)
+WEBHOOK = (
+    *("webhook.enabled=true", "webhook.ingress.enabled=true", "webhook.ingress.host=report.example"),
+    "webhook.ingress.tlsSecret=tls",
+)
+EVERYTHING = (*LOGIN, *READ_ONLY, *MONITORED, *WEBHOOK, *VAULT, *TLS)
 #: Kinds of operators, which `helm template` knows only if it is given them.
 OPERATORS = (
     *("monitoring.coreos.com/v1/PodMonitor", "monitoring.coreos.com/v1/PrometheusRule"),
@@ -91,6 +95,7 @@ WORKLOADS = {
     "prune": "upkeep.prune",
     "reap": "upkeep.reap",
     "metrics": "monitoring",
+    "webhook": "webhook",
     "login": "login",
     "read-only-login": "readOnlyLogin",
     "test-webserver": "helmTest",
@@ -113,7 +118,7 @@ UNTYPED = ("monitoring.podMonitor.enabled=false", "monitoring.rules.enabled=fals
     "sets",
     [
         (),
-        (*LOGIN, *READ_ONLY, *TLS),
+        (*LOGIN, *READ_ONLY, *WEBHOOK, *TLS),
         ("secrets.from=values", "secrets.data.LAKEHOUSE_A=b", "dagster.runs.namespace=runs"),
         (*MONITORED, *UNTYPED, "instance.backup.enabled=false"),
     ],
@@ -843,6 +848,52 @@ def test_metrics_are_of_the_command_and_found_by_prometheus() -> None:
     assert endpoint["port"] in {port["name"] for port in container["ports"] if port["containerPort"] == 9999}
     policy = policies(found)["metrics"]
     assert policy["ingress"] == [{"from": [{"namespaceSelector": {}}], "ports": [{"protocol": "TCP", "port": 9999}]}]
+
+
+def test_the_webhook_is_off_by_default() -> None:
+    assert [name for name in workloads(made()) if "webhook" in name] == []
+    assert "webhook" not in policies(made())
+
+
+def test_the_webhook_is_of_the_command_with_the_environment_of_the_code_server() -> None:
+    from click.testing import CliRunner
+    from lakehouse_analytics.cli import main
+
+    found = made("webhook.enabled=true", "webhook.port=9999", "webhook.extraEnv[0].name=A", "dagster.release=other")
+    pod = workloads(found)["webhook"]
+    [container] = pod["spec"]["containers"]
+    program, *words = container["args"]
+    assert (program, words[-4:]) == ("lakehouse", ["--host", "0.0.0.0", "--port", "9999"])
+    assert CliRunner().invoke(main, [*words, "--help"]).exit_code == 0
+    environment = {one["name"]: one for one in container["env"]}
+    reference = {"secretKeyRef": {"name": "lakehouse-webhook", "key": "token"}}
+    assert environment["LAKEHOUSE_WEBHOOK_TOKEN"]["valueFrom"] == reference
+    assert {"DAGSTER_HOME", "DAGSTER_PG_PASSWORD", "PGSSLMODE", "A"} <= environment.keys()
+    name = "other-dagster-user-deployments-lakehouse-analytics-user-env"
+    assert container["envFrom"] == [{"configMapRef": {"name": name}}]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/health", "port": "http"}
+    service = found.one("Service", "support-webhook")["spec"]
+    assert service["selector"].items() <= pod["metadata"]["labels"].items()
+    assert [port["targetPort"] for port in service["ports"]] == [port["name"] for port in container["ports"]]
+    assert found.of("Ingress") == []
+    named = policies(found)
+    assert named["webhook"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 9999}]}]
+    assert "webhook" in named["support"]["podSelector"]["matchExpressions"][0]["values"]
+
+
+def test_only_reports_reach_the_webhook_from_outside_and_only_with_tls() -> None:
+    found = made(*WEBHOOK, "webhook.from[0].podSelector.matchLabels.app=ingress")
+    [ingress] = found.of("Ingress")
+    assert ingress["spec"]["tls"] == [{"hosts": ["report.example"], "secretName": "tls"}]
+    [rule] = ingress["spec"]["rules"]
+    assert [path["path"] for path in rule["http"]["paths"]] == ["/arrived"]
+    [allowed] = policies(found)["webhook"]["ingress"]
+    assert allowed["from"] == [{"podSelector": {"matchLabels": {"app": "ingress"}}}]
+    errors = refused("webhook.enabled=true", "webhook.ingress.enabled=true")
+    assert "webhook.ingress.host: set the name" in errors
+    assert "webhook.ingress.tlsSecret: set the Secret" in errors
+    assert "webhook.ingress.enabled: needs webhook.enabled." in refused("webhook.ingress.enabled=true")
 
 
 def test_a_changed_dagster_yaml_reaches_a_running_pod() -> None:
