@@ -78,6 +78,7 @@ class TableLoad:
             metadata={
                 "dagster/row_count": report.rows,
                 "mode": report.mode,
+                **({"why_full": report.reason} if report.reason else {}),
                 "rows_read": report.rows_read,
                 "rows_inserted": report.inserted,
                 "rows_deleted": report.deleted,

@@ -6,10 +6,12 @@ import uuid
 from typing import TYPE_CHECKING
 
 from lakehouse_analytics.common.names import counted
+from lakehouse_analytics.components import with_components
 from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine, skipped
 from lakehouse_analytics.exports.base import ExportError, Target
 from lakehouse_analytics.exports.columns import Column, Kind
 from lakehouse_analytics.exports.registry import connection_of, connection_variable, destination
+from lakehouse_analytics.user_defs import load_user_defs
 
 if TYPE_CHECKING:
     from lakehouse_analytics.dbt.graph import Graph
@@ -21,7 +23,7 @@ CHECK_CONNECTIONS = "Check that the databases of LAKEHOUSE_CONNECTION_* answer, 
 
 def exports(context: ProbeContext) -> Finding:
     """Create an empty table in each schema that has copies, and drop it."""
-    wanted = _schemas(context.graph)
+    wanted = _schemas(with_components(context.graph, load_user_defs().tree))
     if not wanted:
         return skipped("no model has meta.lakehouse.serve")
     words, problems, fixes = [], [], []

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from lakehouse_analytics.doctor import airbyte, clock, data, exports, instance, limits, project, trino, warehouse
+from lakehouse_analytics.doctor import (
+    airbyte,
+    arrivals,
+    clock,
+    data,
+    exports,
+    instance,
+    limits,
+    project,
+    trino,
+    warehouse,
+)
 from lakehouse_analytics.doctor.probe import Probe
 
 PROBES = (
@@ -23,6 +34,7 @@ PROBES = (
         imports=warehouse.imports,
     ),
     Probe("airbyte", airbyte.airbyte, needs=("settings",), after=("manifest",), imports=lambda: ("dagster",)),
+    Probe("arrivals", arrivals.arrivals, needs=("settings", "manifest"), timeout_advice=arrivals.CHECK_PLACES),
     Probe("exports", exports.exports, needs=("settings", "manifest"), timeout_advice=exports.CHECK_CONNECTIONS),
     Probe("storage", instance.storage, timeout_advice=instance.CHECK_STORAGE, imports=lambda: instance.IMPORTS),
     Probe("queue", limits.queue, needs=("storage",)),

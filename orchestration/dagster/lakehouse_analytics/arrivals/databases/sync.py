@@ -105,7 +105,7 @@ def sync_table(
     began = time.monotonic()
     before = raw.read()
     try:
-        with _local_errors(folder), _opener(connection)(connection, arrival.table or table, timeout) as source:
+        with _local_errors(folder), opener(connection)(connection, arrival.table or table, timeout) as source:
             planner = Planner(arrival, source, connection.name, full_refresh)
             plan = planner.plan(before)
             read = _read(planner, plan, raw, folder)
@@ -149,7 +149,8 @@ def _local_errors(folder: Path) -> Iterator[None]:
         raise ArrivalError(f"the rows could not be stored in {folder}: {message}") from error
 
 
-def _opener(connection: Connection) -> Open:
+def opener(connection: Connection) -> Open:
+    """Return the function that opens a table of a database."""
     if connection.scheme == "postgresql":
         from lakehouse_analytics.arrivals.databases.postgres import open_table as open_postgres
 
