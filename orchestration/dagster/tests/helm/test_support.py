@@ -452,7 +452,8 @@ def test_everything_is_denied_that_is_not_named() -> None:
     assert {name for name, spec in found.items() if spec["podSelector"] == {}} == {"default-deny", "dns"}
     entered = {name for name, spec in found.items() if spec.get("ingress")}
     assert entered == {
-        *("code-server", "webserver", "read-only-webserver", "login-ingress", "read-only-login-ingress", "metrics")
+        *("code-server", "webserver", "read-only-webserver", "login-ingress", "read-only-login-ingress", "metrics"),
+        "webhook",
     }
     assert made("networkPolicies.enabled=false").of("NetworkPolicy") == []
 
@@ -782,7 +783,7 @@ def test_every_pod_that_opens_the_database_has_the_ca(kind: str, source: str) ->
         for name, pod in workloads(found).items()
         if any(one["name"].endswith("PASSWORD") for c in containers(pod) for one in c.get("env", []))
     }
-    assert opening.keys() == {"instance", "prune", "reap", "metrics"}
+    assert opening.keys() == {"instance", "prune", "reap", "metrics", "webhook"}
     for name, pod in opening.items():
         [volume] = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "postgresql-ca"]
         assert "theirs" in volume[source].values(), name
