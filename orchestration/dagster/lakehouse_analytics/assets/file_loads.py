@@ -113,7 +113,8 @@ class FileLoad:
         if partitions is None:
             yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
             return
-        whole = self._metadata(report, started)
+        # What is not about the partition itself is left out, so that Dagster's plots compare partitions.
+        about = timestamps(started, datetime.now(UTC))
         # A late file adds to the rows of a partition.
         totals = loader.count_rows([*{day for day, _ in report.partitions}])
         for (day, value), rows in sorted(report.partitions.items()):
@@ -127,7 +128,12 @@ class FileLoad:
             yield dg.AssetMaterialization(
                 self.key,
                 partition=key,
-                metadata={**whole, "dagster/partition_row_count": totals.get((day, value), rows)},
+                metadata={
+                    "dagster/partition_row_count": totals.get((day, value), rows),
+                    "dagster/row_count": report.total,
+                    "rows_loaded": rows,
+                    **about,
+                },
             )
 
     def _add_values(self, context: dg.AssetExecutionContext, report: FileReport) -> None:
