@@ -122,12 +122,12 @@ class Readers:
         """Return the models that the loads of a source build: those without partitions, and the daily ones."""
         below = (self._graph.tables[name] for name in self._graph.descendants([source.unique_id]))
         grains = (None, "daily") if source_partitions(source, self._timezone) else (None,)
-        found = [table for table in below if table.layer == "bronze" and table.grain in grains]
+        found = [table for table in below if table.layer == "bronze" and not table.by and table.grain in grains]
         return sorted(found, key=lambda table: table.key)
 
     def requests(self, loaded: Mapping[Source, Loaded]) -> list[dg.RunRequest]:
         """Return the runs that build what reads the loaded sources."""
-        whole = sorted({table.key for source in loaded for table in self.of(source) if table.grain is None})
+        whole = sorted({table.key for source in loaded for table in self.of(source) if table.is_whole})
         requests = []
         if whole:
             newest = max(found.newest for found in loaded.values())
