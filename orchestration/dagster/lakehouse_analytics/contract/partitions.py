@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from lakehouse_analytics.common.text import brief
+from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.contract.base import Section
 
 #: Lengths of a partition.
@@ -29,7 +29,7 @@ def _values(value: object) -> object:
         return value
     for item in value:
         if isinstance(item, bool):
-            message = "YAML reads a value such as NO, yes or on as true or false: write it in quotes"
+            message = "a value is true or false, as which YAML reads NO, yes and on: write it in quotes"
             raise ValueError(message)  # noqa: TRY004  # pydantic reports no other error
     return tuple(str(item) if isinstance(item, int) else item for item in value)
 
@@ -73,9 +73,9 @@ class ColumnPartition(Section):
     def _partition_keys(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for item in value or ():
             if not is_partition_value(item):
-                raise ValueError(f"{brief(item)} has `...` or a control character, which Dagster does not accept")
+                raise ValueError(f"the value {shortened(item)} has `...` or a control character, which Dagster does not accept")
         if value and (repeated := [item for item in value if value.count(item) > 1]):
-            raise ValueError(f"{brief(repeated[0])} is listed more than once")
+            raise ValueError(f"the value {shortened(repeated[0])} is listed more than once")
         return value
 
 

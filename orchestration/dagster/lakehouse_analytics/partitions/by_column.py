@@ -51,7 +51,7 @@ def _definition(graph: Graph, column: str, tables: Sequence[Table]) -> ColumnPar
                 "values for both, or for neither"
             )
     if values := _values(first):
-        return dg.StaticPartitionsDefinition(values)
+        return dg.StaticPartitionsDefinition([*values])
     sources = {source.key: source for table in tables for source in _split_sources(graph, table, column)}
     if len(sources) > 1:
         names = some([".".join(key) for key in sorted(sources)], FEW)
