@@ -73,7 +73,9 @@ class ColumnPartition(Section):
     def _partition_keys(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for item in value or ():
             if not is_partition_value(item):
-                raise ValueError(f"the value {shortened(item)} has `...` or a control character, which Dagster does not accept")
+                raise ValueError(
+                    f"the value {shortened(item)} has `...` or a control character, which Dagster does not accept"
+                )
         if value and (repeated := [item for item in value if value.count(item) > 1]):
             raise ValueError(f"the value {shortened(repeated[0])} is listed more than once")
         return value
