@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 from lakehouse_analytics.assets.build_ops import op_of
 from lakehouse_analytics.assets.own import OwnAssets
+from lakehouse_analytics.assets.specs import table_spec
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.jobs import build_jobs
+from lakehouse_analytics.partitions.arrivals import source_partitions
 from lakehouse_analytics.partitions.by_column import RunValues, column_mapping, column_partitions
 from lakehouse_analytics.triggers.base import SourceTables
 from manifests import Manifest
-from windowed import windowed
+from windowed import NOW, windowed
 
 REPLACED: dict[str, Any] = {"materialized": "incremental", "incremental_strategy": "replace_window"}
 PRICES = {"arrives": {"files": "in/{date}_*.csv", "begin": "2026-01-01", "split_by": "Market"}}
@@ -62,6 +65,26 @@ def test_the_values_that_a_source_is_split_by_become_partitions() -> None:
     source = graph.sources[prices]
     assert column_mapping(source, by_name(graph)["markets"]) == dg.MultiToSingleDimensionPartitionMapping("Market")
     assert column_mapping(source, by_name(graph)["stg"]) is None
+
+
+def test_a_value_depends_on_all_dates_of_the_same_value_of_a_source() -> None:
+    m = Manifest()
+    prices = m.source("landing", "prices", lakehouse=PRICES)
+    markets = by_column(m, "markets", prices, by="market")
+    graph = m.graph()
+    above = source_partitions(graph.sources[prices], "UTC")
+    spec = table_spec(graph, graph.tables[markets], Path(), "UTC", {}, column_partitions=column_partitions(graph))
+    [dep] = spec.deps
+    assert above
+    assert spec.partitions_def
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions("landing/prices/Market", ["IT", "DE"])
+        with dg.partition_loading_context(NOW, instance):
+            needed = dep.partition_mapping.get_upstream_mapped_partitions_result_for_partitions(
+                spec.partitions_def.subset_with_partition_keys(["IT"]), spec.partitions_def, above
+            ).partitions_subset.get_partition_keys()
+    assert {key.split("|")[0] for key in needed} == {"IT"}
+    assert len(needed) > 300
 
 
 def test_values_of_several_sources_have_to_be_listed() -> None:
