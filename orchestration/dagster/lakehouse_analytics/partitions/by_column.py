@@ -8,7 +8,7 @@ split by the same column, under the name of the source's values, so that a value
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -87,6 +87,23 @@ def is_split_by(source: Source, column: str) -> bool:
     """Return whether the partitions of a source have a dimension with the values of a column."""
     arrival = source.contract.arrives
     return isinstance(arrival, FileArrival) and (arrival.split_by or "").lower() == column
+
+
+def value_ranges(known: Sequence[str], wanted: Collection[str], most: int | None = None) -> list[tuple[str, str]]:
+    """Return the first and the last value of each stretch of wanted values that are consecutive partitions.
+
+    Args:
+        known: The values of all partitions, in their order.
+        wanted: The values to cover. Those that are no partitions are omitted.
+        most: Maximum number of values of a stretch; None for no limit.
+    """
+    stretches: list[list[str]] = [[]]
+    for value in known:
+        if value not in wanted or len(stretches[-1]) == most:
+            stretches.append([])
+        if value in wanted:
+            stretches[-1].append(value)
+    return [(stretch[0], stretch[-1]) for stretch in stretches if stretch]
 
 
 def column_mapping(above: Table | Source | None, below: Table) -> dg.PartitionMapping | None:

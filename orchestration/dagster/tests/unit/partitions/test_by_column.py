@@ -8,6 +8,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lakehouse_analytics.assets.build_ops import op_of
 from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.assets.specs import table_spec
@@ -15,7 +17,7 @@ from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.jobs import build_jobs
 from lakehouse_analytics.partitions.arrivals import source_partitions
-from lakehouse_analytics.partitions.by_column import RunValues, column_mapping, column_partitions
+from lakehouse_analytics.partitions.by_column import RunValues, column_mapping, column_partitions, value_ranges
 from lakehouse_analytics.triggers.base import SourceTables
 from manifests import Manifest
 from windowed import NOW, windowed
@@ -165,6 +167,23 @@ def test_no_event_time_is_needed() -> None:
     m = Manifest()
     by_column(m, "regions")
     assert m.graph().warnings == ()
+
+
+@given(
+    known=st.lists(st.text(min_size=1, max_size=2), unique=True, max_size=12),
+    wanted=st.sets(st.text(min_size=1, max_size=2), max_size=6),
+    most=st.one_of(st.none(), st.integers(1, 4)),
+    data=st.data(),
+)
+def test_ranges_of_values_are_the_wanted_ones_and_no_others(
+    known: list[str], wanted: set[str], most: int | None, data: st.DataObject
+) -> None:
+    if known:
+        wanted |= set(data.draw(st.lists(st.sampled_from(known))))
+    ranges = [(known.index(first), known.index(last)) for first, last in value_ranges(known, wanted, most)]
+    covered = [value for first, last in ranges for value in known[first : last + 1]]
+    assert covered == [value for value in known if value in wanted]
+    assert all(last - first < (most or len(known)) for first, last in ranges)
 
 
 def test_a_run_names_its_values_in_ascii_for_the_tags_of_queries() -> None:
