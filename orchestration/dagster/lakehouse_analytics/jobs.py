@@ -46,8 +46,8 @@ def build_jobs(
     selection = partial(_selection, grain_partitions, own)
     tags = build_tags(max_runtime)
     tables = [*graph.tables.values()]
-    main = [table for table in tables if table.grain in GRAINS_OF_ONE_OP]
-    whole = [table for table in tables if table.grain is None]
+    main = [table for table in tables if not table.by and table.grain in GRAINS_OF_ONE_OP]
+    whole = [table for table in tables if table.is_whole]
     daily = [table for table in tables if table.grain == "daily"]
     # Dagster's selections of assets do not include the checks of external assets.
     external_checks = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.unbuilt]
@@ -72,6 +72,11 @@ def build_jobs(
         if of_grain and grain not in GRAINS_OF_ONE_OP:
             name = job_of(grain)
             jobs.append(_job(name, selection(of_grain), f"The {grain} tables.", {**tags, WINDOWS_OF: name}))
+    for column in sorted({table.by for table in tables if table.by}):
+        by_column = [table for table in tables if table.by == column]
+        what = f"The tables that are partitioned by {column}: one or several of its values."
+        name = f"{column}_refresh"
+        jobs.append(_job(name, selection(by_column), what, {**tags, WINDOWS_OF: name}))
     for name, (selected, about) in _parts_of_whole(graph, whole, own).items():
         jobs.append(_job(name, selection(selected), about, tags))
     return [*jobs, *_other_jobs(tables, source_checks, max_runtime=max_runtime, maintenance=maintenance)]

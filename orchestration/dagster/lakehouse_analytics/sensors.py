@@ -211,7 +211,7 @@ def _is_passed(record: AssetCheckExecutionRecord) -> bool:
 def _silver_above_gold(graph: Graph) -> Mapping[Table, Sequence[Table]]:
     found: dict[Table, Sequence[Table]] = {}
     for gold in graph.tables.values():
-        if gold.layer == "gold" and gold.grain is None:
+        if gold.layer == "gold" and gold.is_whole:
             above = _ancestors(graph, gold)
             silver = [t for u in above if (t := graph.tables.get(u)) and t.layer == "silver"]
             if silver:

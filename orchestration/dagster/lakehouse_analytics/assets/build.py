@@ -39,6 +39,7 @@ from lakehouse_analytics.dbt.run_results import DbtResult
 from lakehouse_analytics.dbt.runner import DbtRunner, run_to_end
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine
 from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.partitions.by_column import ColumnPartitions, RunValues
 from lakehouse_analytics.partitions.definitions import GrainPartitions
 from lakehouse_analytics.partitions.run_partitions import RunWindows
 
@@ -78,6 +79,7 @@ class Build:
         dbt: DbtRunner,
         engine: Engine,
         grain_partitions: Mapping[Grain, GrainPartitions],
+        column_partitions: Mapping[str, ColumnPartitions],
         zone: ZoneInfo,
         max_runtime: float,
         threads: int = DEFAULT_THREADS,
@@ -92,6 +94,7 @@ class Build:
         of_tables, self.of_sources = TableChecks(scope), SourceChecks(scope, checks)
         self.run = Run(selection_of(graph, self.context, keys, of_tables))
         self.windows = self._windows(keys | checked_tables(checks))
+        values = self._values(keys, column_partitions)
         accepted = self._accepted()
         self.report = BuildEvents(
             graph, project.project_dir, self.context, checks, run=self.run, engine=engine, windows=self.windows
@@ -111,6 +114,7 @@ class Build:
             run_id=context.run.run_id,
             job=context.run.job_name,
             windows=self.windows,
+            values=values,
             full_refresh=config.full_refresh,
             locks_tables=graph.engine.concurrent_writers,
         )
@@ -122,6 +126,16 @@ class Build:
         if windows and rebuilds(self.dbt, full_refresh=self.config.full_refresh):
             windows.refuse_partial_rebuild()
         return windows
+
+    def _values(
+        self, keys: AbstractSet[dg.AssetKey], column_partitions: Mapping[str, ColumnPartitions]
+    ) -> RunValues | None:
+        # Checks are of the whole table, so a run of checks needs no values.
+        tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
+        values = RunValues.for_run(self.context, tables, column_partitions)
+        if values and rebuilds(self.dbt, full_refresh=self.config.full_refresh):
+            values.refuse_partial_rebuild()
+        return values
 
     def _accepted(self) -> AbstractSet[str]:
         try:

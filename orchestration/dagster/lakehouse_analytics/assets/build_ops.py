@@ -19,6 +19,7 @@ from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.engines.base import Engine
+from lakehouse_analytics.partitions.by_column import ColumnPartitions, column_partitions
 from lakehouse_analytics.partitions.definitions import GRAINS_OF_ONE_OP, GrainPartitions
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 from lakehouse_analytics.settings import Settings
@@ -32,8 +33,8 @@ EVALUATED_BY_OP = (EvaluationPoint.IN_DBT, EvaluationPoint.WITH_TABLES, Evaluati
 class BuildOps:
     """The ops of a dbt project.
 
-    One op builds the unpartitioned and the daily tables. Each other grain has its own op, because Dagster does not run
-    two grains in one op.
+    One op builds the unpartitioned and the daily tables. Each other grain has its own op, and so has each column by
+    which tables are partitioned, because Dagster does not run two partitions definitions in one op.
 
     Attributes:
         graph: The manifest's graph.
@@ -55,7 +56,8 @@ class BuildOps:
         """Return the assets and checks of the whole dbt project."""
         by_op: dict[str, list[Table]] = {}
         for table in self.graph.tables.values():
-            by_op.setdefault(op_of(table.grain), []).append(table)
+            by_op.setdefault(op_of(table), []).append(table)
+        by_column = column_partitions(self.graph)
         scope = Scope(self.graph, self.grain_partitions, circular=self.own.gates_in_a_circle())
         # Tests of sources and external tables gate the tables that read them. As in dagster-dbt, they belong to the
         # first op.
@@ -65,24 +67,38 @@ class BuildOps:
         # The op of unpartitioned tables is the first one if it exists.
         ops = sorted(by_op, key=lambda name: name != OP_NAME)
         return [
-            self._op(name, tables, [*specs(scope, tables, *EVALUATED_BY_OP), *(of_unbuilt if name == ops[0] else ())])
+            self._op(
+                name,
+                tables,
+                [*specs(scope, tables, *EVALUATED_BY_OP), *(of_unbuilt if name == ops[0] else ())],
+                by_column,
+            )
             for name in ops
             for tables in [by_op[name]]
         ]
 
-    def _op(self, name: str, tables: list[Table], check_specs: list[dg.AssetCheckSpec]) -> dg.AssetsDefinition:
+    def _op(
+        self,
+        name: str,
+        tables: list[Table],
+        check_specs: list[dg.AssetCheckSpec],
+        by_column: Mapping[str, ColumnPartitions],
+    ) -> dg.AssetsDefinition:
         maximum, timezone = self.settings.max_partitions_per_run, self.settings.timezone
         folder = self.project.project_dir
         policy = dg.BackfillPolicy.multi_run(maximum) if maximum else dg.BackfillPolicy.single_run()
 
         @multi_asset(
             name=name,
-            specs=[table_spec(self.graph, table, folder, timezone, self.grain_partitions) for table in tables],
+            specs=[
+                table_spec(self.graph, table, folder, timezone, self.grain_partitions, column_partitions=by_column)
+                for table in tables
+            ],
             check_specs=check_specs,
             can_subset=True,
             allow_arbitrary_check_specs=True,
             pool=self.pool,
-            backfill_policy=policy if any(table.grain for table in tables) else None,
+            backfill_policy=None if all(table.is_whole for table in tables) else policy,
             op_tags=OP_TAGS,
         )
         def build(
@@ -91,7 +107,9 @@ class BuildOps:
             dbt_runner: dg.ResourceParam[DbtRunner],
             engine: dg.ResourceParam[Engine],
         ) -> Iterator[Event]:
-            yield from self._execute(context, context.selected_asset_keys, config, dbt_runner, engine)
+            yield from self._execute(
+                context, context.selected_asset_keys, config, dbt_runner, engine, by_column=by_column
+            )
 
         return build
 
@@ -105,12 +123,19 @@ class BuildOps:
             dbt_runner: dg.ResourceParam[DbtRunner],
             engine: dg.ResourceParam[Engine],
         ) -> Iterator[Event]:
-            yield from self._execute(context, frozenset(), config, dbt_runner, engine)
+            yield from self._execute(context, frozenset(), config, dbt_runner, engine, by_column={})
 
         return build
 
     def _execute(
-        self, context: Context, keys: AbstractSet[dg.AssetKey], config: BuildConfig, dbt: DbtRunner, engine: Engine
+        self,
+        context: Context,
+        keys: AbstractSet[dg.AssetKey],
+        config: BuildConfig,
+        dbt: DbtRunner,
+        engine: Engine,
+        *,
+        by_column: Mapping[str, ColumnPartitions],
     ) -> Iterator[Event]:
         refuse_failed_launch(context.instance, context.run.run_id)
         remember_output_keys(context)
@@ -123,6 +148,7 @@ class BuildOps:
             dbt=dbt,
             engine=engine,
             grain_partitions=self.grain_partitions,
+            column_partitions=by_column,
             zone=ZoneInfo(self.settings.timezone),
             max_runtime=self.settings.max_runtime,
             threads=self.settings.dbt_threads or DEFAULT_THREADS,
@@ -130,6 +156,8 @@ class BuildOps:
         yield from run.events()
 
 
-def op_of(grain: Grain | None) -> str:
-    """Return the name of the op that builds tables of a grain."""
-    return OP_NAME if grain in GRAINS_OF_ONE_OP else f"{OP_NAME}_{grain}"
+def op_of(table: Table) -> str:
+    """Return the name of the op that builds a table."""
+    if table.by:
+        return f"{OP_NAME}_{table.by}"
+    return OP_NAME if table.grain in GRAINS_OF_ONE_OP else f"{OP_NAME}_{table.grain}"

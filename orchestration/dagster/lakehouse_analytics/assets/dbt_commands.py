@@ -9,6 +9,7 @@ from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.dbt.query_tags import Provenance
 from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.dbt.session import Request
+from lakehouse_analytics.partitions.by_column import RunValues
 from lakehouse_analytics.partitions.run_partitions import RunWindows
 
 #: Values of environment variables that dbt's options read as `true` (click's BOOL).
@@ -31,6 +32,7 @@ class DbtCommands:
         run_id: str,
         job: str,
         windows: RunWindows | None,
+        values: RunValues | None = None,
         full_refresh: bool,
         locks_tables: bool,
     ) -> None:
@@ -38,13 +40,15 @@ class DbtCommands:
         Args:
             runner: Runs dbt with the project.
             run_id, job: The id and the job of the run, which its queries contain.
-            windows: The partitions of the run; None if it has no partitioned tables.
+            windows: The partitions of the run; None if it has no tables that are partitioned by time.
+            values: The values of the run; None if it has no tables that are partitioned by a column.
             full_refresh: Whether the run's config requests `--full-refresh`.
             locks_tables: Whether dbt waits for a table's lock before it builds the table.
         """
-        self._runner, self._windows = runner, windows
+        self._runner, self._windows, self._values = runner, windows, values
         self._full_refresh, self._locks_tables = full_refresh, locks_tables
-        self._provenance = Provenance(run_id, job, windows.span.label if windows else "")
+        label = windows.span.label if windows else values.label if values else ""
+        self._provenance = Provenance(run_id, job, label)
 
     def build(self, plan: Plan, folder: str, threads: int | None = None) -> Request:
         """Return the request for `dbt build` of a plan.
@@ -79,6 +83,7 @@ class DbtCommands:
         return self._runner.request(args, self._environment(), target_path=folder, parsed=True)
 
     def _environment(self) -> dict[str, str]:
-        whole = self._windows and rebuilds(self._runner, full_refresh=self._full_refresh)
+        whole = (self._windows or self._values) and rebuilds(self._runner, full_refresh=self._full_refresh)
         whole_history = {"LAKEHOUSE_WHOLE_HISTORY": "true"} if whole else {}
-        return {**self._runner.database_environment, **self._provenance.environment(), **whole_history}
+        values = self._values.environment() if self._values else {}
+        return {**self._runner.database_environment, **self._provenance.environment(), **whole_history, **values}

@@ -20,6 +20,7 @@ from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
 from lakehouse_analytics.dbt.nodes import Node
 from lakehouse_analytics.keys import EXPORTS_GROUP, asset_key
 from lakehouse_analytics.partitions.arrivals import source_mapping
+from lakehouse_analytics.partitions.by_column import ColumnPartitions, column_mapping
 from lakehouse_analytics.partitions.definitions import GrainPartitions, partition_mapping, partitions_of
 
 # Code references are in beta. They are only metadata, and a warning per model would hide our own.
@@ -30,7 +31,13 @@ LAYER_TAG = "lakehouse/layer"
 
 
 def table_spec(
-    graph: Graph, table: Table, project_dir: Path, timezone: str, grain_partitions: Mapping[Grain, GrainPartitions]
+    graph: Graph,
+    table: Table,
+    project_dir: Path,
+    timezone: str,
+    grain_partitions: Mapping[Grain, GrainPartitions],
+    *,
+    column_partitions: Mapping[str, ColumnPartitions] | None = None,
 ) -> dg.AssetSpec:
     """Return the asset spec of a model, seed or snapshot.
 
@@ -40,11 +47,13 @@ def table_spec(
         project_dir: The folder of the dbt project.
         timezone: The IANA time zone of freshness deadlines.
         grain_partitions: The partitions definition of each grain.
+        column_partitions: The partitions definition of each column; None if no table is partitioned by one.
     """
+    by_column = column_partitions[table.by] if table.by and column_partitions else None
     return dg.AssetSpec(
         key=asset_key(table),
         deps=list({dep.asset_key: dep for dep in _dependencies(graph, table)}.values()),
-        partitions_def=partitions_of(table, grain_partitions),
+        partitions_def=by_column or partitions_of(table, grain_partitions),
         description=_description(table.node),
         group_name=table.group,
         owners=_owners(graph, table),
@@ -130,7 +139,9 @@ def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None) 
 def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
     for parent in table.parents:
         above = graph.resource(parent)
-        if isinstance(above, Source):
+        if by_column := column_mapping(above if isinstance(above, Table | Source) else None, table):
+            mapping: dg.PartitionMapping | None = by_column
+        elif isinstance(above, Source):
             mapping = source_mapping(above) if table.grain else None
         else:
             mapping = partition_mapping(above.grain if isinstance(above, Table) else None, table.grain)
@@ -218,7 +229,7 @@ def _automation(graph: Graph, table: Table) -> dg.AutomationCondition | None:  #
     if silent:
         condition = condition.replace("any_deps_missing", missing.ignore(_selection(silent)))
     # A check has no result for partitions that were last built before the check existed.
-    many = [parent for parent in built if parent.grain and parent.grain != table.grain]
+    many = [p for p in built if not p.is_whole and p.contract.partition != table.contract.partition]
     if one := [parent for parent in built if parent not in many]:
         condition &= dg.AutomationCondition.all_deps_blocking_checks_passed().allow(_selection(one))
     if many:

@@ -100,8 +100,8 @@ class Counter:
     def count(self, tables: Sequence[Table]) -> dict[str, CountResult]:
         """Count the tables, and return the results by unique id.
 
-        Counts come from metadata if it is exact, otherwise from as few statements as possible. Of partitioned tables,
-        only the partitions of the run are counted.
+        Counts come from metadata if it is exact, otherwise from as few statements as possible. Of tables that are
+        partitioned by time, only the partitions of the run are counted. Others are counted as a whole.
         """
         whole = [table for table in tables if table.grain is None]
         answers: dict[str, CountResult] = dict(self._counts_from_metadata(whole))

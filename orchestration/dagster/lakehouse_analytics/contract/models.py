@@ -21,6 +21,8 @@ from lakehouse_analytics.common.text import brief, shortened, suggestion
 from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival
 from lakehouse_analytics.contract.base import Cron, Duration, Section
 from lakehouse_analytics.contract.exports import Serves
+from lakehouse_analytics.contract.partitions import PARTITIONS, Partition
+from lakehouse_analytics.contract.partitions import Grain as Grain  # noqa: PLC0414  # the contract is imported from here
 
 #: Medallion layers in build order; the groups of the asset graph.
 LAYERS = ("bronze", "silver", "gold", "metrics")
@@ -29,8 +31,6 @@ Layer = Literal["bronze", "silver", "gold", "metrics"]
 Severity = Literal["error", "warn"]
 #: Findings that are reported when the project loads, and that `accept` can silence.
 Accepted = Literal["not_atomic", "repeated_inserts", "stale_rows", "utc_batches"]
-#: Lengths of a partition.
-Grain = Literal["hourly", "daily", "weekly", "monthly"]
 
 
 class ContractError(ValueError):
@@ -182,10 +182,11 @@ class ModelContract(Section):
         "schedule", description="`eager`: rebuilt as soon as an upstream table is."
     )
 
-    partition: Grain | None = Field(
+    partition: Partition | None = Field(
         None,
         description="Length of a partition: the model is built in windows of its `event_time`, which start at its "
-        "`begin`. Needs replace_window or microbatch.",
+        "`begin`. Needs replace_window or microbatch. Or the column whose values are the partitions, such as "
+        "{by: region, values: [IT, DE]}. Needs replace_window.",
     )
     after: Annotated[tuple[str, ...], BeforeValidator(_source_names, json_schema_input_type=str | list[str])] = Field(
         (),
@@ -308,10 +309,15 @@ def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
     return f"{path} is {shortened(item['input'])}: {message[0].lower()}{message[1:]}"
 
 
+#: The sections of the keys that have several kinds, by the kind's tag.
+_TAGGED: Mapping[str, Mapping[str, type[BaseModel]]] = {"arrives": ARRIVALS, "partition": PARTITIONS}
+
+
 def _keys_of(kind: type[BaseModel], location: tuple[Any, ...]) -> tuple[list[Any], type[BaseModel]]:
     """Return the keys of an error's location, and the section that has the last of them.
 
-    In a location, the tag of a union follows its key: `("arrives", "files", "format")` is the key `arrives.format`.
+    In a location, the tag of a union follows its key: `("arrives", "files", "format")` is the key `arrives.format`, and
+    `("partition", "column", "by")` is the key `partition.by`.
     """
     keys: list[Any] = []
     section = kind
@@ -319,8 +325,8 @@ def _keys_of(kind: type[BaseModel], location: tuple[Any, ...]) -> tuple[list[Any
     for part in parts:
         keys.append(part)
         section = kind
-        if part == "arrives":
-            kind = ARRIVALS.get(next(parts, ""), kind)
+        if part in _TAGGED:
+            kind = _TAGGED[part].get(next(parts, ""), kind)
         elif part in kind.model_fields:
             annotation = kind.model_fields[part].annotation
             choices = getattr(annotation, "__args__", (annotation,))

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from lakehouse_analytics.contract.models import LAYERS, Grain, ModelContract, SourceContract
+from lakehouse_analytics.contract.partitions import ColumnPartition
 from lakehouse_analytics.dbt.nodes import Exposure, Node
 from lakehouse_analytics.engines.engine_type import EngineType
 from lakehouse_analytics.engines.registry import engine_type
@@ -50,8 +51,20 @@ class Table:
 
     @property
     def grain(self) -> Grain | None:
-        """The length of a partition, or None if the table is not partitioned."""
-        return self.contract.partition
+        """The length of a partition, or None if the table is not partitioned by time."""
+        partition = self.contract.partition
+        return None if isinstance(partition, ColumnPartition) else partition
+
+    @property
+    def by(self) -> str | None:
+        """The column whose values are the partitions, or None if the table is not partitioned by a column."""
+        partition = self.contract.partition
+        return partition.by if isinstance(partition, ColumnPartition) else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every run builds the whole table, because it is not partitioned."""
+        return self.contract.partition is None
 
     @property
     def event_time(self) -> str | None:

@@ -34,7 +34,7 @@ def limits(context: ProbeContext) -> Finding:
         else:
             limit = f"is {slots[name]}, not 1" if name in slots else "is not set"
             missing.append((f"the limit of the pool {name} {limit}", fixes.limit_pool(fixes.here(), name)))
-    if any(table.grain for table in context.graph.tables.values()):
+    if not all(table.is_whole for table in context.graph.tables.values()):
         queue = context.instance.get_concurrency_config().run_queue_config
         limited = {limit["key"] for limit in (queue.tag_concurrency_limits if queue else ())}
         for key, what in ((BACKFILL_ID_TAG, "of a backfill"), (WINDOWS_OF, "of a job that builds windows")):

@@ -64,12 +64,12 @@ class SourceTables:
         """Return the bronze models downstream of source tables, except partitioned ones: a schedule builds those."""
         unique_ids = [self.by_key[key].unique_id for key in keys]
         tables = (self.graph.tables[unique_id] for unique_id in self.graph.descendants(unique_ids))
-        return sorted(dg.AssetKey(table.key) for table in tables if table.layer == "bronze" and table.grain is None)
+        return sorted(dg.AssetKey(table.key) for table in tables if table.layer == "bronze" and table.is_whole)
 
     @property
     def target(self) -> dg.AssetSelection | None:
         """All assets that a trigger's run may build; None if there are none."""
-        keys = [table.key for table in self.graph.tables.values() if table.layer == "bronze" and table.grain is None]
+        keys = [table.key for table in self.graph.tables.values() if table.layer == "bronze" and table.is_whole]
         return dg.AssetSelection.assets(*keys) if keys else None
 
     def run_request(

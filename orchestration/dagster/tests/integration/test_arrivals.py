@@ -139,6 +139,27 @@ def energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> Iter
         yield lake
 
 
+def test_models_by_the_values_of_a_source_are_built_for_the_loaded_values(energy: Energy) -> None:
+    energy.files["models/bronze/markets.sql"] = """
+        {{ config(materialized='incremental', incremental_strategy='replace_window',
+                  meta={'lakehouse': {'partition': {'by': 'market'}}}) }}
+        select market, starts, price from {{ source('landing', 'prices') }} where {{ in_partition('market') }}
+        """
+    energy.write()
+    energy.put(1, energy.prices(1, IT=1, DE=1.5))
+    energy.tick("landing_prices_files")
+    outcomes = [energy.outcome(run.run_id, True) for run in energy.tick("arrivals_sensor")]
+    assert [found for one in outcomes if (found := one.partitions.get("bronze/markets"))] == [{"IT", "DE"}]
+    assert energy.rows("bronze.markets") == energy.rows()
+
+    # A file of one market, which is new, builds that market only.
+    energy.put(2, energy.prices(2, FR=2))
+    energy.tick("landing_prices_files")
+    outcomes = [energy.outcome(run.run_id, True) for run in energy.tick("arrivals_sensor")]
+    assert [found for one in outcomes if (found := one.partitions.get("bronze/markets"))] == [{"FR"}]
+    assert energy.rows("bronze.markets") == energy.rows()
+
+
 def test_files_become_rows_partitions_and_models(energy: Energy) -> None:
     for day in (1, 2):
         energy.put(day, energy.prices(day, IT=day, DE=day + 0.5))

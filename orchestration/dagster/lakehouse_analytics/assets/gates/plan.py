@@ -128,5 +128,5 @@ class Selection:
     def _builds_everything(self) -> bool:
         # Partitioned tables do not count, because other grains have their own runs.
         return self.selected | self.before >= {
-            table.unique_id for table in self.graph.tables.values() if table.grain is None
+            table.unique_id for table in self.graph.tables.values() if table.is_whole
         }

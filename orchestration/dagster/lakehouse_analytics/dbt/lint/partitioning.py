@@ -12,6 +12,7 @@ from datetime import datetime
 
 from lakehouse_analytics.common.text import brief, did_you_mean, shortened
 from lakehouse_analytics.contract.models import Grain, ModelContract
+from lakehouse_analytics.contract.partitions import ColumnPartition
 from lakehouse_analytics.dbt.nodes import Node
 
 #: dbt's incremental strategies that cannot build a partition, and why.
@@ -74,10 +75,16 @@ def problems(node: Node, contract: ModelContract, sources: Collection[str]) -> I
             f"meta.window_piece is {shortened(piece)}: expected how much of a window one commit replaces, as a number "
             "of days (or hours, for a table partitioned by hour) such as 90, or as a duration such as 6h"
         )
-    if not contract.partition:
-        return
-    requested = f"meta.lakehouse.partition: {contract.partition}"
-    config = node.config
+    if isinstance(contract.partition, ColumnPartition):
+        yield from _column_problems(node, contract, contract.partition.by)
+    elif contract.partition:
+        yield from _time_problems(node, contract.partition)
+
+
+def _time_problems(node: Node, grain: Grain) -> Iterator[str]:
+    """Yield the reasons why a node cannot be partitioned by time."""
+    requested, config = f"meta.lakehouse.partition: {grain}", node.config
+    strategy = config.incremental_strategy or "default"
     if node.resource_type != "model" or not config.is_incremental:
         yield (
             f"{requested} needs `materialized: incremental`, not {brief(config.materialized)}: a run builds one "
@@ -102,9 +109,35 @@ def problems(node: Node, contract: ModelContract, sources: Collection[str]) -> I
             "(docs/time.md)"
         )
     if strategy == "microbatch":
-        batch, longest = str(config.batch_size or "day"), _LONGEST[contract.partition]
+        batch, longest = str(config.batch_size or "day"), _LONGEST[grain]
         if batch in _BATCHES and _BATCHES.index(batch) > _BATCHES.index(longest):
             yield f"{requested} with `batch_size: {batch}`: a batch is longer than a window; set batch_size: {longest}"
+
+
+def _column_problems(node: Node, contract: ModelContract, column: str) -> Iterator[str]:
+    """Yield the reasons why a node cannot be partitioned by a column."""
+    requested, config = f"meta.lakehouse.partition: {{by: {column}}}", node.config
+    if node.resource_type != "model" or not config.is_incremental:
+        yield (
+            f"{requested} needs `materialized: incremental`, not {brief(config.materialized)}: a run builds some "
+            "values, and any other table would then contain the rows of those values only"
+        )
+        return
+    if config.full_refresh:
+        yield (
+            f"{requested} with `full_refresh: true`, which rebuilds the table in every run, and a run builds some "
+            "values: all other rows would be deleted. Remove it; a run of every value may set `full_refresh: true` in "
+            "its config (docs/time.md)"
+        )
+    if (strategy := config.incremental_strategy or "default") != "replace_window":
+        yield (
+            f"{requested} with `incremental_strategy: {strategy}`, which does not replace exactly the rows of the "
+            "run's values; use replace_window (docs/time.md)"
+        )
+    if contract.automation == "eager":
+        yield f"{requested} with `automation: eager`, which is not supported yet; launch the job {column}_refresh"
+    if contract.after:
+        yield f"meta.lakehouse.after is for partitions by time: the job {column}_refresh has no schedule that waits"
 
 
 def _is_piece(value: object) -> bool:
@@ -121,7 +154,8 @@ def policies(node: Node, contract: ModelContract) -> Iterator[tuple[str, str]]:
         The value of `meta.lakehouse.accept` that accepts the property, and the problem.
     """
     strategy = node.config.incremental_strategy
-    if contract.partition and node.config.is_incremental and strategy in _KEEPS_ROWS:
+    by_time = contract.partition and not isinstance(contract.partition, ColumnPartition)
+    if by_time and node.config.is_incremental and strategy in _KEEPS_ROWS:
         yield (
             STALE_ROWS,
             f"meta.lakehouse.partition with `incremental_strategy: {strategy}` keeps rows that a window no longer has "

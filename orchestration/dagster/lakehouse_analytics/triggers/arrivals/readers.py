@@ -13,6 +13,7 @@ from lakehouse_analytics._dagster_internals import ASSET_PARTITION_RANGE_END_TAG
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
 from lakehouse_analytics.keys import asset_key, build_tags
 from lakehouse_analytics.partitions.arrivals import day_ranges, days_and_values, source_partitions
+from lakehouse_analytics.partitions.by_column import column_partitions, is_split_by, value_ranges
 from lakehouse_analytics.partitions.definitions import grain_partitions
 from lakehouse_analytics.settings import Settings
 
@@ -29,18 +30,21 @@ class Loaded:
     Attributes:
         newest: Storage id of the newest event.
         days: The dates of its partitions.
+        values: The values of `split_by` of its partitions.
     """
 
     newest: int
     days: set[date] = field(default_factory=set)
+    values: set[str] = field(default_factory=set)
 
 
 def arrival_sensor(settings: Settings, graph: Graph, sources: Sequence[Source]) -> dg.SensorDefinition:
     """Return the sensor `arrivals_sensor`: after a load of a source, it builds the bronze models that read it.
 
     A load is a materialization of the source, whatever reported it: a sensor for files, a schedule, a person in the UI,
-    or `lakehouse webhook`. Daily models are built for the dates of the loaded files. Models of other grains, and daily
-    models of sources without dates, are built by their schedules.
+    or `lakehouse webhook`. Daily models are built for the dates of the loaded files, and models that are partitioned by
+    the column of `split_by` for the loaded values. Models of other grains, and daily models of sources without dates,
+    are built by their schedules.
 
     Args:
         settings: The settings.
@@ -60,7 +64,7 @@ def arrival_sensor(settings: Settings, graph: Graph, sources: Sequence[Source]) 
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         before = json.loads(context.cursor or "{}")
         loaded = loads_since(context.instance, sources, before)
-        requests = readers.requests(loaded)
+        requests = readers.requests(loaded, context.instance)
         after = {**before, **{"/".join(source.key): found.newest for source, found in loaded.items()}}
         return dg.SensorResult(
             run_requests=requests,
@@ -96,7 +100,9 @@ def loads_since(
         loaded = Loaded(max([since, *(event.storage_id for event in events)]))
         for event in events:
             if event.partition_key is not None:
-                loaded.days |= days_and_values(source, [event.partition_key]).keys()
+                for day, values in days_and_values(source, [event.partition_key]).items():
+                    loaded.days.add(day)
+                    loaded.values.update(values)
         if events:
             found[source] = loaded
     return found
@@ -116,23 +122,37 @@ class Readers:
         self._most = settings.max_partitions_per_run
         windows = grain_partitions(graph, settings.timezone, end_offset=settings.partition_end_offset)
         self._days = windows.get("daily")
+        self._columns = column_partitions(graph)
         self._timezone = settings.timezone
 
     def of(self, source: Source) -> list[Table]:
-        """Return the models that the loads of a source build: those without partitions, and the daily ones."""
+        """Return the models that the loads of a source build.
+
+        These are the models without partitions, the daily ones, and those by the column that the source is split by.
+        """
         below = (self._graph.tables[name] for name in self._graph.descendants([source.unique_id]))
         grains = (None, "daily") if source_partitions(source, self._timezone) else (None,)
-        found = [table for table in below if table.layer == "bronze" and table.grain in grains]
+        found = [
+            table
+            for table in below
+            if table.layer == "bronze" and (is_split_by(source, table.by) if table.by else table.grain in grains)
+        ]
         return sorted(found, key=lambda table: table.key)
 
-    def requests(self, loaded: Mapping[Source, Loaded]) -> list[dg.RunRequest]:
-        """Return the runs that build what reads the loaded sources."""
-        whole = sorted({table.key for source in loaded for table in self.of(source) if table.grain is None})
+    def requests(self, loaded: Mapping[Source, Loaded], instance: dg.DagsterInstance) -> list[dg.RunRequest]:
+        """Return the runs that build what reads the loaded sources.
+
+        Args:
+            loaded: What was loaded of each source.
+            instance: The instance, which knows the values of dynamic partitions.
+        """
+        whole = sorted({table.key for source in loaded for table in self.of(source) if table.is_whole})
         requests = []
         if whole:
             newest = max(found.newest for found in loaded.values())
             requests.append(self._request(whole, f"{NAME} {newest}", {}))
         for source, found in loaded.items():
+            requests += self._of_values(source, found, instance)
             daily = [table.key for table in self.of(source) if table.grain == "daily"]
             if not daily:
                 continue
@@ -141,6 +161,19 @@ class Readers:
                 tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
                 requests.append(self._request(daily, run_key, tags))
         return requests
+
+    def _of_values(self, source: Source, found: Loaded, instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
+        """Yield the runs of the loaded values, of models that are partitioned by the column of `split_by`."""
+        tables = [table for table in self.of(source) if table.by]
+        column = next((table.by for table in tables), None)
+        if column is None:
+            return
+        with dg.partition_loading_context(dynamic_partitions_store=instance):
+            known = self._columns[column].get_partition_keys()
+        for first, last in value_ranges(known, found.values, self._most):
+            run_key = f"{NAME} {'/'.join(source.key)} {found.newest} {column} {first}"
+            tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+            yield self._request([table.key for table in tables], run_key, tags)
 
     def _request(self, keys: Sequence[tuple[str, ...]], run_key: str, tags: Mapping[str, str]) -> dg.RunRequest:
         selection = [dg.AssetKey(key) for key in keys]

@@ -39,9 +39,9 @@ def graph() -> Graph:
 class Sensor:
     """The sensor with its cursor."""
 
-    def __init__(self, instance: dg.DagsterInstance, **settings: Any) -> None:
+    def __init__(self, instance: dg.DagsterInstance, made: Graph | None = None, **settings: Any) -> None:
         self.instance, self.cursor = instance, None
-        made = graph()
+        made = made or graph()
         self.sensor = arrival_sensor(Settings(**settings), made, [*made.sources.values()])
 
     def load(self, key: str, *partitions: str | None) -> None:
@@ -100,3 +100,18 @@ def test_long_ranges_are_split(instance: dg.DagsterInstance) -> None:
         ("2026-01-03", "2026-01-04"),
         ("2026-01-05", "2026-01-05"),
     ]
+
+
+def test_models_by_the_column_of_split_by_are_built_for_the_loaded_values(instance: dg.DagsterInstance) -> None:
+    m = Manifest()
+    prices = m.source("landing", "prices", lakehouse={"arrives": FILES})
+    config = {"folder": "bronze", "materialized": "incremental", "incremental_strategy": "replace_window"}
+    m.model("markets", prices, lakehouse={"partition": {"by": "market"}}, **config)
+    m.model("regions", prices, lakehouse={"partition": {"by": "region"}}, **config)
+    sensor = Sensor(instance, m.graph())
+    # A value of an event that is no partition anymore is not requested.
+    instance.add_dynamic_partitions("landing/prices/market", ["IT", "DE", "FR"])
+    sensor.load("landing/prices", "2026-01-02|IT", "2026-01-02|FR", "2026-01-03|IT", "2026-01-03|ES")
+    assert sensor.tick() == [({"bronze/markets"}, "IT", "IT"), ({"bronze/markets"}, "FR", "FR")]
+    sensor.load("landing/prices", "2026-01-04|DE", "2026-01-04|IT")
+    assert sensor.tick() == [({"bronze/markets"}, "IT", "DE")]
