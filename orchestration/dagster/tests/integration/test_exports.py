@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from lakehouse_analytics.arrivals.connections import connection
+from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.exports.clickhouse import connect
+from lakehouse_analytics.settings import Settings
 
 from .conftest import Lakehouse, Outcome
+from .databases import Trino
 
 SERVE = """
     models:
@@ -64,6 +69,7 @@ def export(lakehouse: Lakehouse, keys: set[str]) -> Outcome:
 BOTH = {"dashboards/reporting/ga", "dashboards/reporting/gb"}
 
 
+@pytest.mark.engine("duckdb", "trino")
 def test_built_tables_are_exported_once(lakehouse: Lakehouse, dashboards: Dashboards) -> None:
     assert tick(lakehouse) == (set(), "All copies are up to date.")
     assert lakehouse.run().success
@@ -79,6 +85,39 @@ def test_built_tables_are_exported_once(lakehouse: Lakehouse, dashboards: Dashbo
     assert metadata["url"] == dashboards.connection.redacted
     assert dashboards.rows("reporting.ga") == lakehouse.sql("select n from gold.ga")
     assert tick(lakehouse) == (set(), "All copies are up to date.")
+
+
+TYPES = """
+    create table raw.types as select * from (values
+      (1, bigint '9223372036854775807', decimal '12345.67', 'Zoë', true, date '2026-01-31',
+       timestamp '2026-01-31 12:00:00.123456', timestamp '2026-01-31 12:00:00.123456 UTC', x'00ff',
+       array['a', null], 1.5e0),
+      (2, null, null, null, null, null, null, null, null, null, null)
+    ) as t (id, n, price, name, ok, day, at, zoned, bytes, tags, x)"""
+
+
+@pytest.mark.trino
+@pytest.mark.engine("trino")
+def test_trino_reads_the_same_by_files_and_by_a_query(lakehouse: Lakehouse) -> None:
+    """Without LAKEHOUSE_ICEBERG_CATALOG, a table is read by a query."""
+    assert isinstance(lakehouse.database, Trino)
+    lakehouse.database.ask(TYPES)
+    settings = Settings.load()
+    relation = Relation(settings.trino_catalog, "raw", "types")
+    found = []
+    for catalog in (settings.iceberg_catalog, None):
+        engine = settings.engine_type.resource(settings.model_copy(update={"iceberg_catalog": catalog}))
+        with engine.read_table(relation, str(relation)) as reader:
+            rows = [row for batch in reader.batches for row in batch.to_pylist()]
+            assert reader.rows == 2
+        found.append(sorted(rows, key=lambda row: row["id"]))
+    by_files, by_query = found
+    assert by_files[0].pop("tags") == ["a", None]
+    assert by_query[0].pop("tags") == '["a",null]'
+    assert by_files[1].pop("tags") is by_query[1].pop("tags") is None
+    assert by_files == by_query
+    assert by_files[0]["price"] == Decimal("12345.67")
+    assert by_files[0]["zoned"] == datetime(2026, 1, 31, 12, 0, 0, 123456, UTC)
 
 
 def test_a_failed_gate_keeps_the_old_copy_and_other_tables_are_exported(

@@ -14,6 +14,7 @@ from lakehouse_analytics.engines.row_batches import batches_of
 from lakehouse_analytics.engines.trino.client import connect
 from lakehouse_analytics.engines.trino.session import TrinoServer
 from lakehouse_analytics.iceberg.catalog import CatalogError, open_catalog, reason
+from lakehouse_analytics.iceberg.data_files import batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,8 +39,8 @@ def read_files(catalog: str, relation: Relation) -> Iterator[TableReader | None]
 
     try:
         table = open_catalog(catalog).load_table((relation.schema, relation.name))
-        scan = table.scan()
-        reader, rows = scan.to_arrow_batch_reader(), scan.count()
+        # Not `to_arrow_batch_reader`, which reads files ahead of the consumer, so that all may be in memory.
+        reader, rows = batches(table), table.scan().count()
     except NoSuchTableError:
         yield None
         return
