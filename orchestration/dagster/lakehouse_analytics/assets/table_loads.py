@@ -13,6 +13,7 @@ import dagster as dg
 from lakehouse_analytics.arrivals.connections import connection
 from lakehouse_analytics.arrivals.databases.sync import SCHEMES, SyncReport, sync_table
 from lakehouse_analytics.arrivals.raw_tables.registry import raw_table
+from lakehouse_analytics.assets.file_loads import ARRIVED
 from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.contract.arrivals import TableArrival
 from lakehouse_analytics.dbt.graph import Source
@@ -20,9 +21,6 @@ from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.keys import asset_key
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.events import timestamps
-
-#: The check of a source that is copied from a database.
-ARRIVED = "arrived"
 
 Event = dg.MaterializeResult[None] | dg.AssetMaterialization | dg.AssetCheckResult
 
