@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from lakehouse_analytics.arrivals.files.load import FileLoader
+from lakehouse_analytics.arrivals.files.load import FileLoader, Statistics
 from lakehouse_analytics.arrivals.files.staging import FileReport
 from lakehouse_analytics.arrivals.files.storage import storage_of
 from lakehouse_analytics.arrivals.files.tables import tables_of
@@ -116,7 +116,7 @@ class FileLoad:
         # What is not about the partition itself is left out, so that Dagster's plots compare partitions.
         about = timestamps(started, datetime.now(UTC))
         # A late file adds to the rows of a partition.
-        totals = loader.count_rows([*{day for day, _ in report.partitions}])
+        found = loader.partition_statistics([*{day for day, _ in report.partitions}])
         for (day, value), rows in sorted(report.partitions.items()):
             key = partition_key(self.source, day, value)
             if not exists(partitions, key, context.instance):
@@ -125,13 +125,15 @@ class FileLoad:
                     f"{self.arrival.begin} (`begin`)."
                 )
                 continue
+            statistics = found.get((day, value), Statistics(rows))
             yield dg.AssetMaterialization(
                 self.key,
                 partition=key,
                 metadata={
-                    "dagster/partition_row_count": totals.get((day, value), rows),
+                    "dagster/partition_row_count": statistics.rows,
                     "dagster/row_count": report.total,
                     "rows_loaded": rows,
+                    **{f"mean_{name}": mean for name, mean in statistics.means.items() if mean is not None},
                     **about,
                 },
             )

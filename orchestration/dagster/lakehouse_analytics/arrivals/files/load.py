@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
@@ -45,6 +45,19 @@ class FileTables:
     rows: RawTable
     files: RawTable
     quarantine: RawTable
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of a partition.
+
+    Attributes:
+        rows: Number of rows.
+        means: The mean of each fractional column; None if all values are null.
+    """
+
+    rows: int
+    means: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -100,16 +113,29 @@ class FileLoader:
             self._apply(staged, where, report, lists_files=values is None)
         return report
 
-    def count_rows(self, days: Sequence[date]) -> dict[PartitionOfFiles, int]:
-        """Return the number of rows of the partitions of some dates."""
+    def partition_statistics(self, days: Sequence[date]) -> dict[PartitionOfFiles, Statistics]:
+        """Return what the table has of some dates, by partition: rows, and means of declared fractional columns.
+
+        Args:
+            days: The dates.
+        """
         if not days:
             return {}
+        have = {name.lower() for name in self.tables.rows.read().columns}
+        kinds = ("DECIMAL", "DOUBLE", "FLOAT")
+        fractional = [
+            name for name, kind in declared_types(self.arrival).items() if name in have and kind.startswith(kinds)
+        ]
         split = f"trim({identifier(self.arrival.split_by)}::VARCHAR)" if self.arrival.split_by else "''"
+        means = "".join(f", avg({identifier(name)})::DOUBLE" for name in fractional)
         where = in_list(DATE, [str(day) for day in days])
         rows = self.tables.rows.query(
-            f"SELECT {DATE}, {split}, count(*) FROM {{table}} WHERE {where} GROUP BY ALL"  # noqa: S608
+            f"SELECT {DATE}, {split}, count(*){means} FROM {{table}} WHERE {where} GROUP BY ALL"  # noqa: S608
         )
-        return {(day, value): number for day, value, number in rows}
+        return {
+            (day, value): Statistics(number, dict(zip(fractional, averages, strict=True)))
+            for day, value, number, *averages in rows
+        }
 
     @contextmanager
     def _staged(

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.arrivals.files import load
-from lakehouse_analytics.arrivals.files.load import FileLoader, FileTables
+from lakehouse_analytics.arrivals.files.load import FileLoader, FileTables, Statistics
 from lakehouse_analytics.arrivals.files.storage import storage_of
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, RawTable
 from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
@@ -78,7 +78,7 @@ def test_each_version_of_a_file_is_loaded_once(landing: Landing) -> None:
     late = (date(2026, 1, 1), "")
     landing.put("2026-01-01_late.csv", numbers(7))
     assert landing.loader().load_new().partitions == {late: 1}
-    assert landing.loader().count_rows([date(2026, 1, 1)]) == {late: 2}
+    assert landing.loader().partition_statistics([date(2026, 1, 1)]) == {late: Statistics(2)}
     (landing.root / "in/2026-01-01_late.csv").unlink()
     landing.loader().reload([date(2026, 1, 1)])
     assert landing.rows("_file_date") == [(date(2026, 1, day),) for day in (1, 2, 3)]
@@ -114,6 +114,18 @@ def test_the_rows_of_the_last_good_version_stay_when_a_file_becomes_bad(landing:
     assert report.bad_files.keys() == {"2026-01-01_a.csv"}
     assert landing.rows() == [("2026-01-01_a.csv", "1")]
     assert not landing.loader().load_new().found_something
+
+
+def test_statistics_have_the_means_of_declared_fractional_columns(landing: Landing) -> None:
+    columns = {"n": "bigint", "price": "decimal(9,2)", "Load": "double", "absent": "double"}
+    landing.arrival = FileArrival(**{**DATED, "columns": columns, "split_by": "market"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", "market,n,price,load\nIT,1,1.50,\nIT,2,2.50,\nDE,3,7,0.5\n")
+    landing.loader().load_new()
+    day = date(2026, 1, 1)
+    assert landing.loader().partition_statistics([day]) == {
+        (day, "IT"): Statistics(2, {"price": 2.0, "load": None}),
+        (day, "DE"): Statistics(1, {"price": 7.0, "load": 0.5}),
+    }
 
 
 def test_new_columns_are_added_and_missing_ones_are_null(landing: Landing) -> None:
