@@ -304,7 +304,7 @@ def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
     message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
     if item["type"] == "missing":
         return f"{path} is missing"
-    if item["type"] in ("value_error", "arrival_kind") and isinstance(item["input"], Mapping):
+    if item["type"] == "arrival_kind" or (isinstance(item["input"], Mapping) and keys[-1:] in ([], ["arrives"])):
         return f"{path}: {message}"
     return f"{path} is {shortened(item['input'])}: {message[0].lower()}{message[1:]}"
 

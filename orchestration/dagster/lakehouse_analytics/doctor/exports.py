@@ -56,7 +56,7 @@ def _schemas(graph: Graph) -> dict[tuple[str, str | None], int]:
 
 def _try_out(name: str, schema: str | None) -> None:
     columns = [Column("n", Kind.INTEGER)]
-    target = Target(schema, TABLE, (), "lakehouse doctor", uuid.uuid4().hex)
+    target = Target(schema, TABLE, (), TABLE, uuid.uuid4().hex)
     with destination(connection_of(name), target) as made:
         made.prepare(columns)
         try:

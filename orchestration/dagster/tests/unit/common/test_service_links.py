@@ -73,9 +73,9 @@ real = st.fixed_dictionaries(
         "LAKEHOUSE_NOTIFY": st.just("log"),
         "LAKEHOUSE_DUCKDB_PATH": st.just("/data/lake.duckdb"),
         # Of a dbt project's own; the values are what a Service might have, too.
-        "LAKEHOUSE_WEBSHOP_SERVICE_HOST": host,
-        "LAKEHOUSE_WEBSHOP_SERVICE_PORT": number.map(str),
-        "LAKEHOUSE_WEBSHOP_PORT": number.map(str),
+        "LAKEHOUSE_CASHIER_SERVICE_HOST": host,
+        "LAKEHOUSE_CASHIER_SERVICE_PORT": number.map(str),
+        "LAKEHOUSE_CASHIER_PORT": number.map(str),
         "DBT_THREADS": number.map(str),
         "PYICEBERG_CATALOG__LAKE__URI": host.map("http://{}:8181".format),
     },
