@@ -269,7 +269,7 @@ def _load(options: argparse.Namespace) -> None:
         files=f"{options.source}/*.csv", columns={"starts": "timestamptz", "price": "decimal(12,2)", "volume": "int"}
     )
     loader = FileLoader(arrival, storage_of(arrival, ROOT), tables, log=lambda _: None)
-    figures = _measured(loader.load_new)
+    figures = _measured(lambda: [*loader.load_new()])
     print(json.dumps(figures | {"rows": tables.rows.query("SELECT count(*) FROM {table}")[0][0]}))
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import dagster as dg
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from lakehouse_analytics.common.text import suggestion
 from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
@@ -32,6 +32,10 @@ class FileLandingModel(FileArrival):
     @classmethod
     def _one_date(cls, value: str) -> str:
         return value  # it may have templates; `load` checks it once they are replaced
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        return self
 
 
 class TableSyncModel(TableArrival):

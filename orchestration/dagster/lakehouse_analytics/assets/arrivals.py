@@ -12,6 +12,7 @@ from lakehouse_analytics.assets.file_loads import FileLoad
 from lakehouse_analytics.assets.multi_asset import multi_asset
 from lakehouse_analytics.assets.specs import source_spec
 from lakehouse_analytics.assets.table_loads import TableLoad
+from lakehouse_analytics.common.environment import SettingsError
 from lakehouse_analytics.common.names import apart
 from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
 from lakehouse_analytics.dbt.graph import Graph, Source
@@ -60,6 +61,8 @@ def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.As
         name=name,
         specs=[spec],
         check_specs=load.check_specs(),
+        # Makes all results optional: a load that finds nothing new has none.
+        can_subset=True,
         backfill_policy=dg.BackfillPolicy.single_run() if partitions else None,
         pool=graph.engine.pool,
     )
@@ -67,11 +70,20 @@ def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.As
         refuse_failed_launch(context.instance, context.run.run_id)
         try:
             with _locked(graph, source, context, wait=settings.max_runtime):
-                yield from load.events(context, reload=config.reload)
-        except (ArrivalError, TableBusyError) as error:
+                for event in load.events(context, reload=config.reload):
+                    if not isinstance(event, dg.AssetCheckResult) or _is_selected(context, event):
+                        yield event
+        except (ArrivalError, SettingsError, TableBusyError) as error:
             raise dg.Failure(str(error)) from None
+        except OSError as error:  # such as a full disk
+            raise dg.Failure(f"{'/'.join(source.key)}: {error.strerror or error}") from error
 
     return run
+
+
+def _is_selected(context: dg.AssetExecutionContext, result: dg.AssetCheckResult) -> bool:
+    """Return whether a run includes a check."""
+    return any(key.name == result.check_name for key in context.selected_asset_check_keys)
 
 
 def _load_of(source: Source, settings: Settings) -> FileLoad | TableLoad:

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from lakehouse_analytics.arrivals.files.load import FileLoader, Statistics
-from lakehouse_analytics.arrivals.files.staging import FileReport
+from lakehouse_analytics.arrivals.files.staging import FileReport, PartitionOfFiles
 from lakehouse_analytics.arrivals.files.storage import storage_of
 from lakehouse_analytics.arrivals.files.tables import tables_of
 from lakehouse_analytics.common.names import counted, some
@@ -92,27 +92,59 @@ class FileLoad:
             wanted = days_and_values(self.source, context.partition_keys)
             report = loader.reload([*wanted], wanted if self.arrival.split_by else None)
             self._add_values(context, report)
-            missing = [day.isoformat() for day in wanted if not any(day == found for found, _ in report.partitions)]
+            missing = [day.isoformat() for day in wanted if day not in report.days]
             yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
             yield from self._checks(report, missing)
             return
-        report = loader.reload() if reload else loader.load_new()
+        report = FileReport()
+        if reload:
+            report.add(loader.reload())
+            yield from self._batch(context, loader, report, started)
+        else:
+            report.partitions.update(dict.fromkeys(self._unreported(context, loader), 0))
+            repeated = bool(report.partitions)
+            if repeated:
+                yield from self._batch(context, loader, report, started)
+            for batch in loader.load_new(context.run.run_id):
+                yield from self._batch(context, loader, batch, started)
+                report.add(batch)
         if not report.found_something:
             context.log.info("No file is new.")
-            return
+        if self._partitions is None and (report.total is not None or self._died(context, loader)):
+            yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
+        if report.found_something:
+            yield from self._checks(report, [])
+
+    @property
+    def _partitions(self) -> dg.PartitionsDefinition[str] | None:
+        return source_partitions(self.source, self.settings.timezone)
+
+    def _died(self, context: dg.AssetExecutionContext, loader: FileLoader) -> bool:
+        """Return whether the run that loaded the last batch has died, so that Dagster may not know of it."""
+        run_id, _ = loader.last_batch()
+        if not run_id or run_id == context.run.run_id:
+            return False
+        run = context.instance.get_run_by_id(run_id)
+        return run is not None and run.status != dg.DagsterRunStatus.SUCCESS
+
+    def _unreported(self, context: dg.AssetExecutionContext, loader: FileLoader) -> list[PartitionOfFiles]:
+        """Return the partitions of the last batch, if the run that loaded it has died."""
+        return loader.last_batch()[1] if self._died(context, loader) else []
+
+    def _batch(
+        self, context: dg.AssetExecutionContext, loader: FileLoader, report: FileReport, started: datetime
+    ) -> Iterator[Event]:
+        """Yield the materializations of the partitions of one batch."""
         self._add_values(context, report)
-        if report.total is not None:
+        if self._partitions is not None:
             yield from self._materializations(context, loader, report, started)
-        yield from self._checks(report, [])
 
     def _materializations(
         self, context: dg.AssetExecutionContext, loader: FileLoader, report: FileReport, started: datetime
     ) -> Iterator[Event]:
-        """Yield a materialization per loaded partition, or one if the source has none."""
-        partitions = source_partitions(self.source, self.settings.timezone)
-        if partitions is None:
-            yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
-            return
+        """Yield a materialization per loaded partition."""
+        partitions = self._partitions
+        assert partitions is not None  # noqa: S101
         # What is not about the partition itself is left out, so that Dagster's plots compare partitions.
         about = timestamps(started, datetime.now(UTC))
         # A late file adds to the rows of a partition.
@@ -122,7 +154,7 @@ class FileLoad:
             if not exists(partitions, key, context.instance):
                 context.log.warning(
                     f"{counted(rows, 'row')} of {day} are loaded, but there is no such partition: the first is "
-                    f"{self.arrival.begin} (`begin`)."
+                    f"{self.arrival.begin} (`begin`), the last tomorrow."
                 )
                 continue
             statistics = found.get((day, value), Statistics(rows))
@@ -131,7 +163,7 @@ class FileLoad:
                 partition=key,
                 metadata={
                     "dagster/partition_row_count": statistics.rows,
-                    "dagster/row_count": report.total,
+                    **({"dagster/row_count": report.total} if report.total is not None else {}),
                     "rows_loaded": rows,
                     **{f"mean_{name}": mean for name, mean in statistics.means.items() if mean is not None},
                     **about,

@@ -16,7 +16,7 @@ warnings.filterwarnings("ignore", message="Class `MultiToSingleDimensionPartitio
 
 #: The dimension of the date in the path.
 DATE_DIMENSION = "date"
-#: Partitions after today that exist: prices for tomorrow are published today.
+#: The current day and tomorrow have partitions, too: prices for tomorrow are published today.
 _DAYS_AHEAD = 2
 
 

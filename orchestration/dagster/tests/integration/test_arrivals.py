@@ -15,8 +15,14 @@ import clickhouse_connect
 import dagster as dg
 import obstore
 import pytest
+from dagster._core.test_utils import create_run_for_test
+from lakehouse_analytics.arrivals.files.load import FileLoader
+from lakehouse_analytics.arrivals.files.storage import storage_of
+from lakehouse_analytics.arrivals.files.tables import tables_of
 from lakehouse_analytics.cli import example
-from lakehouse_analytics.settings import repository_root
+from lakehouse_analytics.contract.arrivals import FileArrival
+from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.settings import Settings, repository_root
 from obstore.store import LocalStore, ObjectStore, S3Store
 from postgres_server import postgres_server
 
@@ -176,6 +182,13 @@ def test_files_become_rows_partitions_and_models(energy: Energy) -> None:
     assert not energy.tick("landing_prices_files")
     assert not energy.tick("arrivals_sensor")
 
+    # A listing that has changed without a new file: the load finds nothing, and the rows stay.
+    obstore.delete(energy.store, "dam/2026-11-02_a.csv")
+    [loaded] = energy.tick("landing_prices_files")
+    assert energy.outcome(loaded.run_id, True).checks == {}
+    assert len(energy.rows()) == 8
+    assert not energy.tick("arrivals_sensor")
+
     # A file is overwritten, a late one has a new market and a bad row: only their dates are built again.
     energy.put(1, energy.prices(1, IT=10))
     energy.put(3, energy.prices(3, NL=3, DE="n/a"))
@@ -225,6 +238,27 @@ def test_a_run_for_partitions_replaces_these_and_nothing_else(energy: Energy) ->
     assert energy.rows() == before
     assert load("2026-11-05|IT", "2026-11-05|IT")["landing/prices:arrived"] is False
     assert energy.rows() == before
+
+
+@pytest.mark.engine("duckdb")
+def test_partitions_of_a_run_that_died_after_its_commit_are_reported_by_the_next(energy: Energy) -> None:
+    energy.put(1, energy.prices(1, IT=1))
+    energy.definitions()
+    died = create_run_for_test(energy.instance, job_name="any", status=dg.DagsterRunStatus.FAILURE)
+    settings = Settings.load()
+    arrival = FileArrival(
+        files=f"{energy.root}/landing/dam/{{date}}_*.csv",
+        begin="2026-11-01",
+        split_by="market",
+        columns={"starts": "timestamptz", "price": "decimal(10,2)"},
+    )  # type: ignore[arg-type]
+    tables = tables_of(settings, Relation("lake", "landing", "prices"))
+    assert len([*FileLoader(arrival, storage_of(arrival, energy.project), tables).load_new(died.run_id)]) == 1
+    assert energy.materialized() == set()
+    energy.tick("landing_prices_files")
+    assert energy.materialized() == {"2026-11-01|IT"}
+    [built] = energy.tick("arrivals_sensor")
+    assert energy.outcome(built.run_id, True).partitions == {"bronze/stg_prices": {"2026-11-01"}}
 
 
 CUSTOMERS = """

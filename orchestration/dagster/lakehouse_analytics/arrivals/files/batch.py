@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from lakehouse_analytics.arrivals.files.places import DATE, FILE, LOADED_AT, VERSION
 from lakehouse_analytics.arrivals.files.storage import FileVersion
-from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
 from lakehouse_analytics.common.sql import identifier, literal
 from lakehouse_analytics.contract.arrivals import FileArrival
 
@@ -64,12 +63,10 @@ def read_batch(db: duckdb.DuckDBPyConnection, arrival: FileArrival, files: Seque
         arrival: The contract of the source.
         files: The files with their copies, whose names are the numbers of the files.
 
-    Raises:
-        ArrivalError: The names of two columns differ only in case.
     """
     batch = Batch(db, [file for file, _ in files])
-    batch.run("CREATE OR REPLACE TABLE raw (file_no INTEGER)")
-    batch.run("CREATE OR REPLACE TABLE bad (file_no INTEGER, row_number BIGINT, row_text VARCHAR, reason VARCHAR)")
+    batch.run("CREATE OR REPLACE TABLE raw (__lh_file INTEGER)")
+    batch.run("CREATE OR REPLACE TABLE bad (__lh_file INTEGER, row_number BIGINT, row_text VARCHAR, reason VARCHAR)")
     paths = {number: path for number, (_, path) in enumerate(files)}
     if arrival.date_format:
         undated = [number for number, file in enumerate(batch.files) if file.day is None]
@@ -110,24 +107,49 @@ def _read_csv(batch: Batch, paths: Mapping[int, Path], delimiter: str) -> None:
 def _read_json_lines(batch: Batch, paths: Mapping[int, Path]) -> None:
     # A character that JSON cannot contain separates the values of a line, so that a line is one value.
     options = "header = false, columns = {'line': 'VARCHAR'}, delim = '\x1f', quote = '', escape = ''"
-    batch.run("CREATE OR REPLACE TABLE lines (file_no INTEGER, line VARCHAR)")
+    batch.run("CREATE OR REPLACE TABLE lines (__lh_file INTEGER, line VARCHAR)")
     _read_text(batch, paths, options, lambda reads: batch.run(f"INSERT INTO lines FROM {reads}"))
     is_object = "coalesce(try(json_type(line)) = 'OBJECT', false)"
     batch.run(
-        "INSERT INTO bad SELECT file_no, NULL, line, 'it is not a JSON object' FROM lines "  # noqa: S608
+        "INSERT INTO bad SELECT __lh_file, NULL, line, 'it is not a JSON object' FROM lines "  # noqa: S608
         f"WHERE NOT {is_object} AND trim(line) <> ''"
     )
     batch.run(f"DELETE FROM lines WHERE NOT {is_object}")  # noqa: S608
-    keys = batch.run(
-        "SELECT name FROM (SELECT unnest(json_keys(line)) AS name, rowid AS place FROM lines) "
-        "GROUP BY name ORDER BY min(place), name"
-    )
-    names = [str(row[0]) for row in keys]
-    if problem := _header_problem(names) if names else None:
-        raise ArrivalError(f"{batch.files[0].path} and the files with it: {problem}. Rename the key in the files.")
-    values = {name: f"line ->> {literal('$.' + json.dumps(name, ensure_ascii=False))}" for name in names}
-    _add(batch, values, dict.fromkeys(names, TEXT), "lines")
+    variants = _json_keys(batch)
+    values = {
+        name: f"coalesce({', '.join(f'line ->> {_json_path(key)}' for key in keys)})" for name, keys in variants.items()
+    }
+    _add(batch, values, dict.fromkeys(values, TEXT), "lines")
     batch.run("DROP TABLE lines")
+
+
+def _json_keys(batch: Batch) -> dict[str, list[str]]:
+    """Return the keys of the table `lines` by column: keys of different files that differ only in case are one column.
+
+    Files whose keys cannot be columns become bad files, and their lines are removed.
+    """
+    by_file: dict[int, list[str]] = defaultdict(list)
+    for number, key in batch.run(
+        "SELECT __lh_file, key FROM (SELECT __lh_file, unnest(json_keys(line)) AS key, rowid AS place "
+        "FROM lines) GROUP BY ALL ORDER BY min(place), key"
+    ):
+        assert isinstance(number, int)  # noqa: S101
+        by_file[number].append(str(key))
+    bad = {number: problem for number, keys in by_file.items() if (problem := _header_problem(keys))}
+    batch.bad_files |= bad
+    if bad:
+        batch.run(f"DELETE FROM lines WHERE __lh_file IN ({', '.join(map(str, bad))})")  # noqa: S608
+    found: dict[str, tuple[str, list[str]]] = {}
+    for number, keys in by_file.items():
+        for key in keys if number not in bad else ():
+            variants = found.setdefault(key.lower(), (key, []))[1]
+            if key not in variants:
+                variants.append(key)
+    return dict(found.values())
+
+
+def _json_path(key: str) -> str:
+    return literal("$." + json.dumps(key, ensure_ascii=False))
 
 
 def _read_parquet(batch: Batch, paths: Mapping[int, Path]) -> None:
@@ -141,7 +163,7 @@ def _read_parquet(batch: Batch, paths: Mapping[int, Path]) -> None:
                 batch.bad_files[number] = problem
             else:
                 values = {name: identifier(name) for name in types}
-                _add(batch, values, types, f"(SELECT {number} AS file_no, * FROM {reads})")  # noqa: S608
+                _add(batch, values, types, f"(SELECT {number} AS __lh_file, * FROM {reads})")  # noqa: S608
         except duckdb.Error as error:
             batch.bad_files[number] = f"it cannot be read: {first_line(error)}"
 
@@ -166,10 +188,10 @@ def _read_text(batch: Batch, paths: Mapping[int, Path], options: str, insert: Ca
         _drop_rejects(batch)
         try:
             reads = (
-                f"read_csv([{names}], {options}, auto_detect = false, filename = true, store_rejects = true, "
+                f"read_csv([{names}], {options}, auto_detect = false, filename = '__lh_source', store_rejects = true, "
                 f"rejects_limit = 0, max_line_size = {_LONGEST})"
             )
-            insert(f"(SELECT {_NUMBER.format('filename')} AS file_no, * EXCLUDE (filename) FROM {reads})")  # noqa: S608
+            insert(f"(SELECT {_NUMBER.format('__lh_source')} AS __lh_file, * EXCLUDE (__lh_source) FROM {reads})")  # noqa: S608
         except duckdb.Error as error:
             if len(group) == 1:
                 batch.bad_files[group[0][0]] = f"it cannot be read: {first_line(error)}"
@@ -196,7 +218,7 @@ def _add(batch: Batch, columns: Mapping[str, str], types: Mapping[str, str], rea
         batch: The batch.
         columns: The expression of each column.
         types: The type of each column.
-        reads: A table or query with the rows, and the column `file_no`.
+        reads: A table or query with the rows, and the column `__lh_file`.
     """
     have = {name.lower(): name for name in batch.columns}
     targets = []
@@ -210,8 +232,8 @@ def _add(batch: Batch, columns: Mapping[str, str], types: Mapping[str, str], rea
             batch.run(f"ALTER TABLE raw ALTER COLUMN {identifier(known)} TYPE VARCHAR")
             batch.columns[known] = TEXT
         targets.append(identifier(known))
-    values = ", ".join(["file_no", *(f"({expression})" for expression in columns.values())])
-    batch.run(f"INSERT INTO raw ({', '.join(['file_no', *targets])}) SELECT {values} FROM {reads}")  # noqa: S608
+    values = ", ".join(["__lh_file", *(f"({expression})" for expression in columns.values())])
+    batch.run(f"INSERT INTO raw ({', '.join(['__lh_file', *targets])}) SELECT {values} FROM {reads}")  # noqa: S608
 
 
 def _header(path: Path, delimiter: str) -> tuple[str, ...]:
@@ -232,7 +254,7 @@ def _header_problem(columns: Sequence[str]) -> str | None:
         return f"column {lower.index('') + 1} has no name in the first line"
     if double := next((name for name in lower if lower.count(name) > 1), None):
         return f"it has several columns {double!r}; the case of names does not distinguish them"
-    if reserved := next((name for name in lower if name in _RESERVED), None):
+    if reserved := next((name for name in lower if name in _RESERVED or name.startswith("__lh_")), None):
         return f"its column {reserved!r} has the name of a column that every loaded row gets"
     return None
 

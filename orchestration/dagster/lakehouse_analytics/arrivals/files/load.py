@@ -29,7 +29,7 @@ from lakehouse_analytics.arrivals.files.staging import (
     scratch,
 )
 from lakehouse_analytics.arrivals.files.storage import FileStorage, FileVersion
-from lakehouse_analytics.arrivals.raw_tables.base import Change, RawTable
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, RawTable
 from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.common.sql import identifier
 from lakehouse_analytics.contract.arrivals import FileArrival
@@ -78,40 +78,119 @@ class FileLoader:
     folder: Path | None = None
     log: Callable[[str], None] = print
 
-    def load_new(self) -> FileReport:
-        """Load each version of a file that was not loaded before.
+    def load_new(self, run_id: str = "") -> Iterator[FileReport]:
+        """Load each version of a file that was not loaded before, and yield a report per batch, which is one commit.
+
+        Args:
+            run_id: The Dagster run, which is stored with the list of files. See `last_batch`.
 
         Raises:
             ArrivalError: A file or a table cannot be read or written. Batches before it are complete.
         """
-        known = dict(self.tables.files.query(f"SELECT {FILE}, {VERSION} FROM {{table}}"))  # noqa: S608
-        new = [file for file in self.storage.settled() if known.get(file.path) != file.version]
-        report = FileReport()
+        listed = f"SELECT {FILE}, {VERSION}, status FROM {{table}}"  # noqa: S608
+        known = {path: (version, status) for path, version, status in self.tables.files.query(listed)}
+        new: list[FileVersion] = []
+        for file in self.storage.settled():
+            version, status = known.get(file.path, ("", ""))
+            if version != file.version:
+                new.append(file)
+            elif self.arrival.after_load == "move":
+                # An earlier load was killed before it moved the file.
+                self._move(file, QUARANTINE if status == "bad" else LOADED)
         for batch in _batches(new):
+            report = FileReport()
             with self._staged([batch]) as staged:
-                self._apply(staged, _of_files(staged), report)
-        return report
+                staged.partitions.update(self._replaced(staged, known))
+                of_read = in_list(FILE, [file.path for file in staged.files])
+                replaces = _Replaced(rows=_of_files(staged), files=of_read, quarantine=of_read)
+                partitions = [[day.isoformat(), value] for day, value in staged.partitions]
+                again = any(file.path in known for file in staged.files)
+                self._apply(
+                    staged, replaces, report, {"run_id": run_id, "partitions": partitions}, first_time=not again
+                )
+            yield report
+
+    def last_batch(self) -> tuple[str, list[PartitionOfFiles]]:
+        """Return the run that loaded the last batch, and the partitions of the batch.
+
+        If that run has died, Dagster may not know of them.
+        """
+        state = self.tables.files.read().state
+        found = [(date.fromisoformat(day), value) for day, value in state.get("partitions", ())]
+        return str(state.get("run_id", "")), found
 
     def reload(
         self, days: Sequence[date] | None = None, values: Mapping[date, Sequence[str]] | None = None
     ) -> FileReport:
         """Load the current files again, and replace the rows of whole partitions, or of the table, in one commit.
 
+        The rows of a bad file stay as they are, as in `load_new`.
+
         Args:
             days: The dates to replace. None replaces the whole table, including its columns.
             values: For each date, the values of `split_by` to replace. None replaces all of them.
 
         Raises:
-            ArrivalError: A file or a table cannot be read or written. The table is unchanged.
+            ArrivalError: A file or a table cannot be read or written, or the whole table would lose the rows of a bad
+                file. The table is unchanged.
         """
         current = {file.path: file for file in self.storage.versions(LOADED)}
-        current |= {file.path: file for file in self.storage.versions()}
+        current |= {file.path: file for file in self.storage.settled()}
         chosen = [file for file in current.values() if days is None or file.day in days]
         report = FileReport()
         with self._staged([*_batches(chosen)], values=values, from_start=days is None) as staged:
-            where = None if days is None else _of_partitions(days, values, self.arrival.split_by)
-            self._apply(staged, where, report, lists_files=values is None)
+            if days is None:
+                self._refuse_loss(staged)
+                self._apply(staged, _Replaced(None, "true", "true"), report, {})
+                return report
+            bad = f" AND NOT {in_list(FILE, [*staged.bad_files])}" if staged.bad_files else ""
+            of_days = in_list(DATE, [str(day) for day in days])
+            of_read = in_list(FILE, [file.path for file in staged.files])
+            rows = f"({_of_partitions(days, values, self.arrival.split_by)}){bad}"
+            if values is None:
+                self._apply(staged, _Replaced(rows, of_days, of_days), report, {})
+            else:
+                # The other rows of a file may be those of a new version, so it is not recorded as loaded. Files that
+                # were deleted are forgotten, so that they are loaded if they are restored.
+                staged.listed = []
+                gone = f"{of_days} AND NOT {of_read}" if staged.files else of_days
+                self._apply(staged, _Replaced(rows, gone, of_read), report, None)
         return report
+
+    def _refuse_loss(self, staged: StagedFiles) -> None:
+        """Refuse to replace a table without the rows of files that have become bad.
+
+        Raises:
+            ArrivalError: A bad file has rows in the table.
+        """
+        where = in_list(FILE, [*staged.bad_files])
+        rows = self.tables.rows.query(f"SELECT DISTINCT {FILE} FROM {{table}} WHERE {where}")  # noqa: S608
+        if rows:
+            reasons = [f"{path}: {staged.bad_files[path]}" for (path,) in rows]
+            raise ArrivalError(
+                f"The table has rows of files that are bad now, and would lose them: {some(reasons, between='; ')}. "
+                "Correct or delete these files, and launch the load again."
+            )
+
+    def _replaced(self, staged: StagedFiles, known: Mapping[str, object]) -> dict[PartitionOfFiles, int]:
+        """Return the partitions from which a new version of a file removes rows, and the dates of all good files.
+
+        They count 0 rows: a new version may have none in them.
+        """
+        good = [file for file in staged.files if file.path not in staged.bad_files]
+        found = {(file.day, ""): 0 for file in good if file.day} if self.arrival.split_by is None else {}
+        again = [file.path for file in good if file.path in known]
+        if again and self.arrival.date_format:
+            rows = self.tables.rows.query(
+                f"SELECT DISTINCT {DATE}, {self._split} FROM {{table}} WHERE {in_list(FILE, again)}"  # noqa: S608
+            )
+            found |= dict.fromkeys(rows, 0)
+        return found
+
+    @property
+    def _split(self) -> str:
+        """The expression of a row's value of `split_by`, or of an empty text without one."""
+        return f"trim({identifier(self.arrival.split_by)}::VARCHAR)" if self.arrival.split_by else "''"
 
     def partition_statistics(self, days: Sequence[date]) -> dict[PartitionOfFiles, Statistics]:
         """Return what the table has of some dates, by partition: rows, and means of declared fractional columns.
@@ -121,16 +200,16 @@ class FileLoader:
         """
         if not days:
             return {}
-        have = {name.lower() for name in self.tables.rows.read().columns}
-        kinds = ("DECIMAL", "DOUBLE", "FLOAT")
+        declared = {name.lower() for name in self.arrival.columns}
         fractional = [
-            name for name, kind in declared_types(self.arrival).items() if name in have and kind.startswith(kinds)
+            name
+            for name, kind in self.tables.rows.read().columns.items()
+            if name.lower() in declared and kind.startswith(("DECIMAL", "DOUBLE", "FLOAT"))
         ]
-        split = f"trim({identifier(self.arrival.split_by)}::VARCHAR)" if self.arrival.split_by else "''"
         means = "".join(f", avg({identifier(name)})::DOUBLE" for name in fractional)
         where = in_list(DATE, [str(day) for day in days])
         rows = self.tables.rows.query(
-            f"SELECT {DATE}, {split}, count(*){means} FROM {{table}} WHERE {where} GROUP BY ALL"  # noqa: S608
+            f"SELECT {DATE}, {self._split}, count(*){means} FROM {{table}} WHERE {where} GROUP BY ALL"  # noqa: S608
         )
         return {
             (day, value): Statistics(number, dict(zip(fractional, averages, strict=True)))
@@ -162,24 +241,33 @@ class FileLoader:
                 types |= {name.lower(): kind for name, kind in staged.columns.items()}
             yield staged
 
-    def _apply(self, staged: StagedFiles, where: str | None, report: FileReport, *, lists_files: bool = True) -> None:
+    def _apply(
+        self,
+        staged: StagedFiles,
+        replaced: _Replaced,
+        report: FileReport,
+        state: Mapping[str, object] | None,
+        *,
+        first_time: bool = False,
+    ) -> None:
         """Change the three tables, then move the files.
 
         Args:
             staged: The parsed files.
-            where: A condition on rows that the new ones replace; None for all rows.
+            replaced: What the new rows replace.
             report: The report, which is completed.
-            lists_files: Whether the files are recorded as loaded. They are not if only some of their rows were: the
-                others may be those of a new version.
+            state: Stored with the list of files; None if the files are not recorded as loaded, and not moved.
+            first_time: Whether none of the files was read before, so that the quarantine has no rows of them.
         """
-        read = in_list(FILE, [file.path for file in staged.files])
         tables = self.tables
-        _write(tables.quarantine, QUARANTINE_COLUMNS, staged.quarantine, read)
+        if staged.bad_row_count or not first_time:
+            _write(tables.quarantine, QUARANTINE_COLUMNS, staged.quarantine, replaced.quarantine)
         before = tables.rows.read()
-        change = Change(staged.columns, staged.rows, before.state, replaces=where is None, delete_where=where)
+        change = Change(
+            staged.columns, staged.rows, before.state, replaces=replaced.rows is None, delete_where=replaced.rows
+        )
         outcome = tables.rows.apply(change, before) if staged.columns else None
-        if lists_files:
-            _write(tables.files, FILES_COLUMNS, staged.listed, read)
+        _write(tables.files, FILES_COLUMNS, staged.listed, replaced.files, state)
         report.total = outcome.rows if outcome else report.total
         staged.count(report)
         self.log(
@@ -188,10 +276,26 @@ class FileLoader:
             + (f"; {counted(staged.bad_row_count, 'row')} in the quarantine" if staged.bad_row_count else "")
             + (f"; not loaded: {some([*staged.bad_files])}" if staged.bad_files else "")
         )
-        if self.arrival.after_load == "move":
+        if self.arrival.after_load == "move" and state is not None:
             for file in staged.files:
                 if not file.folder:
-                    self.storage.move(file, QUARANTINE if file.path in staged.bad_files else LOADED)
+                    self._move(file, QUARANTINE if file.path in staged.bad_files else LOADED)
+
+    def _move(self, file: FileVersion, folder: str) -> None:
+        """Move a file; if that fails, the next load tries again."""
+        try:
+            self.storage.move(file, folder)
+        except ArrivalError as error:
+            self.log(f"{file.path} was loaded, but not moved; the next load tries again: {error}")
+
+
+@dataclass(frozen=True)
+class _Replaced:
+    """Conditions on the rows that new ones replace, in each table; `rows` is None for all rows and columns."""
+
+    rows: str | None
+    files: str
+    quarantine: str
 
 
 def _batches(files: Sequence[FileVersion]) -> Iterator[list[FileVersion]]:
@@ -221,6 +325,12 @@ def _of_partitions(days: Sequence[date], values: Mapping[date, Sequence[str]] | 
     return " OR ".join(parts)
 
 
-def _write(table: RawTable, columns: Mapping[str, str], rows: Sequence[Path], where: str) -> None:
+def _write(
+    table: RawTable,
+    columns: Mapping[str, str],
+    rows: Sequence[Path],
+    where: str,
+    state: Mapping[str, object] | None = None,
+) -> None:
     before = table.read()
-    table.apply(Change(columns, rows, before.state, delete_where=where), before)
+    table.apply(Change(columns, rows, before.state if state is None else state, delete_where=where), before)

@@ -94,15 +94,15 @@ def separate(arrival: FileArrival, types: Mapping[str, str], batch: Batch) -> Ty
     reason = typing.reason
     packed = ", ".join(f"{identifier(name)} := {identifier(name)}" for name in typing.types) or "x := NULL"
     batch.run(
-        f"INSERT INTO bad SELECT file_no, NULL, to_json(struct_pack({packed}))::VARCHAR, reason "  # noqa: S608
-        f"FROM (SELECT *, {reason} AS reason FROM raw) WHERE reason IS NOT NULL"
+        f"INSERT INTO bad SELECT __lh_file, NULL, to_json(struct_pack({packed}))::VARCHAR, __lh_reason "  # noqa: S608
+        f"FROM (SELECT *, {reason} AS __lh_reason FROM raw) WHERE __lh_reason IS NOT NULL"
     )
     _refuse_files(arrival.max_bad_rows, reason, batch)
     values = [f"{_cast(name, batch.columns[name], kind)} AS {identifier(name)}" for name, kind in typing.types.items()]
     refused = ", ".join(map(str, batch.bad_files)) or "-1"
     batch.run(
-        f"CREATE OR REPLACE TABLE good AS SELECT {', '.join(['file_no', *values])} FROM raw "  # noqa: S608
-        f"WHERE {reason} IS NULL AND file_no NOT IN ({refused})"
+        f"CREATE OR REPLACE TABLE good AS SELECT {', '.join(['__lh_file', *values])} FROM raw "  # noqa: S608
+        f"WHERE {reason} IS NULL AND __lh_file NOT IN ({refused})"
     )
     batch.run("DROP TABLE raw")
     return typing
@@ -111,9 +111,10 @@ def separate(arrival: FileArrival, types: Mapping[str, str], batch: Batch) -> Ty
 def _refuse_files(max_bad_rows: float, reason: str, batch: Batch) -> None:
     """Add the files with too many bad rows to the bad files."""
     counts = batch.run(
-        "SELECT bad.file_no, bad.rows, bad.rows + coalesce(good.rows, 0) FROM "  # noqa: S608
-        "(SELECT file_no, count(*) AS rows FROM bad GROUP BY file_no) AS bad LEFT JOIN "
-        f"(SELECT file_no, count(*) AS rows FROM raw WHERE {reason} IS NULL GROUP BY file_no) AS good USING (file_no)"
+        "SELECT bad.__lh_file, bad.rows, bad.rows + coalesce(good.rows, 0) FROM "  # noqa: S608
+        "(SELECT __lh_file, count(*) AS rows FROM bad GROUP BY __lh_file) AS bad LEFT JOIN "
+        f"(SELECT __lh_file, count(*) AS rows FROM raw WHERE {reason} IS NULL GROUP BY __lh_file) AS good "
+        "USING (__lh_file)"
     )
     for number, bad, rows in counts:
         assert isinstance(number, int) and isinstance(bad, int) and isinstance(rows, int)  # noqa: S101, PT018
@@ -129,12 +130,26 @@ def _cast(name: str, have: str, kind: str) -> str:
     return f"TRY_CAST(nullif(trim({column}), '') AS {kind})" if have == TEXT else f"TRY_CAST({column} AS {kind})"
 
 
+def _stored(name: str, have: str, kind: str, is_key: bool) -> str:
+    """Return the expression of a value in the table. A text that is part of the partition's key is trimmed, like it."""
+    return f"trim({identifier(name)})" if is_key and have == kind == TEXT else _cast(name, have, kind)
+
+
+def _is_rounded(name: str, have: str, kind: str) -> str:
+    """Return the condition that a cast would change a number: DuckDB rounds fractions that a type does not have."""
+    if have != TEXT or not (kind.startswith("DECIMAL") or kind.endswith("INT") or kind == "INTEGER"):
+        return "false"
+    exact = f"TRY_CAST(trim({identifier(name)}) AS DECIMAL(38, 18))"
+    return f"coalesce({exact} <> {_cast(name, have, kind)}, false)"
+
+
 def _not_of_type(name: str, have: str, kind: str) -> str:
     column = identifier(name)
     filled = f"coalesce(trim({column}), '') <> ''" if have == TEXT else f"{column} IS NOT NULL"
     value = f"left({column}::VARCHAR, {_QUOTED})"
     reason = f"{literal(name + ' is ')} || chr(39) || {value} || chr(39) || {literal(', which is not ' + kind)}"
-    return f"CASE WHEN {filled} AND {_cast(name, have, kind)} IS NULL THEN {reason} END"
+    wrong = f"({_cast(name, have, kind)} IS NULL OR {_is_rounded(name, have, kind)})"
+    return f"CASE WHEN {filled} AND {wrong} THEN {reason} END"
 
 
 def _no_key(column: str) -> str:

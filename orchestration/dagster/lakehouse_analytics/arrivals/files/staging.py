@@ -48,7 +48,8 @@ class FileReport:
         rows: Number of loaded rows.
         bad_rows: Number of rows in the quarantine.
         bytes: Size of the files that were read.
-        partitions: Number of loaded rows by partition; empty if the files have no date.
+        days: Dates of the files that were read.
+        partitions: Number of loaded rows by partition; 0 if a new version has none. Empty if the files have no date.
         reasons: The most frequent reasons of bad rows.
         total: Number of rows in the table afterwards; None if nothing was loaded.
     """
@@ -58,6 +59,7 @@ class FileReport:
     rows: int = 0
     bad_rows: int = 0
     bytes: int = 0
+    days: set[date] = field(default_factory=set)
     partitions: Counter[PartitionOfFiles] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     total: int | None = None
@@ -66,6 +68,18 @@ class FileReport:
     def found_something(self) -> bool:
         """Whether any file was read."""
         return bool(self.files or self.bad_files)
+
+    def add(self, other: FileReport) -> None:
+        """Add what a later batch did."""
+        self.files += other.files
+        self.bad_files |= other.bad_files
+        self.rows += other.rows
+        self.bad_rows += other.bad_rows
+        self.bytes += other.bytes
+        self.days |= other.days
+        self.partitions.update(other.partitions)
+        self.reasons.update(other.reasons)
+        self.total = self.total if other.total is None else other.total
 
 
 @dataclass
@@ -98,31 +112,33 @@ class StagedFiles:
             new = {**typing.types, **META}
             self.columns |= {name: kind for name, kind in new.items() if name.lower() not in have}
         self._list_files(batch)
-        meta = f"path AS {FILE}, version AS {VERSION}, day AS {DATE}, loaded_at AS {LOADED_AT}"
+        meta = f"__lh_path AS {FILE}, __lh_version AS {VERSION}, __lh_day AS {DATE}, __lh_loaded_at AS {LOADED_AT}"
         split = typing.split_column
         if values is not None and split:
             kept = " OR ".join(
-                f"(day = DATE '{day}' AND {in_list(f'trim({identifier(split)}::VARCHAR)', of_day)})"
+                f"(__lh_day = DATE '{day}' AND {in_list(f'trim({identifier(split)}::VARCHAR)', of_day)})"
                 for day, of_day in values.items()
             )
-            batch.run(f"DELETE FROM good USING files WHERE good.file_no = files.file_no AND NOT ({kept})")  # noqa: S608
-        joined = "JOIN files USING (file_no)"
+            batch.run(f"DELETE FROM good USING files WHERE good.__lh_file = files.__lh_file AND NOT ({kept})")  # noqa: S608
+        joined = "JOIN files USING (__lh_file)"
         columns = ", ".join([*(identifier(name) for name in typing.types), meta])
         self.rows.append(self._copy(batch, f"rows{number}", f"SELECT {columns} FROM good {joined}"))  # noqa: S608
         bad = f"SELECT {meta}, row_number, left(row_text, {_LONGEST_ROW}) AS row_text, reason FROM bad {joined}"  # noqa: S608
         self.quarantine.append(self._copy(batch, f"bad{number}", bad))
         listed = (
-            f"SELECT {meta}, if(why IS NULL, 'loaded', 'bad') AS status, why AS reason, "  # noqa: S608
-            "(SELECT count(*) FROM good WHERE good.file_no = files.file_no) AS rows, "
-            "(SELECT count(*) FROM bad WHERE bad.file_no = files.file_no) AS bad_rows, bytes FROM files"
+            f"SELECT {meta}, if(__lh_why IS NULL, 'loaded', 'bad') AS status, __lh_why AS reason, "  # noqa: S608
+            "(SELECT count(*) FROM good WHERE good.__lh_file = files.__lh_file) AS rows, "
+            "(SELECT count(*) FROM bad WHERE bad.__lh_file = files.__lh_file) AS bad_rows, "
+            "__lh_bytes AS bytes FROM files"
         )
         self.listed.append(self._copy(batch, f"files{number}", listed))
         self._count(batch, split)
 
     def _list_files(self, batch: Batch) -> None:
         batch.run(
-            "CREATE TABLE files (file_no INTEGER, path VARCHAR, version VARCHAR, day DATE, bytes BIGINT, why VARCHAR, "
-            "loaded_at TIMESTAMPTZ DEFAULT now())"
+            "CREATE TABLE files (__lh_file INTEGER, __lh_path VARCHAR, __lh_version VARCHAR, "
+            "__lh_day DATE, __lh_bytes BIGINT, __lh_why VARCHAR, "
+            "__lh_loaded_at TIMESTAMPTZ DEFAULT now())"
         )
         rows = [
             (number, file.path, file.version, file.day, file.size, batch.bad_files.get(number))
@@ -130,7 +146,9 @@ class StagedFiles:
         ]
         if rows:
             batch.db.executemany(
-                "INSERT INTO files (file_no, path, version, day, bytes, why) VALUES (?,?,?,?,?,?)", rows
+                "INSERT INTO files (__lh_file, __lh_path, __lh_version, __lh_day, "
+                "__lh_bytes, __lh_why) VALUES (?,?,?,?,?,?)",
+                rows,
             )
 
     def _copy(self, batch: Batch, name: str, query: str) -> Path:
@@ -141,7 +159,7 @@ class StagedFiles:
     def _count(self, batch: Batch, split: str | None) -> None:
         value = f"trim({identifier(split)}::VARCHAR)" if split else "''"
         for day, part, rows in batch.run(
-            f"SELECT day, {value}, count(*) FROM good JOIN files USING (file_no) GROUP BY ALL"  # noqa: S608
+            f"SELECT __lh_day, {value}, count(*) FROM good JOIN files USING (__lh_file) GROUP BY ALL"  # noqa: S608
         ):
             assert isinstance(rows, int)  # noqa: S101
             self.row_count += rows
@@ -161,8 +179,9 @@ class StagedFiles:
         report.rows += self.row_count
         report.bad_rows += self.bad_row_count
         report.bytes += sum(file.size for file in self.files)
-        report.partitions += self.partitions
-        report.reasons += self.reasons
+        report.days |= {file.day for file in self.files if file.day}
+        report.partitions.update(self.partitions)
+        report.reasons.update(self.reasons)
 
 
 def in_list(column: str, values: Sequence[str]) -> str:

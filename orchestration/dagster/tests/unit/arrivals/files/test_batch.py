@@ -47,7 +47,7 @@ def good(batch: Batch) -> list[tuple[Any, ...]]:
 
 
 def bad(batch: Batch) -> list[tuple[Any, ...]]:
-    return sorted(batch.db.execute("SELECT file_no, row_number, row_text, reason FROM bad").fetchall(), key=repr)
+    return sorted(batch.db.execute("SELECT __lh_file, row_number, row_text, reason FROM bad").fetchall(), key=repr)
 
 
 def test_csv_with_every_kind_of_bad_row(db: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_compressed_and_damaged_archives(db: duckdb.DuckDBPyConnection, tmp_path
     }
     batch = parse(db, tmp_path, contents, files="in/*.csv.gz")
     assert batch.bad_files.keys() == {1, 2}
-    assert db.execute("SELECT file_no, count(*) FROM good GROUP BY ALL").fetchall() == [(0, 50_000)]
+    assert db.execute("SELECT __lh_file, count(*) FROM good GROUP BY ALL").fetchall() == [(0, 50_000)]
 
 
 def test_a_byte_order_mark_and_other_delimiters(db: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
@@ -144,9 +144,18 @@ def test_json_lines(db: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     ]
 
 
-def test_json_keys_that_differ_only_in_case_are_an_error(db: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    with pytest.raises(ArrivalError, match=r"a\.jsonl and the files with it: it has several columns 'id'"):
-        parse(db, tmp_path, {"a.jsonl": '{"id": 1, "ID": 2}\n'}, files="in/*.jsonl")
+def test_json_keys_of_a_line_that_differ_only_in_case_make_a_bad_file(
+    db: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    contents: dict[str, bytes | str] = {
+        "a.jsonl": '{"id": 1, "ID": 2}\n',
+        "b.jsonl": '{"Id": 3}\n',
+        "c.jsonl": '{"id": 4}\n',
+    }
+    batch = parse(db, tmp_path, contents, files="in/*.jsonl")
+    assert batch.bad_files.keys() == {0}
+    assert "several columns 'id'" in batch.bad_files[0]
+    assert good(batch) == [(1, "3"), (2, "4")]
 
 
 def test_parquet_keeps_types_and_a_damaged_file_is_bad(db: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:

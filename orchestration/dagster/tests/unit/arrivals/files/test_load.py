@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.arrivals.files import load
 from lakehouse_analytics.arrivals.files.load import FileLoader, FileTables, Statistics
+from lakehouse_analytics.arrivals.files.staging import FileReport
 from lakehouse_analytics.arrivals.files.storage import storage_of
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, RawTable
 from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
@@ -49,6 +50,12 @@ class Landing:
         tables = FileTables(self.table(), self.table("__files"), self.table("__quarantine"))
         return FileLoader(self.arrival, storage_of(self.arrival, self.root), tables, log=lambda _: None)
 
+    def load_new(self) -> FileReport:
+        report = FileReport()
+        for batch in self.loader().load_new():
+            report.add(batch)
+        return report
+
     def rows(self, columns: str = "_file, n", suffix: str = "") -> list[tuple[Any, ...]]:
         return sorted(self.table(suffix).query(f"SELECT {columns} FROM {{table}}"), key=repr)
 
@@ -66,18 +73,18 @@ def numbers(*values: object) -> str:
 def test_each_version_of_a_file_is_loaded_once(landing: Landing) -> None:
     landing.put("2026-01-01_a.csv", numbers(1, 2))
     landing.put("2026-01-02_a.csv", numbers(3))
-    report = landing.loader().load_new()
+    report = landing.load_new()
     assert (report.files, report.rows, report.total) == (2, 3, 3)
     assert report.partitions == {(date(2026, 1, 1), ""): 2, (date(2026, 1, 2), ""): 1}
-    assert not landing.loader().load_new().found_something
+    assert not landing.load_new().found_something
     landing.put("2026-01-01_a.csv", numbers(9))  # overwritten: its rows replace the old ones
     landing.put("2026-01-03_late.csv", numbers(4))
-    report = landing.loader().load_new()
+    report = landing.load_new()
     assert (report.files, report.rows, report.total) == (2, 2, 3)
     assert landing.rows() == [("2026-01-01_a.csv", "9"), ("2026-01-02_a.csv", "3"), ("2026-01-03_late.csv", "4")]
     late = (date(2026, 1, 1), "")
     landing.put("2026-01-01_late.csv", numbers(7))
-    assert landing.loader().load_new().partitions == {late: 1}
+    assert landing.load_new().partitions == {late: 1}
     assert landing.loader().partition_statistics([date(2026, 1, 1)]) == {late: Statistics(2)}
     (landing.root / "in/2026-01-01_late.csv").unlink()
     landing.loader().reload([date(2026, 1, 1)])
@@ -88,7 +95,7 @@ def test_files_and_bad_rows_are_recorded(landing: Landing) -> None:
     landing.arrival = FileArrival(**{**DATED, "columns": {"n": "bigint"}, "max_bad_rows": 0.5})  # type: ignore[arg-type]
     landing.put("2026-01-01_a.csv", numbers(1, "x", 3))
     landing.put("2026-01-02_bad.csv", numbers("x", "y", 3))
-    report = landing.loader().load_new()
+    report = landing.load_new()
     assert (report.files, report.rows, report.bad_rows) == (1, 2, 3)
     assert report.bad_files == {"2026-01-02_bad.csv": "2 of its 3 rows are bad, more than max_bad_rows: 0.5"}
     assert landing.rows("_file, status, rows, bad_rows", "__files") == [
@@ -101,39 +108,39 @@ def test_files_and_bad_rows_are_recorded(landing: Landing) -> None:
         ("2026-01-02_bad.csv", "n is 'y', which is not BIGINT"),
     ]
     landing.put("2026-01-02_bad.csv", numbers(7, 8))  # corrected
-    assert landing.loader().load_new().bad_rows == 0
+    assert landing.load_new().bad_rows == 0
     assert landing.rows("n") == [(1,), (3,), (7,), (8,)]
     assert len(landing.rows("_file", "__quarantine")) == 1
 
 
 def test_the_rows_of_the_last_good_version_stay_when_a_file_becomes_bad(landing: Landing) -> None:
     landing.put("2026-01-01_a.csv", numbers(1))
-    landing.loader().load_new()
+    landing.load_new()
     landing.put("2026-01-01_a.csv", "")
-    report = landing.loader().load_new()
+    report = landing.load_new()
     assert report.bad_files.keys() == {"2026-01-01_a.csv"}
     assert landing.rows() == [("2026-01-01_a.csv", "1")]
-    assert not landing.loader().load_new().found_something
+    assert not landing.load_new().found_something
 
 
 def test_statistics_have_the_means_of_declared_fractional_columns(landing: Landing) -> None:
     columns = {"n": "bigint", "price": "decimal(9,2)", "Load": "double", "absent": "double"}
     landing.arrival = FileArrival(**{**DATED, "columns": columns, "split_by": "market"})  # type: ignore[arg-type]
-    landing.put("2026-01-01_a.csv", "market,n,price,load\nIT,1,1.50,\nIT,2,2.50,\nDE,3,7,0.5\n")
-    landing.loader().load_new()
+    landing.put("2026-01-01_a.csv", "market,n,price,Load\nIT,1,1.50,\nIT,2,2.50,\nDE,3,7,0.5\n")
+    landing.load_new()
     day = date(2026, 1, 1)
     assert landing.loader().partition_statistics([day]) == {
-        (day, "IT"): Statistics(2, {"price": 2.0, "load": None}),
-        (day, "DE"): Statistics(1, {"price": 7.0, "load": 0.5}),
+        (day, "IT"): Statistics(2, {"price": 2.0, "Load": None}),
+        (day, "DE"): Statistics(1, {"price": 7.0, "Load": 0.5}),
     }
 
 
 def test_new_columns_are_added_and_missing_ones_are_null(landing: Landing) -> None:
     landing.put("2026-01-01_a.csv", "n\n1\n")
-    landing.loader().load_new()
+    landing.load_new()
     landing.put("2026-01-02_a.csv", "N,extra\n2,x\n")
     landing.put("2026-01-03_a.csv", "extra\ny\n")
-    landing.loader().load_new()
+    landing.load_new()
     assert landing.rows("n, extra") == [("1", None), ("2", "x"), (None, "y")]
 
 
@@ -141,7 +148,7 @@ def test_a_partition_is_replaced_with_what_the_files_have_now(landing: Landing) 
     for day in (1, 2):
         landing.put(f"2026-01-0{day}_a.csv", numbers(day))
         landing.put(f"2026-01-0{day}_b.csv", numbers(day * 10))
-    landing.loader().load_new()
+    landing.load_new()
     (landing.root / "in/2026-01-01_b.csv").unlink()
     report = landing.loader().reload([date(2026, 1, 1)])
     assert (report.files, report.rows) == (1, 1)
@@ -154,20 +161,20 @@ def test_values_of_a_date_are_replaced_and_the_others_stay(landing: Landing) -> 
     landing.arrival = FileArrival(**{**DATED, "split_by": "market"})  # type: ignore[arg-type]
     landing.put("2026-01-01_a.csv", "market,n\nIT,1\nDE,2\n")
     landing.put("2026-01-02_a.csv", "market,n\nIT,3\n")
-    report = landing.loader().load_new()
+    report = landing.load_new()
     first = date(2026, 1, 1)
     assert report.partitions == {(first, "IT"): 1, (first, "DE"): 1, (date(2026, 1, 2), "IT"): 1}
     landing.put("2026-01-01_a.csv", "market,n\nIT,11\nDE,22\n")
     assert landing.loader().reload([first], {first: ["IT"]}).partitions == {(first, "IT"): 1}
     assert landing.rows("market, n") == [("DE", "2"), ("IT", "11"), ("IT", "3")]
     # The new version was loaded in part, so it is still new: the rest follows.
-    assert landing.loader().load_new().rows == 2
+    assert landing.load_new().rows == 2
     assert landing.rows("market, n") == [("DE", "22"), ("IT", "11"), ("IT", "3")]
 
 
 def test_the_whole_table_can_be_loaded_again_with_other_types(landing: Landing) -> None:
     landing.put("2026-01-01_a.csv", "n,old\n1,x\n")
-    landing.loader().load_new()
+    landing.load_new()
     landing.put("2026-01-01_a.csv", "n\n1\n")
     landing.arrival = FileArrival(**{**DATED, "columns": {"n": "decimal(5,2)"}})  # type: ignore[arg-type]
     assert landing.loader().reload().total == 1
@@ -179,12 +186,12 @@ def test_loaded_files_are_moved_and_can_be_loaded_again(landing: Landing) -> Non
     landing.arrival = FileArrival(**{**DATED, "after_load": "move"})  # type: ignore[arg-type]
     landing.put("2026-01-01_a.csv", numbers(1))
     landing.put("2026-01-02_bad.csv", "")
-    landing.loader().load_new()
+    landing.load_new()
     left = sorted(path.relative_to(landing.root / "in").as_posix() for path in landing.root.glob("in/**/*.csv"))
     assert left == ["_loaded/2026-01-01_a.csv", "_quarantine/2026-01-02_bad.csv"]
     assert landing.loader().reload([date(2026, 1, 1)]).rows == 1
     landing.put("2026-01-01_a.csv", numbers(5))  # delivered again: the newer one counts
-    assert landing.loader().load_new().rows == 1
+    assert landing.load_new().rows == 1
     assert landing.rows() == [("2026-01-01_a.csv", "5")]
 
 
@@ -192,8 +199,95 @@ def test_a_type_that_does_not_exist_is_an_error_before_anything_is_written(landi
     landing.arrival = FileArrival(**{**DATED, "columns": {"n": "numbr"}})  # type: ignore[arg-type]
     landing.put("2026-01-01_a.csv", numbers(1))
     with pytest.raises(ArrivalError, match=r"arrives\.columns\.n is 'numbr': DuckDB has no such type"):
-        landing.loader().load_new()
+        landing.load_new()
     assert not landing.table().read().exists
+
+
+def test_columns_may_have_the_names_of_our_own(landing: Landing) -> None:
+    names = "day,path,version,bytes,reason,filename,file_no,line,why,loaded_at,status"
+    landing.put("2026-01-01_a.csv", f"{names}\n{names}\n")
+    assert landing.load_new().rows == 1
+    assert landing.rows(names) == [tuple(names.split(","))]
+    landing.arrival = FileArrival(**{**DATED, "files": "in/{date}_*.jsonl"})  # type: ignore[arg-type]
+    landing.put("2026-01-02_a.jsonl", '{"file_no": 1, "Reason": "x", "__lh_file": 2}\n')
+    landing.put("2026-01-03_a.jsonl", '{"file_no": 1, "REASON": "y"}\n{"REASON": "z"}\n')
+    report = landing.load_new()
+    assert report.bad_files.keys() == {"2026-01-02_a.jsonl"}
+    assert landing.rows("reason") == [("reason",), ("y",), ("z",)]
+
+
+def test_a_partition_in_part_does_not_move_its_files(landing: Landing) -> None:
+    landing.arrival = FileArrival(**{**DATED, "split_by": "market", "after_load": "move"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", "market,n\nIT,1\nDE,2\n")
+    day = date(2026, 1, 1)
+    assert landing.loader().reload([day], {day: ["IT"]}).rows == 1
+    assert landing.load_new().rows == 2
+    assert landing.rows("market, n") == [("DE", "2"), ("IT", "1")]
+
+
+def test_a_partition_keeps_the_rows_of_a_file_that_has_become_bad(landing: Landing) -> None:
+    landing.put("2026-01-01_a.csv", numbers(1))
+    landing.put("2026-01-01_b.csv", numbers(2))
+    landing.load_new()
+    landing.put("2026-01-01_a.csv", "")
+    landing.load_new()
+    landing.loader().reload([date(2026, 1, 1)])
+    assert landing.rows("n") == [("1",), ("2",)]
+    with pytest.raises(ArrivalError, match=r"would lose them: 2026-01-01_a\.csv: it has no columns"):
+        landing.loader().reload()
+    assert landing.rows("n") == [("1",), ("2",)]
+
+
+@pytest.mark.parametrize("values", [None, ["IT"]])
+def test_a_deleted_file_is_loaded_again_once_it_is_restored(landing: Landing, values: list[str] | None) -> None:
+    landing.arrival = FileArrival(**{**DATED, "split_by": "market"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", "market,n\nIT,1\n")
+    landing.load_new()
+    path = landing.root / "in/2026-01-01_a.csv"
+    path.rename(landing.root / "away")
+    day = date(2026, 1, 1)
+    landing.loader().reload([day], {day: values} if values else None)
+    assert landing.rows("n") == []
+    (landing.root / "away").rename(path)
+    assert landing.load_new().rows == 1
+
+
+def test_a_version_with_fewer_values_reports_what_it_no_longer_has(landing: Landing) -> None:
+    landing.arrival = FileArrival(**{**DATED, "split_by": "market"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", "market,n\nIT,1\nDE,2\n")
+    landing.load_new()
+    landing.put("2026-01-01_a.csv", "market,n\nIT,3\n")
+    day = date(2026, 1, 1)
+    assert dict(landing.load_new().partitions) == {(day, "IT"): 1, (day, "DE"): 0}
+    landing.arrival = FileArrival(**DATED)  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", "market,n\n")
+    assert dict(landing.load_new().partitions) == {(day, ""): 0}
+
+
+def test_files_that_a_killed_load_did_not_move_are_moved_by_the_next(landing: Landing) -> None:
+    landing.put("2026-01-01_a.csv", numbers(1))
+    landing.load_new()
+    landing.arrival = FileArrival(**{**DATED, "after_load": "move"})  # type: ignore[arg-type]
+    assert not landing.load_new().found_something
+    assert (landing.root / "in/_loaded/2026-01-01_a.csv").exists()
+
+
+def test_the_last_batch_and_its_run_are_known(landing: Landing) -> None:
+    landing.put("2026-01-01_a.csv", numbers(1))
+    assert landing.loader().last_batch() == ("", [])
+    assert len([*landing.loader().load_new("run-1")]) == 1
+    assert landing.loader().last_batch() == ("run-1", [(date(2026, 1, 1), "")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [("bigint", ["7", " -3 "], ["1.5", "1e"]), ("decimal(6,2)", ["1.5", "1.50", "7"], ["1.239", "99999"])],
+)
+def test_a_number_that_a_type_would_round_is_bad(landing: Landing, kind: str, good: list[str], bad: list[str]) -> None:
+    landing.arrival = FileArrival(**{**DATED, "columns": {"n": kind}})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", numbers(*good, *bad))
+    report = landing.load_new()
+    assert (report.rows, report.bad_rows) == (len(good), len(bad))
 
 
 NAMES = [f"2026-01-0{day}_{name}.csv" for day in (1, 2, 3) for name in "ab"]
@@ -232,7 +326,7 @@ def test_any_history_of_files_and_loads_gives_the_rows_of_the_versions_that_were
                 (landing.root / "in" / name).unlink(missing_ok=True)
                 files.pop(name, None)
             elif step == "load":
-                report = landing.loader().load_new()
+                report = landing.load_new()
                 new = {name for name in files if loaded.get(name) != versions[name]}
                 assert report.files == len(new)
                 loaded |= {name: versions[name] for name in files}
@@ -249,7 +343,7 @@ def test_any_history_of_files_and_loads_gives_the_rows_of_the_versions_that_were
 
 
 def _load(root: str, arrival: Mapping[str, Any]) -> None:
-    Landing(Path(root), FileArrival(**arrival)).loader().load_new()
+    Landing(Path(root), FileArrival(**arrival)).load_new()
 
 
 def test_a_load_that_is_killed_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
@@ -271,7 +365,7 @@ def test_a_load_that_is_killed_loses_nothing_and_doubles_nothing(tmp_path: Path)
                 os.kill(process.pid, signal.SIGKILL)
                 killed += 1
             process.join()
-    landing.loader().load_new()
+    landing.load_new()
     assert killed
     assert landing.rows() == sorted(expected, key=repr)
     assert [row[0] for row in landing.rows("_file", "__files")] == sorted({name for name, _ in expected})
