@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 
 import dagster as dg
 from pydantic import Field
 
+from lakehouse_analytics.arrivals.files.places import FILES_TABLE, QUARANTINE_TABLE
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
 from lakehouse_analytics.assets.file_loads import FileLoad
 from lakehouse_analytics.assets.multi_asset import multi_asset
@@ -100,9 +102,12 @@ def _locked(graph: Graph, source: Source, context: dg.AssetExecutionContext, *, 
     if not graph.engine.concurrent_writers:
         yield
         return
+    relation = relation_of(source.node)
+    suffixes = ("", FILES_TABLE, QUARANTINE_TABLE) if isinstance(source.contract.arrives, FileArrival) else ("",)
     step = context.op_execution_context.op_def.name
-    with (
-        closing(TableLocks(context.instance, context.run.run_id, step)) as locks,
-        locks.locked(lock_name(relation_of(source.node)), wait=wait, log=context.log.info),
-    ):
+    with ExitStack() as locked:
+        locks = locked.enter_context(closing(TableLocks(context.instance, context.run.run_id, step)))
+        for suffix in suffixes:
+            name = lock_name(replace(relation, name=relation.name + suffix))
+            locked.enter_context(locks.locked(name, wait=wait, log=context.log.info))
         yield

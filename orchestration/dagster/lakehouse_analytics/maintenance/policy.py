@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from lakehouse_analytics.arrivals.files.places import FILES_TABLE, QUARANTINE_TABLE
+from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.contract.models import ContractError, Maintenance
 from lakehouse_analytics.dbt.graph import Graph, Key
 from lakehouse_analytics.dbt.nodes import Node
@@ -106,6 +108,12 @@ def _wanted(graph: Graph) -> Iterator[tuple[str, Node, Key, Maintenance | None]]
         contract = source.contract
         if contract.airbyte or contract.arrives or contract.maintenance:
             yield source.unique_id, source.node, source.key, source.contract.maintenance
+        if isinstance(contract.arrives, FileArrival):
+            # Each load also changes the list of files, and perhaps the quarantine.
+            for suffix in (FILES_TABLE, QUARANTINE_TABLE):
+                node = replace(source.node, identifier=source.node.table_name + suffix)
+                key = (*source.key[:-1], source.key[-1] + suffix)
+                yield source.unique_id + suffix, node, key, source.contract.maintenance
 
 
 def _duration(time: timedelta) -> str:
