@@ -28,7 +28,10 @@ def main() -> None:
     )
     began = time.monotonic()
     if kind == "database":
-        pipeline.run(sql_table(arguments[0], table="customers", backend="pyarrow"), write_disposition="replace")
+        pipeline.run(
+            sql_table(arguments[0].replace("://", "+psycopg2://", 1), table="customers", backend="pyarrow"),
+            write_disposition="replace",
+        )
     else:
         files = filesystem(bucket_url=Path(arguments[1]).as_uri(), file_glob="*.csv")
         pipeline.run((files | read_csv_duckdb(chunk_size=10_000)).with_name("prices"), write_disposition="replace")
