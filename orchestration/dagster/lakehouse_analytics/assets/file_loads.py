@@ -97,20 +97,16 @@ class FileLoad:
             yield from self._checks(report, missing)
             return
         report = FileReport()
-        if reload:
-            report.add(loader.reload())
+        lost = self._lost_batch(context, loader)
+        if lost is not None:
+            report.partitions.update(dict.fromkeys(lost, 0))
             yield from self._batch(context, loader, report, started)
-        else:
-            report.partitions.update(dict.fromkeys(self._unreported(context, loader), 0))
-            repeated = bool(report.partitions)
-            if repeated:
-                yield from self._batch(context, loader, report, started)
-            for batch in loader.load_new(context.run.run_id):
-                yield from self._batch(context, loader, batch, started)
-                report.add(batch)
+        for batch in [loader.reload()] if reload else loader.load_new(context.run.run_id):
+            yield from self._batch(context, loader, batch, started)
+            report.add(batch)
         if not report.found_something:
             context.log.info("No file is new.")
-        if self._partitions is None and (report.total is not None or self._died(context, loader)):
+        if self._partitions is None and (report.total is not None or lost is not None):
             yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
         if report.found_something:
             yield from self._checks(report, [])
@@ -119,17 +115,14 @@ class FileLoad:
     def _partitions(self) -> dg.PartitionsDefinition[str] | None:
         return source_partitions(self.source, self.settings.timezone)
 
-    def _died(self, context: dg.AssetExecutionContext, loader: FileLoader) -> bool:
-        """Return whether the run that loaded the last batch has died, so that Dagster may not know of it."""
-        run_id, _ = loader.last_batch()
-        if not run_id or run_id == context.run.run_id:
-            return False
-        run = context.instance.get_run_by_id(run_id)
-        return run is not None and run.status != dg.DagsterRunStatus.SUCCESS
+    def _lost_batch(self, context: dg.AssetExecutionContext, loader: FileLoader) -> list[PartitionOfFiles] | None:
+        """Return the partitions of the last batch if the run that loaded it has died: Dagster may not know of them.
 
-    def _unreported(self, context: dg.AssetExecutionContext, loader: FileLoader) -> list[PartitionOfFiles]:
-        """Return the partitions of the last batch, if the run that loaded it has died."""
-        return loader.last_batch()[1] if self._died(context, loader) else []
+        None if the run has not died.
+        """
+        run_id, partitions = loader.last_batch()
+        run = context.instance.get_run_by_id(run_id) if run_id and run_id != context.run.run_id else None
+        return partitions if run is not None and run.status != dg.DagsterRunStatus.SUCCESS else None
 
     def _batch(
         self, context: dg.AssetExecutionContext, loader: FileLoader, report: FileReport, started: datetime

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from lakehouse_analytics.arrivals.files.pattern import FilePattern
 from lakehouse_analytics.common.text import brief
 from lakehouse_analytics.contract.base import Cron, Duration, Section
 
@@ -22,7 +23,6 @@ EXTENSIONS: dict[str, FileFormat] = {
 }
 #: How a schedule, a table and a name of a variable may be written.
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
-_DATE = re.compile(r"\{date(?::(?P<format>[^{}]*))?\}")
 
 
 def _columns(value: object) -> object:
@@ -81,10 +81,10 @@ class FileArrival(Section):
     @field_validator("files")
     @classmethod
     def _one_date(cls, value: str) -> str:
-        if "{" in _DATE.sub("", value) or len(_DATE.findall(value)) > 1:
+        pattern = FilePattern(value)
+        if value.count("{") != (pattern.date_format is not None):
             raise ValueError("expected at most one {date:…}, and no other braces")
-        match = _DATE.search(value)
-        if match and not {"%Y", "%m", "%d"} <= set(re.findall("%.", match["format"] or "%Y-%m-%d")):
+        if pattern.date_format and not {"%Y", "%m", "%d"} <= set(re.findall("%.", pattern.date_format)):
             raise ValueError("the format of {date:…} must have %Y, %m and %d")
         return value
 
@@ -113,8 +113,7 @@ class FileArrival(Section):
     @property
     def date_format(self) -> str | None:
         """The format of the date in the path, as for `strptime`; None if the path has none."""
-        match = _DATE.search(self.files)
-        return (match["format"] or "%Y-%m-%d") if match else None
+        return FilePattern(self.files).date_format
 
 
 class TableArrival(Section):
