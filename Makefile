@@ -26,7 +26,6 @@ PORT    ?= 3000
 export PATH := $(BIN):$(TOOLS)/bin:$(PATH)
 export DO_NOT_TRACK := 1
 export VIRTUAL_ENV := $(VENV)
-export DLT_PYTHON := $(VENV)/dlt/bin/python
 
 RUNTIME := $(VENV)/.runtime
 DEV     := $(VENV)/.dev
@@ -246,8 +245,8 @@ bench-backfill: $(DEV) stack-up ## Backfill 365 days in one run, compared with p
 
 .PHONY: bench-arrivals
 bench-arrivals: $(DEV) $(VENV)/.dlt ## Load a million rows of PostgreSQL, and 10,000 files, compared with bare DuckDB and with dlt
-	@python benchmarks/arrivals.py database --json $(VENV)/arrivals-database.json
-	@python benchmarks/arrivals.py files --json $(VENV)/arrivals-files.json
+	@DLT_PYTHON=$(VENV)/dlt/bin/python python benchmarks/arrivals.py database
+	@DLT_PYTHON=$(VENV)/dlt/bin/python python benchmarks/arrivals.py files
 	@python benchmarks/arrivals.py listing
 
 $(VENV)/.dlt: benchmarks/dlt.lock | $(DEV)

@@ -60,7 +60,7 @@ class FileArrival(Section):
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="Types of columns, such as {price: decimal(12,4)}. A row with a value of another type goes to the "
-        "quarantine. Default: text for CSV, and the type of the first file's values for JSON lines.",
+        "quarantine. Default: text for CSV and JSON lines, and the type in the file for Parquet.",
     )
     split_by: str | None = Field(
         None, min_length=1, description="Column whose values are a second dimension of the partitions, such as market."
@@ -92,6 +92,8 @@ class FileArrival(Section):
     def _complete(self) -> FileArrival:
         if self.date_format and not self.begin:
             raise ValueError("begin is missing: files with a date in their path need the first date of the partitions")
+        if self.split_by and self.split_by.lower() == "date":
+            raise ValueError("split_by is the name of the other dimension, the date in the path; choose another column")
         if self.split_by and not self.date_format:
             raise ValueError("split_by needs a date in the path of the files, such as {date:%Y-%m-%d}")
         if not self.format and not self._by_extension():
@@ -144,7 +146,9 @@ class TableArrival(Section):
         "tables in each sync, `soft(deleted_at)` reads the column that marks them: not null, true or not 0.",
     )
     schema_changes: Literal["add", "warn", "fail"] = Field(
-        "add", description="New columns of the source: add them, omit them with a warning, or fail."
+        "add",
+        description="New columns of the source: `add` them, omit them and `warn`, or `fail`, also if a column "
+        "disappears or changes its type.",
     )
     schedule: Cron | None = Field(None, description="Cron schedule of the sync. Default: none, launch it by its job.")
 

@@ -9,5 +9,8 @@ class ArrivalSettings(BaseModel):
     """The part of `Settings` about `meta.lakehouse.arrives`."""
 
     files_interval: int = Field(
-        30, ge=1, description="Minimum interval between two listings of the files of a source, in seconds."
+        30,
+        ge=1,
+        description="Minimum interval between two ticks of the sensors for files, and of `arrivals_sensor`, in "
+        "seconds.",
     )

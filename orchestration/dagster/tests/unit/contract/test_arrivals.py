@@ -1,0 +1,53 @@
+"""The key `arrives` of a source's contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lakehouse_analytics.contract.arrivals import FileArrival
+from lakehouse_analytics.contract.models import ContractError, SourceContract, parse
+
+DATED = {"files": "s3://landing/{date}_*.csv", "begin": "2026-01-01"}
+TABLE = {"database": "shop", "mode": "incremental", "update_key": "updated_at", "primary_key": "id"}
+
+
+def mistake(arrives: Any) -> str:
+    with pytest.raises(ContractError) as caught:
+        parse(SourceContract, {"arrives": arrives}, resource="source shop.orders", files=["models/sources.yml"])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arrives", "expected"),
+    [
+        ({"files": "in/*.csv", "formt": "csv"}, "unknown key meta.lakehouse.arrives.formt; did you mean `format`?"),
+        ({"file": "in/*.csv"}, "arrives: expected exactly one of the keys files, database and webhook"),
+        ({"files": "in/*.csv", "database": "shop"}, "expected exactly one of the keys files, database and webhook"),
+        ({"files": "in/*"}, "arrives: format is missing"),
+        ({"files": "in/{date}_{market}.csv", "begin": "2026-01-01"}, "expected at most one {date:…}"),
+        ({"files": "in/{date}/{date}.csv", "begin": "2026-01-01"}, "expected at most one {date:…}"),
+        ({"files": "in/{date:%Y-%m}.csv", "begin": "2026-01-01"}, "the format of {date:…} must have %Y, %m and %d"),
+        ({"files": "in/{date}.csv"}, "arrives: begin is missing"),
+        ({"files": "in/*.csv", "split_by": "market"}, "arrives: split_by needs a date in the path"),
+        ({**DATED, "split_by": "Date"}, "split_by is the name of the other dimension"),
+        ({**DATED, "begin": "soon"}, "arrives.begin is 'soon': expected a date such as 2026-01-31"),
+        ({**TABLE, "update_key": None}, "arrives: update_key is missing"),
+        ({**TABLE, "primary_key": []}, "arrives: primary_key is missing"),
+        ({"database": "shop", "deletes": "reconcile"}, "arrives: deletes: reconcile has no effect with mode full"),
+        ({**TABLE, "deletes": "sof(x)"}, "arrives.deletes is 'sof(x)': expected ignore, reconcile, or soft(<column>)"),
+        ({"webhook": False}, "arrives.webhook is False"),
+    ],
+)
+def test_a_mistake_names_the_file_and_the_key(arrives: Any, expected: str) -> None:
+    message = mistake(arrives)
+    assert message.startswith("models/sources.yml: source shop.orders: ")
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [("in/*.csv", "csv"), ("in/*.tsv.gz", "csv"), ("in/*.ndjson", "jsonl"), ("in/*.parquet", "parquet")],
+)
+def test_the_format_follows_the_extension(files: str, expected: str) -> None:
+    assert FileArrival(files=files).file_format == expected
