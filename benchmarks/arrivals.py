@@ -168,7 +168,8 @@ def compare_files(options: argparse.Namespace) -> None:
 def measure_listing(options: argparse.Namespace) -> None:
     """Measure the listing of a sensor's tick, against a listing by the standard library."""
     from lakehouse_analytics.arrivals.files.pattern import FilePattern
-    from lakehouse_analytics.arrivals.files.storage import FileStorage, fingerprint
+    from lakehouse_analytics.arrivals.files.storage import FileStorage
+    from lakehouse_analytics.arrivals.files.versions import fingerprint
 
     with tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as text:
         for number in range(options.files):

@@ -13,6 +13,8 @@ EXPORTS_GROUP = "exports"
 #: Tag with the job's name on each run of a job that builds windows. `dagster.yaml` limits these to one at a time per
 #: job. Dagster itself does not tag runs with their job.
 WINDOWS_OF = "lakehouse/windows_of"
+#: Tag of a run that could not read some files, with their number. The sensor of the files requests another load.
+UNREADABLE_FILES = "lakehouse/unreadable_files"
 
 
 def asset_key(owner: Table | Source | External) -> dg.AssetKey:

@@ -17,7 +17,7 @@ from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.dbt.relation import relation_of
-from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.keys import UNREADABLE_FILES, asset_key
 from lakehouse_analytics.partitions.arrivals import (
     days_and_values,
     exists,
@@ -104,6 +104,8 @@ class FileLoad:
         for batch in [loader.reload()] if reload else loader.load_new(context.run.run_id):
             yield from self._batch(context, loader, batch, started)
             report.add(batch)
+        if report.unreadable:
+            context.instance.add_run_tags(context.run.run_id, {UNREADABLE_FILES: str(len(report.unreadable))})
         if not report.found_something:
             context.log.info("No file is new.")
         if self._partitions is None and (report.total is not None or lost is not None):

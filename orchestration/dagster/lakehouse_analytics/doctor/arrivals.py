@@ -42,7 +42,8 @@ def _look(source: Source, project_dir: Path, timeout: float) -> str | None:
     """Return what a source is loaded from; None if another system loads it."""
     arrival = source.contract.arrives
     if isinstance(arrival, FileArrival):
-        from lakehouse_analytics.arrivals.files.storage import fingerprint, storage_of
+        from lakehouse_analytics.arrivals.files.storage import storage_of
+        from lakehouse_analytics.arrivals.files.versions import fingerprint
 
         storage = storage_of(arrival, project_dir)
         return f"{counted(fingerprint(storage.versions())[1], 'file')} of {storage.pattern.text}"

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,19 @@ import dagster as dg
 import obstore
 import pytest
 from dagster._core.test_utils import create_run_for_test
+from lakehouse_analytics.arrivals.files.copies import Copies
 from lakehouse_analytics.arrivals.files.load import FileLoader
-from lakehouse_analytics.arrivals.files.storage import storage_of
+from lakehouse_analytics.arrivals.files.storage import FileStorage, storage_of
 from lakehouse_analytics.arrivals.files.tables import tables_of
+from lakehouse_analytics.arrivals.files.versions import FileVersion
 from lakehouse_analytics.cli import example
 from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.keys import UNREADABLE_FILES
 from lakehouse_analytics.settings import Settings, repository_root
 from obstore.store import LocalStore, ObjectStore, S3Store
 from postgres_server import postgres_server
+from unreadable import unreadable
 
 from .conftest import Lakehouse, project_on
 from .databases import Trino, new_database
@@ -259,6 +263,32 @@ def test_partitions_of_a_run_that_died_after_its_commit_are_reported_by_the_next
     assert energy.materialized() == {"2026-11-01|IT"}
     [built] = energy.tick("arrivals_sensor")
     assert energy.outcome(built.run_id, True).partitions == {"bronze/stg_prices": {"2026-11-01"}}
+
+
+@pytest.mark.engine("duckdb")
+def test_a_file_that_cannot_be_read_is_reported_and_read_again(energy: Energy, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in (1, 2):
+        energy.put(day, energy.prices(day, IT=day))
+    read = FileStorage.read
+
+    def as_another_user(storage: FileStorage, files: Sequence[FileVersion], folder: Path) -> Copies:
+        with unreadable(energy.root / "landing/dam/2026-11-02_a.csv", folder):
+            return read(storage, files, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStorage, "read", as_another_user)
+        [loaded] = energy.tick("landing_prices_files")
+    outcome = energy.outcome(loaded.run_id, True)
+    assert outcome.checks == {"landing/prices:arrived": True, "landing/prices:quarantined_rows": False}
+    assert outcome.descriptions["landing/prices:quarantined_rows"].startswith("2026-11-02_a.csv: it cannot be read now")
+    assert energy.materialized() == {"2026-11-01|IT"}
+    run = energy.instance.get_run_by_id(loaded.run_id)
+    assert run is not None
+    assert run.tags[UNREADABLE_FILES] == "1"
+    energy.put(3, energy.prices(3, IT=3))
+    [loaded] = energy.tick("landing_prices_files")
+    assert energy.outcome(loaded.run_id, True).checks["landing/prices:quarantined_rows"]
+    assert energy.materialized() == {f"2026-11-0{day}|IT" for day in (1, 2, 3)}
 
 
 CUSTOMERS = """

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakehouse_analytics.arrivals.files.places import DATE, FILE, LOADED_AT, VERSION
-from lakehouse_analytics.arrivals.files.storage import FileVersion
+from lakehouse_analytics.arrivals.files.versions import FileVersion
 from lakehouse_analytics.common.sql import identifier, literal
+from lakehouse_analytics.common.text import suggestion
 from lakehouse_analytics.contract.arrivals import FileArrival
 
 if TYPE_CHECKING:
@@ -42,17 +43,28 @@ class Batch:
         files: The files, by number.
         columns: Types of the files' columns, by name.
         bad_files: Why nothing of a file is loaded, by the file's number.
+        unreadable: The numbers of the bad files that could not be read at all.
+        split_by: The column that each file must have; None if it need not have any.
     """
 
     db: duckdb.DuckDBPyConnection
-    files: Sequence[FileVersion]
+    files: dict[int, FileVersion]
     columns: dict[str, str] = field(default_factory=dict)
     bad_files: dict[int, str] = field(default_factory=dict)
+    unreadable: set[int] = field(default_factory=set)
+    split_by: str | None = None
 
     def run(self, sql: str) -> list[tuple[object, ...]]:
         """Run a statement and return its rows."""
         rows: list[tuple[object, ...]] = self.db.execute(sql).fetchall()
         return rows
+
+    def add_unreadable(self, files: Mapping[FileVersion, str]) -> None:
+        """Add files that could not be read to the bad files, with the reasons."""
+        for number, (file, reason) in enumerate(files.items(), max(self.files, default=-1) + 1):
+            self.files[number] = file
+            self.bad_files[number] = f"it cannot be read now, and the next load tries again: {reason}"
+            self.unreadable.add(number)
 
 
 def read_batch(db: duckdb.DuckDBPyConnection, arrival: FileArrival, files: Sequence[tuple[FileVersion, Path]]) -> Batch:
@@ -64,12 +76,13 @@ def read_batch(db: duckdb.DuckDBPyConnection, arrival: FileArrival, files: Seque
         files: The files with their copies, whose names are the numbers of the files.
 
     """
-    batch = Batch(db, [file for file, _ in files])
+    # The numbers may have gaps: a file that was deleted since it was listed has no copy.
+    paths = {int(path.name.partition(".")[0]): path for _, path in files}
+    batch = Batch(db, dict(zip(paths, (file for file, _ in files), strict=True)), split_by=arrival.split_by)
     batch.run("CREATE OR REPLACE TABLE raw (__lh_file INTEGER)")
     batch.run("CREATE OR REPLACE TABLE bad (__lh_file INTEGER, row_number BIGINT, row_text VARCHAR, reason VARCHAR)")
-    paths = {number: path for number, (_, path) in enumerate(files)}
     if arrival.date_format:
-        undated = [number for number, file in enumerate(batch.files) if file.day is None]
+        undated = [number for number, file in batch.files.items() if file.day is None]
         batch.bad_files |= dict.fromkeys(undated, "its path has no valid date")
         paths = {number: path for number, path in paths.items() if number not in batch.bad_files}
     match arrival.file_format:
@@ -90,7 +103,7 @@ def _read_csv(batch: Batch, paths: Mapping[int, Path], delimiter: str) -> None:
         except (OSError, EOFError, zlib.error, csv.Error) as error:
             batch.bad_files[number] = f"it cannot be read: {error}"
             continue
-        if problem := _header_problem(header):
+        if problem := _header_problem(header, batch.split_by):
             batch.bad_files[number] = problem
         else:
             groups[header][number] = path
@@ -135,7 +148,7 @@ def _json_keys(batch: Batch) -> dict[str, list[str]]:
     ):
         assert isinstance(number, int)  # noqa: S101
         by_file[number].append(str(key))
-    bad = {number: problem for number, keys in by_file.items() if (problem := _header_problem(keys))}
+    bad = {number: problem for number, keys in by_file.items() if (problem := _header_problem(keys, batch.split_by))}
     batch.bad_files |= bad
     if bad:
         batch.run(f"DELETE FROM lines WHERE __lh_file IN ({', '.join(map(str, bad))})")  # noqa: S608
@@ -159,7 +172,7 @@ def _read_parquet(batch: Batch, paths: Mapping[int, Path]) -> None:
         reads = f"read_parquet({literal(str(path))})"
         try:
             types = {str(row[0]): str(row[1]) for row in batch.run(f"DESCRIBE FROM {reads}")}
-            if problem := _header_problem([*types]):
+            if problem := _header_problem([*types], batch.split_by):
                 batch.bad_files[number] = problem
             else:
                 values = {name: identifier(name) for name in types}
@@ -243,8 +256,16 @@ def _header(path: Path, delimiter: str) -> tuple[str, ...]:
         return tuple(name.strip() for name in next(csv.reader(file, delimiter=delimiter), []))
 
 
-def _header_problem(columns: Sequence[str]) -> str | None:
+def _header_problem(columns: Sequence[str], split_by: str | None) -> str | None:
     """Return why the columns of a file cannot be those of a table; None if they can."""
+    if problem := _name_problem(columns):
+        return problem
+    if split_by is not None and split_by.lower() not in (name.lower() for name in columns):
+        return f"it has no column {split_by!r} (split_by); {suggestion(split_by, columns, others='columns')}"
+    return None
+
+
+def _name_problem(columns: Sequence[str]) -> str | None:
     lower = [name.lower() for name in columns]
     if not any(lower):
         return "it has no columns: the first line must have their names"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -20,15 +20,18 @@ from lakehouse_analytics.arrivals.files.batch import read_batch
 from lakehouse_analytics.arrivals.files.places import DATE, FILE, LOADED, QUARANTINE, VERSION
 from lakehouse_analytics.arrivals.files.rows import declared_types, separate
 from lakehouse_analytics.arrivals.files.staging import (
+    BAD,
     FILES_COLUMNS,
     QUARANTINE_COLUMNS,
+    UNREADABLE,
     FileReport,
     PartitionOfFiles,
     StagedFiles,
     in_list,
     scratch,
 )
-from lakehouse_analytics.arrivals.files.storage import FileStorage, FileVersion
+from lakehouse_analytics.arrivals.files.storage import FileStorage
+from lakehouse_analytics.arrivals.files.versions import FileVersion
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, RawTable
 from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.common.sql import identifier
@@ -92,23 +95,43 @@ class FileLoader:
         new: list[FileVersion] = []
         for file in self.storage.settled():
             version, status = known.get(file.path, ("", ""))
-            if version != file.version:
+            if version != file.version or status == UNREADABLE:
                 new.append(file)
             elif self.arrival.after_load == "move":
                 # An earlier load was killed before it moved the file.
-                self._move(file, QUARANTINE if status == "bad" else LOADED)
+                self._move(file, QUARANTINE if status == BAD else LOADED)
+        total = FileReport()
         for batch in _batches(new):
-            report = FileReport()
-            with self._staged([batch]) as staged:
-                staged.partitions.update(self._replaced(staged, known))
-                of_read = in_list(FILE, [file.path for file in staged.files])
-                replaces = _Replaced(rows=_of_files(staged), files=of_read, quarantine=of_read)
-                partitions = [[day.isoformat(), value] for day, value in staged.partitions]
-                again = any(file.path in known for file in staged.files)
-                self._apply(
-                    staged, replaces, report, {"run_id": run_id, "partitions": partitions}, first_time=not again
-                )
+            report = self._load_batch(batch, known, run_id)
+            total.add(report)
             yield report
+        self._refuse_unreadable(total.unreadable, total.bad_files, total.files)
+
+    def _load_batch(self, batch: Sequence[FileVersion], known: Mapping[str, object], run_id: str) -> FileReport:
+        report = FileReport()
+        with self._staged([batch], records_unreadable=True) as staged:
+            staged.partitions.update(self._replaced(staged, known))
+            replaces = _Replaced(
+                rows=_of_files(staged),
+                files=in_list(FILE, [file.path for file in staged.files]),
+                quarantine=in_list(FILE, staged.paths_of_read),
+            )
+            partitions = [[day.isoformat(), value] for day, value in staged.partitions]
+            again = any(file.path in known for file in staged.files)
+            self._apply(staged, replaces, report, {"run_id": run_id, "partitions": partitions}, first_time=not again)
+        return report
+
+    def _refuse_unreadable(self, unreadable: Collection[str], reasons: Mapping[str, str], loaded: int) -> None:
+        """Fail if no file could be read.
+
+        Raises:
+            ArrivalError: No file could be read.
+        """
+        if unreadable and not loaded and len(unreadable) == len(reasons):
+            found = [f"{path}: {reasons[path]}" for path in sorted(unreadable)]
+            raise ArrivalError(
+                f"{self.storage.pattern.text}: none of the new files can be read: {some(found, between='; ')}"
+            )
 
     def last_batch(self) -> tuple[str, list[PartitionOfFiles]]:
         """Return the run that loaded the last batch, and the partitions of the batch.
@@ -139,22 +162,24 @@ class FileLoader:
         chosen = [file for file in current.values() if days is None or file.day in days]
         report = FileReport()
         with self._staged([*_batches(chosen)], values=values, from_start=days is None) as staged:
+            self._refuse_unreadable(staged.unreadable, staged.bad_files, len(staged.files) - len(staged.bad_files))
             if days is None:
                 self._refuse_loss(staged)
                 self._apply(staged, _Replaced(None, "true", "true"), report, {})
                 return report
             bad = f" AND NOT {in_list(FILE, [*staged.bad_files])}" if staged.bad_files else ""
+            unread = f" AND NOT {in_list(FILE, [*staged.unreadable])}" if staged.unreadable else ""
             of_days = in_list(DATE, [str(day) for day in days])
-            of_read = in_list(FILE, [file.path for file in staged.files])
+            of_files = in_list(FILE, [file.path for file in staged.files])
             rows = f"({_of_partitions(days, values, self.arrival.split_by)}){bad}"
             if values is None:
-                self._apply(staged, _Replaced(rows, of_days, of_days), report, {})
+                self._apply(staged, _Replaced(rows, of_days + unread, of_days + unread), report, {})
             else:
                 # The other rows of a file may be those of a new version, so it is not recorded as loaded. Files that
                 # were deleted are forgotten, so that they are loaded if they are restored.
                 staged.listed = []
-                gone = f"{of_days} AND NOT {of_read}" if staged.files else of_days
-                self._apply(staged, _Replaced(rows, gone, of_read), report, None)
+                gone = f"{of_days} AND NOT {of_files}" if staged.files else of_days
+                self._apply(staged, _Replaced(rows, gone, in_list(FILE, staged.paths_of_read)), report, None)
         return report
 
     def _refuse_loss(self, staged: StagedFiles) -> None:
@@ -223,18 +248,22 @@ class FileLoader:
         *,
         values: Mapping[date, Sequence[str]] | None = None,
         from_start: bool = False,
+        records_unreadable: bool = False,
     ) -> Iterator[StagedFiles]:
         """Parse batches of files into Parquet files, which are removed afterwards."""
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".arrival-") as text:
             folder = Path(text)
-            staged = StagedFiles(folder, {} if from_start else dict(self.tables.rows.read().columns))
+            columns = {} if from_start else dict(self.tables.rows.read().columns)
+            staged = StagedFiles(folder, columns, records_unreadable)
             types = {name.lower(): kind for name, kind in staged.columns.items()}
             types = {**declared_types(self.arrival), **types}
             for number, files in enumerate(batches):
                 with scratch(folder) as db:
                     copies = folder / "files"
                     copies.mkdir()
-                    batch = read_batch(db, self.arrival, self.storage.read(files, copies))
+                    found = self.storage.read(files, copies)
+                    batch = read_batch(db, self.arrival, found.read)
+                    batch.add_unreadable(found.unreadable)
                     typing = separate(self.arrival, types, batch)
                     staged.add(number, batch, typing, values)
                     shutil.rmtree(copies)
@@ -278,7 +307,7 @@ class FileLoader:
         )
         if self.arrival.after_load == "move" and state is not None:
             for file in staged.files:
-                if not file.folder:
+                if not file.folder and file.path not in staged.unreadable:
                     self._move(file, QUARANTINE if file.path in staged.bad_files else LOADED)
 
     def _move(self, file: FileVersion, folder: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lakehouse_analytics.arrivals.files.batch import TEXT, Batch
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
 from lakehouse_analytics.common.sql import identifier, literal
-from lakehouse_analytics.common.text import shortened, suggestion
+from lakehouse_analytics.common.text import shortened
 from lakehouse_analytics.contract.arrivals import FileArrival
 
 #: What the key of a partition cannot contain: `|` separates dimensions, `...` the ends of a range.
@@ -53,21 +53,9 @@ class Typing:
 
     @property
     def split_column(self) -> str | None:
-        """The column of the batch that is the second dimension of the partitions.
-
-        Raises:
-            ArrivalError: The files do not have it.
-        """
+        """The column of the batch that is the second dimension of the partitions; None if no file has rows."""
         wanted = self.arrival.split_by
-        if wanted is None or not self.types:
-            return None
-        for name in self.types:
-            if name.lower() == wanted.lower():
-                return name
-        raise ArrivalError(
-            f"meta.lakehouse.arrives.split_by is {wanted!r}, but {self.batch.files[0].path} and the files with it do "
-            f"not have this column; {suggestion(wanted, self.types)}"
-        )
+        return next((name for name in self.types if wanted is not None and name.lower() == wanted.lower()), None)
 
     @property
     def reason(self) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lakehouse_analytics.arrivals.files.batch import Batch
 from lakehouse_analytics.arrivals.files.places import DATE, FILE, LOADED_AT, VERSION
 from lakehouse_analytics.arrivals.files.rows import Typing
-from lakehouse_analytics.arrivals.files.storage import FileVersion
+from lakehouse_analytics.arrivals.files.versions import FileVersion
 from lakehouse_analytics.common.sql import identifier, literal
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ FILES_COLUMNS = {
 }
 QUARANTINE_COLUMNS = {**META, "row_number": "BIGINT", "row_text": "VARCHAR", "reason": "VARCHAR"}
 
+#: Values of the column `status`. A file that is unreadable is read again by the next load.
+BAD, UNREADABLE = "bad", "unreadable"
+
 #: A partition: the date, and the value of `split_by`, or an empty text without one.
 PartitionOfFiles = tuple[date, str]
 
@@ -45,6 +48,7 @@ class FileReport:
     Attributes:
         files: Number of loaded files.
         bad_files: Reasons why files were not loaded, by path.
+        unreadable: Paths of the bad files that could not be read at all. The next load tries again.
         rows: Number of loaded rows.
         bad_rows: Number of rows in the quarantine.
         bytes: Size of the files that were read.
@@ -56,6 +60,7 @@ class FileReport:
 
     files: int = 0
     bad_files: dict[str, str] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
     rows: int = 0
     bad_rows: int = 0
     bytes: int = 0
@@ -73,6 +78,7 @@ class FileReport:
         """Add what a later batch did."""
         self.files += other.files
         self.bad_files |= other.bad_files
+        self.unreadable |= other.unreadable
         self.rows += other.rows
         self.bad_rows += other.bad_rows
         self.bytes += other.bytes
@@ -89,12 +95,15 @@ class StagedFiles:
     Attributes:
         folder: The folder of the Parquet files.
         columns: Types of the columns that the table has afterwards.
+        records_unreadable: Whether the list of files gets those that could not be read.
     """
 
     folder: Path
     columns: dict[str, str]
+    records_unreadable: bool = False
     files: list[FileVersion] = field(default_factory=list)
     bad_files: dict[str, str] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
     rows: list[Path] = field(default_factory=list)
     quarantine: list[Path] = field(default_factory=list)
     listed: list[Path] = field(default_factory=list)
@@ -103,9 +112,15 @@ class StagedFiles:
     partitions: Counter[PartitionOfFiles] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def paths_of_read(self) -> list[str]:
+        """The paths of the files that could be read."""
+        return [file.path for file in self.files if file.path not in self.unreadable]
+
     def add(self, number: int, batch: Batch, typing: Typing, values: Mapping[date, Sequence[str]] | None) -> None:
         """Write the rows of a batch to Parquet files."""
-        self.files += batch.files
+        self.files += batch.files.values()
+        self.unreadable |= {batch.files[place].path for place in batch.unreadable}
         self.bad_files |= {batch.files[place].path: reason for place, reason in batch.bad_files.items()}
         have = {name.lower() for name in self.columns}
         if typing.types:
@@ -126,10 +141,10 @@ class StagedFiles:
         bad = f"SELECT {meta}, row_number, left(row_text, {_LONGEST_ROW}) AS row_text, reason FROM bad {joined}"  # noqa: S608
         self.quarantine.append(self._copy(batch, f"bad{number}", bad))
         listed = (
-            f"SELECT {meta}, if(__lh_why IS NULL, 'loaded', 'bad') AS status, __lh_why AS reason, "  # noqa: S608
+            f"SELECT {meta}, __lh_status AS status, __lh_why AS reason, "  # noqa: S608
             "(SELECT count(*) FROM good WHERE good.__lh_file = files.__lh_file) AS rows, "
             "(SELECT count(*) FROM bad WHERE bad.__lh_file = files.__lh_file) AS bad_rows, "
-            "__lh_bytes AS bytes FROM files"
+            f"__lh_bytes AS bytes FROM files WHERE {self.records_unreadable} OR __lh_status <> {literal(UNREADABLE)}"
         )
         self.listed.append(self._copy(batch, f"files{number}", listed))
         self._count(batch, split)
@@ -137,17 +152,17 @@ class StagedFiles:
     def _list_files(self, batch: Batch) -> None:
         batch.run(
             "CREATE TABLE files (__lh_file INTEGER, __lh_path VARCHAR, __lh_version VARCHAR, "
-            "__lh_day DATE, __lh_bytes BIGINT, __lh_why VARCHAR, "
+            "__lh_day DATE, __lh_bytes BIGINT, __lh_status VARCHAR, __lh_why VARCHAR, "
             "__lh_loaded_at TIMESTAMPTZ DEFAULT now())"
         )
         rows = [
-            (number, file.path, file.version, file.day, file.size, batch.bad_files.get(number))
-            for number, file in enumerate(batch.files)
+            (number, file.path, file.version, file.day, file.size, _status(batch, number), batch.bad_files.get(number))
+            for number, file in batch.files.items()
         ]
         if rows:
             batch.db.executemany(
                 "INSERT INTO files (__lh_file, __lh_path, __lh_version, __lh_day, "
-                "__lh_bytes, __lh_why) VALUES (?,?,?,?,?,?)",
+                "__lh_bytes, __lh_status, __lh_why) VALUES (?,?,?,?,?,?,?)",
                 rows,
             )
 
@@ -176,12 +191,17 @@ class StagedFiles:
         """Add what was loaded to a report."""
         report.files += len(self.files) - len(self.bad_files)
         report.bad_files |= self.bad_files
+        report.unreadable |= self.unreadable
         report.rows += self.row_count
         report.bad_rows += self.bad_row_count
-        report.bytes += sum(file.size for file in self.files)
+        report.bytes += sum(file.size for file in self.files if file.path not in self.unreadable)
         report.days |= {file.day for file in self.files if file.day}
         report.partitions.update(self.partitions)
         report.reasons.update(self.reasons)
+
+
+def _status(batch: Batch, number: int) -> str:
+    return UNREADABLE if number in batch.unreadable else BAD if number in batch.bad_files else "loaded"
 
 
 def in_list(column: str, values: Sequence[str]) -> str:

@@ -10,14 +10,15 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from lakehouse_analytics.arrivals.files.storage import FileStorage, fingerprint, storage_of
+from lakehouse_analytics.arrivals.files.storage import FileStorage, storage_of
+from lakehouse_analytics.arrivals.files.versions import fingerprint
 from lakehouse_analytics.common.names import apart, counted
 from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.dbt.graph import Source
-from lakehouse_analytics.keys import asset_key, max_runtime_tags
+from lakehouse_analytics.keys import UNREADABLE_FILES, asset_key, max_runtime_tags
 from lakehouse_analytics.settings import Settings
 
-#: A load that failed is requested again after this time.
+#: A load that failed, or could not read all files, is requested again after this time.
 RETRY_AFTER = timedelta(minutes=15)
 #: The tag by which Dagster finds the run of a request.
 _RUN_KEY = "dagster/run_key"
@@ -109,11 +110,14 @@ def look_for_files(
 
 
 def _has_failed(instance: dg.DagsterInstance, key: dg.AssetKey, cursor: FileCursor) -> bool:
-    """Return whether the last requested load has failed some time ago."""
+    """Return whether the last requested load has failed some time ago, or could not read some files."""
     if datetime.now(UTC).timestamp() < cursor.at + RETRY_AFTER.total_seconds():
         return False
     runs = instance.get_runs(dg.RunsFilter(tags={_RUN_KEY: _run_key(key, cursor)}), limit=1)
-    return bool(runs) and runs[0].status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    if not runs:
+        return False
+    failed = runs[0].status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    return failed or (runs[0].is_finished and UNREADABLE_FILES in runs[0].tags)
 
 
 def _run_key(key: dg.AssetKey, cursor: FileCursor) -> str:

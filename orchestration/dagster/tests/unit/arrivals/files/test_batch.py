@@ -12,8 +12,7 @@ import duckdb
 import pytest
 from lakehouse_analytics.arrivals.files.batch import Batch, read_batch
 from lakehouse_analytics.arrivals.files.rows import separate
-from lakehouse_analytics.arrivals.files.storage import FileVersion
-from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.arrivals.files.versions import FileVersion
 from lakehouse_analytics.contract.arrivals import FileArrival
 
 
@@ -193,11 +192,41 @@ def test_values_that_cannot_be_partitions_are_bad_rows(db: duckdb.DuckDBPyConnec
     ]
 
 
-def test_a_missing_split_column_names_the_nearest_one(db: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    contract = FileArrival(files="in/{date}.csv", begin="2026-01-01", split_by="markt")  # type: ignore[arg-type]
-    copy = tmp_path / "0"
-    copy.write_text("market\nIT\n")
+@pytest.mark.parametrize(
+    ("extension", "without", "header_only", "good"),
+    [
+        ("csv", "market,n\nIT,1\n", "market,n\n", "Markt,n\nDE,2\n"),
+        ("jsonl", '{"market": "IT", "n": 1}\n', None, '{"Markt": "DE", "n": 2}\n'),
+    ],
+)
+def test_a_file_without_the_split_column_is_bad_alone_and_among_others(
+    db: duckdb.DuckDBPyConnection, tmp_path: Path, extension: str, without: str, header_only: str | None, good: str
+) -> None:
+    contract = FileArrival(
+        files=f"in/{{date}}.{extension}",
+        begin="2026-01-01",  # type: ignore[arg-type]
+        split_by="markt",
+        max_bad_rows=1,
+    )
     day = datetime(2026, 1, 1, tzinfo=UTC)
-    batch = read_batch(db, contract, [(FileVersion("2026-01-01.csv", "v", 1, day, day.date()), copy)])
-    with pytest.raises(ArrivalError, match=r"split_by is 'markt', but 2026-01-01.csv .*did you mean 'market'\?"):
-        separate(contract, {}, batch)
+    files = []
+    for number, text in enumerate([text for text in (without, header_only, good) if text]):
+        copy = tmp_path / str(number)
+        copy.write_text(text)
+        files.append((FileVersion(f"{number}.{extension}", "v", 1, day, day.date()), copy))
+    reason = "it has no column 'markt' (split_by); did you mean 'market'?"
+    for chosen in (files[:-1], files):
+        batch = read_batch(db, contract, chosen)
+        assert batch.bad_files == dict.fromkeys(range(len(files) - 1), reason)
+        typing = separate(contract, {}, batch)
+        assert typing.split_column == (None if chosen == files[:-1] else "Markt")
+        assert batch.run("SELECT count(*) FROM good") == [(len(chosen) - len(files) + 1,)]
+        assert batch.run("FROM bad") == []
+
+
+def test_a_parquet_file_without_the_split_column_is_bad(db: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+    contract = FileArrival(files="in/{date}.parquet", begin="2026-01-01", split_by="market")  # type: ignore[arg-type]
+    db.execute(f"COPY (SELECT 1 AS n) TO '{tmp_path}/0' (FORMAT parquet)")
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    batch = read_batch(db, contract, [(FileVersion("a.parquet", "v", 1, day, day.date()), tmp_path / "0")])
+    assert batch.bad_files == {0: "it has no column 'market' (split_by); columns: n"}

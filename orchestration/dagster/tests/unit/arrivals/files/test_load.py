@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from lakehouse_analytics.arrivals.files import load
 from lakehouse_analytics.arrivals.files.load import FileLoader, FileTables, Statistics
 from lakehouse_analytics.arrivals.files.staging import FileReport
-from lakehouse_analytics.arrivals.files.storage import storage_of
+from lakehouse_analytics.arrivals.files.storage import FileStorage, storage_of
+from lakehouse_analytics.arrivals.files.versions import FileVersion
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, RawTable
 from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
 from lakehouse_analytics.contract.arrivals import FileArrival
+from unreadable import unreadable
 
 DATED = {"files": "in/{date}_*.csv", "begin": "2026-01-01", "max_bad_rows": 1}
 
@@ -288,6 +290,87 @@ def test_a_number_that_a_type_would_round_is_bad(landing: Landing, kind: str, go
     landing.put("2026-01-01_a.csv", numbers(*good, *bad))
     report = landing.load_new()
     assert (report.rows, report.bad_rows) == (len(good), len(bad))
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(landing: Landing) -> None:
+    landing.arrival = FileArrival(**{**DATED, "after_load": "move"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", numbers(1))
+    landing.put("2026-01-02_b.csv", numbers(2))
+    landing.put("2026-01-03_c.csv", numbers(3))
+    path = landing.root / "in/2026-01-02_b.csv"
+    with unreadable(path, landing.root):
+        report = landing.load_new()
+    assert (report.files, report.rows, report.unreadable) == (2, 2, {"2026-01-02_b.csv"})
+    assert "Permission denied" in report.bad_files["2026-01-02_b.csv"]
+    assert landing.rows("n") == [("1",), ("3",)]
+    assert landing.rows("_file, status, reason LIKE '%Permission denied%'", "__files") == [
+        ("2026-01-01_a.csv", "loaded", None),
+        ("2026-01-02_b.csv", "unreadable", True),
+        ("2026-01-03_c.csv", "loaded", None),
+    ]
+    assert path.exists()
+    report = landing.load_new()  # the same version, which can be read now
+    assert (report.files, report.rows, report.bad_files) == (1, 1, {})
+    assert landing.rows("n") == [("1",), ("2",), ("3",)]
+    assert ("2026-01-02_b.csv", "loaded") in landing.rows("_file, status", "__files")
+    assert not path.exists()
+
+
+def test_a_load_of_which_no_file_can_be_read_fails(landing: Landing) -> None:
+    landing.put("2026-01-01_a.csv", numbers(1))
+    path = landing.root / "in/2026-01-01_a.csv"
+    with unreadable(path, landing.root):
+        with pytest.raises(ArrivalError, match=r"none of the new files can be read: 2026-01-01_a\.csv: .*Permission"):
+            landing.load_new()
+        with pytest.raises(ArrivalError, match=r"none of the new files can be read"):
+            landing.loader().reload([date(2026, 1, 1)])
+    assert landing.load_new().rows == 1
+
+
+@pytest.mark.parametrize("values", [None, ["IT"]])
+def test_a_partition_keeps_what_it_has_of_a_file_that_cannot_be_read(
+    landing: Landing, values: list[str] | None
+) -> None:
+    landing.arrival = FileArrival(**{**DATED, "split_by": "market", "columns": {"n": "bigint"}})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", "market,n\nIT,1\nIT,x\n")
+    landing.put("2026-01-01_b.csv", "market,n\nIT,2\n")
+    landing.load_new()
+    before = landing.rows("*", "__files"), landing.rows("*", "__quarantine")
+    day = date(2026, 1, 1)
+    with unreadable(landing.root / "in/2026-01-01_a.csv", landing.root):
+        report = landing.loader().reload([day], {day: values} if values else None)
+    assert (report.files, report.unreadable) == (1, {"2026-01-01_a.csv"})
+    assert landing.rows("n") == [(1,), (2,)]
+    assert [row for row in landing.rows("*", "__files") if row[0].endswith("a.csv")] == before[0][:1]
+    assert landing.rows("*", "__quarantine") == before[1]
+
+
+def test_a_file_without_the_split_column_is_in_the_quarantine(landing: Landing) -> None:
+    landing.arrival = FileArrival(**{**DATED, "split_by": "market", "after_load": "move"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", "marktet,n\nIT,1\n")
+    report = landing.load_new()
+    assert report.files == 0
+    assert report.bad_files["2026-01-01_a.csv"].startswith("it has no column 'market' (split_by)")
+    assert (landing.root / "in/_quarantine/2026-01-01_a.csv").exists()
+    assert landing.rows("_file, status", "__files") == [("2026-01-01_a.csv", "bad")]
+    landing.put("2026-01-01_a.csv", "market,n\nIT,1\n")
+    assert landing.load_new().rows == 1
+
+
+def test_a_file_that_is_deleted_between_listing_and_reading_does_not_change_the_others(landing: Landing) -> None:
+    for day in (1, 2, 3):
+        landing.put(f"2026-01-0{day}_a.csv", numbers(day))
+    loader = landing.loader()
+
+    class Vanishing(FileStorage):
+        def settled(self) -> Iterator[FileVersion]:
+            found = [*super().settled()]
+            (landing.root / "in/2026-01-01_a.csv").unlink()
+            return iter(found)
+
+    loader.storage = Vanishing(loader.storage.pattern)
+    assert [report.rows for report in loader.load_new()] == [2]
+    assert landing.rows() == [("2026-01-02_a.csv", "2"), ("2026-01-03_a.csv", "3")]
 
 
 NAMES = [f"2026-01-0{day}_{name}.csv" for day in (1, 2, 3) for name in "ab"]

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
 import time
-from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
-from lakehouse_analytics.arrivals.files.storage import FileStorage, FileVersion, fingerprint, storage_of
+from lakehouse_analytics.arrivals.files.storage import FileStorage, storage_of
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
 from lakehouse_analytics.contract.arrivals import FileArrival
 
@@ -69,7 +65,7 @@ def test_copies_have_the_version_that_was_read(tmp_path: Path) -> None:
     (tmp_path / "in/gone.csv").unlink()
     copies = tmp_path / "copies"
     copies.mkdir()
-    found = {file.path: (file, copy.read_text()) for file, copy in storage.read(listed, copies)}
+    found = {file.path: (file, copy.read_text()) for file, copy in storage.read(listed, copies).read}
     assert found.keys() == {"a.csv", "changed.csv"}
     current = {file.path: file for file in storage.versions()}
     assert found["changed.csv"] == (current["changed.csv"], "b\n22\n")
@@ -105,23 +101,3 @@ def test_paths_are_relative_to_the_dbt_project(tmp_path: Path) -> None:
     (tmp_path / "dbt").mkdir()
     found = storage_of(FileArrival(files="../landing/*.csv"), tmp_path / "dbt")
     assert [file.path for file in found.versions()] == ["a.csv"]
-
-
-def version(path: str, tag: str) -> FileVersion:
-    return FileVersion(path, tag, 1, datetime(2026, 1, 1, tzinfo=UTC))
-
-
-FILES = st.dictionaries(st.text("ab/", min_size=1, max_size=4), st.text("12", min_size=1, max_size=3), max_size=8)
-
-
-@given(before=FILES, after=FILES, seed=st.randoms())
-def test_the_fingerprint_changes_exactly_when_a_version_does(
-    before: dict[str, str], after: dict[str, str], seed: random.Random
-) -> None:
-    def of(files: dict[str, str]) -> tuple[str, int]:
-        listing: Sequence[FileVersion] = [version(path, tag) for path, tag in files.items()]
-        return fingerprint(iter(seed.sample(listing, len(listing))))
-
-    assert (of(before) == of(after)) is (before == after)
-    assert of(before)[1] == len(before)
-    assert len(of(after)[0]) == 32

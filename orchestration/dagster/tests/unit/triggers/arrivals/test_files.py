@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
 from lakehouse_analytics.arrivals.files.storage import FileStorage
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.keys import UNREADABLE_FILES
 from lakehouse_analytics.triggers.arrivals import files
 from lakehouse_analytics.triggers.arrivals.files import FileCursor, look_for_files
 
@@ -106,6 +107,21 @@ def test_a_load_that_failed_is_requested_again_after_a_while(
     tags = {"dagster/run_key": str(again.run_key)}
     create_run_for_test(instance, job_name="any", status=dg.DagsterRunStatus.SUCCESS, tags=tags)
     assert not sensor.tick().run_requests
+
+
+def test_a_load_that_could_not_read_some_files_is_requested_again_after_a_while(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensor = Sensor(instance, tmp_path / "in")
+    sensor.put("a.csv")
+    [request] = sensor.tick().run_requests or []
+    tags = {"dagster/run_key": str(request.run_key)}
+    run = create_run_for_test(instance, job_name="any", status=dg.DagsterRunStatus.SUCCESS, tags=tags)
+    instance.add_run_tags(run.run_id, {UNREADABLE_FILES: "1"})
+    assert not sensor.tick().run_requests
+    monkeypatch.setattr(files, "RETRY_AFTER", files.RETRY_AFTER * 0)
+    [again] = sensor.tick().run_requests or []
+    assert again.run_key != request.run_key
 
 
 def test_a_folder_that_is_missing_fails_the_tick(instance: dg.DagsterInstance, tmp_path: Path) -> None:
