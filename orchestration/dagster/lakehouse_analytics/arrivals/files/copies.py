@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Files that are read at the same time.
 _PARALLEL = 32
-#: If so many requests in a row fail on a network, the server is down: each of them was repeated for minutes.
+#: If so many requests in a row fail on a network, the server is down: each was repeated several times.
 _FAILURES = 32
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -39,6 +40,8 @@ from lakehouse_analytics.contract.arrivals import FileArrival
 
 #: Maximum number of files, and of bytes, of one batch, which is one commit.
 BATCH_FILES, BATCH_BYTES = 2_000, 512 << 20
+#: Files that are moved at the same time.
+_MOVES = 16
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,15 @@ class FileLoader:
         listed = f"SELECT {FILE}, {VERSION}, status FROM {{table}}"  # noqa: S608
         known = {path: (version, status) for path, version, status in self.tables.files.query(listed)}
         new: list[FileVersion] = []
+        left: dict[FileVersion, str] = {}
         for file in self.storage.settled():
             version, status = known.get(file.path, ("", ""))
             if version != file.version or status == UNREADABLE:
                 new.append(file)
             elif self.arrival.after_load == "move":
                 # An earlier load was killed before it moved the file.
-                self._move(file, QUARANTINE if status == BAD else LOADED)
+                left[file] = QUARANTINE if status == BAD else LOADED
+        self._move(left)
         total = FileReport()
         for batch in _batches(new):
             report = self._load_batch(batch, known, run_id)
@@ -306,16 +311,23 @@ class FileLoader:
             + (f"; not loaded: {some([*staged.bad_files])}" if staged.bad_files else "")
         )
         if self.arrival.after_load == "move" and state is not None:
-            for file in staged.files:
-                if not file.folder and file.path not in staged.unreadable:
-                    self._move(file, QUARANTINE if file.path in staged.bad_files else LOADED)
+            read = [file for file in staged.files if not file.folder and file.path not in staged.unreadable]
+            self._move({file: QUARANTINE if file.path in staged.bad_files else LOADED for file in read})
 
-    def _move(self, file: FileVersion, folder: str) -> None:
-        """Move a file; if that fails, the next load tries again."""
-        try:
-            self.storage.move(file, folder)
-        except ArrivalError as error:
-            self.log(f"{file.path} was loaded, but not moved; the next load tries again: {error}")
+    def _move(self, folders: Mapping[FileVersion, str]) -> None:
+        """Move files to folders; if that fails, the next load tries again."""
+
+        def move(file: FileVersion) -> ArrivalError | None:
+            try:
+                self.storage.move(file, folders[file])
+            except ArrivalError as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(_MOVES) as threads:
+            for file, error in zip(folders, threads.map(move, folders), strict=True):
+                if error:
+                    self.log(f"{file.path} was loaded, but not moved; the next load tries again: {error}")
 
 
 @dataclass(frozen=True)

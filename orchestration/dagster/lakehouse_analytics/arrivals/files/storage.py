@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lakehouse_analytics.arrivals.files.copies import Copies, ServerDownError, copy_files, reason_of
+from lakehouse_analytics.arrivals.files.moves import MoveError, move_file
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
 from lakehouse_analytics.arrivals.files.versions import FileVersion, with_metadata
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
@@ -112,14 +113,9 @@ class FileStorage:
         Raises:
             ArrivalError: The file cannot be moved.
         """
-        import obstore
-
         try:
-            if with_metadata(obstore.head(self._store, file.location), file).version == file.version:
-                obstore.rename(self._store, file.location, f"{folder}/{file.path}")
-        except FileNotFoundError:
-            return  # moved by an earlier attempt, or deleted
-        except obstore.exceptions.BaseError as error:
+            move_file(self._store, file, folder)
+        except MoveError as error:
             raise self._error("move", error) from None
 
     def _error(self, what: str, error: Exception) -> ArrivalError:
