@@ -163,7 +163,8 @@ def _with_arrivals(graph: Graph, arrivals: Sequence[_Arrival]) -> Graph:
             hint = suggestion(component.source, names, others="sources")
             raise ContractError(f"{kind}: source is {component.source!r}, which the dbt project does not have; {hint}")
         source = sources[names[component.source]]
-        if source.contract.arrives or source.contract.airbyte:
+        same = [one for one in sources.values() if one.key == source.key]  # sources with one asset key are one table
+        if any(one.contract.arrives or one.contract.airbyte for one in same):
             raise ContractError(
                 f"{kind}: source {component.source} is filled already, by `meta.lakehouse` of the dbt source or by "
                 "another component. Remove one of the two."

@@ -25,11 +25,12 @@ def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = ()) -> list[
         graph: The manifest's graph.
         own: Keys of the user's Python assets. A source with such a key is that asset, unless Airbyte fills it.
     """
+    loaded = {source.key for source in graph.sources.values() if is_loaded(source)}
     sources: dict[Key, dg.AssetSpec] = {}
     for source in graph.sources.values():
         if asset_key(source) in own and not source.contract.airbyte:
             continue
-        if is_loaded(source):
+        if source.key in loaded:
             continue
         # Sources with the same key in `meta.dagster.asset_key` are one table.
         sources.setdefault(source.key, source_spec(graph, source))

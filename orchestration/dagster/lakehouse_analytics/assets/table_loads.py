@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import dagster as dg
 
@@ -15,6 +13,7 @@ from lakehouse_analytics.arrivals.databases.sync import SCHEMES, SyncReport, syn
 from lakehouse_analytics.arrivals.raw_tables.registry import raw_table
 from lakehouse_analytics.assets.file_loads import ARRIVED
 from lakehouse_analytics.common.names import counted, some
+from lakehouse_analytics.common.scratch import ARRIVALS, scratch_folder
 from lakehouse_analytics.contract.arrivals import TableArrival
 from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.dbt.relation import relation_of
@@ -60,12 +59,12 @@ class TableLoad:
             ArrivalError: The table cannot be copied. The raw table is unchanged.
         """
         started = datetime.now(UTC)
-        with tempfile.TemporaryDirectory(prefix=".arrival-") as folder:
+        with scratch_folder(ARRIVALS) as folder:
             report = sync_table(
                 self.arrival,
                 raw_table(self.settings, relation_of(self.source.node)),
                 connection(self.arrival.database, SCHEMES),
-                Path(folder) / "sync",
+                folder / "sync",
                 table=self.source.node.table_name,
                 full_refresh=reload,
                 timeout=timedelta(seconds=self.settings.max_runtime),

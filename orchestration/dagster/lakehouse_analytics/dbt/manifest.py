@@ -81,7 +81,7 @@ class _Reader:
             self._meta(node)
         owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
         keys = self._exposure_keys(exposures, {owner.key for owner in owners})
-        self.problems += self._clashes(owners, keys)
+        self.problems += [*self._clashes(owners, keys), *_filled_twice(sources.values())]
         if self.engine:
             self.findings += self.engine.lint(self.manifest)
         accepted = {(table.unique_id, name) for table in tables.values() for name in table.contract.accept}
@@ -201,6 +201,22 @@ class _Reader:
             )
         unmapped = unmapped_models(graph.tables.values())
         return (*found, *unmapped, *unread_meta(self.metas.values()), *left_out_warning(self.nodes.values()))
+
+
+def _filled_twice(sources: Iterable[Source]) -> Iterator[str]:
+    """Yield the errors about sources that are one asset, but are filled in different ways."""
+    by_key: dict[Key, list[Source]] = defaultdict(list)
+    for source in sources:
+        if source.contract.arrives or source.contract.airbyte:
+            by_key[source.key].append(source)
+    for key, filled in by_key.items():
+        ways = [(source.contract.arrives, source.contract.airbyte) for source in filled]
+        if any(way != ways[0] for way in ways) and any(arrives for arrives, _ in ways):
+            names = " and ".join(f"{source.node.source_name}.{source.node.name}" for source in filled)
+            yield (
+                f"{names} are the asset {'/'.join(key)} (meta.dagster.asset_key), but their meta.lakehouse fills it in "
+                "different ways: remove one of the keys arrives and airbyte, or give one of the sources another key"
+            )
 
 
 def _name(node: Node) -> str:

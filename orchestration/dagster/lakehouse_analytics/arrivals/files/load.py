@@ -9,7 +9,6 @@ without duplicates.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from lakehouse_analytics.arrivals.files.storage import FileStorage
 from lakehouse_analytics.arrivals.files.versions import FileVersion
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, RawTable
 from lakehouse_analytics.common.names import counted, some
+from lakehouse_analytics.common.scratch import ARRIVALS, scratch_folder
 from lakehouse_analytics.common.sql import identifier
 from lakehouse_analytics.contract.arrivals import FileArrival
 
@@ -256,8 +256,7 @@ class FileLoader:
         records_unreadable: bool = False,
     ) -> Iterator[StagedFiles]:
         """Parse batches of files into Parquet files, which are removed afterwards."""
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".arrival-") as text:
-            folder = Path(text)
+        with scratch_folder(ARRIVALS, self.folder) as folder:
             columns = {} if from_start else dict(self.tables.rows.read().columns)
             staged = StagedFiles(folder, columns, records_unreadable)
             types = {name.lower(): kind for name, kind in staged.columns.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, Outcome, TableState
 from lakehouse_analytics.arrivals.raw_tables.iceberg_pruning import named_columns
 from lakehouse_analytics.arrivals.raw_tables.new_rows import SETTINGS, NewRows, check
+from lakehouse_analytics.common.scratch import ARRIVALS, scratch_folder
 from lakehouse_analytics.common.sql import identifier, literal
 from lakehouse_analytics.iceberg.data_files import batches, find
 from lakehouse_analytics.iceberg.types import duckdb_type, stored_type
@@ -77,9 +77,9 @@ class IcebergTable:
             if table is None:
                 return []
             names = named_columns(table, sql) or [table.schema().fields[0].name]
-            with scratch() as db, tempfile.TemporaryDirectory(prefix="lakehouse-arrival-") as folder:
+            with scratch() as db, scratch_folder(ARRIVALS) as folder:
                 # A query may read the table several times, but its rows can only be read once.
-                path = Path(folder) / "rows.parquet"
+                path = folder / "rows.parquet"
                 _copy(db, table, names, "SELECT * FROM stored_rows", path)
                 db.execute(f"CREATE TEMP VIEW raw_table AS FROM read_parquet({literal(str(path))})")
                 return db.execute(sql.replace("{table}", "raw_table")).fetchall()
@@ -185,8 +185,8 @@ def scratch() -> Iterator[duckdb.DuckDBPyConnection]:
     """Open DuckDB in memory, as a tool, with its spill files in a private folder."""
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="lakehouse-arrival-") as folder, duckdb.connect() as db:
-        for setting in (*SETTINGS, f"temp_directory = {literal(folder)}"):
+    with scratch_folder(ARRIVALS) as folder, duckdb.connect() as db:
+        for setting in (*SETTINGS, f"temp_directory = {literal(str(folder))}"):
             db.execute(f"SET {setting}")
         # `old` rows are a stream whose size is not known: a join must keep the other side in memory.
         db.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")

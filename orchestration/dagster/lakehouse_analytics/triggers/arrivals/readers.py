@@ -129,8 +129,10 @@ class Readers:
         """Return the models that the loads of a source build.
 
         These are the models without partitions, the daily ones, and those by the column that the source is split by.
+        Sources with the same asset key are one table, so they have the same models.
         """
-        below = (self._graph.tables[name] for name in self._graph.descendants([source.unique_id]))
+        same = [one.unique_id for one in self._graph.sources.values() if one.key == source.key]
+        below = (self._graph.tables[name] for name in self._graph.descendants(same))
         grains = (None, "daily") if source_partitions(source, self._timezone) else (None,)
         found = [
             table

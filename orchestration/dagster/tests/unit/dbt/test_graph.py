@@ -371,6 +371,27 @@ def test_two_claims_to_one_asset_key_are_an_error_that_names_both() -> None:
     assert f"bronze/orders is claimed by model.{PROJECT}.orders" in message
 
 
+@pytest.mark.parametrize(
+    ("other", "valid"),
+    [
+        (None, True),
+        ({"arrives": {"database": "shop"}}, True),
+        ({"arrives": {"database": "erp"}}, False),
+        ({"airbyte": {"connection": "shop"}}, False),
+    ],
+)
+def test_sources_of_one_asset_are_filled_in_one_way(other: dict[str, Any] | None, valid: bool) -> None:
+    m = Manifest()
+    one = {"asset_key": ["lake", "orders"]}
+    m.source("shop", "orders", lakehouse={"arrives": {"database": "shop"}}, dagster=one)
+    m.source("legacy", "orders", lakehouse=other, dagster=one)
+    if valid:
+        assert len(m.graph().sources) == 2
+        return
+    with pytest.raises(ContractError, match=r"shop\.orders and legacy\.orders are the asset .*: remove one"):
+        m.graph()
+
+
 def test_names_that_dagster_refuses_become_ones_it_takes() -> None:
     m = Manifest()
     m.source("SAP ERP", "/BIC/ORDERS$")

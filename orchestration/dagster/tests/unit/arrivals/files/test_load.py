@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -429,7 +430,11 @@ def _load(root: str, arrival: Mapping[str, Any]) -> None:
     Landing(Path(root), FileArrival(**arrival)).load_new()
 
 
-def test_a_load_that_is_killed_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+def test_a_load_that_is_killed_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     arrival = {**DATED, "after_load": "move"}
     landing = Landing(tmp_path, FileArrival(**arrival))  # type: ignore[arg-type]
     expected = []
@@ -453,3 +458,4 @@ def test_a_load_that_is_killed_loses_nothing_and_doubles_nothing(tmp_path: Path)
     assert landing.rows() == sorted(expected, key=repr)
     assert [row[0] for row in landing.rows("_file", "__files")] == sorted({name for name, _ in expected})
     assert not list((tmp_path / "in").glob("*.csv"))
+    assert not list((tmp_path / "tmp").glob("*/.lock"))

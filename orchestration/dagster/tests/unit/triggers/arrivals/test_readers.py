@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.assets.arrivals import arrival_assets
+from lakehouse_analytics.assets.external import external_assets
+from lakehouse_analytics.dbt.graph import Graph, Source
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.arrivals.readers import arrival_sensor
+from lakehouse_analytics.triggers.arrivals.trigger import arrival_trigger
 from manifests import Manifest
 from windowed import windowed
 
@@ -39,10 +42,12 @@ def graph() -> Graph:
 class Sensor:
     """The sensor with its cursor."""
 
-    def __init__(self, instance: dg.DagsterInstance, made: Graph | None = None, **settings: Any) -> None:
+    def __init__(
+        self, instance: dg.DagsterInstance, made: Graph | None = None, sources: Sequence[Source] = (), **settings: Any
+    ) -> None:
         self.instance, self.cursor = instance, None
         made = made or graph()
-        self.sensor = arrival_sensor(Settings(**settings), made, [*made.sources.values()])
+        self.sensor = arrival_sensor(Settings(**settings), made, sources or [*made.sources.values()])
 
     def load(self, key: str, *partitions: str | None) -> None:
         for partition in partitions or (None,):
@@ -62,6 +67,26 @@ class Sensor:
             )
             for request in result.run_requests or ()
         ]
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_load_builds_the_readers_of_all_sources_that_are_one_asset(instance: dg.DagsterInstance, both: bool) -> None:
+    m = Manifest()
+    one = {"asset_key": ["lake", "orders"]}
+    first = m.source("shop", "orders", lakehouse={"arrives": TABLE}, dagster=one)
+    second = m.source("legacy", "orders", lakehouse={"arrives": TABLE} if both else None, dagster=one)
+    m.model("stg_orders", first, folder="bronze")
+    m.model("stg_legacy", second, folder="bronze")
+    made = m.graph()
+    trigger = arrival_trigger(Settings(), made)
+    assert trigger is not None
+    assert len(trigger.sources) == 1
+    sensor = Sensor(instance, made, sources=trigger.sources)
+    sensor.load("lake/orders")
+    assert sensor.tick() == [({"bronze/stg_orders", "bronze/stg_legacy"}, "", "")]
+    loaded = {key for asset in arrival_assets(made, Settings()) for key in asset.keys}
+    assert loaded == {dg.AssetKey(["lake", "orders"])}
+    assert not loaded & {spec.key for spec in external_assets(made)}
 
 
 def test_a_loaded_table_builds_its_bronze_models_once(instance: dg.DagsterInstance) -> None:
