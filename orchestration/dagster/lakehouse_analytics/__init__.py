@@ -17,6 +17,8 @@ if not TYPE_CHECKING:
     #: The name under which Dagster finds the definitions in the package itself (`python_package: lakehouse_analytics`).
     #: It is not `defs`, because that is the folder of the user's own definitions.
     _DEFINITIONS = "code_location"
+    #: Components, which have a short name. They are not in `__dir__`, so that dg lists each once.
+    _COMPONENTS = frozenset({"FileLanding", "TableSync", "Publish"})
 
     def __dir__():
         return [*globals(), _DEFINITIONS]
@@ -26,4 +28,8 @@ if not TYPE_CHECKING:
             from lakehouse_analytics.definitions import defs
 
             return defs
+        if name in _COMPONENTS:
+            from lakehouse_analytics import components
+
+            return getattr(components, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -64,7 +64,7 @@ def defs() -> dg.Definitions:
     refuse_mismatched_zones(assets)
     runner, database = dbt_runner(settings, project), engine(settings, graph)
     built = dg.Definitions(
-        assets=[*assets, *external_assets(graph, own=asset_keys(own.definitions))],
+        assets=[*assets, *external_assets(graph, own=asset_keys(own.definitions), timezone=settings.timezone)],
         jobs=jobs,
         sensors=[
             run_failure_notifier(channels, url),

@@ -57,7 +57,7 @@ def is_loaded(source: Source) -> bool:
 def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.AssetsDefinition:
     load = _load_of(source, settings)
     partitions = source_partitions(source, settings.timezone)
-    spec = source_spec(graph, source).replace_attributes(partitions_def=partitions, skippable=True)
+    spec = source_spec(graph, source, settings.timezone).replace_attributes(partitions_def=partitions, skippable=True)
 
     @multi_asset(
         name=name,

@@ -18,12 +18,13 @@ _ABOUT = {
 }
 
 
-def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = ()) -> list[dg.AssetSpec]:
+def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = (), timezone: str = "UTC") -> list[dg.AssetSpec]:
     """Return an external asset for each dbt source table, each exposure, and each `External` of the graph.
 
     Args:
         graph: The manifest's graph.
         own: Keys of the user's Python assets. A source with such a key is that asset, unless Airbyte fills it.
+        timezone: The IANA time zone of freshness deadlines.
     """
     loaded = {source.key for source in graph.sources.values() if is_loaded(source)}
     sources: dict[Key, dg.AssetSpec] = {}
@@ -33,7 +34,7 @@ def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = ()) -> list[
         if source.key in loaded:
             continue
         # Sources with the same key in `meta.dagster.asset_key` are one table.
-        sources.setdefault(source.key, source_spec(graph, source))
+        sources.setdefault(source.key, source_spec(graph, source, timezone))
     externals = [_external_spec(graph, external) for external in graph.externals.values()]
     exposures = [exposure_spec(graph, unique_id) for unique_id in graph.exposures]
     return [*sources.values(), *externals, *exposures]

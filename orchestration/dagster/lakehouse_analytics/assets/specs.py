@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
-from lakehouse_analytics.contract.models import Grain, is_owner
+from lakehouse_analytics.contract.models import Grain, LoadFreshness, is_owner
 from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
 from lakehouse_analytics.dbt.nodes import Node
@@ -61,14 +61,20 @@ def table_spec(
         tags={**_tags(table.node), LAYER_TAG: table.layer},
         metadata=_metadata(graph, table.node, project_dir),
         code_version=table.node.checksum,
-        freshness_policy=_freshness(table, timezone),
+        freshness_policy=freshness_policy(table.contract.freshness, timezone),
         automation_condition=_automation(graph, table),
         skippable=True,  # a blocked table is not an additional error
     )
 
 
-def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
-    """Return the spec of a dbt source as an external asset."""
+def source_spec(graph: Graph, source: Source, timezone: str = "UTC") -> dg.AssetSpec:
+    """Return the spec of a dbt source as an external asset.
+
+    Args:
+        graph: The manifest's graph.
+        source: The source.
+        timezone: The IANA time zone of freshness deadlines.
+    """
     airbyte = source.contract.airbyte
     return dg.AssetSpec(
         key=asset_key(source),
@@ -77,6 +83,7 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
         owners=list(read_meta(source.node)[0].owners),
         kinds={graph.adapter, *(["airbyte"] if airbyte else []), *_arrival_kinds(source)},
         tags=_tags(source.node),
+        freshness_policy=freshness_policy(source.contract.freshness, timezone),
         metadata={
             **_table_metadata(graph, source.node),
             **({"airbyte/connection": airbyte.connection} if airbyte else {}),
@@ -203,8 +210,13 @@ def _table_metadata(graph: Graph, node: Node) -> dict[str, Any]:
     }
 
 
-def _freshness(table: Table, timezone: str) -> dg.FreshnessPolicy | None:
-    wanted = table.contract.freshness
+def freshness_policy(wanted: LoadFreshness | None, timezone: str) -> dg.FreshnessPolicy | None:
+    """Return the policy of a contract; None if it has none.
+
+    Args:
+        wanted: The key `freshness` of the contract.
+        timezone: The IANA time zone of deadlines.
+    """
     if wanted is None:
         return None
     if wanted.cron:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
@@ -90,22 +90,27 @@ class Rows(Section):
         return self
 
 
-class Freshness(Section):
-    """Freshness of a table. It becomes Dagster's freshness policy."""
+class LoadFreshness(Section):
+    """Freshness of a source's table. It becomes Dagster's freshness policy."""
 
-    within: Duration = Field(description="Maximum age of the last build, such as 26h.")
+    within: Duration = Field(description="Maximum age of the last build or load, such as 26h.")
     cron: Cron | None = Field(
         None, description="Deadline of the build. `within` is then the maximum time from the build to the deadline."
     )
-    column: str | None = Field(None, description="Time column of the data. Default: the model's `event_time`.")
 
     @model_validator(mode="after")
-    def _at_least_a_minute(self) -> Freshness:
+    def _at_least_a_minute(self) -> Self:
         if self.within < timedelta(minutes=1):
             raise ValueError("within: Dagster evaluates freshness every minute; use at least 1m")
         if self.cron and self.within > (interval := smallest_interval(self.cron)):
             raise ValueError(f"within: longer than the {interval} between two deadlines of cron {shortened(self.cron)}")
         return self
+
+
+class Freshness(LoadFreshness):
+    """Freshness of a table. It becomes Dagster's freshness policy."""
+
+    column: str | None = Field(None, description="Time column of the data. Default: the model's `event_time`.")
 
 
 class Airbyte(Section):
@@ -243,6 +248,9 @@ class SourceContract(Section):
     maintenance: Maintenance | None = Field(
         None,
         description="Maintenance of the raw Iceberg table. Default: on for tables that Airbyte or `arrives` fills.",
+    )
+    freshness: LoadFreshness | None = Field(
+        None, description="Maximum age of the last load of a table that Airbyte or `arrives` fills."
     )
 
     @model_validator(mode="after")

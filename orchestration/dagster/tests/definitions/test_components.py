@@ -24,7 +24,7 @@ attributes:
   split_by: market
 """
 SYNC = """
-type: lakehouse_analytics.components.TableSync
+type: lakehouse_analytics.TableSync
 attributes:
   source: shop.orders
   database: shop
@@ -35,7 +35,7 @@ attributes:
   deletes: soft(deleted_at)
 """
 PUBLISH = """
-type: lakehouse_analytics.components.Publish
+type: lakehouse_analytics.Publish
 attributes:
   model: stg_orders
   to: clickhouse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from lakehouse_analytics.user_defs import UserDefsError
 from tests.own_defs import own_defs
 
@@ -218,6 +220,21 @@ def test_the_package_by_itself_is_a_code_location(local: Any, copy: Path) -> Non
     assert validated.returncode == 0, validated.stderr
     light = run(copy, local, sys.executable, "-c", "import lakehouse_analytics, sys; print('dagster' in sys.modules)")
     assert light.stdout.strip() == "False", light.stderr
+
+
+def test_components_have_short_names(local: Any, copy: Path) -> None:
+    made = run(copy, local, "dg", "scaffold", "defs", "lakehouse_analytics.FileLanding", "day_ahead_prices")
+    assert made.returncode == 0, made.stderr + made.stdout
+    written = (copy / "lakehouse_analytics/defs/day_ahead_prices/defs.yaml").read_text()
+    assert yaml.safe_load(written)["type"] == "lakehouse_analytics.FileLanding"
+    listed = run(copy, local, "dg", "list", "components", "--json")
+    assert listed.returncode == 0, listed.stderr
+    names = [found["key"].rpartition(".")[2] for found in json.loads(listed.stdout)]
+    assert sorted(name for name in names if name in ("FileLanding", "TableSync", "Publish")) == [
+        "FileLanding",
+        "Publish",
+        "TableSync",
+    ]
 
 
 def test_the_package_of_the_image_has_every_file_of_the_folder(local: Any, copy: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import cached_property
-from pathlib import PurePosixPath
+from functools import cached_property, lru_cache
 
 from lakehouse_analytics.arrivals.files.places import LOADED, QUARANTINE
 
 _SPECIAL = re.compile(r"\*\*/?|\*|\{date(?::(?P<format>[^{}]*))?\}")
 #: Regular expressions of the directives of `strptime` that are numbers of fixed length.
 _DIRECTIVES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}"}
+_MOVED = (f"{LOADED}/", f"{QUARANTINE}/")
 DEFAULT_DATE_FORMAT = "%Y-%m-%d"
 
 
@@ -55,18 +55,20 @@ class FilePattern:
 
     def matches(self, path: str) -> bool:
         """Return whether a path below `root` belongs to the pattern. The folders of loaded and of bad files do not."""
-        first = PurePosixPath(path).parts[:1]
-        return first not in ((LOADED,), (QUARANTINE,)) and self._regex.fullmatch(path) is not None
+        return not path.startswith(_MOVED) and self._regex.fullmatch(path) is not None
 
     def date_of(self, path: str) -> date | None:
         """Return the date in a path that matches; None if the pattern has no date, or the path no valid one."""
         match = self._regex.fullmatch(path)
-        if match is None or self.date_format is None:
-            return None
-        try:
-            return datetime.strptime(match["date"], self.date_format).date()  # a day, not a moment
-        except ValueError:
-            return None
+        return None if match is None or self.date_format is None else _date(match["date"], self.date_format)
+
+
+@lru_cache(maxsize=10_000)  # many files have the same date
+def _date(text: str, date_format: str) -> date | None:
+    try:
+        return datetime.strptime(text, date_format).date()  # a day, not a moment
+    except ValueError:
+        return None
 
 
 def _regex_of(match: re.Match[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from lakehouse_analytics.arrivals.files.copies import Copies, ServerDownError, copy_files, reason_of
 from lakehouse_analytics.arrivals.files.moves import MoveError, move_file
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
-from lakehouse_analytics.arrivals.files.versions import FileVersion, with_metadata
+from lakehouse_analytics.arrivals.files.versions import FileVersion, version_of
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
 from lakehouse_analytics.contract.arrivals import FileArrival
 
@@ -77,13 +78,12 @@ class FileStorage:
 
         matches, date_of = self.pattern.matches, self.pattern.date_of
         try:
-            for page in obstore.list(self._store, prefix=folder or None, chunk_size=_PAGE):
+            for page in _read_ahead(obstore.list(self._store, prefix=folder or None, chunk_size=_PAGE)):
                 for meta in page:
                     path = meta["path"].removeprefix(f"{folder}/") if folder else meta["path"]
                     if matches(path):
-                        yield with_metadata(
-                            meta, FileVersion(path, "", 0, meta["last_modified"], date_of(path), folder)
-                        )
+                        changed = meta["last_modified"]
+                        yield FileVersion(path, version_of(meta), meta["size"], changed, date_of(path), folder)
         except obstore.exceptions.BaseError as error:
             raise self._error("list", error) from None
 
@@ -122,6 +122,17 @@ class FileStorage:
         reason = reason_of(error)
         where = "the folder" if self.on_disk else "the bucket, the credentials (AWS_*) and AWS_ENDPOINT_URL"
         return ArrivalError(f"{self.pattern.text}: cannot {what} the files: {reason}. Check {where}.")
+
+
+def _read_ahead(pages: Iterable[Any]) -> Iterator[Any]:
+    """Yield pages. The next one is requested while the caller works on one."""
+    rest = iter(pages)
+    with ThreadPoolExecutor(1) as thread:
+        page = next(rest, None)
+        while page is not None:
+            following = thread.submit(next, rest, None)
+            yield page
+            page = following.result()
 
 
 def storage_of(arrival: FileArrival, project_dir: Path) -> FileStorage:

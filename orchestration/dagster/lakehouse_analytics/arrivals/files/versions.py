@@ -42,9 +42,18 @@ def with_metadata(meta: Any, file: FileVersion) -> FileVersion:
         meta: The metadata, as obstore returns it.
         file: The file.
     """
+    return replace(file, version=version_of(meta), size=meta["size"], modified=meta["last_modified"])
+
+
+def version_of(meta: Any) -> str:
+    """Return the version that the metadata of a file has.
+
+    Args:
+        meta: The metadata, as obstore returns it.
+    """
     # Some S3 servers have no entity tags.
-    version = meta["e_tag"] or f"{meta['last_modified'].timestamp()}-{meta['size']}"
-    return replace(file, version=version.strip('"'), size=meta["size"], modified=meta["last_modified"])
+    version: str = meta["e_tag"] or f"{meta['last_modified'].timestamp()}-{meta['size']}"
+    return version.strip('"')
 
 
 def fingerprint(files: Iterator[FileVersion]) -> tuple[str, int]:

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
+from lakehouse_analytics.assets.arrivals import arrival_assets
+from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.specs import table_spec
 from lakehouse_analytics.dbt.manifest import read
+from lakehouse_analytics.settings import Settings
 from manifests import Manifest
+
+
+@pytest.mark.parametrize(
+    ("contract", "expected"),
+    [
+        ({}, None),
+        ({"freshness": {"within": "26h"}}, dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26))),
+        (
+            {"freshness": {"within": "2h", "cron": "0 6 * * *"}},
+            dg.FreshnessPolicy.cron(
+                deadline_cron="0 6 * * *", lower_bound_delta=timedelta(hours=2), timezone="Europe/Rome"
+            ),
+        ),
+    ],
+)
+def test_a_source_has_the_freshness_policy_of_its_contract(
+    contract: dict[str, Any], expected: dg.FreshnessPolicy | None
+) -> None:
+    m = Manifest()
+    m.source("shop", "orders", lakehouse={"arrives": {"database": "shop"}, **contract})
+    m.source("crm", "people", lakehouse={"arrives": {"webhook": True}, **contract})
+    settings = Settings(timezone="Europe/Rome")
+    [loaded] = arrival_assets(m.graph(), settings)
+    [reported] = external_assets(m.graph(), timezone=settings.timezone)
+    assert [spec.freshness_policy for spec in (*loaded.specs, reported)] == [expected] * 2
 
 
 @pytest.mark.parametrize(
