@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -229,12 +230,9 @@ def test_components_have_short_names(local: Any, copy: Path) -> None:
     assert yaml.safe_load(written)["type"] == "lakehouse_analytics.FileLanding"
     listed = run(copy, local, "dg", "list", "components", "--json")
     assert listed.returncode == 0, listed.stderr
-    names = [found["key"].rpartition(".")[2] for found in json.loads(listed.stdout)]
-    assert sorted(name for name in names if name in ("FileLanding", "TableSync", "Publish")) == [
-        "FileLanding",
-        "Publish",
-        "TableSync",
-    ]
+    assert json.loads(listed.stdout)
+    names = re.findall(r"[\w.]+\.(FileLanding|TableSync|Publish)\"", listed.stdout)
+    assert sorted(names) == ["FileLanding", "Publish", "TableSync"]
 
 
 def test_the_package_of_the_image_has_every_file_of_the_folder(local: Any, copy: Path) -> None:

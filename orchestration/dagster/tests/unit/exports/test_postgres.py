@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
 import pytest
 from lakehouse_analytics.exports.base import ExportError
+from lakehouse_analytics.settings import repository_root
 from postgres_server import PostgresServer, postgres_server
 
 from .copies import Lake, PostgresCopies, connection_to
@@ -103,6 +105,30 @@ def test_missing_rights_are_the_servers_message(lake: Lake, copies: PostgresCopi
     with pytest.raises(ExportError, match="permission denied for database") as caught:
         lake.export(analyst)
     assert not caught.value.transient
+
+
+@pytest.mark.parametrize("schema_exists", [True, False])
+def test_the_rights_of_the_documentation_are_enough(lake: Lake, copies: PostgresCopies, schema_exists: bool) -> None:
+    page = (repository_root() / "docs/exports.md").read_text()
+    of_schema, of_database = re.findall(r"^grant .*;", page.partition("-- PostgreSQL\n")[2].partition("```")[0], re.M)
+    copies.run("drop role if exists lakehouse; create role lakehouse login")
+    try:
+        if schema_exists:
+            copies.run(f"create schema reporting; {of_schema}")
+        else:
+            copies.run(of_database.replace("analytics", copies.database))
+        loader = connection_to(copies.server.url(copies.database, "lakehouse"))
+        assert lake.export(loader, key=["n"]).checksum.rows == 10
+        lake.sql("insert into gold.t values (101, 'new')")
+        assert lake.export(loader, key=["n"]).checksum.rows == 11
+        lake.sql("alter table gold.t add column more integer")
+        assert lake.export(loader, key=["n"]).checksum.rows == 11
+        assert copies.rows("select count(*), max(n), count(more) from reporting.t") == [(11, 101, 0)]
+        assert copies.tables() == {"t"}
+        roles = copies.rows("select rolsuper, rolcreatedb from pg_roles where rolname = 'lakehouse'")
+        assert roles == [(False, False)]
+    finally:
+        copies.run("drop owned by lakehouse cascade; drop role lakehouse")
 
 
 def test_a_wrong_password_is_one_clear_error_without_it(lake: Lake, copies: PostgresCopies) -> None:
