@@ -104,7 +104,7 @@ class FileLoader:
             elif self.arrival.after_load == "move":
                 # An earlier load was killed before it moved the file.
                 left[file] = QUARANTINE if status == BAD else LOADED
-        self._move(left)
+        _move(self.storage, left, self.log)
         total = FileReport()
         for batch in _batches(new):
             report = self._load_batch(batch, known, run_id)
@@ -311,22 +311,24 @@ class FileLoader:
         )
         if self.arrival.after_load == "move" and state is not None:
             read = [file for file in staged.files if not file.folder and file.path not in staged.unreadable]
-            self._move({file: QUARANTINE if file.path in staged.bad_files else LOADED for file in read})
+            folders = {file: QUARANTINE if file.path in staged.bad_files else LOADED for file in read}
+            _move(self.storage, folders, self.log)
 
-    def _move(self, folders: Mapping[FileVersion, str]) -> None:
-        """Move files to folders; if that fails, the next load tries again."""
 
-        def move(file: FileVersion) -> ArrivalError | None:
-            try:
-                self.storage.move(file, folders[file])
-            except ArrivalError as error:
-                return error
-            return None
+def _move(storage: FileStorage, folders: Mapping[FileVersion, str], log: Callable[[str], None]) -> None:
+    """Move files to folders; if that fails, the next load tries again."""
 
-        with ThreadPoolExecutor(_MOVES) as threads:
-            for file, error in zip(folders, threads.map(move, folders), strict=True):
-                if error:
-                    self.log(f"{file.path} was loaded, but not moved; the next load tries again: {error}")
+    def move(file: FileVersion) -> ArrivalError | None:
+        try:
+            storage.move(file, folders[file])
+        except ArrivalError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(_MOVES) as threads:
+        for file, error in zip(folders, threads.map(move, folders), strict=True):
+            if error:
+                log(f"{file.path} was loaded, but not moved; the next load tries again: {error}")
 
 
 @dataclass(frozen=True)
