@@ -69,19 +69,31 @@ def table_spec(
 
 def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
     """Return the spec of a dbt source as an external asset."""
-    airbyte = source.contract.airbyte
+    airbyte, arrival = source.contract.airbyte, source.contract.arrives
+    elsewhere = isinstance(arrival, TableArrival) and arrival.to is not None
     return dg.AssetSpec(
         key=asset_key(source),
         description=_description(source.node),
         group_name=source.group,
         owners=list(read_meta(source.node)[0].owners),
-        kinds={graph.adapter, *(["airbyte"] if airbyte else []), *_arrival_kinds(source)},
+        kinds={
+            "clickhouse" if elsewhere else graph.adapter,
+            *(["airbyte"] if airbyte else []),
+            *_arrival_kinds(source),
+        },
         tags=_tags(source.node),
         metadata={
             **_table_metadata(graph, source.node),
             **({"airbyte/connection": airbyte.connection} if airbyte else {}),
+            **(_metadata_elsewhere(source) if elsewhere else {}),
         },
     )
+
+
+def _metadata_elsewhere(source: Source) -> dict[str, Any]:
+    arrival = source.contract.arrives
+    assert isinstance(arrival, TableArrival)  # noqa: S101  # checked by the caller
+    return {"dagster/table_name": arrival.to_table or source.node.table_name, "dagster/storage_kind": "clickhouse"}
 
 
 def _arrival_kinds(source: Source) -> list[str]:

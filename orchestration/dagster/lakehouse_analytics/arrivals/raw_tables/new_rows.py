@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,19 @@ SETTINGS = (
 )
 _WITH_INFINITY = {"DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"}
 _LARGE = 30 << 20  # bytes of a row group that two threads can read within the limit above
+
+
+@contextmanager
+def scratch() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open DuckDB in memory, as a tool, with its spill files in a private folder."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="lakehouse-arrival-") as folder, duckdb.connect() as db:
+        for setting in (*SETTINGS, f"temp_directory = {literal(folder)}"):
+            db.execute(f"SET {setting}")
+        # `old` rows are a stream whose size is not known: a join must keep the other side in memory.
+        db.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
+        yield db
 
 
 @dataclass(frozen=True)
