@@ -69,8 +69,7 @@ def table_spec(
 
 def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
     """Return the spec of a dbt source as an external asset."""
-    airbyte, arrival = source.contract.airbyte, source.contract.arrives
-    elsewhere = isinstance(arrival, TableArrival) and arrival.to is not None
+    airbyte, elsewhere = source.contract.airbyte, source.contract.copied_to
     return dg.AssetSpec(
         key=asset_key(source),
         description=_description(source.node),
@@ -85,14 +84,12 @@ def source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
         metadata={
             **_table_metadata(graph, source.node),
             **({"airbyte/connection": airbyte.connection} if airbyte else {}),
-            **(_metadata_elsewhere(source) if elsewhere else {}),
+            **(_metadata_elsewhere(elsewhere, source) if elsewhere else {}),
         },
     )
 
 
-def _metadata_elsewhere(source: Source) -> dict[str, Any]:
-    arrival = source.contract.arrives
-    assert isinstance(arrival, TableArrival)  # noqa: S101  # checked by the caller
+def _metadata_elsewhere(arrival: TableArrival, source: Source) -> dict[str, Any]:
     return {"dagster/table_name": arrival.to_table or source.node.table_name, "dagster/storage_kind": "clickhouse"}
 
 
