@@ -152,7 +152,8 @@ class ClickHouseTable:
             with ClickHouseClient(self.connection, self.database) as session:
                 yield session
         except ExportError as error:
-            raise ArrivalError(f"{self}: {outcome}{error}") from None
+            message = str(error).removeprefix(f"{self.connection.redacted}: ")
+            raise ArrivalError(f"{self}: {outcome}{message}") from None
         except (duckdb.Error, OSError) as error:
             message = str(error).strip().partition("\n")[0]
             raise ArrivalError(f"{self}: {outcome}{message}") from error
