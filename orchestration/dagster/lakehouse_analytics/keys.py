@@ -10,6 +10,8 @@ from lakehouse_analytics.dbt.graph import DbtTest, External, Graph, Source, Tabl
 MAINTENANCE_GROUP = "maintenance"
 #: Group of the copies of tables in other databases.
 EXPORTS_GROUP = "exports"
+#: The pool of ops that write to other databases, on engines that have none.
+EXPORTS_POOL = "exports"
 #: Tag with the job's name on each run of a job that builds windows. `dagster.yaml` limits these to one at a time per
 #: job. Dagster itself does not tag runs with their job.
 WINDOWS_OF = "lakehouse/windows_of"

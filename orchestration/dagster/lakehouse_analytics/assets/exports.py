@@ -17,15 +17,13 @@ from lakehouse_analytics.engines.base import DatabaseError, Engine
 from lakehouse_analytics.exports.base import ExportError, NotEqualError, Target
 from lakehouse_analytics.exports.registry import connection_of, destination, kind_of
 from lakehouse_analytics.exports.run import Published, export
-from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.locks import PREFIX, TableBusyError, TableLocks
+from lakehouse_analytics.keys import EXPORTS_POOL, asset_key
+from lakehouse_analytics.locks import TableBusyError, TableLocks, export_lock
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 
 ROWS_SERVED = "rows_served"
 #: Metadata of an export: the table's materialization that it has copied, so that the sensor finds newer ones.
 COPIED = "lakehouse/copied_materialization"
-#: The pool of exports on engines that have none.
-POOL = "exports"
 _RETRIES = dg.RetryPolicy(max_retries=3, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
@@ -104,7 +102,7 @@ def _asset(graph: Graph, one: Export, max_runtime: int) -> dg.AssetsDefinition:
                 description="The copy has the rows of the lakehouse's table: their number and checksum are equal.",
             )
         ],
-        pool=graph.engine.pool or POOL,
+        pool=graph.engine.pool or EXPORTS_POOL,
         retry_policy=_RETRIES,
     )
     def execute(context: dg.AssetExecutionContext, engine: dg.ResourceParam[Engine]) -> Iterator[Any]:
@@ -160,7 +158,7 @@ class _Execution:
         target = Target(serve.schema_name, serve.table_name, serve.key, self._table, context.run.run_id)
         name = str(one.node.relation_name)
         locks = TableLocks(context.instance, context.run.run_id, context.op_execution_context.op_def.name)
-        lock = f"{PREFIX}export.{serve.to}.{serve.table}"
+        lock = export_lock(serve.to, serve.table)
         log: Callable[[str], None] = context.log.info
         with (
             locks,

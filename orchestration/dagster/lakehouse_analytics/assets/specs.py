@@ -75,20 +75,29 @@ def source_spec(graph: Graph, source: Source, timezone: str = "UTC") -> dg.Asset
         source: The source.
         timezone: The IANA time zone of freshness deadlines.
     """
-    airbyte = source.contract.airbyte
+    airbyte, elsewhere = source.contract.airbyte, source.contract.copied_to
     return dg.AssetSpec(
         key=asset_key(source),
         description=_description(source.node),
         group_name=source.group,
         owners=list(read_meta(source.node)[0].owners),
-        kinds={graph.adapter, *(["airbyte"] if airbyte else []), *_arrival_kinds(source)},
+        kinds={
+            "clickhouse" if elsewhere else graph.adapter,
+            *(["airbyte"] if airbyte else []),
+            *_arrival_kinds(source),
+        },
         tags=_tags(source.node),
         freshness_policy=freshness_policy(source.contract.freshness, timezone),
         metadata={
             **_table_metadata(graph, source.node),
             **({"airbyte/connection": airbyte.connection} if airbyte else {}),
+            **(_metadata_elsewhere(elsewhere, source) if elsewhere else {}),
         },
     )
+
+
+def _metadata_elsewhere(arrival: TableArrival, source: Source) -> dict[str, Any]:
+    return {"dagster/table_name": arrival.to_table or source.node.table_name, "dagster/storage_kind": "clickhouse"}
 
 
 def _arrival_kinds(source: Source) -> list[str]:

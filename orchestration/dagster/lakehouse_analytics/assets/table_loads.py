@@ -10,7 +10,8 @@ import dagster as dg
 
 from lakehouse_analytics.arrivals.connections import connection
 from lakehouse_analytics.arrivals.databases.sync import SCHEMES, SyncReport, sync_table
-from lakehouse_analytics.arrivals.raw_tables.registry import raw_table
+from lakehouse_analytics.arrivals.raw_tables.base import RawTable
+from lakehouse_analytics.arrivals.raw_tables.registry import clickhouse_table, raw_table
 from lakehouse_analytics.assets.file_loads import ARRIVED
 from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.common.scratch import ARRIVALS, scratch_folder
@@ -43,6 +44,11 @@ class TableLoad:
         """The asset key of the source."""
         return asset_key(self.source)
 
+    def _raw(self) -> RawTable:
+        if self.arrival.to:
+            return clickhouse_table(self.arrival, "/".join(self.source.key), self.source.node.table_name)
+        return raw_table(self.settings, relation_of(self.source.node))
+
     def check_specs(self) -> list[dg.AssetCheckSpec]:
         """Return the checks of the source."""
         what = "The sync changed nothing that the models below may miss: no column was omitted, and no value lost."
@@ -62,7 +68,7 @@ class TableLoad:
         with scratch_folder(ARRIVALS) as folder:
             report = sync_table(
                 self.arrival,
-                raw_table(self.settings, relation_of(self.source.node)),
+                self._raw(),
                 connection(self.arrival.database, SCHEMES),
                 folder / "sync",
                 table=self.source.node.table_name,

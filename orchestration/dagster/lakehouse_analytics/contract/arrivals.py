@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, fiel
 
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
 from lakehouse_analytics.common.text import brief
-from lakehouse_analytics.contract.base import Cron, Duration, Section
+from lakehouse_analytics.contract.base import Cron, Duration, Section, TableElsewhere
 
 FileFormat = Literal["csv", "jsonl", "parquet"]
 #: Formats by the extension of a file. `.gz` may follow, except for Parquet.
@@ -150,6 +150,18 @@ class TableArrival(Section):
         description="New columns of the source: `add` them, omit them and `warn`, or `fail`, also if a column "
         "disappears or changes its type.",
     )
+    to: str | None = Field(
+        None,
+        pattern=_NAME,
+        description="Copy straight to ClickHouse, past the lakehouse: name of the connection, whose "
+        "LAKEHOUSE_CONNECTION_<NAME> has an address such as clickhouse://user:password@host/database or "
+        "chdb:///path/to/folder. No model can read the source then.",
+    )
+    to_table: TableElsewhere | None = Field(
+        None,
+        description="With `to`, name of the table: <table> or <database>.<table>. Default: the name of the dbt "
+        "source's table, in the database of the connection.",
+    )
     schedule: Cron | None = Field(None, description="Cron schedule of the sync. Default: none, launch it by its job.")
 
     @field_validator("deletes")
@@ -167,6 +179,8 @@ class TableArrival(Section):
             raise ValueError("primary_key is missing: mode incremental replaces rows by their key")
         if self.mode == "full" and self.deletes == "reconcile":
             raise ValueError("deletes: reconcile has no effect with mode full, which replaces all rows")
+        if self.to_table and not self.to:
+            raise ValueError("to is missing: to_table names a table of the connection that `to` names")
         return self
 
     @property

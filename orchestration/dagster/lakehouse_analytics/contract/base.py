@@ -6,13 +6,16 @@ import re
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from lakehouse_analytics.common.cron import is_cron
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+#: Maximum length of a name in another database. PostgreSQL's is 63 bytes, and a staged table's name has a suffix.
+MAX_NAME = 40
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Maximum of every duration in contracts and settings: a hundred years.
 MAX_DURATION = timedelta(days=36_500)
 
@@ -45,6 +48,21 @@ Duration = Annotated[
 
 
 Cron = Annotated[str, BeforeValidator(_cron)]
+
+
+def _table_elsewhere(value: str) -> str:
+    parts = value.split(".")
+    if len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts):
+        raise ValueError("expected <table> or <schema>.<table>, of letters, digits and _")
+    if any(len(part) > MAX_NAME for part in parts):
+        raise ValueError(f"expected names of at most {MAX_NAME} characters")
+    if "__lakehouse_" in value:
+        raise ValueError("__lakehouse_ is part of the names of staged tables; choose another name")
+    return value
+
+
+#: The name of a table in another database: <table> or <schema>.<table>.
+TableElsewhere = Annotated[str, AfterValidator(_table_elsewhere)]
 
 
 class Section(BaseModel):

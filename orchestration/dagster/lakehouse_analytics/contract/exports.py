@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, field_validator
 
 from lakehouse_analytics.common.text import brief
 from lakehouse_analytics.contract.arrivals import ColumnNames
-from lakehouse_analytics.contract.base import Section
-
-#: Maximum length of a name. PostgreSQL's is 63 bytes, and the staged table's name has a suffix.
-MAX_NAME = 40
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+from lakehouse_analytics.contract.base import Section, TableElsewhere
 
 
 class Serve(Section):
@@ -24,7 +19,7 @@ class Serve(Section):
         description="Name of the connection: LAKEHOUSE_CONNECTION_<NAME> has its address, such as "
         "clickhouse://user:password@host/database, chdb:///path/to/folder or postgresql://user:password@host/database.",
     )
-    table: str = Field(
+    table: TableElsewhere = Field(
         description="Name of the copy: <table> or <schema>.<table>. ClickHouse calls a schema a database. "
         "Default of the schema: the database of the connection, or `public` in PostgreSQL."
     )
@@ -33,18 +28,6 @@ class Serve(Section):
         description="Columns by which dashboards filter: ClickHouse sorts the rows by them (ORDER BY), PostgreSQL has "
         "an index on them.",
     )
-
-    @field_validator("table")
-    @classmethod
-    def _valid_name(cls, value: str) -> str:
-        parts = value.split(".")
-        if len(parts) > 2 or not all(_NAME.fullmatch(part) for part in parts):
-            raise ValueError("expected <table> or <schema>.<table>, of letters, digits and _")
-        if any(len(part) > MAX_NAME for part in parts):
-            raise ValueError(f"expected names of at most {MAX_NAME} characters")
-        if "__lakehouse_" in value:
-            raise ValueError("__lakehouse_ is part of the names of staged tables; choose another name")
-        return value
 
     @field_validator("key")
     @classmethod

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 from lakehouse_analytics.common.cron import smallest_interval
 from lakehouse_analytics.common.names import unique_metadata_key
 from lakehouse_analytics.common.text import brief, shortened, suggestion
-from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival
+from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival, TableArrival
 from lakehouse_analytics.contract.base import Cron, Duration, Section
 from lakehouse_analytics.contract.exports import Serves
 from lakehouse_analytics.contract.partitions import PARTITIONS, Partition
@@ -257,7 +257,14 @@ class SourceContract(Section):
     def _filled_by_one(self) -> SourceContract:
         if self.airbyte and self.arrives:
             raise ValueError("arrives and airbyte are both set, but only one of them can fill the table")
+        if self.copied_to and self.maintenance:
+            raise ValueError("maintenance has no effect on a table in ClickHouse (arrives.to); remove it")
         return self
+
+    @property
+    def copied_to(self) -> TableArrival | None:
+        """The arrival, if the table is not in the lakehouse, but copied straight to ClickHouse."""
+        return self.arrives if isinstance(self.arrives, TableArrival) and self.arrives.to else None
 
 
 C = TypeVar("C", ModelContract, SourceContract)

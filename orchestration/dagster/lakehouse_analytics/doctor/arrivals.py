@@ -1,4 +1,4 @@
-"""The probe of arrivals: whether files can be listed, and tables of databases read."""
+"""The probe of arrivals: whether files can be listed, tables of databases read, and tables in ClickHouse written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.components import with_components
 from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
 from lakehouse_analytics.dbt.graph import Source
+from lakehouse_analytics.doctor.exports import try_out
 from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine, skipped
+from lakehouse_analytics.exports.base import ExportError
 from lakehouse_analytics.user_defs import load_user_defs
 
 CHECK_PLACES = "Check that the storage of the files and the databases of LAKEHOUSE_CONNECTION_* answer."
@@ -31,7 +33,7 @@ def arrivals(context: ProbeContext) -> Finding:
         try:
             if found := _look(source, context.settings.dbt_project_dir, context.timeout):
                 words.append(f"{'/'.join(key)}: {found}")
-        except (ArrivalError, SettingsError) as error:
+        except (ArrivalError, ExportError, SettingsError) as error:
             problems.append(f"{'/'.join(key)}: {error}")
     if problems:
         return failed("\n".join([*problems, *words]), _FIX)
@@ -56,5 +58,18 @@ def _look(source: Source, project_dir: Path, timeout: float) -> str | None:
         name = arrival.table or source.node.table_name
         with opener(found)(found, name, timedelta(seconds=timeout)) as table:
             Planner(arrival, table, found.name).check()
-            return f"table {table.name} of {found.redacted}, {counted(len(table.columns), 'column')}"
+            words = f"table {table.name} of {found.redacted}, {counted(len(table.columns), 'column')}"
+        return words + (_try_target(arrival) if arrival.to else "")
     return None
+
+
+def _try_target(arrival: TableArrival) -> str:
+    """Create and drop a table where the source is copied to, and say so."""
+    from lakehouse_analytics.arrivals.connections import connection
+    from lakehouse_analytics.arrivals.raw_tables.registry import CLICKHOUSE
+
+    there = connection(str(arrival.to), CLICKHOUSE)
+    database = (arrival.to_table or "").rpartition(".")[0] or None
+    try_out(there, database)
+    where = there.redacted + (f", database {database}" if database else "")
+    return f"; to {where}, where a table was created and dropped"

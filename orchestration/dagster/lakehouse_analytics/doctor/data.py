@@ -104,7 +104,9 @@ def _missing(wanted: Collection[str], found: set[str] | None) -> list[str]:
 def _sources(graph: Graph) -> Schemas:
     # For a source with an external location, dbt-duckdb reads files instead of a table.
     return _by_database(
-        source.node for source in graph.sources.values() if "external_location" not in str(source.node.meta)
+        source.node
+        for source in graph.sources.values()
+        if "external_location" not in str(source.node.meta) and not source.contract.copied_to
     )
 
 

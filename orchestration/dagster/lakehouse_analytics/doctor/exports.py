@@ -14,6 +14,7 @@ from lakehouse_analytics.exports.registry import connection_of, connection_varia
 from lakehouse_analytics.user_defs import load_user_defs
 
 if TYPE_CHECKING:
+    from lakehouse_analytics.arrivals.connections import Connection
     from lakehouse_analytics.dbt.graph import Graph
 
 #: Name of the table that the probe creates and drops, before the suffix of a staged table.
@@ -30,7 +31,7 @@ def exports(context: ProbeContext) -> Finding:
     for (name, schema), copies in sorted(wanted.items(), key=str):
         try:
             found = connection_of(name)
-            _try_out(name, schema)
+            try_out(found, schema)
         except ExportError as error:
             problems.append(f"{name}: {error}")
             fixes.append(connection_variable(name))
@@ -54,10 +55,19 @@ def _schemas(graph: Graph) -> dict[tuple[str, str | None], int]:
     return found
 
 
-def _try_out(name: str, schema: str | None) -> None:
+def try_out(there: Connection, schema: str | None) -> None:
+    """Create an empty table, and drop it.
+
+    Args:
+        there: The connection.
+        schema: The schema; None for the default of the connection.
+
+    Raises:
+        ExportError: That is not possible.
+    """
     columns = [Column("n", Kind.INTEGER)]
     target = Target(schema, TABLE, (), TABLE, uuid.uuid4().hex)
-    with destination(connection_of(name), target) as made:
+    with destination(there, target) as made:
         made.prepare(columns)
         try:
             made.stage(columns, iter(()))

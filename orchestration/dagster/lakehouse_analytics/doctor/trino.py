@@ -91,7 +91,7 @@ def rights(context: ProbeContext) -> Finding:
         except FailedError as error:
             broken.append(f"not checked: {right.what}: {error.finding.message}")
     # Trino hides a table from users without any privilege on it, and no build creates a source.
-    sources = {(relation.catalog, relation.schema) for relation in _relations(context.graph.sources.values())}
+    sources = {(relation.catalog, relation.schema) for relation in _relations(_sources(context))}
     denied += [
         f"select on {catalog}.{schema}: no table of dbt's sources is there, or {server.user} has no right on any"
         for catalog, schema in sorted(unbuilt & sources)
@@ -236,13 +236,17 @@ def _relations(things: Iterable[Table | Source]) -> Iterator[Relation]:
     return (relation_of(thing.node) for thing in things if thing.node.config.materialized != "view")
 
 
+def _sources(context: ProbeContext) -> list[Source]:
+    return [source for source in context.graph.sources.values() if not source.contract.copied_to]
+
+
 def _examples(context: ProbeContext, server: TrinoServer) -> tuple[dict[Relation, bool], set[tuple[str, str]]]:
     """Return one existing table of each schema, and the schemas without an existing table."""
     from lakehouse_analytics.common.sql import identifier, literal
     from lakehouse_analytics.dbt.relation import Relation
 
     wanted: dict[tuple[str, str], dict[Relation, bool]] = defaultdict(dict)
-    for things, written in ((context.graph.sources.values(), False), (context.graph.tables.values(), True)):
+    for things, written in ((_sources(context), False), (context.graph.tables.values(), True)):
         for relation in _relations(things):
             wanted[relation.catalog, relation.schema][relation] = written
     there: set[Relation] = set()

@@ -112,6 +112,11 @@ def lock_name(relation: Relation) -> str:
     return f"{PREFIX}{relation.catalog}.{relation.schema}.{relation.name}"
 
 
+def export_lock(connection: str, table: str) -> str:
+    """Return the name of the lock of a table in another database."""
+    return f"{PREFIX}export.{connection}.{table}"
+
+
 @dataclass
 class TableLock:
     """The lock of one table, which this step has.

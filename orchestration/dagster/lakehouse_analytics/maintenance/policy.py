@@ -106,6 +106,8 @@ def _wanted(graph: Graph) -> Iterator[tuple[str, Node, Key, Maintenance | None]]
             yield table.unique_id, table.node, table.key, table.contract.maintenance
     for source in graph.sources.values():
         contract = source.contract
+        if contract.copied_to:
+            continue
         if contract.airbyte or contract.arrives or contract.maintenance:
             yield source.unique_id, source.node, source.key, source.contract.maintenance
         if isinstance(contract.arrives, FileArrival):

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from lakehouse_analytics.arrivals.connections import connection
 from lakehouse_analytics.dbt.relation import Relation
-from lakehouse_analytics.exports.clickhouse import connect
+from lakehouse_analytics.exports.clickhouse_client import connect
 from lakehouse_analytics.settings import Settings
 
 from .conftest import Lakehouse, Outcome

@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from lakehouse_analytics.arrivals.raw_tables.base import Change, Outcome, TableState
-from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
+from lakehouse_analytics.arrivals.raw_tables.base import Change, Outcome, RawTable, TableState
 from source_databases import SourceDatabase, Sync
 
 #: Where a sync is killed: a number of seconds after its start, or beside its only commit.
@@ -22,29 +23,45 @@ _PROCESSES.set_forkserver_preload(
 )
 
 
-class Dying(DuckDBTable):
+@dataclass(frozen=True)
+class Dying:
     """A raw table whose process is killed."""
 
-    when = "never"
+    table: RawTable
+    when: str
 
     def apply(self, change: Change, before: TableState) -> Outcome:
         """See `RawTable`."""
         if self.when == "before the commit":
             _die()
-        outcome = super().apply(change, before)
+        outcome = self.table.apply(change, before)
         if self.when == "after the commit":
             _die()
         return outcome
+
+    def read(self) -> TableState:
+        """See `RawTable`."""
+        return self.table.read()
+
+    def query(self, sql: str) -> Sequence[tuple[Any, ...]]:
+        """See `RawTable`."""
+        return self.table.query(sql)
+
+    def keys_to(self, columns: Sequence[str], path: Path) -> None:
+        """See `RawTable`."""
+        self.table.keys_to(columns, path)
 
 
 @dataclass
 class DyingSync(Sync):
     """A sync of such a table."""
 
+    when: str = "never"
+
     @property
-    def raw(self) -> Dying:
+    def raw(self) -> RawTable:
         """The raw table."""
-        return Dying(self.folder / self.file, 30, "raw", "t")
+        return Dying(super().raw, self.when)
 
 
 def _die() -> None:
@@ -53,7 +70,7 @@ def _die() -> None:
 
 def _run(sync: DyingSync, contract: dict[str, Any], kill: Kill) -> None:
     if isinstance(kill, str):
-        Dying.when = kill
+        sync.when = kill
     elif kill is not None:
         timer = threading.Timer(kill, _die)
         timer.daemon = True
@@ -64,7 +81,7 @@ def _run(sync: DyingSync, contract: dict[str, Any], kill: Kill) -> None:
 def run(sync: Sync, contract: dict[str, Any], kill: Kill) -> bool:
     """Sync in another process; return whether it was killed."""
     source = SourceDatabase(replace(sync.source.server, process=None), sync.source.name)
-    dying = DyingSync(source, sync.folder, sync.table, sync.file)
+    dying = DyingSync(source, sync.folder, sync.table, sync.file, clickhouse=sync.clickhouse)
     process = _PROCESSES.Process(target=_run, args=(dying, contract, kill))
     process.start()
     process.join(120)

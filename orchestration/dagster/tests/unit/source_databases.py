@@ -17,6 +17,7 @@ from lakehouse_analytics.arrivals.raw_tables.iceberg import IcebergTable
 from lakehouse_analytics.contract.arrivals import TableArrival
 from mariadb_server import MariaDBServer
 from postgres_server import PostgresServer
+from raw_clickhouse import clickhouse_table
 
 Kind = Literal["PostgreSQL", "MariaDB"]
 
@@ -83,6 +84,8 @@ class Sync:
     file: str = "lake.duckdb"
     #: A catalog with the raw table, in place of the file.
     catalog: str | None = None
+    #: Whether the raw table is in ClickHouse, in place of the file.
+    clickhouse: bool = False
 
     def in_iceberg(self) -> Sync:
         """Use a catalog of the folder. Its variables stay set, with a name of their own."""
@@ -100,6 +103,8 @@ class Sync:
         """The raw table."""
         if self.catalog:
             return IcebergTable(self.catalog, "raw", "t")
+        if self.clickhouse:
+            return clickhouse_table(self.folder / "clickhouse", "raw", "t", "id")
         return DuckDBTable(self.folder / self.file, 30, "raw", "t")
 
     def __call__(self, *, full_refresh: bool = False, **contract: Any) -> SyncReport:

@@ -56,7 +56,7 @@ from lakehouse_analytics.arrivals.databases.plan import SYNCED_AT, Plan, Planner
 from lakehouse_analytics.arrivals.databases.positions import positions_after
 from lakehouse_analytics.arrivals.databases.report import SyncReport
 from lakehouse_analytics.arrivals.databases.staging import Staged, digest, first_duplicate, stage, subtract
-from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, Outcome, RawTable, TableState
+from lakehouse_analytics.arrivals.raw_tables.base import COUNT, ArrivalError, Change, Outcome, RawTable, TableState
 from lakehouse_analytics.contract.arrivals import TableArrival
 
 __all__ = ["SCHEMES", "SyncReport", "sync_table"]
@@ -113,7 +113,7 @@ def sync_table(
             _check_key(arrival, source, read)
             stored, earlier = _stored(planner, before, read), Stored.parse(before.state)
         if earlier and earlier.is_same(stored):
-            outcome = Outcome(raw.query("SELECT count(*) FROM {table}")[0][0], 0, 0)
+            outcome = Outcome(raw.query(COUNT)[0][0], 0, 0)
         else:
             outcome = raw.apply(_change(planner, read, stored), before)
     finally:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+#: The query for the number of rows, which some storages know.
+COUNT = "SELECT count(*) FROM {table}"
+
 
 class ArrivalError(Exception):
     """An arrival failed, and its table is unchanged. The message is for the user: what is wrong, where, what to do."""

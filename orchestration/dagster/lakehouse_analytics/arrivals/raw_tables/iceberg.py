@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, Outcome, TableState
 from lakehouse_analytics.arrivals.raw_tables.iceberg_pruning import named_columns
-from lakehouse_analytics.arrivals.raw_tables.new_rows import SETTINGS, NewRows, check
+from lakehouse_analytics.arrivals.raw_tables.new_rows import NewRows, check, scratch
 from lakehouse_analytics.common.scratch import ARRIVALS, scratch_folder
 from lakehouse_analytics.common.sql import identifier, literal
 from lakehouse_analytics.iceberg.data_files import batches, find
@@ -178,19 +178,6 @@ def _state_of(table: Table | None) -> TableState:
     state = json.loads(table.properties.get(STATE, "{}"))
     snapshot = table.current_snapshot()
     return TableState(columns, state, f"{table.metadata.table_uuid}/{snapshot.snapshot_id if snapshot else 0}")
-
-
-@contextmanager
-def scratch() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open DuckDB in memory, as a tool, with its spill files in a private folder."""
-    import duckdb
-
-    with scratch_folder(ARRIVALS) as folder, duckdb.connect() as db:
-        for setting in (*SETTINGS, f"temp_directory = {literal(str(folder))}"):
-            db.execute(f"SET {setting}")
-        # `old` rows are a stream whose size is not known: a join must keep the other side in memory.
-        db.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
-        yield db
 
 
 def _copy(db: duckdb.DuckDBPyConnection, table: Table, columns: Sequence[str], query: str, path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change
 from lakehouse_analytics.arrivals.raw_tables.kinds import fits, normalized
+from lakehouse_analytics.common.scratch import ARRIVALS, scratch_folder
 from lakehouse_analytics.common.sql import identifier, literal
 
 if TYPE_CHECKING:
@@ -26,6 +28,19 @@ SETTINGS = (
 )
 _WITH_INFINITY = {"DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"}
 _LARGE = 30 << 20  # bytes of a row group that two threads can read within the limit above
+
+
+@contextmanager
+def scratch() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open DuckDB in memory, as a tool, with its spill files in a private folder."""
+    import duckdb
+
+    with scratch_folder(ARRIVALS) as folder, duckdb.connect() as db:
+        for setting in (*SETTINGS, f"temp_directory = {literal(str(folder))}"):
+            db.execute(f"SET {setting}")
+        # `old` rows are a stream whose size is not known: a join must keep the other side in memory.
+        db.execute("SET disabled_optimizers = 'join_order,build_side_probe_side'")
+        yield db
 
 
 @dataclass(frozen=True)

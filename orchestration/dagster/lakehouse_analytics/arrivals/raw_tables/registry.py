@@ -1,14 +1,19 @@
-"""Chooses the storage of raw tables: the DuckDB file of this machine, or an Iceberg catalog."""
+"""Chooses the storage of raw tables: the DuckDB file of this machine, an Iceberg catalog, or ClickHouse."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.arrivals.connections import connection
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, RawTable
 from lakehouse_analytics.dbt.relation import Relation
 
 if TYPE_CHECKING:
+    from lakehouse_analytics.contract.arrivals import TableArrival
     from lakehouse_analytics.settings import Settings
+
+#: The schemes of addresses to which a table of a database can be copied past the lakehouse.
+CLICKHOUSE = ("clickhouse", "clickhouses", "chdb")
 
 
 def raw_table(settings: Settings, relation: Relation) -> RawTable:
@@ -52,3 +57,21 @@ def _in_duckdb_file(settings: Settings, relation: Relation) -> RawTable:
             f"file {path}. Remove `database` from the dbt source, or set it to {database}"
         )
     return DuckDBTable(path, settings.duckdb_lock_timeout, relation.schema, relation.name)
+
+
+def clickhouse_table(arrival: TableArrival, origin: str, default: str) -> RawTable:
+    """Return the table in ClickHouse of a source that is copied straight to it.
+
+    Args:
+        arrival: The contract, with `to`.
+        origin: The source, for the comment of the table.
+        default: The name of the table, if the contract has none.
+
+    Raises:
+        SettingsError: The variable of the connection is not set, or its address is wrong.
+    """
+    from lakehouse_analytics.arrivals.raw_tables.clickhouse import ClickHouseTable
+
+    there = connection(str(arrival.to), CLICKHOUSE)
+    database, _, table = (arrival.to_table or default).rpartition(".")
+    return ClickHouseTable(there, database or None, table, origin, arrival.primary_key)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.assets.exports import POOL, export_assets, exports_of
+from lakehouse_analytics.assets.exports import export_assets, exports_of
 from lakehouse_analytics.contract.models import ContractError
+from lakehouse_analytics.keys import EXPORTS_POOL
 from manifests import Manifest
 
 
@@ -48,7 +49,7 @@ def test_an_export_has_the_owner_tags_and_gates_of_its_table(monkeypatch: pytest
         assert [dep.asset_key for dep in spec.deps] == [key]
     assert specs["pg/days"].kinds == {"postgresql"}
     assert specs["ch/reporting/days"].kinds == set()  # its connection is not set
-    assert {one.op.pool for one in assets} == {graph.engine.pool or POOL}
+    assert {one.op.pool for one in assets} == {graph.engine.pool or EXPORTS_POOL}
     assert {check.name for one in assets for check in one.check_specs} == {"rows_served"}
 
 

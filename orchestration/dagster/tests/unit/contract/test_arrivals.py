@@ -37,6 +37,8 @@ def mistake(arrives: Any) -> str:
         ({"database": "shop", "deletes": "reconcile"}, "arrives: deletes: reconcile has no effect with mode full"),
         ({**TABLE, "deletes": "sof(x)"}, "arrives.deletes is 'sof(x)': expected ignore, reconcile, or soft(<column>)"),
         ({"webhook": False}, "arrives.webhook is False"),
+        ({**TABLE, "to_table": "reporting.t"}, "arrives: to is missing: to_table names a table of the connection"),
+        ({**TABLE, "to": "reports", "to_table": "a.b.c"}, "arrives.to_table is 'a.b.c': expected <table> or <schema>"),
     ],
 )
 def test_a_mistake_names_the_file_and_the_key(arrives: Any, expected: str) -> None:
@@ -51,3 +53,9 @@ def test_a_mistake_names_the_file_and_the_key(arrives: Any, expected: str) -> No
 )
 def test_the_format_follows_the_extension(files: str, expected: str) -> None:
     assert FileArrival(files=files).file_format == expected
+
+
+def test_a_table_in_clickhouse_is_not_maintained() -> None:
+    raw = {"arrives": {**TABLE, "to": "reports"}, "maintenance": {"enabled": True}}
+    with pytest.raises(ContractError, match="maintenance has no effect on a table in ClickHouse"):
+        parse(SourceContract, raw, resource="source shop.orders", files=["models/sources.yml"])

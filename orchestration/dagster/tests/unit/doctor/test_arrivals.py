@@ -17,7 +17,9 @@ TABLE = {"database": "shop", "table": "orders", "mode": "incremental", "update_k
 def probe(project: Path, **arrives: object) -> Finding:
     manifest = Manifest()
     for name, contract in arrives.items():
-        manifest.model(f"stg_{name}", manifest.source("raw", name, lakehouse={"arrives": contract}), folder="bronze")
+        source = manifest.source("raw", name, lakehouse={"arrives": contract})
+        if not (isinstance(contract, dict) and "to" in contract):
+            manifest.model(f"stg_{name}", source, folder="bronze")
     context = ProbeContext(timeout=15)
     context.settings = Settings(dbt_project_dir=project)
     context.graph = manifest.graph()
@@ -53,3 +55,20 @@ def test_a_connection_that_is_not_set_is_named(tmp_path: Path) -> None:
     found = probe(tmp_path, orders=TABLE)
     assert found.status is Status.FAILED
     assert "LAKEHOUSE_CONNECTION_SHOP is not set" in found.message
+
+
+def test_a_table_is_created_where_a_source_is_copied_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    to = TABLE | {"to": "reports", "to_table": "reporting.orders"}
+    with postgres_server() as server:
+        name = server.new_database()
+        server.ask("create table orders (id int primary key, updated_at timestamptz)", database=name)
+        monkeypatch.setenv("LAKEHOUSE_CONNECTION_SHOP", server.url(name))
+        assert "LAKEHOUSE_CONNECTION_REPORTS is not set" in probe(tmp_path, orders=to).message
+        monkeypatch.setenv("LAKEHOUSE_CONNECTION_REPORTS", f"chdb://{tmp_path}/reports")
+        found = probe(tmp_path, orders=to)
+        assert found.status is Status.OK, found.message
+        end = f"; to chdb://{tmp_path}/reports, database reporting, where a table was created and dropped"
+        assert found.message.endswith(end)
+        monkeypatch.setenv("LAKEHOUSE_CONNECTION_REPORTS", f"chdb://{tmp_path}/file/reports")
+        assert probe(tmp_path, orders=to).status is Status.FAILED

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lakehouse_analytics.doctor.exports import exports
 from lakehouse_analytics.doctor.probe import Finding, ProbeContext, Status
-from lakehouse_analytics.exports.clickhouse import connect
+from lakehouse_analytics.exports.clickhouse_client import connect
 from lakehouse_analytics.exports.registry import connection_of
 from manifests import Manifest
 from postgres_server import postgres_server

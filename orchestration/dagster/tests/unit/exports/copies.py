@@ -14,7 +14,7 @@ from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import TableReader
 from lakehouse_analytics.engines.duckdb.resource import DuckDBResource
 from lakehouse_analytics.exports.base import Destination, Target
-from lakehouse_analytics.exports.clickhouse import connect
+from lakehouse_analytics.exports.clickhouse_client import connect
 from lakehouse_analytics.exports.registry import SCHEMES, destination
 from lakehouse_analytics.exports.run import Published, export
 from postgres_server import PostgresServer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lakehouse_analytics.exports.base import ExportError
-from lakehouse_analytics.exports.clickhouse import connect
+from lakehouse_analytics.exports.clickhouse_client import connect
 
 from .clickhouse_http import clickhouse_http
 from .copies import EVERY_TYPE, Chdb, Lake, connection_to

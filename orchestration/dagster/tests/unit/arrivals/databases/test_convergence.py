@@ -27,8 +27,12 @@ deletes = st.tuples(st.just("delete"), ids)
 late = st.tuples(st.just("late"), st.integers(101, 102), st.integers(1, LAG))
 waits = st.tuples(st.just("wait"), st.integers(1, 8))
 kills = st.one_of(st.none(), st.none(), st.sampled_from(["before the commit", "after the commit"]), st.floats(0, 0.3))
+#: A sync to ClickHouse, which is started in its process, takes longer.
+late_kills = st.one_of(kills, st.floats(0.3, 1.5))
 syncs = st.tuples(st.just("sync"), kills)
 histories = st.lists(st.one_of(puts, puts, deletes, late, waits, syncs, syncs), min_size=4, max_size=25)
+late_syncs = st.tuples(st.just("sync"), late_kills)
+to_clickhouse = st.lists(st.one_of(puts, puts, deletes, late, waits, late_syncs, late_syncs), min_size=4, max_size=12)
 
 
 class History:
@@ -112,12 +116,12 @@ class History:
         self.session.close()
 
 
-def converge(database: SourceDatabase, deletes: str, history: list[Any]) -> None:
+def converge(database: SourceDatabase, deletes: str, history: list[Any], *, clickhouse: bool = False) -> None:
     """Run a history and a last sync, and compare."""
     database.ask("drop table if exists t")
     database.ask(f"create table t (id int primary key, value int, updated_at {database.time}, deleted int)")
     with tempfile.TemporaryDirectory() as folder:
-        run_ = History(database, Sync(database, Path(folder)), CONTRACT | {"deletes": deletes})
+        run_ = History(database, Sync(database, Path(folder), clickhouse=clickhouse), CONTRACT | {"deletes": deletes})
         steps: dict[str, Callable[..., None]] = {
             "put": run_.put,
             "delete": run_.delete,
@@ -166,11 +170,22 @@ def test_histories_of_mariadb(mariadb_database: SourceDatabase, deletes: str, hi
     converge(mariadb_database, deletes, history)
 
 
+@random_histories
+@given(policies, to_clickhouse)
+def test_histories_of_postgresql_to_clickhouse(
+    postgres_database: SourceDatabase, deletes: str, history: list[Any]
+) -> None:
+    converge(postgres_database, deletes, history, clickhouse=True)
+
+
+@pytest.mark.parametrize("clickhouse", [False, True])
 @pytest.mark.parametrize("kill", ["before the commit", "after the commit"])
-def test_a_sync_that_is_killed_beside_its_commit(source: SourceDatabase, tmp_path: Path, kill: str) -> None:
+def test_a_sync_that_is_killed_beside_its_commit(
+    source: SourceDatabase, tmp_path: Path, kill: str, clickhouse: bool
+) -> None:
     source.ask(f"create table t (id int primary key, value int, updated_at {source.time})")
     source.ask("insert into t values (1, 1, '2026-01-01'), (2, 1, '2026-01-01')")
-    sync = Sync(source, tmp_path)
+    sync = Sync(source, tmp_path, clickhouse=clickhouse)
     contract = CONTRACT | {"deletes": "reconcile"}
     sync(**contract)
     source.ask("delete from t where id = 1")

@@ -1,4 +1,4 @@
-"""One raw table in each kind of storage: a DuckDB file, and Iceberg tables in a SQLite catalog over a folder."""
+"""One raw table in each kind of storage: a DuckDB file, Iceberg tables in a SQLite catalog over a folder, and chdb."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from lakehouse_analytics.arrivals.raw_tables.base import Change, Outcome, RawTable
+from lakehouse_analytics.exports.clickhouse_client import ClickHouseClient
+from raw_clickhouse import clickhouse_table
 
 SCHEMA, TABLE = "raw", "orders"
 
@@ -40,6 +42,8 @@ class Storage:
             from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
 
             return DuckDBTable(self.data / "lakehouse.duckdb", 5.0, SCHEMA, name)
+        if self.kind == "clickhouse":
+            return clickhouse_table(self.data / "clickhouse", SCHEMA, name)
         from lakehouse_analytics.arrivals.raw_tables.iceberg import IcebergTable
 
         return IcebergTable("lake", SCHEMA, name)
@@ -89,6 +93,8 @@ class Storage:
         if self.kind == "duckdb":
             with duckdb.connect(str(self.data / "lakehouse.duckdb")) as db:
                 db.execute(f"DROP TABLE {SCHEMA}.{TABLE}")
+        elif self.kind == "clickhouse":
+            self.clickhouse(f"drop table {SCHEMA}.{TABLE} sync")
         else:
             self.catalog.drop_table((SCHEMA, TABLE))
 
@@ -99,10 +105,20 @@ class Storage:
         if self.kind == "duckdb":
             with duckdb.connect(str(self.data / "lakehouse.duckdb")) as db:
                 db.execute(f"CREATE TABLE {SCHEMA}.{TABLE} AS {query}")
+        elif self.kind == "clickhouse":
+            self.clickhouse(
+                f"create table {SCHEMA}.{TABLE} (id Nullable(Int32), name Nullable(String)) engine = Memory"
+            )
+            self.clickhouse(f"insert into {SCHEMA}.{TABLE} values (1, 'a'), (2, 'b'), (3, null)")
         else:
             with duckdb.connect() as db:
                 rows = db.sql(query).to_arrow_table()
             self.catalog.create_table((SCHEMA, TABLE), rows.schema).append(rows)
+
+    def clickhouse(self, statement: str) -> None:
+        """Run a statement in ClickHouse, as another program does."""
+        with ClickHouseClient(clickhouse_table(self.data / "clickhouse", SCHEMA, TABLE).connection, None) as session:
+            session.run(statement)
 
     @property
     def catalog(self) -> Any:
@@ -116,7 +132,9 @@ class Storage:
         return list(self.table().query(f"SELECT {columns} FROM {{table}} ORDER BY {order}"))
 
 
-KINDS = ("duckdb", "iceberg")
+KINDS = ("duckdb", "iceberg", "clickhouse")
+#: Those that evaluate a condition on rows to delete, which loads of files need.
+KINDS_WITH_CONDITIONS = ("duckdb", "iceberg")
 
 
 @pytest.fixture
@@ -133,4 +151,10 @@ def new_storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[st
 @pytest.fixture(params=KINDS)
 def storage(request: pytest.FixtureRequest, new_storage: Callable[[str], Storage]) -> Storage:
     """A storage of each kind."""
+    return new_storage(request.param)
+
+
+@pytest.fixture(params=KINDS_WITH_CONDITIONS)
+def storage_with_conditions(request: pytest.FixtureRequest, new_storage: Callable[[str], Storage]) -> Storage:
+    """A storage of each kind that evaluates conditions."""
     return new_storage(request.param)

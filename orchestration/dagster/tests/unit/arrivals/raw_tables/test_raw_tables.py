@@ -9,7 +9,7 @@ import duckdb
 import pytest
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, Outcome, TableState
 
-from .conftest import Storage
+from .conftest import KINDS_WITH_CONDITIONS, Storage
 
 ORDERS = "SELECT * FROM (VALUES (1, 'a'), (2, 'b'), (3, NULL)) AS t(id, name)"
 
@@ -82,15 +82,15 @@ def test_rows_with_the_same_key_are_replaced_and_null_equals_null(storage: Stora
     assert storage.change("SELECT 3 AS id, NULL::VARCHAR AS k, 30 AS n", key=["id", "k"]) == Outcome(5, 1, 1)
 
 
-def test_rows_are_deleted_by_a_condition(storage: Storage) -> None:
-    storage.change("SELECT i AS id, 'file-' || i % 3 AS _file FROM range(9) t(i)")
-    assert storage.change(delete_where="_file IN ('file-0', 'it''s')") == Outcome(6, 0, 3)
-    assert storage.change("SELECT 100::BIGINT AS id, 'file-1' AS _file", delete_where="_FILE = 'file-1'") == Outcome(
-        4, 1, 3
-    )
-    assert storage.content("id") == [(2, "file-2"), (5, "file-2"), (8, "file-2"), (100, "file-1")]
-    assert storage.change(delete_where="id > 5 OR _file IS NULL") == Outcome(2, 0, 2)
-    assert storage.change(delete_where="NULL") == Outcome(2, 0, 0)
+def test_rows_are_deleted_by_a_condition(storage_with_conditions: Storage) -> None:
+    storage_with_conditions.change("SELECT i AS id, 'file-' || i % 3 AS _file FROM range(9) t(i)")
+    assert storage_with_conditions.change(delete_where="_file IN ('file-0', 'it''s')") == Outcome(6, 0, 3)
+    assert storage_with_conditions.change(
+        "SELECT 100::BIGINT AS id, 'file-1' AS _file", delete_where="_FILE = 'file-1'"
+    ) == Outcome(4, 1, 3)
+    assert storage_with_conditions.content("id") == [(2, "file-2"), (5, "file-2"), (8, "file-2"), (100, "file-1")]
+    assert storage_with_conditions.change(delete_where="id > 5 OR _file IS NULL") == Outcome(2, 0, 2)
+    assert storage_with_conditions.change(delete_where="NULL") == Outcome(2, 0, 0)
 
 
 def test_rows_are_deleted_by_their_keys(storage: Storage) -> None:
@@ -153,16 +153,16 @@ def test_a_change_that_does_not_fit_its_files_is_an_error(storage: Storage) -> N
     unchanged(storage, "'intreger' is not a type of DuckDB", columns={"n": "intreger"})
     unchanged(storage, "differ only in case", columns={"n": "INTEGER", "N": "INTEGER"})
     unchanged(storage, "a new table needs at least one column", replaces=True)
-    unchanged(storage, "nothing", delete_where="nothing = 1")
+    unchanged(storage, "nothing" if storage.kind != "clickhouse" else "conditions", delete_where="nothing = 1")
     (broken := storage.root / "broken.parquet").write_text("no Parquet file")
     table = storage.table()
     with pytest.raises(ArrivalError, match=r"broken\.parquet"):
         table.apply(Change({}, [broken], {}), table.read())
 
 
-def test_a_value_that_cannot_be_converted_is_an_error(storage: Storage) -> None:
-    storage.change(ORDERS, state={"n": 1})
-    unchanged(storage, "invalid type", delete_where="error('invalid type')", state={"n": 2})
+def test_a_value_that_cannot_be_converted_is_an_error(storage_with_conditions: Storage) -> None:
+    storage_with_conditions.change(ORDERS, state={"n": 1})
+    unchanged(storage_with_conditions, "invalid type", delete_where="error('invalid type')", state={"n": 2})
 
 
 def test_a_concurrent_change_is_refused(storage: Storage) -> None:
@@ -196,7 +196,11 @@ def test_another_table_of_that_name_has_no_state(storage: Storage) -> None:
         assert now.version != before.version
         with pytest.raises(ArrivalError, match="was changed by another program"):
             storage.table().apply(Change({}, [storage.parquet(ORDERS)], {}), before)
-        if recreate:
+        if recreate and storage.kind == "clickhouse":
+            # It may have grants and readers, so it is only replaced as a whole.
+            unchanged(storage, "another program has created it", ORDERS, state={"n": 2})
+            assert storage.change(ORDERS, state={"n": 2}, replaces=True) == Outcome(3, 3, 3)
+        elif recreate:
             assert storage.change(ORDERS, state={"n": 2}) == Outcome(6, 3, 0)
         else:
             assert storage.change(ORDERS, state={"n": 2}) == Outcome(3, 3, 0)
@@ -230,4 +234,5 @@ def test_names_are_quoted(storage: Storage) -> None:
     storage.change("""SELECT 1 AS "a ""b"" c", 2 AS "select" """)
     assert storage.change("""SELECT 1 AS "a ""b"" c", 3 AS "select" """, key=['a "b" c']) == Outcome(1, 1, 1)
     assert storage.content() == [(1, 3)]
-    assert storage.change(delete_where='"a ""b"" c" = 1') == Outcome(0, 0, 1)
+    if storage.kind in KINDS_WITH_CONDITIONS:
+        assert storage.change(delete_where='"a ""b"" c" = 1') == Outcome(0, 0, 1)

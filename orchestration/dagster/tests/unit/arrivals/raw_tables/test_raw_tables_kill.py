@@ -15,6 +15,7 @@ from lakehouse_analytics.arrivals.raw_tables.base import Change
 from .conftest import SCHEMA, TABLE, Storage
 
 ROWS = 20_000
+PATHS = {"PYTHONPATH": str(Path(__file__).parents[2])}
 #: Changes the table again and again: each change replaces half of the rows, and adds rows and a column.
 PROGRAM = """
 import sys
@@ -24,6 +25,9 @@ kind, place, schema, name, rows = sys.argv[1:]
 if kind == "duckdb":
     from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
     table = DuckDBTable(Path(place), 5.0, schema, name)
+elif kind == "clickhouse":
+    from raw_clickhouse import clickhouse_table
+    table = clickhouse_table(Path(place), schema, name)
 else:
     from lakehouse_analytics.arrivals.raw_tables.iceberg import IcebergTable
     table = IcebergTable("lake", schema, name)
@@ -53,14 +57,18 @@ def test_a_killed_change_leaves_the_table_as_before_or_as_after(storage: Storage
         "-c",
         PROGRAM,
         storage.kind,
-        str(storage.data / "lakehouse.duckdb"),
+        str(storage.data / ("clickhouse" if storage.kind == "clickhouse" else "lakehouse.duckdb")),
         SCHEMA,
         TABLE,
         str(rows),
     ]
     for _ in range(kills):
         process = subprocess.Popen(
-            command, env=os.environ | storage.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=os.environ | storage.environment | PATHS,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout
         started = int(process.stdout.readline())  # it begins a change now
