@@ -112,8 +112,11 @@ def test_the_window_that_is_running_is_there_only_with_an_offset() -> None:
     assert running
     assert running.key == "2026-05-10"
     # What was built of it before its end does not settle it: the sensor looks for this tag.
-    assert BACKLOG_TAG not in offset.request(running, "now", ended=False).tags
-    assert offset.request(running, "then").tags[BACKLOG_TAG] == "daily_refresh/2026-05-10"
+    with dg.instance_for_test() as instance:
+        [now] = offset.requests(running, "now", instance, ended=False)
+        [then] = offset.requests(running, "then", instance)
+    assert BACKLOG_TAG not in now.tags
+    assert then.tags[BACKLOG_TAG] == "daily_refresh/2026-05-10"
     # What has ended is owed as ever, and the running one is not among it.
     assert [w.key for w in offset.backlog(moment - dt.timedelta(days=1), moment, None)] == ["2026-05-09"]
 
