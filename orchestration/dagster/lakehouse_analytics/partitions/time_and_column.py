@@ -91,7 +91,8 @@ def _dimensions(above: Table | Source) -> tuple[bool, str | None]:
 
 
 def _mapping_of_one_dimension(above: Table | Source, below: Table) -> dg.PartitionMapping | None:
-    if by_column := column_mapping(above, below):
+    by_column = column_mapping(above, below)
+    if by_column is not None:  # mappings without fields, such as AllPartitionMapping, are false
         return by_column
     if isinstance(above, Source):
         return source_mapping(above) if below.grain else None

@@ -39,14 +39,14 @@ def partition(grain: str, more: str = "") -> str:
 
 def files() -> dict[str, str]:
     kept = {name: text for name, text in shop.files("2026-03-20").items() if not name.startswith("models/")}
-    where = "where {{ in_window('at') }} and {{ in_partition('region') }}"
+    where = "where {{ in_window('placed_at') }} and {{ in_partition('region') }}"
     return {
         **kept,
         "models/sources.yml": "sources: [{name: raw, schema: raw, tables: [{name: orders}]}]",
-        "models/bronze/orders.sql": "select id, at, region, amount from {{ source('raw', 'orders') }}",
-        "models/silver/placed.sql": config("at") + "select id, at, region, amount from {{ ref('orders') }} " + where,
+        "models/bronze/orders.sql": "select id, placed_at, region, amount from {{ source('raw', 'orders') }}",
+        "models/silver/placed.sql": config("placed_at") + "select id, placed_at, region, amount from {{ ref('orders') }} " + where,
         "models/gold/sums.sql": config("day")
-        + "select cast(at as date) as day, region, cast(sum(amount) as bigint) as amount from {{ ref('placed') }} "
+        + "select cast(placed_at as date) as day, region, cast(sum(amount) as bigint) as amount from {{ ref('placed') }} "
         + where
         + " group by 1, 2",
         # By the day only, and by the region only.
@@ -74,7 +74,7 @@ def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Databas
         made = Lakehouse(tmp_path, database, instance, files())
         made.write()
         made.sql("create schema raw")
-        made.sql("create table raw.orders (id bigint, at timestamp, region varchar, amount bigint)")
+        made.sql("create table raw.orders (id bigint, placed_at timestamp(6), region varchar, amount bigint)")
         fill(made, ORDERS)
         yield made
 
@@ -90,7 +90,7 @@ def fill(lakehouse: Lakehouse, orders: list[Row]) -> None:
 
 
 def stored(lakehouse: Lakehouse) -> Counter[Row]:
-    found = lakehouse.sql("select id, cast(at as varchar), region, amount from silver.placed")
+    found = lakehouse.sql("select id, cast(placed_at as varchar), region, amount from silver.placed")
     return Counter((number, str(at)[:19], region, amount) for number, at, region, amount in found)
 
 
