@@ -44,9 +44,12 @@ def files() -> dict[str, str]:
         **kept,
         "models/sources.yml": "sources: [{name: raw, schema: raw, tables: [{name: orders}]}]",
         "models/bronze/orders.sql": "select id, placed_at, region, amount from {{ source('raw', 'orders') }}",
-        "models/silver/placed.sql": config("placed_at") + "select id, placed_at, region, amount from {{ ref('orders') }} " + where,
+        "models/silver/placed.sql": config("placed_at")
+        + "select id, placed_at, region, amount from {{ ref('orders') }} "
+        + where,
         "models/gold/sums.sql": config("day")
-        + "select cast(placed_at as date) as day, region, cast(sum(amount) as bigint) as amount from {{ ref('placed') }} "
+        + "select cast(placed_at as date) as day, region, cast(sum(amount) as bigint) as amount "
+        + "from {{ ref('placed') }} "
         + where
         + " group by 1, 2",
         # By the day only, and by the region only.
@@ -58,7 +61,7 @@ def files() -> dict[str, str]:
         "where {{ in_partition('region') }} group by region",
         "models/models.yml": f"""
             models:
-              - {{name: placed, config: {partition("daily", ", rows: {min: 1}, distinct: [id]")}}}
+              - {{name: placed, config: {partition("daily", ", rows: {min: 1, severity: warn}, distinct: [id]")}}}
               - {{name: sums, config: {partition("daily")}}}
               - {{name: days, config: {{meta: {{lakehouse: {{partition: daily}}}}}}}}
               - {{name: regions, config: {{meta: {{lakehouse: {{partition: {{by: region, values: [IT, DE, "{KOELN}"]}},
@@ -148,11 +151,13 @@ def test_each_partition_shows_and_checks_its_own_rows(lakehouse: Lakehouse) -> N
         f"2026-03-0{day}|{region}": (count, True) for day in (1, 2) for region, count in rows.items()
     }
     events = lakehouse.instance.fetch_materializations(dg.AssetKey(["silver", "placed"]), limit=20).records
-    metadata = {event.partition_key: event.asset_materialization.metadata for event in events if event.asset_materialization}
+    metadata = {
+        event.partition_key: event.asset_materialization.metadata for event in events if event.asset_materialization
+    }
     assert {key: found["dagster/partition_row_count"].value for key, found in metadata.items()} == {
         f"2026-03-0{day}|{region}": count for day in (1, 2) for region, count in rows.items()
     }
-    assert metadata["2026-03-01|IT"]["unique_id"].value == 2
+    assert metadata["2026-03-01|IT"]["unique_ids"].value == 2
 
     assert lakehouse.run("region_refresh", windows=("IT", KOELN)).success
     assert partition_rows(lakehouse, "gold/regions") == dict.fromkeys(("IT", "DE", KOELN), (1, True))

@@ -149,7 +149,9 @@ def test_jobs_that_would_wait_for_each_other_are_refused() -> None:
     graph = m.graph()
     refuse_circles(graph)
     windowed(m, "gold", both, grain="daily")
-    with pytest.raises(ContractError, match=r"`daily` → `{grain: daily, by: market}` → `daily`|by: market}` → `daily` →"):
+    with pytest.raises(
+        ContractError, match=r"`daily` → `{grain: daily, by: market}` → `daily`|by: market}` → `daily` →"
+    ):
         refuse_circles(m.graph())
 
 
