@@ -160,10 +160,10 @@ def rectangles(
         stretches = partition_stretches(values, by_window.get(window, ()), most)
         before, growing = growing, {}
         for stretch in map(tuple, stretches):
-            held = before.get(stretch, [])
-            if held and (most is None or (len(held) + 1) * len(stretch) <= most):
-                held.append(window)
-                growing[stretch] = held
+            grown = before.get(stretch, [])
+            if grown and (most is None or (len(grown) + 1) * len(stretch) <= most):
+                grown.append(window)
+                growing[stretch] = grown
             else:
                 growing[stretch] = [window]
                 found.append(Rectangle(growing[stretch], stretch))
