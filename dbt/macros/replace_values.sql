@@ -1,5 +1,6 @@
 {#
-    Models that are partitioned by the values of a column (`partition: {by: region}` in the contract). A run replaces
+    Models that are partitioned by the values of a column (`partition: {by: region}` in the contract), or by time and a
+    column (`{grain: daily, by: region}`, for which `replace_window.sql` replaces a window of the values). A run replaces
     exactly the rows of its values by what the model returns, with incremental_strategy='replace_window'. Dagster's runs
     set LAKEHOUSE_PARTITION_VALUES, such as {"by": "region", "values": ["IT", "DE"]}. On Trino a run is one MERGE, so
     one Iceberg commit; on DuckDB and PostgreSQL it is one transaction. docs/time.md says how to use it.
@@ -63,6 +64,15 @@
 {# What `replace_window` does in a run of values. #}
 {% macro replace_values(arg_dict, run) -%}
     {%- set columns = arg_dict['dest_columns'] -%}
+    {%- set by = partition_column(arg_dict, run) -%}
+    {{ return(adapter.dispatch('replace_values_sql')(
+        arg_dict['target_relation'], arg_dict['temp_relation'], columns, by, value_literals(run['values'], by)
+    )) }}
+{%- endmacro %}
+
+{# The column of the table that a run has values of. #}
+{% macro partition_column(arg_dict, run) -%}
+    {%- set columns = arg_dict['dest_columns'] -%}
     {%- set found = [] -%}
     {%- for column in columns if column.name | lower == run['by'] | lower -%}
         {%- do found.append(column) -%}
@@ -74,16 +84,13 @@
             ~ columns | map(attribute='name') | join(', ')
         ) -%}
     {%- endif -%}
-    {{ return(adapter.dispatch('replace_values_sql')(
-        arg_dict['target_relation'], arg_dict['temp_relation'], columns, found[0],
-        value_literals(run['values'], found[0])
-    )) }}
+    {{ return(found[0]) }}
 {%- endmacro %}
 
 {# `literals` are the values, as `value_literals` returns them. #}
 {% macro trino__replace_values_sql(target, source, columns, by, literals) -%}
     {{ marker_merge(
-        target, source, columns, by, value_in_partition(by, literals), 'true',
+        target, source, columns, by, {by.name: value_in_partition(by, literals)}, 'true',
         'stored.' ~ by.quoted ~ ' in (' ~ literals ~ ')'
     ) }}
 {%- endmacro %}

@@ -30,7 +30,7 @@ from lakehouse_analytics.notifications import notifiers
 from lakehouse_analytics.partitions.definitions import grain_partitions, refuse_mismatched_zones, time_zone_warnings
 from lakehouse_analytics.resources import resources
 from lakehouse_analytics.runs.retry_watchdog import lost_retries
-from lakehouse_analytics.schedules import plans, schedule_definitions
+from lakehouse_analytics.schedules import plans, schedule_definitions, value_schedules
 from lakehouse_analytics.sensors import exports_after_builds, gold_on_silver, run_failure_notifier
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.registry import configured_triggers, guard_of
@@ -78,7 +78,9 @@ def defs() -> dg.Definitions:
         },
         executor=dg.in_process_executor,  # a run has one op, and a process for it would cost 3 CPU seconds
     )
-    scheduled = schedule_definitions(settings, plans(settings, graph, windows), jobs, channels)
+    scheduled = schedule_definitions(
+        settings, plans(settings, graph, windows), value_schedules(settings, graph), jobs, channels
+    )
     exports = export_definitions(graph, settings)
     ours = dg.Definitions.merge(built, scheduled, exports, *(trigger.definitions() for trigger in triggers))
     check_collisions(ours, own, graph)

@@ -10,10 +10,12 @@ import dagster as dg
 from lakehouse_analytics.assets.asset_jobs import AssetJob
 from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.checks.registry import source_check_keys
-from lakehouse_analytics.contract.models import Grain
+from lakehouse_analytics.contract.models import ContractError, Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, max_runtime_tags
+from lakehouse_analytics.partitions.by_column import ColumnPartitions, column_partitions
 from lakehouse_analytics.partitions.definitions import GRAINS, GRAINS_OF_ONE_OP, GrainPartitions
+from lakehouse_analytics.partitions.time_and_column import table_partitions
 from lakehouse_analytics.runs.retry_on_lost_database import retry_after_a_lost_database
 
 MAIN, DAILY = "full_refresh", "daily_backfill"
@@ -43,12 +45,12 @@ def build_jobs(
         max_runtime: Seconds after which Dagster's daemon terminates a run.
         maintenance: Whether there are tables to maintain.
     """
-    selection = partial(_selection, grain_partitions, own)
+    selection = partial(_selection, grain_partitions, column_partitions(graph), own)
     tags = build_tags(max_runtime)
     tables = [*graph.tables.values()]
     main = [table for table in tables if not table.by and table.grain in GRAINS_OF_ONE_OP]
     whole = [table for table in tables if table.is_whole]
-    daily = [table for table in tables if table.grain == "daily"]
+    daily = [table for table in tables if table.grain == "daily" and not table.by]
     # Dagster's selections of assets do not include the checks of external assets.
     external_checks = [check_key(graph, test) for test in graph.tests.values() if test.attached in graph.unbuilt]
     source_checks = source_check_keys(graph)
@@ -68,18 +70,40 @@ def build_jobs(
             )
         )
     for grain in GRAINS:
-        of_grain = [table for table in tables if table.grain == grain]
+        of_grain = [table for table in tables if table.grain == grain and not table.by]
         if of_grain and grain not in GRAINS_OF_ONE_OP:
             name = job_of(grain)
             jobs.append(_job(name, selection(of_grain), f"The {grain} tables.", {**tags, WINDOWS_OF: name}))
-    for column in sorted({table.by for table in tables if table.by}):
-        by_column = [table for table in tables if table.by == column]
-        what = f"The tables that are partitioned by {column}: one or several of its values."
-        name = f"{column}_refresh"
-        jobs.append(_job(name, selection(by_column), what, {**tags, WINDOWS_OF: name}))
+    for name, of_column in tables_by_column(graph).items():
+        first = of_column[0]
+        what = f"The tables that are partitioned by {first.by}: one or several of its values."
+        if first.grain:
+            what = (
+                f"The {first.grain} tables that are partitioned by {first.by} as well: windows of one or more values."
+            )
+        jobs.append(_job(name, selection(of_column), what, {**tags, WINDOWS_OF: name}))
     for name, (selected, about) in _parts_of_whole(graph, whole, own).items():
         jobs.append(_job(name, selection(selected), about, tags))
     return [*jobs, *_other_jobs(tables, source_checks, max_runtime=max_runtime, maintenance=maintenance)]
+
+
+def tables_by_column(graph: Graph) -> dict[str, list[Table]]:
+    """Return the tables that are partitioned by a column, by the name of the job that builds them.
+
+    Raises:
+        ContractError: Two jobs would have the same name.
+    """
+    found: dict[str, list[Table]] = {}
+    for table in sorted(graph.tables.values(), key=lambda table: (table.by or "", table.grain or "", table.key)):
+        if table.by:
+            name = f"{table.grain}_{table.by}_refresh" if table.grain else f"{table.by}_refresh"
+            found.setdefault(name, []).append(table)
+            if (table.grain, table.by) != (found[name][0].grain, found[name][0].by):
+                raise ContractError(
+                    f"{table.node.label} and {found[name][0].node.label}: the jobs of their partitions would both be "
+                    f"called {name}: rename the column of one of them"
+                )
+    return found
 
 
 def _parts_of_whole(graph: Graph, whole: Sequence[Table], own: OwnAssets) -> dict[str, tuple[list[Table], str]]:
@@ -129,11 +153,17 @@ def job_of(grain: Grain) -> str:
 
 
 def _selection(
-    grain_partitions: Mapping[Grain, GrainPartitions], own: OwnAssets, tables: Collection[Table]
+    grain_partitions: Mapping[Grain, GrainPartitions],
+    by_column: Mapping[str, ColumnPartitions],
+    own: OwnAssets,
+    tables: Collection[Table],
 ) -> dg.AssetSelection:
     """Return the selection of a job's tables and the Python assets between them."""
-    grain = next((table.grain for table in tables if table.grain), None)
-    between = own.between(tables, grain_partitions.get(grain) if grain else None)
+    partitioned = next((table for table in tables if not table.is_whole), None)
+    known = partitioned and (partitioned.grain is None or partitioned.grain in grain_partitions)
+    between = own.between(
+        tables, table_partitions(partitioned, grain_partitions, by_column) if partitioned and known else None
+    )
     return _assets(tables) | dg.AssetSelection.assets(*between) if between else _assets(tables)
 
 

@@ -8,9 +8,17 @@ import dagster as dg
 from lakehouse_analytics._dagster_internals import get_current_datetime
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph
-from lakehouse_analytics.jobs import MAIN, MAINTENANCE, job_of
+from lakehouse_analytics.jobs import MAIN, MAINTENANCE, job_of, tables_by_column
 from lakehouse_analytics.notifications import Alert, Notifier, notify_at_least_one
-from lakehouse_analytics.partitions.backlog import BACKLOG_TAG, SchedulePlan, ScheduleState, schedule_state
+from lakehouse_analytics.partitions.backlog import (
+    BACKLOG_TAG,
+    PRIORITY,
+    SchedulePlan,
+    ScheduleState,
+    range_request,
+    schedule_state,
+)
+from lakehouse_analytics.partitions.by_column import ColumnPartitions, column_partitions, known_values, value_ranges
 from lakehouse_analytics.partitions.definitions import GrainPartitions
 from lakehouse_analytics.settings import Settings
 
@@ -29,30 +37,71 @@ def plans(settings: Settings, graph: Graph, grain_partitions: Mapping[Grain, Gra
         "monthly": settings.monthly_refresh_cron,
     }
     sources = {source.node.full_name: source for source in graph.sources.values()}
+    by_column = column_partitions(graph)
     found = []
     for grain, partitions_def in grain_partitions.items():
-        tables = [table for table in graph.tables.values() if table.grain == grain]
-        names = dict.fromkeys(name for table in tables for name in table.contract.after)
-        found.append(
-            SchedulePlan(
-                name=f"{grain}_refresh",
-                job=job_of(grain),
-                cron=crons[grain],
-                timezone=settings.timezone,
-                partitions_def=partitions_def,
-                catch_up=settings.catch_up,
-                graph=graph,
-                grain_partitions=grain_partitions,
-                tables=tables,
-                after=[sources[name] for name in names],
+        of_grain = [table for table in graph.tables.values() if table.grain == grain]
+        jobs = {f"{grain}_refresh": (job_of(grain), [table for table in of_grain if not table.by])}
+        jobs |= {name: (name, tables) for name, tables in tables_by_column(graph).items() if tables[0].grain == grain}
+        for name, (job, tables) in jobs.items():
+            if not tables:
+                continue
+            names = dict.fromkeys(name for table in tables for name in table.contract.after)
+            found.append(
+                SchedulePlan(
+                    name=name,
+                    job=job,
+                    cron=crons[grain],
+                    timezone=settings.timezone,
+                    partitions_def=partitions_def,
+                    catch_up=settings.catch_up,
+                    graph=graph,
+                    grain_partitions=grain_partitions,
+                    tables=tables,
+                    after=[sources[name] for name in names],
+                    by_column=by_column,
+                    column=tables[0].by,
+                    most=settings.max_partitions_per_run,
+                )
             )
-        )
     return found
+
+
+def value_schedules(settings: Settings, graph: Graph) -> list[dg.ScheduleDefinition]:
+    """Return the schedules of tables that are partitioned by a column only: each tick builds all values."""
+    by_column = column_partitions(graph)
+    return [
+        _of_values(name, tables[0].by, by_column[tables[0].by], settings)
+        for name, tables in tables_by_column(graph).items()
+        if tables[0].by and not tables[0].grain
+    ]
+
+
+def _of_values(name: str, column: str, values: ColumnPartitions, settings: Settings) -> dg.ScheduleDefinition:
+    cron, most = settings.daily_refresh_cron, settings.max_partitions_per_run
+
+    @dg.schedule(
+        name=name,
+        job_name=name,
+        cron_schedule=cron,
+        execution_timezone=settings.timezone,
+        description=f"All values of {column}, at {cron} in {settings.timezone}.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+        known, at = known_values(values, context.instance), context.scheduled_execution_time.isoformat()
+        requests = [
+            range_request(name, f"{at} {first}", first, last, PRIORITY)
+            for first, last in value_ranges(known, known, most)
+        ]
+        return requests or dg.SkipReason(f"{column} has no values yet.")
+
+    return schedule
 
 
 def schedule_definitions(
     settings: Settings,
     plans: Sequence[SchedulePlan],
+    by_value: Sequence[dg.ScheduleDefinition],
     jobs: Sequence["dg.UnresolvedAssetJobDefinition"],
     notifiers: Sequence[Notifier],
 ) -> dg.Definitions:
@@ -63,10 +112,11 @@ def schedule_definitions(
     Args:
         settings: The environment.
         plans: Plans of the schedules of windows.
+        by_value: The schedules of tables that are partitioned by a column only.
         jobs: All jobs.
         notifiers: Notified about windows that wait too long.
     """
-    schedules = [_of_windows(plan) for plan in plans]
+    schedules = [*(_of_windows(plan) for plan in plans), *by_value]
     if not any(plan.job == MAIN for plan in plans):
         what = "All layers"
         schedules.append(_schedule("daily_refresh", MAIN, settings.daily_refresh_cron, settings.timezone, what))
@@ -104,10 +154,10 @@ def _of_windows(plan: SchedulePlan) -> dg.ScheduleDefinition:
             if missing := plan.unmet_conditions(window, context.instance):
                 waiting.append(f"{window.key} waits: {'; '.join(missing)}")
             else:
-                requests.append(plan.request(window, window.key))
+                requests += plan.requests(window, window.key, context.instance)
         if running := plan.current(at):
             # The current window is built at every tick until it has ended.
-            requests.append(plan.request(running, f"{running.key} at {at.isoformat()}", ended=False))
+            requests += plan.requests(running, f"{running.key} at {at.isoformat()}", context.instance, ended=False)
         for line in waiting:
             context.log.warning(line)
         if requests:
@@ -151,7 +201,7 @@ def waiting_schedules(
                     continue
                 missing = plan.unmet_conditions(window, context.instance)
                 if not missing:
-                    requests.append(plan.request(window, name))
+                    requests += plan.requests(window, name, context.instance)
                     continue
                 lines.append(f"{name} waits: {'; '.join(missing)}")
                 late = get_current_datetime() - plan.due_at(window)

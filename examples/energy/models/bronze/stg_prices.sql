@@ -14,4 +14,4 @@ select
     volume_mwh,
     _file
 from {{ source('landing', 'day_ahead_prices') }}
-where {{ in_window('delivery_start', 'timestamptz') }}
+where {{ in_window('delivery_start', 'timestamptz') }} and {{ in_partition('market') }}

@@ -15,5 +15,5 @@ select
     max(price) as highest_price,
     sum(volume_mwh) as volume_mwh
 from {{ ref('stg_prices') }}
-where {{ in_window('delivery_start', 'timestamptz') }}
+where {{ in_window('delivery_start', 'timestamptz') }} and {{ in_partition('market') }}
 group by market, cast(delivery_start as date)

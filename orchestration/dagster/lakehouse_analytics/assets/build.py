@@ -39,7 +39,7 @@ from lakehouse_analytics.dbt.run_results import DbtResult
 from lakehouse_analytics.dbt.runner import DbtRunner, run_to_end
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine
 from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.partitions.by_column import ColumnPartitions, RunValues
+from lakehouse_analytics.partitions.by_column import ColumnPartitions, RunValues, needed_values
 from lakehouse_analytics.partitions.definitions import GrainPartitions
 from lakehouse_analytics.partitions.run_partitions import RunWindows
 
@@ -61,7 +61,7 @@ class BuildConfig(dg.Config):
         default=[], description="Models whose row count becomes the new baseline of max_drop and drift."
     )
     allow_missing_partitions: bool = Field(
-        default=False, description="Build the partition even if upstream partitions of a shorter grain are missing."
+        default=False, description="Build the partition even if upstream partitions for which it waits are missing."
     )
 
 
@@ -90,11 +90,12 @@ class Build:
         self.context = cast("dg.AssetExecutionContext", context)
         self.log = RunLog(context.log)
         checks = context.selected_asset_check_keys
-        scope = Scope(graph, grain_partitions)
+        scope = Scope(graph, grain_partitions, column_partitions)
         of_tables, self.of_sources = TableChecks(scope), SourceChecks(scope, checks)
         self.run = Run(selection_of(graph, self.context, keys, of_tables))
+        self.column_partitions = column_partitions
         self.windows = self._windows(keys | checked_tables(checks))
-        values = self._values(keys, column_partitions)
+        self.values = self._values(keys | checked_tables(checks))
         accepted = self._accepted()
         self.report = BuildEvents(
             graph, project.project_dir, self.context, checks, run=self.run, engine=engine, windows=self.windows
@@ -106,6 +107,7 @@ class Build:
             of_tables,
             self.report,
             windows=self.windows,
+            values=self.values,
             accepted=accepted,
             zone=zone,
         )
@@ -114,7 +116,7 @@ class Build:
             run_id=context.run.run_id,
             job=context.run.job_name,
             windows=self.windows,
-            values=values,
+            values=self.values,
             full_refresh=config.full_refresh,
             locks_tables=graph.engine.concurrent_writers,
         )
@@ -127,12 +129,9 @@ class Build:
             windows.refuse_partial_rebuild()
         return windows
 
-    def _values(
-        self, keys: AbstractSet[dg.AssetKey], column_partitions: Mapping[str, ColumnPartitions]
-    ) -> RunValues | None:
-        # Checks are of the whole table, so a run of checks needs no values.
+    def _values(self, keys: AbstractSet[dg.AssetKey]) -> RunValues | None:
         tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
-        values = RunValues.for_run(self.context, tables, column_partitions)
+        values = RunValues.for_run(self.context, tables, self.column_partitions)
         if values and rebuilds(self.dbt, full_refresh=self.config.full_refresh):
             values.refuse_partial_rebuild()
         return values
@@ -153,7 +152,10 @@ class Build:
         if self.windows:
             self.windows.pool_connections(instance)
         if self.windows and not self.config.allow_missing_partitions:
-            self.windows.refuse_gaps(self.graph, self.run.selection.selected, self.grain_partitions, instance)
+            values_of = needed_values(self.column_partitions, instance, self.values.values if self.values else None)
+            self.windows.refuse_gaps(
+                self.graph, self.run.selection.selected, self.grain_partitions, instance, values_of=values_of
+            )
         plan = self.run.plan()
         if plan or self.of_sources:
             what = f"{counted(len(plan.tables), 'table')}, {counted(len(plan.tests), 'test')}"

@@ -21,6 +21,7 @@ from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.engines.base import Engine
 from lakehouse_analytics.partitions.by_column import ColumnPartitions, column_partitions
 from lakehouse_analytics.partitions.definitions import GRAINS_OF_ONE_OP, GrainPartitions
+from lakehouse_analytics.partitions.time_and_column import refuse_circles
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 from lakehouse_analytics.settings import Settings
 
@@ -34,7 +35,8 @@ class BuildOps:
     """The ops of a dbt project.
 
     One op builds the unpartitioned and the daily tables. Each other grain has its own op, and so has each column by
-    which tables are partitioned, because Dagster does not run two partitions definitions in one op.
+    which tables are partitioned, alone or with a grain, because Dagster does not run two partitions definitions in one
+    op.
 
     Attributes:
         graph: The manifest's graph.
@@ -58,7 +60,8 @@ class BuildOps:
         for table in self.graph.tables.values():
             by_op.setdefault(op_of(table), []).append(table)
         by_column = column_partitions(self.graph)
-        scope = Scope(self.graph, self.grain_partitions, circular=self.own.gates_in_a_circle())
+        refuse_circles(self.graph)
+        scope = Scope(self.graph, self.grain_partitions, by_column, circular=self.own.gates_in_a_circle())
         # Tests of sources and external tables gate the tables that read them. As in dagster-dbt, they belong to the
         # first op.
         of_unbuilt = [*specs(scope, self.graph.unbuilt.values(), *EVALUATED_BY_OP)]
@@ -159,5 +162,5 @@ class BuildOps:
 def op_of(table: Table) -> str:
     """Return the name of the op that builds a table."""
     if table.by:
-        return f"{OP_NAME}_{table.by}"
+        return f"{OP_NAME}_{table.grain}_{table.by}" if table.grain else f"{OP_NAME}_{table.by}"
     return OP_NAME if table.grain in GRAINS_OF_ONE_OP else f"{OP_NAME}_{table.grain}"

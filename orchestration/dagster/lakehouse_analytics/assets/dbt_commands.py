@@ -47,8 +47,8 @@ class DbtCommands:
         """
         self._runner, self._windows, self._values = runner, windows, values
         self._full_refresh, self._locks_tables = full_refresh, locks_tables
-        label = windows.span.label if windows else values.label if values else ""
-        self._provenance = Provenance(run_id, job, label)
+        labels = [*([windows.span.label] if windows else []), *([values.label] if values else [])]
+        self._provenance = Provenance(run_id, job, " ".join(labels))
 
     def build(self, plan: Plan, folder: str, threads: int | None = None) -> Request:
         """Return the request for `dbt build` of a plan.

@@ -19,9 +19,9 @@ from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
 from lakehouse_analytics.dbt.nodes import Node
 from lakehouse_analytics.keys import EXPORTS_GROUP, asset_key
-from lakehouse_analytics.partitions.arrivals import source_mapping
-from lakehouse_analytics.partitions.by_column import ColumnPartitions, column_mapping
-from lakehouse_analytics.partitions.definitions import GrainPartitions, partition_mapping, partitions_of
+from lakehouse_analytics.partitions.by_column import ColumnPartitions
+from lakehouse_analytics.partitions.definitions import GrainPartitions
+from lakehouse_analytics.partitions.time_and_column import dependency_mapping, table_partitions
 
 # Code references are in beta. They are only metadata, and a warning per model would hide our own.
 warnings.filterwarnings("ignore", message="Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`")
@@ -49,11 +49,10 @@ def table_spec(
         grain_partitions: The partitions definition of each grain.
         column_partitions: The partitions definition of each column; None if no table is partitioned by one.
     """
-    by_column = column_partitions[table.by] if table.by and column_partitions else None
     return dg.AssetSpec(
         key=asset_key(table),
         deps=list({dep.asset_key: dep for dep in _dependencies(graph, table)}.values()),
-        partitions_def=by_column or partitions_of(table, grain_partitions),
+        partitions_def=table_partitions(table, grain_partitions, column_partitions or {}),
         description=_description(table.node),
         group_name=table.group,
         owners=_owners(graph, table),
@@ -155,13 +154,7 @@ def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None) 
 def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
     for parent in table.parents:
         above = graph.resource(parent)
-        if by_column := column_mapping(above if isinstance(above, Table | Source) else None, table):
-            mapping: dg.PartitionMapping | None = by_column
-        elif isinstance(above, Source):
-            mapping = source_mapping(above) if table.grain else None
-        else:
-            mapping = partition_mapping(above.grain if isinstance(above, Table) else None, table.grain)
-        yield dg.AssetDep(asset_key(above), partition_mapping=mapping)
+        yield dg.AssetDep(asset_key(above), partition_mapping=dependency_mapping(above, table))
 
 
 def _description(node: Node) -> str:

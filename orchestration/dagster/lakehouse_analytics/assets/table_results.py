@@ -16,6 +16,7 @@ from lakehouse_analytics.checks.runner import CountedPartitions, Counter, CountR
 from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.engines.base import Engine, FetchAll
+from lakehouse_analytics.partitions.by_column import RunValues
 from lakehouse_analytics.partitions.run_partitions import RunWindows
 
 
@@ -37,6 +38,7 @@ class TableResults:
         report: BuildEvents,
         *,
         windows: RunWindows | None,
+        values: RunValues | None,
         accepted: AbstractSet[str],
         zone: ZoneInfo,
     ) -> None:
@@ -47,12 +49,13 @@ class TableResults:
             engine: The engine that has the tables.
             checks: The checks other than row counts.
             report: Reports the results of each table.
-            windows: The partitions of the run; None if it has no partitioned tables.
+            windows: The windows of the run; None if it has no tables that are partitioned by time.
+            values: The values of the run; None if it has no tables that are partitioned by a column.
             accepted: Unique ids of tables whose row count becomes the new baseline.
             zone: Time zone of dates in messages.
         """
         self._run, self._instance, self._engine, self._checks, self._report = run, instance, engine, checks, report
-        self._windows, self._accepted, self._zone = windows, accepted, zone
+        self._windows, self._values, self._accepted, self._zone = windows, values, accepted, zone
 
     def begin(self, fetch_all: FetchAll) -> None:
         """Begin an attempt with a new counter.
@@ -92,7 +95,14 @@ class TableResults:
         return not broken
 
     def _counted_windows(self) -> CountedPartitions | None:
-        if self._windows is None:
+        windows, values = self._windows, self._values
+        if windows is None and values is None:
             return None
-        adapter, history = self._run.selection.graph.adapter, history_of(self._instance)
-        return CountedPartitions(adapter, self._windows.partitions_def, self._windows.span, history)
+        return CountedPartitions(
+            self._run.selection.graph.adapter,
+            windows.partitions_def if windows else None,
+            windows.span if windows else None,
+            history_of(self._instance),
+            values.column if values else None,
+            values.values if values else (),
+        )

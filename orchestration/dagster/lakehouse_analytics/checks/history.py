@@ -77,8 +77,8 @@ class History(Protocol):
             The evaluation, or None if no count of this check and partition has ever passed or been accepted.
         """
 
-    def counts(self, key: dg.AssetCheckKey) -> Sequence[PastCount]:
-        """Return the newest counts of an unpartitioned check that passed or were accepted.
+    def counts(self, key: dg.AssetCheckKey, partition: str | None = None) -> Sequence[PastCount]:
+        """Return the newest counts of a check, or of one of its partitions, that passed or were accepted.
 
         Returns:
             At most `MAX_HISTORY` counts, newest first.
@@ -107,9 +107,9 @@ class StoredHistory:
         # Either no count has passed yet, or the evaluation is from a version that did not record the baseline.
         return next(iter(self._passed(key, partition, 1)), None)
 
-    def counts(self, key: dg.AssetCheckKey) -> list[PastCount]:
+    def counts(self, key: dg.AssetCheckKey, partition: str | None = None) -> list[PastCount]:
         """Return the counts that passed or were accepted. See `History.counts`."""
-        return self._passed(key, None, MAX_HISTORY)
+        return self._passed(key, partition, MAX_HISTORY)
 
     def _passed(self, key: dg.AssetCheckKey, partition: str | None, most: int) -> list[PastCount]:
         found: dict[datetime, PastCount] = {}

@@ -1,9 +1,13 @@
-"""Row-count checks of partitioned tables: one evaluation per partition, compared with the partitions before it."""
+"""Row-count checks of partitioned tables: one evaluation per partition, compared with the partitions before it.
+
+Those of a value are compared with earlier builds of the same value, as it has no partitions before it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta, tzinfo
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import dagster as dg
 
@@ -13,6 +17,7 @@ from lakehouse_analytics.checks.results import (
     drift_outcome,
     last_count,
     row_count_outcome,
+    row_count_outcomes,
     uncounted_outcomes,
 )
 from lakehouse_analytics.checks.row_count_rules import Counts, evaluate_drift
@@ -48,6 +53,7 @@ def partition_evaluations(
     *,
     zone: tzinfo,
     accepted: bool,
+    key_of: Callable[[str], str] = str,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Yield the row-count checks of one table, for each partition of a run.
 
@@ -62,7 +68,9 @@ def partition_evaluations(
         history: Earlier counts.
         zone: The time zone that determines the day of the week.
         accepted: Whether an operator accepts these counts as the new level.
+        key_of: Returns the partition key of a window, for the windows of one value of a column.
     """
+    span = PartitionRange(with_keys(span.windows, key_of))
     rules = table.contract.rows or DEFAULT_RULES
     key = asset_key(table)
 
@@ -91,7 +99,7 @@ def partition_evaluations(
         row_counts[window.key] = bool(outcome["passed"])
         yield evaluation(ROW_COUNT, window.key, rules.severity == "error", outcome)
     if rules.drift:
-        drifts = PartitionDrift(table, rules.drift, history, zone, accepted=accepted)
+        drifts = PartitionDrift(table, rules.drift, history, zone, accepted=accepted, key_of=key_of)
         for window, outcome in drifts.evaluate(partitions_def, span, answer, row_counts):
             yield evaluation(DRIFT, window.key, rules.drift.severity == "error", outcome)
 
@@ -99,7 +107,17 @@ def partition_evaluations(
 class PartitionDrift:
     """Compares the row counts of partitions with those of the partitions before them."""
 
-    def __init__(self, table: Table, rules: Drift, history: History, zone: tzinfo, *, accepted: bool) -> None:
+    def __init__(
+        self,
+        table: Table,
+        rules: Drift,
+        history: History,
+        zone: tzinfo,
+        *,
+        accepted: bool,
+        key_of: Callable[[str], str] = str,
+    ) -> None:
+        self._key_of = key_of
         self._rules, self._history, self._zone, self._accepted = rules, history, zone, accepted
         self._name, self._grain = table.name, table.grain or "daily"
         self._key = dg.AssetCheckKey(asset_key(table), DRIFT)
@@ -121,7 +139,7 @@ class PartitionDrift:
         """
         length = HISTORY_LENGTH[self._grain]
         counted: list[tuple[datetime, int]] = []
-        for window in _partitions_before(partitions_def, span, length):
+        for window in with_keys(_partitions_before(partitions_def, span, length), self._key_of):
             past = self._history.last(self._key, window.key)
             if past and past.new_baseline is not None:
                 counted = [
@@ -149,6 +167,54 @@ class PartitionDrift:
                 counted = [*(entry for entry in counted if entry[0] != window.start), (window.start, rows)]
             elif known is not None and (window.start, known) not in counted:
                 counted = [*counted, (window.start, known)]
+
+
+def value_evaluations(
+    table: Table,
+    values: Sequence[str],
+    answer: Mapping[str, Counts] | str,
+    history: History,
+    *,
+    zone: tzinfo,
+    accepted: bool,
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Yield the row-count checks of one table that is partitioned by a column, for each value of a run.
+
+    Args:
+        table: The table that was counted.
+        values: The values that the run has built.
+        answer: Their counts, or the reason why they could not be counted.
+        history: Earlier counts.
+        zone: The time zone that determines the day of the week.
+        accepted: Whether an operator accepts these counts as the new level.
+    """
+    now = datetime.now(UTC)
+    for value in values:
+        outcomes = (
+            uncounted_outcomes(table, answer, history, value)
+            if isinstance(answer, str)
+            else row_count_outcomes(
+                table, answer[value], history, now=now, zone=zone, accepted=accepted, partition=value
+            )
+        )
+        for name, outcome in outcomes.items():
+            yield dg.AssetCheckEvaluation(
+                asset_key=asset_key(table),
+                check_name=name,
+                partition=value,
+                blocking=_severity(table, name) == "error",
+                **outcome,
+            )
+
+
+def _severity(table: Table, name: str) -> str:
+    rules = table.contract.rows or DEFAULT_RULES
+    return rules.drift.severity if name == DRIFT and rules.drift else rules.severity
+
+
+def with_keys(windows: Sequence[Window], key_of: Callable[[str], str]) -> list[Window]:
+    """Return windows with other keys."""
+    return [replace(window, key=key_of(window.key)) for window in windows]
 
 
 def _partitions_before(partitions_def: GrainPartitions, span: PartitionRange, length: timedelta) -> list[Window]:

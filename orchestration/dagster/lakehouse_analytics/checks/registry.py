@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lakehouse_analytics.contract.models import Grain
     from lakehouse_analytics.dbt.run_results import DbtResult
     from lakehouse_analytics.engines.base import FetchAll
+    from lakehouse_analytics.partitions.by_column import ColumnPartitions
     from lakehouse_analytics.partitions.definitions import GrainPartitions
 
 
@@ -77,11 +78,13 @@ class Scope:
     Attributes:
         graph: The graph of the manifest.
         grain_partitions: The partitions definition of each grain.
+        column_partitions: The partitions definition of each column.
         circular: Unique ids of tests that cannot block, because they wait for tables that they would block.
     """
 
     graph: Graph
     grain_partitions: Mapping[Grain, GrainPartitions]
+    column_partitions: Mapping[str, ColumnPartitions] = field(default_factory=dict)
     circular: Collection[str] = ()
 
 

@@ -37,32 +37,52 @@ def row_count_results(
 ) -> list[dg.AssetCheckResult]:
     """Return the row-count check of one table, and its drift check if the contract has one.
 
+    See `row_count_outcomes` for the arguments.
+    """
+    outcomes = row_count_outcomes(table, counts, history, now=now, zone=zone, accepted=accepted)
+    return [
+        dg.AssetCheckResult(asset_key=asset_key(table), check_name=name, **outcome)
+        for name, outcome in outcomes.items()
+    ]
+
+
+def row_count_outcomes(
+    table: Table,
+    counts: Counts,
+    history: History,
+    *,
+    now: datetime,
+    zone: tzinfo,
+    accepted: bool,
+    partition: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return the fields of the checks by check name, compared with the history of the table or of one partition.
+
     Args:
         table: The table that was counted.
-        counts: Its counts.
+        counts: Its counts, or those of the partition.
         history: Earlier counts.
         now: The time of this count, timezone-aware.
         zone: The time zone that determines the day of the week.
         accepted: Whether an operator accepts this count as the new level: `max_drop` and drift start from it.
+        partition: The partition; None for the whole table.
     """
     rules = table.contract.rows or DEFAULT_RULES
     key = dg.AssetCheckKey(asset_key(table), ROW_COUNT)
     last_passed = None
     if rules.max_drop is not None and not accepted:
-        last_passed = last_count(history, key)
+        last_passed = last_count(history, key, partition)
     rows = row_count_outcome(rules, counts.rows, last_passed, name=table.name, accepted=accepted)
-    results = [dg.AssetCheckResult(asset_key=key.asset_key, check_name=ROW_COUNT, **rows)]
+    outcomes = {ROW_COUNT: rows}
     if rules.drift:
-        drift_key = dg.AssetCheckKey(asset_key(table), DRIFT)
-        earlier = [*_since_accepted(history.counts(drift_key))]
+        earlier = [*_since_accepted(history.counts(dg.AssetCheckKey(asset_key(table), DRIFT), partition))]
         past = [(p.when, p.rows) for p in earlier if p.rows is not None]
         verdict = evaluate_drift(rules.drift, counts.rows, past, now, zone)
-        drift = drift_outcome(
+        outcomes[DRIFT] = drift_outcome(
             rules.drift, counts.rows, verdict, len(past),
             name=table.name, accepted=accepted, row_count_passed=rows["passed"], history=earlier,
         )  # fmt: skip
-        results.append(dg.AssetCheckResult(asset_key=key.asset_key, check_name=DRIFT, **drift))
-    return results
+    return outcomes
 
 
 def last_count(history: History, key: dg.AssetCheckKey, partition: str | None = None) -> int | None:

@@ -10,7 +10,7 @@ from lakehouse_analytics.checks.registry import Owner, Scope
 from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.partitions.definitions import partitions_of
+from lakehouse_analytics.partitions.time_and_column import table_partitions
 
 
 class RowCounts:
@@ -20,7 +20,8 @@ class RowCounts:
         """Yield the checks of a table. Sources and externals have none."""
         if not isinstance(owner, Table):
             return
-        key, partitions_def, rows = asset_key(owner), partitions_of(owner, scope.grain_partitions), owner.contract.rows
+        key, rows = asset_key(owner), owner.contract.rows
+        partitions_def = table_partitions(owner, scope.grain_partitions, scope.column_partitions)
         yield dg.AssetCheckSpec(
             ROW_COUNT,
             asset=key,

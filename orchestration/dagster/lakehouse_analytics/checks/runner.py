@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import dagster as dg
@@ -13,14 +14,16 @@ import dagster as dg
 from lakehouse_analytics.assets.retries import Patience
 from lakehouse_analytics.checks.history import History
 from lakehouse_analytics.checks.partition_counts import STAGES, read_window_counts, window_count_sql
-from lakehouse_analytics.checks.partitioned import partition_evaluations
+from lakehouse_analytics.checks.partitioned import partition_evaluations, value_evaluations
 from lakehouse_analytics.checks.results import row_count_results, uncounted_results
 from lakehouse_analytics.checks.row_count_rules import CountRequest, Counts, chunks, count_sql, read_counts
+from lakehouse_analytics.checks.value_counts import ValueCounts
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, FetchAll
 from lakehouse_analytics.engines.partition_bins import Bins
 from lakehouse_analytics.partitions.definitions import GrainPartitions, PartitionRange
+from lakehouse_analytics.partitions.keys import joined_key
 
 A_co = TypeVar("A_co", covariant=True)
 
@@ -51,22 +54,69 @@ class CountedPartitions:
 
     Attributes:
         adapter: The name of the dbt adapter.
-        partitions_def: The partitions definition of the tables.
-        span: The partitions of the run.
+        partitions_def: The partitions definition of the time; None if the tables are partitioned by a column only.
+        span: The windows of the run, likewise.
         history: Earlier counts of the partitions.
+        column: The column that the tables are partitioned by; None if there is none.
+        values: Its values of the run.
     """
 
     adapter: str
-    partitions_def: GrainPartitions
-    span: PartitionRange
+    partitions_def: GrainPartitions | None
+    span: PartitionRange | None
     history: History
+    column: str | None = None
+    values: Sequence[str] = ()
 
     @property
-    def statement(self) -> PartitionCounts:
+    def statement(self) -> Statement[Mapping[str, Counts]]:
         """The statement that counts the rows per partition."""
-        windows = self.span.windows
-        bins = Bins([window.key for window in windows], [*(window.start for window in windows), self.span.end])
+        windows = self.span.windows if self.span else ()
+        bins = Bins([w.key for w in windows], [*(w.start for w in windows), self.span.end]) if self.span else None
+        if self.column:
+            keys = {
+                (key, value): str(joined_key(self.column, key, value)) if bins else value
+                for key in (bins.keys if bins else [""])
+                for value in self.values
+            }
+            return ValueCounts(self.adapter, self.column, keys, bins)
+        if bins is None:
+            raise ValueError("a run of partitions has windows, values, or both")
         return PartitionCounts(self.adapter, bins)
+
+    def evaluations(
+        self, table: Table, answer: Mapping[str, Counts] | str, *, zone: tzinfo, accepted: bool
+    ) -> Iterator[dg.AssetCheckEvaluation]:
+        """Yield the row-count checks of the partitions of one table.
+
+        Args:
+            table: The table.
+            answer: The counts by partition key, or the reason why there are none.
+            zone: The time zone that determines the day of the week.
+            accepted: Whether an operator accepts these counts as the new level.
+        """
+        column = self.column
+        if self.partitions_def is None or self.span is None:
+            yield from value_evaluations(table, self.values, answer, self.history, zone=zone, accepted=accepted)
+            return
+        key_ofs: list[Callable[[str], str]] = [str]
+        if column:
+            key_ofs = [partial(_joined, column, value) for value in self.values]
+        for key_of in key_ofs:
+            yield from partition_evaluations(
+                table,
+                self.partitions_def,
+                self.span,
+                answer,
+                self.history,
+                zone=zone,
+                accepted=accepted,
+                key_of=key_of,
+            )
+
+
+def _joined(column: str, value: str, window: str) -> str:
+    return str(joined_key(column, window, value))
 
 
 class Counter:
@@ -100,15 +150,15 @@ class Counter:
     def count(self, tables: Sequence[Table]) -> dict[str, CountResult]:
         """Count the tables, and return the results by unique id.
 
-        Counts come from metadata if it is exact, otherwise from as few statements as possible. Of tables that are
-        partitioned by time, only the partitions of the run are counted. Others are counted as a whole.
+        Counts come from metadata if it is exact, otherwise from as few statements as possible. Of partitioned tables,
+        only the partitions of the run are counted.
         """
-        whole = [table for table in tables if table.grain is None]
+        whole = [table for table in tables if table.is_whole]
         answers: dict[str, CountResult] = dict(self._counts_from_metadata(whole))
         rest = [table for table in whole if table.unique_id not in answers]
         found = self._batched(TotalCounts()).count([_count_request(table) for table in rest])
         answers |= dict(zip((table.unique_id for table in rest), found, strict=True))
-        windowed = [table for table in tables if table.grain]
+        windowed = [table for table in tables if not table.is_whole]
         if self._windows and windowed:
             requests = [replace(_count_request(table), event_time=table.event_time) for table in windowed]
             counts = self._batched(self._windows.statement).count(requests)
@@ -136,16 +186,8 @@ class Counter:
     def evaluate(self, table: Table, answer: CountResult) -> Iterable[dg.AssetCheckResult | dg.AssetCheckEvaluation]:
         """Return the row-count checks of one table, or of each of its partitions."""
         accepted = table.unique_id in self._accepted
-        if self._windows and table.grain and not isinstance(answer, Counts):
-            return partition_evaluations(
-                table,
-                self._windows.partitions_def,
-                self._windows.span,
-                answer,
-                self._windows.history,
-                zone=self._zone,
-                accepted=accepted,
-            )
+        if self._windows and not table.is_whole and not isinstance(answer, Counts):
+            return self._windows.evaluations(table, answer, zone=self._zone, accepted=accepted)
         if isinstance(answer, Counts):
             now = datetime.now(UTC)
             return row_count_results(table, answer, self._history, now=now, zone=self._zone, accepted=accepted)

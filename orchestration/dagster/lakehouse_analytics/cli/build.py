@@ -7,7 +7,7 @@ import io
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import click
@@ -48,7 +48,7 @@ def build_and_summarize(
     settings: Settings,
     instance: dg.DagsterInstance,
     definitions: dg.Definitions,
-    builds: Sequence[Build],
+    builds: Iterable[Build],
     started: float,
 ) -> bool:
     """Run the jobs up to the first that fails, and print a table of what they built.
@@ -57,7 +57,7 @@ def build_and_summarize(
         settings: The settings, for the location of the tables.
         instance: The Dagster instance.
         definitions: The code location.
-        builds: The runs.
+        builds: The runs. Each is taken after the one before it, so it may depend on what that has built.
         started: When the command started, by the monotonic clock.
 
     Returns:

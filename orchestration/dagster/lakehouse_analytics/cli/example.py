@@ -23,6 +23,7 @@ from lakehouse_analytics.engines.resources import dbt_runner
 from lakehouse_analytics.instance.home import open_home
 from lakehouse_analytics.jobs import MAIN, job_of
 from lakehouse_analytics.partitions.definitions import overlapping_keys, windows
+from lakehouse_analytics.partitions.keys import joined_key
 from lakehouse_analytics.settings import Settings
 
 #: Days of generated files of the example `energy`, up to tomorrow.
@@ -65,7 +66,8 @@ def run(name: str, folder: Path) -> bool:
     from lakehouse_analytics.definitions import defs
 
     definitions = defs()
-    done = build_and_summarize(settings, open_home(), definitions, [*_builds(definitions)], started)
+    instance = open_home()
+    done = build_and_summarize(settings, instance, definitions, _builds(definitions, instance), started)
     variables = " ".join(f"{variable}={value}" for variable, value in environment.items())
     click.echo(f"The settings of this example:  export {variables}")
     return done
@@ -95,22 +97,32 @@ def environment_of(name: str, folder: Path) -> dict[str, str]:
     }
 
 
-def _builds(definitions: dg.Definitions) -> Iterator[Build]:
-    """Yield the loads of the sources, then the runs of the models: daily ones, and those of longer partitions."""
+def _builds(definitions: dg.Definitions, instance: dg.DagsterInstance) -> Iterator[Build]:
+    """Yield the loads of the sources, then the runs of the models: daily ones, and those of longer partitions.
+
+    The values of dynamic partitions are known once the sources are loaded.
+    """
     everything = definitions.resolve_implicit_global_asset_job_def()
     sources = [spec.key for spec in definitions.resolve_all_asset_specs() if spec.group_name == "sources"]
     loaded = [key for key in sources if key in everything.asset_layer.executable_asset_keys]
     for key in loaded:
         yield Build(everything.get_subset(asset_selection={key}))
     known = {job.name for job in definitions.jobs or ()}
-    for name in (MAIN, job_of("monthly")):
-        if name in known:
-            job = definitions.resolve_job_def(name)
-            yield Build(job, *_recent(job.partitions_def))
+    by_column = sorted(name for name in known if name.startswith("daily_") and name.endswith("_refresh"))
+    for name in (MAIN, *(name for name in by_column if name != "daily_refresh"), job_of("monthly")):
+        job = definitions.resolve_job_def(name) if name in known else None
+        if job and job.asset_layer.executable_asset_keys:
+            with dg.partition_loading_context(dynamic_partitions_store=instance):
+                yield Build(job, *_recent(job.partitions_def))
 
 
 def _recent(partitions_def: dg.PartitionsDefinition[str] | None) -> tuple[str, str]:
     """Return the first and the last partition of the time for which there are files."""
+    if isinstance(partitions_def, dg.MultiPartitionsDefinition):
+        column = partitions_def.secondary_dimension.name
+        known = partitions_def.secondary_dimension.partitions_def.get_partition_keys()
+        first, last = _recent(partitions_def.time_window_partitions_def)
+        return joined_key(column, first, known[0]), joined_key(column, last, known[-1])
     if not isinstance(partitions_def, dg.TimeWindowPartitionsDefinition):
         return "", ""
     zone = ZoneInfo(partitions_def.timezone)

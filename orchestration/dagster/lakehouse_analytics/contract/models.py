@@ -191,7 +191,7 @@ class ModelContract(Section):
         None,
         description="Length of a partition: the model is built in windows of its `event_time`, which start at its "
         "`begin`. Needs replace_window or microbatch. Or the column whose values are the partitions, such as "
-        "{by: region, values: [IT, DE]}. Needs replace_window.",
+        "{by: region, values: [IT, DE]}, or both: {grain: daily, by: region}. Needs replace_window.",
     )
     after: Annotated[tuple[str, ...], BeforeValidator(_source_names, json_schema_input_type=str | list[str])] = Field(
         (),

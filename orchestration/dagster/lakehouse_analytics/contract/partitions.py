@@ -1,10 +1,10 @@
-"""The key `partition` of a model's contract: windows of time, or the values of a column."""
+"""The key `partition` of a model's contract: windows of time, the values of a column, or both."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -15,6 +15,8 @@ from lakehouse_analytics.contract.base import Section
 Grain = Literal["hourly", "daily", "weekly", "monthly"]
 #: `<column>_refresh` is the name of a job, and these names have other meanings.
 _RESERVED = frozenset({"hourly", "daily", "weekly", "monthly", "bronze", "full"})
+#: The dimension of time, if a table is partitioned by a column as well.
+DATE_DIMENSION = "date"
 #: Dagster does not accept these in a partition key.
 _NOT_IN_KEYS = re.compile(r"\.\.\.|[\x00-\x1f\x7f]")
 
@@ -35,7 +37,7 @@ def _values(value: object) -> object:
 
 
 class ColumnPartition(Section):
-    """Partitions by the values of a column: a run replaces the rows of its values."""
+    """Partitions by the values of a column, or by time and a column: a run replaces the rows of its values."""
 
     by: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Column of the model, such as region.")
     values: (
@@ -51,15 +53,22 @@ class ColumnPartition(Section):
         "upstream source that is split by the same column.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_time(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and "grain" in value:
-            raise ValueError(
-                "a model is partitioned by time or by a column, not by both: remove `grain`, or write only "
-                "`partition: <grain>`"
-            )
-        return value
+    grain: Grain | None = Field(
+        None,
+        description="Length of a partition, if the model is partitioned by time as well: each partition is a window of "
+        "its `event_time` and a value of the column.",
+    )
+
+    @model_validator(mode="after")
+    def _dimensions(self) -> ColumnPartition:
+        if self.grain and self.by == DATE_DIMENSION:
+            raise ValueError(f"`by: {DATE_DIMENSION}` is the name of the dimension of time: rename the column")
+        for value in (self.values or ()) if self.grain else ():
+            if "|" in value:
+                raise ValueError(
+                    f"the value {shortened(value)} has `|`, which separates the dimensions of a partition key"
+                )
+        return self
 
     @field_validator("by")
     @classmethod

@@ -53,7 +53,7 @@ class Table:
     def grain(self) -> Grain | None:
         """The length of a partition, or None if the table is not partitioned by time."""
         partition = self.contract.partition
-        return None if isinstance(partition, ColumnPartition) else partition
+        return partition.grain if isinstance(partition, ColumnPartition) else partition
 
     @property
     def by(self) -> str | None:

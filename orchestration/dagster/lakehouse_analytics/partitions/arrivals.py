@@ -9,13 +9,12 @@ from datetime import date, datetime
 import dagster as dg
 
 from lakehouse_analytics.contract.arrivals import FileArrival
+from lakehouse_analytics.contract.partitions import DATE_DIMENSION
 from lakehouse_analytics.dbt.graph import Source
 
 # Only the mapping is in beta, and a warning per model would hide our own.
 warnings.filterwarnings("ignore", message="Class `MultiToSingleDimensionPartitionMapping`")
 
-#: The dimension of the date in the path.
-DATE_DIMENSION = "date"
 #: The current day and tomorrow have partitions, too: prices for tomorrow are published today.
 _DAYS_AHEAD = 2
 

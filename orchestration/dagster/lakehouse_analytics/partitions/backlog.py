@@ -10,25 +10,32 @@ only looks at partitions that were due by the last such tick, so exactly one of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from dagster import partition_loading_context
 
-from lakehouse_analytics._dagster_internals import InstigatorType
+from lakehouse_analytics._dagster_internals import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    InstigatorType,
+)
 from lakehouse_analytics.common.cron import next_tick
 from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
+from lakehouse_analytics.partitions.by_column import ColumnPartitions, known_values, needed_values, value_ranges
 from lakehouse_analytics.partitions.definitions import (
     GrainPartitions,
     PartitionRange,
     Window,
     missing_upstream_partitions,
     overlapping_keys,
+    waits_for,
     windows,
 )
+from lakehouse_analytics.partitions.keys import joined_key
 from lakehouse_analytics.triggers.event_log import SOURCE_CLOCK_TOLERANCE
 from lakehouse_analytics.triggers.events import EMPTIED, ENDED, STARTED, SYNC_CHECK
 
@@ -57,6 +64,9 @@ class SchedulePlan:
         grain_partitions: The partitions of each grain.
         tables: The tables of this grain that the job builds.
         after: The sources that must have been synced since the end of a partition before it is requested.
+        by_column: The partitions definition of each column.
+        column: The column that the tables are partitioned by, too; None if there is none.
+        most: Maximum number of partitions of a run; None for no limit.
     """
 
     name: str
@@ -69,17 +79,17 @@ class SchedulePlan:
     grain_partitions: Mapping[Grain, GrainPartitions]
     tables: Sequence[Table]
     after: Sequence[Source]
+    by_column: Mapping[str, ColumnPartitions] = field(default_factory=dict)
+    column: str | None = None
+    most: int | None = None
 
     @property
     def may_wait(self) -> bool:
-        """Whether a partition may have to wait for a source or for partitions of a shorter grain."""
-        parents = {parent for table in self.tables for parent in table.parents}
-        return bool(self.after) or any(parent in self.graph.tables and self._shorter(parent) for parent in parents)
-
-    def _shorter(self, unique_id: str) -> bool:
-        grain, own = self.graph.tables[unique_id].grain, self.tables[0].grain
-        order = [*self.grain_partitions]
-        return grain is not None and own is not None and order.index(grain) < order.index(own)
+        """Whether a partition may have to wait for a source or for partitions of another job."""
+        tables = self.graph.tables
+        return bool(self.after) or any(
+            parent in tables and waits_for(table, tables[parent]) for table in self.tables for parent in table.parents
+        )
 
     def due_at(self, window: Window) -> datetime:
         """Return the tick at which a partition becomes due: the first one after its end."""
@@ -138,9 +148,10 @@ class SchedulePlan:
                 found.append(
                     f"{'.'.join(source.key)} has not synced since {window.end:%Y-%m-%d %H:%M %Z} ({last}){hint}"
                 )
+        values_of = needed_values(self.by_column, instance)
         for table in self.tables:
             for above, keys in missing_upstream_partitions(
-                self.graph, table, PartitionRange([window]), self.grain_partitions, instance
+                self.graph, table, PartitionRange([window]), self.grain_partitions, instance, values_of=values_of
             ):
                 found.append(f"{'/'.join(above.key)} does not have {some(keys, FEW)}")
         return [*dict.fromkeys(found)]
@@ -152,21 +163,51 @@ class SchedulePlan:
             f"`{STARTED}` (docs/time.md), or launch {self.job} for {window.key} yourself"
         )
 
-    def request(self, window: Window, run_key: str, *, ended: bool = True) -> dg.RunRequest:
-        """Return the run request of a partition.
+    def requests(
+        self, window: Window, run_key: str, instance: dg.DagsterInstance, *, ended: bool = True
+    ) -> list[dg.RunRequest]:
+        """Return the run requests of a partition, or of a window of all values.
+
+        There are none if the tables are partitioned by a column that has no values yet.
 
         Args:
             window: The partition.
             run_key: Dagster's key for deduplicating run requests.
+            instance: The instance, which knows the values of dynamic partitions.
             ended: Whether the partition has ended. If not, the run is not tagged, so the partition stays in the backlog
                 and is built again after its end.
         """
         tags = {**PRIORITY, **({BACKLOG_TAG: self.backlog_id(window)} if ended else {})}
-        return dg.RunRequest(run_key=run_key, job_name=self.job, partition_key=window.key, tags=tags)
+        if self.column is None:
+            return [dg.RunRequest(run_key=run_key, job_name=self.job, partition_key=window.key, tags=tags)]
+        known = known_values(self.by_column[self.column], instance)
+        return [
+            range_request(
+                self.job,
+                f"{run_key} {first}",
+                joined_key(self.column, window.key, first),
+                joined_key(self.column, window.key, last),
+                tags,
+            )
+            for first, last in value_ranges(known, known, self.most)
+        ]
 
     def backlog_id(self, window: Window) -> str:
         """Return the value of the tag `BACKLOG_TAG`: an identifier of a partition, unique across all schedules."""
         return f"{self.name}/{window.key}"
+
+
+def range_request(job: str, run_key: str, first: str, last: str, tags: Mapping[str, str]) -> dg.RunRequest:
+    """Return the run request of a range of partitions.
+
+    Args:
+        job: The name of the job.
+        run_key: Dagster's key for deduplicating run requests.
+        first, last: The first and the last partition.
+        tags: More tags of the run.
+    """
+    of_range = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+    return dg.RunRequest(run_key=run_key, job_name=job, tags={**tags, **of_range})
 
 
 def synced_until(instance: dg.DagsterInstance, key: dg.AssetKey) -> datetime | None:

@@ -1,6 +1,6 @@
 """Partitions of tables by the values of a column, and the values that a run builds.
 
-Each column has one partitions definition, which all tables that are partitioned by the column share. Its values are
+Each column has one definition of its values, which all tables that are partitioned by the column share. Its values are
 listed in the contract. Otherwise they are stored in Dagster: under the name of the column, or, if an upstream source is
 split by the same column, under the name of the source's values, so that a value that is loaded becomes a partition.
 """
@@ -8,7 +8,7 @@ split by the same column, under the name of the source's values, so that a value
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -20,6 +20,7 @@ from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.contract.partitions import ColumnPartition
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
 from lakehouse_analytics.partitions.arrivals import values_name
+from lakehouse_analytics.partitions.keys import partition_stretches, split_key
 
 ColumnPartitions = dg.PartitionsDefinition[str]
 
@@ -89,6 +90,12 @@ def is_split_by(source: Source, column: str) -> bool:
     return isinstance(arrival, FileArrival) and (arrival.split_by or "").lower() == column
 
 
+def known_values(values: ColumnPartitions, instance: dg.DagsterInstance) -> Sequence[str]:
+    """Return all values of a column, in the order of their partitions."""
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        return values.get_partition_keys()
+
+
 def value_ranges(known: Sequence[str], wanted: Collection[str], most: int | None = None) -> list[tuple[str, str]]:
     """Return the first and the last value of each stretch of wanted values that are consecutive partitions.
 
@@ -97,13 +104,7 @@ def value_ranges(known: Sequence[str], wanted: Collection[str], most: int | None
         wanted: The values to cover. Those that are no partitions are omitted.
         most: Maximum number of values of a stretch; None for no limit.
     """
-    stretches: list[list[str]] = [[]]
-    for value in known:
-        if value not in wanted or len(stretches[-1]) == most:
-            stretches.append([])
-        if value in wanted:
-            stretches[-1].append(value)
-    return [(stretch[0], stretch[-1]) for stretch in stretches if stretch]
+    return [(stretch[0], stretch[-1]) for stretch in partition_stretches(known, wanted, most)]
 
 
 def column_mapping(above: Table | Source | None, below: Table) -> dg.PartitionMapping | None:
@@ -126,6 +127,27 @@ def column_mapping(above: Table | Source | None, below: Table) -> dg.PartitionMa
     if above is None or above.is_whole or below.is_whole or above.by == below.by:
         return None
     return dg.AllPartitionMapping()
+
+
+def needed_values(
+    by_column: Mapping[str, ColumnPartitions], instance: dg.DagsterInstance, run: Sequence[str] | None = None
+) -> Callable[[Table, Table], Sequence[str]]:
+    """Return a function for the values that a table needs of a table that it reads.
+
+    These are the values of the run if both are partitioned by the same column, and all values otherwise.
+
+    Args:
+        by_column: The partitions definition of each column.
+        instance: The instance, which knows the values of dynamic partitions.
+        run: The values of the run; None for all.
+    """
+
+    def values_of(table: Table, parent: Table) -> Sequence[str]:
+        if run is not None and table.by == parent.by:
+            return run
+        return known_values(by_column[parent.by], instance) if parent.by else ()
+
+    return values_of
 
 
 @dataclass(frozen=True)
@@ -164,8 +186,7 @@ class RunValues:
             return None
         names = some(sorted("/".join(table.key) for table in partitioned), FEW)
         definition = definitions[column]
-        with dg.partition_loading_context(dynamic_partitions_store=context.instance):
-            known = definition.get_partition_keys()
+        known = known_values(definition, context.instance)
         if not (context.has_partition_key or context.has_partition_key_range):
             such = f", such as {known[0]}" if known else ""
             raise dg.Failure(
@@ -174,6 +195,8 @@ class RunValues:
                 allow_retries=False,
             )
         values = [*context.partition_keys]
+        if any(table.grain for table in partitioned):
+            values = [*dict.fromkeys(split_key(column, key)[1] for key in values)]
         if not values or (unknown := [value for value in values if value not in known]):
             what, existing = some(unknown, FEW) if values else "in the range of this run", some(known, FEW)
             raise dg.Failure(

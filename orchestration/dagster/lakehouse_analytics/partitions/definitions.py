@@ -8,7 +8,7 @@ has 23, 24 or 25 hours. The window of a partition includes its start and exclude
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -20,6 +20,7 @@ from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.lint.findings import Finding, errors
 from lakehouse_analytics.dbt.lint.findings import warnings as warnings_of
 from lakehouse_analytics.dbt.lint.partitioning import begin_of, is_microbatch
+from lakehouse_analytics.partitions.keys import joined_key, split_key
 
 # Dagster marks partitioned checks as preview, and nonexistent upstream partitions as beta.
 warnings.filterwarnings(
@@ -150,11 +151,6 @@ def _time_partitions(grain: Grain, begin: datetime, timezone: str, end_offset: i
     return dg.MonthlyPartitionsDefinition(start_date=day.replace(day=1), timezone=timezone, end_offset=end_offset)
 
 
-def partitions_of(table: Table, grain_partitions: Mapping[Grain, GrainPartitions]) -> GrainPartitions | None:
-    """Return the partitions definition of a table, or None if it is not partitioned."""
-    return grain_partitions[table.grain] if table.grain else None
-
-
 def partition_mapping(above: Grain | None, below: Grain | None) -> dg.PartitionMapping | None:
     """Return the partition mapping from a table to a table that reads it, or None for Dagster's default.
 
@@ -251,13 +247,17 @@ def requested_range(
             f"{names} have no partition yet: the first begins on {partitions_def.start:%Y-%m-%d}, the `begin` of their "
             "models, and can be built once it has ended."
         )
+    column = next((table.by for table in tables if table.by), None)
     if not (context.has_partition_key or context.has_partition_key_range):
-        last = partitions_def.get_last_partition_key()
+        last = f"{partitions_def.get_last_partition_key()}{f' and a value of {column}' if column else ''}"
         raise PartitionSelectionError(
             f"This run was started without a partition, and builds {names}, which are partitioned: launch it for a "
             f"partition, such as {last}, or for a range (docs/time.md)."
         )
     requested = context.partition_key_range
+    if column:
+        start, end = (split_key(column, key)[0] for key in (requested.start, requested.end))
+        requested = dg.PartitionKeyRange(start, end)
     exists = {key: partitions_def.has_partition_key(key) for key in (requested.start, requested.end)}
     if unknown := [key for key, found in exists.items() if not found]:
         raise PartitionSelectionError(
@@ -281,14 +281,33 @@ def overlapping_keys(partitions_def: GrainPartitions, start: datetime, end: date
     return [window.key for window in windows(partitions_def, keys) if window.end > start]
 
 
+def waits_for(table: Table, parent: Table) -> bool:
+    """Return whether a window of a table is only built after the windows of a table that it reads.
+
+    These are the windows of a shorter grain, and those of the same grain that another job builds, because only one of
+    the two tables is partitioned by a column, or each by another one.
+    """
+    if parent.grain is None or table.grain is None:
+        return False
+    shorter = GRAINS.index(parent.grain) - GRAINS.index(table.grain)
+    return shorter < 0 or (shorter == 0 and parent.by != table.by)
+
+
+def no_values(_table: Table, _parent: Table) -> Sequence[str]:
+    """Return no values: for tables without a column."""
+    return ()
+
+
 def missing_upstream_partitions(
     graph: Graph,
     table: Table,
     span: PartitionRange,
     grain_partitions: Mapping[Grain, GrainPartitions],
     instance: dg.DagsterInstance,
+    *,
+    values_of: Callable[[Table, Table], Sequence[str]] = no_values,
 ) -> Iterator[tuple[Table, list[str]]]:
-    """Yield the upstream tables of a shorter grain that lack partitions, with the keys of the missing ones.
+    """Yield the upstream tables for which a table waits and that lack partitions, with the keys of the missing ones.
 
     Args:
         graph: The graph of the manifest.
@@ -296,11 +315,14 @@ def missing_upstream_partitions(
         span: The partitions of the table to build.
         grain_partitions: The partitions definition of each grain.
         instance: The instance, which knows the materialized partitions.
+        values_of: Returns the values that a table needs of one that it reads and that is partitioned by a column, too.
     """
     for parent in (graph.tables[unique_id] for unique_id in table.parents if unique_id in graph.tables):
-        if parent.grain is None or table.grain is None or GRAINS.index(parent.grain) >= GRAINS.index(table.grain):
+        if parent.grain is None or not waits_for(table, parent):
             continue
         wanted = overlapping_keys(grain_partitions[parent.grain], span.start, span.end)
+        if column := parent.by:
+            wanted = [joined_key(column, key, value) for key in wanted for value in values_of(table, parent)]
         built = instance.get_materialized_partitions(dg.AssetKey(parent.key))
         if missing := [key for key in wanted if key not in built]:
             yield parent, missing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -15,6 +15,7 @@ from lakehouse_analytics.partitions.definitions import (
     PartitionRange,
     PartitionSelectionError,
     missing_upstream_partitions,
+    no_values,
     requested_range,
 )
 
@@ -88,6 +89,8 @@ class RunWindows:
         selected: Collection[str],
         grain_partitions: Mapping[Grain, GrainPartitions],
         instance: dg.DagsterInstance,
+        *,
+        values_of: Callable[[Table, Table], Sequence[str]] = no_values,
     ) -> None:
         """Raise an error if upstream partitions are missing, so that a month is not built from some of its days.
 
@@ -96,15 +99,16 @@ class RunWindows:
             selected: Unique ids of the tables to build.
             grain_partitions: The partitions definition of each grain.
             instance: The instance, which knows the materialized partitions.
+            values_of: Returns the values that a table needs of one that it reads.
 
         Raises:
-            dagster.Failure: An upstream table of a shorter grain does not have all partitions in this range.
+            dagster.Failure: An upstream table for which a table waits does not have all partitions in this range.
         """
         gaps = [
             f"{'/'.join(above.key)} does not have {some(keys, FEW)}"
             for unique_id in sorted(selected)
             for above, keys in missing_upstream_partitions(
-                graph, graph.tables[unique_id], self.span, grain_partitions, instance
+                graph, graph.tables[unique_id], self.span, grain_partitions, instance, values_of=values_of
             )
         ]
         if gaps:

@@ -76,7 +76,7 @@ def problems(node: Node, contract: ModelContract, sources: Collection[str]) -> I
             "of days (or hours, for a table partitioned by hour) such as 90, or as a duration such as 6h"
         )
     if isinstance(contract.partition, ColumnPartition):
-        yield from _column_problems(node, contract, contract.partition.by)
+        yield from _column_problems(node, contract, contract.partition)
     elif contract.partition:
         yield from _time_problems(node, contract.partition)
 
@@ -97,12 +97,7 @@ def _time_problems(node: Node, grain: Grain) -> Iterator[str]:
             "window: all other rows would be deleted. Remove it; a run of every partition may set `full_refresh: true` "
             "in its config (docs/time.md)"
         )
-    if not config.event_time:
-        yield f"{requested} needs `event_time`, the column with the time of each row"
-    try:
-        begin_of(node)
-    except ValueError as error:
-        yield f"{requested} needs `begin`, the first day of its history, but it {error}"
+    yield from _missing_time(node, requested)
     if strategy in _CANNOT_BUILD:
         yield (
             f"{requested} with `incremental_strategy: {strategy}`, which {_CANNOT_BUILD[strategy]}; use replace_window "
@@ -114,9 +109,20 @@ def _time_problems(node: Node, grain: Grain) -> Iterator[str]:
             yield f"{requested} with `batch_size: {batch}`: a batch is longer than a window; set batch_size: {longest}"
 
 
-def _column_problems(node: Node, contract: ModelContract, column: str) -> Iterator[str]:
-    """Yield the reasons why a node cannot be partitioned by a column."""
-    requested, config = f"meta.lakehouse.partition: {{by: {column}}}", node.config
+def _missing_time(node: Node, requested: str) -> Iterator[str]:
+    """Yield what a node with windows of time does not say about its time."""
+    if not node.config.event_time:
+        yield f"{requested} needs `event_time`, the column with the time of each row"
+    try:
+        begin_of(node)
+    except ValueError as error:
+        yield f"{requested} needs `begin`, the first day of its history, but it {error}"
+
+
+def _column_problems(node: Node, contract: ModelContract, partition: ColumnPartition) -> Iterator[str]:
+    """Yield the reasons why a node cannot be partitioned by a column, or by time and a column."""
+    column, grain, config = partition.by, partition.grain, node.config
+    requested = f"meta.lakehouse.partition: {{{f'grain: {grain}, ' if grain else ''}by: {column}}}"
     if node.resource_type != "model" or not config.is_incremental:
         yield (
             f"{requested} needs `materialized: incremental`, not {brief(config.materialized)}: a run builds some "
@@ -134,10 +140,12 @@ def _column_problems(node: Node, contract: ModelContract, column: str) -> Iterat
             f"{requested} with `incremental_strategy: {strategy}`, which does not replace exactly the rows of the "
             "run's values; use replace_window (docs/time.md)"
         )
-    if contract.automation == "eager":
-        yield f"{requested} with `automation: eager`, which is not supported yet; launch the job {column}_refresh"
-    if contract.after:
-        yield f"meta.lakehouse.after is for partitions by time: the job {column}_refresh has no schedule that waits"
+    if grain:
+        yield from _missing_time(node, requested)
+        if (config.event_time or "").lower() == column:
+            yield f"{requested} with `event_time: {column}`: the dimensions need different columns"
+    elif contract.after:
+        yield f"meta.lakehouse.after is for partitions by time: the schedule {column}_refresh does not wait"
 
 
 def _is_piece(value: object) -> bool:

@@ -13,8 +13,9 @@ from lakehouse_analytics._dagster_internals import ASSET_PARTITION_RANGE_END_TAG
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
 from lakehouse_analytics.keys import asset_key, build_tags
 from lakehouse_analytics.partitions.arrivals import day_ranges, days_and_values, source_partitions
-from lakehouse_analytics.partitions.by_column import column_partitions, is_split_by, value_ranges
+from lakehouse_analytics.partitions.by_column import column_partitions, is_split_by, known_values, value_ranges
 from lakehouse_analytics.partitions.definitions import grain_partitions
+from lakehouse_analytics.partitions.time_and_column import rectangle_keys, rectangles
 from lakehouse_analytics.settings import Settings
 
 #: Materializations of a source that one tick reads. The next tick continues.
@@ -30,21 +31,26 @@ class Loaded:
     Attributes:
         newest: Storage id of the newest event.
         days: The dates of its partitions.
-        values: The values of `split_by` of its partitions.
+        pairs: The dates with the values of `split_by` of its partitions.
     """
 
     newest: int
     days: set[date] = field(default_factory=set)
-    values: set[str] = field(default_factory=set)
+    pairs: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def values(self) -> set[str]:
+        """The values of `split_by` of its partitions."""
+        return {value for _, value in self.pairs}
 
 
 def arrival_sensor(settings: Settings, graph: Graph, sources: Sequence[Source]) -> dg.SensorDefinition:
     """Return the sensor `arrivals_sensor`: after a load of a source, it builds the bronze models that read it.
 
     A load is a materialization of the source, whatever reported it: a sensor for files, a schedule, a person in the UI,
-    or `lakehouse webhook`. Daily models are built for the dates of the loaded files, and models that are partitioned by
-    the column of `split_by` for the loaded values. Models of other grains, and daily models of sources without dates,
-    are built by their schedules.
+    or `lakehouse webhook`. Daily models are built for the dates of the loaded files, models that are partitioned by the
+    column of `split_by` for the loaded values, and those by both for the loaded dates with their values. Models of
+    other grains, and daily models of sources without dates, are built by their schedules.
 
     Args:
         settings: The settings.
@@ -102,7 +108,7 @@ def loads_since(
             if event.partition_key is not None:
                 for day, values in days_and_values(source, [event.partition_key]).items():
                     loaded.days.add(day)
-                    loaded.values.update(values)
+                    loaded.pairs.update((day.isoformat(), value) for value in values)
         if events:
             found[source] = loaded
     return found
@@ -137,7 +143,7 @@ class Readers:
         found = [
             table
             for table in below
-            if table.layer == "bronze" and (is_split_by(source, table.by) if table.by else table.grain in grains)
+            if table.layer == "bronze" and table.grain in grains and (not table.by or is_split_by(source, table.by))
         ]
         return sorted(found, key=lambda table: table.key)
 
@@ -155,7 +161,8 @@ class Readers:
             requests.append(self._request(whole, f"{NAME} {newest}", {}))
         for source, found in loaded.items():
             requests += self._of_values(source, found, instance)
-            daily = [table.key for table in self.of(source) if table.grain == "daily"]
+            requests += self._of_days_and_values(source, found, instance)
+            daily = [table.key for table in self.of(source) if table.grain == "daily" and not table.by]
             if not daily:
                 continue
             for first, last in self._ranges(found.days):
@@ -166,14 +173,32 @@ class Readers:
 
     def _of_values(self, source: Source, found: Loaded, instance: dg.DagsterInstance) -> Iterator[dg.RunRequest]:
         """Yield the runs of the loaded values, of models that are partitioned by the column of `split_by`."""
-        tables = [table for table in self.of(source) if table.by]
+        tables = [table for table in self.of(source) if table.by and not table.grain]
         column = next((table.by for table in tables), None)
         if column is None:
             return
-        with dg.partition_loading_context(dynamic_partitions_store=instance):
-            known = self._columns[column].get_partition_keys()
+        known = known_values(self._columns[column], instance)
         for first, last in value_ranges(known, found.values, self._most):
             run_key = f"{NAME} {'/'.join(source.key)} {found.newest} {column} {first}"
+            tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
+            yield self._request([table.key for table in tables], run_key, tags)
+
+    def _of_days_and_values(
+        self, source: Source, found: Loaded, instance: dg.DagsterInstance
+    ) -> Iterator[dg.RunRequest]:
+        """Yield the runs of the loaded dates with their values, of models that are partitioned by both."""
+        tables = [table for table in self.of(source) if table.by and table.grain]
+        column = next((table.by for table in tables), None)
+        if column is None or self._days is None or not found.days:
+            return
+        # All days from the first to the last loaded one, because a run's days are consecutive.
+        first_day, last_day = min(found.days), max(found.days)
+        days = [first_day + timedelta(days=n) for n in range((last_day - first_day).days + 1)]
+        existing = [day.isoformat() for day in days if self._days.has_partition_key(day.isoformat())]
+        known = known_values(self._columns[column], instance)
+        for rectangle in rectangles(existing, known, found.pairs, self._most):
+            first, last = rectangle_keys(column, rectangle)
+            run_key = f"{NAME} {'/'.join(source.key)} {found.newest} {first}"
             tags = {ASSET_PARTITION_RANGE_START_TAG: first, ASSET_PARTITION_RANGE_END_TAG: last}
             yield self._request([table.key for table in tables], run_key, tags)
 

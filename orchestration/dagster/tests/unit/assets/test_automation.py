@@ -11,6 +11,7 @@ from lakehouse_analytics.assets.specs import table_spec
 from lakehouse_analytics.checks.evaluations import Evaluations
 from lakehouse_analytics.checks.registry import EvaluationPoint, Scope, specs
 from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.partitions.by_column import column_partitions
 from lakehouse_analytics.partitions.definitions import grain_partitions
 from manifests import Manifest
 
@@ -33,12 +34,14 @@ class Daemon:
     """Evaluates the conditions tick by tick, and reports what a run would have done."""
 
     def __init__(self, graph: Graph, instance: dg.DagsterInstance) -> None:
-        windows = grain_partitions(graph, "UTC")
+        windows, columns = grain_partitions(graph, "UTC"), column_partitions(graph)
         tables = [*graph.tables.values()]
 
         @dg.multi_asset(
-            specs=[table_spec(graph, table, Path(), "UTC", windows) for table in tables],
-            check_specs=[*specs(Scope(graph, windows), [*tables, *graph.unbuilt.values()], EvaluationPoint.IN_DBT)],
+            specs=[table_spec(graph, table, Path(), "UTC", windows, column_partitions=columns) for table in tables],
+            check_specs=[
+                *specs(Scope(graph, windows, columns), [*tables, *graph.unbuilt.values()], EvaluationPoint.IN_DBT)
+            ],
             can_subset=True,
             allow_arbitrary_check_specs=True,
         )
@@ -59,7 +62,7 @@ class Daemon:
 
         self.failing = ""
         self.definitions = dg.Definitions(assets=[build, *external_assets(graph)])
-        self.partitioned = {"/".join(table.key) for table in tables if table.grain}
+        self.partitioned = {"/".join(table.key) for table in tables if not table.is_whole}
         self.instance, self.cursor, self.now = instance, None, NOW
 
     def tick(self) -> set[str]:
@@ -70,6 +73,7 @@ class Daemon:
         )
         self.cursor = result.cursor
         keys = self.definitions.resolve_asset_graph().materializable_asset_keys
+        self.requested = {key.to_user_string(): result.get_requested_partitions(key) for key in keys}
         return {key.to_user_string() for key in keys if result.get_num_requested(key)}
 
     def sync(self, key: str) -> None:
@@ -119,6 +123,25 @@ def test_a_table_is_requested_after_each_sync_of_its_source(
         requested |= daemon.tick()
         assert requested == {"bronze/stg_orders", "silver/orders"}
         daemon.run("silver/orders")
+        assert daemon.tick() == set()
+
+
+@pytest.mark.parametrize("grain", [{}, {"grain": "daily"}])
+def test_each_value_is_requested_after_a_sync_of_its_source(
+    instance: dg.DagsterInstance, grain: dict[str, str]
+) -> None:
+    m = Manifest()
+    raw = m.source("raw", "orders")
+    lakehouse = {**EAGER, "partition": {**grain, "by": "region", "values": ["IT", "DE"]}}
+    m.model("orders", raw, folder="silver", lakehouse=lakehouse, **DAILY)
+    daemon = Daemon(m.graph(), instance)
+    expected = {f"{LAST}|{value}" if grain else value for value in ("IT", "DE")}
+    daemon.tick()
+    for _ in range(2):
+        daemon.sync("raw/orders")
+        daemon.tick()
+        assert daemon.requested == {"silver/orders": expected}
+        daemon.run("silver/orders", partitions=tuple(sorted(expected)))
         assert daemon.tick() == set()
 
 

@@ -43,7 +43,7 @@ class Given:
     def last(self, key: dg.AssetCheckKey, partition: str | None = None) -> PastCount | None:
         return next((past for past in self.history if past.new_baseline is not None), None)
 
-    def counts(self, key: dg.AssetCheckKey) -> list[PastCount]:
+    def counts(self, key: dg.AssetCheckKey, partition: str | None = None) -> list[PastCount]:
         return [past for past in self.history if past.is_history]
 
 

@@ -18,6 +18,8 @@ def test_a_column_with_values_or_without() -> None:
     assert listed == ColumnPartition(by="region", values=("IT", "Köln's", "7"))
     assert contract({"by": "customer_id"}).partition == ColumnPartition(by="customer_id")
     assert contract("daily").partition == "daily"
+    both = ColumnPartition(by="region", values=("IT",), grain="daily")
+    assert contract({"grain": "daily", "by": "region", "values": ["IT"]}).partition == both
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,10 @@ def test_a_column_with_values_or_without() -> None:
         ({"by": "region", "values": ["IT", "IT"]}, "'IT' is listed more than once"),
         ({"by": "region", "values": ["a...b"]}, "'a...b' has `...` or a control character"),
         ({"by": "region", "values": ["a\nb"]}, "has `...` or a control character"),
-        ({"by": "region", "grain": "daily"}, "partitioned by time or by a column, not by both"),
+        ({"by": "region", "grain": "yearly"}, "meta.lakehouse.partition.grain is 'yearly': input should be 'hourly'"),
+        ({"grain": "daily"}, "meta.lakehouse.partition.by is missing"),
+        ({"by": "date", "grain": "daily"}, "`by: date` is the name of the dimension of time"),
+        ({"by": "region", "grain": "daily", "values": ["a|b"]}, "'a|b' has `|`, which separates the dimensions"),
     ],
 )
 def test_a_mistake_names_the_key_and_what_was_expected(partition: Any, words: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.partitions.backlog import BACKLOG_TAG, SchedulePlan, synced_until
 from lakehouse_analytics.partitions.definitions import grain_partitions, windows
-from lakehouse_analytics.schedules import plans
+from lakehouse_analytics.schedules import plans, value_schedules
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.airbyte.events import JobOrigin, job_events
 from lakehouse_analytics.triggers.airbyte.job_outcome import job_outcome
@@ -112,8 +112,11 @@ def test_the_window_that_is_running_is_there_only_with_an_offset() -> None:
     assert running
     assert running.key == "2026-05-10"
     # What was built of it before its end does not settle it: the sensor looks for this tag.
-    assert BACKLOG_TAG not in offset.request(running, "now", ended=False).tags
-    assert offset.request(running, "then").tags[BACKLOG_TAG] == "daily_refresh/2026-05-10"
+    with dg.instance_for_test() as instance:
+        [now] = offset.requests(running, "now", instance, ended=False)
+        [then] = offset.requests(running, "then", instance)
+    assert BACKLOG_TAG not in now.tags
+    assert then.tags[BACKLOG_TAG] == "daily_refresh/2026-05-10"
     # What has ended is owed as ever, and the running one is not among it.
     assert [w.key for w in offset.backlog(moment - dt.timedelta(days=1), moment, None)] == ["2026-05-09"]
 
@@ -294,3 +297,51 @@ def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:
             done = dg.AssetMaterialization(["silver", "days"], partition=f"2026-02-{day:02}")
             instance.report_runless_asset_event(done)
         assert monthly.unmet_conditions(window, instance) == []
+
+
+def test_a_window_of_a_column_is_requested_for_all_values_and_days_wait_for_them() -> None:
+    m = Manifest()
+    both = {"partition": {"grain": "daily", "by": "market"}}
+    windowed(m, "days", windowed(m, "both", grain="daily", lakehouse=both), grain="daily")
+    graph = m.graph()
+    found = Settings.model_construct(timezone="UTC", max_partitions_per_run=2)
+    made = {one.name: one for one in plans(found, graph, grain_partitions(graph, "UTC"))}
+    assert {name: one.job for name, one in made.items()} == {
+        "daily_refresh": "full_refresh",
+        "daily_market_refresh": "daily_market_refresh",
+    }
+    assert (made["daily_refresh"].may_wait, made["daily_market_refresh"].may_wait) == (True, False)
+    [window] = windows(made["daily_refresh"].partitions_def, ["2026-03-01"])
+    with dg.instance_for_test() as instance:
+        assert made["daily_market_refresh"].requests(window, "key", instance) == []
+        instance.add_dynamic_partitions("market", ["IT", "DE", "FR"])
+        requests = made["daily_market_refresh"].requests(window, "key", instance)
+        start, end = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+        assert [(request.tags[start], request.tags[end]) for request in requests] == [
+            ("2026-03-01|IT", "2026-03-01|DE"),
+            ("2026-03-01|FR", "2026-03-01|FR"),
+        ]
+        assert {request.tags[BACKLOG_TAG] for request in requests} == {"daily_market_refresh/2026-03-01"}
+        assert len({request.run_key for request in requests}) == 2
+        for value in ("IT", "FR"):
+            built = dg.AssetMaterialization(["silver", "both"], partition=f"2026-03-01|{value}")
+            instance.report_runless_asset_event(built)
+        assert made["daily_refresh"].unmet_conditions(window, instance) == ["silver/both does not have 2026-03-01|DE"]
+        instance.report_runless_asset_event(dg.AssetMaterialization(["silver", "both"], partition="2026-03-01|DE"))
+        assert made["daily_refresh"].unmet_conditions(window, instance) == []
+
+
+def test_the_schedule_of_a_column_requests_all_of_its_values() -> None:
+    m = Manifest()
+    replaced = {"materialized": "incremental", "incremental_strategy": "replace_window", "folder": "silver"}
+    m.model("markets", lakehouse={"partition": {"by": "market"}}, **replaced)
+    found = Settings.model_construct(timezone="UTC", daily_refresh_cron="0 2 * * *", max_partitions_per_run=None)
+    [schedule] = value_schedules(found, m.graph())
+    assert (schedule.name, schedule.default_status) == ("market_refresh", dg.DefaultScheduleStatus.STOPPED)
+    with dg.instance_for_test() as instance:
+        context = dg.build_schedule_context(instance, dt.datetime(2026, 3, 1, 2, tzinfo=dt.UTC))
+        assert schedule.evaluate_tick(context).skip_message == "market has no values yet."
+        instance.add_dynamic_partitions("market", ["IT", "DE", "FR"])
+        [request] = schedule.evaluate_tick(context).run_requests or ()
+        assert request.tags["dagster/asset_partition_range_start"] == "IT"
+        assert request.tags["dagster/asset_partition_range_end"] == "FR"

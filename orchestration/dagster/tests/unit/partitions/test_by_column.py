@@ -150,7 +150,6 @@ def test_they_have_an_op_and_a_job_and_are_in_no_other() -> None:
         ({"incremental_strategy": None}, "`incremental_strategy: default`, which does not replace exactly the rows"),
         ({"incremental_strategy": "merge"}, "`incremental_strategy: merge`, which does not replace exactly the rows"),
         ({"incremental_strategy": "microbatch"}, "does not replace exactly the rows of the run's values"),
-        ({"lakehouse": {"automation": "eager"}}, "with `automation: eager`, which is not supported yet"),
         ({"lakehouse": {"after": "shop.orders"}}, "after is for partitions by time"),
     ],
 )

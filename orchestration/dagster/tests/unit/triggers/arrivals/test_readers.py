@@ -140,3 +140,21 @@ def test_models_by_the_column_of_split_by_are_built_for_the_loaded_values(instan
     assert sensor.tick() == [({"bronze/markets"}, "IT", "IT"), ({"bronze/markets"}, "FR", "FR")]
     sensor.load("landing/prices", "2026-01-04|DE", "2026-01-04|IT")
     assert sensor.tick() == [({"bronze/markets"}, "IT", "DE")]
+
+
+def test_models_by_date_and_value_are_built_for_exactly_the_loaded_dates_with_their_values(
+    instance: dg.DagsterInstance,
+) -> None:
+    m = Manifest()
+    prices = m.source("landing", "prices", lakehouse={"arrives": FILES})
+    both = {"layer": "bronze", "partition": {"grain": "daily", "by": "market"}}
+    windowed(m, "both", prices, grain="daily", begin="2026-01-01", lakehouse=both)
+    sensor = Sensor(instance, m.graph())
+    instance.add_dynamic_partitions("landing/prices/market", ["IT", "DE", "FR"])
+    days = ("2026-01-02|IT", "2026-01-02|DE", "2026-01-03|IT", "2026-01-03|DE", "2026-01-03|ES")
+    sensor.load("landing/prices", *days, "2026-01-05|FR", "2026-01-06|IT", "2026-01-06|FR", "2025-12-31|IT")
+    assert sensor.tick() == [
+        ({"bronze/both"}, "2026-01-02|IT", "2026-01-03|DE"),
+        ({"bronze/both"}, "2026-01-05|FR", "2026-01-06|FR"),
+        ({"bronze/both"}, "2026-01-06|IT", "2026-01-06|IT"),
+    ]
