@@ -15,6 +15,9 @@ from lakehouse_analytics.diff.relations import Side
 from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.engines.comparison import Comparison
 
+#: The kinds of differences between rows, in the order of reports.
+KINDS = ("added", "removed", "changed")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -168,7 +171,10 @@ class _Comparison:
             excluded=self.excluded,
             where=options.where,
             notes=self.notes,
-            samples=[*self._samples(statements, matched=bool(keys), counted=split or not keys)],
+            samples=sorted(
+                self._samples(statements, matched=bool(keys), counted=split or not keys),
+                key=lambda sample: KINDS.index(sample.kind),
+            ),
         )  # fmt: skip
 
     def _statements(self, keys: Sequence[Pair], columns: Sequence[Pair], *, split: bool = False) -> Statements:

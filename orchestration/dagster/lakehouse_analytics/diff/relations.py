@@ -79,8 +79,8 @@ def parse_state(text: str, option: str) -> State:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise DiffError(
-            f"{option} {brief(text)} is not a state{did_you_mean(text, ['main'], quoted='`{}`'.format)}. "
-            f"Expected {EXPECTED}."
+            _sentence(f"{option} {brief(text)} is not a state", did_you_mean(text, ["main"], quoted="`{}`".format))
+            + f" Expected {EXPECTED}."
         ) from None
     if time.tzinfo is None:
         day = time.replace(microsecond=0).isoformat()
@@ -178,6 +178,11 @@ def _existing(session: Comparison, relation: Relation, state: State, option: str
     if state.kind in ("schema", "branch"):
         near = did_you_mean(relation.schema, schemas - {relation.schema}) if relation.schema not in schemas else ""
         copies = f" Schemas that have {relation.name}: {some(elsewhere)}." if elsewhere else ""
-        raise DiffError(f"{where}{near}.{copies} Build the table there first, or choose another state.")
+        raise DiffError(f"{_sentence(where, near)}{copies} Build the table there first, or choose another state.")
     advice = "Build it first" if state.kind != "file" else "Use a file in which the table was built"
     raise DiffError(f"{where}. {advice}, or choose another state: {EXPECTED}.")
+
+
+def _sentence(text: str, hint: str) -> str:
+    """Return a sentence that may end with `; did you mean …?`."""
+    return f"{text}{hint}" if hint else f"{text}."

@@ -8,13 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from lakehouse_analytics.common.names import counted, joined
-from lakehouse_analytics.diff.compare import Difference, Sample, described_columns
+from lakehouse_analytics.diff.compare import KINDS, Difference, Sample, described_columns
 
 #: Version of the JSON format.
 VERSION = 1
 #: Maximum number of characters of a value in text and Markdown.
 _WIDTH = 60
-_KINDS = ("added", "removed", "changed")
 
 
 def as_json(difference: Difference) -> str:
@@ -33,7 +32,7 @@ def as_text(difference: Difference) -> str:
     lines = [f"{difference.table}: {difference.base} → {difference.head}", _matching(difference), ""]
     lines += [
         f"  {'rows':<10} {difference.base_rows:>14,} → {difference.head_rows:,}",
-        *(f"  {kind:<10} {getattr(difference, kind):>14,}" for kind in (*_KINDS, "unchanged")),
+        *(f"  {kind:<10} {getattr(difference, kind):>14,}" for kind in (*KINDS, "unchanged")),
     ]
     changed = _changed(difference)
     if changed:
@@ -44,7 +43,7 @@ def as_text(difference: Difference) -> str:
         ]
     lines += [f"\n{line}" if n == 0 else line for n, line in enumerate(_structure(difference, "{}"))]
     lines += [f"\n{note}" if n == 0 else note for n, note in enumerate(difference.notes)]
-    for kind in _KINDS:
+    for kind in KINDS:
         samples = [sample for sample in difference.samples if sample.kind == kind]
         if samples:
             lines += ["", f"Examples of {kind} rows:"]
@@ -62,7 +61,7 @@ def as_markdown(difference: Difference) -> str:
     lines = [
         heading, "", "| | rows |", "|---|---:|",
         f"| before | {difference.base_rows:,} |", f"| after | {difference.head_rows:,} |",
-        *(f"| {kind} | {getattr(difference, kind):,} |" for kind in (*_KINDS, "unchanged")),
+        *(f"| {kind} | {getattr(difference, kind):,} |" for kind in (*KINDS, "unchanged")),
     ]  # fmt: skip
     changed = _changed(difference)
     if changed:
@@ -75,7 +74,7 @@ def _details(difference: Difference) -> Iterator[str]:
     """Yield the lines of Markdown below the tables."""
     for line in (_matching(difference, "`{}`"), *_structure(difference, "`{}`"), *difference.notes):
         yield from ("", line)
-    for kind in _KINDS:
+    for kind in KINDS:
         samples = [sample for sample in difference.samples if sample.kind == kind]
         if samples:
             yield from ("", f"<details><summary>Examples of {kind} rows</summary>", "")

@@ -87,7 +87,8 @@ def test_structures_are_compared_by_their_contents(tables: Tables) -> None:
         "select 1 as id, map {'a': 1, 'b': 2} as m, '{\"a\": 1}'::json as j, {'x': 'nan'::double} as s, null::json as n",
     )
     tables.make(
-        "head", "select 1 as id, map {'b': 2, 'a': 1} as m, '{\"a\":1}'::json as j, {'x': 'nan'::double} as s, null as n"
+        "head",
+        "select 1 as id, map {'b': 2, 'a': 1} as m, '{\"a\":1}'::json as j, {'x': 'nan'::double} as s, null as n",
     )
     assert tables.diff("id").changed == 0
     tables.make("head", "select 1 as id, map {'b': 2} as m, '{\"a\":2}'::json as j, {'x': 1.0} as s, '1'::json as n")
