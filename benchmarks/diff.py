@@ -66,14 +66,14 @@ def _measure(engine: str, session: Comparison) -> Iterator[bool]:
     from lakehouse_analytics.engines.content_hash import content_hash
 
     sources = {name: f"{SCHEMA}.{name}" for name in ("base", "head")}
-    sides = [Side(name, source, session.columns(source)) for name, source in sources.items()]
+    before, after = (Side(name, source, session.columns(source)) for name, source in sources.items())
     began = time.monotonic()
     rows = [[tuple(row) for row in session.fetch_all(f"select * from {source}")] for source in sources.values()]
     fetched = time.monotonic() - began
     for case, key in (("by key", ("id",)), ("by key, with examples", ("id",)), ("whole rows", ())):
         began = time.monotonic()
         options = Options(key=key, samples=5 if "examples" in case else 0)
-        found = compare(session, *sides, options, table="benchmark")
+        found = compare(session, before, after, options, table="benchmark")
         seconds = time.monotonic() - began
         began = time.monotonic()
         expected = _by_key(*rows) if key else _whole(*rows)

@@ -17,9 +17,9 @@ import pytest
 from brute_force import NAMES, VALUES, Row, brute_force
 from click.testing import CliRunner, Result
 from lakehouse_analytics.cli import main
+from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.diff.compare import Options
 from lakehouse_analytics.diff.run import diff
-from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.comparison import Comparable
 from lakehouse_analytics.engines.content_hash import ContentHash, content_hash
 from lakehouse_analytics.settings import Settings
@@ -213,6 +213,7 @@ def test_the_command(tables: Lakehouse) -> None:
 
 def test_a_side_that_is_missing(tables: Lakehouse) -> None:
     ask(tables.database, "create table bronze.a as select 1 as id")
+    ask(tables.database, "create table pr_42.other as select 1 as id")
     for words, message in (
         (("bronze/aa", "--base", "main"), "--base and --head are both main"),
         (("bronze/aa", "--base", "schema:pr_42"), "no table bronze/aa; did you mean bronze/a?"),
@@ -271,6 +272,10 @@ def test_another_file(tables: Lakehouse, tmp_path: Path) -> None:
     ask(tables.database, "update bronze.a set n = 2")
     found = diff(Settings.load(), "a", f"file:{before}", "main", Options())
     assert (found.changed, found.columns) == (1, {"n": 1})
+    after = tmp_path / "after.duckdb"
+    shutil.copy(tables.database.path, after)
+    between = diff(Settings.load(), "a", f"file:{before}", f"file:{after}", Options())
+    assert (between.base, between.head, between.changed) == (f"file:{before}", f"file:{after}", 1)
     assert "is the database itself" in run("a", "--base", f"file:{tables.database.path}").stderr
     assert "does not exist: expected a DuckDB file" in run("a", "--base", "file:gone.duckdb").stderr
 
@@ -294,6 +299,22 @@ def test_snapshots(tables: Lakehouse) -> None:
     assert "bronze.a has no snapshot 1. It has 3 snapshots, the latest: " in done.stderr.replace("\n", " ")
     done = run("a", "--base", "2020-01-01T00:00:00Z")
     assert "has no snapshot as old as 2020-01-01 00:00:00.000000 UTC." in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.engine("trino")
+def test_structures_of_trino(tables: Lakehouse) -> None:
+    structure = "cast(row(uuid '{}', timestamp '2026-01-01 00:00:00 UTC', map(array['a', 'b'], array[1, null])) as "
+    structure += "row(uuid uuid, t timestamp(6) with time zone, m map(varchar, integer)))"
+    for table, last in (("pr_42.a", "0"), ("bronze.a", "1")):
+        same, other = (structure.format(f"00000000-0000-0000-0000-00000000000{digit}") for digit in ("0", last))
+        ask(tables.database, f"create table {table} as select 1 as id, {same} as s, array[{other}] as l")
+    found = diff(Settings.load(), "a", "schema:pr_42", "main", Options(samples=1))
+    assert found.columns == {"s": 0, "l": 1}
+    [sample] = found.samples
+    shown = (
+        '[{"uuid":"00000000-0000-0000-0000-000000000001","t":"2026-01-01 00:00:00.000000 UTC","m":{"a":1,"b":null}}]'
+    )
+    assert json.loads(sample.values["l"][1]) == json.loads(shown)
 
 
 @pytest.mark.engine("trino")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.common.sql import identifier, literal
-from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.engines.comparison import Comparison, Family, family
 from lakehouse_analytics.engines.duckdb.database import connect
@@ -30,6 +29,7 @@ class DuckDBComparison(Comparison):
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, attached: Mapping[str, str]) -> None:
         self._connection, self._path, self._attached = connection, path, dict(attached)
+        self._files = 0
         self._connection.execute("set TimeZone = 'UTC'")
 
     def fetch_all(self, sql: str) -> Sequence[Sequence[Any]]:
@@ -54,17 +54,14 @@ class DuckDBComparison(Comparison):
         )
         return {(str(schema), str(name)) for schema, name in rows}
 
-    def now(self, relation: Relation) -> str:
-        """Return the table's name."""
-        return str(relation)
-
     def attach(self, path: Path) -> str:
         """Attach another DuckDB file, and return its catalog."""
         if not path.is_file():
             raise DatabaseError(f"{path} does not exist: expected a DuckDB file, such as a copy of {self._path}.")
         if path.resolve() == self._path.resolve():
             raise DatabaseError(f"{path} is the database itself. Compare with a copy that was made before the change.")
-        catalog = "lakehouse_other_file"
+        catalog = f"lakehouse_file_{self._files}"
+        self._files += 1
         self._attach(path, catalog)
         return catalog
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from lakehouse_analytics.engines.comparison import Comparison, Family, family
 from lakehouse_analytics.engines.trino.client import connect, execute
 from lakehouse_analytics.engines.trino.session import TrinoError, TrinoServer
 
+#: Types in structures that Trino casts to text, but not to JSON.
+_NOT_IN_JSON = re.compile(r"\b(uuid|time\(\d+\)|timestamp\(\d+\) with time zone|char\(\d+\))(?=[,)])")
 #: Number of snapshots to list in a message.
 _FEW = 3
 
@@ -112,7 +115,9 @@ class TrinoComparison(Comparison):
         if family(data_type) is Family.BINARY:
             return f"lower(to_hex({expression}))"
         if data_type.startswith(("array", "map", "row", "json")):
-            return f"json_format(cast({expression} as json))"
+            readable = _NOT_IN_JSON.sub("varchar", data_type)
+            value = expression if readable == data_type else f"cast({expression} as {readable})"
+            return f"json_format(cast({value} as json))"
         return f"cast({expression} as varchar)"
 
     def row_hash(self, text: str) -> str:

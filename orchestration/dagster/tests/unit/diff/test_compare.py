@@ -84,7 +84,8 @@ def test_columns_and_types_that_differ(tables: Tables) -> None:
 def test_structures_are_compared_by_their_contents(tables: Tables) -> None:
     tables.make(
         "base",
-        "select 1 as id, map {'a': 1, 'b': 2} as m, '{\"a\": 1}'::json as j, {'x': 'nan'::double} as s, null::json as n",
+        "select 1 as id, map {'a': 1, 'b': 2} as m, '{\"a\": 1}'::json as j, {'x': 'nan'::double} as s, "
+        "null::json as n",
     )
     tables.make(
         "head",
