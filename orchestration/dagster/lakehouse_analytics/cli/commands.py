@@ -137,6 +137,59 @@ def schema(out: Path | None) -> None:
         click.echo(text, nl=False)
 
 
+@main.command()
+@click.argument("table")
+@click.option("--base", required=True, help="The state before the change.")
+@click.option("--head", default="main", show_default=True, help="The state after the change.")
+@click.option("--key", help="Columns by which rows are matched, separated by commas. Default: the key in dbt.")
+@click.option("--exclude", help="Columns that are not compared, separated by commas.")
+@click.option("--where", help="Compare only the rows of both sides for which this SQL condition is true.")
+@click.option("--tolerance", type=click.FloatRange(min=0, max=1e300), help="Largest difference between equal floats.")
+@click.option("--samples", type=click.IntRange(min=0, max=1000),
+              help="Examples per kind of difference. Default: 5 in text, none in JSON and Markdown.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True)
+@click.option("--fail-on-difference", is_flag=True, help="Exit with 1 if rows, columns or types differ.")
+def diff(
+    table: str,
+    *,
+    base: str,
+    head: str,
+    key: str | None,
+    exclude: str | None,
+    where: str | None,
+    tolerance: float | None,
+    samples: int | None,
+    form: str,
+    fail_on_difference: bool,
+) -> None:
+    """Compare the rows of TABLE, such as gold/fct_orders, in two states.
+
+    A state is `main` (the table as it is), `schema:NAME` (a table of the same name there), `branch:NAME`,
+    `snapshot:ID` or a time such as 2026-11-29T00:00:00Z (Iceberg), or `file:PATH` (another DuckDB file).
+    """
+    from lakehouse_analytics.diff.compare import Options
+    from lakehouse_analytics.diff.run import FORMATS, SAMPLES
+    from lakehouse_analytics.diff.run import diff as compare
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        options = Options(
+            key=_listed(key),
+            exclude=_listed(exclude),
+            where=where,
+            tolerance=tolerance,
+            samples=SAMPLES[form] if samples is None else samples,
+        )
+        difference = compare(Settings.load(), table, base, head, options)
+    click.echo(FORMATS[form](difference))
+    if fail_on_difference and not difference.is_empty:
+        sys.exit(1)
+
+
+def _listed(names: str | None) -> list[str]:
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
 class _plain_errors:  # noqa: N801  # used like a function
     """Context manager that prints this project's own errors as one message, without a traceback."""
 
@@ -147,7 +200,9 @@ class _plain_errors:  # noqa: N801  # used like a function
         from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
         from lakehouse_analytics.cli.example import ExampleError
         from lakehouse_analytics.contract.models import ContractError
+        from lakehouse_analytics.dbt.profile import ProfileError
         from lakehouse_analytics.dbt.project import ManifestError
+        from lakehouse_analytics.diff.errors import DiffError
         from lakehouse_analytics.engines.base import DatabaseError
         from lakehouse_analytics.ingest import IngestError
         from lakehouse_analytics.instance.home import HomeError
@@ -157,9 +212,11 @@ class _plain_errors:  # noqa: N801  # used like a function
             ArrivalError,
             ExampleError,
             ContractError,
+            DiffError,
             ManifestError,
             HomeError,
             IngestError,
+            ProfileError,
             DatabaseError,
             SettingsError,
         )

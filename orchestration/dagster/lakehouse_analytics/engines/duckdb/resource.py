@@ -12,6 +12,8 @@ import dagster as dg
 from lakehouse_analytics.dbt.profile import ProfileError
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import PERMANENT, DatabaseError, Reason, TableReader
+from lakehouse_analytics.engines.comparison import Comparison
+from lakehouse_analytics.engines.duckdb.comparison import comparison
 from lakehouse_analytics.engines.duckdb.database import connect
 from lakehouse_analytics.engines.duckdb.reading import read_table
 from lakehouse_analytics.settings import Settings
@@ -93,6 +95,16 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         if self.path is None:
             raise DatabaseError("Tables can be exported from a DuckDB file only, and the target's database is not one.")
         return read_table(Path(self.path), name, timeout=self.lock_timeout)
+
+    @contextmanager
+    def comparison(self) -> Iterator[Comparison]:
+        """Open a session for comparisons of tables. No other process can write in the meantime."""
+        if self.path is None:
+            raise DatabaseError("Tables of a DuckDB file can be compared, and the target's database is not one.")
+        profile = Settings.load().profile
+        attached = {name: str(item["path"]) for name, item in profile.attached.items()}
+        with comparison(Path(self.path), timeout=self.lock_timeout, attached=attached) as session:
+            yield session
 
     def kill_queries(self, run_id: str) -> None:
         """Do nothing: the queries of a process end with it."""

@@ -13,6 +13,8 @@ import dagster as dg
 from lakehouse_analytics.dbt.profile import ProfileError
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import DatabaseError, TableReader
+from lakehouse_analytics.engines.comparison import Comparison
+from lakehouse_analytics.engines.postgres.comparison import comparison
 from lakehouse_analytics.engines.postgres.errors import REFUSED, Failure, classify
 from lakehouse_analytics.engines.postgres.reading import read_table
 from lakehouse_analytics.settings import Settings
@@ -100,6 +102,12 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Read a whole table in one snapshot with bounded memory, while the block runs."""
         with connect() as connection, read_table(connection, name) as reader:
             yield reader
+
+    @contextmanager
+    def comparison(self) -> Iterator[Comparison]:
+        """Open a session for comparisons of tables, in one snapshot."""
+        with connect() as connection, comparison(connection) as session:
+            yield session
 
     def classify_error(self, message: str) -> Failure:
         """Return the classification of dbt's message about a failed node."""

@@ -14,7 +14,9 @@ from pydantic import PrivateAttr, SecretStr
 from lakehouse_analytics.dbt.query_tags import Provenance
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import TableReader
+from lakehouse_analytics.engines.comparison import Comparison
 from lakehouse_analytics.engines.trino.client import QueryResult, execute, wait_until_ready
+from lakehouse_analytics.engines.trino.comparison import TrinoComparison
 from lakehouse_analytics.engines.trino.connection import TrinoConnection
 from lakehouse_analytics.engines.trino.errors import Failure, classify_dbt
 from lakehouse_analytics.engines.trino.queries import kill_query, list_queries, queue_reported
@@ -134,6 +136,11 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
                     return
         with read_query(self.server(), name, self._client_tags) as reader:
             yield reader
+
+    @contextmanager
+    def comparison(self) -> Iterator[Comparison]:
+        """Open a session for comparisons of tables."""
+        yield TrinoComparison(self.server(), self._client_tags)
 
     def wait_until_free(self, log: Callable[[str], None] = _LOGGER.warning) -> None:
         """Wait until Trino has started and responds to a query on the catalog.
