@@ -1,0 +1,307 @@
+"""The lineage of a qualified statement, from the innermost query outwards."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sqlglot import exp
+from sqlglot.optimizer.scope import Scope
+
+from lakehouse_analytics.column_lineage.query import Output, Query, Ref, Table
+
+_QUERIES = (exp.Select, exp.SetOperation)
+#: Key of an expression's metadata with the fingerprint of a column or a subquery.
+_MARK = "lakehouse"
+
+
+class Scopes:
+    """Finds the lineage of each query of a statement."""
+
+    def __init__(self, root: Scope, dialect: str, tables: Mapping[str, Table]) -> None:
+        """
+        Args:
+            root: The scope of the statement.
+            dialect: sqlglot's name of the dialect.
+            tables: The tables by their name in the statement.
+        """
+        self._root, self._dialect, self._tables = root, dialect, tables
+        self._found: dict[int, Query] = {}
+        #: The columns that each query has defined so far, by the id of its expression.
+        self._aliases: dict[int, dict[str, Output]] = {}
+
+    def query(self) -> Query:
+        """Return the lineage of the statement."""
+        for scope in self._root.traverse():
+            self._found[id(scope.expression)] = self._lineage(scope)
+        return self._found[id(self._root.expression)]
+
+    def _lineage(self, scope: Scope) -> Query:
+        if isinstance(scope.expression, exp.Select):
+            return self._select(scope, scope.expression)
+        if isinstance(scope.expression, exp.SetOperation):
+            return self._set_operation(scope, scope.expression)
+        if isinstance(scope.expression, exp.Subquery):
+            return self._found.get(id(scope.expression.unnest()), Query())
+        return self._table_function(scope)
+
+    def _table_function(self, scope: Scope) -> Query:
+        """Return the lineage of VALUES, UNNEST and other functions: each column may be made of all that they read."""
+        node = scope.expression
+        reads, inputs = self._reads(node, scope)
+        mark = _digest(self._marked(node))
+        alias = node.args.get("alias")
+        names = [column.name for column in (alias.args.get("columns") or ())] if alias else []
+        outputs = [Output(name, reads, False, name, f"{mark}#{i}") for i, name in enumerate(names)]
+        return Query(tuple(outputs), reads, inputs, mark)
+
+    def _set_operation(self, scope: Scope, node: exp.SetOperation) -> Query:
+        sides = [self._found.get(id(side.expression), Query()) for side in scope.set_operation_scopes]
+        width = min((len(side.outputs) for side in sides), default=0)
+        kind = f"{node.key} {'distinct' if node.args.get('distinct') else 'all'}"
+        outputs = []
+        for i in range(width):
+            parts = [side.outputs[i] for side in sides]
+            same = len({part.fingerprint for part in parts}) == 1
+            mark = parts[0].fingerprint if same else _digest("union", *(part.fingerprint for part in parts))
+            outputs.append(
+                Output(
+                    parts[0].name,
+                    frozenset().union(*(part.reads for part in parts)),
+                    all(part.direct for part in parts),
+                    _joined_text(part.expression for part in parts),
+                    mark,
+                    parts[0].type if len({part.type for part in parts}) == 1 else "",
+                )
+            )
+        filters = frozenset[Ref]().union(*(side.filters for side in sides))
+        if kind != "union all":  # rows are compared
+            filters = filters.union(*(output.reads for output in outputs))
+            kind = _digest(kind, *(output.fingerprint for output in outputs))
+        return Query(
+            tuple(outputs),
+            filters,
+            frozenset().union(*(side.inputs for side in sides)),
+            _digest(kind, *(side.row_fingerprint for side in sides), *self._clauses(node, scope, ("limit", "offset"))),
+            frozenset().union(*(side.open for side in sides)),
+        )
+
+    def _select(self, scope: Scope, node: exp.Select) -> Query:
+        outputs: list[Output] = []
+        unknown: set[str] = set()
+        inputs: set[str] = set()
+        aliases = self._aliases.setdefault(id(node), {})
+        for projection in node.selects:
+            if projection.is_star:
+                for name in self._star_sources(projection, scope):
+                    passed, open_ = self._columns_of(scope.sources[name])
+                    left_out = {e.name for e in (projection.find(exp.Star) or exp.Star()).args.get("except_") or ()}
+                    outputs += [output for output in passed if output.name not in left_out]
+                    unknown |= open_
+            else:
+                output, more = self._output(projection, scope)
+                outputs.append(output)
+                aliases.setdefault(output.name, output)
+                inputs |= more
+        filters, more, rows = self._rows(scope, node, outputs)
+        return Query(tuple(outputs), filters, frozenset(inputs | more), rows, frozenset(unknown))
+
+    def _output(self, projection: exp.Expr, scope: Scope) -> tuple[Output, frozenset[str]]:
+        value = projection.unalias().unnest()
+        reads, inputs = self._reads(value, scope)
+        kind = projection.type
+        name = projection.alias_or_name
+        known = "" if kind is None or kind.this == exp.DType.UNKNOWN else kind.sql(self._dialect)
+        if isinstance(value, exp.Column):
+            source = self._column(value, scope)
+            return Output(name, reads, source.direct, source.expression, source.fingerprint, known or source.type), inputs
+        mark = _digest(self._marked(value))
+        return Output(name, reads, False, value.sql(self._dialect, comments=False), mark, known), inputs
+
+    def _rows(self, scope: Scope, node: exp.Select, outputs: list[Output]) -> tuple[frozenset[Ref], set[str], str]:
+        """Return the columns that decide which rows there are, the tables of the rows, and the fingerprint."""
+        filters: set[Ref] = set()
+        inputs: set[str] = set()
+        parts: list[str] = []
+        froms = node.args.get("from_") or node.args.get("from")
+        joins = node.args.get("joins") or ()
+        for item in (*([froms] if froms else ()), *joins, *(node.args.get("laterals") or ())):
+            source = self._source(item, scope)
+            parts.append(f"{_join_kind(item)}{source.row_fingerprint}")
+            filters |= source.filters
+            inputs |= source.inputs
+            for condition in (item.args.get("on"), item.args.get("match_condition")):
+                if condition is not None:
+                    self._add(condition, scope, filters, inputs)
+                    parts.append(self._conditions(condition))
+            for name in item.args.get("using") or ():
+                parts.append(f"using {name.name}")
+                filters |= {ref for at in scope.sources.values() for ref in self._reads_of(at, name.name)}
+        plain = len(parts) == 1
+        by_number = {str(i): output for i, output in enumerate(outputs, 1)}
+        for item in (node.args.get("group") or exp.Group()).expressions:
+            if item.is_int and item.name in by_number:  # not expanded by sqlglot
+                filters |= by_number[item.name].reads
+                item.meta[_MARK] = by_number[item.name].fingerprint
+        for clause in self._row_clauses(node):
+            self._add(clause, scope, filters, inputs)
+        extra = self._clauses(node, scope, ("where", "group", "having", "qualify", "limit", "offset"))
+        if node.args.get("limit"):
+            extra += self._clauses(node, scope, ("order",))
+        if node.args.get("distinct"):
+            filters |= {ref for output in outputs for ref in output.reads}
+            extra.append(_digest("distinct", *sorted(output.fingerprint for output in outputs)))
+        for projection in node.selects:
+            if projection.find(exp.Unnest, exp.Explode):
+                extra.append(_digest(self._marked(projection.unalias())))
+            if not node.args.get("group") and _aggregates(projection):
+                extra.append("one row")
+        same = plain and not extra
+        return frozenset(filters), inputs, parts[0] if same else _digest("rows", *parts, *sorted(set(extra)))
+
+    @staticmethod
+    def _row_clauses(node: exp.Select) -> Iterator[exp.Expr]:
+        order = ("order",) if node.args.get("limit") else ()
+        for name in ("where", "group", "having", "qualify", "limit", "offset", *order):
+            if clause := node.args.get(name):
+                yield clause
+
+    def _clauses(self, node: exp.Expr, scope: Scope, names: Iterable[str]) -> list[str]:
+        found = []
+        for name in names:
+            if clause := node.args.get(name):
+                self._reads(clause, scope)
+                inner = clause.this if name in ("where", "having", "qualify") else clause
+                found.append(f"{name} {self._conditions(inner)}")
+        return found
+
+    def _conditions(self, node: exp.Expr) -> str:
+        """Return the fingerprint of a condition, in which the order of what AND connects does not count."""
+        return _digest(*sorted(self._marked(part) for part in node.flatten())) if isinstance(node, exp.And) else (
+            _digest(self._marked(node))
+        )
+
+    def _add(self, node: exp.Expr, scope: Scope, filters: set[Ref], inputs: set[str]) -> None:
+        reads, more = self._reads(node, scope)
+        filters |= reads
+        inputs |= more
+
+    def _source(self, item: exp.Expr, scope: Scope) -> Query:
+        """Return the lineage of one item of FROM or a join."""
+        this = item if isinstance(item, exp.Lateral) else item.this
+        source = scope.sources.get(this.alias_or_name)
+        if isinstance(source, Scope):
+            return self._found.get(id(source.expression), Query())
+        if isinstance(source, exp.Table) and source.name in self._tables:
+            name = self._tables[source.name].name
+            return Query(inputs=frozenset({name}), row_fingerprint=name)
+        reads, inputs = self._reads(this, scope)
+        return Query(filters=reads, inputs=inputs, row_fingerprint=_digest(self._marked(this)))
+
+    def _star_sources(self, projection: exp.Expr, scope: Scope) -> list[str]:
+        table = projection.table if isinstance(projection, exp.Column) else ""
+        return [name for name in scope.selected_sources if not table or name == table]
+
+    def _columns_of(self, source: Any) -> tuple[list[Output], frozenset[str]]:
+        """Return the known columns of a table or subquery, and the tables that others may come from."""
+        if isinstance(source, Scope):
+            query = self._found.get(id(source.expression), Query())
+            return [*query.outputs], query.open
+        table = self._tables.get(source.name)
+        if table is None:
+            return [], frozenset()
+        outputs = [_passed(table.name, name, kind) for name, kind in table.columns.items()]
+        return outputs, frozenset() if table.complete else frozenset({table.name})
+
+    def _reads(self, node: exp.Expr, scope: Scope) -> tuple[frozenset[Ref], frozenset[str]]:
+        """Return the columns that an expression reads, and the tables of its subqueries; mark both for `_marked`."""
+        reads: set[Ref] = set()
+        inputs: set[str] = set()
+        for part in node.walk(prune=lambda n: isinstance(n, _QUERIES)):
+            if isinstance(part, _QUERIES):
+                query = self._found.get(id(part), Query())
+                reads |= query.reads
+                inputs |= query.inputs
+                part.meta[_MARK] = _digest(query.row_fingerprint, *(output.fingerprint for output in query.outputs))
+            elif isinstance(part, exp.Column) and not part.is_star:
+                column = self._column(part, scope)
+                reads |= column.reads
+                part.meta[_MARK] = column.fingerprint
+        return frozenset(reads), frozenset(inputs)
+
+    def _column(self, column: exp.Column, scope: Scope) -> Output:
+        """Return the lineage of a column that an expression reads."""
+        name = column.name
+        at: Scope | None = scope
+        if not column.table:
+            return self._unqualified(name, scope)
+        while at is not None:
+            if column.table in at.sources:
+                return self._column_of(at.sources[column.table], name) or Output(name, frozenset(), True, name, name)
+            at = at.parent
+        return Output(name, frozenset(), False, column.sql(self._dialect), f"?{column.table}.{name}")
+
+    def _column_of(self, source: Any, name: str) -> Output | None:
+        if isinstance(source, Scope):
+            query = self._found.get(id(source.expression), Query())
+            if found := query.by_name.get(name):
+                return found
+            reads = frozenset(Ref(table, name) for table in (query.open or query.inputs))
+            mark = "|".join(sorted(f"{ref.relation}.{name}" for ref in reads))
+            return Output(name, reads, True, name, mark) if reads else None
+        table = self._tables.get(source.name)
+        return _passed(table.name, name, table.columns.get(name, "")) if table else None
+
+    def _reads_of(self, source: Any, name: str) -> frozenset[Ref]:
+        column = self._column_of(source, name)
+        return column.reads if column else frozenset()
+
+    def _unqualified(self, name: str, scope: Scope) -> Output:
+        """Return the lineage of a column that sqlglot could not assign to one table: it may be of each."""
+        sources = [source for _, source in scope.selected_sources.values()]
+        sources = sources or [*(scope.parent.sources.values() if scope.parent else ())]
+        sure = [found for source in sources for found in self._columns_of(source)[0] if found.name == name]
+        if len(sure) == 1:
+            return sure[0]
+        if alias := self._aliases.get(id(scope.expression), {}).get(name):
+            return alias
+        all_ = [found for source in sources if (found := self._column_of(source, name))]
+        reads = frozenset[Ref]().union(*(found.reads for found in all_))
+        return Output(name, reads, len(all_) == 1, name, "|".join(sorted(found.fingerprint for found in all_)) or name)
+
+    def _marked(self, node: exp.Expr) -> str:
+        """Return the SQL of an expression with fingerprints for its columns and subqueries."""
+
+        def replace(part: exp.Expr) -> exp.Expr:
+            mark = part.meta.get(_MARK)
+            return exp.Var(this=mark) if mark else part
+
+        return node.transform(replace).sql(self._dialect, comments=False)
+
+
+def _passed(table: str, name: str, kind: str) -> Output:
+    return Output(name, frozenset({Ref(table, name)}), True, name, f"{table}.{name}", kind)
+
+
+def _join_kind(item: exp.Expr) -> str:
+    words = (item.args.get("method"), item.args.get("side"), item.args.get("kind"))
+    return f"{' '.join(str(word).lower() for word in words if word)} join " if isinstance(item, exp.Join) else ""
+
+
+def _aggregates(projection: exp.Expr) -> bool:
+    """Return whether an expression aggregates all rows, other than over a window."""
+    for found in projection.find_all(exp.AggFunc):
+        if found.find_ancestor(exp.Window, *_QUERIES) is None or not isinstance(
+            found.find_ancestor(exp.Window, *_QUERIES), exp.Window
+        ):
+            return True
+    return False
+
+
+def _joined_text(texts: Iterable[str]) -> str:
+    return " | ".join(dict.fromkeys(texts))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
