@@ -104,8 +104,8 @@ class Scopes:
                 outputs.append(output)
                 aliases.setdefault(output.name, output)
                 inputs |= more
-        filters, more, rows = self._rows(scope, node, outputs)
-        return Query(tuple(outputs), filters, frozenset(inputs | more), rows, frozenset(unknown))
+        filters, sources, rows = self._rows(scope, node, outputs)
+        return Query(tuple(outputs), filters, frozenset(inputs | sources), rows, frozenset(unknown))
 
     def _output(self, projection: exp.Expr, scope: Scope) -> tuple[Output, frozenset[str]]:
         value = projection.unalias().unnest()
@@ -115,7 +115,9 @@ class Scopes:
         known = "" if kind is None or kind.this == exp.DType.UNKNOWN else kind.sql(self._dialect)
         if isinstance(value, exp.Column):
             source = self._column(value, scope)
-            return Output(name, reads, source.direct, source.expression, source.fingerprint, known or source.type), inputs
+            return Output(
+                name, reads, source.direct, source.expression, source.fingerprint, known or source.type
+            ), inputs
         mark = _digest(self._marked(value))
         return Output(name, reads, False, value.sql(self._dialect, comments=False), mark, known), inputs
 
@@ -124,9 +126,9 @@ class Scopes:
         filters: set[Ref] = set()
         inputs: set[str] = set()
         parts: list[str] = []
-        froms = node.args.get("from_") or node.args.get("from")
+        source_clause = node.args.get("from_") or node.args.get("from")
         joins = node.args.get("joins") or ()
-        for item in (*([froms] if froms else ()), *joins, *(node.args.get("laterals") or ())):
+        for item in (*([source_clause] if source_clause else ()), *joins, *(node.args.get("laterals") or ())):
             source = self._source(item, scope)
             parts.append(f"{_join_kind(item)}{source.row_fingerprint}")
             filters |= source.filters
@@ -178,8 +180,10 @@ class Scopes:
 
     def _conditions(self, node: exp.Expr) -> str:
         """Return the fingerprint of a condition, in which the order of what AND connects does not count."""
-        return _digest(*sorted(self._marked(part) for part in node.flatten())) if isinstance(node, exp.And) else (
-            _digest(self._marked(node))
+        return (
+            _digest(*sorted(self._marked(part) for part in node.flatten()))
+            if isinstance(node, exp.And)
+            else (_digest(self._marked(node)))
         )
 
     def _add(self, node: exp.Expr, scope: Scope, filters: set[Ref], inputs: set[str]) -> None:

@@ -26,13 +26,14 @@ _MAX_PROBLEM = 200
 Find = Callable[[tuple[str, ...]], Table]
 
 
-def lineage_of(sql: str, dialect: str, find: Find) -> Query:
+def lineage_of(sql: str, dialect: str, find: Find, *, through_ephemeral: bool = False) -> Query:
     """Return the lineage of a statement.
 
     Args:
         sql: One SELECT statement.
         dialect: sqlglot's name of the dialect.
         find: Returns the table of a name in the statement. The CTE of an ephemeral model counts as a table.
+        through_ephemeral: Whether the CTE of an ephemeral model does not count as a table, but is followed.
 
     Returns:
         The lineage. If the statement cannot be analyzed, only `problem` is set.
@@ -40,10 +41,10 @@ def lineage_of(sql: str, dialect: str, find: Find) -> Query:
     logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of types that it does not know
     try:
         try:
-            return _lineage(sql, dialect, find, qualified=True)
+            return _lineage(sql, dialect, find, through_ephemeral, qualified=True)
         except OptimizeError:
             # A column that could be of several tables, because the columns of one of them are not known.
-            return _lineage(sql, dialect, find, qualified=False)
+            return _lineage(sql, dialect, find, through_ephemeral, qualified=False)
     except RecursionError:
         return Query(problem="it is nested too deeply")
     except (SqlglotError, AttributeError, KeyError, TypeError, ValueError, IndexError, AssertionError) as error:
@@ -51,11 +52,11 @@ def lineage_of(sql: str, dialect: str, find: Find) -> Query:
         return Query(problem=_brief(error) or type(error).__name__)
 
 
-def _lineage(sql: str, dialect: str, find: Find, *, qualified: bool) -> Query:
+def _lineage(sql: str, dialect: str, find: Find, through_ephemeral: bool, *, qualified: bool) -> Query:
     statements = [statement for statement in parse(sql, dialect=dialect) if statement is not None]
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
         return Query(problem="it is not one SELECT statement")
-    tree, tables = _with_tables(statements[0], find)
+    tree, tables = _with_tables(statements[0], find, through_ephemeral=through_ephemeral)
     schema = MappingSchema(dialect=dialect, normalize=False)
     for alias, table in tables.items():
         if table.complete and table.columns:
@@ -93,12 +94,13 @@ def _brief(error: Exception) -> str:
     return lines[0][:_MAX_PROBLEM] if lines else ""
 
 
-def _with_tables(tree: exp.Query, find: Find) -> tuple[exp.Query, dict[str, Table]]:
+def _with_tables(tree: exp.Query, find: Find, *, through_ephemeral: bool) -> tuple[exp.Query, dict[str, Table]]:
     """Return the statement with a short name for each table, and the tables by that name.
 
-    The CTEs of ephemeral models are removed, so that they are tables too.
+    The CTEs of ephemeral models are removed, so that they are tables too, unless they are followed.
     """
-    _remove_ephemeral(tree)
+    if not through_ephemeral:
+        _remove_ephemeral(tree)
     ctes = {cte.alias_or_name.lower() for cte in tree.find_all(exp.CTE)}
     tables: dict[str, Table] = {}
     names: dict[tuple[str, ...], str] = {}

@@ -49,10 +49,9 @@ def _holds(wide: exp.DataType, narrow: exp.DataType) -> bool:
     one, other = _name(wide), _name(narrow)
     if one in _TEXTS and other in _TEXTS:
         return _first(wide, _UNLIMITED) >= _first(narrow, _UNLIMITED)
-    if one in _INTEGERS and other in _INTEGERS:
-        return _INTEGERS.index(one) >= _INTEGERS.index(other)
-    if one in _FLOATS and other in _FLOATS:
-        return _FLOATS.index(one) >= _FLOATS.index(other)
+    for types in (_INTEGERS, _FLOATS):
+        if one in types and other in types:
+            return types.index(one) >= types.index(other)
     if one == "DECIMAL":
         precision, scale = _decimal(wide)
         if other == "DECIMAL":

@@ -65,10 +65,11 @@ def offline(path: str) -> Iterator[None]:
 def _disconnect(adapter: Any, exists: threading.local) -> None:
     """Replace what needs a connection."""
     from dbt.adapters.contracts.connection import AdapterResponse
-    from dbt_common.clients.agate_helper import empty_table
+
+    agate: Any = importlib.import_module("dbt_common.clients.agate_helper")
 
     def execute(*_args: Any, **_options: Any) -> tuple[Any, Any]:
-        return AdapterResponse("offline"), empty_table()
+        return AdapterResponse("offline"), agate.empty_table()
 
     def get_relation(database: str | None, schema: str, identifier: str, **_options: Any) -> Any:
         if not getattr(exists, "table", False):

@@ -51,7 +51,7 @@ def _breaks_of(change: ModelChange, base: Side, current: Side) -> Iterator[Break
         for why in _exposures(change.unique_id, current):
             yield Break(change.unique_id, "", "another name or schema", f"{why} by its old name")
     for column in change.columns:
-        for why in _breaks_of_column(change, column, base, current):
+        for why in _breaks_of_column(change, column, current):
             yield Break(change.unique_id, column.column, _what(column), why)
     if change.kind != "upstream" or change.columns:
         for name, what, why in _contract_breaks(change.unique_id, base, current):
@@ -64,12 +64,11 @@ def _what(column: ColumnChange) -> str:
     return f"renamed to {column.after}" if column.kind == "renamed" else column.kind
 
 
-def _breaks_of_column(change: ModelChange, column: ColumnChange, base: Side, current: Side) -> Iterator[str]:
+def _breaks_of_column(change: ModelChange, column: ColumnChange, current: Side) -> Iterator[str]:
     unique_id = change.unique_id
     if column.kind in ("removed", "renamed"):
         yield from _readers_of_column(unique_id, column.column, current)
-        for why in _exposures(unique_id, current):
-            yield why
+        yield from _exposures(unique_id, current)
         yield from _own_names(current.nodes[unique_id], column.column)
     elif column.kind == "retyped" and column.how in ("narrowed", "changed"):
         # Downstream of the change it is reported where somebody reads it.

@@ -93,6 +93,9 @@ def _compare(unique_id: str, base: Side, current: Side) -> ModelChange | None:
             change.rows = "other rows: joins, filters, groups or limits changed"
         elif _incremental_differs(unique_id, base, current, code_differs=code_differs):
             change.rows = "other rows: what an incremental build reads changed"
+    if not reasons and (change.rows or any(column.kind == "changed" for column in change.columns)):
+        reasons.append("compiled SQL")  # by a variable, or the environment
+        change.kind = "modified"
     if not change.rows:
         change.rows = _rows_of_reasons(reasons)
     return change if change.reasons or change.columns or change.rows else None
@@ -200,7 +203,8 @@ def _relation(node: Node) -> tuple[Any, ...]:
 def _contract(node: Node) -> str:
     contract = node["config"].get("contract") or {}
     columns = {
-        name: (column.get("data_type"), column.get("constraints")) for name, column in (node.get("columns") or {}).items()
+        name: (column.get("data_type"), column.get("constraints"))
+        for name, column in (node.get("columns") or {}).items()
     }
     return _plain([True, columns, node.get("constraints")] if contract.get("enforced") else [False])
 

@@ -46,7 +46,7 @@ class Compiler:
         Raises:
             ImpactError: It does not compile.
         """
-        return self._compile(self.runner, "current", "the project as it is on disk")
+        return self.compiled(self.runner, "current", "the project as it is on disk")
 
     def base(self, base: str) -> Inputs:
         """Return the project at a git ref, or of a manifest.
@@ -64,17 +64,18 @@ class Compiler:
         project_dir = root / self.project.project_dir.relative_to(_repository(self.project.project_dir))
         if not (project_dir / "dbt_project.yml").is_file():
             raise ImpactError(f"{self.project.project_dir} has no dbt_project.yml at {base}: use a later commit.")
-        return self._compile(self._runner_in(project_dir), "base", f"the project at {base}")
+        return self.compiled(self._runner_in(project_dir), "base", f"the project at {base}")
 
     def _of_manifest(self, path: Path) -> Inputs:
         if not path.is_file():
             raise ImpactError(
-                f"{path} does not exist: --base is the path of a manifest.json, as `lakehouse manifest` prints, or a git ref."
+                f"{path} does not exist: --base is the path of a manifest.json, as `lakehouse manifest` prints, or a "
+                "git ref."
             )
         parsed = path.parent / PARTIAL_PARSE
         if parsed.is_file():
             runner = self.runner.model_copy(update={"target_path": str(path.parent)})
-            return self._compile(runner, "base", f"the project of {path}", parsed=True)
+            return self.compiled(runner, "base", f"the project of {path}", parsed=True)
         manifest = _json(path)
         models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
         if not any(node.get("compiled_code") for node in models) and models:
@@ -110,7 +111,18 @@ class Compiler:
             profiles_dir = copied if (copied / "profiles.yml").is_file() else profiles_dir
         return self.runner.model_copy(update={"project_dir": str(project_dir), "profiles_dir": str(profiles_dir)})
 
-    def _compile(self, runner: DbtRunner, name: str, what: str, *, parsed: bool = False) -> Inputs:
+    def compiled(self, runner: DbtRunner, name: str, what: str, *, parsed: bool = False) -> Inputs:
+        """Compile one side.
+
+        Args:
+            runner: Runs dbt in the folder of the side.
+            name: `base` or `current`.
+            what: What it is, for messages.
+            parsed: Whether to start from the runner's parsed project.
+
+        Raises:
+            ImpactError: It does not compile.
+        """
         target, record = self.folder / f"{name}-target", self.folder / f"{name}.json"
         project = self.project
         target.mkdir()
@@ -118,7 +130,12 @@ class Compiler:
         with runner.session(environment=unset) as session:
             if not parsed:
                 self._install_packages(session, Path(runner.project_dir), target, what)
-            command = ["compile", "--no-introspect", "--no-populate-cache", *(() if parsed else ("--no-partial-parse",))]
+            command = [
+                "compile",
+                "--no-introspect",
+                "--no-populate-cache",
+                *(() if parsed else ("--no-partial-parse",)),
+            ]
             _run(session, command, target, what, hook={"kind": "offline", "path": str(record)}, parsed=parsed)
         manifest = _json(target / "manifest.json")
         recorded = _json(record)

@@ -110,7 +110,7 @@ class Side:
         node = self.nodes[unique_id]
         declared, enforced = self._declared(node), is_enforced(node)
         known = self._cataloged(unique_id)
-        query = self._query_of(unique_id, node)
+        query = self._query_of(node)
         if query is None:  # a source or a seed
             names = [column_name(name, self.dialect) for name in self._inputs.seed_columns.get(unique_id, ())]
             kinds = {**declared, **_lower(node["config"].get("column_types") or {})}
@@ -134,7 +134,7 @@ class Side:
             self._tables[unique_id] = Table(unique_id, columns, not query.open)
         return query
 
-    def _query_of(self, unique_id: str, node: Node) -> Query | None:
+    def _query_of(self, node: Node) -> Query | None:
         """Return the lineage of a model's or snapshot's SQL; None for a source or a seed."""
         if node["resource_type"] not in ("model", "snapshot"):
             return None
