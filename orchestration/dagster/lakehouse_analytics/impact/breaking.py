@@ -142,6 +142,17 @@ def _exposures(unique_id: str, side: Side) -> Iterator[str]:
     for exposure in (side.manifest.get("exposures") or {}).values():
         if unique_id in parents_of(exposure):
             yield f"exposure {exposure['name']} may read it"
+    for connection in _exports(side.nodes.get(unique_id, {})):
+        yield f"its copy in {connection} may be read"
+
+
+def _exports(node: Node) -> Iterator[str]:
+    """Yield the connections that have a copy of the table (docs/exports.md)."""
+    lakehouse = (node.get("config", {}).get("meta") or {}).get("lakehouse")
+    copies = lakehouse.get("serve") if isinstance(lakehouse, Mapping) else None
+    for copy in copies if isinstance(copies, list) else [copies]:
+        if isinstance(copy, Mapping) and copy.get("to"):
+            yield str(copy["to"])
 
 
 def _own_names(node: Node, column: str) -> Iterator[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from lakehouse_analytics.cli import main
 from lakehouse_analytics.common.environment import repository_root
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.engines.resources import dbt_runner
@@ -134,23 +138,89 @@ def _run(project: Project, cases: Sequence[Case], missed: list[str]) -> None:
     assert unseen == [], "a breaking change was missed"
 
 
+@pytest.mark.nightly
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missed: list[str]) -> None:
     ignore = shutil.ignore_patterns("target", "logs", "dbt_packages")
     shutil.copytree(repository_root() / "dbt", tmp_path / "dbt", ignore=ignore)
     _run(Project(tmp_path, monkeypatch), demo.CASES, missed)
 
 
+@pytest.mark.nightly
 def test_jaffle_on_trino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missed: list[str]) -> None:
     _write(tmp_path / "dbt", jaffle.FILES)
     _run(Project(tmp_path, monkeypatch), jaffle.CASES, missed)
 
 
+@pytest.mark.nightly
 def test_events_on_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missed: list[str]) -> None:
     _write(tmp_path / "dbt", events.FILES)
     _run(Project(tmp_path, monkeypatch), events.CASES, missed)
 
 
+@pytest.mark.nightly
 def test_almost_all_are_found(missed: list[str]) -> None:
     cases = [*demo.CASES, *jaffle.CASES, *events.CASES]
     assert len(cases) == 60
     assert len(cases) - len(missed) >= FOUND, "\n".join(missed)
+
+
+def _git(folder: Path, *args: str) -> None:
+    who = ("-c", "user.name=Ann", "-c", "user.email=ann@example.com")
+    subprocess.run(["git", *who, *args], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A git repository with the dbt project in a folder, and a change that is not committed."""
+    _write(tmp_path / "dbt", events.FILES)
+    _git(tmp_path, "init", "-q")
+    _git(tmp_path, "add", "-A")
+    _git(tmp_path, "commit", "-qm", "base")
+    monkeypatch.setenv("LAKEHOUSE_DBT_PROJECT_DIR", str(tmp_path / "dbt"))
+    _apply(events.CASES[14], tmp_path / "dbt")
+    return tmp_path
+
+
+def _status(folder: Path) -> str:
+    done = subprocess.run(["git", "status", "--short"], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def test_the_command_compares_with_a_git_ref(repository: Path) -> None:
+    before = _status(repository)
+    done = CliRunner().invoke(main, ["impact", "--base", "HEAD", "--fail-on", "breaking"])
+    assert "✘ model activity.day (renamed to date_day): exposure activity_board may read it" in done.output
+    assert done.exit_code == 1
+    assert _status(repository) == before == " M dbt/models/activity.sql\n"
+
+
+def test_the_command_compares_with_a_manifest(repository: Path) -> None:
+    _git(repository, "stash")
+    assert CliRunner().invoke(main, ["manifest"]).exit_code == 0
+    _git(repository, "stash", "pop")
+    manifest = DbtProject.from_settings(Settings.load(complete=False)).manifest_path
+    shutil.copytree(manifest.parent, repository / "deployed")
+    command = ["impact", "--base", str(repository / "deployed" / "manifest.json"), "--format", "json"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [(item["unique_id"], item["column"]) for item in found["breaks"]] == [("model.events.activity", "day")]
+    (repository / "deployed" / "partial_parse.msgpack").unlink()
+    done = CliRunner().invoke(main, command)
+    assert "has no compiled SQL" in done.output
+    assert done.exit_code == 1
+
+
+def test_one_error_for_what_cannot_be_compared(repository: Path) -> None:
+    def error(base: str) -> str:
+        done = CliRunner().invoke(main, ["impact", "--base", base])
+        assert done.exit_code == 1
+        return str(done.output)
+
+    assert error("no-such-branch").startswith("Error: no-such-branch is neither a file nor a commit of ")
+    assert error("missing/manifest.json").startswith("Error: missing/manifest.json does not exist")
+    _git(repository, "checkout", "-q", ".")
+    (repository / "dbt/models/plans.sql").write_text("select * from {{ ref('nothing') }}")
+    assert error("HEAD").startswith("Error: `dbt compile` failed for the project as it is on disk:\n")
+    _git(repository, "commit", "-qam", "does not compile")
+    assert error("HEAD").startswith("Error: `dbt compile` failed for the project at HEAD:\n")

@@ -12,7 +12,6 @@ import pytest
 from lakehouse_analytics.assets.column_lineage import KEY, ColumnLineage
 from lakehouse_analytics.column_lineage import sql as analyzer
 from lakehouse_analytics.dbt.graph import Graph
-from lakehouse_analytics.dbt.manifest import read
 from manifests import Manifest
 
 STAGED = 'select id, amount / 100 as amount from "lake"."raw"."orders" where day = \'2026-01-01\''
@@ -24,7 +23,7 @@ def graph() -> Graph:
     manifest = Manifest()
     staged = manifest.model("stg_orders", manifest.source("raw", "orders"), folder="bronze")
     manifest.model("orders", staged, folder="gold")
-    return read(manifest.build())
+    return manifest.graph()
 
 
 @pytest.fixture

@@ -99,6 +99,13 @@ def test_a_contract_that_is_not_enforced_anymore() -> None:
     assert [item.what for item in impact.breaks] == ["contract not enforced anymore"]
 
 
+def test_a_column_of_a_table_that_is_exported() -> None:
+    exported = {"config": {"meta": {"lakehouse": {"serve": {"to": "clickhouse"}}}}}
+    after = node("a", "select 1 as id", **exported)
+    impact = compared(manifest(node("a", A["raw_code"], **exported)), manifest(after))
+    assert [(item.column, item.why) for item in impact.breaks] == [("n", "its copy in clickhouse may be read")]
+
+
 def test_formats() -> None:
     group = {"config": {"meta": {"lakehouse": {"owner": "team:finance"}}}}
     before, b = manifest(A, B, exposures=("b",)), node("b", B["raw_code"], "a", **group)
