@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlglot import exp
 from sqlglot.optimizer.scope import Scope
 
+from lakehouse_analytics.column_lineage.fingerprints import (
+    MARK,
+    QUERIES,
+    aggregates,
+    conditions,
+    digest,
+    join_kind,
+    marked,
+    row_clauses,
+)
 from lakehouse_analytics.column_lineage.query import Output, Query, Ref, Table
-
-_QUERIES = (exp.Select, exp.SetOperation)
-#: Key of an expression's metadata with the fingerprint of a column or a subquery.
-_MARK = "lakehouse"
 
 
 class Scopes:
@@ -50,7 +55,7 @@ class Scopes:
         """Return the lineage of VALUES, UNNEST and other functions: each column may be made of all that they read."""
         node = scope.expression
         reads, inputs = self._reads(node, scope)
-        mark = _digest(self._marked(node))
+        mark = digest(marked(node, self._dialect))
         alias = node.args.get("alias")
         names = [column.name for column in (alias.args.get("columns") or ())] if alias else []
         outputs = [Output(name, reads, False, name, f"{mark}#{i}") for i, name in enumerate(names)]
@@ -64,7 +69,7 @@ class Scopes:
         for i in range(width):
             parts = [side.outputs[i] for side in sides]
             same = len({part.fingerprint for part in parts}) == 1
-            mark = parts[0].fingerprint if same else _digest("union", *(part.fingerprint for part in parts))
+            mark = parts[0].fingerprint if same else digest("union", *(part.fingerprint for part in parts))
             outputs.append(
                 Output(
                     parts[0].name,
@@ -78,12 +83,12 @@ class Scopes:
         filters = frozenset[Ref]().union(*(side.filters for side in sides))
         if kind != "union all":  # rows are compared
             filters = filters.union(*(output.reads for output in outputs))
-            kind = _digest(kind, *(output.fingerprint for output in outputs))
+            kind = digest(kind, *(output.fingerprint for output in outputs))
         return Query(
             tuple(outputs),
             filters,
             frozenset().union(*(side.inputs for side in sides)),
-            _digest(kind, *(side.row_fingerprint for side in sides), *self._clauses(node, scope, ("limit", "offset"))),
+            digest(kind, *(side.row_fingerprint for side in sides), *self._clauses(node, scope, ("limit", "offset"))),
             frozenset().union(*(side.open for side in sides)),
         )
 
@@ -118,7 +123,7 @@ class Scopes:
             return Output(
                 name, reads, source.direct, source.expression, source.fingerprint, known or source.type
             ), inputs
-        mark = _digest(self._marked(value))
+        mark = digest(marked(value, self._dialect))
         return Output(name, reads, False, value.sql(self._dialect, comments=False), mark, known), inputs
 
     def _rows(self, scope: Scope, node: exp.Select, outputs: list[Output]) -> tuple[frozenset[Ref], set[str], str]:
@@ -130,13 +135,13 @@ class Scopes:
         joins = node.args.get("joins") or ()
         for item in (*([source_clause] if source_clause else ()), *joins, *(node.args.get("laterals") or ())):
             source = self._source(item, scope)
-            parts.append(f"{_join_kind(item)}{source.row_fingerprint}")
+            parts.append(f"{join_kind(item)}{source.row_fingerprint}")
             filters |= source.filters
             inputs |= source.inputs
             for condition in (item.args.get("on"), item.args.get("match_condition")):
                 if condition is not None:
                     self._add(condition, scope, filters, inputs)
-                    parts.append(self._conditions(condition))
+                    parts.append(conditions(condition, self._dialect))
             for name in item.args.get("using") or ():
                 parts.append(f"using {name.name}")
                 filters |= {ref for at in scope.sources.values() for ref in self._reads_of(at, name.name)}
@@ -145,29 +150,22 @@ class Scopes:
         for item in (node.args.get("group") or exp.Group()).expressions:
             if item.is_int and item.name in by_number:  # not expanded by sqlglot
                 filters |= by_number[item.name].reads
-                item.meta[_MARK] = by_number[item.name].fingerprint
-        for clause in self._row_clauses(node):
+                item.meta[MARK] = by_number[item.name].fingerprint
+        for clause in row_clauses(node):
             self._add(clause, scope, filters, inputs)
         extra = self._clauses(node, scope, ("where", "group", "having", "qualify", "limit", "offset"))
         if node.args.get("limit"):
             extra += self._clauses(node, scope, ("order",))
         if node.args.get("distinct"):
             filters |= {ref for output in outputs for ref in output.reads}
-            extra.append(_digest("distinct", *sorted(output.fingerprint for output in outputs)))
+            extra.append(digest("distinct", *sorted(output.fingerprint for output in outputs)))
         for projection in node.selects:
             if projection.find(exp.Unnest, exp.Explode):
-                extra.append(_digest(self._marked(projection.unalias())))
-            if not node.args.get("group") and _aggregates(projection):
+                extra.append(digest(marked(projection.unalias(), self._dialect)))
+            if not node.args.get("group") and aggregates(projection):
                 extra.append("one row")
         same = plain and not extra
-        return frozenset(filters), inputs, parts[0] if same else _digest("rows", *parts, *sorted(set(extra)))
-
-    @staticmethod
-    def _row_clauses(node: exp.Select) -> Iterator[exp.Expr]:
-        order = ("order",) if node.args.get("limit") else ()
-        for name in ("where", "group", "having", "qualify", "limit", "offset", *order):
-            if clause := node.args.get(name):
-                yield clause
+        return frozenset(filters), inputs, parts[0] if same else digest("rows", *parts, *sorted(set(extra)))
 
     def _clauses(self, node: exp.Expr, scope: Scope, names: Iterable[str]) -> list[str]:
         found = []
@@ -175,16 +173,8 @@ class Scopes:
             if clause := node.args.get(name):
                 self._reads(clause, scope)
                 inner = clause.this if name in ("where", "having", "qualify") else clause
-                found.append(f"{name} {self._conditions(inner)}")
+                found.append(f"{name} {conditions(inner, self._dialect)}")
         return found
-
-    def _conditions(self, node: exp.Expr) -> str:
-        """Return the fingerprint of a condition, in which the order of what AND connects does not count."""
-        return (
-            _digest(*sorted(self._marked(part) for part in node.flatten()))
-            if isinstance(node, exp.And)
-            else (_digest(self._marked(node)))
-        )
 
     def _add(self, node: exp.Expr, scope: Scope, filters: set[Ref], inputs: set[str]) -> None:
         reads, more = self._reads(node, scope)
@@ -201,7 +191,7 @@ class Scopes:
             name = self._tables[source.name].name
             return Query(inputs=frozenset({name}), row_fingerprint=name)
         reads, inputs = self._reads(this, scope)
-        return Query(filters=reads, inputs=inputs, row_fingerprint=_digest(self._marked(this)))
+        return Query(filters=reads, inputs=inputs, row_fingerprint=digest(marked(this, self._dialect)))
 
     def _star_sources(self, projection: exp.Expr, scope: Scope) -> list[str]:
         table = projection.table if isinstance(projection, exp.Column) else ""
@@ -222,16 +212,16 @@ class Scopes:
         """Return the columns that an expression reads, and the tables of its subqueries; mark both for `_marked`."""
         reads: set[Ref] = set()
         inputs: set[str] = set()
-        for part in node.walk(prune=lambda n: isinstance(n, _QUERIES)):
-            if isinstance(part, _QUERIES):
+        for part in node.walk(prune=lambda n: isinstance(n, QUERIES)):
+            if isinstance(part, QUERIES):
                 query = self._found.get(id(part), Query())
                 reads |= query.reads
                 inputs |= query.inputs
-                part.meta[_MARK] = _digest(query.row_fingerprint, *(output.fingerprint for output in query.outputs))
+                part.meta[MARK] = digest(query.row_fingerprint, *(output.fingerprint for output in query.outputs))
             elif isinstance(part, exp.Column) and not part.is_star:
                 column = self._column(part, scope)
                 reads |= column.reads
-                part.meta[_MARK] = column.fingerprint
+                part.meta[MARK] = column.fingerprint
         return frozenset(reads), frozenset(inputs)
 
     def _column(self, column: exp.Column, scope: Scope) -> Output:
@@ -274,38 +264,10 @@ class Scopes:
         reads = frozenset[Ref]().union(*(found.reads for found in all_))
         return Output(name, reads, len(all_) == 1, name, "|".join(sorted(found.fingerprint for found in all_)) or name)
 
-    def _marked(self, node: exp.Expr) -> str:
-        """Return the SQL of an expression with fingerprints for its columns and subqueries."""
-
-        def replace(part: exp.Expr) -> exp.Expr:
-            mark = part.meta.get(_MARK)
-            return exp.Var(this=mark) if mark else part
-
-        return node.transform(replace).sql(self._dialect, comments=False)
-
 
 def _passed(table: str, name: str, kind: str) -> Output:
     return Output(name, frozenset({Ref(table, name)}), True, name, f"{table}.{name}", kind)
 
 
-def _join_kind(item: exp.Expr) -> str:
-    words = (item.args.get("method"), item.args.get("side"), item.args.get("kind"))
-    return f"{' '.join(str(word).lower() for word in words if word)} join " if isinstance(item, exp.Join) else ""
-
-
-def _aggregates(projection: exp.Expr) -> bool:
-    """Return whether an expression aggregates all rows, other than over a window."""
-    for found in projection.find_all(exp.AggFunc):
-        if found.find_ancestor(exp.Window, *_QUERIES) is None or not isinstance(
-            found.find_ancestor(exp.Window, *_QUERIES), exp.Window
-        ):
-            return True
-    return False
-
-
 def _joined_text(texts: Iterable[str]) -> str:
     return " | ".join(dict.fromkeys(texts))
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -92,8 +92,8 @@ class Compiler:
         commit = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
         if commit is None:
             raise ImpactError(
-                f"{ref} is neither a file nor a commit of {repository}: --base is a git ref, such as origin/main (fetch "
-                "it first), or the path of a manifest.json."
+                f"{ref} is neither a file nor a commit of {repository}: --base is a git ref, such as origin/main "
+                "(fetch it first), or the path of a manifest.json."
             )
         archive, root = self.folder / "base.tar", self.folder / "base"
         if _git(repository, "archive", "--format=tar", f"--output={archive}", commit.strip()) is None:

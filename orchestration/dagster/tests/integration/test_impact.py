@@ -20,6 +20,7 @@ from lakehouse_analytics.impact.report import Impact, impact_of
 from lakehouse_analytics.impact.side import Inputs, Side
 from lakehouse_analytics.settings import Settings
 
+from .conftest import Lakehouse
 from .impact_cases import demo, events, jaffle
 from .impact_cases.base import Case
 
@@ -224,3 +225,25 @@ def test_one_error_for_what_cannot_be_compared(repository: Path) -> None:
     assert error("HEAD").startswith("Error: `dbt compile` failed for the project as it is on disk:\n")
     _git(repository, "commit", "-qam", "does not compile")
     assert error("HEAD").startswith("Error: `dbt compile` failed for the project at HEAD:\n")
+
+
+def test_a_run_reports_the_lineage_of_columns(lakehouse: Lakehouse) -> None:
+    lakehouse.files |= {
+        "models/silver/sa.sql": "with a as (select * from {{ ref('a') }}) select id, n + 1 as n from a",
+        "models/gold/ga.sql": "with sa as (select * from {{ ref('sa') }}) select sum(n) as n, 1 as one from sa",
+    }
+    lakehouse.write()
+    outcome = lakehouse.run("full_refresh")
+    assert outcome.success, outcome.failure
+
+    def deps(asset: str) -> dict[str, list[tuple[str, str]]]:
+        lineage = outcome.metadata[asset]["dagster/column_lineage"]
+        return {
+            column: [(dep.asset_key.to_user_string(), dep.column_name) for dep in found]
+            for column, found in lineage.deps_by_column.items()
+        }
+
+    assert deps("bronze/a") == {"id": [("raw/a", "id")], "n": [("raw/a", "n")]}
+    assert deps("silver/sa") == {"id": [("bronze/a", "id")], "n": [("bronze/a", "n")]}
+    assert deps("gold/ga") == {"n": [("silver/sa", "n")]}
+    assert deps("metrics/m") == {"a": [("gold/ga", "n")], "b": [("gold/gb", "n")]}

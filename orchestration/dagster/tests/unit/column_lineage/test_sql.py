@@ -68,7 +68,8 @@ def test_a_latest_version_of_a_table_whose_columns_are_not_known(dialect: str) -
 
 def test_union_window_and_subquery(dialect: str) -> None:
     sql = """
-        select id, sum(amount) over (partition by customer) as total, (select max(name) from customers) as best from orders
+        select id, sum(amount) over (partition by customer) as total, (select max(name) from customers) as best
+        from orders
         union all
         select id, 0, name from customers
     """
@@ -80,7 +81,9 @@ def test_union_window_and_subquery(dialect: str) -> None:
 
 
 def test_names_of_ctes_and_aliases_do_not_count(dialect: str) -> None:
-    one = lineage_of("with a as (select * from orders as x where x.id > 1 and amount > 2) select id from a", dialect, find)
+    one = lineage_of(
+        "with a as (select * from orders as x where x.id > 1 and amount > 2) select id from a", dialect, find
+    )
     two = lineage_of("select y.id from orders as y where amount > 2 and y.id > 1", dialect, find)
     assert one.row_fingerprint == two.row_fingerprint
     assert [o.fingerprint for o in one.outputs] == [o.fingerprint for o in two.outputs]
