@@ -144,7 +144,8 @@ class Compiler:
                 node["compiled_code"] = None
         seeds = {} if parsed else _seed_columns(manifest, Path(runner.project_dir))
         catalog = project.target_path / "catalog.json"
-        found = _json(catalog) if name == "current" and catalog.is_file() else {}
+        # Of both sides, because it describes the tables as they are.
+        found = _json(catalog) if catalog.is_file() else {}
         return Inputs(manifest, recorded["incremental"], seeds, found)
 
     def _install_packages(self, session: DbtSession, project_dir: Path, target: Path, what: str) -> None:
@@ -165,9 +166,7 @@ class Compiler:
 
 def same_seeds(base: Inputs, current: Inputs) -> tuple[Inputs, Inputs]:
     """Return both sides without the headers of seeds, if the files of one of them are not known."""
-    if base.seed_columns:
-        return base, replace(current, seed_columns={**current.seed_columns})
-    return base, replace(current, seed_columns={})
+    return base, current if base.seed_columns else replace(current, seed_columns={})
 
 
 def _run(
