@@ -98,7 +98,14 @@ class Build:
         self.values = self._values(keys | checked_tables(checks))
         accepted = self._accepted()
         self.report = BuildEvents(
-            graph, project.project_dir, self.context, checks, run=self.run, engine=engine, windows=self.windows
+            graph,
+            project.project_dir,
+            self.context,
+            checks,
+            run=self.run,
+            engine=engine,
+            windows=self.windows,
+            lineage_folder=project.target_path / "column_lineage",
         )
         self.results = TableResults(
             self.run,

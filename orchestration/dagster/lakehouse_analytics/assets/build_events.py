@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from lakehouse_analytics.assets.column_lineage import ColumnLineage
 from lakehouse_analytics.assets.dbt_build import NOT_COUNTED, Report
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
@@ -46,6 +47,7 @@ class BuildEvents:
         run: Run,
         engine: Engine,
         windows: RunWindows | None,
+        lineage_folder: Path,
     ) -> None:
         """
         Args:
@@ -56,6 +58,7 @@ class BuildEvents:
             run: The state of the run.
             engine: The engine, which has advice for failures and the pages of queries.
             windows: The partitions of the run; None if it has no partitioned tables.
+            lineage_folder: Where the lineage of columns is kept between runs.
         """
         self._graph, self._project_dir, self._context, self._checks = graph, project_dir, context, checks
         self._run, self._engine, self._windows = run, engine, windows
@@ -63,6 +66,7 @@ class BuildEvents:
         self.verdicts: dict[str, list[dg.AssetCheckResult | dg.AssetCheckEvaluation]] = {}
         self._counted_in_part: dict[str, CountResult] = {}
         self._reported: set[str] = set()
+        self._lineage = ColumnLineage(graph, lineage_folder)
 
     def node_events(self, report: Report, patience: Patience) -> Iterator[Event]:
         """Yield the events of a finished node. Tests that may be retried are reported after the last attempt."""
@@ -192,7 +196,7 @@ class BuildEvents:
             metadata |= rows if partition is None else {}
         if url := node.query_id and self._engine.query_url(node.query_id):
             metadata["query"] = dg.MetadataValue.url(url)
-        return metadata
+        return metadata | self._lineage.metadata(table, node.compiled_code)
 
     def with_advice(self, message: str) -> str:
         """Return an error message, followed by the engine's advice if it has any."""

@@ -10,6 +10,7 @@ import click
 
 from lakehouse_analytics.devtools.airbyte_sim import command as airbyte_sim
 from lakehouse_analytics.doctor.probes import NAMES, RENAMED
+from lakehouse_analytics.impact.command import impact
 from lakehouse_analytics.ingest.command import ingest
 from lakehouse_analytics.instance.command import instance
 from lakehouse_analytics.webhook.command import webhook
@@ -30,6 +31,7 @@ def main() -> None:
 
 main.add_command(ingest)
 main.add_command(airbyte_sim)
+main.add_command(impact)
 main.add_command(instance)
 main.add_command(webhook)
 

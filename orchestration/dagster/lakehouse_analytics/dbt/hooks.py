@@ -35,7 +35,7 @@ def install_hook(options: Mapping[str, str]) -> Iterator[str | None]:
         options: The options of the hook. Without `kind`, no hook is installed. `kind: record` writes the variables that
             dbt read to the file `path` at the end of the block. `kind: deps` compares the packages that `project_dir`
             declares with those installed in `packages_dir`; with `versions`, it also compares the installed versions
-            with those of the lock file.
+            with those of the lock file. `kind: offline` compiles without a connection (`offline.offline`).
 
     Yields:
         For `kind: deps`, `DEPS_BECAUSE` and the reason, or `NOTHING_TO_DO`. Otherwise None.
@@ -44,6 +44,11 @@ def install_hook(options: Mapping[str, str]) -> Iterator[str | None]:
     kind = options.pop("kind", None)
     if kind == "record":
         with _recording(**options):
+            yield None
+    elif kind == "offline":
+        from lakehouse_analytics.dbt.offline import offline
+
+        with offline(**options):
             yield None
     elif kind == "deps":
         reason = _why_deps(

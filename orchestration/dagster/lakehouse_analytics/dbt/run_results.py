@@ -35,7 +35,7 @@ class NodeResult:
         message: dbt's message.
         seconds: dbt's execution time in seconds.
         failures: The number of rows that failed a test.
-        compiled_code: The SQL of a test that did not pass, without Jinja.
+        compiled_code: The SQL of a test that did not pass, or of a model that was built, without Jinja.
         query_id: The engine's id of the query that built or tested the node, if it has one.
         batches: The batches of a microbatch model.
     """

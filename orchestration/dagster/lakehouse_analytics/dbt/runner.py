@@ -64,7 +64,13 @@ class DbtSession:
         self._process = start_process(adapter)
 
     def run(
-        self, args: Sequence[str], log: Log, *, target_path: Path, hook: Mapping[str, str] | None = None
+        self,
+        args: Sequence[str],
+        log: Log,
+        *,
+        target_path: Path,
+        hook: Mapping[str, str] | None = None,
+        parsed: bool = False,
     ) -> DbtResult:
         """Run one dbt command and wait for its end.
 
@@ -74,6 +80,7 @@ class DbtSession:
                 error), `REPEATED`, or `STRAY` for lines that dbt did not log.
             target_path: The folder for artifacts.
             hook: Options of `hooks.install_hook`.
+            parsed: Whether the command starts from the parsed project, instead of parsing.
 
         Returns:
             The exit code and the results of the nodes. If dbt crashed, there is a result as well; see
@@ -82,7 +89,7 @@ class DbtSession:
         if not self._process.is_alive:
             self.stop()
             self._process = start_process(self._adapter)
-        request = self._runner.request(args, self._environment, target_path=str(target_path), hook=hook)
+        request = self._runner.request(args, self._environment, target_path=str(target_path), hook=hook, parsed=parsed)
         return run_to_end(self._process, request, log)
 
     def stop(self) -> None:

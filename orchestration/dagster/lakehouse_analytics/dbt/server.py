@@ -40,6 +40,9 @@ QUERIES = 2
 #: dbt's exit codes (https://docs.getdbt.com/reference/exit-codes).
 FINE, FAILED, CRASHED = 0, 1, 2
 
+#: Kinds of nodes whose SQL the run analyzes after they are built.
+_WITH_LINEAGE = ("model", "snapshot")
+
 #: dbt's event that names a file in the temporary folder, which is deleted at the end of the run.
 _COMPILED_PATH = "SQLCompiledPath"
 
@@ -293,7 +296,8 @@ def _report_of(result: Any, mask: Callable[[str], str]) -> dict[str, Any]:
         "failures": result.failures,
         "adapter_response": {"query_id": (result.adapter_response or {}).get("query_id")},
     }
-    if str(node.resource_type) == "test" and status != "pass":
+    kind = str(node.resource_type)
+    if (kind == "test" and status != "pass") or (kind in _WITH_LINEAGE and status == "success"):
         code = getattr(node, "compiled_code", None)
         report["compiled_code"] = code and mask(code)
     if batches:

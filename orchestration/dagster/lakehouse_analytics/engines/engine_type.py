@@ -66,6 +66,11 @@ class EngineType:
         """Whether several runs can write at once."""
         return self.pool is None
 
+    @property
+    def sql_dialect(self) -> str:
+        """sqlglot's name of the dialect of SQL, which analyzes compiled models."""
+        return self.name
+
     def resource(self, settings: Settings) -> Engine:
         """Return the resource `engine`.
 

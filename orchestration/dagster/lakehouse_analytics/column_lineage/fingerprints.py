@@ -1,0 +1,56 @@
+"""Fingerprints of expressions: equal if they mean the same, whatever CTEs and aliases are called."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from sqlglot import exp
+
+#: The expressions that have a lineage of their own.
+QUERIES = (exp.Select, exp.SetOperation)
+#: Key of an expression's metadata with the fingerprint of a column or a subquery.
+MARK = "lakehouse"
+
+
+def digest(*parts: str) -> str:
+    """Return a short hash of texts."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def marked(node: exp.Expr, dialect: str) -> str:
+    """Return the SQL of an expression with fingerprints for its columns and subqueries."""
+
+    def replace(part: exp.Expr) -> exp.Expr:
+        mark = part.meta.get(MARK)
+        return exp.Var(this=mark) if mark else part
+
+    return node.transform(replace).sql(dialect, comments=False)
+
+
+def conditions(node: exp.Expr, dialect: str) -> str:
+    """Return the fingerprint of a condition, in which the order of what AND connects does not count."""
+    parts = node.flatten() if isinstance(node, exp.And) else [node]
+    return digest(*sorted(marked(part, dialect) for part in parts))
+
+
+def row_clauses(node: exp.Expr) -> Iterator[exp.Expr]:
+    """Yield the clauses that decide which rows a query returns."""
+    order = ("order",) if node.args.get("limit") else ()
+    for name in ("where", "group", "having", "qualify", "limit", "offset", *order):
+        if clause := node.args.get(name):
+            yield clause
+
+
+def join_kind(item: exp.Expr) -> str:
+    """Return the kind of a join; an empty string for the first table."""
+    words = (item.args.get("method"), item.args.get("side"), item.args.get("kind"))
+    return f"{' '.join(str(word).lower() for word in words if word)} join " if isinstance(item, exp.Join) else ""
+
+
+def aggregates(projection: exp.Expr) -> bool:
+    """Return whether an expression aggregates all rows, other than over a window."""
+    return any(
+        not isinstance(found.find_ancestor(exp.Window, *QUERIES), exp.Window)
+        for found in projection.find_all(exp.AggFunc)
+    )

@@ -1,0 +1,213 @@
+"""Which changes break something: a reader, a test, a contract, an exposure. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lakehouse_analytics.column_lineage.query import Ref
+from lakehouse_analytics.column_lineage.types import compare
+from lakehouse_analytics.impact.changes import ColumnChange, ModelChange
+from lakehouse_analytics.impact.reach import expressions_of, mentions
+from lakehouse_analytics.impact.side import Node, Side, is_enforced, parents_of
+
+#: Configurations of models and snapshots that name columns of the model itself.
+_NAMING = ("unique_key", "updated_at", "check_cols", "event_time")
+
+
+@dataclass(frozen=True)
+class Break:
+    """Something that does not work anymore.
+
+    Attributes:
+        unique_id: The changed node.
+        column: The changed column, or an empty string for the node as a whole.
+        what: What happened to it.
+        why: What breaks.
+    """
+
+    unique_id: str
+    column: str
+    what: str
+    why: str
+
+
+def breaks_of(changes: Iterable[ModelChange], base: Side, current: Side) -> list[Break]:
+    """Return what breaks, in the order of the changes."""
+    found: dict[Break, None] = {}
+    for change in changes:
+        for item in _breaks_of(change, base, current):
+            found.setdefault(item)
+    return [*found]
+
+
+def _breaks_of(change: ModelChange, base: Side, current: Side) -> Iterator[Break]:
+    if change.kind == "removed":
+        for why in _readers_of_table(change.unique_id, current):
+            yield Break(change.unique_id, "", "removed", why)
+        return
+    if "relation" in change.reasons:
+        for why in _exposures(change.unique_id, current):
+            yield Break(change.unique_id, "", "another name or schema", f"{why} by its old name")
+    for column in change.columns:
+        for why in _breaks_of_column(change, column, current):
+            yield Break(change.unique_id, column.column, _what(column), why)
+    if change.kind != "upstream" or change.columns:
+        for name, what, why in _contract_breaks(change.unique_id, base, current):
+            yield Break(change.unique_id, name, what, why)
+
+
+def _what(column: ColumnChange) -> str:
+    if column.kind == "retyped":
+        return f"type {column.how} from {column.before} to {column.after}"
+    return f"renamed to {column.after}" if column.kind == "renamed" else column.kind
+
+
+def _breaks_of_column(change: ModelChange, column: ColumnChange, current: Side) -> Iterator[str]:
+    unique_id = change.unique_id
+    if column.kind in ("removed", "renamed"):
+        yield from _readers_of_column(unique_id, column.column, current)
+        yield from _exposures(unique_id, current)
+        yield from _own_names(current.nodes[unique_id], column.column)
+    elif column.kind == "retyped" and column.how in ("narrowed", "changed"):
+        # Downstream of the change it is reported where somebody reads it.
+        exposures = [*_exposures(unique_id, current)]
+        readers = [*_readers_of_column(unique_id, column.column, current)]
+        if column.how == "narrowed" and change.kind != "upstream":
+            yield exposures[0] if exposures else (readers[0] if readers else "values may not fit")
+        elif exposures or readers:
+            yield [*exposures, *readers][0]
+
+
+def _readers_of_table(unique_id: str, side: Side) -> Iterator[str]:
+    for child in sorted(side.children.get(unique_id, ())):
+        yield f"{label(child)} reads it"
+    for name, node in (*_tests(side), *_others(side)):
+        if unique_id in parents_of(node):
+            yield f"{label(name)} reads it"
+    yield from _exposures(unique_id, side)
+
+
+def _readers_of_column(unique_id: str, column: str, side: Side) -> Iterator[str]:
+    ref = Ref(unique_id, column)
+    for child in sorted({child for child, _ in side.readers.get(ref, ())} - {unique_id}):
+        yield f"{label(child)} reads it"
+    for child in sorted(side.children.get(unique_id, ())):
+        if (problem := side.queries[child].problem) and mentions(_code(side.nodes[child]), column):
+            yield f"{label(child)} may read it (column lineage is not known: {problem})"
+    for name, node in _tests(side):
+        if unique_id in parents_of(node) and _test_reads(node, ref, side):
+            yield f"{label(name)} reads it"
+    for name, model in (side.manifest.get("semantic_models") or {}).items():
+        if unique_id in parents_of(model) and any(mentions(text, column) for text in expressions_of(model)):
+            metrics = sorted(_metrics_of(name, side))
+            yield f"semantic model {model['name']} reads it" + (f" (metrics {', '.join(metrics)})" if metrics else "")
+
+
+def _code(node: Node) -> str:
+    return str(node.get("compiled_code") or node.get("raw_code") or "")
+
+
+def _test_reads(node: Node, ref: Ref, side: Side) -> bool:
+    if node.get("attached_node") == ref.relation and side.column_name(node.get("column_name") or "") == ref.column:
+        return True
+    sql = node.get("compiled_code")
+    if not sql:
+        return mentions(_code(node), ref.column)
+    query = side.lineage(sql)
+    return mentions(sql, ref.column) if query.problem else ref in query.reads
+
+
+def _tests(side: Side) -> Iterator[tuple[str, Node]]:
+    for name, node in sorted(side.manifest["nodes"].items()):
+        if node["resource_type"] == "test":
+            yield name, node
+
+
+def _others(side: Side) -> Iterator[tuple[str, Node]]:
+    yield from sorted((side.manifest.get("semantic_models") or {}).items())
+    yield from sorted((side.manifest.get("metrics") or {}).items())
+
+
+def _metrics_of(semantic_model: str, side: Side) -> set[str]:
+    metrics: Mapping[str, Node] = side.manifest.get("metrics") or {}
+    found = {name for name, metric in metrics.items() if semantic_model in parents_of(metric)}
+    while more := {n for n, m in metrics.items() if n not in found and not found.isdisjoint(parents_of(m))}:
+        found |= more
+    return {str(metrics[name]["name"]) for name in found}
+
+
+def _exposures(unique_id: str, side: Side) -> Iterator[str]:
+    for exposure in (side.manifest.get("exposures") or {}).values():
+        if unique_id in parents_of(exposure):
+            yield f"exposure {exposure['name']} may read it"
+    for connection in _exports(side.nodes.get(unique_id, {})):
+        yield f"its copy in {connection} may be read"
+
+
+def _exports(node: Node) -> Iterator[str]:
+    """Yield the connections that have a copy of the table (docs/exports.md)."""
+    lakehouse = (node.get("config", {}).get("meta") or {}).get("lakehouse")
+    copies = lakehouse.get("serve") if isinstance(lakehouse, Mapping) else None
+    for copy in copies if isinstance(copies, list) else [copies]:
+        if isinstance(copy, Mapping) and copy.get("to"):
+            yield str(copy["to"])
+
+
+def _own_names(node: Node, column: str) -> Iterator[str]:
+    """Yield the settings of a node that name a column that it does not have anymore."""
+    for name in _NAMING:
+        if column in _listed(node["config"].get(name)):
+            yield f"its `{name}` names it"
+    meta = node["config"].get("meta") or {}
+    lakehouse = meta.get("lakehouse") if isinstance(meta, Mapping) else None
+    if isinstance(lakehouse, Mapping) and column in _listed(lakehouse.get("distinct")):
+        yield "`distinct` of its `meta.lakehouse` names it"
+
+
+def _listed(value: Any) -> list[str]:
+    return [str(one).lower() for one in (value if isinstance(value, list) else [value]) if one]
+
+
+def _contract_breaks(unique_id: str, base: Side, current: Side) -> Iterator[tuple[str, str, str]]:
+    """Yield the column, what happened, and why it breaks an enforced contract."""
+    old, new = base.nodes.get(unique_id), current.nodes[unique_id]
+    if old is not None and is_enforced(old) and not is_enforced(new):
+        yield "", "contract not enforced anymore", "its readers rely on the contract"
+    if old is not None and is_enforced(old) and is_enforced(new):
+        for constraint in sorted(_constraints(old) - _constraints(new)):
+            yield "", f"constraint {constraint} removed", "its readers rely on the contract"
+    if not is_enforced(new) or new.get("language") == "python":
+        return
+    declared, query = current.contract_columns(unique_id), current.queries[unique_id]
+    if query.problem or query.open:
+        return
+    for name in sorted(declared.keys() - query.by_name.keys()):
+        yield name, "not in the SQL", "the enforced contract has it"
+    for name in sorted(query.by_name.keys() - declared.keys()):
+        yield name, "in the SQL", "the enforced contract does not have it"
+    cast = current.casts.get(unique_id, {})
+    for name in sorted(declared.keys() & cast.keys()):
+        if compare(declared[name], cast[name], current.dialect) not in ("same", "widened") or (
+            compare(cast[name], declared[name], current.dialect) != "same"
+        ):
+            yield name, f"has the type {cast[name]}", f"the enforced contract has {declared[name]}"
+
+
+def _constraints(node: Node) -> set[str]:
+    found = {str(item.get("type")) for item in node.get("constraints") or ()}
+    for name, column in (node.get("columns") or {}).items():
+        found |= {f"{item.get('type')} of {name}" for item in column.get("constraints") or ()}
+    return found
+
+
+def label(unique_id: str) -> str:
+    """Return the kind and the name of a node, as messages have it."""
+    kind, _, rest = unique_id.partition(".")
+    parts = rest.split(".")
+    if kind == "test":
+        return f"test {parts[1] if len(parts) > 1 else rest}"
+    if kind == "source":
+        return f"source {'.'.join(parts[1:])}"
+    return f"{kind.replace('_', ' ')} {'.'.join(parts[1:]) or rest}"

@@ -1,0 +1,165 @@
+"""What a change reaches: it follows the lineage of columns and rows, on both sides. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lakehouse_analytics.column_lineage.query import Ref
+from lakehouse_analytics.impact.changes import ModelChange
+from lakehouse_analytics.impact.side import Node, Side, parents_of
+
+#: Parts of a semantic model that name columns.
+_PARTS = ("entities", "dimensions", "measures")
+
+
+@dataclass
+class Reach:
+    """What a change reaches.
+
+    Attributes:
+        columns: The columns by unique id of the model, including the changed ones.
+        rows: The models whose rows may differ, which is all of their columns.
+        exposures: The unique ids of exposures.
+        metrics: The unique ids of semantic models and metrics.
+        owners: The owners of the models and exposures.
+    """
+
+    columns: dict[str, set[str]] = field(default_factory=dict)
+    rows: set[str] = field(default_factory=set)
+    exposures: set[str] = field(default_factory=set)
+    metrics: set[str] = field(default_factory=set)
+    owners: set[str] = field(default_factory=set)
+
+    @property
+    def models(self) -> set[str]:
+        """The unique ids of the models, seeds, snapshots and sources."""
+        return self.rows | self.columns.keys()
+
+
+def reach_of(changes: Iterable[ModelChange], base: Side, current: Side) -> Reach:
+    """Return what the changes reach, including what was changed."""
+    reach = Reach()
+    for change in changes:
+        if change.rows:
+            _add_rows(change.unique_id, reach, [])
+        for column in change.columns:
+            for name in {column.column, column.after if column.kind == "renamed" else column.column}:
+                reach.columns.setdefault(change.unique_id, set()).add(name)
+        if change.kind == "modified" or change.unknown:
+            reach.columns.setdefault(change.unique_id, set())
+    stack: list[Ref | str] = [*reach.rows]
+    stack += [Ref(unique_id, name) for unique_id, names in reach.columns.items() for name in names]
+    while stack:
+        reached = stack.pop()
+        for side in (base, current):
+            _follow(reached, side, reach, stack)
+    for unique_id in reach.rows:
+        outputs = [output.name for side in (base, current) for output in _outputs(side, unique_id)]
+        reach.columns.setdefault(unique_id, set()).update(outputs)
+    effective = _effective(reach)
+    for side in (base, current):
+        reach.metrics |= _metrics(side, reach, effective)
+        reach.exposures |= _exposures(side, reach, effective)
+    reach.owners = _owners(reach, base, current)
+    return reach
+
+
+def _follow(reached: Ref | str, side: Side, reach: Reach, stack: list[Ref | str]) -> None:
+    if isinstance(reached, str):
+        # Rows: whatever reads the table may have other rows too.
+        for child in side.children.get(reached, ()):
+            _add_rows(child, reach, stack)
+        return
+    for child, column in side.readers.get(reached, ()):
+        if column is None:
+            _add_rows(child, reach, stack)
+        elif column not in reach.columns.setdefault(child, set()):
+            reach.columns[child].add(column)
+            stack.append(Ref(child, column))
+    for child in side.children.get(reached.relation, ()):
+        if side.queries[child].problem:
+            _add_rows(child, reach, stack)
+
+
+def _add_rows(unique_id: str, reach: Reach, stack: list[Ref | str]) -> None:
+    if unique_id not in reach.rows:
+        reach.rows.add(unique_id)
+        stack.append(unique_id)
+
+
+def _outputs(side: Side, unique_id: str) -> Iterable[Any]:
+    query = side.queries.get(unique_id)
+    return query.outputs if query else ()
+
+
+def _effective(reach: Reach) -> set[str]:
+    """Return the models of which values may differ: not those that only have another description or owner."""
+    return {unique_id for unique_id in reach.models if unique_id in reach.rows or reach.columns.get(unique_id)}
+
+
+def _metrics(side: Side, reach: Reach, effective: set[str]) -> set[str]:
+    """Return the semantic models, metrics and saved queries that read what was reached."""
+    found: set[str] = set()
+    for unique_id, model in (side.manifest.get("semantic_models") or {}).items():
+        if any(_reads(model, parent, reach) for parent in parents_of(model) if parent in effective):
+            found.add(unique_id)
+    others = {**(side.manifest.get("metrics") or {}), **(side.manifest.get("saved_queries") or {})}
+    waiting = True
+    while waiting:
+        new = {n for n, m in others.items() if n not in found and not found.isdisjoint(parents_of(m))}
+        waiting = bool(new)
+        found |= new
+    return found
+
+
+def _reads(model: Node, parent: str, reach: Reach) -> bool:
+    if parent in reach.rows:
+        return True
+    columns = reach.columns.get(parent, set())
+    return any(mentions(expression, column) for expression in expressions_of(model) for column in columns)
+
+
+def expressions_of(model: Node) -> Iterator[str]:
+    """Yield the expressions of a semantic model, which are mostly names of columns."""
+    for part in _PARTS:
+        for item in model.get(part) or ():
+            yield str(item.get("expr") or item["name"])
+
+
+def mentions(text: str, column: str) -> bool:
+    """Return whether an expression has the name of a column."""
+    return re.search(rf"(?<![\w$]){re.escape(column)}(?![\w$])", text, re.IGNORECASE) is not None
+
+
+def _exposures(side: Side, reach: Reach, effective: set[str]) -> set[str]:
+    exposures: Mapping[str, Node] = side.manifest.get("exposures") or {}
+    reached = effective | reach.metrics
+    return {name for name, exposure in exposures.items() if not reached.isdisjoint(parents_of(exposure))}
+
+
+def _owners(reach: Reach, base: Side, current: Side) -> set[str]:
+    found: set[str] = set()
+    for side in (base, current):
+        groups = {group["name"]: group["owner"] for group in (side.manifest.get("groups") or {}).values()}
+        for unique_id in reach.models:
+            if node := side.nodes.get(unique_id):
+                meta = node["config"].get("meta") or node.get("meta") or {}
+                lakehouse = meta.get("lakehouse") if isinstance(meta, Mapping) else None
+                if isinstance(lakehouse, Mapping) and lakehouse.get("owner"):
+                    found.add(str(lakehouse["owner"]))
+                found |= _names(groups.get(node["config"].get("group") or ""))
+        for unique_id in reach.exposures:
+            if exposure := (side.manifest.get("exposures") or {}).get(unique_id):
+                found |= _names(exposure.get("owner"))
+    return found
+
+
+def _names(owner: Any) -> set[str]:
+    """Return the addresses of an owner, or the name if there is none."""
+    if not isinstance(owner, Mapping):
+        return set()
+    address = owner.get("email") or owner.get("name")
+    return {str(one) for one in (address if isinstance(address, list) else [address]) if one}

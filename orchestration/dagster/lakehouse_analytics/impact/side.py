@@ -1,0 +1,223 @@
+"""One of the two sides that are compared: a compiled manifest, with the lineage of its columns. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from lakehouse_analytics.column_lineage.query import Output, Query, Ref, Table
+from lakehouse_analytics.column_lineage.sql import EPHEMERAL, column_name, lineage_of
+from lakehouse_analytics.engines.registry import engine_type
+
+_CAST = re.compile(r"(TRY_)?CAST\(")
+#: The nodes that have rows.
+_WITH_ROWS = ("model", "seed", "snapshot")
+#: Columns that dbt adds to snapshots, by their key in `snapshot_meta_column_names`.
+_SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to")
+
+Node = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a side is made of.
+
+    Attributes:
+        manifest: The manifest, with compiled SQL.
+        incremental: The SQL of incremental models when their table exists, by unique id.
+        seed_columns: The header of each seed's file, by unique id.
+        catalog: dbt's `catalog.json`, or an empty mapping.
+    """
+
+    manifest: Mapping[str, Any]
+    incremental: Mapping[str, str] = field(default_factory=dict)
+    seed_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    catalog: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Side:
+    """A compiled manifest with the lineage of its columns.
+
+    Attributes:
+        manifest: The manifest.
+        dialect: sqlglot's name of the dialect.
+        nodes: The models, seeds, snapshots and sources by unique id.
+        queries: The lineage of each of them.
+        incremental: The lineage of incremental models when their table exists.
+        casts: The types of columns of models with an enforced contract, where the SQL casts to them.
+    """
+
+    def __init__(self, inputs: Inputs, older: Side | None = None) -> None:
+        """
+        Args:
+            inputs: What it is made of.
+            older: The other side, which may know tables that this one does not have anymore.
+        """
+        self.manifest, self._inputs, self._older = inputs.manifest, inputs, older
+        self.dialect = engine_type(str(self.manifest["metadata"]["adapter_type"])).sql_dialect
+        nodes = self.manifest["nodes"].items()
+        self.nodes: dict[str, Node] = {
+            **{name: node for name, node in nodes if node["resource_type"] in _WITH_ROWS},
+            **self.manifest["sources"],
+        }
+        self._names = {name: unique_id for unique_id, node in self.nodes.items() for name in _names_of(node)}
+        self.queries: dict[str, Query] = {}
+        self.incremental: dict[str, Query] = {}
+        self.casts: dict[str, dict[str, str]] = {}
+        self._tables: dict[str, Table] = {}
+        for unique_id in _in_order(self.nodes):
+            self.queries[unique_id] = self._query(unique_id)
+            if sql := inputs.incremental.get(unique_id):
+                self.incremental[unique_id] = lineage_of(sql, self.dialect, self.find)
+
+    def unique_id(self, parts: tuple[str, ...]) -> str | None:
+        """Return the unique id of a table's name: database, schema and name, of which the first may be empty."""
+        name = tuple(part.lower() for part in parts if part)
+        return self._names.get(name) or (self._older.unique_id(parts) if self._older else None)
+
+    def find(self, parts: tuple[str, ...]) -> Table:
+        """Return the table of a name in compiled SQL."""
+        unique_id = self.unique_id(parts)
+        if unique_id is None:
+            return Table(".".join(part for part in parts if part), {})
+        return self._tables.get(unique_id) or Table(unique_id, {})
+
+    def lineage(self, sql: str) -> Query:
+        """Return the lineage of a test's SQL."""
+        return lineage_of(sql, self.dialect, self.find)
+
+    def column_name(self, name: str) -> str:
+        """Return the name of a column in a YAML file as it is in a lineage."""
+        return column_name(name, self.dialect)
+
+    def contract_columns(self, unique_id: str) -> dict[str, str]:
+        """Return the data type of each column of an enforced contract."""
+        node = self.nodes[unique_id]
+        return self._declared(node) if is_enforced(node) else {}
+
+    def _declared(self, node: Node) -> dict[str, str]:
+        """Return the data type of each column in the YAML file, or an empty string."""
+        return {
+            column_name(column["name"], self.dialect, quoted=bool(column.get("quote"))): column.get("data_type") or ""
+            for column in (node.get("columns") or {}).values()
+        }
+
+    def _query(self, unique_id: str) -> Query:
+        """Return the lineage of a node, and remember it as a table for the nodes downstream."""
+        node = self.nodes[unique_id]
+        declared, enforced = self._declared(node), is_enforced(node)
+        known = self._cataloged(unique_id)
+        query = self._query_of(node)
+        if query is None:  # a source or a seed
+            names = [column_name(name, self.dialect) for name in self._inputs.seed_columns.get(unique_id, ())]
+            kinds = {**declared, **_lower(node["config"].get("column_types") or {})}
+            columns = known or ({name: kinds.get(name, "") for name in names} if names else declared)
+            complete = bool(known or names)
+            query = Query(tuple(_column(name, kind) for name, kind in columns.items()))
+            self._tables[unique_id] = Table(unique_id, columns, complete)
+        elif query.problem:
+            columns = known or declared
+            self._tables[unique_id] = Table(unique_id, columns, bool(known) or (enforced and bool(declared)))
+        else:
+            types = declared if enforced else {}
+            if enforced:
+                self.casts[unique_id] = {o.name: o.type for o in query.outputs if o.type and _CAST.match(o.expression)}
+            outputs = tuple(
+                Output(o.name, o.reads, o.direct, o.expression, o.fingerprint, types.get(o.name) or o.type)
+                for o in query.outputs
+            )
+            query = Query(outputs, query.filters, query.inputs, query.row_fingerprint, query.open)
+            columns = {output.name: output.type or declared.get(output.name, "") for output in outputs}
+            self._tables[unique_id] = Table(unique_id, columns, not query.open)
+        return query
+
+    def _query_of(self, node: Node) -> Query | None:
+        """Return the lineage of a model's or snapshot's SQL; None for a source or a seed."""
+        if node["resource_type"] not in ("model", "snapshot"):
+            return None
+        if node.get("language") == "python":
+            return Query(problem="it is written in Python")
+        sql = node.get("compiled_code")
+        if not sql:
+            return Query(problem="dbt did not compile it without a connection")
+        query = lineage_of(sql, self.dialect, self.find)
+        if node["resource_type"] == "snapshot" and not query.problem:
+            names = node["config"].get("snapshot_meta_column_names") or {}
+            added = tuple(_column(names.get(name) or name, "") for name in _SNAPSHOT_COLUMNS)
+            return Query((*query.outputs, *added), query.filters, query.inputs, query.row_fingerprint, query.open)
+        return query
+
+    def _cataloged(self, unique_id: str) -> dict[str, str]:
+        entry = self._inputs.catalog.get("sources", {}).get(unique_id) or {}
+        found = sorted(entry.get("columns", {}).values(), key=lambda column: column["index"])
+        return {column_name(column["name"], self.dialect): column["type"] for column in found}
+
+    @cached_property
+    def children(self) -> dict[str, set[str]]:
+        """The nodes that dbt or their SQL says to read each node."""
+        found: dict[str, set[str]] = {}
+        for unique_id, query in self.queries.items():
+            read = {ref.relation for ref in query.reads} | query.inputs | query.open
+            for parent in {*parents_of(self.nodes[unique_id]), *read} - {unique_id}:
+                found.setdefault(parent, set()).add(unique_id)
+        return found
+
+    @cached_property
+    def readers(self) -> dict[Ref, set[tuple[str, str | None]]]:
+        """The columns that are made of each column; None instead of a column whose value decides which rows exist."""
+        found: dict[Ref, set[tuple[str, str | None]]] = {}
+        for unique_id, query in (*self.queries.items(), *self.incremental.items()):
+            pairs = [(ref, output.name) for output in query.outputs for ref in output.reads]
+            for ref, column in (*pairs, *((ref, None) for ref in query.filters)):
+                found.setdefault(ref, set()).add((unique_id, column))
+        for ref in [*found]:  # a column that a `*` passes on
+            parent = self.queries.get(ref.relation)
+            if parent is not None and ref.column not in parent.by_name:
+                for source in parent.open:
+                    found.setdefault(Ref(source, ref.column), set()).add((ref.relation, ref.column))
+        return found
+
+
+def parents_of(node: Node) -> Iterable[str]:
+    """Return the unique ids that dbt says a node depends on."""
+    return (node.get("depends_on") or {}).get("nodes") or ()
+
+
+def is_enforced(node: Node) -> bool:
+    """Return whether the contract of a node is enforced."""
+    return bool((node.get("config", {}).get("contract") or {}).get("enforced"))
+
+
+def _column(name: str, kind: str) -> Output:
+    return Output(name, frozenset(), True, name, name, kind)
+
+
+def _lower(values: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in values.items()}
+
+
+def _names_of(node: Node) -> Iterable[tuple[str, ...]]:
+    """Return the names by which SQL may name a node, in lower case."""
+    name = str(node.get("identifier") or node.get("alias") or node["name"]).lower()
+    schema, database = str(node.get("schema") or "").lower(), str(node.get("database") or "").lower()
+    if node["config"].get("materialized") == "ephemeral":
+        return [(EPHEMERAL + name,)]
+    return [tuple(part for part in (database, schema, name) if part), (schema, name)]
+
+
+def _in_order(nodes: Mapping[str, Node]) -> list[str]:
+    """Return the nodes, each after those that it depends on."""
+    order: dict[str, None] = {}
+    for root in nodes:
+        stack = [(root, False)]
+        while stack:
+            unique_id, done = stack.pop()
+            if done:
+                order.setdefault(unique_id)
+            elif unique_id not in order:
+                stack.append((unique_id, True))
+                stack += [(p, False) for p in parents_of(nodes[unique_id]) if p in nodes and p not in order]
+    return [*order]
