@@ -152,6 +152,7 @@ class BuildOps:
             zone=ZoneInfo(self.settings.timezone),
             max_runtime=self.settings.max_runtime,
             threads=self.settings.dbt_threads or DEFAULT_THREADS,
+            publish_to=self.settings.iceberg_catalog if self.settings.publish == "run" else None,
         )
         yield from run.events()
 

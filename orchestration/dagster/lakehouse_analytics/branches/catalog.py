@@ -88,6 +88,28 @@ class Published:
     unchanged: Sequence[Name] = ()
 
 
+@dataclass(frozen=True)
+class Publication:
+    """What one step of a run has published.
+
+    Attributes:
+        name: The id of the run; for other steps than the first, followed by `/` and the step.
+        published: The time.
+        rolled_back: The time of its rollback; None if it was not rolled back.
+        tables: The tables and views that were changed or created.
+    """
+
+    name: str
+    published: datetime
+    rolled_back: datetime | None
+    tables: Sequence[Name]
+
+    @property
+    def run(self) -> str:
+        """The id of the run."""
+        return self.name.split("/")[0]
+
+
 class BranchCatalog(Protocol):
     """A catalog whose tables can be copied without their data, and published together."""
 
@@ -120,11 +142,21 @@ class BranchCatalog(Protocol):
             BranchError: The branch has no such table.
         """
 
-    def rollback(self, publication: str) -> Published:
-        """Restore the tables as they were before a publication: all in one transaction, or none.
+    def publications(self, run: str) -> Sequence[Publication]:
+        """Return the publications of a run, the oldest first.
+
+        Args:
+            run: The id of the run, or at least its first 8 characters.
 
         Raises:
-            BranchError: There is no such publication, it was rolled back already, or a table has changed since.
+            BranchError: Several runs begin so.
+        """
+
+    def rollback(self, run: str) -> Published:
+        """Restore the tables as they were before the publications of a run: all in one transaction, or none.
+
+        Raises:
+            BranchError: The run has published nothing, it was rolled back already, or a table has changed since.
         """
 
     def drop(self, branch: str) -> int:

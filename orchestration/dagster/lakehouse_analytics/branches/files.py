@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO
+    from pyiceberg.manifest import ManifestFile
     from pyiceberg.table.metadata import TableMetadata
 
 #: Files that are deleted at the same time.
@@ -67,10 +68,9 @@ def delete(io: FileIO, files: Iterable[str]) -> int:
         return len([*pool.map(delete_one, files)])
 
 
-def _added(io: FileIO, manifest: object, known: set[int]) -> Iterable[str]:
-    from pyiceberg.manifest import ManifestEntryStatus, ManifestFile
+def _added(io: FileIO, manifest: ManifestFile, known: set[int]) -> Iterable[str]:
+    from pyiceberg.manifest import ManifestEntryStatus
 
-    assert isinstance(manifest, ManifestFile)
     for entry in manifest.fetch_manifest_entry(io, discard_deleted=False):
         if entry.status == ManifestEntryStatus.ADDED and entry.snapshot_id not in known:
             yield entry.data_file.file_path

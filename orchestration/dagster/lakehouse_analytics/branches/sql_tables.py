@@ -91,6 +91,9 @@ _IS_COMPLETE = """
 select count(*) = 2 from pg_trigger
 where tgname in ('lakehouse_protect_dropped', 'lakehouse_protect_renamed') and tgrelid = 'iceberg_tables'::regclass
 """
+_HAS_TYPES = """
+select count(*) = 1 from pg_attribute where attrelid = 'iceberg_tables'::regclass and attname = 'iceberg_type'
+"""
 
 
 def create_tables(catalog: str, engine: Engine) -> None:
@@ -112,6 +115,12 @@ def create_tables(catalog: str, engine: Engine) -> None:
     with engine.connect() as connection:
         if _is_complete(connection):
             return
+        if not connection.exec_driver_sql(_HAS_TYPES).scalar():
+            raise BranchError(
+                f"The Iceberg catalog {catalog} has version 0 of the tables of SQL catalogs, without the column "
+                "iceberg_type. Set iceberg.jdbc-catalog.schema-version=V1 in Trino, and run: "
+                "alter table iceberg_tables add column iceberg_type varchar(5)."
+            )
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql(_CREATING)

@@ -155,7 +155,19 @@ class Settings(
             for name, why in wanted.items()
             if name not in self.model_fields_set or not getattr(self, name)
         ]
-        return missing + self.trino_problems() + self.airbyte_problems()
+        return missing + self.trino_problems() + self.airbyte_problems() + self._publish_problems()
+
+    def _publish_problems(self) -> list[str]:
+        if self.publish == "table":
+            return []
+        if not self.engine_type.iceberg:
+            return [
+                f"{PREFIX}PUBLISH: run needs Iceberg tables, which the engine {self.engine_type.title} does not have; "
+                "unset it"
+            ]
+        if not self.iceberg_catalog:
+            return [f"{PREFIX}ICEBERG_CATALOG: not set, needed because {PREFIX}PUBLISH=run"]
+        return []
 
     @cached_property
     def profile(self) -> Profile:

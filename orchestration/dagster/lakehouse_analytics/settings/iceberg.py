@@ -24,6 +24,12 @@ class IcebergSettings(BaseModel):
         description="Source of row counts: `metadata` (Iceberg's, where it is exact) or `query`. Set `query` if "
         "Trino filters rows for its user.",
     )
+    publish: Literal["table", "run"] = Field(
+        "table",
+        description="When readers see what a run has built: each `table` when it is built, or all tables of the `run` "
+        "at its end, if their gates passed. `run` needs Trino with a JDBC catalog in PostgreSQL, and "
+        "LAKEHOUSE_ICEBERG_CATALOG.",
+    )
     maintenance_cron: str = Field(
         "30 4 * * *", description="Cron schedule of `iceberg_maintenance`, which maintains the Iceberg tables."
     )
