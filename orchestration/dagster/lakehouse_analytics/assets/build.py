@@ -28,7 +28,7 @@ from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
 from lakehouse_analytics.assets.retries import Patience
-from lakehouse_analytics.assets.run_branch import RunBranch
+from lakehouse_analytics.assets.run_branch import BranchOf, RunBranch
 from lakehouse_analytics.assets.run_log import RunLog
 from lakehouse_analytics.assets.table_results import TableResults
 from lakehouse_analytics.checks.registry import Scope
@@ -85,9 +85,9 @@ class Build:
         zone: ZoneInfo,
         max_runtime: float,
         threads: int = DEFAULT_THREADS,
-        publish_to: str | None = None,
+        branch: BranchOf | None = None,
     ) -> None:
-        self.branch = self._branch(graph, context, keys, publish_to)
+        self.branch = branch(graph, context, keys) if branch else None
         self.graph, self.config, self.dbt, self.engine = (
             self.branch.graph if self.branch else graph,
             config,
@@ -108,7 +108,13 @@ class Build:
         values = self._values(keys, column_partitions)
         accepted = self._accepted()
         self.report = BuildEvents(
-            graph, project.project_dir, self.context, checks, run=self.run, engine=engine, windows=self.windows
+            graph if self.branch and self.branch.withholds else self.graph,
+            project.project_dir,
+            self.context,
+            checks,
+            run=self.run,
+            engine=engine,
+            windows=self.windows,
         )
         self.results = TableResults(
             self.run,
@@ -127,20 +133,15 @@ class Build:
             windows=self.windows,
             values=values,
             full_refresh=config.full_refresh,
-            locks_tables=graph.engine.concurrent_writers and not self.branch,
+            locks_tables=self._locks_tables,
             schemas=self.branch.schemas if self.branch else None,
         )
         self.locks = BuildLocks(self.context, engine, self.run, max_wait=max_runtime)
 
-    @staticmethod
-    def _branch(
-        graph: Graph, context: Context, keys: AbstractSet[dg.AssetKey], catalog: str | None
-    ) -> RunBranch | None:
-        tables = [table.unique_id for table in graph.tables.values() if asset_key(table) in keys]
-        if not (catalog and tables):
-            return None
-        step = context.op_execution_context.op_def.name
-        return RunBranch(graph, tables, catalog, run_id=context.run.run_id, step=step)
+    @property
+    def _locks_tables(self) -> bool:
+        """Whether each table is locked while it is built. A run that publishes locks all of them until the end."""
+        return self.graph.engine.concurrent_writers and not (self.branch and self.branch.withholds)
 
     def _windows(self, keys: AbstractSet[dg.AssetKey]) -> RunWindows | None:
         tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
@@ -195,7 +196,7 @@ class Build:
             attempts = Attempts(self.run, self.engine, self.log, partial(self._build_once, dbt), threads=self.threads)
             result = yield from attempts.events(plan)
             self.run.record(plan, result)
-            if self.branch:
+            if isinstance(self.branch, RunBranch):
                 self.report.unpublished = self.branch.publish(self.run, crashed=result.crashed)
         for report, patience in self.withheld:
             yield from self.report.node_events(report, patience)
@@ -208,8 +209,8 @@ class Build:
             )
 
     def _on_branch(self) -> AbstractContextManager[object]:
-        if self.branch is None:
-            return nullcontext()
+        if not isinstance(self.branch, RunBranch):
+            return self.branch or nullcontext()
         return self.branch.opened(self.locks, cast("Queried", self.engine), self.log.warn)
 
     def _wait_until_free(self) -> None:
@@ -248,7 +249,7 @@ class Build:
             count=partial(self.results.count, fetch_all),
             judge=self.results.judge,
             log=self.log.dbt_line,
-            lock=self.locks.lock if self.graph.engine.concurrent_writers and not self.branch else None,
+            lock=self.locks.lock if self._locks_tables else None,
             gather=GATHER if isinstance(self.engine, Distributed) else 0.0,
             threads=self.threads,
         )
@@ -257,7 +258,7 @@ class Build:
         try:
             with self.engine.queue_reported(self.context.run.run_id, self.log.warn):
                 for report in build.run(request):
-                    if self.branch:
+                    if self.branch and self.branch.withholds:
                         self.withheld.append((report, patience))
                     else:
                         yield from self.report.node_events(report, patience)

@@ -18,18 +18,19 @@ _ABOUT = {
 }
 
 
-def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = ()) -> list[dg.AssetSpec]:
+def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = (), loads: bool = True) -> list[dg.AssetSpec]:
     """Return an external asset for each dbt source table, each exposure, and each `External` of the graph.
 
     Args:
         graph: The manifest's graph.
         own: Keys of the user's Python assets. A source with such a key is that asset, unless Airbyte fills it.
+        loads: Whether the code location has the assets of sources that it loads itself.
     """
     sources: dict[Key, dg.AssetSpec] = {}
     for source in graph.sources.values():
         if asset_key(source) in own and not source.contract.airbyte:
             continue
-        if is_loaded(source):
+        if loads and is_loaded(source):
             continue
         # Sources with the same key in `meta.dagster.asset_key` are one table.
         sources.setdefault(source.key, source_spec(graph, source))

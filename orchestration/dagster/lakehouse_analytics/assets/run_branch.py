@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -17,18 +18,20 @@ import dagster as dg
 from lakehouse_analytics.assets.build_locks import BuildLocks
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.branches.catalog import BranchError, branch_schema
-from lakehouse_analytics.branches.names import name_of, schemas_on_branch
+from lakehouse_analytics.branches.names import copies_of, name_of, schemas_on_branch
 from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.relation import Relation, relation_of
 from lakehouse_analytics.engines.base import DatabaseError, Queried
-from lakehouse_analytics.locks import TableBusyError, lock_name
+from lakehouse_analytics.iceberg.catalog import CatalogError
+from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.locks import TableBusyError, TableLockLostError, lock_name
 
 if TYPE_CHECKING:
+    from lakehouse_analytics.settings import Settings
     from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
 
-#: Materializations that leave no table to copy.
-_VIEWS = frozenset({"view"})
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
 
 class RunBranch:
@@ -37,6 +40,9 @@ class RunBranch:
     Attributes:
         schemas: The schema on the branch of each table that the run builds, by unique id.
     """
+
+    #: Tables are not reported before they are published.
+    withholds = True
 
     def __init__(self, graph: Graph, tables: Collection[str], catalog: str, *, run_id: str, step: str) -> None:
         """
@@ -78,7 +84,7 @@ class RunBranch:
         """
         try:
             self._open()
-        except (BranchError, DatabaseError, TableBusyError, RuntimeError) as error:
+        except (BranchError, CatalogError, DatabaseError, TableBusyError, TableLockLostError) as error:
             self._stack.close()
             raise dg.Failure(f"LAKEHOUSE_PUBLISH is run: {error}", allow_retries=False) from error
         return self
@@ -98,13 +104,12 @@ class RunBranch:
         for table in self._tables:
             self._stack.enter_context(self._locks.lock(table, self._log, self._stop))
         self._remove_dead(self._catalog)
-        copies = {name_of(table): table.node.config.materialized not in _VIEWS for table in self._tables}
-        self._catalog.create(self.name, copies, kind="run")
+        self._catalog.create(self.name, copies_of(self._tables), kind="run")
         self._stack.callback(self._drop)
         self._check_same_catalog()
 
     def _lock_of(self, branch: str) -> str:
-        return lockname_of(Relation(self._trino_catalog, "lakehouse_branches", branch))
+        return lock_name(Relation(self._trino_catalog, "lakehouse_branches", branch))
 
     def _remove_dead(self, catalog: SqlBranchCatalog) -> None:
         """Drop the branches of runs that have died, also those of an earlier attempt of this step."""
@@ -167,6 +172,49 @@ class RunBranch:
         self._stack.close()
 
 
+class StandingBranch:
+    """A branch that people have created and that a run writes to (LAKEHOUSE_BRANCH).
+
+    Attributes:
+        name: The name.
+        schemas: The schema on the branch of each table of the project, by unique id.
+    """
+
+    withholds = False
+
+    def __init__(self, graph: Graph, name: str, catalog: str) -> None:
+        """
+        Args:
+            graph: The manifest's graph.
+            name: The name of the branch.
+            catalog: The name of the Iceberg catalog in pyiceberg's configuration.
+        """
+        self.name, self._graph, self._catalog = name, graph, catalog
+        self.schemas: Mapping[str, str] = schemas_on_branch(graph.tables.values(), name)
+
+    @property
+    def graph(self) -> Graph:
+        """The graph with all tables on the branch."""
+        return self._graph.with_schemas(self.schemas)
+
+    def __enter__(self) -> Self:
+        """Add new models of the project to the branch.
+
+        Raises:
+            dg.Failure: There is no such branch, or it cannot be read.
+        """
+        from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
+
+        try:
+            SqlBranchCatalog(self._catalog).extend(self.name, copies_of(self._graph.tables.values()))
+        except (BranchError, CatalogError) as error:
+            raise dg.Failure(f"LAKEHOUSE_BRANCH is {self.name}: {error}", allow_retries=False) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the branch as it is."""
+
+
 def _summary(run: Run, good: Collection[str], bad: Collection[str]) -> str:
     culprits = [*sorted(run.failed_gates), *sorted(run.failed)]
     names = ["/".join(run.selection.graph.resource(one).key) for one in culprits if one in _assets(run)]
@@ -181,3 +229,25 @@ def _summary(run: Run, good: Collection[str], bad: Collection[str]) -> str:
 def _assets(run: Run) -> Sequence[str]:
     graph = run.selection.graph
     return [*graph.tables, *graph.unbuilt]
+
+
+BranchOf = Callable[[Graph, Context, AbstractSet[dg.AssetKey]], RunBranch | StandingBranch | None]
+
+
+def branch_of(settings: Settings) -> BranchOf | None:
+    """Return the function that returns the branch of an execution, from the graph, the context and the assets to build.
+
+    None if runs write the tables themselves.
+    """
+    name, catalog = settings.branch, settings.iceberg_catalog or ""
+    if name:
+        return lambda graph, context, keys: StandingBranch(graph, name, catalog)
+    if settings.publish != "run":
+        return None
+
+    def of_run(graph: Graph, context: Context, keys: AbstractSet[dg.AssetKey]) -> RunBranch | None:
+        tables = [table.unique_id for table in graph.tables.values() if asset_key(table) in keys]
+        step = context.op_execution_context.op_def.name
+        return RunBranch(graph, tables, catalog, run_id=context.run.run_id, step=step) if tables else None
+
+    return of_run

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from lakehouse_analytics.branches.catalog import Name, branch_schema, check_name
-from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import relation_of
 
 
@@ -27,11 +27,11 @@ def name_of(table: Table) -> Name:
     return Name(relation.schema, relation.name)
 
 
-def schemas_on_branch(tables: Collection[Table], branch: str) -> dict[str, str]:
+def copies_of(tables: Iterable[Table]) -> dict[Name, bool]:
+    """Return the names of tables, and whether a branch begins with a copy of each: views are created from scratch."""
+    return {name_of(table): table.node.config.materialized != "view" for table in tables}
+
+
+def schemas_on_branch(tables: Iterable[Table], branch: str) -> dict[str, str]:
     """Return the schema on a branch of each table, by unique id."""
     return {table.unique_id: branch_schema(name_of(table).schema, branch) for table in tables}
-
-
-def graph_on_branch(graph: Graph, branch: str) -> Graph:
-    """Return the graph with all tables on a branch."""
-    return graph.with_schemas(schemas_on_branch(graph.tables.values(), branch))

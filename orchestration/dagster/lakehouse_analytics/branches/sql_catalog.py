@@ -275,7 +275,8 @@ class SqlBranchCatalog:
             rows = session.run(
                 "select metadata_location, base_location, is_view from lakehouse_dropped_tables "
                 "where catalog_name = :catalog and delete_after <= now() "
-                "and not exists (select from iceberg_tables as i where i.metadata_location = lakehouse_dropped_tables.metadata_location) for update skip locked"
+                "and not exists (select from iceberg_tables as i where i.metadata_location = "
+                "lakehouse_dropped_tables.metadata_location) for update skip locked"
             )
             for location, base, is_view in rows:
                 io = self._io(location)

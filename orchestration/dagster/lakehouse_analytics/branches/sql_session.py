@@ -115,7 +115,7 @@ class CatalogSession:
     def copy_tables(self, branch: str, names: Iterable[Name]) -> None:
         """Create copies of tables on a branch."""
         self.run(
-            "insert into iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, "
+            "insert into iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, "  # noqa: S608
             "previous_metadata_location, iceberg_type) select i.catalog_name, t.branch_namespace, i.table_name, "
             "i.metadata_location, i.previous_metadata_location, i.iceberg_type "
             "from lakehouse_branch_tables as t join iceberg_tables as i on i.catalog_name = t.catalog_name "

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from lakehouse_analytics.branches.catalog import BranchError, Name
-from lakehouse_analytics.branches.names import branch_name, name_of
+from lakehouse_analytics.branches.names import branch_name, copies_of
 from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.settings import Settings
@@ -52,7 +52,7 @@ def tables_of_project(settings: Settings) -> Mapping[Name, bool]:
 
     project = DbtProject.from_settings(settings)
     graph = read(project.manifest(), project.configuration())
-    return {name_of(table): table.node.config.materialized != "view" for table in graph.tables.values()}
+    return copies_of(graph.tables.values())
 
 
 def listing(settings: Settings) -> str:
@@ -73,7 +73,7 @@ def publish(settings: Settings, name: str) -> str:
     """Publish all tables of a branch, drop it, and return what was done."""
     branch, catalog = branch_name(name), opened(settings)
     tables = catalog.built(branch)
-    published = catalog.publish(branch, tables, f"branch {branch} {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    published = catalog.publish(branch, tables, f"{branch} {datetime.now(UTC):%Y%m%dT%H%M%S}")
     catalog.drop(branch)
     names = "".join(f"\n  {table}" for table in published.tables)
     return f"Published {counted(len(published.tables), 'table')} of the branch {branch}:{names}"

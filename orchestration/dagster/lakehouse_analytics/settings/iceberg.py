@@ -30,6 +30,11 @@ class IcebergSettings(BaseModel):
         "at its end, if their gates passed. `run` needs Trino with a JDBC catalog in PostgreSQL, and "
         "LAKEHOUSE_ICEBERG_CATALOG.",
     )
+    branch: str | None = Field(
+        None,
+        description="Branch of the lakehouse that runs write to, such as `pr_42`, instead of the tables themselves. "
+        "The code location then has no sensors, no schedules, no loads and no exports.",
+    )
     maintenance_cron: str = Field(
         "30 4 * * *", description="Cron schedule of `iceberg_maintenance`, which maintains the Iceberg tables."
     )
