@@ -57,7 +57,11 @@ def defs() -> dg.Definitions:
     is_main = settings.branch is None
     triggers = configured_triggers(settings, graph) if is_main else []
     floor, guard = settings.maintenance_floor, guard_of(triggers)
-    maintenance = maintenance_assets(graph, floor=floor, max_runtime=limit, guard=guard) if is_main else []
+    maintenance = (
+        maintenance_assets(graph, floor=floor, max_runtime=limit, guard=guard, iceberg_catalog=settings.iceberg_catalog)
+        if is_main
+        else []
+    )
     among = OwnAssets(graph, own.definitions.assets or ())
     jobs = build_jobs(graph, windows, among, max_runtime=limit, maintenance=bool(maintenance))
     ops = BuildOps(graph, project, windows, settings, among, pool=graph.engine.pool)

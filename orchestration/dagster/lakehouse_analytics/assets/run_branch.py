@@ -10,7 +10,8 @@ import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 import dagster as dg
@@ -28,8 +29,8 @@ from lakehouse_analytics.keys import asset_key
 from lakehouse_analytics.locks import TableBusyError, TableLockLostError, lock_name
 
 if TYPE_CHECKING:
-    from lakehouse_analytics.settings import Settings
     from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
+    from lakehouse_analytics.settings import Settings
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
@@ -100,34 +101,16 @@ class RunBranch:
         [self._trino_catalog] = catalogs
         self._catalog = SqlBranchCatalog(self._catalog_name)
         # Held as long as this process lives, so that others know whether the branch is still in use.
-        self._stack.enter_context(self._locks.hold(self._lock_of(self.name)))
+        self._stack.enter_context(self._locks.hold(_lock_of(self._trino_catalog, self.name)))
         for table in self._tables:
             self._stack.enter_context(self._locks.lock(table, self._log, self._stop))
-        self._remove_dead(self._catalog)
+        try:
+            remove_dead_branches(self._catalog, self._trino_catalog, self._locks.hold, own=self.name)
+        except BranchError as error:
+            self._log(f"Branches of earlier runs were not removed: {error}")
         self._catalog.create(self.name, copies_of(self._tables), kind="run")
         self._stack.callback(self._drop)
         self._check_same_catalog()
-
-    def _lock_of(self, branch: str) -> str:
-        return lock_name(Relation(self._trino_catalog, "lakehouse_branches", branch))
-
-    def _remove_dead(self, catalog: SqlBranchCatalog) -> None:
-        """Drop the branches of runs that have died, also those of an earlier attempt of this step."""
-        try:
-            for branch in catalog.branches():
-                if branch.kind != "run":
-                    continue
-                if branch.name == self.name:
-                    catalog.drop(branch.name)
-                    continue
-                try:
-                    with self._locks.hold(self._lock_of(branch.name)):
-                        catalog.drop(branch.name)
-                except TableBusyError:
-                    continue  # its run is alive
-            catalog.delete_dropped()
-        except Exception as error:
-            self._log(f"Branches of earlier runs were not removed: {error}")
 
     def _check_same_catalog(self) -> None:
         """Check that Trino reads the catalog that has the branch."""
@@ -215,6 +198,45 @@ class StandingBranch:
         """Leave the branch as it is."""
 
 
+def remove_dead_branches(
+    catalog: SqlBranchCatalog,
+    trino_catalog: str,
+    hold: Callable[[str], AbstractContextManager[object]],
+    *,
+    own: str = "",
+) -> list[str]:
+    """Drop the branches of runs that have died, and those that have expired.
+
+    Args:
+        catalog: The catalog that has the branches.
+        trino_catalog: Its name in Trino.
+        hold: Holds a lock of which the name is given, or raises a `TableBusyError`.
+        own: The branch of this run, of which an earlier attempt may have left one.
+
+    Returns:
+        The names of the dropped branches.
+
+    Raises:
+        BranchError: The database refused a statement.
+    """
+    dropped = []
+    for branch in catalog.branches():
+        if branch.name == own or (branch.expires and branch.expires < datetime.now(UTC)):
+            catalog.drop(branch.name)
+            dropped.append(branch.name)
+        elif branch.kind == "run":
+            with suppress(TableBusyError), hold(_lock_of(trino_catalog, branch.name)):
+                catalog.drop(branch.name)
+                dropped.append(branch.name)
+    catalog.delete_dropped()
+    return dropped
+
+
+def _lock_of(trino_catalog: str, branch: str) -> str:
+    """Return the lock that a run has as long as it lives."""
+    return lock_name(Relation(trino_catalog, "lakehouse_branches", branch))
+
+
 def _summary(run: Run, good: Collection[str], bad: Collection[str]) -> str:
     culprits = [*sorted(run.failed_gates), *sorted(run.failed)]
     names = ["/".join(run.selection.graph.resource(one).key) for one in culprits if one in _assets(run)]
@@ -241,7 +263,7 @@ def branch_of(settings: Settings) -> BranchOf | None:
     """
     name, catalog = settings.branch, settings.iceberg_catalog or ""
     if name:
-        return lambda graph, context, keys: StandingBranch(graph, name, catalog)
+        return lambda graph, *_: StandingBranch(graph, name, catalog)
     if settings.publish != "run":
         return None
 

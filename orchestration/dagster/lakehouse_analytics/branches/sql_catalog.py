@@ -64,7 +64,7 @@ class SqlBranchCatalog:
         """Create a branch. See `BranchCatalog.create`."""
         check_name(branch)
         create_tables(self._name, self._engine)
-        with self._transaction(f"The branch {branch} cannot be created") as session:
+        with self.transaction(f"The branch {branch} cannot be created") as session:
             created = session.run(
                 "insert into lakehouse_branches (catalog_name, branch, kind, expires) "
                 "values (:catalog, :branch, :kind, :expires) on conflict do nothing returning branch",
@@ -110,7 +110,7 @@ class SqlBranchCatalog:
         what = f"The branch {branch} cannot be published"
         names = sorted(tables)
         on_branch = [name.on(branch) for name in names]
-        with self._transaction(what) as session:
+        with self.transaction(what) as session:
             built, bases = session.rows(on_branch), session.bases(branch)
         if unknown := [str(name) for name in names if name not in bases]:
             raise BranchError(f"The branch {branch} has no table {some(unknown, FEW)}.")
@@ -118,7 +118,7 @@ class SqlBranchCatalog:
             raise BranchError(f"The branch {branch} has not built {some(missing, FEW)}.")
         schemas = {branch_schema(name.schema, branch): name.schema for name in bases}
         after = {name: self._publishable(built[name.on(branch)], schemas) for name in names}
-        with self._transaction(what) as session:
+        with self.transaction(what) as session:
             now = session.rows(names, lock=True)
             if conflicts := [name for name in names if _location(now.get(name)) != bases[name].location]:
                 raise ConflictError(branch, conflicts)
@@ -139,7 +139,7 @@ class SqlBranchCatalog:
         """
         if branch not in {existing.name for existing in self.branches()}:
             raise BranchError(f"There is no branch {branch}. `lakehouse branch list` shows all.")
-        with self._transaction(f"The branch {branch} cannot be read") as session:
+        with self.transaction(f"The branch {branch} cannot be read") as session:
             bases = session.bases(branch)
             there = session.rows([name.on(branch) for name in bases])
         return [name for name in bases if name.on(branch) in there]
@@ -155,7 +155,7 @@ class SqlBranchCatalog:
             BranchError: There is no such branch.
         """
         self.built(branch)
-        with self._transaction(f"The branch {branch} cannot be extended") as session:
+        with self.transaction(f"The branch {branch} cannot be extended") as session:
             known = session.bases(branch)
             self._add(session, branch, {name: copied for name, copied in tables.items() if name not in known})
 
@@ -168,7 +168,7 @@ class SqlBranchCatalog:
         """Return the publications of a run. See `BranchCatalog.publications`."""
         if not has_tables(self._engine):
             return []
-        with self._transaction("The publications cannot be listed") as session:
+        with self.transaction("The publications cannot be listed") as session:
             rows = session.run(
                 "select publication, min(published), max(rolled_back), "
                 "array_agg(table_namespace || '.' || table_name order by 1) from lakehouse_publications "
@@ -195,7 +195,7 @@ class SqlBranchCatalog:
         run = publications[0].run
         if done := [publication.rolled_back for publication in publications if publication.rolled_back]:
             raise BranchError(f"The run {run} was rolled back already, at {done[0]:%Y-%m-%d %H:%M:%S %Z}.")
-        with self._transaction(f"The run {run} cannot be rolled back") as session:
+        with self.transaction(f"The run {run} cannot be rolled back") as session:
             rows = session.run(
                 "select table_namespace, table_name, previous_location, previous_type, metadata_location "
                 "from lakehouse_publications where catalog_name = :catalog and publication = any(:publications) "
@@ -244,7 +244,7 @@ class SqlBranchCatalog:
         """Drop a branch and the files that only it has. See `BranchCatalog.drop`."""
         if not has_tables(self._engine):
             return 0
-        with self._transaction(f"The branch {branch} cannot be dropped") as session:
+        with self.transaction(f"The branch {branch} cannot be dropped") as session:
             bases = {name.on(branch): base.location for name, base in session.bases(branch).items() if base.is_copy}
             found = session.run(
                 "select distinct namespace from iceberg_namespace_properties "
@@ -271,7 +271,7 @@ class SqlBranchCatalog:
         if not has_tables(self._engine):
             return 0
         deleted = 0
-        with self._transaction("The files of dropped branches cannot be deleted") as session:
+        with self.transaction("The files of dropped branches cannot be deleted") as session:
             rows = session.run(
                 "select metadata_location, base_location, is_view from lakehouse_dropped_tables "
                 "where catalog_name = :catalog and delete_after <= now() "
@@ -295,7 +295,7 @@ class SqlBranchCatalog:
         """Return all branches, the oldest first."""
         if not has_tables(self._engine):
             return []
-        with self._transaction("The branches cannot be listed") as session:
+        with self.transaction("The branches cannot be listed") as session:
             rows = session.run(
                 "select b.branch, b.kind, b.created, b.expires, count(t.table_name) from lakehouse_branches as b "
                 "left join lakehouse_branch_tables as t using (catalog_name, branch) where b.catalog_name = :catalog "
@@ -309,7 +309,7 @@ class SqlBranchCatalog:
         return load_file_io(self._properties, location)
 
     @contextmanager
-    def _transaction(self, what: str) -> Iterator[CatalogSession]:
+    def transaction(self, what: str) -> Iterator[CatalogSession]:
         """Run statements in one transaction.
 
         Raises:
@@ -323,6 +323,16 @@ class SqlBranchCatalog:
                 yield CatalogSession(connection, self._name)
         except SQLAlchemyError as error:
             raise BranchError(f"{what}: {reason(self._name, error)}.") from None
+
+
+def has_branches(catalog: str) -> bool:
+    """Return whether a catalog is one that can have branches, and had some.
+
+    Raises:
+        CatalogError: The catalog cannot be opened.
+    """
+    opened: Any = open_catalog(catalog)
+    return type(opened).__name__ == "SqlCatalog" and has_tables(opened.engine)
 
 
 def _location(row: Row | None) -> str | None:

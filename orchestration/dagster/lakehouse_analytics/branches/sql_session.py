@@ -149,10 +149,16 @@ class CatalogSession:
         """Record what a publication replaces."""
         previous = [before[name] for name in after]
         self.run(
-            "insert into lakehouse_publications (catalog_name, publication, table_namespace, table_name, "
+            "insert into lakehouse_publications as p (catalog_name, publication, table_namespace, table_name, "
             "previous_location, previous_type, metadata_location) select :catalog, :publication, n.* from "
             "unnest(cast(:schemas as text[]), cast(:tables as text[]), cast(:previous as text[]), "
-            "cast(:types as text[]), cast(:locations as text[])) as n",
+            "cast(:types as text[]), cast(:locations as text[])) as n "
+            # A retried step publishes again: what was there before its first attempt is what a rollback restores.
+            "on conflict (catalog_name, publication, table_namespace, table_name) do update set "
+            "metadata_location = excluded.metadata_location, published = now(), rolled_back = null, "
+            "previous_location = case when p.rolled_back is null then p.previous_location "
+            "else excluded.previous_location end, "
+            "previous_type = case when p.rolled_back is null then p.previous_type else excluded.previous_type end",
             publication=publication,
             previous=[row.location if row else None for row in previous],
             types=[row.type if row else None for row in previous],

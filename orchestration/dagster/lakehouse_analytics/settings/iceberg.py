@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
 
+from lakehouse_analytics.branches.catalog import BranchError, check_name
 from lakehouse_analytics.contract.base import Duration
 from lakehouse_analytics.settings.schedules import valid_cron
 
@@ -42,5 +43,15 @@ class IcebergSettings(BaseModel):
         timedelta(days=1),
         description="Minimum retention of snapshots (30m, 26h, 7d). A table's contract cannot go below it.",
     )
+
+    @field_validator("branch")
+    @classmethod
+    def _branch_name(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                check_name(value)
+        except BranchError as error:
+            raise ValueError(str(error)) from None
+        return value
 
     _maintenance_cron = field_validator("maintenance_cron")(valid_cron)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
+from lakehouse_analytics.cli.commands import main
 
-from .conftest import Lakehouse
+from .conftest import Lakehouse, Outcome
 from .databases import Trino
 
 pytestmark = pytest.mark.engine("trino")
@@ -142,3 +144,59 @@ def test_a_dropped_copy_is_refused_by_trino_and_loses_no_file(lakehouse: Lakehou
     assert branches.drop("pr_1") > 0
     assert lakehouse.sql("select sum(n) from silver.sa") == [(50600,)]
     assert schemas(lakehouse) == {"raw", *LAYERS}
+
+
+def test_a_code_location_on_a_branch_writes_nowhere_else(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lakehouse.run().success
+    before = lakehouse.database.contents(LAYERS)
+    missing = run_on_branch(lakehouse, monkeypatch)
+    assert not missing.success
+    assert "LAKEHOUSE_BRANCH is pr_42: There is no branch pr_42." in missing.failure
+
+    printed = command("branch", "create", "pr-42").output
+    assert printed.startswith("Created the branch pr_42 of 7 tables; it expires on ")
+    lakehouse.files["models/silver/sa.sql"] = "select id, n + 2 as n from {{ ref('a') }}"
+    lakehouse.files["models/silver/new.sql"] = "select count(*) as n from {{ ref('sa') }}"
+    lakehouse.write()
+    built = run_on_branch(lakehouse, monkeypatch)
+    assert built.success, built.failure
+    assert lakehouse.database.contents(LAYERS) == before
+    assert built.metadata["gold/ga"]["relation"] == '"test1"."gold__pr_42"."ga"'
+    assert lakehouse.sql("select n from gold__pr_42.ga") == [(50700,)]
+    assert lakehouse.sql("select n from silver__pr_42.new") == [(100,)]
+    assert "pr_42" in command("branch", "list").output
+
+    assert "Published 8 tables of the branch pr_42" in command("branch", "publish", "PR-42").output
+    assert lakehouse.sql("select n from gold.ga") == [(50700,)]
+    assert lakehouse.sql("select n from silver.new") == [(100,)]
+    assert schemas(lakehouse) == {"raw", *LAYERS}
+    assert command("branch", "list").output == "There are no branches.\n"
+    assert "There is no branch pr_42" in command("branch", "drop", "pr_42", exit_code=1).output
+
+
+def test_a_run_is_rolled_back(lakehouse: Lakehouse) -> None:
+    assert lakehouse.run().success
+    before = lakehouse.database.contents(LAYERS)
+    lakehouse.sql("insert into raw.b select 101, 0")
+    second = lakehouse.run(assets=["bronze/b", "silver/sb", "gold/gb"])
+    assert second.success, second.failure
+    assert lakehouse.database.contents(LAYERS) != before
+    shown = command("rollback", second.run_id[:8], exit_code=1, answer="n\n").output
+    assert f"The run {second.run_id} published, at " in shown
+    assert "  gold.gb\n" in shown
+    assert command("rollback", second.run_id[:8], "--yes").output == "Restored 3 tables.\n"
+    assert lakehouse.database.contents(LAYERS) == before
+    assert "was rolled back already" in command("rollback", second.run_id, "--yes", exit_code=1).output
+
+
+def run_on_branch(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+    with monkeypatch.context() as on_branch:
+        on_branch.setenv("LAKEHOUSE_BRANCH", "pr_42")
+        return lakehouse.run()
+
+
+def command(*words: str, exit_code: int = 0, answer: str | None = None) -> Result:
+    """Run `lakehouse` with some words."""
+    result = CliRunner().invoke(main, words, input=answer)
+    assert result.exit_code == exit_code, result.output
+    return result

@@ -216,6 +216,17 @@ def test_a_publication_is_rolled_back_whole(lake: Lake) -> None:
     assert lake.ids(ORDERS) == [1, 2, 4]
 
 
+def test_a_step_that_publishes_twice_is_rolled_back_to_what_was_before_it(lake: Lake) -> None:
+    for n in (3, 4):
+        lake.branches.create("b", {ORDERS: True, NEW: True})
+        lake.append(ORDERS.on("b"), n)
+        lake.branches.publish("b", [ORDERS], "run-1")
+        lake.branches.drop("b")
+    assert lake.ids(ORDERS) == [1, 2, 3, 4]
+    lake.branches.rollback("run-1")
+    assert lake.ids(ORDERS) == [1, 2]
+
+
 def test_a_created_table_that_was_rolled_back_loses_its_files_later(lake: Lake) -> None:
     before = lake.files()
     lake.branches.create("b", {NEW: True})
