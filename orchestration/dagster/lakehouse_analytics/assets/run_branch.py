@@ -18,7 +18,7 @@ import dagster as dg
 
 from lakehouse_analytics.assets.build_locks import BuildLocks
 from lakehouse_analytics.assets.gates.run import Run
-from lakehouse_analytics.branches.catalog import BranchError, branch_schema
+from lakehouse_analytics.branches.catalog import SETTLED, BranchError, branch_schema
 from lakehouse_analytics.branches.names import copies_of, name_of, schemas_on_branch
 from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.dbt.graph import Graph
@@ -136,7 +136,10 @@ class RunBranch:
         if good:
             tables = [self._graph.tables[unique_id] for unique_id in good]
             try:
-                self._catalog.publish(self.name, [name_of(table) for table in tables], self.publication)
+                published = self._catalog.publish(self.name, [name_of(table) for table in tables], self.publication)
+                if published.seconds > SETTLED:
+                    took = f"Publishing took {published.seconds:.0f} s"
+                    self._log(f"{took}: queries as of {SETTLED:g} s ago may have seen a part of it.")
             except BranchError as error:
                 run.problems.append(str(error))
                 good, bad = frozenset(), run.selection.selected

@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 
 from lakehouse_analytics.common.names import some
 
+#: Seconds after which readers with time travel may rely on a publication being visible in all tables.
+SETTLED = 10.0
 #: Between the schema and the branch in the name of a branch's schema.
 SEPARATOR = "__"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
@@ -82,10 +84,12 @@ class Published:
     Attributes:
         tables: The tables and views that were changed or created.
         unchanged: Those that the branch had not changed.
+        seconds: The time between the moment of publication, as time travel knows it, and the commit.
     """
 
     tables: Sequence[Name]
     unchanged: Sequence[Name] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

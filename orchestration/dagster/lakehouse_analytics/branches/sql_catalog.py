@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +19,10 @@ from lakehouse_analytics.branches.catalog import (
     branch_schema,
     check_name,
 )
-from lakehouse_analytics.branches.files import delete, exclusive_files
-from lakehouse_analytics.branches.sql_session import CatalogSession, Row
+from lakehouse_analytics.branches.files import THREADS, delete, exclusive_files
+from lakehouse_analytics.branches.published_metadata import published_table, published_view
+from lakehouse_analytics.branches.sql_session import Base, CatalogSession, Row
 from lakehouse_analytics.branches.sql_tables import OURS, create_tables, has_tables
-from lakehouse_analytics.branches.views import publishable
 from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.iceberg.catalog import open_catalog, reason
 
@@ -117,19 +119,17 @@ class SqlBranchCatalog:
         if missing := [str(name) for name in names if name.on(branch) not in built]:
             raise BranchError(f"The branch {branch} has not built {some(missing, FEW)}.")
         schemas = {branch_schema(name.schema, branch): name.schema for name in bases}
-        after = {name: self._publishable(built[name.on(branch)], schemas) for name in names}
-        with self.transaction(what) as session:
-            now = session.rows(names, lock=True)
-            if conflicts := [name for name in names if _location(now.get(name)) != bases[name].location]:
-                raise ConflictError(branch, conflicts)
-            if session.rows(on_branch, lock=True) != built:
-                raise BranchError(f"{what}, because it is still being written. Publish it when its builds have ended.")
-            changed = {name: after[name] for name in names if after[name].location != bases[name].location}
-            session.record(publication, {name: now.get(name) for name in changed}, changed)
-            session.replace(changed)
-            session.remove(on_branch)
-            session.remove_from_branch(branch, names)
-        return Published([*changed], [name for name in names if name not in changed])
+        changed = [name for name in names if built[name.on(branch)].location != bases[name].location]
+        began = time.time()
+        after = self._published({name: (built[name.on(branch)], bases[name]) for name in changed}, schemas, began)
+        try:
+            with self.transaction(what) as session:
+                self._exchange(session, branch, publication, tables=names, built=built, bases=bases, after=after)
+        except BaseException:
+            for row in after.values():
+                delete(self._io(row.location), [row.location])
+            raise
+        return Published(changed, [name for name in names if name not in after], time.time() - began)
 
     def built(self, branch: str) -> Sequence[Name]:
         """Return the tables that a branch has, as named outside of it.
@@ -159,10 +159,47 @@ class SqlBranchCatalog:
             known = session.bases(branch)
             self._add(session, branch, {name: copied for name, copied in tables.items() if name not in known})
 
-    def _publishable(self, row: Row, schemas: Mapping[str, str]) -> Row:
-        if row.type != "VIEW":
-            return row
-        return Row(publishable(self._io(row.location), row.location, schemas), row.type)
+    def _exchange(
+        self,
+        session: CatalogSession,
+        branch: str,
+        publication: str,
+        *,
+        tables: Sequence[Name],
+        built: Mapping[Name, Row],
+        bases: Mapping[Name, Base],
+        after: Mapping[Name, Row],
+    ) -> None:
+        """Let tables point to the metadata with which they are published, unless somebody has changed them."""
+        now = session.rows(tables, lock=True)
+        if conflicts := [name for name in tables if _location(now.get(name)) != bases[name].location]:
+            raise ConflictError(branch, conflicts)
+        on_branch = [name.on(branch) for name in tables]
+        if session.rows(on_branch, lock=True) != built:
+            raise BranchError(
+                f"The branch {branch} cannot be published, because it is still being written. "
+                "Publish it when its builds have ended."
+            )
+        session.record(publication, {name: now.get(name) for name in after}, after)
+        session.replace(after)
+        session.remove(on_branch)
+        session.remove_from_branch(branch, tables)
+
+    def _published(
+        self, tables: Mapping[Name, tuple[Row, Base]], schemas: Mapping[str, str], when: float
+    ) -> dict[Name, Row]:
+        """Write the metadata with which tables and views are published, and return their rows."""
+
+        def write(built: tuple[Row, Base]) -> Row:
+            row, base = built
+            io = self._io(row.location)
+            if row.type == "VIEW":
+                return Row(published_view(io, row.location, schemas), row.type)
+            base_location = base.location if base.is_copy else None
+            return Row(published_table(io, row.location, base_location, int(when * 1000)), row.type)
+
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="publish") as pool:
+            return dict(zip(tables, pool.map(write, tables.values()), strict=True))
 
     def publications(self, run: str) -> Sequence[Publication]:
         """Return the publications of a run. See `BranchCatalog.publications`."""

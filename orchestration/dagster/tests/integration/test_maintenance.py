@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import dagster as dg
@@ -281,7 +281,7 @@ def test_files_of_an_open_branch_are_kept_until_it_has_expired(lake: Lake, monke
     on_branch = f"{lake.trino.catalog}.{lake.schema}__pr_7.branched"
     lake.sql(f"insert into {on_branch} select 3")
     lake.sql("delete from lake.branched where id = 1")
-    time.sleep(2.5)
+    sleep(2.5)
 
     kept = lake.look_after()
     assert kept.success, kept.failure

@@ -104,15 +104,20 @@ def test_a_branch_reads_the_tables_and_leaves_them_as_they_are(lake: Lake) -> No
 def test_tables_are_published_together_and_their_history_continues(lake: Lake) -> None:
     lake.branches.create("b", {ORDERS: True, CUSTOMERS: True, NEW: True})
     first = lake.catalog.load_table(("silver", "orders")).current_snapshot().snapshot_id
+    lake.append(ORDERS.on("b"), 2)
     lake.append(ORDERS.on("b"), 3)
     lake.create(NEW.on("b"), 7)
     published = lake.branches.publish("b", [ORDERS, CUSTOMERS, NEW], "run-1")
     assert (published.tables, published.unchanged) == ([NEW, ORDERS], [CUSTOMERS])
-    assert (lake.ids(ORDERS), lake.ids(NEW)) == ([1, 2, 3], [7])
+    assert (lake.ids(ORDERS), lake.ids(NEW)) == ([1, 2, 2, 3], [7])
+    logs = [lake.catalog.load_table((name.schema, name.table)).history() for name in (ORDERS, NEW)]
+    assert logs[0][-1].timestamp_ms == logs[1][-1].timestamp_ms
+    assert logs[0][0].snapshot_id == first
+    assert len(logs[0]) == 2  # the state between was current on the branch only
     assert lake.catalog.load_table(("silver", "orders")).scan(snapshot_id=first).to_arrow().num_rows == 2
     lake.append(ORDERS, 4)
     assert lake.branches.drop("b") == 0
-    assert lake.ids(ORDERS) == [1, 2, 3, 4]
+    assert lake.ids(ORDERS) == [1, 2, 2, 3, 4]
     assert lake.names() == {"silver.orders", "silver.customers", "gold.totals"}
     assert lake.catalog.load_table(("gold", "totals")).location().startswith(f"file://{lake.folder}/gold/")
 
@@ -122,9 +127,11 @@ def test_a_changed_table_refuses_the_whole(lake: Lake) -> None:
     lake.append(ORDERS.on("b"), 3)
     lake.append(CUSTOMERS.on("b"), 3)
     lake.append(CUSTOMERS, 9)
+    files = lake.files()
     with pytest.raises(ConflictError, match=r"Nothing of the branch b was published.*: silver\.customers\.") as error:
         lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
     assert error.value.tables == [CUSTOMERS]
+    assert lake.files() == files
     assert (lake.ids(ORDERS), lake.ids(CUSTOMERS)) == ([1, 2], [1, 9])
     assert lake.ids(ORDERS.on("b")) == [1, 2, 3]
 
@@ -144,8 +151,9 @@ def test_a_part_of_a_branch_may_be_published_and_the_rest_dropped(lake: Lake) ->
     before = lake.files()
     lake.append(CUSTOMERS.on("b"), 3)
     lake.branches.publish("b", [ORDERS], "run-1")
+    published = lake.catalog.load_table(("silver", "orders")).metadata_location.removeprefix("file://")
     assert lake.branches.drop("b") > 0
-    assert lake.files() == before
+    assert lake.files() == before | {published}
     assert (lake.ids(ORDERS), lake.ids(CUSTOMERS)) == ([1, 2, 3], [1])
 
 
