@@ -53,23 +53,31 @@ def defs() -> dg.Definitions:
 
     limit, channels, url = settings.max_runtime, notifiers(settings), settings.webserver_url
     windows = grain_partitions(graph, settings.timezone, end_offset=settings.partition_end_offset)
-    triggers = configured_triggers(settings, graph)
-    maintenance = maintenance_assets(
-        graph, floor=settings.maintenance_floor, max_runtime=limit, guard=guard_of(triggers)
+    # On a branch, nothing runs by itself, and nothing but the tables is written.
+    is_main = settings.branch is None
+    triggers = configured_triggers(settings, graph) if is_main else []
+    floor, guard = settings.maintenance_floor, guard_of(triggers)
+    maintenance = (
+        maintenance_assets(graph, floor=floor, max_runtime=limit, guard=guard, iceberg_catalog=settings.iceberg_catalog)
+        if is_main
+        else []
     )
     among = OwnAssets(graph, own.definitions.assets or ())
     jobs = build_jobs(graph, windows, among, max_runtime=limit, maintenance=bool(maintenance))
     ops = BuildOps(graph, project, windows, settings, among, pool=graph.engine.pool)
-    assets = [*ops.definitions(), *maintenance, *arrival_assets(graph, settings)]
+    assets = [*ops.definitions(), *maintenance, *(arrival_assets(graph, settings) if is_main else ())]
     refuse_mismatched_zones(assets)
     runner, database = dbt_runner(settings, project), engine(settings, graph)
     built = dg.Definitions(
-        assets=[*assets, *external_assets(graph, own=asset_keys(own.definitions), timezone=settings.timezone)],
+        assets=[
+            *assets,
+            *external_assets(graph, own=asset_keys(own.definitions), timezone=settings.timezone, loads=is_main),
+        ],
         jobs=jobs,
         sensors=[
             run_failure_notifier(channels, url),
             lost_retries(channels, url),
-            *gold_on_silver(graph, max_runtime=limit),
+            *(gold_on_silver(graph, max_runtime=limit) if is_main else ()),
         ],
         resources={
             "dbt_runner": runner,
@@ -78,11 +86,13 @@ def defs() -> dg.Definitions:
         },
         executor=dg.in_process_executor,  # a run has one op, and a process for it would cost 3 CPU seconds
     )
-    scheduled = schedule_definitions(
-        settings, plans(settings, graph, windows), value_schedules(settings, graph), jobs, channels
-    )
-    exports = export_definitions(graph, settings)
-    ours = dg.Definitions.merge(built, scheduled, exports, *(trigger.definitions() for trigger in triggers))
+    ours = built
+    if is_main:
+        scheduled = schedule_definitions(
+            settings, plans(settings, graph, windows), value_schedules(settings, graph), jobs, channels
+        )
+        exports = export_definitions(graph, settings)
+        ours = dg.Definitions.merge(built, scheduled, exports, *(trigger.definitions() for trigger in triggers))
     check_collisions(ours, own, graph)
     return dg.Definitions.merge(ours, own.definitions)
 

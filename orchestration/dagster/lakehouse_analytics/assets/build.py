@@ -8,6 +8,7 @@ failed gate.
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -21,12 +22,13 @@ from lakehouse_analytics.assets.attempts import Attempts
 from lakehouse_analytics.assets.build_events import BuildEvents, Event
 from lakehouse_analytics.assets.build_locks import BuildLocks
 from lakehouse_analytics.assets.build_selection import checked_tables, selection_of
-from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun
+from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
 from lakehouse_analytics.assets.dbt_commands import DbtCommands, rebuilds
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
 from lakehouse_analytics.assets.retries import Patience
+from lakehouse_analytics.assets.run_branch import BranchOf, RunBranch
 from lakehouse_analytics.assets.run_log import RunLog
 from lakehouse_analytics.assets.table_results import TableResults
 from lakehouse_analytics.checks.registry import Scope
@@ -37,7 +39,7 @@ from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.dbt.run_results import DbtResult
 from lakehouse_analytics.dbt.runner import DbtRunner, run_to_end
-from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine
+from lakehouse_analytics.engines.base import DatabaseError, Distributed, Engine, Queried
 from lakehouse_analytics.keys import asset_key
 from lakehouse_analytics.partitions.by_column import ColumnPartitions, RunValues, needed_values
 from lakehouse_analytics.partitions.definitions import GrainPartitions
@@ -83,22 +85,31 @@ class Build:
         zone: ZoneInfo,
         max_runtime: float,
         threads: int = DEFAULT_THREADS,
+        branch: BranchOf | None = None,
     ) -> None:
-        self.graph, self.config, self.dbt, self.engine = graph, config, dbt, engine
+        self.branch = branch(graph, context, keys) if branch else None
+        self.graph, self.config, self.dbt, self.engine = (
+            self.branch.graph if self.branch else graph,
+            config,
+            dbt,
+            engine,
+        )
         self.grain_partitions, self.threads = grain_partitions, threads
+        #: Reports of a run that publishes: nothing is materialized before it is published.
+        self.withheld: list[tuple[Report, Patience]] = []
         # The context of an op that only has checks has everything except what tables need.
         self.context = cast("dg.AssetExecutionContext", context)
         self.log = RunLog(context.log)
         checks = context.selected_asset_check_keys
-        scope = Scope(graph, grain_partitions, column_partitions)
+        scope = Scope(self.graph, grain_partitions, column_partitions)
         of_tables, self.of_sources = TableChecks(scope), SourceChecks(scope, checks)
-        self.run = Run(selection_of(graph, self.context, keys, of_tables))
+        self.run = Run(selection_of(self.graph, self.context, keys, of_tables))
         self.column_partitions = column_partitions
         self.windows = self._windows(keys | checked_tables(checks))
         self.values = self._values(keys | checked_tables(checks))
         accepted = self._accepted()
         self.report = BuildEvents(
-            graph,
+            graph if self.branch and self.branch.withholds else self.graph,
             project.project_dir,
             self.context,
             checks,
@@ -125,9 +136,15 @@ class Build:
             windows=self.windows,
             values=self.values,
             full_refresh=config.full_refresh,
-            locks_tables=graph.engine.concurrent_writers,
+            locks_tables=self._locks_tables,
+            schemas=self.branch.schemas if self.branch else None,
         )
         self.locks = BuildLocks(self.context, engine, self.run, max_wait=max_runtime)
+
+    @property
+    def _locks_tables(self) -> bool:
+        """Whether each table is locked while it is built. A run that publishes locks all of them until the end."""
+        return self.graph.engine.concurrent_writers and not (self.branch and self.branch.withholds)
 
     def _windows(self, keys: AbstractSet[dg.AssetKey]) -> RunWindows | None:
         tables = [table for table in self.graph.tables.values() if asset_key(table) in keys]
@@ -173,7 +190,7 @@ class Build:
 
     def _build(self, plan: Plan, what: str) -> Iterator[Event]:
         """Build a plan, yield the events, and report the result."""
-        with self.locks, DbtOfRun(self.graph.adapter, self.dbt.manifest) as dbt:
+        with self.locks, self._on_branch(), DbtOfRun(self.graph.adapter, self.dbt.manifest) as dbt:
             self._wait_until_free()  # while dbt is being imported
             for check in self.of_sources.results(partial(self._run_command, dbt)):
                 yield from self.report.evaluations.events([check])
@@ -181,7 +198,11 @@ class Build:
                 return
             attempts = Attempts(self.run, self.engine, self.log, partial(self._build_once, dbt), threads=self.threads)
             result = yield from attempts.events(plan)
-        self.run.record(plan, result)
+            self.run.record(plan, result)
+            if isinstance(self.branch, RunBranch):
+                self.report.unpublished = self.branch.publish(self.run, crashed=result.crashed)
+        for report, patience in self.withheld:
+            yield from self.report.node_events(report, patience)
         yield from self.report.final_events(plan, result, self.results.counter)
         if result.crashed:
             raise dg.Failure(
@@ -189,6 +210,11 @@ class Build:
                 f"{self.report.with_advice(result.reason)}\n{self.run.summary()}",
                 allow_retries=False,
             )
+
+    def _on_branch(self) -> AbstractContextManager[object]:
+        if not isinstance(self.branch, RunBranch):
+            return self.branch or nullcontext()
+        return self.branch.opened(self.locks, cast("Queried", self.engine), self.log.warn)
 
     def _wait_until_free(self) -> None:
         try:
@@ -226,7 +252,7 @@ class Build:
             count=partial(self.results.count, fetch_all),
             judge=self.results.judge,
             log=self.log.dbt_line,
-            lock=self.locks.lock if self.graph.engine.concurrent_writers else None,
+            lock=self.locks.lock if self._locks_tables else None,
             gather=GATHER if isinstance(self.engine, Distributed) else 0.0,
             threads=self.threads,
         )
@@ -235,7 +261,10 @@ class Build:
         try:
             with self.engine.queue_reported(self.context.run.run_id, self.log.warn):
                 for report in build.run(request):
-                    yield from self.report.node_events(report, patience)
+                    if self.branch and self.branch.withholds:
+                        self.withheld.append((report, patience))
+                    else:
+                        yield from self.report.node_events(report, patience)
             ended = not build.result.crashed
         finally:
             stop.set()

@@ -35,6 +35,7 @@ class BuildEvents:
     Attributes:
         evaluations: Creates the evaluations of checks.
         verdicts: The results of the checks of each counted table, by unique id. They are reported with the table.
+        unpublished: Unique ids of tables that were built on a branch and not published, so not materialized.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class BuildEvents:
         self._run, self._engine, self._windows = run, engine, windows
         self.evaluations = Evaluations(context)
         self.verdicts: dict[str, list[dg.AssetCheckResult | dg.AssetCheckEvaluation]] = {}
+        self.unpublished: AbstractSet[str] = frozenset()
         self._counted_in_part: dict[str, CountResult] = {}
         self._reported: set[str] = set()
         self._lineage = ColumnLineage(graph, lineage_folder)
@@ -80,12 +82,13 @@ class BuildEvents:
             if report.answer is not None:
                 self._counted_in_part[table.unique_id] = report.answer
             return
-        if node and not report.late:
+        visible = table.unique_id not in self.unpublished
+        if node and not report.late and visible:
             metadata = self._metadata(table, report.answer, node)
             self._add_partition_metadata(table, report.answer)
             yield dg.MaterializeResult(asset_key=asset_key(table), metadata=metadata)
             self.evaluations.refresh(asset_key(table))
-        if report.late:
+        if report.late and visible:
             for partition, metadata in _counted(report.answer):
                 self._context.log_event(dg.AssetObservation(asset_key(table), partition=partition, metadata=metadata))
         if report.answer is not None:
@@ -121,6 +124,8 @@ class BuildEvents:
         if self._windows is None:
             return found
         for table in tables:
+            if table.unique_id in self.unpublished:
+                continue
             node = result.nodes.get(table.unique_id)
             counted = dg.AssetCheckKey(asset_key(table), ROW_COUNT) in self._checks
             if not (table.grain and counted and table.unique_id in self._run.failed):
@@ -191,7 +196,8 @@ class BuildEvents:
                 self._context.add_asset_metadata(metadata, asset_key(table), partition)
 
     def _metadata(self, table: Table, answer: CountResult | None, node: NodeResult) -> dict[str, Any]:
-        metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": table.node.relation_name}
+        relation = self._graph.tables[table.unique_id].node.relation_name  # not that on a branch
+        metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": relation}
         for partition, rows in _counted(answer):
             metadata |= rows if partition is None else {}
         if url := node.query_id and self._engine.query_url(node.query_id):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Self
 
 import dagster as dg
@@ -13,7 +13,7 @@ from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.engines.base import Engine
-from lakehouse_analytics.locks import TableLockLostError, TableLocks, lock_name
+from lakehouse_analytics.locks import TableLock, TableLockLostError, TableLocks, lock_name
 
 
 class BuildLocks:
@@ -60,6 +60,17 @@ class BuildLocks:
         ):
             self._refuse_after_loss()  # the build may have been stopped while this waited
             yield
+
+    def hold(self, name: str) -> AbstractContextManager[TableLock]:
+        """Hold a lock for as long as the block runs, without waiting for it.
+
+        Args:
+            name: The name of the lock, which need not be that of a table.
+
+        Raises:
+            TableBusyError: Another run holds the lock.
+        """
+        return self._locks.locked(name, on_stale_holder=self._engine.kill_queries)
 
     def _refuse_after_loss(self) -> None:
         if self._run.stopped:

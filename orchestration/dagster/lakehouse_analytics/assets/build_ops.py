@@ -12,6 +12,7 @@ from lakehouse_analytics.assets.build import DEFAULT_THREADS, OP_NAME, Build, Bu
 from lakehouse_analytics.assets.build_events import Event
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
 from lakehouse_analytics.assets.own import OwnAssets
+from lakehouse_analytics.assets.run_branch import branch_of
 from lakehouse_analytics.assets.specs import table_spec
 from lakehouse_analytics.checks.registry import EvaluationPoint, Scope, specs
 from lakehouse_analytics.contract.models import Grain
@@ -155,6 +156,7 @@ class BuildOps:
             zone=ZoneInfo(self.settings.timezone),
             max_runtime=self.settings.max_runtime,
             threads=self.settings.dbt_threads or DEFAULT_THREADS,
+            branch=branch_of(self.settings),
         )
         yield from run.events()
 

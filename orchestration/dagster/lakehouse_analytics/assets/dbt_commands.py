@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.dbt.query_tags import Provenance
@@ -35,6 +35,7 @@ class DbtCommands:
         values: RunValues | None = None,
         full_refresh: bool,
         locks_tables: bool,
+        schemas: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -44,9 +45,10 @@ class DbtCommands:
             values: The values of the run; None if it has no tables that are partitioned by a column.
             full_refresh: Whether the run's config requests `--full-refresh`.
             locks_tables: Whether dbt waits for a table's lock before it builds the table.
+            schemas: The schemas of tables that are built in another one than the manifest names, by unique id.
         """
         self._runner, self._windows, self._values = runner, windows, values
-        self._full_refresh, self._locks_tables = full_refresh, locks_tables
+        self._full_refresh, self._locks_tables, self._schemas = full_refresh, locks_tables, schemas or {}
         labels = [*([windows.span.label] if windows else []), *([values.label] if values else [])]
         self._provenance = Provenance(run_id, job, " ".join(labels))
 
@@ -70,6 +72,7 @@ class DbtCommands:
             "gates": [*plan.row_count_gates],
             "edges": [*plan.edges],
             "ask": self._locks_tables,
+            "schemas": {**self._schemas},  # also of tables that an earlier attempt has built
         }
         return self._runner.request(args, self._environment(), target_path=folder, plan=nodes)
 

@@ -18,20 +18,23 @@ _ABOUT = {
 }
 
 
-def external_assets(graph: Graph, *, own: Collection[dg.AssetKey] = (), timezone: str = "UTC") -> list[dg.AssetSpec]:
+def external_assets(
+    graph: Graph, *, own: Collection[dg.AssetKey] = (), timezone: str = "UTC", loads: bool = True
+) -> list[dg.AssetSpec]:
     """Return an external asset for each dbt source table, each exposure, and each `External` of the graph.
 
     Args:
         graph: The manifest's graph.
         own: Keys of the user's Python assets. A source with such a key is that asset, unless Airbyte fills it.
         timezone: The IANA time zone of freshness deadlines.
+        loads: Whether the code location has the assets of sources that it loads itself.
     """
     loaded = {source.key for source in graph.sources.values() if is_loaded(source)}
     sources: dict[Key, dg.AssetSpec] = {}
     for source in graph.sources.values():
         if asset_key(source) in own and not source.contract.airbyte:
             continue
-        if source.key in loaded:
+        if loads and source.key in loaded:
             continue
         # Sources with the same key in `meta.dagster.asset_key` are one table.
         sources.setdefault(source.key, source_spec(graph, source, timezone))

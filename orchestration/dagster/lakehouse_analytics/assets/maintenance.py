@@ -13,11 +13,14 @@ import dagster as dg
 from pydantic import Field
 
 from lakehouse_analytics.assets.multi_asset import multi_asset
+from lakehouse_analytics.assets.run_branch import remove_dead_branches
+from lakehouse_analytics.branches.catalog import BranchError
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.dbt.graph import Graph, Key
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.trino.errors import COMMIT_ERROR
 from lakehouse_analytics.engines.trino.session import TrinoError, TrinoUnavailableError
+from lakehouse_analytics.iceberg.catalog import CatalogError
 from lakehouse_analytics.keys import MAINTENANCE_GROUP
 from lakehouse_analytics.locks import TableBusyError, TableLock, TableLocks, lock_name
 from lakehouse_analytics.maintenance.plan import (
@@ -89,7 +92,12 @@ def maintenance_key(key: Key) -> dg.AssetKey:
 
 
 def maintenance_assets(
-    graph: Graph, *, floor: timedelta, max_runtime: float, guard: SyncGuard | None = None
+    graph: Graph,
+    *,
+    floor: timedelta,
+    max_runtime: float,
+    guard: SyncGuard | None = None,
+    iceberg_catalog: str | None = None,
 ) -> list[dg.AssetsDefinition]:
     """Return one asset per maintained table; none on an engine without Iceberg.
 
@@ -98,6 +106,7 @@ def maintenance_assets(
         floor: Minimum retention. A table's contract cannot go below it.
         max_runtime: Maximum duration of a run in seconds. Older files and temporary relations belong to no run.
         guard: Finds out which syncs are running; None if that is unknown.
+        iceberg_catalog: Name of the catalog in pyiceberg's configuration, of which expired branches are dropped.
 
     Raises:
         ContractError: A contract's retention is below the floor.
@@ -116,6 +125,8 @@ def maintenance_assets(
         selected = [table for table in tables if maintenance_key(table.key) in context.selected_asset_keys]
         execution = Maintenance(context, engine, sync_guard, longest_write, dry_run=config.dry_run)
         with execution.locks:
+            if iceberg_catalog and selected and not config.dry_run:
+                execution.drop_branches(iceberg_catalog, selected[0].relation.catalog)
             yield from execution.events(selected)
 
     return [maintenance]
@@ -182,6 +193,19 @@ class Maintenance:
             lines = "\n".join(f"✘ {name}: {reason}" for name, reason in self.failed.items())
             what = f"{counted(len(self.failed), 'table')} of {len(tables)}"
             raise dg.Failure(f"Maintenance of {what} failed; the others are done.\n{lines}", allow_retries=False)
+
+    def drop_branches(self, catalog: str, trino_catalog: str) -> None:
+        """Drop the branches of runs that have died, and those that have expired."""
+        from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog, has_branches
+
+        try:
+            found = has_branches(catalog)
+            dropped = remove_dead_branches(SqlBranchCatalog(catalog), trino_catalog, self.locks.locked) if found else []
+        except (BranchError, CatalogError) as error:
+            self._fail("branches", str(error))
+            return
+        for branch in dropped:
+            self.context.log.info(f"Dropped the branch {branch}.")
 
     def _may_be_read(self, table: MaintainedTable) -> bool:
         if self.relations.get(table.relation) == "table":

@@ -192,6 +192,77 @@ def _listed(names: str | None) -> list[str]:
     return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
+@main.group()
+def branch() -> None:
+    """Branches of the lakehouse: copies of its tables that take no space, to build and compare changes.
+
+    They need Trino with a JDBC catalog in PostgreSQL. See docs/safe-changes.md.
+    """
+
+
+@branch.command("create")
+@click.argument("name")
+@click.option("--days", type=click.IntRange(min=1, max=90), default=7, show_default=True,
+              help="Days after which maintenance may drop it.")  # fmt: skip
+def branch_create(name: str, days: int) -> None:
+    """Create the branch NAME of all tables of the dbt project."""
+    from lakehouse_analytics.cli import branches
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        click.echo(branches.create(Settings.load(), name, days=days))
+
+
+@branch.command("list")
+def branch_list() -> None:
+    """List all branches."""
+    from lakehouse_analytics.cli import branches
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        click.echo(branches.listing(Settings.load()))
+
+
+@branch.command("publish")
+@click.argument("name")
+def branch_publish(name: str) -> None:
+    """Replace the tables of the lakehouse with those of the branch NAME, all together, and drop the branch.
+
+    Refused if one of them has changed since the branch was created.
+    """
+    from lakehouse_analytics.cli import branches
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        click.echo(branches.publish(Settings.load(), name))
+
+
+@branch.command("drop")
+@click.argument("name")
+def branch_drop(name: str) -> None:
+    """Drop the branch NAME, and the files that only it has."""
+    from lakehouse_analytics.cli import branches
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        click.echo(branches.drop(Settings.load(), name))
+
+
+@main.command()
+@click.argument("run")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rollback(run: str, yes: bool) -> None:
+    """Restore all tables that RUN has published (LAKEHOUSE_PUBLISH=run) as they were before.
+
+    RUN is the id of the run, or its first 8 characters. Refused if one of the tables has changed since.
+    """
+    from lakehouse_analytics.cli import branches
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        click.echo(branches.rollback(Settings.load(), run, yes=yes))
+
+
 class _plain_errors:  # noqa: N801  # used like a function
     """Context manager that prints this project's own errors as one message, without a traceback."""
 
@@ -200,6 +271,7 @@ class _plain_errors:  # noqa: N801  # used like a function
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+        from lakehouse_analytics.branches.catalog import BranchError
         from lakehouse_analytics.cli.example import ExampleError
         from lakehouse_analytics.contract.models import ContractError
         from lakehouse_analytics.dbt.profile import ProfileError
@@ -212,6 +284,7 @@ class _plain_errors:  # noqa: N801  # used like a function
 
         ours = (
             ArrivalError,
+            BranchError,
             ExampleError,
             ContractError,
             DiffError,

@@ -39,12 +39,14 @@ class BuildPlan:
         gates: Ids of the row-count gates.
         edges: Pairs of ids. The second waits until the first has ended.
         ask: Whether to ask the run before each table is built.
+        schemas: The schemas of nodes that are built in another one than the manifest names.
     """
 
     nodes: Sequence[str]
     gates: Collection[str]
     edges: Sequence[Sequence[str]]
     ask: bool = False
+    schemas: Mapping[str, str] = field(default_factory=dict)
 
 
 class Run(Protocol):
@@ -191,6 +193,22 @@ class PlannedBuildTask(BuildTask):
     def _skip_below(self, unique_id: str, cause: Any = None) -> None:
         for below in self._below[unique_id]:
             self._skipped_children[below] = cause
+
+
+def move_nodes(manifest: Any, schemas: Mapping[str, str]) -> None:
+    """Let nodes of a manifest be built in other schemas, where everything that refers to them finds them.
+
+    Tables are replaced in one statement, because the schema may have a copy that must not be dropped.
+    """
+    for unique_id, schema in schemas.items():
+        node = manifest.expect(unique_id)
+        if node.relation_name:
+            node.relation_name = node.relation_name.replace(f'"{node.schema}"', f'"{schema}"', 1)
+        node.schema = schema
+        if node.config.get("on_table_exists", "rename") in ("rename", "drop"):
+            node.config["on_table_exists"] = "replace"
+    if schemas:
+        manifest.build_flat_graph()
 
 
 def install_plan(plan: BuildPlan, run: Run) -> None:

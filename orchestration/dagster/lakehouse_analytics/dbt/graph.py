@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -188,6 +188,19 @@ class Graph:
     def unbuilt(self) -> Mapping[str, Source | External]:
         """Sources and externals, which are assets that no run of this project builds."""
         return {**self.sources, **self.externals}
+
+    def with_schemas(self, schemas: Mapping[str, str]) -> Graph:
+        """Return the graph with tables in other schemas.
+
+        Args:
+            schemas: The schema of each table that moves, by unique id.
+        """
+        tables = dict(self.tables)
+        for unique_id, schema in schemas.items():
+            table = tables[unique_id]
+            name = table.node.relation_name.replace(f'"{table.node.schema}"', f'"{schema}"', 1)
+            tables[unique_id] = replace(table, node=replace(table.node, schema=schema, relation_name=name))
+        return replace(self, tables=tables)
 
     def resource(self, unique_id: str) -> Table | Source | External:
         """Return the table, source or external of a unique id.

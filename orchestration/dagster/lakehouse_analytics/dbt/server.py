@@ -179,6 +179,8 @@ class Server:
         if plan is not None:
             build_task.install_plan(build_task.BuildPlan(**plan), _BuildCallbacks(self))
         parsed = (self._manifests.pop(manifest, None) or _load(manifest)) if manifest else None
+        if parsed and plan is not None:
+            build_task.move_nodes(parsed, plan.get("schemas", {}))
         if manifest and plan is None:
             self._manifests[manifest] = parsed  # unlike a build, other commands do not modify it
         with dbt_hooks.install_hook(hook or {}) as reason:

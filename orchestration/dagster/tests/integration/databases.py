@@ -16,6 +16,7 @@ from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
 import sqlglot
+from lakehouse_analytics.branches.catalog import SEPARATOR
 from lakehouse_analytics.contract.models import LAYERS
 from lakehouse_analytics.engines.duckdb.database import connect
 
@@ -142,10 +143,20 @@ class Trino(Database):
         return [(str(row[0]), str(row[1])) for row in self.ask(f'describe "{schema}"."{table}"')]
 
     def wipe(self, keep: Collection[str] = ()) -> None:
-        """Drop every schema but some."""
+        """Drop every branch, and every schema but some."""
+        if any(SEPARATOR in schema for (schema,) in self.ask("show schemas")):
+            self._drop_branches()  # a copy can only be dropped with its branch
         for (schema,) in self.ask("show schemas"):
             if schema not in ("information_schema", "system", *keep):
                 self.ask(f'drop schema "{schema}" cascade')
+
+    def _drop_branches(self) -> None:
+        from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
+
+        with patch.dict(os.environ, self.environment):
+            branches = SqlBranchCatalog(self.catalog)
+            for branch in branches.branches():
+                branches.drop(branch.name)
 
 
 class Postgres(Database):

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 from lakehouse_analytics.assets.maintenance import SyncGuard, maintenance_assets
+from lakehouse_analytics.branches.catalog import Name
+from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
 from lakehouse_analytics.contract.models import ModelContract, SourceContract
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
 from lakehouse_analytics.dbt.nodes import Config, Node
@@ -98,7 +101,9 @@ class Lake:
         self, *, dry_run: bool = False, engine: TrinoResource | None = None, guard: SyncGuard | None = None
     ) -> Outcome:
         graph = Graph(tables=self.tables, sources=self.sources, tests={}, exposures={}, adapter="trino")
-        assets = maintenance_assets(graph, floor=timedelta(), max_runtime=0, guard=guard)
+        assets = maintenance_assets(
+            graph, floor=timedelta(), max_runtime=0, guard=guard, iceberg_catalog=self.trino.catalog
+        )
         result = dg.materialize(
             assets,
             instance=self.instance,
@@ -264,6 +269,34 @@ def test_orphan_files_go_when_they_are_old_enough_and_no_sooner(lake: Lake) -> N
     assert "| remove_orphan_files | last searched" in lake.look_after().done["littered"]["steps"]
     assert not there()
     assert lake.sql("select id from lake.littered") == [(1,)]
+
+
+def test_files_of_an_open_branch_are_kept_until_it_has_expired(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "MARGIN", timedelta())
+    lake.sql("create table lake.branched as select 1 as id")
+    lake.sql("insert into lake.branched select 2")
+    lake.model("branched", optimize=False, analyze=False, retain="1s", orphans="1s")
+    branches, name = SqlBranchCatalog(lake.trino.catalog), Name(lake.schema, "branched")
+    branches.create("pr_7", {name: True})
+    on_branch = f"{lake.trino.catalog}.{lake.schema}__pr_7.branched"
+    lake.sql(f"insert into {on_branch} select 3")
+    lake.sql("delete from lake.branched where id = 1")
+    sleep(2.5)
+
+    kept = lake.look_after()
+    assert kept.success, kept.failure
+    assert "branched" in kept.done["branched"]["files_kept"]
+    assert lake.sql(f"select sum(id) from {on_branch}") == [(6,)]
+
+    past = "update lakehouse_branches set expires = now() - interval '1 day' where branch = 'pr_7' returning 1"
+    with branches.transaction("The test") as session:
+        assert session.run(past)
+    done = lake.look_after()
+    assert done.success, done.failure
+    assert "files_kept" not in done.done["branched"]
+    assert [branch for branch in branches.branches() if branch.name == "pr_7"] == []
+    assert lake.sql("select sum(id) from lake.branched") == [(2,)]
+    assert len(lake.snapshots("branched")) < 3
 
 
 def test_statistics_are_collected_once_and_again_when_rows_changed(lake: Lake) -> None:

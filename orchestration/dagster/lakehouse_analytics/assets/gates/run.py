@@ -24,6 +24,7 @@ class Run:
         unevaluated: The tests that dbt should have evaluated and did not.
         problems: Other errors, which do not belong to a particular table.
         stopped: Whether nothing more may be built.
+        publication: What was published at the end; empty if each table is visible once it is built.
     """
 
     selection: Selection
@@ -34,6 +35,7 @@ class Run:
     unevaluated: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     stopped: bool = False
+    publication: str = ""
 
     def plan(self) -> Plan:
         """Return the plan of everything that the run builds and checks."""
@@ -149,7 +151,30 @@ class Run:
             if table not in self.failed
         ]
         lines += [f"✘ {problem}" for problem in self.problems]
-        return "\n".join([*lines, f"{len(self.built)} of {len(self.selection.selected)} tables were built."])
+        lines.append(f"{len(self.built)} of {len(self.selection.selected)} tables were built.")
+        return "\n".join([*lines, *([self.publication] if self.publication else [])])
+
+    def connected(self) -> list[frozenset[str]]:
+        """Return the selected tables in groups: tables are in one group if one is upstream of the other or a test
+        reads both, directly or through others.
+        """
+        selected = self.selection.selected
+        groups = {unique_id: {unique_id} for unique_id in selected}
+
+        def connect(unique_ids: Iterable[str]) -> None:
+            found = [unique_id for unique_id in unique_ids if unique_id in selected]
+            merged = set[str]().union(*(groups[unique_id] for unique_id in found))
+            groups.update(dict.fromkeys(merged, merged))
+
+        for unique_id in selected:
+            connect((unique_id, *self.selection.graph.tables[unique_id].parents))
+        for test in self.selection.tests:
+            connect((test.attached, *test.parents))
+        return [frozenset(group) for group in {id(group): group for group in groups.values()}.values()]
+
+    def is_good(self, tables: Collection[str]) -> bool:
+        """Return whether all of some tables were built and passed their gates, and nothing went wrong besides."""
+        return not self.problems and self.built.issuperset(tables) and self.failed_gates.isdisjoint(tables)
 
     def _name(self, unique_id: str) -> str:
         if unique_id in self.selection.graph.functions:

@@ -1,0 +1,188 @@
+"""The interface of a catalog with branches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from lakehouse_analytics.common.names import some
+
+#: Seconds after which readers with time travel may rely on a publication being visible in all tables.
+SETTLED = 10.0
+#: Between the schema and the branch in the name of a branch's schema.
+SEPARATOR = "__"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
+
+
+class BranchError(RuntimeError):
+    """The branch cannot be created, published or rolled back. The message says why and what to do."""
+
+
+class ConflictError(BranchError):
+    """Tables were changed since the branch was created, so nothing was published.
+
+    Attributes:
+        tables: The changed tables.
+    """
+
+    def __init__(self, branch: str, tables: Sequence[Name]) -> None:
+        self.tables = tables
+        names = some([str(table) for table in tables], 5)
+        super().__init__(
+            f"Nothing of the branch {branch} was published, because other writers have changed tables since it was "
+            f"created: {names}. Build it again from the current tables."
+        )
+
+
+@dataclass(frozen=True, order=True)
+class Name:
+    """The name of a table or view in the catalog.
+
+    Attributes:
+        schema: The schema.
+        table: The table.
+    """
+
+    schema: str
+    table: str
+
+    def __str__(self) -> str:
+        """Return the name as in messages."""
+        return f"{self.schema}.{self.table}"
+
+    def on(self, branch: str) -> Name:
+        """Return the name of the same table on a branch."""
+        return Name(branch_schema(self.schema, branch), self.table)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A branch.
+
+    Attributes:
+        name: Its name.
+        kind: `run` for the branch of a run, which the run publishes or drops; `branch` for one that people create.
+        created: The time of creation.
+        expires: The time after which it may be dropped; None: when the run that created it has ended.
+        tables: The number of tables that it may change.
+    """
+
+    name: str
+    kind: Literal["run", "branch"]
+    created: datetime
+    expires: datetime | None
+    tables: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """The result of publishing.
+
+    Attributes:
+        tables: The tables and views that were changed or created.
+        unchanged: Those that the branch had not changed.
+        seconds: The time between the moment of publication, as time travel knows it, and the commit.
+    """
+
+    tables: Sequence[Name]
+    unchanged: Sequence[Name] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What one step of a run has published.
+
+    Attributes:
+        name: The id of the run; for other steps than the first, followed by `/` and the step.
+        published: The time.
+        rolled_back: The time of its rollback; None if it was not rolled back.
+        tables: The tables and views that were changed or created.
+    """
+
+    name: str
+    published: datetime
+    rolled_back: datetime | None
+    tables: Sequence[Name]
+
+    @property
+    def run(self) -> str:
+        """The id of the run."""
+        return self.name.split("/")[0]
+
+
+class BranchCatalog(Protocol):
+    """A catalog whose tables can be copied without their data, and published together."""
+
+    def create(
+        self, branch: str, tables: Mapping[Name, bool], *, kind: Literal["run", "branch"], expires: datetime | None
+    ) -> None:
+        """Create a branch.
+
+        Args:
+            branch: A name of lower-case letters, digits and underscores.
+            tables: The tables that the branch may change. True copies the table as it is; False starts without it,
+                because it will be created from scratch.
+            kind: The kind of the branch.
+            expires: The time after which the branch may be dropped.
+
+        Raises:
+            BranchError: A branch of that name exists, or the catalog cannot have branches.
+        """
+
+    def publish(self, branch: str, tables: Collection[Name], publication: str) -> Published:
+        """Replace tables with those of the branch: all in one transaction, or none.
+
+        Args:
+            branch: The branch.
+            tables: The tables to publish, as named outside of the branch.
+            publication: An id under which `rollback` finds what was replaced.
+
+        Raises:
+            ConflictError: A table has changed since the branch was created.
+            BranchError: The branch has no such table.
+        """
+
+    def publications(self, run: str) -> Sequence[Publication]:
+        """Return the publications of a run, the oldest first.
+
+        Args:
+            run: The id of the run, or at least its first 8 characters.
+
+        Raises:
+            BranchError: Several runs begin so.
+        """
+
+    def rollback(self, run: str) -> Published:
+        """Restore the tables as they were before the publications of a run: all in one transaction, or none.
+
+        Raises:
+            BranchError: The run has published nothing, it was rolled back already, or a table has changed since.
+        """
+
+    def drop(self, branch: str) -> int:
+        """Drop a branch and the files that only the branch has. Return the number of deleted files."""
+
+    def branches(self) -> Sequence[Branch]:
+        """Return all branches, the oldest first."""
+
+
+def check_name(branch: str) -> None:
+    """Check the name of a branch.
+
+    Raises:
+        BranchError: The name is not usable as a part of a schema's name.
+    """
+    if not _NAME.fullmatch(branch) or SEPARATOR in branch:
+        raise BranchError(
+            f"'{branch}' is not a name of a branch: expected up to 48 lower-case letters, digits and single "
+            "underscores, such as pr_42."
+        )
+
+
+def branch_schema(schema: str, branch: str) -> str:
+    """Return the schema that has a branch's tables of a schema."""
+    return f"{schema}{SEPARATOR}{branch}"

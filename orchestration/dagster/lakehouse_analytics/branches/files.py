@@ -1,0 +1,86 @@
+"""The files that only a dropped branch of a table has.
+
+Source: Iceberg's table specification, "Snapshots", "Manifests" (https://iceberg.apache.org/spec/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyiceberg.io import FileIO
+    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.table.metadata import TableMetadata
+
+#: Files that are deleted at the same time.
+THREADS = 8
+
+
+def exclusive_files(io: FileIO, metadata_location: str, base_location: str | None) -> set[str]:
+    """Return the files of a table's metadata that the metadata it was copied from does not have.
+
+    These are metadata files, manifest lists, manifests, and the files that a snapshot of the branch has added. Files
+    that were there before are never among them, and neither are files outside of the table's location. If the metadata
+    that was copied is gone, there are none: maintenance of the original then removes them as orphan files.
+
+    Args:
+        io: Reads the files.
+        metadata_location: The metadata file of the branch.
+        base_location: The metadata file that was copied; None if the branch has created the table.
+    """
+    if base_location and not io.new_input(base_location).exists():
+        return set()
+    own = _read(io, metadata_location)
+    base = _read(io, base_location) if base_location else None
+    known = {snapshot.snapshot_id for snapshot in base.snapshots} if base else set[int]()
+    files = {metadata_location, *(entry.metadata_file for entry in own.metadata_log)}
+    for snapshot in own.snapshots:
+        if snapshot.snapshot_id in known:
+            continue
+        files.add(snapshot.manifest_list)
+        for manifest in snapshot.manifests(io):
+            if manifest.added_snapshot_id in known:
+                continue
+            files.add(manifest.manifest_path)
+            files.update(_added(io, manifest, known))
+    files |= _statistics(own)
+    if base and base_location:
+        files -= {base_location, *(entry.metadata_file for entry in base.metadata_log), *_statistics(base)}
+    inside = own.location.rstrip("/") + "/"
+    return {file for file in files if file.startswith(inside)}
+
+
+def delete(io: FileIO, files: Iterable[str]) -> int:
+    """Delete files, and return their number. Files that are missing were deleted by an earlier attempt."""
+
+    def delete_one(file: str) -> None:
+        try:
+            io.delete(file)
+        except FileNotFoundError:
+            return
+        except OSError:
+            if io.new_input(file).exists():
+                raise
+
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="delete-files") as pool:
+        return len([*pool.map(delete_one, files)])
+
+
+def _added(io: FileIO, manifest: ManifestFile, known: set[int]) -> Iterable[str]:
+    from pyiceberg.manifest import ManifestEntryStatus
+
+    for entry in manifest.fetch_manifest_entry(io, discard_deleted=False):
+        if entry.status == ManifestEntryStatus.ADDED and entry.snapshot_id not in known:
+            yield entry.data_file.file_path
+
+
+def _statistics(metadata: TableMetadata) -> set[str]:
+    return {file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics)}
+
+
+def _read(io: FileIO, location: str) -> TableMetadata:
+    from pyiceberg.serializers import FromInputFile
+
+    return FromInputFile.table_metadata(io.new_input(location))

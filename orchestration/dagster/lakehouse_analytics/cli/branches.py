@@ -1,0 +1,101 @@
+"""The commands for branches of the lakehouse, and the rollback of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from lakehouse_analytics.branches.catalog import BranchError, Name
+from lakehouse_analytics.branches.names import branch_name, copies_of
+from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
+from lakehouse_analytics.common.names import counted
+from lakehouse_analytics.settings import Settings
+
+#: Days until a branch expires.
+EXPIRES = 7
+
+
+def opened(settings: Settings) -> SqlBranchCatalog:
+    """Return the catalog that has the branches.
+
+    Raises:
+        BranchError: The lakehouse cannot have branches.
+    """
+    if not settings.engine_type.iceberg:
+        raise BranchError(
+            f"Branches need Iceberg tables, which the engine {settings.engine_type.title} does not have. "
+            "Set LAKEHOUSE_ENV=trino or LAKEHOUSE_ENGINE=trino."
+        )
+    if not settings.iceberg_catalog:
+        raise BranchError("LAKEHOUSE_ICEBERG_CATALOG is not set, and branches need it: see docs/safe-changes.md.")
+    return SqlBranchCatalog(settings.iceberg_catalog)
+
+
+def create(settings: Settings, name: str, *, days: int = EXPIRES) -> str:
+    """Create a branch of all tables of the dbt project, and return what was done."""
+    branch = branch_name(name)
+    tables = tables_of_project(settings)
+    expires = datetime.now(UTC) + timedelta(days=days)
+    opened(settings).create(branch, tables, expires=expires)
+    return (
+        f"Created the branch {branch} of {counted(len(tables), 'table')}; it expires on {expires:%Y-%m-%d}.\n"
+        f"A run with LAKEHOUSE_BRANCH={branch} writes there."
+    )
+
+
+def tables_of_project(settings: Settings) -> Mapping[Name, bool]:
+    """Return the tables of the dbt project, and whether a branch begins with a copy of each."""
+    from lakehouse_analytics.dbt.manifest import read
+    from lakehouse_analytics.dbt.project import DbtProject
+
+    project = DbtProject.from_settings(settings)
+    graph = read(project.manifest(), project.configuration())
+    return copies_of(graph.tables.values())
+
+
+def listing(settings: Settings) -> str:
+    """Return a line per branch."""
+    branches = opened(settings).branches()
+    if not branches:
+        return "There are no branches."
+    lines = [
+        f"{branch.name:<24} {branch.kind:<7} created {branch.created:%Y-%m-%d %H:%M}  "
+        f"{f'expires {branch.expires:%Y-%m-%d}' if branch.expires else 'until its run ends':<20} "
+        f"{counted(branch.tables, 'table')}"
+        for branch in branches
+    ]
+    return "\n".join(lines)
+
+
+def publish(settings: Settings, name: str) -> str:
+    """Publish all tables of a branch, drop it, and return what was done."""
+    branch, catalog = branch_name(name), opened(settings)
+    tables = catalog.built(branch)
+    published = catalog.publish(branch, tables, f"{branch} {datetime.now(UTC):%Y%m%dT%H%M%S}")
+    catalog.drop(branch)
+    names = "".join(f"\n  {table}" for table in published.tables)
+    return f"Published {counted(len(published.tables), 'table')} of the branch {branch}:{names}"
+
+
+def drop(settings: Settings, name: str) -> str:
+    """Drop a branch, and return what was done."""
+    branch, catalog = branch_name(name), opened(settings)
+    if branch not in {existing.name for existing in catalog.branches()}:
+        raise BranchError(f"There is no branch {branch}. `lakehouse branch list` shows all.")
+    files = catalog.drop(branch)
+    return f"Dropped the branch {branch} and {counted(files, 'file')} that only it had."
+
+
+def rollback(settings: Settings, run: str, *, yes: bool) -> str:
+    """Restore the tables as they were before a run published them, and return what was done."""
+    catalog = opened(settings)
+    publications = catalog.publications(run)
+    tables = [table for publication in publications for table in publication.tables]
+    if tables and not yes:
+        click.echo(f"The run {publications[0].run} published, at {publications[0].published:%Y-%m-%d %H:%M:%S %Z}:")
+        click.echo("".join(f"  {table}\n" for table in tables), nl=False)
+        click.confirm("Restore these tables as they were before?", abort=True)
+    restored = catalog.rollback(run)
+    return f"Restored {counted(len(restored.tables), 'table')}."

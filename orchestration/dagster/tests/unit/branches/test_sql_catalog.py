@@ -1,0 +1,432 @@
+"""Branches in a SQL catalog on a real PostgreSQL, with tables that pyiceberg writes to a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lakehouse_analytics.branches.catalog import BranchError, ConflictError, Name
+from lakehouse_analytics.branches.sql_catalog import KEPT_AFTER_ROLLBACK, SqlBranchCatalog
+from lakehouse_analytics.iceberg.catalog import open_catalog
+from postgres_server import PostgresServer, postgres_server
+
+ORDERS, CUSTOMERS, NEW = Name("silver", "orders"), Name("silver", "customers"), Name("gold", "totals")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with postgres_server() as made:
+        yield made
+
+
+@dataclass
+class Lake:
+    """A catalog with two tables, and its files."""
+
+    folder: Path
+    server: PostgresServer
+    database: str
+    catalog: Any
+    branches: SqlBranchCatalog
+
+    def ids(self, name: Name) -> list[int]:
+        return sorted(self.catalog.load_table((name.schema, name.table)).scan().to_arrow()["id"].to_pylist())
+
+    def append(self, name: Name, *ids: int) -> None:
+        self.catalog.load_table((name.schema, name.table)).append(pa.table({"id": [*ids]}))
+
+    def create(self, name: Name, *ids: int) -> None:
+        table = self.catalog.create_table((name.schema, name.table), pa.schema([("id", pa.int64())]))
+        table.append(pa.table({"id": [*ids]}))
+
+    def sql(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        return self.server.ask(statement, *parameters, database=self.database)
+
+    def files(self) -> set[str]:
+        return {str(path) for path in self.folder.rglob("*") if path.is_file()}
+
+    def names(self) -> set[str]:
+        return {
+            f"{schema}.{table}" for schema, table in self.sql("select table_namespace, table_name from iceberg_tables")
+        }
+
+
+@pytest.fixture
+def lake(server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    return new_lake(server, tmp_path, monkeypatch)
+
+
+def new_lake(server: PostgresServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    database = server.new_database()
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__TYPE", "sql")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", server.url(database).replace("://", "+psycopg2://"))
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__WAREHOUSE", f"file://{folder}")
+    create_catalog("lake")
+    catalog = open_catalog("lake")
+    lake = Lake(folder, server, database, catalog, SqlBranchCatalog("lake"))
+    for schema in ("silver", "gold"):
+        catalog.create_namespace(schema)
+    lake.create(ORDERS, 1, 2)
+    lake.create(CUSTOMERS, 1)
+    return lake
+
+
+def create_catalog(name: str) -> None:
+    from pyiceberg.catalog.sql import SqlCatalogBaseTable
+    from sqlalchemy import create_engine
+
+    engine = create_engine(os.environ[f"PYICEBERG_CATALOG__{name.upper()}__URI"])
+    SqlCatalogBaseTable.metadata.create_all(engine)
+    engine.dispose()
+
+
+def test_a_branch_reads_the_tables_and_leaves_them_as_they_are(lake: Lake) -> None:
+    before = lake.files()
+    lake.branches.create("pr_42", {ORDERS: True, CUSTOMERS: True})
+    assert lake.files() == before
+    lake.append(ORDERS.on("pr_42"), 3)
+    assert lake.ids(ORDERS) == [1, 2]
+    assert lake.ids(ORDERS.on("pr_42")) == [1, 2, 3]
+    assert lake.ids(CUSTOMERS.on("pr_42")) == [1]
+
+
+def test_tables_are_published_together_and_their_history_continues(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True, NEW: True})
+    first = lake.catalog.load_table(("silver", "orders")).current_snapshot().snapshot_id
+    lake.append(ORDERS.on("b"), 2)
+    lake.append(ORDERS.on("b"), 3)
+    lake.create(NEW.on("b"), 7)
+    published = lake.branches.publish("b", [ORDERS, CUSTOMERS, NEW], "run-1")
+    assert (published.tables, published.unchanged) == ([NEW, ORDERS], [CUSTOMERS])
+    assert (lake.ids(ORDERS), lake.ids(NEW)) == ([1, 2, 2, 3], [7])
+    logs = [lake.catalog.load_table((name.schema, name.table)).history() for name in (ORDERS, NEW)]
+    assert logs[0][-1].timestamp_ms == logs[1][-1].timestamp_ms
+    assert logs[0][0].snapshot_id == first
+    assert len(logs[0]) == 2  # the state between was current on the branch only
+    assert lake.catalog.load_table(("silver", "orders")).scan(snapshot_id=first).to_arrow().num_rows == 2
+    lake.append(ORDERS, 4)
+    assert lake.branches.drop("b") == 0
+    assert lake.ids(ORDERS) == [1, 2, 2, 3, 4]
+    assert lake.names() == {"silver.orders", "silver.customers", "gold.totals"}
+    assert lake.catalog.load_table(("gold", "totals")).location().startswith(f"file://{lake.folder}/gold/")
+
+
+def test_a_changed_table_refuses_the_whole(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    lake.append(CUSTOMERS.on("b"), 3)
+    lake.append(CUSTOMERS, 9)
+    files = lake.files()
+    with pytest.raises(ConflictError, match=r"Nothing of the branch b was published.*: silver\.customers\.") as error:
+        lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
+    assert error.value.tables == [CUSTOMERS]
+    assert lake.files() == files
+    assert (lake.ids(ORDERS), lake.ids(CUSTOMERS)) == ([1, 2], [1, 9])
+    assert lake.ids(ORDERS.on("b")) == [1, 2, 3]
+
+
+def test_a_table_that_another_branch_created_first_is_a_conflict(lake: Lake) -> None:
+    for branch in ("one", "two"):
+        lake.branches.create(branch, {NEW: True})
+        lake.create(NEW.on(branch), 1)
+    lake.branches.publish("one", [NEW], "one")
+    with pytest.raises(ConflictError):
+        lake.branches.publish("two", [NEW], "two")
+
+
+def test_a_part_of_a_branch_may_be_published_and_the_rest_dropped(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    before = lake.files()
+    lake.append(CUSTOMERS.on("b"), 3)
+    lake.branches.publish("b", [ORDERS], "run-1")
+    published = lake.catalog.load_table(("silver", "orders")).metadata_location.removeprefix("file://")
+    assert lake.branches.drop("b") > 0
+    assert lake.files() == before | {published}
+    assert (lake.ids(ORDERS), lake.ids(CUSTOMERS)) == ([1, 2, 3], [1])
+
+
+def test_dropping_leaves_neither_rows_nor_files(lake: Lake) -> None:
+    before, names = lake.files(), lake.names()
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True, NEW: True})
+    lake.append(ORDERS.on("b"), 3)
+    lake.catalog.load_table(("silver__b", "orders")).overwrite(pa.table({"id": [8]}))
+    lake.create(NEW.on("b"), 5)
+    lake.create(Name("gold__b", "totals__dbt_tmp_1"), 5)  # of a killed dbt
+    lake.branches.drop("b")
+    assert (lake.files(), lake.names()) == (before, names)
+    assert lake.branches.branches() == []
+    assert lake.sql("select count(*) from iceberg_namespace_properties where namespace like '%%\\_\\_b'") == [(0,)]
+    for table in ("lakehouse_branch_tables", "lakehouse_dropped_tables"):
+        assert lake.sql(f"select count(*) from {table}") == [(0,)]
+    assert lake.ids(ORDERS) == [1, 2]
+
+
+def test_dropping_continues_where_it_was_killed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = lake.files()
+    lake.branches.create("b", {ORDERS: True})
+    lake.append(ORDERS.on("b"), 3)
+
+    def die(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr("lakehouse_analytics.branches.sql_catalog.delete", die)
+        with pytest.raises(KeyboardInterrupt):
+            lake.branches.drop("b")
+    assert lake.files() > before
+    lake.branches.delete_dropped()
+    assert lake.files() == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "delete from iceberg_tables where table_namespace = 'silver__b' and table_name = 'orders'",
+        "update iceberg_tables set table_name = 'x' where table_namespace = 'silver__b' and table_name = 'orders'",
+    ],
+)
+def test_a_copy_can_neither_be_dropped_nor_renamed_by_others(lake: Lake, statement: str) -> None:
+    lake.branches.create("b", {ORDERS: True, NEW: True})
+    lake.create(NEW.on("b"), 5)
+    with pytest.raises(psycopg2.Error, match=r"silver__b\.orders is a copy of silver\.orders on the branch b"):
+        lake.sql(statement)
+    assert lake.ids(ORDERS.on("b")) == [1, 2]
+    lake.catalog.drop_table(("gold__b", "totals"))  # its own
+    lake.append(ORDERS.on("b"), 3)
+    assert lake.ids(ORDERS.on("b")) == [1, 2, 3]
+
+
+def test_a_publication_is_rolled_back_whole(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True, NEW: True})
+    lake.append(ORDERS.on("b"), 3)
+    lake.append(CUSTOMERS.on("b"), 3)
+    lake.create(NEW.on("b"), 5)
+    lake.branches.publish("b", [ORDERS, CUSTOMERS, NEW], "run-1")
+    lake.branches.drop("b")
+    assert lake.branches.rollback("run-1").tables == [NEW, CUSTOMERS, ORDERS]
+    assert (lake.ids(ORDERS), lake.ids(CUSTOMERS)) == ([1, 2], [1])
+    assert "gold.totals" not in lake.names()
+    with pytest.raises(BranchError, match="The run run-1 was rolled back already"):
+        lake.branches.rollback("run-1")
+    lake.append(ORDERS, 4)
+    assert lake.ids(ORDERS) == [1, 2, 4]
+
+
+def test_a_step_that_publishes_twice_is_rolled_back_to_what_was_before_it(lake: Lake) -> None:
+    for n in (3, 4):
+        lake.branches.create("b", {ORDERS: True, NEW: True})
+        lake.append(ORDERS.on("b"), n)
+        lake.branches.publish("b", [ORDERS], "run-1")
+        lake.branches.drop("b")
+    assert lake.ids(ORDERS) == [1, 2, 3, 4]
+    lake.branches.rollback("run-1")
+    assert lake.ids(ORDERS) == [1, 2]
+
+
+def test_a_created_table_that_was_rolled_back_loses_its_files_later(lake: Lake) -> None:
+    before = lake.files()
+    lake.branches.create("b", {NEW: True})
+    lake.create(NEW.on("b"), 5)
+    lake.branches.publish("b", [NEW], "run-1")
+    lake.branches.rollback("run-1")
+    assert lake.branches.delete_dropped() == 0
+    lake.sql("update lakehouse_dropped_tables set delete_after = delete_after - %s", KEPT_AFTER_ROLLBACK)
+    assert lake.branches.delete_dropped() > 0
+    assert lake.files() == before
+
+
+def test_files_of_a_table_that_somebody_registered_again_are_kept(lake: Lake) -> None:
+    lake.branches.create("b", {NEW: True})
+    lake.create(NEW.on("b"), 5)
+    lake.branches.publish("b", [NEW], "run-1")
+    location = lake.catalog.load_table(("gold", "totals")).metadata_location
+    lake.branches.rollback("run-1")
+    lake.catalog.register_table(("gold", "kept"), location)
+    lake.sql("update lakehouse_dropped_tables set delete_after = now()")
+    assert lake.branches.delete_dropped() == 0
+    assert lake.ids(Name("gold", "kept")) == [5]
+
+
+def test_a_rollback_is_refused_if_a_table_has_changed_since(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    lake.append(CUSTOMERS.on("b"), 3)
+    lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
+    lake.append(CUSTOMERS, 4)
+    with pytest.raises(BranchError, match=r"tables have been changed since: silver\.customers\."):
+        lake.branches.rollback("run-1")
+    assert lake.ids(ORDERS) == [1, 2, 3]
+    with pytest.raises(BranchError, match="The run run-2 has published nothing"):
+        lake.branches.rollback("run-2")
+
+
+def test_a_rollback_to_an_expired_snapshot_is_refused(lake: Lake) -> None:
+    expired = lake.catalog.load_table(("silver", "orders")).current_snapshot().manifest_list
+    lake.branches.create("b", {ORDERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    lake.branches.publish("b", [ORDERS], "run-1")
+    Path(expired.removeprefix("file://")).unlink()
+    with pytest.raises(BranchError, match=r"the snapshot of silver\.orders before it has expired"):
+        lake.branches.rollback("run-1")
+    assert lake.ids(ORDERS) == [1, 2, 3]
+
+
+def test_views_are_published_with_the_names_of_the_tables(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True, NEW: False})
+    folder = lake.folder / "gold" / "totals-1" / "metadata"
+    folder.mkdir(parents=True)
+    sql = "SELECT * FROM lake.silver__b.orders JOIN lake.silver__bc.orders"
+    view = {"view-uuid": "1", "versions": [{"representations": [{"type": "sql", "sql": sql, "dialect": "trino"}]}]}
+    (folder / "v1.metadata.json").write_text(json.dumps(view))
+    lake.sql(
+        "insert into iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type) "
+        "values ('lake', 'gold__b', 'totals', %s, 'VIEW')",
+        f"file://{folder}/v1.metadata.json",
+    )
+    lake.branches.publish("b", [NEW], "run-1")
+    [(location, kind)] = lake.sql(
+        "select metadata_location, iceberg_type from iceberg_tables where table_namespace = 'gold'"
+    )
+    published = json.loads(Path(location.removeprefix("file://")).read_text())
+    [representation] = published["versions"][0]["representations"]
+    assert representation["sql"] == "SELECT * FROM lake.silver.orders JOIN lake.silver__bc.orders"
+    assert kind == "VIEW"
+
+
+def test_the_names_of_branches(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True}, expires=datetime.now(UTC) + timedelta(days=7))
+    with pytest.raises(BranchError, match="The branch b exists already"):
+        lake.branches.create("b", {ORDERS: True})
+    for name in ("", "PR-42", "a__b", "x" * 49, "b'; drop table iceberg_tables"):
+        with pytest.raises(BranchError, match="is not a name of a branch"):
+            lake.branches.create(name, {ORDERS: True})
+    [branch] = lake.branches.branches()
+    assert (branch.name, branch.kind, branch.tables) == ("b", "branch", 1)
+    with pytest.raises(BranchError, match=r"The branch b has no table silver\.customers"):
+        lake.branches.publish("b", [CUSTOMERS], "x")
+    lake.branches.create("c", {NEW: True})
+    with pytest.raises(BranchError, match=r"The branch c has not built gold\.totals"):
+        lake.branches.publish("c", [NEW], "x")
+
+
+def test_a_role_that_may_not_create_the_trigger_is_told_what_is_missing(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = f"reader_{lake.database}"
+    lake.sql(f"create role {role} login")
+    lake.sql(f"grant all on iceberg_tables, iceberg_namespace_properties to {role}")
+    url = lake.server.url(lake.database, role).replace("://", "+psycopg2://")
+    monkeypatch.setenv("PYICEBERG_CATALOG__LAKE__URI", url)
+    with pytest.raises(BranchError, match="needs the right to create tables and functions, and must own"):
+        SqlBranchCatalog("lake").create("b", {ORDERS: True})
+
+
+def test_branches_need_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYICEBERG_CATALOG__SMALL__TYPE", "sql")
+    monkeypatch.setenv("PYICEBERG_CATALOG__SMALL__URI", f"sqlite:///{tmp_path}/catalog.db")
+    create_catalog("small")
+    with pytest.raises(BranchError, match="The Iceberg catalog small is in sqlite: branches need a SQL catalog in"):
+        SqlBranchCatalog("small").create("b", {ORDERS: True})
+
+
+def test_of_branches_that_publish_at_once_one_wins_and_nothing_is_half(lake: Lake) -> None:
+    names = [f"b{n}" for n in range(6)]
+    for n, branch in enumerate(names):
+        lake.branches.create(branch, {ORDERS: True, CUSTOMERS: True})
+        lake.append(ORDERS.on(branch), 100 + n)
+        lake.append(CUSTOMERS.on(branch), 100 + n)
+    outcomes: dict[str, str] = {}
+
+    def publish(branch: str) -> None:
+        try:
+            lake.branches.publish(branch, [ORDERS, CUSTOMERS], branch)
+            outcomes[branch] = "published"
+        except ConflictError:
+            outcomes[branch] = "refused"
+
+    threads = [threading.Thread(target=publish, args=[branch]) for branch in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [winner] = [branch for branch, outcome in outcomes.items() if outcome == "published"]
+    n = 100 + names.index(winner)
+    assert (lake.ids(ORDERS), lake.ids(CUSTOMERS)) == ([1, 2, n], [1, n])
+    assert len(outcomes) == len(names)
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["branch", "write", "write_main", "publish", "drop", "rollback"]),
+        st.integers(0, 2),
+        st.sampled_from([ORDERS, CUSTOMERS]),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(actions=ACTIONS)
+def test_any_order_of_actions_agrees_with_a_model(
+    server: PostgresServer, tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int, Name]]
+) -> None:
+    """The model has versions of tables as lists of ids: what is published is what the branch had, or nothing is."""
+    tables = (ORDERS, CUSTOMERS)
+    with pytest.MonkeyPatch.context() as patch:
+        lake = new_lake(server, tmp_path_factory.mktemp("lake"), patch)
+        main: dict[Name, tuple[int, ...]] = {ORDERS: (1, 2), CUSTOMERS: (1,)}
+        on_branch: dict[str, dict[Name, tuple[int, ...]]] = {}
+        base: dict[str, dict[Name, tuple[int, ...]]] = {}
+        publications: dict[str, tuple[dict[Name, tuple[int, ...]], dict[Name, tuple[int, ...]]]] = {}
+        for number, (action, which, table) in enumerate(actions):
+            branch, new = f"b{which}", 1000 + number
+            if action == "branch" and branch not in on_branch:
+                lake.branches.create(branch, dict.fromkeys(tables, True))
+                on_branch[branch], base[branch] = dict(main), dict(main)
+            elif action == "write" and branch in on_branch:
+                lake.append(table.on(branch), new)
+                on_branch[branch][table] += (new,)
+            elif action == "write_main":
+                lake.append(table, new)
+                main[table] += (new,)
+            elif action == "publish" and branch in on_branch:
+                publication = f"p{number}"
+                if base[branch] == main:
+                    lake.branches.publish(branch, tables, publication)
+                    changed = {name for name in tables if on_branch[branch][name] != main[name]}
+                    publications[publication] = (
+                        {name: main[name] for name in changed},
+                        {name: on_branch[branch][name] for name in changed},
+                    )
+                    main |= on_branch[branch]
+                else:
+                    with pytest.raises(ConflictError):
+                        lake.branches.publish(branch, tables, publication)
+                lake.branches.drop(branch)
+                del on_branch[branch], base[branch]
+            elif action == "drop" and branch in on_branch:
+                lake.branches.drop(branch)
+                del on_branch[branch], base[branch]
+            elif action == "rollback" and publications:
+                publication, (before, after) = publications.popitem()
+                if before and all(main[name] == after[name] for name in after):
+                    lake.branches.rollback(publication)
+                    main |= before
+                else:
+                    with pytest.raises(BranchError):
+                        lake.branches.rollback(publication)
+            assert {name: tuple(lake.ids(name)) for name in tables} == main
+            for name, expected in on_branch.items():
+                assert {table: tuple(lake.ids(table.on(name))) for table in tables} == expected
