@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from lakehouse_analytics.branches.catalog import branch_schema
+from lakehouse_analytics.branches.names import branch_name
 from lakehouse_analytics.common.names import some
 from lakehouse_analytics.common.text import brief, did_you_mean, most_similar
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
@@ -119,18 +121,6 @@ def relation_of(table: Table | Source) -> Relation:
     return Relation(str(node.database or ""), node.schema, node.table_name)
 
 
-def schema_of_branch(branch: str, schema: str) -> str:
-    """Return the schema with a branch's copies of the tables of a schema.
-
-    This is the only place that knows how branches are stored.
-
-    Args:
-        branch: The name of the branch, such as `pr-42`.
-        schema: The schema on main.
-    """
-    return f"{schema}__{re.sub(r'[^a-z0-9]+', '_', branch.lower())}"
-
-
 def read_side(session: Comparison, relation: Relation, state: State, option: str) -> Side:
     """Return one side of a comparison.
 
@@ -149,7 +139,7 @@ def read_side(session: Comparison, relation: Relation, state: State, option: str
     elif state.kind == "schema":
         relation = replace(relation, schema=state.value)
     elif state.kind == "branch":
-        relation = replace(relation, schema=schema_of_branch(state.value, relation.schema))
+        relation = replace(relation, schema=branch_schema(relation.schema, branch_name(state.value)))
     relation = _existing(session, relation, state, option)
     if state.kind == "snapshot":
         source = session.at_snapshot(relation, int(state.value))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.diff.errors import DiffError
-from lakehouse_analytics.diff.relations import State, find_table, parse_state, schema_of_branch
+from lakehouse_analytics.diff.relations import State, find_table, parse_state
 from manifests import Manifest
 
 
@@ -69,7 +69,3 @@ def test_a_table_by_its_asset_key_or_its_name() -> None:
         DiffError, match=r"^No table zzz\. The tables are gold/fct_orders, shop/orders, silver/dim_cust"
     ):
         find_table(graph, "zzz")
-
-
-def test_a_branch_has_schemas_of_its_own() -> None:
-    assert schema_of_branch("pr-42", "gold") == "gold__pr_42"
