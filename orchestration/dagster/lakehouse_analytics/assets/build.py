@@ -88,12 +88,8 @@ class Build:
         branch: BranchOf | None = None,
     ) -> None:
         self.branch = branch(graph, context, keys) if branch else None
-        self.graph, self.config, self.dbt, self.engine = (
-            self.branch.graph if self.branch else graph,
-            config,
-            dbt,
-            engine,
-        )
+        self.graph = self.branch.graph if self.branch else graph
+        self.config, self.dbt, self.engine = config, dbt, engine
         self.grain_partitions, self.threads = grain_partitions, threads
         #: Reports of a run that publishes: nothing is materialized before it is published.
         self.withheld: list[tuple[Report, Patience]] = []
@@ -117,6 +113,7 @@ class Build:
             engine=engine,
             windows=self.windows,
             lineage_folder=project.target_path / "column_lineage",
+            schemas=self.branch.visible if self.branch else None,
         )
         self.results = TableResults(
             self.run,
@@ -129,17 +126,20 @@ class Build:
             accepted=accepted,
             zone=zone,
         )
-        self.commands = DbtCommands(
-            dbt,
-            run_id=context.run.run_id,
-            job=context.run.job_name,
+        self.commands = self._commands()
+        self.locks = BuildLocks(self.context, engine, self.run, max_wait=max_runtime)
+
+    def _commands(self) -> DbtCommands:
+        return DbtCommands(
+            self.dbt,
+            run_id=self.context.run.run_id,
+            job=self.context.run.job_name,
             windows=self.windows,
             values=self.values,
-            full_refresh=config.full_refresh,
+            full_refresh=self.config.full_refresh,
             locks_tables=self._locks_tables,
             schemas=self.branch.schemas if self.branch else None,
         )
-        self.locks = BuildLocks(self.context, engine, self.run, max_wait=max_runtime)
 
     @property
     def _locks_tables(self) -> bool:

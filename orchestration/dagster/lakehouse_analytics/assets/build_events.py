@@ -49,6 +49,7 @@ class BuildEvents:
         engine: Engine,
         windows: RunWindows | None,
         lineage_folder: Path,
+        schemas: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -60,6 +61,7 @@ class BuildEvents:
             engine: The engine, which has advice for failures and the pages of queries.
             windows: The partitions of the run; None if it has no partitioned tables.
             lineage_folder: Where the lineage of columns is kept between runs.
+            schemas: The schema that readers see, by the schema in which the run builds it.
         """
         self._graph, self._project_dir, self._context, self._checks = graph, project_dir, context, checks
         self._run, self._engine, self._windows = run, engine, windows
@@ -68,7 +70,7 @@ class BuildEvents:
         self.unpublished: AbstractSet[str] = frozenset()
         self._counted_in_part: dict[str, CountResult] = {}
         self._reported: set[str] = set()
-        self._lineage = ColumnLineage(graph, lineage_folder)
+        self._lineage, self._schemas = ColumnLineage(graph, lineage_folder), schemas or {}
 
     def node_events(self, report: Report, patience: Patience) -> Iterator[Event]:
         """Yield the events of a finished node. Tests that may be retried are reported after the last attempt."""
@@ -202,7 +204,10 @@ class BuildEvents:
             metadata |= rows if partition is None else {}
         if url := node.query_id and self._engine.query_url(node.query_id):
             metadata["query"] = dg.MetadataValue.url(url)
-        return metadata | self._lineage.metadata(table, node.compiled_code)
+        sql = node.compiled_code
+        for schema, visible in self._schemas.items():
+            sql = sql and sql.replace(schema, visible)
+        return metadata | self._lineage.metadata(table, sql)
 
     def with_advice(self, message: str) -> str:
         """Return an error message, followed by the engine's advice if it has any."""

@@ -40,6 +40,7 @@ class RunBranch:
 
     Attributes:
         schemas: The schema on the branch of each table that the run builds, by unique id.
+        visible: The schema that readers see, by the schema on the branch.
     """
 
     #: Tables are not reported before they are published.
@@ -58,6 +59,7 @@ class RunBranch:
         self._catalog_name, self._graph = catalog, graph
         self._tables = sorted((graph.tables[unique_id] for unique_id in tables), key=name_of)
         self.schemas: Mapping[str, str] = schemas_on_branch(self._tables, self.name)
+        self.visible = {self.schemas[table.unique_id]: name_of(table).schema for table in self._tables}
         self._stack = ExitStack()
         self._stop = threading.Event()
 
@@ -164,6 +166,7 @@ class StandingBranch:
     Attributes:
         name: The name.
         schemas: The schema on the branch of each table of the project, by unique id.
+        visible: Empty: the branch is what readers of this code location see.
     """
 
     withholds = False
@@ -177,6 +180,7 @@ class StandingBranch:
         """
         self.name, self._graph, self._catalog = name, graph, catalog
         self.schemas: Mapping[str, str] = schemas_on_branch(graph.tables.values(), name)
+        self.visible: Mapping[str, str] = {}
 
     @property
     def graph(self) -> Graph:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from lakehouse_analytics.common.names import some
+from lakehouse_analytics.common.text import brief
 
 #: Seconds after which readers with time travel may rely on a publication being visible in all tables.
 SETTLED = 10.0
@@ -178,7 +179,7 @@ def check_name(branch: str) -> None:
     """
     if not _NAME.fullmatch(branch) or SEPARATOR in branch:
         raise BranchError(
-            f"'{branch}' is not a name of a branch: expected up to 48 lower-case letters, digits and single "
+            f"'{brief(branch, 64)}' is not a name of a branch: expected up to 48 lower-case letters, digits and single "
             "underscores, such as pr_42."
         )
 

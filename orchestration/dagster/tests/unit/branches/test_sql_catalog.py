@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.branches.catalog import BranchError, ConflictError, Name
-from lakehouse_analytics.branches.sql_catalog import KEPT_AFTER_ROLLBACK, SqlBranchCatalog
+from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
+from lakehouse_analytics.branches.sql_publications import KEPT_AFTER_ROLLBACK
 from lakehouse_analytics.iceberg.catalog import open_catalog
 from postgres_server import PostgresServer, postgres_server
 

@@ -1,0 +1,58 @@
+"""The database of a SQL catalog, and access to the files that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lakehouse_analytics.branches.catalog import BranchError
+from lakehouse_analytics.branches.sql_session import CatalogSession
+from lakehouse_analytics.branches.sql_tables import OURS
+from lakehouse_analytics.iceberg.catalog import open_catalog, reason
+
+if TYPE_CHECKING:
+    from pyiceberg.io import FileIO
+
+
+class CatalogDatabase:
+    """A catalog of pyiceberg's type `sql`, as far as branches and publications use it."""
+
+    def __init__(self, catalog: str) -> None:
+        """
+        Args:
+            catalog: The name of the catalog in pyiceberg's configuration, which is also the name in its rows.
+
+        Raises:
+            BranchError: The catalog cannot have branches.
+            CatalogError: The catalog cannot be opened.
+        """
+        opened: Any = open_catalog(catalog)
+        if type(opened).__name__ != "SqlCatalog":
+            raise BranchError(
+                f"LAKEHOUSE_ICEBERG_CATALOG is {catalog}, a catalog of type {type(opened).__name__}: branches need a "
+                "SQL catalog in PostgreSQL, which Trino calls a JDBC catalog."
+            )
+        self._name, self._engine, self._properties = catalog, opened.engine, opened.properties
+
+    def io(self, location: str) -> FileIO:
+        """Return the access to the file system of a location."""
+        from pyiceberg.io import load_file_io
+
+        return load_file_io(self._properties, location)
+
+    @contextmanager
+    def transaction(self, what: str) -> Iterator[CatalogSession]:
+        """Run statements in one transaction.
+
+        Raises:
+            BranchError: The database refused a statement. The message begins with `what`.
+        """
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            with self._engine.begin() as connection:
+                connection.exec_driver_sql(OURS)
+                yield CatalogSession(connection, self._name)
+        except SQLAlchemyError as error:
+            raise BranchError(f"{what}: {reason(self._name, error)}.") from None

@@ -1,0 +1,178 @@
+"""Publications of branches of a SQL catalog, and their rollback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+from lakehouse_analytics.branches.catalog import (
+    BranchError,
+    ConflictError,
+    Name,
+    Publication,
+    Published,
+    branch_schema,
+)
+from lakehouse_analytics.branches.files import THREADS, delete
+from lakehouse_analytics.branches.published_metadata import published_table, published_view
+from lakehouse_analytics.branches.sql_database import CatalogDatabase
+from lakehouse_analytics.branches.sql_session import Base, CatalogSession, Row
+from lakehouse_analytics.branches.sql_tables import has_tables
+from lakehouse_analytics.common.names import FEW, some
+
+#: How long the files of a table are kept that a rollback has removed.
+KEPT_AFTER_ROLLBACK = timedelta(days=7)
+#: Characters with which a run can be abbreviated, as in Dagster's UI.
+ABBREVIATED = 8
+
+
+class SqlPublications(CatalogDatabase):
+    """Publishes branches, and restores what was there before. See `BranchCatalog`."""
+
+    def publish(self, branch: str, tables: Collection[Name], publication: str) -> Published:
+        """Replace tables with those of the branch. See `BranchCatalog.publish`."""
+        what = f"The branch {branch} cannot be published"
+        names = sorted(tables)
+        on_branch = [name.on(branch) for name in names]
+        with self.transaction(what) as session:
+            built, bases = session.rows(on_branch), session.bases(branch)
+        if unknown := [str(name) for name in names if name not in bases]:
+            raise BranchError(f"The branch {branch} has no table {some(unknown, FEW)}.")
+        if missing := [str(name) for name in names if name.on(branch) not in built]:
+            raise BranchError(f"The branch {branch} has not built {some(missing, FEW)}.")
+        schemas = {branch_schema(name.schema, branch): name.schema for name in bases}
+        changed = [name for name in names if built[name.on(branch)].location != bases[name].location]
+        began = time.time()
+        after = self._published({name: (built[name.on(branch)], bases[name]) for name in changed}, schemas, began)
+        try:
+            with self.transaction(what) as session:
+                self._exchange(session, branch, publication, tables=names, built=built, bases=bases, after=after)
+        except BaseException:
+            for row in after.values():
+                delete(self.io(row.location), [row.location])
+            raise
+        return Published(changed, [name for name in names if name not in after], time.time() - began)
+
+    def _exchange(
+        self,
+        session: CatalogSession,
+        branch: str,
+        publication: str,
+        *,
+        tables: Sequence[Name],
+        built: Mapping[Name, Row],
+        bases: Mapping[Name, Base],
+        after: Mapping[Name, Row],
+    ) -> None:
+        """Let tables point to the metadata with which they are published, unless somebody has changed them."""
+        now = session.rows(tables, lock=True)
+        if conflicts := [name for name in tables if _location(now.get(name)) != bases[name].location]:
+            raise ConflictError(branch, conflicts)
+        on_branch = [name.on(branch) for name in tables]
+        if session.rows(on_branch, lock=True) != built:
+            raise BranchError(
+                f"The branch {branch} cannot be published, because it is still being written. "
+                "Publish it when its builds have ended."
+            )
+        session.record(publication, {name: now.get(name) for name in after}, after)
+        session.replace(after)
+        session.remove(on_branch)
+        session.remove_from_branch(branch, tables)
+
+    def _published(
+        self, tables: Mapping[Name, tuple[Row, Base]], schemas: Mapping[str, str], when: float
+    ) -> dict[Name, Row]:
+        """Write the metadata with which tables and views are published, and return their rows."""
+
+        def write(built: tuple[Row, Base]) -> Row:
+            row, base = built
+            io = self.io(row.location)
+            if row.type == "VIEW":
+                return Row(published_view(io, row.location, schemas), row.type)
+            base_location = base.location if base.is_copy else None
+            return Row(published_table(io, row.location, base_location, int(when * 1000)), row.type)
+
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="publish") as pool:
+            return dict(zip(tables, pool.map(write, tables.values()), strict=True))
+
+    def publications(self, run: str) -> Sequence[Publication]:
+        """Return the publications of a run. See `BranchCatalog.publications`."""
+        if not has_tables(self._engine):
+            return []
+        with self.transaction("The publications cannot be listed") as session:
+            rows = session.run(
+                "select publication, min(published), max(rolled_back), "
+                "array_agg(table_namespace || '.' || table_name order by 1) from lakehouse_publications "
+                "where catalog_name = :catalog and (publication = :run or (length(:run) >= :length "
+                "and starts_with(publication, :run))) group by 1 order by 2, 1",
+                run=run,
+                length=ABBREVIATED,
+            )
+        found = [
+            Publication(row[0], row[1], row[2], [Name(*name.split(".", 1)) for name in sorted(row[3])]) for row in rows
+        ]
+        runs = sorted({publication.run for publication in found})
+        if len(runs) > 1:
+            raise BranchError(f"{run} is the beginning of several runs: {some(runs, FEW)}. Give more of the id.")
+        return found
+
+    def rollback(self, run: str) -> Published:
+        """Restore the tables as they were before a run. See `BranchCatalog.rollback`."""
+        publications = self.publications(run)
+        if not publications:
+            raise BranchError(
+                f"The run {run} has published nothing. Give the id of a run, or its first {ABBREVIATED} characters."
+            )
+        run = publications[0].run
+        if done := [publication.rolled_back for publication in publications if publication.rolled_back]:
+            raise BranchError(f"The run {run} was rolled back already, at {done[0]:%Y-%m-%d %H:%M:%S %Z}.")
+        with self.transaction(f"The run {run} cannot be rolled back") as session:
+            rows = session.run(
+                "select table_namespace, table_name, previous_location, previous_type, metadata_location "
+                "from lakehouse_publications where catalog_name = :catalog and publication = any(:publications) "
+                "and rolled_back is null order by 1, 2 for update",
+                publications=[publication.name for publication in publications],
+            )
+            before = {Name(row[0], row[1]): Row(row[2], row[3]) if row[2] else None for row in rows}
+            published = {Name(row[0], row[1]): row[4] for row in rows}
+            now = session.rows(before, lock=True)
+            if changed := [str(name) for name in before if _location(now.get(name)) != published[name]]:
+                raise BranchError(
+                    f"The run {run} cannot be rolled back, because tables have been changed since: "
+                    f"{some(changed, FEW)}. Roll back the later runs first, or build the tables again."
+                )
+            restored = {name: row for name, row in before.items() if row}
+            for name, row in restored.items():
+                self._check_restorable(run, name, row)
+            session.replace(restored)
+            created = [name for name, row in before.items() if row is None]
+            session.remove(created)
+            for name in created:
+                session.mark_dropped(now[name], None, after=KEPT_AFTER_ROLLBACK)
+            session.run(
+                "update lakehouse_publications set rolled_back = now() "
+                "where catalog_name = :catalog and publication = any(:publications)",
+                publications=[publication.name for publication in publications],
+            )
+        return Published([*before])
+
+    def _check_restorable(self, run: str, name: Name, row: Row) -> None:
+        """Refuse to restore a table whose files maintenance has deleted."""
+        from pyiceberg.serializers import FromInputFile
+
+        io = self.io(row.location)
+        there = io.new_input(row.location).exists()
+        if there and row.type != "VIEW":
+            snapshot = FromInputFile.table_metadata(io.new_input(row.location)).current_snapshot()
+            there = snapshot is None or io.new_input(snapshot.manifest_list).exists()
+        if not there:
+            raise BranchError(
+                f"The run {run} cannot be rolled back: the snapshot of {name} before it has expired. "
+                "Build the table again."
+            )
+
+
+def _location(row: Row | None) -> str | None:
+    return row.location if row else None
