@@ -102,7 +102,7 @@ class RunBranch:
             )
         [self._trino_catalog] = catalogs
         self._catalog = SqlBranchCatalog(self._catalog_name)
-        # Held as long as this process lives, so that others know whether the branch is still in use.
+        # Locked as long as this process lives, so that others know whether the branch is still in use.
         self._stack.enter_context(self._locks.hold(_lock_of(self._trino_catalog, self.name)))
         for table in self._tables:
             self._stack.enter_context(self._locks.lock(table, self._log, self._stop))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: With this setting of a transaction, the trigger allows everything.
 OURS = "set local lakehouse.branches = 'on'"
-#: Held while the tables are created: two sessions that create a table at once fail, even with `if not exists`.
+#: Locked while the tables are created: two sessions that create a table at once fail, even with `if not exists`.
 _CREATING = "select pg_advisory_xact_lock(hashtext('lakehouse.branches'))"
 
 _CREATE = """

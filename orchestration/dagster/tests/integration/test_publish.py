@@ -57,6 +57,12 @@ def test_everything_is_published_or_nothing(lakehouse: Lakehouse) -> None:
     assert again.success, again.failure
     assert lakehouse.sql("select a, b from metrics.m") == [(50600, 50601)]
     assert snapshots(lakehouse, "metrics/m") == 2  # history continues
+    database = lakehouse.database
+    assert isinstance(database, Trino)
+    times = {
+        database.ask(f"select max(made_current_at) from {t}")[0] for t in ('silver."sa$history"', 'gold."ga$history"')
+    }
+    assert len(times) == 1  # so that a query as of any time finds both before the publication, or both after it
     assert again.built == {"bronze/a", "bronze/b", "silver/sa", "silver/sb", "gold/ga", "gold/gb", "metrics/m"}
 
 
