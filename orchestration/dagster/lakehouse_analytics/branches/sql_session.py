@@ -56,7 +56,7 @@ class CatalogSession:
         return result.fetchall() if result.returns_rows else []
 
     def rows(self, names: Iterable[Name], *, lock: bool = False) -> dict[Name, Row]:
-        """Return the rows of tables and views; with `lock`, no other transaction can change them until this one ends."""
+        """Return the rows of tables and views; with `lock`, no other transaction changes them."""
         found = self.run(
             "select table_namespace, table_name, metadata_location, coalesce(iceberg_type, 'TABLE') "  # noqa: S608
             f"from iceberg_tables where catalog_name = :catalog and (table_namespace, table_name) in {_NAMES} "
