@@ -46,7 +46,7 @@ def test_a_killed_run_publishes_nothing_and_the_next_one_removes_what_it_left(la
     last = Child(lake, lake.root / "last.log", *RUN)
     assert last.wait() == 0, last.tail()
     assert lake.contents() == published
-    assert "Published " in last.said()
+    assert "Published " in last.said
     database = lake.database
     assert isinstance(database, Trino)
     assert [schema for (schema,) in database.ask("show schemas") if "__" in str(schema)] == []
@@ -59,5 +59,5 @@ def test_a_killed_run_publishes_nothing_and_the_next_one_removes_what_it_left(la
 
 def _seconds(run: Child) -> float:
     """How long the run has built tables."""
-    times = re.findall(r"in (\d+\.\d\d)s\]", run.said())
+    times = re.findall(r"in (\d+\.\d\d)s\]", run.said)
     return max(5.0, sum(map(float, times)) / 2)
