@@ -7,6 +7,7 @@ start a subprocess or, outside `dg dev`, parse the project.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import dagster as dg
 
@@ -49,12 +50,13 @@ def defs() -> dg.Definitions:
     graph = read(project.manifest(), project.configuration(), strict=settings.strict)
     own = load_user_defs()
     graph = with_components(graph, own.tree)
+    # On a branch, nothing runs by itself, and nothing but the tables is written: Python assets are not built, either.
+    is_main = settings.branch is None
+    own = own if is_main else replace(own, definitions=dg.Definitions())
     warn_once([*graph.warnings, *time_zone_warnings(graph, settings.timezone, strict=settings.strict)])
 
     limit, channels, url = settings.max_runtime, notifiers(settings), settings.webserver_url
     windows = grain_partitions(graph, settings.timezone, end_offset=settings.partition_end_offset)
-    # On a branch, nothing runs by itself, and nothing but the tables is written.
-    is_main = settings.branch is None
     triggers = configured_triggers(settings, graph) if is_main else []
     floor, guard = settings.maintenance_floor, guard_of(triggers)
     maintenance = (
@@ -77,8 +79,10 @@ def defs() -> dg.Definitions:
         sensors=[
             run_failure_notifier(channels, url),
             lost_retries(channels, url),
-            *(gold_on_silver(graph, max_runtime=limit) if is_main else ()),
-        ],
+            *gold_on_silver(graph, max_runtime=limit),
+        ]
+        if is_main
+        else [],
         resources={
             "dbt_runner": runner,
             "engine": database,

@@ -28,7 +28,7 @@ from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
 from lakehouse_analytics.assets.retries import Patience
-from lakehouse_analytics.assets.run_branch import BranchOf, RunBranch
+from lakehouse_analytics.assets.run_branch import BranchOf, RunBranch, StandingBranch
 from lakehouse_analytics.assets.run_log import RunLog
 from lakehouse_analytics.assets.table_results import TableResults
 from lakehouse_analytics.checks.registry import Scope
@@ -87,7 +87,7 @@ class Build:
         threads: int = DEFAULT_THREADS,
         branch: BranchOf | None = None,
     ) -> None:
-        self.branch = branch(graph, context, keys) if branch else None
+        self.branch = branch(graph, context, keys, rebuilds(dbt, full_refresh=config.full_refresh)) if branch else None
         self.graph = self.branch.graph if self.branch else graph
         self.config, self.dbt, self.engine = config, dbt, engine
         self.grain_partitions, self.threads = grain_partitions, threads
@@ -201,8 +201,11 @@ class Build:
             self.run.record(plan, result)
             if isinstance(self.branch, RunBranch):
                 self.report.unpublished = self.branch.publish(self.run, crashed=result.crashed)
-        for report, patience in self.withheld:
-            yield from self.report.node_events(report, patience)
+                # Before the branch is dropped, which takes time: readers see the tables now.
+                for report, patience in self.withheld:
+                    yield from self.report.node_events(report, patience)
+            elif isinstance(self.branch, StandingBranch):
+                self.branch.record(self.run)
         yield from self.report.final_events(plan, result, self.results.counter)
         if result.crashed:
             raise dg.Failure(

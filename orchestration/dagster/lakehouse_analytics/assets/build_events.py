@@ -94,12 +94,17 @@ class BuildEvents:
             for partition, metadata in _counted(report.answer):
                 self._context.log_event(dg.AssetObservation(asset_key(table), partition=partition, metadata=metadata))
         if report.answer is not None:
-            yield from self.evaluations.events(self.verdicts[table.unique_id])
+            verdicts = self.verdicts[table.unique_id]
+            # What passed is not what readers see, and must not become the baseline of later row counts.
+            yield from self.evaluations.events([v for v in verdicts if visible or not v.passed])
 
     def _test_events(self, node: NodeResult) -> Iterator[Event]:
         if node.status != "skipped" and node.unique_id not in self._reported:
             self._reported.add(node.unique_id)
-            result = dbt_test_result(self._graph, self._graph.tests[node.unique_id], node)
+            test = self._graph.tests[node.unique_id]
+            result = dbt_test_result(self._graph, test, node)
+            if result.passed and not self.unpublished.isdisjoint((test.attached, *test.parents)):
+                return
             yield from self.evaluations.events([result])
 
     def final_events(self, plan: Plan, result: DbtResult, counter: Counter) -> Iterator[Event]:
@@ -179,7 +184,7 @@ class BuildEvents:
 
     def _explained(self) -> set[dg.AssetCheckKey]:
         """Return the checks that could not be evaluated for reasons that the summary already has."""
-        unbuilt = {*self._run.blocked, *self._run.failed}
+        unbuilt = {*self._run.blocked, *self._run.failed, *self.unpublished}
         tests = self._graph.tests.values()
         explained = {
             check_key(self._graph, t)

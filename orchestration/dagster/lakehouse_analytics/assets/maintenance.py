@@ -126,7 +126,7 @@ def maintenance_assets(
         execution = Maintenance(context, engine, sync_guard, longest_write, dry_run=config.dry_run)
         with execution.locks:
             if iceberg_catalog and selected and not config.dry_run:
-                execution.drop_branches(iceberg_catalog, selected[0].relation.catalog)
+                execution.drop_branches(iceberg_catalog)
             yield from execution.events(selected)
 
     return [maintenance]
@@ -194,13 +194,13 @@ class Maintenance:
             what = f"{counted(len(self.failed), 'table')} of {len(tables)}"
             raise dg.Failure(f"Maintenance of {what} failed; the others are done.\n{lines}", allow_retries=False)
 
-    def drop_branches(self, catalog: str, trino_catalog: str) -> None:
+    def drop_branches(self, catalog: str) -> None:
         """Drop the branches of runs that have died, and those that have expired."""
         from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog, has_branches
 
         try:
             found = has_branches(catalog)
-            dropped = remove_dead_branches(SqlBranchCatalog(catalog), trino_catalog, self.locks.locked) if found else []
+            dropped = remove_dead_branches(SqlBranchCatalog(catalog)) if found else []
         except (BranchError, CatalogError) as error:
             self._fail("branches", str(error))
             return

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
@@ -18,20 +18,21 @@ import dagster as dg
 
 from lakehouse_analytics.assets.build_locks import BuildLocks
 from lakehouse_analytics.assets.gates.run import Run
-from lakehouse_analytics.branches.catalog import SETTLED, BranchError, branch_schema
+from lakehouse_analytics.branches.catalog import SETTLED, BranchBusyError, BranchError, branch_schema
 from lakehouse_analytics.branches.names import copies_of, name_of, schemas_on_branch
 from lakehouse_analytics.common.names import FEW, counted, some
-from lakehouse_analytics.dbt.graph import Graph
+from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.relation import Relation, relation_of
-from lakehouse_analytics.engines.base import DatabaseError, Queried
+from lakehouse_analytics.engines.base import Queried
 from lakehouse_analytics.iceberg.catalog import CatalogError
 from lakehouse_analytics.keys import asset_key
-from lakehouse_analytics.locks import TableBusyError, TableLockLostError, lock_name
 
 if TYPE_CHECKING:
     from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
     from lakehouse_analytics.settings import Settings
 
+#: Statements that delete files which an older snapshot, or another table at the same location, needs.
+_HARMFUL = re.compile(r"expire_snapshots|remove_orphan_files", re.IGNORECASE)
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
 
@@ -46,17 +47,20 @@ class RunBranch:
     #: Tables are not reported before they are published.
     withholds = True
 
-    def __init__(self, graph: Graph, tables: Collection[str], catalog: str, *, run_id: str, step: str) -> None:
+    def __init__(
+        self, graph: Graph, tables: Collection[str], catalog: str, *, run_id: str, step: str, full_refresh: bool = False
+    ) -> None:
         """
         Args:
             graph: The manifest's graph.
             tables: Unique ids of the tables that the run builds.
             catalog: The name of the Iceberg catalog in pyiceberg's configuration.
             run_id, step: The run and its step, of which the branch has its name.
+            full_refresh: Whether dbt builds everything from scratch.
         """
         suffix = "" if step == "build" else "_" + re.sub("[^a-z0-9]+", "_", step.lower())[:20].strip("_")
         self.name, self.publication = f"run_{run_id[:8]}{suffix}", run_id + suffix.replace("_", "/", 1)
-        self._catalog_name, self._graph = catalog, graph
+        self._catalog_name, self._graph, self._full_refresh = catalog, graph, full_refresh
         self._tables = sorted((graph.tables[unique_id] for unique_id in tables), key=name_of)
         self.schemas: Mapping[str, str] = schemas_on_branch(self._tables, self.name)
         self.visible = {self.schemas[table.unique_id]: name_of(table).schema for table in self._tables}
@@ -87,9 +91,11 @@ class RunBranch:
         """
         try:
             self._open()
-        except (BranchError, CatalogError, DatabaseError, TableBusyError, TableLockLostError) as error:
+        except BaseException as error:
             self._stack.close()
-            raise dg.Failure(f"LAKEHOUSE_PUBLISH is run: {error}", allow_retries=False) from error
+            if isinstance(error, RuntimeError):  # of the catalog, the locks, or Trino
+                raise dg.Failure(f"LAKEHOUSE_PUBLISH is run: {error}", allow_retries=False) from error
+            raise
         return self
 
     def _open(self) -> None:
@@ -101,16 +107,17 @@ class RunBranch:
                 f"the tables of a run must be in one catalog, and these are in {some(sorted(catalogs), FEW)}."
             )
         [self._trino_catalog] = catalogs
+        refuse_harmful_hooks(self._tables)
         self._catalog = SqlBranchCatalog(self._catalog_name)
-        # Locked as long as this process lives, so that others know whether the branch is still in use.
-        self._stack.enter_context(self._locks.hold(_lock_of(self._trino_catalog, self.name)))
+        # As long as this process lives, so that others know whether the branch is still needed.
+        self._stack.enter_context(self._catalog.in_use(self.name))
         for table in self._tables:
             self._stack.enter_context(self._locks.lock(table, self._log, self._stop))
         try:
-            remove_dead_branches(self._catalog, self._trino_catalog, self._locks.hold, own=self.name)
+            remove_dead_branches(self._catalog, own=self.name)
         except BranchError as error:
             self._log(f"Branches of earlier runs were not removed: {error}")
-        self._catalog.create(self.name, copies_of(self._tables), kind="run")
+        self._catalog.create(self.name, copies_of(self._tables, full_refresh=self._full_refresh), kind="run")
         self._stack.callback(self._drop)
         self._check_same_catalog()
 
@@ -126,14 +133,14 @@ class RunBranch:
             )
 
     def publish(self, run: Run, *, crashed: bool) -> frozenset[str]:
-        """Publish the groups of connected tables that are good as a whole, and return the other built tables.
+        """Publish the groups of connected tables that are good as a whole, and return the other tables.
 
         Args:
             run: The state of the run, which gets a line that says what was published.
             crashed: Whether dbt crashed. Then nothing is published, because tests may be missing.
         """
         groups = [] if crashed else run.connected()
-        good = frozenset[str]().union(*(group for group in groups if run.is_good(group)))
+        good = run.selection.selected & frozenset[str]().union(*(group for group in groups if run.is_good(group)))
         bad = run.selection.selected - good
         if good:
             tables = [self._graph.tables[unique_id] for unique_id in good]
@@ -146,7 +153,7 @@ class RunBranch:
                 run.problems.append(str(error))
                 good, bad = frozenset(), run.selection.selected
         run.publication = _summary(run, good, bad)
-        return frozenset(bad & run.built)
+        return bad
 
     def _drop(self) -> None:
         try:
@@ -179,6 +186,7 @@ class StandingBranch:
             catalog: The name of the Iceberg catalog in pyiceberg's configuration.
         """
         self.name, self._graph, self._catalog = name, graph, catalog
+        self._stack = ExitStack()
         self.schemas: Mapping[str, str] = schemas_on_branch(graph.tables.values(), name)
         self.visible: Mapping[str, str] = {}
 
@@ -196,52 +204,68 @@ class StandingBranch:
         from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
 
         try:
-            SqlBranchCatalog(self._catalog).extend(self.name, copies_of(self._graph.tables.values()))
-        except (BranchError, CatalogError) as error:
-            raise dg.Failure(f"LAKEHOUSE_BRANCH is {self.name}: {error}", allow_retries=False) from error
+            refuse_harmful_hooks(self._graph.tables.values())
+            self._opened = SqlBranchCatalog(self._catalog)
+            self._stack.enter_context(self._opened.in_use(self.name, shared=True))
+            self._opened.extend(self.name, copies_of(self._graph.tables.values()))
+        except BaseException as error:
+            self._stack.close()
+            if isinstance(error, BranchError | CatalogError):
+                raise dg.Failure(f"LAKEHOUSE_BRANCH is {self.name}: {error}", allow_retries=False) from error
+            raise
         return self
+
+    def record(self, run: Run) -> None:
+        """Record which tables of the branch are good, so that only good ones are published."""
+        good = frozenset[str]().union(*(group for group in run.connected() if run.is_good(group)))
+        names = {unique_id: name_of(self._graph.tables[unique_id]) for unique_id in run.selection.selected}
+        passed = [name for unique_id, name in names.items() if unique_id in good]
+        self._opened.record_results(self.name, passed, [name for name in names.values() if name not in passed])
 
     def __exit__(self, *_: object) -> None:
         """Leave the branch as it is."""
+        self._stack.close()
 
 
-def remove_dead_branches(
-    catalog: SqlBranchCatalog,
-    trino_catalog: str,
-    hold: Callable[[str], AbstractContextManager[object]],
-    *,
-    own: str = "",
-) -> list[str]:
-    """Drop the branches of runs that have died, and those that have expired.
+def remove_dead_branches(catalog: SqlBranchCatalog, *, own: str = "") -> list[str]:
+    """Drop the branches of runs that have died, and those that have expired, unless they are in use.
 
     Args:
         catalog: The catalog that has the branches.
-        trino_catalog: Its name in Trino.
-        hold: Holds a lock of which the name is given, or raises a `TableBusyError`.
         own: The branch of this run, of which an earlier attempt may have left one.
 
     Returns:
         The names of the dropped branches.
 
     Raises:
-        BranchError: The database refused a statement.
+        BranchError: The database refused a statement, or files cannot be deleted.
     """
     dropped = []
     for branch in catalog.branches():
-        if branch.name == own or (branch.expires and branch.expires < datetime.now(UTC)):
+        if branch.name == own:  # which this process is using
             catalog.drop(branch.name)
             dropped.append(branch.name)
-        elif branch.kind == "run":
-            with suppress(TableBusyError), hold(_lock_of(trino_catalog, branch.name)):
+        elif branch.kind == "run" or (branch.expires and branch.expires < datetime.now(UTC)):
+            with suppress(BranchBusyError), catalog.in_use(branch.name):
                 catalog.drop(branch.name)
                 dropped.append(branch.name)
     catalog.delete_dropped()
     return dropped
 
 
-def _lock_of(trino_catalog: str, branch: str) -> str:
-    """Return the lock that a run has as long as it lives."""
-    return lock_name(Relation(trino_catalog, "lakehouse_branches", branch))
+def refuse_harmful_hooks(tables: Iterable[Table]) -> None:
+    """Refuse hooks that would delete files of the original, because a copy has the same files.
+
+    Raises:
+        BranchError: A table has such a hook. The message names both.
+    """
+    for table in tables:
+        for hook in table.node.config.post_hooks:
+            if found := _HARMFUL.search(hook):
+                raise BranchError(
+                    f"{'/'.join(table.key)} has a post-hook with {found[0]}, which on a branch would delete files of "
+                    "the table itself. Remove the hook: `iceberg_maintenance` does the same."
+                )
 
 
 def _summary(run: Run, good: Collection[str], bad: Collection[str]) -> str:
@@ -260,13 +284,13 @@ def _assets(run: Run) -> Sequence[str]:
     return [*graph.tables, *graph.unbuilt]
 
 
-BranchOf = Callable[[Graph, Context, AbstractSet[dg.AssetKey]], RunBranch | StandingBranch | None]
+BranchOf = Callable[[Graph, Context, AbstractSet[dg.AssetKey], bool], RunBranch | StandingBranch | None]
 
 
 def branch_of(settings: Settings) -> BranchOf | None:
-    """Return the function that returns the branch of an execution, from the graph, the context and the assets to build.
+    """Return the function that returns the branch of an execution; None if runs write the tables themselves.
 
-    None if runs write the tables themselves.
+    Its arguments are the graph, the context, the assets to build, and whether it is a full refresh.
     """
     name, catalog = settings.branch, settings.iceberg_catalog or ""
     if name:
@@ -274,9 +298,11 @@ def branch_of(settings: Settings) -> BranchOf | None:
     if settings.publish != "run":
         return None
 
-    def of_run(graph: Graph, context: Context, keys: AbstractSet[dg.AssetKey]) -> RunBranch | None:
+    def of_run(graph: Graph, context: Context, keys: AbstractSet[dg.AssetKey], full_refresh: bool) -> RunBranch | None:
         tables = [table.unique_id for table in graph.tables.values() if asset_key(table) in keys]
         step = context.op_execution_context.op_def.name
-        return RunBranch(graph, tables, catalog, run_id=context.run.run_id, step=step) if tables else None
+        run_id = context.run.run_id
+        branch = RunBranch(graph, tables, catalog, run_id=run_id, step=step, full_refresh=full_refresh)
+        return branch if tables else None
 
     return of_run

@@ -22,7 +22,15 @@ class BranchError(RuntimeError):
     """The branch cannot be created, published or rolled back. The message says why and what to do."""
 
 
-class ConflictError(BranchError):
+class BranchBusyError(BranchError):
+    """A run, or another command, is using the branch."""
+
+
+class RefusedError(BranchError):
+    """Nothing was published, because the branch or the tables are not in a state that allows it."""
+
+
+class ConflictError(RefusedError):
     """Tables were changed since the branch was created, so nothing was published.
 
     Attributes:

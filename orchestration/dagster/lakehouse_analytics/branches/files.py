@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.branches.published_metadata import read_json
+
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO
     from pyiceberg.manifest import ManifestFile
@@ -37,19 +39,35 @@ def exclusive_files(io: FileIO, metadata_location: str, base_location: str | Non
     known = {snapshot.snapshot_id for snapshot in base.snapshots} if base else set[int]()
     files = {metadata_location, *(entry.metadata_file for entry in own.metadata_log)}
     for snapshot in own.snapshots:
-        if snapshot.snapshot_id in known:
-            continue
-        files.add(snapshot.manifest_list)
-        for manifest in snapshot.manifests(io):
-            if manifest.added_snapshot_id in known:
-                continue
-            files.add(manifest.manifest_path)
-            files.update(_added(io, manifest, known))
+        if snapshot.snapshot_id not in known and io.new_input(snapshot.manifest_list).exists():
+            files.add(snapshot.manifest_list)
+            for manifest in snapshot.manifests(io):
+                if manifest.added_snapshot_id not in known and io.new_input(manifest.manifest_path).exists():
+                    files.add(manifest.manifest_path)
+                    files.update(_added(io, manifest, known))
     files |= _statistics(own)
     if base and base_location:
         files -= {base_location, *(entry.metadata_file for entry in base.metadata_log), *_statistics(base)}
     inside = own.location.rstrip("/") + "/"
     return {file for file in files if file.startswith(inside)}
+
+
+def location_of(io: FileIO, metadata_location: str) -> str:
+    """Return the folder of a table or view, with a slash at its end."""
+    return str(read_json(io, metadata_location)["location"]).rstrip("/") + "/"
+
+
+def in_stages(files: Iterable[str]) -> list[list[str]]:
+    """Return files in the order in which they can be deleted: an interrupted deletion can be repeated.
+
+    Metadata names manifest lists, these name manifests, and these name all others.
+    """
+    stages: list[list[str]] = [[], [], [], []]
+    for file in sorted(files):
+        name = file.rsplit("/", 1)[-1]
+        is_list = name.startswith("snap-") and name.endswith(".avro")
+        stages[3 if name.endswith(".json") else 2 if is_list else 1 if name.endswith(".avro") else 0].append(file)
+    return [stage for stage in stages if stage]
 
 
 def delete(io: FileIO, files: Iterable[str]) -> int:

@@ -27,9 +27,21 @@ def name_of(table: Table) -> Name:
     return Name(relation.schema, relation.name)
 
 
-def copies_of(tables: Iterable[Table]) -> dict[Name, bool]:
-    """Return the names of tables, and whether a branch begins with a copy of each: views are created from scratch."""
-    return {name_of(table): table.node.config.materialized != "view" for table in tables}
+def copies_of(tables: Iterable[Table], *, full_refresh: bool = False) -> dict[Name, bool]:
+    """Return the names of tables, and whether a branch begins with a copy of each.
+
+    Views do not, nor seeds with `full_refresh`: dbt drops them, which is refused for a copy.
+
+    Args:
+        tables: The tables.
+        full_refresh: Whether dbt builds them from scratch.
+    """
+
+    def is_copied(table: Table) -> bool:
+        kind = table.node.config.materialized
+        return kind != "view" and not (full_refresh and kind == "seed")
+
+    return {name_of(table): is_copied(table) for table in tables}
 
 
 def schemas_on_branch(tables: Iterable[Table], branch: str) -> dict[str, str]:

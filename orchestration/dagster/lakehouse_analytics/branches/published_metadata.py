@@ -20,7 +20,16 @@ _GZIP = b"\x1f\x8b"
 _VERSION = re.compile(r"(?:.*/)?(\d+)-[^/]*$")
 
 
-def published_table(io: FileIO, location: str, base_location: str | None, published_ms: int) -> str:
+def newest_time(metadata: Mapping[str, Any]) -> int:
+    """Return the newest time in a table's metadata, in milliseconds since 1970.
+
+    Iceberg refuses metadata whose times are not in order.
+    """
+    times = [entry["timestamp-ms"] for key in ("snapshot-log", "metadata-log") for entry in metadata.get(key, ())]
+    return int(max([metadata.get("last-updated-ms", 0), *times]))
+
+
+def published_table(io: FileIO, location: str, metadata: Mapping[str, Any], known: int, published_ms: int) -> str:
     """Return the location of a table's metadata in which its snapshot became current at the time of publication.
 
     Time travel (`for timestamp as of`) finds states by these times. With one time for all tables of a publication, a
@@ -28,23 +37,21 @@ def published_table(io: FileIO, location: str, base_location: str | None, publis
     that were current on the branch only are not in the log.
 
     Args:
-        io: Reads and writes the files.
+        io: Writes the file.
         location: The metadata of the branch.
-        base_location: The metadata that it was copied from; None if the branch created the table.
+        metadata: Its content.
+        known: The number of entries of the snapshot log that the table had before.
         published_ms: The time of publication, in milliseconds since 1970.
     """
-    metadata = _read(io, location)
-    known = (
-        len(_read(io, base_location)["snapshot-log"]) if base_location and io.new_input(base_location).exists() else 0
-    )
-    before, new = metadata["snapshot-log"][:known], metadata["snapshot-log"][known:]
-    if not new:
-        return location
+    snapshots = metadata.get("snapshot-log", [])
     log = {"timestamp-ms": metadata["last-updated-ms"], "metadata-file": location}
     changed = {
         **metadata,
         "last-updated-ms": published_ms,
-        "snapshot-log": [*before, {**new[-1], "timestamp-ms": published_ms}],
+        "snapshot-log": [
+            *snapshots[:known],
+            *({**entry, "timestamp-ms": published_ms} for entry in snapshots[known:][-1:]),
+        ],
         "metadata-log": [*metadata.get("metadata-log", ()), log],
     }
     return _write(io, changed, location)
@@ -58,16 +65,19 @@ def published_view(io: FileIO, location: str, schemas: Mapping[str, str]) -> str
         location: The metadata of the branch.
         schemas: The schema to write instead of each schema of the branch.
     """
-    view = _read(io, location)
+    view = read_json(io, location)
     names = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in sorted(schemas, key=len, reverse=True)))
     for version in view.get("versions", ()):
         for representation in version.get("representations", ()):
             if "sql" in representation:
                 representation["sql"] = names.sub(lambda found: schemas[found[0]], representation["sql"])
+        if "default-namespace" in version:
+            version["default-namespace"] = [schemas.get(name, name) for name in version["default-namespace"]]
     return _write(io, view, location)
 
 
-def _read(io: FileIO, location: str) -> dict[str, Any]:
+def read_json(io: FileIO, location: str) -> dict[str, Any]:
+    """Return the content of a metadata file, which may be compressed."""
     with io.new_input(location).open() as stream:
         content = stream.read()
     metadata: dict[str, Any] = json.loads(gzip.decompress(content) if content.startswith(_GZIP) else content)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lakehouse_analytics.branches.catalog import BranchError
+from lakehouse_analytics.branches.catalog import BranchBusyError, BranchError
 from lakehouse_analytics.branches.sql_session import CatalogSession
 from lakehouse_analytics.branches.sql_tables import OURS
 from lakehouse_analytics.iceberg.catalog import open_catalog, reason
@@ -40,6 +40,31 @@ class CatalogDatabase:
         from pyiceberg.io import load_file_io
 
         return load_file_io(self._properties, location)
+
+    @contextmanager
+    def in_use(self, branch: str, *, shared: bool = False) -> Iterator[None]:
+        """Mark a branch as being used for as long as the block runs, or this process lives.
+
+        Several blocks may share a branch. Dropping and publishing it, and the branch of a run, are exclusive.
+
+        Raises:
+            BranchBusyError: Another process is using the branch.
+        """
+        from sqlalchemy.exc import SQLAlchemyError
+
+        lock = f"select pg_try_advisory_lock{'_shared' * shared}(hashtext('lakehouse.branch'), hashtext(%s))"
+        try:
+            connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            granted = bool(connection.exec_driver_sql(lock, (f"{self._name}.{branch}",)).scalar())
+        except SQLAlchemyError as error:
+            raise BranchError(f"The branch {branch} cannot be locked: {reason(self._name, error)}.") from None
+        try:
+            if not granted:
+                raise BranchBusyError(f"The branch {branch} is in use by a run or another command. Try again later.")
+            yield
+        finally:
+            connection.invalidate()  # the session ends, and with it the lock
+            connection.close()
 
     @contextmanager
     def transaction(self, what: str) -> Iterator[CatalogSession]:

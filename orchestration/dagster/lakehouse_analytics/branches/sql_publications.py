@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 from lakehouse_analytics.branches.catalog import (
     BranchError,
@@ -13,10 +14,11 @@ from lakehouse_analytics.branches.catalog import (
     Name,
     Publication,
     Published,
+    RefusedError,
     branch_schema,
 )
-from lakehouse_analytics.branches.files import THREADS, delete
-from lakehouse_analytics.branches.published_metadata import published_table, published_view
+from lakehouse_analytics.branches.files import THREADS, delete, location_of
+from lakehouse_analytics.branches.published_metadata import newest_time, published_table, published_view, read_json
 from lakehouse_analytics.branches.sql_database import CatalogDatabase
 from lakehouse_analytics.branches.sql_session import Base, CatalogSession, Row
 from lakehouse_analytics.branches.sql_tables import has_tables
@@ -43,17 +45,19 @@ class SqlPublications(CatalogDatabase):
         if missing := [str(name) for name in names if name.on(branch) not in built]:
             raise BranchError(f"The branch {branch} has not built {some(missing, FEW)}.")
         schemas = {branch_schema(name.schema, branch): name.schema for name in bases}
-        changed = [name for name in names if built[name.on(branch)].location != bases[name].location]
-        began = time.time()
-        after = self._published({name: (built[name.on(branch)], bases[name]) for name in changed}, schemas, began)
+        changed = {name: (built[name.on(branch)], bases[name]) for name in names}
+        changed = {name: (row, base) for name, (row, base) in changed.items() if row.location != base.location}
+        after, began = self._published(changed, schemas)
+        written = [row.location for name, row in after.items() if row.location != changed[name][0].location]
         try:
             with self.transaction(what) as session:
                 self._exchange(session, branch, publication, tables=names, built=built, bases=bases, after=after)
-        except BaseException:
-            for row in after.values():
-                delete(self.io(row.location), [row.location])
+        except RefusedError:
+            # After other errors, it is not known whether the database has committed. Orphan files do no harm.
+            for location in written:
+                delete(self.io(location), [location])
             raise
-        return Published(changed, [name for name in names if name not in after], time.time() - began)
+        return Published([*changed], [name for name in names if name not in changed], time.time() - began)
 
     def _exchange(
         self,
@@ -67,35 +71,62 @@ class SqlPublications(CatalogDatabase):
         after: Mapping[Name, Row],
     ) -> None:
         """Let tables point to the metadata with which they are published, unless somebody has changed them."""
+        if not session.lock_branch(branch):
+            raise RefusedError(f"There is no branch {branch}.")
         now = session.rows(tables, lock=True)
         if conflicts := [name for name in tables if _location(now.get(name)) != bases[name].location]:
             raise ConflictError(branch, conflicts)
         on_branch = [name.on(branch) for name in tables]
         if session.rows(on_branch, lock=True) != built:
-            raise BranchError(
+            raise RefusedError(
                 f"The branch {branch} cannot be published, because it is still being written. "
                 "Publish it when its builds have ended."
             )
         session.record(publication, {name: now.get(name) for name in after}, after)
-        session.replace(after)
+        session.replace({name: row for name, row in after.items() if name in now})
+        if conflicts := session.insert({name: row for name, row in after.items() if name not in now}):
+            raise ConflictError(branch, conflicts)
+        for name in after:
+            # The new table is not a version of the old one, whose files a rollback may need.
+            if name in now and not bases[name].is_copy:
+                session.mark_dropped(now[name], None, after=KEPT_AFTER_ROLLBACK)
         session.remove(on_branch)
         session.remove_from_branch(branch, tables)
 
     def _published(
-        self, tables: Mapping[Name, tuple[Row, Base]], schemas: Mapping[str, str], when: float
-    ) -> dict[Name, Row]:
-        """Write the metadata with which tables and views are published, and return their rows."""
+        self, tables: Mapping[Name, tuple[Row, Base]], schemas: Mapping[str, str]
+    ) -> tuple[dict[Name, Row], float]:
+        """Write the metadata with which tables and views are published.
 
-        def write(built: tuple[Row, Base]) -> Row:
-            row, base = built
-            io = self.io(row.location)
-            if row.type == "VIEW":
-                return Row(published_view(io, row.location, schemas), row.type)
-            base_location = base.location if base.is_copy else None
-            return Row(published_table(io, row.location, base_location, int(when * 1000)), row.type)
-
+        Returns:
+            Their rows, and the time of publication in seconds since 1970.
+        """
         with ThreadPoolExecutor(THREADS, thread_name_prefix="publish") as pool:
-            return dict(zip(tables, pool.map(write, tables.values()), strict=True))
+            read = dict(zip(tables, pool.map(lambda built: self._history(*built), tables.values()), strict=True))
+            newest = max((newest_time(history[0]) for history in read.values() if history), default=0)
+            # Iceberg refuses times that go back, such as those of a clock that is behind Trino's.
+            when = max(int(time.time() * 1000), newest + 1)
+
+            def write(name: Name) -> Row:
+                row, history = tables[name][0], read[name]
+                io = self.io(row.location)
+                if history is None:
+                    return Row(published_view(io, row.location, schemas), row.type)
+                return Row(published_table(io, row.location, *history, when), row.type)
+
+            return dict(zip(tables, pool.map(write, tables), strict=True)), when / 1000
+
+    def _history(self, row: Row, base: Base) -> tuple[dict[str, Any], int] | None:
+        """Return a table's metadata, and the number of entries of its history that are older than the branch.
+
+        None for a view.
+        """
+        if row.type == "VIEW":
+            return None
+        io, known = self.io(row.location), 0
+        if base.is_copy and base.location and io.new_input(base.location).exists():
+            known = len(read_json(io, base.location).get("snapshot-log", ()))
+        return read_json(io, row.location), known
 
     def publications(self, run: str) -> Sequence[Publication]:
         """Return the publications of a run. See `BranchCatalog.publications`."""
@@ -147,9 +178,16 @@ class SqlPublications(CatalogDatabase):
             for name, row in restored.items():
                 self._check_restorable(run, name, row)
             session.replace(restored)
+            for row in restored.values():
+                session.run(
+                    "delete from lakehouse_dropped_tables "
+                    "where catalog_name = :catalog and metadata_location = :location",
+                    location=row.location,
+                )
             created = [name for name, row in before.items() if row is None]
             session.remove(created)
-            for name in created:
+            replaced = [name for name, row in restored.items() if not self._is_version(now[name], row)]
+            for name in (*created, *replaced):
                 session.mark_dropped(now[name], None, after=KEPT_AFTER_ROLLBACK)
             session.run(
                 "update lakehouse_publications set rolled_back = now() "
@@ -157,6 +195,11 @@ class SqlPublications(CatalogDatabase):
                 publications=[publication.name for publication in publications],
             )
         return Published([*before])
+
+    def _is_version(self, row: Row, other: Row) -> bool:
+        """Return whether two rows are versions of one table, which share its files."""
+        locations = {location_of(self.io(one.location), one.location) for one in (row, other)}
+        return row.type == other.type and len(locations) == 1
 
     def _check_restorable(self, run: str, name: Name, row: Row) -> None:
         """Refuse to restore a table whose files maintenance has deleted."""

@@ -76,17 +76,38 @@ class CatalogSession:
         return {Name(row[0], row[1]): Row(row[2], row[3]) for row in found}
 
     def replace(self, rows: Mapping[Name, Row]) -> None:
-        """Let tables point to other metadata, and create those that do not exist."""
+        """Let tables, whose rows are locked, point to other metadata."""
         self.run(
-            "insert into iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type) "
-            "select :catalog, n.* from unnest(cast(:schemas as text[]), cast(:tables as text[]), "
-            "cast(:locations as text[]), cast(:types as text[])) as n "
-            "on conflict (catalog_name, table_namespace, table_name) do update set "
-            "previous_metadata_location = iceberg_tables.metadata_location, "
-            "metadata_location = excluded.metadata_location, iceberg_type = excluded.iceberg_type",
+            "update iceberg_tables as i set previous_metadata_location = i.metadata_location, "
+            "metadata_location = n.l, iceberg_type = n.k from unnest(cast(:schemas as text[]), "
+            "cast(:tables as text[]), cast(:locations as text[]), cast(:types as text[])) as n (s, t, l, k) "
+            "where i.catalog_name = :catalog and i.table_namespace = n.s and i.table_name = n.t",
             locations=[row.location for row in rows.values()],
             types=[row.type for row in rows.values()],
             **_listed(rows),
+        )
+
+    def insert(self, rows: Mapping[Name, Row]) -> list[Name]:
+        """Create tables, and return those that somebody else has created in the meantime."""
+        created = self.run(
+            "insert into iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type) "
+            "select :catalog, n.* from unnest(cast(:schemas as text[]), cast(:tables as text[]), "
+            "cast(:locations as text[]), cast(:types as text[])) as n "
+            "on conflict do nothing returning table_namespace, table_name",
+            locations=[row.location for row in rows.values()],
+            types=[row.type for row in rows.values()],
+            **_listed(rows),
+        )
+        done = {Name(row[0], row[1]) for row in created}
+        return [name for name in rows if name not in done]
+
+    def lock_branch(self, branch: str) -> bool:
+        """Lock a branch until the transaction ends, and return whether it exists."""
+        return bool(
+            self.run(
+                "select 1 from lakehouse_branches where catalog_name = :catalog and branch = :branch for update",
+                branch=branch,
+            )
         )
 
     def remove(self, names: Iterable[Name]) -> None:
@@ -136,6 +157,16 @@ class CatalogSession:
         )
         return {Name(row[0], row[1]): Base(row[2], row[3]) for row in found}
 
+    def record_results(self, branch: str, names: Iterable[Name], *, passed: bool) -> None:
+        """Record whether tables of a branch have passed their gates."""
+        self.run(
+            "update lakehouse_branch_tables set passed = :passed where catalog_name = :catalog "  # noqa: S608
+            f"and branch = :branch and (table_namespace, table_name) in {_NAMES}",
+            branch=branch,
+            passed=passed,
+            **_listed(names),
+        )
+
     def remove_from_branch(self, branch: str, names: Iterable[Name]) -> None:
         """Forget that tables are parts of a branch."""
         self.run(
@@ -156,9 +187,10 @@ class CatalogSession:
             # A retried step publishes again: what was there before its first attempt is what a rollback restores.
             "on conflict (catalog_name, publication, table_namespace, table_name) do update set "
             "metadata_location = excluded.metadata_location, published = now(), rolled_back = null, "
-            "previous_location = case when p.rolled_back is null then p.previous_location "
-            "else excluded.previous_location end, "
-            "previous_type = case when p.rolled_back is null then p.previous_type else excluded.previous_type end",
+            "previous_location = case when p.rolled_back is null and p.metadata_location = excluded.previous_location "
+            "then p.previous_location else excluded.previous_location end, "
+            "previous_type = case when p.rolled_back is null and p.metadata_location = excluded.previous_location "
+            "then p.previous_type else excluded.previous_type end",
             publication=publication,
             previous=[row.location if row else None for row in previous],
             types=[row.type if row else None for row in previous],

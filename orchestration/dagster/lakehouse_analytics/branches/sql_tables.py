@@ -28,6 +28,13 @@ create table if not exists lakehouse_branches (
     expires timestamptz,
     primary key (catalog_name, branch)
 );
+create table if not exists lakehouse_branch_schemas (
+    catalog_name varchar(255) not null,
+    branch varchar(64) not null,
+    namespace varchar(255) not null,
+    primary key (catalog_name, namespace),
+    foreign key (catalog_name, branch) references lakehouse_branches on delete cascade
+);
 create table if not exists lakehouse_branch_tables (
     catalog_name varchar(255) not null,
     branch varchar(64) not null,
@@ -36,6 +43,7 @@ create table if not exists lakehouse_branch_tables (
     branch_namespace varchar(255) not null,
     base_location varchar(1000),
     is_copy boolean not null,
+    passed boolean,
     primary key (catalog_name, branch, table_namespace, table_name),
     foreign key (catalog_name, branch) references lakehouse_branches on delete cascade
 );
@@ -61,7 +69,8 @@ create table if not exists lakehouse_dropped_tables (
     delete_after timestamptz not null default now(),
     primary key (catalog_name, metadata_location)
 );
-create or replace function lakehouse_protect_branches() returns trigger language plpgsql as $protect$
+create or replace function lakehouse_protect_branches() returns trigger language plpgsql
+security definer set search_path from current as $protect$
 declare
     copy record;
 begin

@@ -10,7 +10,7 @@ import click
 from lakehouse_analytics.branches.catalog import BranchError, Name
 from lakehouse_analytics.branches.names import branch_name, copies_of
 from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
-from lakehouse_analytics.common.names import counted
+from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.settings import Settings
 
 #: Days until a branch expires.
@@ -69,12 +69,18 @@ def listing(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def publish(settings: Settings, name: str) -> str:
+def publish(settings: Settings, name: str, *, force: bool = False) -> str:
     """Publish all tables of a branch, drop it, and return what was done."""
     branch, catalog = branch_name(name), opened(settings)
-    tables = catalog.built(branch)
-    published = catalog.publish(branch, tables, f"{branch} {datetime.now(UTC):%Y%m%dT%H%M%S}")
-    catalog.drop(branch)
+    with catalog.in_use(branch):
+        tables = catalog.built(branch)
+        if (failed := [str(table) for table in catalog.failed(branch)]) and not force:
+            raise BranchError(
+                f"Nothing of the branch {branch} was published, because these tables failed their gates or were not "
+                f"built in the last run on the branch: {some(failed, FEW)}. Build them again, or use --force."
+            )
+        published = catalog.publish(branch, tables, f"{branch} {datetime.now(UTC):%Y%m%dT%H%M%S}")
+        catalog.drop(branch)
     names = "".join(f"\n  {table}" for table in published.tables)
     return f"Published {counted(len(published.tables), 'table')} of the branch {branch}:{names}"
 
@@ -84,7 +90,8 @@ def drop(settings: Settings, name: str) -> str:
     branch, catalog = branch_name(name), opened(settings)
     if branch not in {existing.name for existing in catalog.branches()}:
         raise BranchError(f"There is no branch {branch}. `lakehouse branch list` shows all.")
-    files = catalog.drop(branch)
+    with catalog.in_use(branch):
+        files = catalog.drop(branch)
     return f"Dropped the branch {branch} and {counted(files, 'file')} that only it had."
 
 

@@ -225,7 +225,8 @@ def branch_list() -> None:
 
 @branch.command("publish")
 @click.argument("name")
-def branch_publish(name: str) -> None:
+@click.option("--force", is_flag=True, help="Also publish tables that failed their gates on the branch.")
+def branch_publish(name: str, *, force: bool) -> None:
     """Replace the tables of the lakehouse with those of the branch NAME, all together, and drop the branch.
 
     Refused if one of them has changed since the branch was created.
@@ -234,7 +235,7 @@ def branch_publish(name: str) -> None:
     from lakehouse_analytics.settings import Settings
 
     with _plain_errors():
-        click.echo(branches.publish(Settings.load(), name))
+        click.echo(branches.publish(Settings.load(), name, force=force))
 
 
 @branch.command("drop")

@@ -203,7 +203,8 @@ def move_nodes(manifest: Any, schemas: Mapping[str, str]) -> None:
     for unique_id, schema in schemas.items():
         node = manifest.expect(unique_id)
         if node.relation_name:
-            node.relation_name = node.relation_name.replace(f'"{node.schema}"', f'"{schema}"', 1)
+            *database, _, last = node.relation_name.split('"."')
+            node.relation_name = '"."'.join([*database, schema, last]) if database else f'"{schema}"."{last}'
         node.schema = schema
         if node.config.get("on_table_exists", "rename") in ("rename", "drop"):
             node.config["on_table_exists"] = "replace"

@@ -198,7 +198,8 @@ class Graph:
         tables = dict(self.tables)
         for unique_id, schema in schemas.items():
             table = tables[unique_id]
-            name = table.node.relation_name.replace(f'"{table.node.schema}"', f'"{schema}"', 1)
+            *database, _, last = table.node.relation_name.split('"."')
+            name = '"."'.join([*database, schema, last]) if database else f'"{schema}"."{last}'
             tables[unique_id] = replace(table, node=replace(table.node, schema=schema, relation_name=name))
         return replace(self, tables=tables)
 

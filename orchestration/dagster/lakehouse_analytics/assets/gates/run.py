@@ -156,25 +156,28 @@ class Run:
 
     def connected(self) -> list[frozenset[str]]:
         """Return the selected tables in groups: tables are in one group if one is upstream of the other or a test
-        reads both, directly or through others.
+        reads both, directly or through others. A group also has the tables and sources that declare these tests.
         """
         selected = self.selection.selected
         groups = {unique_id: {unique_id} for unique_id in selected}
 
         def connect(unique_ids: Iterable[str]) -> None:
-            found = [unique_id for unique_id in unique_ids if unique_id in selected]
-            merged = set[str]().union(*(groups[unique_id] for unique_id in found))
+            found = {*unique_ids}
+            merged = found.union(*(groups.get(unique_id, set()) for unique_id in found))
             groups.update(dict.fromkeys(merged, merged))
 
         for unique_id in selected:
-            connect((unique_id, *self.selection.graph.tables[unique_id].parents))
+            connect((unique_id, *(selected & {*self.selection.graph.tables[unique_id].parents})))
         for test in self.selection.tests:
-            connect((test.attached, *test.parents))
+            # The gate of a test is that of the table or source that declares it, which the run may not build.
+            if read := selected & {*test.parents}:
+                connect((*read, test.attached))
         return [frozenset(group) for group in {id(group): group for group in groups.values()}.values()]
 
     def is_good(self, tables: Collection[str]) -> bool:
-        """Return whether all of some tables were built and passed their gates, and nothing went wrong besides."""
-        return not self.problems and self.built.issuperset(tables) and self.failed_gates.isdisjoint(tables)
+        """Return whether a group was built and passed its gates, and nothing went wrong besides."""
+        selected = self.selection.selected & {*tables}
+        return not self.problems and self.built >= selected and self.failed_gates.isdisjoint(tables)
 
     def _name(self, unique_id: str) -> str:
         if unique_id in self.selection.graph.functions:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +18,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lakehouse_analytics.branches.catalog import BranchError, ConflictError, Name
+from lakehouse_analytics.branches.catalog import BranchBusyError, BranchError, ConflictError, Name
+from lakehouse_analytics.branches.files import delete
 from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
 from lakehouse_analytics.branches.sql_publications import KEPT_AFTER_ROLLBACK
 from lakehouse_analytics.iceberg.catalog import open_catalog
@@ -47,8 +50,9 @@ class Lake:
     def append(self, name: Name, *ids: int) -> None:
         self.catalog.load_table((name.schema, name.table)).append(pa.table({"id": [*ids]}))
 
-    def create(self, name: Name, *ids: int) -> None:
-        table = self.catalog.create_table((name.schema, name.table), pa.schema([("id", pa.int64())]))
+    def create(self, name: Name, *ids: int, folder: str | None = None) -> None:
+        location = f"file://{self.folder}/{folder}" if folder else None
+        table = self.catalog.create_table((name.schema, name.table), pa.schema([("id", pa.int64())]), location)
         table.append(pa.table({"id": [*ids]}))
 
     def sql(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -320,6 +324,185 @@ def test_the_names_of_branches(lake: Lake) -> None:
     lake.branches.create("c", {NEW: True})
     with pytest.raises(BranchError, match=r"The branch c has not built gold\.totals"):
         lake.branches.publish("c", [NEW], "x")
+
+
+def test_a_schema_of_somebody_else_is_neither_used_nor_dropped(lake: Lake) -> None:
+    lake.catalog.create_namespace("silver__dev")
+    lake.create(Name("silver__dev", "precious"), 1)
+    with pytest.raises(BranchError, match="needs the schema silver__dev, which exists and is not of a branch"):
+        lake.branches.create("dev", {ORDERS: True})
+    lake.catalog.create_namespace("sales__b")
+    lake.create(Name("sales__b", "precious"), 1)
+    lake.branches.create("b", {ORDERS: True})
+    lake.branches.drop("b")
+    lake.branches.drop("dev")
+    assert lake.ids(Name("sales__b", "precious")) == lake.ids(Name("silver__dev", "precious")) == [1]
+
+
+def test_a_refused_publication_leaves_the_branch_as_it_is(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    with lake.catalog.load_table(("silver__b", "orders")).transaction() as transaction:
+        transaction.set_properties({"comment": "without a new snapshot"})
+    lake.append(CUSTOMERS, 9)
+    with pytest.raises(ConflictError):
+        lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
+    assert lake.ids(ORDERS.on("b")) == [1, 2]
+    lake.branches.publish("b", [ORDERS], "run-1")
+    assert lake.catalog.load_table(("silver", "orders")).properties["comment"] == "without a new snapshot"
+    assert lake.ids(ORDERS) == [1, 2]
+
+
+def test_after_an_unknown_end_of_the_transaction_no_file_is_deleted(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.branches.create("b", {ORDERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    exchange = lake.branches._exchange
+
+    @contextmanager
+    def lose_the_answer(what: str) -> Iterator[Any]:
+        with SqlBranchCatalog.transaction(lake.branches, what) as session:
+            yield session
+        if exchanged:
+            raise BranchError("the connection was lost after the commit")
+
+    exchanged: list[bool] = []
+
+    def remember(*args: Any, **options: Any) -> None:
+        exchange(*args, **options)
+        exchanged.append(True)
+
+    monkeypatch.setattr(lake.branches, "transaction", lose_the_answer)
+    monkeypatch.setattr(lake.branches, "_exchange", remember)
+    with pytest.raises(BranchError, match="the connection was lost"):
+        lake.branches.publish("b", [ORDERS], "run-1")
+    assert lake.ids(ORDERS) == [1, 2, 3]
+
+
+def test_a_table_that_was_registered_again_and_changed_keeps_its_files(lake: Lake) -> None:
+    lake.branches.create("b", {NEW: True})
+    lake.create(NEW.on("b"), 5)
+    lake.branches.publish("b", [NEW], "run-1")
+    location = lake.catalog.load_table(("gold", "totals")).metadata_location
+    lake.branches.rollback("run-1")
+    lake.catalog.register_table(("gold", "totals"), location)
+    lake.append(NEW, 6)
+    lake.sql("update lakehouse_dropped_tables set delete_after = now()")
+    assert lake.branches.delete_dropped() == 0
+    assert lake.ids(NEW) == [5, 6]
+    assert lake.sql("select count(*) from lakehouse_dropped_tables") == [(0,)]
+
+
+def test_a_deletion_that_was_interrupted_in_the_middle_is_continued(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = lake.files()
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    lake.append(CUSTOMERS.on("b"), 3)
+
+    def fail(io: Any, files: list[str]) -> int:
+        if any(file.endswith("metadata.json") for file in files):
+            raise OSError("the storage is away")
+        return delete(io, files)
+
+    with monkeypatch.context() as broken:
+        broken.setattr("lakehouse_analytics.branches.sql_catalog.delete", fail)
+        with pytest.raises(BranchError, match="The files of 2 dropped tables cannot be deleted yet: file://"):
+            lake.branches.drop("b")
+    assert lake.files() > before
+    assert lake.branches.delete_dropped() == 2
+    assert lake.files() == before
+
+
+def test_a_branch_in_use_is_exclusive_or_shared(lake: Lake) -> None:
+    other = SqlBranchCatalog("lake")
+    with lake.branches.in_use("b"):
+        for shared in (True, False):
+            with pytest.raises(BranchBusyError, match="The branch b is in use"), other.in_use("b", shared=shared):
+                pass
+        with other.in_use("c"):
+            pass
+    with lake.branches.in_use("b", shared=True), other.in_use("b", shared=True), pytest.raises(BranchBusyError):
+        other.in_use("b").__enter__()
+    with other.in_use("b"):
+        pass
+
+
+def test_a_clock_that_is_behind_does_not_make_times_go_back(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    lake.append(CUSTOMERS.on("b"), 3)
+    now = time.time()
+    monkeypatch.setattr("lakehouse_analytics.branches.sql_publications.time.time", lambda: now - 3600)
+    lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
+    monkeypatch.undo()
+    for name in (ORDERS, CUSTOMERS):
+        table = lake.catalog.load_table((name.schema, name.table))
+        times = [entry.timestamp_ms for entry in table.history()]
+        assert times == sorted(times)
+        assert table.metadata.last_updated_ms == times[-1] >= int(now * 1000) - 60_000
+
+
+def test_a_rollback_does_not_undo_another_run_in_between(lake: Lake) -> None:
+    for run, n in (("run-a", 3), ("run-b", 4), ("run-a", 5)):
+        lake.branches.create("b", {ORDERS: True})
+        lake.append(ORDERS.on("b"), n)
+        lake.branches.publish("b", [ORDERS], run)
+        lake.branches.drop("b")
+    lake.branches.rollback("run-a")
+    assert lake.ids(ORDERS) == [1, 2, 3, 4]
+
+
+def test_a_table_that_replaces_another_one_can_be_rolled_back(lake: Lake) -> None:
+    before = lake.files()
+    for _ in range(2):
+        lake.branches.create("b", {ORDERS: False})
+        lake.create(ORDERS.on("b"), 7, folder="silver/orders-2")  # as Trino does, whose locations are unique
+        lake.branches.publish("b", [ORDERS], "run-1")
+        assert lake.ids(ORDERS) == [7]
+        assert lake.branches.drop("b") == 0
+        lake.branches.rollback("run-1")
+        assert lake.ids(ORDERS) == [1, 2]
+        lake.sql("update lakehouse_dropped_tables set delete_after = now()")
+        assert lake.branches.delete_dropped() > 0
+        assert lake.files() == before
+    lake.branches.create("b", {ORDERS: False})
+    lake.create(ORDERS.on("b"), 7, folder="silver/orders-2")
+    lake.branches.publish("b", [ORDERS], "run-2")
+    lake.sql("update lakehouse_dropped_tables set delete_after = now()")
+    assert lake.branches.delete_dropped() > 0
+    assert lake.files().isdisjoint(file for file in before if "/silver/orders/" in file)
+    with pytest.raises(BranchError, match=r"the snapshot of silver\.orders before it has expired"):
+        lake.branches.rollback("run-2")
+    assert lake.ids(ORDERS) == [7]
+
+
+def test_a_branch_is_extended_and_its_results_are_recorded(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    lake.append(CUSTOMERS.on("b"), 3)
+    lake.branches.extend("b", {ORDERS: False, CUSTOMERS: True, NEW: True})
+    assert "silver__b.orders" not in lake.names()
+    assert lake.ids(CUSTOMERS.on("b")) == [1, 3]
+    lake.branches.record_results("b", [CUSTOMERS], [NEW, ORDERS])
+    assert lake.branches.failed("b") == [NEW, ORDERS]
+    lake.branches.record_results("b", [NEW, ORDERS], [])
+    assert lake.branches.failed("b") == []
+    with pytest.raises(BranchError, match="There is no branch c"):
+        lake.branches.extend("c", {})
+
+
+def test_others_may_still_drop_their_tables_without_rights_on_branches(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True})
+    role = f"trino_{lake.database}"
+    lake.sql(f"create role {role} login")
+    lake.sql(f"grant all on iceberg_tables, iceberg_namespace_properties to {role}")
+    connection = psycopg2.connect(lake.server.url(lake.database, role))
+    with connection, connection.cursor() as cursor:
+        cursor.execute("delete from iceberg_tables where table_namespace = 'silver' and table_name = 'customers'")
+        with pytest.raises(psycopg2.Error, match="is a copy of"):
+            cursor.execute("delete from iceberg_tables where table_namespace = 'silver__b'")
+    connection.close()
 
 
 def test_a_role_that_may_not_create_the_trigger_is_told_what_is_missing(
