@@ -732,3 +732,63 @@ def test_a_plan_does_not_walk_through_its_tables_for_each_test() -> None:
         return Watched.walks
 
     assert walks(100) == walks(1)
+
+
+def two_lines() -> Manifest:
+    """Two models that have nothing in common, each with its source."""
+    m = Manifest()
+    for name in ("a", "b"):
+        m.model(f"stg_{name}", m.source("raw", name), folder="bronze")
+    return m
+
+
+def published(m: Manifest, outcome: Mapping[str, str], **more: Collection[str]) -> set[str]:
+    """The models of the groups that are good as a whole."""
+    run = Played(m.graph(), outcome, **more).run
+    good = {unique_id for group in run.connected() if run.is_good(group) for unique_id in group}
+    return {unique_id.rsplit(".", 1)[-1] for unique_id in good & run.selection.selected}
+
+
+def test_what_is_not_connected_with_a_failure_is_good() -> None:
+    m = two_lines()
+    unique = m.test("unique_a", model("stg_a"), attached=model("stg_a"))
+    assert published(m, {}) == {"stg_a", "stg_b"}
+    assert published(m, {unique: "fail"}) == {"stg_b"}
+    assert published(m, {unique: "warn"}) == {"stg_a", "stg_b"}
+    assert published(m, {model("stg_b"): "error"}) == {"stg_a"}
+
+
+def test_tables_upstream_of_a_failure_are_not_good() -> None:
+    m = medallion()
+    unique = m.test("unique_fct", model("fct"), attached=model("fct"))
+    assert published(m, {unique: "fail"}) == set()
+    assert published(m, {unique: "fail"}, selected=[model("stg_a"), model("fct")]) == {"stg_a"}
+
+
+def test_a_test_of_two_tables_connects_them() -> None:
+    m = two_lines()
+    both = m.test("both", model("stg_a"), model("stg_b"), attached=model("stg_a"))
+    assert published(m, {}) == {"stg_a", "stg_b"}
+    assert published(m, {both: "fail"}) == set()
+
+
+def test_a_failed_test_that_a_source_declares_counts_for_the_tables_that_it_reads() -> None:
+    m = two_lines()
+    source = f"source.{PROJECT}.raw.a"
+    declared = m.test("relationships_raw_a", source, model("stg_b"), attached=source)
+    m.model("stg_c", m.source("raw", "c"), folder="bronze")
+    assert published(m, {declared: "fail"}) == {"stg_c"}
+    assert published(m, {declared: "fail"}, selected=[model("stg_b"), model("stg_c")], checked=[declared]) == {"stg_c"}
+    assert published(m, {}) == {"stg_a", "stg_b", "stg_c"}
+
+
+@given(manifests(), st.data())
+def test_groups_are_a_partition_of_the_selected_tables(m: Manifest, data: st.DataObject) -> None:
+    graph = m.graph()
+    selected = data.draw(st.sets(st.sampled_from(sorted(graph.tables)))) if graph.tables else set()
+    run = Run(Selection(graph, frozenset(selected)))
+    groups = [group & selected for group in run.connected()]
+    assert sorted(unique_id for group in groups for unique_id in group) == sorted(selected)
+    for group in groups:
+        for unique_id in group:
+            assert selected & {*graph.tables[unique_id].parents} <= group

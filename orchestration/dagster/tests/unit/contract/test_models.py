@@ -163,7 +163,7 @@ def test_an_unknown_key_is_named_with_the_nearest_valid_one(raw: Any, path: str,
 
 
 def test_sources_have_keys_of_their_own() -> None:
-    assert "unknown key meta.lakehouse.layer; valid keys: airbyte, arrives, maintenance" in mistake(
+    assert "unknown key meta.lakehouse.layer; valid keys: airbyte, arrives, freshness, maintenance" in mistake(
         {"layer": "bronze"}, SourceContract
     )
     assert "meta.lakehouse.airbyte.connection is ''" in mistake({"airbyte": {"connection": ""}}, SourceContract)
