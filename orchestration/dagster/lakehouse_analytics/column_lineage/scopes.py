@@ -105,9 +105,9 @@ class Scopes:
         aliases = self._aliases.setdefault(id(node), {})
         for projection in node.selects:
             if projection.is_star:
-                for name in self._star_sources(projection, scope):
+                for name in _star_sources(projection, scope):
                     passed = self._columns_of(scope.sources[name])
-                    left_out = {e.name for e in (projection.find(exp.Star) or exp.Star()).args.get("except_") or ()}
+                    left_out = _left_out(projection)
                     outputs += [output for output in passed.outputs if output.name not in left_out]
                     refs = {Ref(table, column) for table in passed.open for column in left_out}
                     stars.append(replace(passed, left_out=passed.left_out | refs))
@@ -118,9 +118,7 @@ class Scopes:
                 inputs |= more
         filters, sources, rows = self._rows(scope, node, outputs)
         unknown = frozenset[str]().union(*(star.open for star in stars))
-        return Query(
-            tuple(outputs), filters, frozenset(inputs | sources), rows, unknown, left_out=left_out_of(stars)
-        )
+        return Query(tuple(outputs), filters, frozenset(inputs | sources), rows, unknown, left_out=left_out_of(stars))
 
     def _output(self, projection: exp.Expr, scope: Scope) -> tuple[Output, frozenset[str]]:
         value = projection.unalias().unnest()
@@ -165,13 +163,14 @@ class Scopes:
             self._add(clause, scope, filters, inputs)
         extra = self._clauses(node, scope, ("where", "group", "having", "qualify", "limit", "offset"))
         order = self._clauses(node, scope, ("order",))
-        if chooses_by_order(node):
-            extra += order
-        if on := distinct_on(node):
-            extra.append(digest("distinct on", marked(on, self._dialect)))
-        elif node.args.get("distinct"):
-            filters |= {ref for output in outputs for ref in output.reads}
-            extra.append(digest("distinct", *sorted(output.fingerprint for output in outputs)))
+        extra += order if chooses_by_order(node) else []
+        if node.args.get("distinct"):
+            on = distinct_on(node)
+            values = (
+                sorted(output.fingerprint for output in outputs) if on is None else ["on", marked(on, self._dialect)]
+            )
+            filters |= frozenset[Ref]() if on else {ref for output in outputs for ref in output.reads}
+            extra.append(digest("distinct", *values))
         for projection in node.selects:
             if projection.find(exp.Unnest, exp.Explode):
                 extra.append(digest(marked(projection.unalias(), self._dialect)))
@@ -205,10 +204,6 @@ class Scopes:
             return Query(inputs=frozenset({name}), row_fingerprint=name)
         reads, inputs = self._reads(this, scope)
         return Query(filters=reads, inputs=inputs, row_fingerprint=digest(marked(this, self._dialect)))
-
-    def _star_sources(self, projection: exp.Expr, scope: Scope) -> list[str]:
-        table = projection.table if isinstance(projection, exp.Column) else ""
-        return [name for name in scope.selected_sources if not table or name == table]
 
     def _columns_of(self, source: Any) -> Query:
         """Return the known columns of a table or subquery, and the tables that others may come from."""
@@ -289,3 +284,14 @@ def _passed(table: str, name: str, kind: str) -> Output:
 
 def _joined_text(texts: Iterable[str]) -> str:
     return " | ".join(dict.fromkeys(texts))
+
+
+def _star_sources(projection: exp.Expr, scope: Scope) -> list[str]:
+    table = projection.table if isinstance(projection, exp.Column) else ""
+    return [name for name in scope.selected_sources if not table or name == table]
+
+
+def _left_out(projection: exp.Expr) -> set[str]:
+    """Return the columns that a `*` excludes or gives another name."""
+    args = (projection.find(exp.Star) or exp.Star()).args
+    return {item.name for item in args.get("except_") or ()} | {item.this.name for item in args.get("rename") or ()}

@@ -195,5 +195,6 @@ def test_columns_that_a_star_leaves_out() -> None:
     gone = {Ref("raw", "gone")}
     assert left_out("with s as (select * exclude (gone) from raw) select * from s") == gone
     assert left_out("select * exclude (gone) from raw union all select * exclude (gone, b) from raw") == gone
+    assert left_out("select * rename (gone as found) from raw") == gone
     assert left_out("select r.* exclude (gone), o.* from raw as r cross join other as o") == gone
     assert left_out("select a.* exclude (gone), b.* from raw as a cross join raw as b") == set()

@@ -144,9 +144,7 @@ def _of_source(*nodes: dict[str, Any], **more: Any) -> dict[str, Any]:
 )
 def test_a_column_that_a_star_does_not_pass_on_anymore(sql: str, reader: str) -> None:
     child = node("child", reader, "stg")
-    impact = compared(
-        _of_source(_open("stg", "select * from raw.orders"), child), _of_source(_open("stg", sql), child)
-    )
+    impact = compared(_of_source(_open("stg", "select * from raw.orders"), child), _of_source(_open("stg", sql), child))
     assert [(item.unique_id, item.column, item.what, item.why) for item in impact.breaks] == [
         ("model.shop.stg", "c", "removed", "model child reads it")
     ]
@@ -155,7 +153,10 @@ def test_a_column_that_a_star_does_not_pass_on_anymore(sql: str, reader: str) ->
 
 
 def test_a_column_that_no_star_passes_on_to_the_reader_anymore() -> None:
-    middle, child = node("middle", "select * from main.stg", "stg"), node("child", "select c from main.middle", "middle")
+    middle, child = (
+        node("middle", "select * from main.stg", "stg"),
+        node("child", "select c from main.middle", "middle"),
+    )
     before = _of_source(_open("stg", "select * from raw.orders"), middle, child)
     impact = compared(before, _of_source(_open("stg", "select a, b from raw.orders"), middle, child))
     assert [(item.unique_id, item.column, item.why) for item in impact.breaks] == [
