@@ -238,11 +238,8 @@ class Scopes:
         name = column.name
         at: Scope | None = scope
         if not column.table:
-            order = column.find_ancestor(exp.Order, exp.Window, exp.Select)
             alias = self._aliases.get(id(scope.expression), {}).get(name)
-            if alias and order is not None and order.parent is scope.expression:  # the order of the result
-                return alias
-            return self._unqualified(name, scope)
+            return alias if alias and _orders_result(column, scope) else self._unqualified(name, scope)
         while at is not None:
             if column.table in at.sources:
                 return self._column_of(at.sources[column.table], name) or Output(name, frozenset(), True, name, name)
@@ -289,6 +286,12 @@ def _joined_text(texts: Iterable[str]) -> str:
 def _star_sources(projection: exp.Expr, scope: Scope) -> list[str]:
     table = projection.table if isinstance(projection, exp.Column) else ""
     return [name for name in scope.selected_sources if not table or name == table]
+
+
+def _orders_result(column: exp.Column, scope: Scope) -> bool:
+    """Return whether a column is in the ORDER BY of a query, where a name is one of the result's columns first."""
+    order = column.find_ancestor(exp.Order, exp.Window, exp.Select)
+    return order is not None and order.parent is scope.expression
 
 
 def _left_out(projection: exp.Expr) -> set[str]:
