@@ -23,10 +23,13 @@ from lakehouse_analytics.keys import asset_key
 
 #: Dagster's key of the metadata (https://docs.dagster.io/guides/build/assets/metadata-and-tags).
 KEY = "dagster/column_lineage"
-#: Literals, which differ between the partitions of one model, and whose values no lineage depends on.
-_LITERAL = re.compile(r"'(?:[^']|'')*'|\b\d[\d.]*\b")
+#: Comments and quoted names, in which an apostrophe begins no literal, and literals, which differ between the
+#: partitions of one model, and whose values no lineage depends on.
+_TOKEN = re.compile(
+    r"""(?P<comment>--[^\n]*|/\*.*?\*/)|(?P<name>"(?:[^"]|"")*")|'(?:[^']|'')*'|\b\d[\d.]*\b""", re.DOTALL
+)
 #: Version of the files' format.
-_VERSION = 1
+_VERSION = 2
 
 _log = logging.getLogger(__name__)
 
@@ -67,9 +70,9 @@ class ColumnLineage:
 
     def _lineage(self, table: Table, sql: str) -> dict[str, Any]:
         upstream = {name: self._columns(name) for name in table.parents}
-        digest = hashlib.sha256(
-            json.dumps([_VERSION, self._graph.adapter, _LITERAL.sub("?", sql), upstream], sort_keys=True).encode()
-        ).hexdigest()
+        # The checksum, because the end of a literal is not always found, such as of one between dollar signs.
+        parts = [_VERSION, self._graph.adapter, table.node.checksum, _without_literals(sql), upstream]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         known = self._read(table.unique_id)
         if known.get("digest") != digest:
             known = {**self._analyzed(table, sql, upstream), "digest": digest}
@@ -133,3 +136,7 @@ class ColumnLineage:
             os.replace(file.name, self._path(unique_id))
         except OSError:
             pass  # in an image, the folder may be read-only
+
+
+def _without_literals(sql: str) -> str:
+    return _TOKEN.sub(lambda match: match["name"] or (" " if match["comment"] else "?"), sql)

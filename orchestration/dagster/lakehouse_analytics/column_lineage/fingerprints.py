@@ -11,6 +11,8 @@ from sqlglot import exp
 QUERIES = (exp.Select, exp.SetOperation)
 #: Key of an expression's metadata with the fingerprint of a column or a subquery.
 MARK = "lakehouse"
+#: Key of the metadata of columns that the statement names, other than those that sqlglot makes of a `*`.
+WRITTEN = "lakehouse_written"
 
 
 def digest(*parts: str) -> str:
@@ -36,10 +38,23 @@ def conditions(node: exp.Expr, dialect: str) -> str:
 
 def row_clauses(node: exp.Expr) -> Iterator[exp.Expr]:
     """Yield the clauses that decide which rows a query returns."""
-    order = ("order",) if node.args.get("limit") else ()
+    order = ("order",) if chooses_by_order(node) else ()
     for name in ("where", "group", "having", "qualify", "limit", "offset", *order):
         if clause := node.args.get(name):
             yield clause
+    if on := distinct_on(node):
+        yield on
+
+
+def chooses_by_order(node: exp.Expr) -> bool:
+    """Return whether the order of a query decides which rows it returns."""
+    return any(node.args.get(name) for name in ("limit", "offset")) or distinct_on(node) is not None
+
+
+def distinct_on(node: exp.Expr) -> exp.Expr | None:
+    """Return the expressions of DISTINCT ON."""
+    distinct = node.args.get("distinct")
+    return distinct.args.get("on") if isinstance(distinct, exp.Distinct) else None
 
 
 def join_kind(item: exp.Expr) -> str:

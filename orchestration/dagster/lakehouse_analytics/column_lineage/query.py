@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,6 +52,9 @@ class Query:
         row_fingerprint: Equal if the same rows are read, joined, filtered and grouped.
         open: The tables of which a `*` passes on columns that are not known.
         problem: The reason why the lineage is not known, or an empty string.
+        named: The columns that the statement names itself, not by a `*`, including those that decide neither values
+            nor rows: of an order, or of a CTE that does not pass them on. Empty for a query within a statement.
+        left_out: The columns of the open tables that the `*` does not pass on.
     """
 
     outputs: tuple[Output, ...] = ()
@@ -59,6 +63,8 @@ class Query:
     row_fingerprint: str = ""
     open: frozenset[str] = frozenset()
     problem: str = ""
+    named: frozenset[Ref] = frozenset()
+    left_out: frozenset[Ref] = frozenset()
 
     @cached_property
     def by_name(self) -> dict[str, Output]:
@@ -68,7 +74,18 @@ class Query:
     @cached_property
     def reads(self) -> frozenset[Ref]:
         """All columns that the query reads."""
-        return self.filters.union(*(output.reads for output in self.outputs))
+        return self.filters.union(self.named, *(output.reads for output in self.outputs))
+
+    def may_have(self, name: str) -> bool:
+        """Return whether the result has a column, or may have it by a `*`."""
+        return name in self.by_name or any(Ref(table, name) not in self.left_out for table in self.open)
+
+
+def left_out_of(queries: Iterable[Query]) -> frozenset[Ref]:
+    """Return the columns that no `*` of several queries passes on, of those whose result is combined."""
+    all_ = [*queries]
+    found = frozenset[Ref]().union(*(query.left_out for query in all_))
+    return frozenset(ref for ref in found if all(ref in q.left_out for q in all_ if ref.relation in q.open))
 
 
 @dataclass(frozen=True)

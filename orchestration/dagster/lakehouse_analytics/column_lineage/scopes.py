@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlglot import exp
@@ -11,14 +12,17 @@ from sqlglot.optimizer.scope import Scope
 from lakehouse_analytics.column_lineage.fingerprints import (
     MARK,
     QUERIES,
+    WRITTEN,
     aggregates,
+    chooses_by_order,
     conditions,
     digest,
+    distinct_on,
     join_kind,
     marked,
     row_clauses,
 )
-from lakehouse_analytics.column_lineage.query import Output, Query, Ref, Table
+from lakehouse_analytics.column_lineage.query import Output, Query, Ref, Table, left_out_of
 
 
 class Scopes:
@@ -35,12 +39,13 @@ class Scopes:
         self._found: dict[int, Query] = {}
         #: The columns that each query has defined so far, by the id of its expression.
         self._aliases: dict[int, dict[str, Output]] = {}
+        self._named: set[Ref] = set()
 
     def query(self) -> Query:
         """Return the lineage of the statement."""
         for scope in self._root.traverse():
             self._found[id(scope.expression)] = self._lineage(scope)
-        return self._found[id(self._root.expression)]
+        return replace(self._found[id(self._root.expression)], named=frozenset(self._named))
 
     def _lineage(self, scope: Scope) -> Query:
         if isinstance(scope.expression, exp.Select):
@@ -90,27 +95,30 @@ class Scopes:
             frozenset().union(*(side.inputs for side in sides)),
             digest(kind, *(side.row_fingerprint for side in sides), *self._clauses(node, scope, ("limit", "offset"))),
             frozenset().union(*(side.open for side in sides)),
+            left_out=left_out_of(sides),
         )
 
     def _select(self, scope: Scope, node: exp.Select) -> Query:
         outputs: list[Output] = []
-        unknown: set[str] = set()
+        stars: list[Query] = []
         inputs: set[str] = set()
         aliases = self._aliases.setdefault(id(node), {})
         for projection in node.selects:
             if projection.is_star:
-                for name in self._star_sources(projection, scope):
-                    passed, open_ = self._columns_of(scope.sources[name])
-                    left_out = {e.name for e in (projection.find(exp.Star) or exp.Star()).args.get("except_") or ()}
-                    outputs += [output for output in passed if output.name not in left_out]
-                    unknown |= open_
+                for name in _star_sources(projection, scope):
+                    passed = self._columns_of(scope.sources[name])
+                    left_out = _left_out(projection)
+                    outputs += [output for output in passed.outputs if output.name not in left_out]
+                    refs = {Ref(table, column) for table in passed.open for column in left_out}
+                    stars.append(replace(passed, left_out=passed.left_out | refs))
             else:
                 output, more = self._output(projection, scope)
                 outputs.append(output)
                 aliases.setdefault(output.name, output)
                 inputs |= more
         filters, sources, rows = self._rows(scope, node, outputs)
-        return Query(tuple(outputs), filters, frozenset(inputs | sources), rows, frozenset(unknown))
+        unknown = frozenset[str]().union(*(star.open for star in stars))
+        return Query(tuple(outputs), filters, frozenset(inputs | sources), rows, unknown, left_out=left_out_of(stars))
 
     def _output(self, projection: exp.Expr, scope: Scope) -> tuple[Output, frozenset[str]]:
         value = projection.unalias().unnest()
@@ -154,11 +162,15 @@ class Scopes:
         for clause in row_clauses(node):
             self._add(clause, scope, filters, inputs)
         extra = self._clauses(node, scope, ("where", "group", "having", "qualify", "limit", "offset"))
-        if node.args.get("limit"):
-            extra += self._clauses(node, scope, ("order",))
+        order = self._clauses(node, scope, ("order",))
+        extra += order if chooses_by_order(node) else []
         if node.args.get("distinct"):
-            filters |= {ref for output in outputs for ref in output.reads}
-            extra.append(digest("distinct", *sorted(output.fingerprint for output in outputs)))
+            on = distinct_on(node)
+            values = (
+                sorted(output.fingerprint for output in outputs) if on is None else ["on", marked(on, self._dialect)]
+            )
+            filters |= frozenset[Ref]() if on else {ref for output in outputs for ref in output.reads}
+            extra.append(digest("distinct", *values))
         for projection in node.selects:
             if projection.find(exp.Unnest, exp.Explode):
                 extra.append(digest(marked(projection.unalias(), self._dialect)))
@@ -193,20 +205,15 @@ class Scopes:
         reads, inputs = self._reads(this, scope)
         return Query(filters=reads, inputs=inputs, row_fingerprint=digest(marked(this, self._dialect)))
 
-    def _star_sources(self, projection: exp.Expr, scope: Scope) -> list[str]:
-        table = projection.table if isinstance(projection, exp.Column) else ""
-        return [name for name in scope.selected_sources if not table or name == table]
-
-    def _columns_of(self, source: Any) -> tuple[list[Output], frozenset[str]]:
+    def _columns_of(self, source: Any) -> Query:
         """Return the known columns of a table or subquery, and the tables that others may come from."""
         if isinstance(source, Scope):
-            query = self._found.get(id(source.expression), Query())
-            return [*query.outputs], query.open
+            return self._found.get(id(source.expression), Query())
         table = self._tables.get(source.name)
         if table is None:
-            return [], frozenset()
+            return Query()
         outputs = [_passed(table.name, name, kind) for name, kind in table.columns.items()]
-        return outputs, frozenset() if table.complete else frozenset({table.name})
+        return Query(tuple(outputs), open=frozenset() if table.complete else frozenset({table.name}))
 
     def _reads(self, node: exp.Expr, scope: Scope) -> tuple[frozenset[Ref], frozenset[str]]:
         """Return the columns that an expression reads, and the tables of its subqueries; mark both for `_marked`."""
@@ -221,6 +228,8 @@ class Scopes:
             elif isinstance(part, exp.Column) and not part.is_star:
                 column = self._column(part, scope)
                 reads |= column.reads
+                if part.meta.get(WRITTEN):
+                    self._named |= column.reads
                 part.meta[MARK] = column.fingerprint
         return frozenset(reads), frozenset(inputs)
 
@@ -229,7 +238,8 @@ class Scopes:
         name = column.name
         at: Scope | None = scope
         if not column.table:
-            return self._unqualified(name, scope)
+            alias = self._aliases.get(id(scope.expression), {}).get(name)
+            return alias if alias and _orders_result(column, scope) else self._unqualified(name, scope)
         while at is not None:
             if column.table in at.sources:
                 return self._column_of(at.sources[column.table], name) or Output(name, frozenset(), True, name, name)
@@ -255,7 +265,7 @@ class Scopes:
         """Return the lineage of a column that sqlglot could not assign to one table: it may be of each."""
         sources = [source for _, source in scope.selected_sources.values()]
         sources = sources or [*(scope.parent.sources.values() if scope.parent else ())]
-        sure = [found for source in sources for found in self._columns_of(source)[0] if found.name == name]
+        sure = [found for source in sources for found in self._columns_of(source).outputs if found.name == name]
         if len(sure) == 1:
             return sure[0]
         if alias := self._aliases.get(id(scope.expression), {}).get(name):
@@ -271,3 +281,20 @@ def _passed(table: str, name: str, kind: str) -> Output:
 
 def _joined_text(texts: Iterable[str]) -> str:
     return " | ".join(dict.fromkeys(texts))
+
+
+def _star_sources(projection: exp.Expr, scope: Scope) -> list[str]:
+    table = projection.table if isinstance(projection, exp.Column) else ""
+    return [name for name in scope.selected_sources if not table or name == table]
+
+
+def _orders_result(column: exp.Column, scope: Scope) -> bool:
+    """Return whether a column is in the ORDER BY of a query, where a name is one of the result's columns first."""
+    order = column.find_ancestor(exp.Order, exp.Window, exp.Select)
+    return order is not None and order.parent is scope.expression
+
+
+def _left_out(projection: exp.Expr) -> set[str]:
+    """Return the columns that a `*` excludes or gives another name."""
+    args = (projection.find(exp.Star) or exp.Star()).args
+    return {item.name for item in args.get("except_") or ()} | {item.this.name for item in args.get("rename") or ()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlglot import exp, parse
@@ -14,6 +14,7 @@ from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import build_scope
 from sqlglot.schema import MappingSchema
 
+from lakehouse_analytics.column_lineage.fingerprints import WRITTEN
 from lakehouse_analytics.column_lineage.query import Query, Table
 from lakehouse_analytics.column_lineage.scopes import Scopes
 
@@ -56,6 +57,9 @@ def _lineage(sql: str, dialect: str, find: Find, through_ephemeral: bool, *, qua
     statements = [statement for statement in parse(sql, dialect=dialect) if statement is not None]
     if len(statements) != 1 or not isinstance(statements[0], exp.Query):
         return Query(problem="it is not one SELECT statement")
+    _define_windows(statements[0])
+    for column in statements[0].find_all(exp.Column):
+        column.meta[WRITTEN] = True
     tree, tables = _with_tables(statements[0], find, through_ephemeral=through_ephemeral)
     schema = MappingSchema(dialect=dialect, normalize=False)
     for alias, table in tables.items():
@@ -120,6 +124,31 @@ def _with_tables(tree: exp.Query, find: Find, *, through_ephemeral: bool) -> tup
             node.set(part, None)
         node.set("this", exp.to_identifier(names[parts]))
     return tree, tables
+
+
+def _define_windows(tree: exp.Query) -> None:
+    """Replace the names of windows by their definitions, which sqlglot's qualification does not follow."""
+    for select in [*tree.find_all(exp.Select)]:
+        definitions: dict[str, exp.Window] = {}
+        for window in select.args.get("windows") or ():
+            _define(window, definitions)
+            definitions[window.name.lower()] = window
+        for window in [*select.find_all(exp.Window)] if definitions else ():
+            if window.parent is not select and window.parent_select is select:
+                _define(window, definitions)
+        select.set("windows", None)
+
+
+def _define(window: exp.Window, definitions: Mapping[str, exp.Window]) -> None:
+    definition = definitions.get(str(window.alias).lower()) if window.args.get("alias") else None
+    if definition is None:
+        return
+    window.set("alias", None)
+    for part in ("partition_by", "order", "spec"):
+        value = definition.args.get(part)
+        if value and not window.args.get(part):
+            copied = [item.copy() for item in value] if isinstance(value, list) else value.copy()
+            window.set(part, copied)
 
 
 def _remove_ephemeral(tree: exp.Query) -> None:

@@ -40,7 +40,8 @@ class Pair:
 def pair_of(session: Comparison, base: tuple[str, str], head: tuple[str, str]) -> Pair:
     """Return a column on both sides.
 
-    If the types differ, numbers are compared as numbers, times as times, and everything else as text.
+    If the types differ, numbers are compared as numbers, times as times, and everything else as text. Decimals of
+    different types are compared by their text without zeros at its end: no type may have room for the values of both.
 
     Args:
         session: The engine.
@@ -51,9 +52,7 @@ def pair_of(session: Comparison, base: tuple[str, str], head: tuple[str, str]) -
     texts = session.text(left, left_type), session.text(right, right_type)
     if kinds <= {*_EXACT, Family.FLOAT} and Family.FLOAT in kinds:
         values = tuple(f"cast({name} as double precision)" for name in (left, right))
-    elif (
-        left_type == right_type or kinds == {Family.INTEGER} or (len(kinds) == 1 and Family.OTHER not in kinds | _EXACT)
-    ):
+    elif left_type == right_type or (len(kinds) == 1 and not kinds & {Family.OTHER, Family.DECIMAL}):
         values = session.value(left, left_type), session.value(right, right_type)
     elif kinds <= _EXACT:
         values = _without_zeros(texts[0]), _without_zeros(texts[1])

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lakehouse_analytics.column_lineage.query import Ref
 from lakehouse_analytics.column_lineage.types import compare
-from lakehouse_analytics.impact.changes import ColumnChange, ModelChange
-from lakehouse_analytics.impact.reach import expressions_of, mentions
+from lakehouse_analytics.impact.changes import ColumnChange, ModelChange, contract_of
+from lakehouse_analytics.impact.names import mentions, reads_of_test, settings_of, tests_of, unit_tests_of
+from lakehouse_analytics.impact.reach import expressions_of
 from lakehouse_analytics.impact.side import Node, Side, is_enforced, parents_of
-
-#: Configurations of models and snapshots that name columns of the model itself.
-_NAMING = ("unique_key", "updated_at", "check_cols", "event_time")
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,21 @@ def _breaks_of(change: ModelChange, base: Side, current: Side) -> Iterator[Break
     if "relation" in change.reasons:
         for why in _exposures(change.unique_id, current):
             yield Break(change.unique_id, "", "another name or schema", f"{why} by its old name")
+    if change.unknown and change.code_differs and not _has_same_contract(change.unique_id, base, current):
+        for why in (*_table_readers(change.unique_id, current), *_exposures(change.unique_id, current)):
+            yield Break(change.unique_id, "", "its columns cannot be compared", why)
     for column in change.columns:
         for why in _breaks_of_column(change, column, current):
             yield Break(change.unique_id, column.column, _what(column), why)
     if change.kind != "upstream" or change.columns:
         for name, what, why in _contract_breaks(change.unique_id, base, current):
             yield Break(change.unique_id, name, what, why)
+
+
+def _has_same_contract(unique_id: str, base: Side, current: Side) -> bool:
+    """Return whether the same contract is enforced on both sides: dbt then ensures the columns."""
+    old, new = base.nodes[unique_id], current.nodes[unique_id]
+    return is_enforced(new) and contract_of(old) == contract_of(new)
 
 
 def _what(column: ColumnChange) -> str:
@@ -69,7 +75,7 @@ def _breaks_of_column(change: ModelChange, column: ColumnChange, current: Side) 
     if column.kind in ("removed", "renamed"):
         yield from _readers_of_column(unique_id, column.column, current)
         yield from _exposures(unique_id, current)
-        yield from _own_names(current.nodes[unique_id], column.column)
+        yield from _own_names(unique_id, column.column, current)
     elif column.kind == "retyped" and column.how in ("narrowed", "changed"):
         # Downstream of the change it is reported where somebody reads it.
         exposures = [*_exposures(unique_id, current)]
@@ -81,23 +87,30 @@ def _breaks_of_column(change: ModelChange, column: ColumnChange, current: Side) 
 
 
 def _readers_of_table(unique_id: str, side: Side) -> Iterator[str]:
+    yield from _table_readers(unique_id, side)
+    for name, _ in tests_of(unique_id, side):
+        yield f"{label(name)} reads it"
+    yield from _exposures(unique_id, side)
+
+
+def _table_readers(unique_id: str, side: Side) -> Iterator[str]:
+    """Yield the models, semantic models and metrics that read a table."""
     for child in sorted(side.children.get(unique_id, ())):
         yield f"{label(child)} reads it"
-    for name, node in (*_tests(side), *_others(side)):
+    for name, node in _others(side):
         if unique_id in parents_of(node):
             yield f"{label(name)} reads it"
-    yield from _exposures(unique_id, side)
 
 
 def _readers_of_column(unique_id: str, column: str, side: Side) -> Iterator[str]:
     ref = Ref(unique_id, column)
-    for child in sorted({child for child, _ in side.readers.get(ref, ())} - {unique_id}):
+    for child in sorted(side.named.get(ref, set()) - {unique_id}):
         yield f"{label(child)} reads it"
     for child in sorted(side.children.get(unique_id, ())):
         if (problem := side.queries[child].problem) and mentions(_code(side.nodes[child]), column):
             yield f"{label(child)} may read it (column lineage is not known: {problem})"
-    for name, node in _tests(side):
-        if unique_id in parents_of(node) and _test_reads(node, ref, side):
+    for name, node in tests_of(unique_id, side):
+        if _test_reads(node, ref, side):
             yield f"{label(name)} reads it"
     for name, model in (side.manifest.get("semantic_models") or {}).items():
         if unique_id in parents_of(model) and any(mentions(text, column) for text in expressions_of(model)):
@@ -110,19 +123,10 @@ def _code(node: Node) -> str:
 
 
 def _test_reads(node: Node, ref: Ref, side: Side) -> bool:
-    if node.get("attached_node") == ref.relation and side.column_name(node.get("column_name") or "") == ref.column:
+    if ref in reads_of_test(node, side):
         return True
     sql = node.get("compiled_code")
-    if not sql:
-        return mentions(_code(node), ref.column)
-    query = side.lineage(sql)
-    return mentions(sql, ref.column) if query.problem else ref in query.reads
-
-
-def _tests(side: Side) -> Iterator[tuple[str, Node]]:
-    for name, node in sorted(side.manifest["nodes"].items()):
-        if node["resource_type"] == "test":
-            yield name, node
+    return bool(not sql or side.lineage(sql).problem) and mentions(_code(node), ref.column)
 
 
 def _others(side: Side) -> Iterator[tuple[str, Node]]:
@@ -155,19 +159,13 @@ def _exports(node: Node) -> Iterator[str]:
             yield str(copy["to"])
 
 
-def _own_names(node: Node, column: str) -> Iterator[str]:
-    """Yield the settings of a node that name a column that it does not have anymore."""
-    for name in _NAMING:
-        if column in _listed(node["config"].get(name)):
-            yield f"its `{name}` names it"
-    meta = node["config"].get("meta") or {}
-    lakehouse = meta.get("lakehouse") if isinstance(meta, Mapping) else None
-    if isinstance(lakehouse, Mapping) and column in _listed(lakehouse.get("distinct")):
-        yield "`distinct` of its `meta.lakehouse` names it"
-
-
-def _listed(value: Any) -> list[str]:
-    return [str(one).lower() for one in (value if isinstance(value, list) else [value]) if one]
+def _own_names(unique_id: str, column: str, side: Side) -> Iterator[str]:
+    """Yield the settings and unit tests of a node that name a column that it does not have anymore."""
+    for setting, names in settings_of(side.nodes[unique_id]):
+        if column.lower() in names:
+            yield f"{setting} names it"
+    for name in unit_tests_of(unique_id, column, side):
+        yield f"{label(name)} has it in its rows"
 
 
 def _contract_breaks(unique_id: str, base: Side, current: Side) -> Iterator[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from lakehouse_analytics.column_lineage.query import Output, Query
 from lakehouse_analytics.column_lineage.types import compare
+from lakehouse_analytics.impact.names import names_of
 from lakehouse_analytics.impact.side import Node, Side
 
 #: Configurations that do not change a table: they are compared by themselves, or only describe it.
@@ -63,6 +64,11 @@ class ModelChange:
     rows: str = ""
     unknown: str = ""
 
+    @property
+    def code_differs(self) -> bool:
+        """Whether its SQL or a macro that it calls was modified."""
+        return any(reason == "SQL" or reason.startswith("macro ") for reason in self.reasons)
+
 
 def compare_sides(base: Side, current: Side) -> list[ModelChange]:
     """Return the changes, in the order of the unique ids."""
@@ -82,16 +88,17 @@ def _compare(unique_id: str, base: Side, current: Side) -> ModelChange | None:
     reasons = _reasons(unique_id, base, current)
     change = ModelChange(unique_id, "modified" if reasons else "upstream", reasons)
     old, new = base.queries[unique_id], current.queries[unique_id]
-    code_differs = any(reason == "SQL" or reason.startswith("macro ") for reason in reasons)
     if old.problem or new.problem:
         change.unknown = new.problem or old.problem
-        if code_differs:
+        if change.code_differs:
             change.rows = f"column lineage is not known: {change.unknown}"
     else:
         change.columns = compare_columns(old, new, current.dialect)
+        if old.open:
+            change.columns += _not_passed_on(unique_id, old, new, current)
         if old.row_fingerprint != new.row_fingerprint:
             change.rows = "other rows: joins, filters, groups or limits changed"
-        elif _incremental_differs(unique_id, base, current, code_differs=code_differs):
+        elif _incremental_differs(unique_id, base, current, code_differs=change.code_differs):
             change.rows = "other rows: what an incremental build reads changed"
     if not reasons and (change.rows or any(column.kind == "changed" for column in change.columns)):
         reasons.append("compiled SQL")  # by a variable, or the environment
@@ -99,6 +106,12 @@ def _compare(unique_id: str, base: Side, current: Side) -> ModelChange | None:
     if not change.rows:
         change.rows = _rows_of_reasons(reasons)
     return change if change.reasons or change.columns or change.rows else None
+
+
+def _not_passed_on(unique_id: str, old: Query, new: Query, current: Side) -> list[ColumnChange]:
+    """Return the columns that a `*` passed on from a table whose columns are not known, and that something names."""
+    names = sorted(names_of(unique_id, current) - old.by_name.keys())
+    return [ColumnChange("removed", name, name) for name in names if old.may_have(name) and not new.may_have(name)]
 
 
 def _incremental_differs(unique_id: str, base: Side, current: Side, *, code_differs: bool) -> bool:
@@ -150,7 +163,7 @@ def _reasons(unique_id: str, base: Side, current: Side) -> list[str]:
     reasons += [f"config {name}" for name in _changed_config(old, new)]
     if _relation(old) != _relation(new):
         reasons.append("relation")
-    if _contract(old) != _contract(new):
+    if contract_of(old) != contract_of(new):
         reasons.append("contract")
     if old["resource_type"] == "source" and _column_types(old) != _column_types(new):
         reasons.append("columns")
@@ -200,7 +213,8 @@ def _relation(node: Node) -> tuple[Any, ...]:
     return (node.get("database"), node.get("schema"), node.get("identifier") or node.get("alias"))
 
 
-def _contract(node: Node) -> str:
+def contract_of(node: Node) -> str:
+    """Return what the enforced contract of a node has, for comparisons."""
     contract = node["config"].get("contract") or {}
     columns = {
         name: (column.get("data_type"), column.get("constraints"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import tarfile
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from lakehouse_analytics.impact.side import Inputs
 
 _PACKAGES = ("packages.yml", "dependencies.yml", "package-lock.yml")
 _MAX_LINE = 2_000
+#: dbt's error that a `ref` or `source` names something that does not exist.
+_MISSING = re.compile(r"depends on a (?:node|source) named '([^']*)'[^\n]*\bwhich\s+was not found")
 
 
 class ImpactError(RuntimeError):
@@ -188,7 +191,18 @@ def _run(
     if result.exit_code != 0:
         whole = without_traceback("\n".join(result.errors or lines))
         text = "\n".join(brief(line, _MAX_LINE) for line in whole.splitlines())
-        raise ImpactError(f"`dbt {args[0]}` failed for {what}:\n{text}")
+        raise ImpactError(f"`dbt {args[0]}` failed for {what}:\n{text}{missing_hint(text)}")
+
+
+def missing_hint(text: str) -> str:
+    """Return what to do about dbt's error that there is no such model or source; an empty string for other errors."""
+    found = _MISSING.search(text)
+    return (
+        f"\nThe project has no {found[1]}, which a `ref` or `source` still names. If it was removed or renamed, change "
+        "what still reads it."
+        if found
+        else ""
+    )
 
 
 def _repository(folder: Path) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lakehouse_analytics.column_lineage.query import Ref
 from lakehouse_analytics.impact.changes import ModelChange
+from lakehouse_analytics.impact.names import mentions
 from lakehouse_analytics.impact.side import Node, Side, parents_of
 
 #: Parts of a semantic model that name columns.
@@ -39,7 +39,7 @@ class Reach:
         return self.rows | self.columns.keys()
 
 
-def reach_of(changes: Iterable[ModelChange], base: Side, current: Side) -> Reach:
+def reach_of(changes: Sequence[ModelChange], base: Side, current: Side) -> Reach:
     """Return what the changes reach, including what was changed."""
     reach = Reach()
     for change in changes:
@@ -60,6 +60,10 @@ def reach_of(changes: Iterable[ModelChange], base: Side, current: Side) -> Reach
         outputs = [output.name for side in (base, current) for output in _outputs(side, unique_id)]
         reach.columns.setdefault(unique_id, set()).update(outputs)
     effective = _effective(reach)
+    for change in changes:  # what breaks, even if it only sorts by a column
+        for name in [column.column for column in change.columns if column.kind in ("removed", "renamed")]:
+            for child in current.named.get(Ref(change.unique_id, name), ()):
+                reach.columns.setdefault(child, set())
     for side in (base, current):
         reach.metrics |= _metrics(side, reach, effective)
         reach.exposures |= _exposures(side, reach, effective)
@@ -127,11 +131,6 @@ def expressions_of(model: Node) -> Iterator[str]:
     for part in _PARTS:
         for item in model.get(part) or ():
             yield str(item.get("expr") or item["name"])
-
-
-def mentions(text: str, column: str) -> bool:
-    """Return whether an expression has the name of a column."""
-    return re.search(rf"(?<![\w$]){re.escape(column)}(?![\w$])", text, re.IGNORECASE) is not None
 
 
 def _exposures(side: Side, reach: Reach, effective: set[str]) -> set[str]:

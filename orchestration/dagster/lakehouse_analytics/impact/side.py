@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -68,6 +68,7 @@ class Side:
         self.incremental: dict[str, Query] = {}
         self.casts: dict[str, dict[str, str]] = {}
         self._tables: dict[str, Table] = {}
+        self._lineages: dict[str, Query] = {}
         for unique_id in _in_order(self.nodes):
             self.queries[unique_id] = self._query(unique_id)
             if sql := inputs.incremental.get(unique_id):
@@ -87,7 +88,9 @@ class Side:
 
     def lineage(self, sql: str) -> Query:
         """Return the lineage of a test's SQL."""
-        return lineage_of(sql, self.dialect, self.find)
+        if sql not in self._lineages:
+            self._lineages[sql] = lineage_of(sql, self.dialect, self.find)
+        return self._lineages[sql]
 
     def column_name(self, name: str) -> str:
         """Return the name of a column in a YAML file as it is in a lineage."""
@@ -125,11 +128,8 @@ class Side:
             types = declared if enforced else {}
             if enforced:
                 self.casts[unique_id] = {o.name: o.type for o in query.outputs if o.type and _CAST.match(o.expression)}
-            outputs = tuple(
-                Output(o.name, o.reads, o.direct, o.expression, o.fingerprint, types.get(o.name) or o.type)
-                for o in query.outputs
-            )
-            query = Query(outputs, query.filters, query.inputs, query.row_fingerprint, query.open)
+            outputs = tuple(replace(output, type=types.get(output.name) or output.type) for output in query.outputs)
+            query = replace(query, outputs=outputs)
             columns = {output.name: output.type or declared.get(output.name, "") for output in outputs}
             self._tables[unique_id] = Table(unique_id, columns, not query.open)
         return query
@@ -147,7 +147,7 @@ class Side:
         if node["resource_type"] == "snapshot" and not query.problem:
             names = node["config"].get("snapshot_meta_column_names") or {}
             added = tuple(_column(names.get(name) or name, "") for name in _SNAPSHOT_COLUMNS)
-            return Query((*query.outputs, *added), query.filters, query.inputs, query.row_fingerprint, query.open)
+            return replace(query, outputs=(*query.outputs, *added))
         return query
 
     def _cataloged(self, unique_id: str) -> dict[str, str]:
@@ -173,12 +173,43 @@ class Side:
             pairs = [(ref, output.name) for output in query.outputs for ref in output.reads]
             for ref, column in (*pairs, *((ref, None) for ref in query.filters)):
                 found.setdefault(ref, set()).add((unique_id, column))
-        for ref in [*found]:  # a column that a `*` passes on
-            parent = self.queries.get(ref.relation)
-            if parent is not None and ref.column not in parent.by_name:
-                for source in parent.open:
-                    found.setdefault(Ref(source, ref.column), set()).add((ref.relation, ref.column))
+        for source, ref in self._passed_on(found):
+            found.setdefault(source, set()).add((ref.relation, ref.column))
         return found
+
+    @cached_property
+    def named(self) -> dict[Ref, set[str]]:
+        """The nodes of which the SQL names each column, even if it decides neither values nor rows."""
+        found: dict[Ref, set[str]] = {}
+        for unique_id, query in (*self.queries.items(), *self.incremental.items()):
+            for ref in query.reads:
+                found.setdefault(ref, set()).add(unique_id)
+        for source, ref in self._passed_on(found):
+            found.setdefault(source, set()).add(ref.relation)
+        return found
+
+    @cached_property
+    def names_read(self) -> dict[str, set[str]]:
+        """The columns of each node that the SQL of another one names."""
+        found: dict[str, set[str]] = {}
+        for ref, readers in self.named.items():
+            if readers - {ref.relation}:
+                found.setdefault(ref.relation, set()).add(ref.column)
+        return found
+
+    def _passed_on(self, read: Iterable[Ref]) -> Iterator[tuple[Ref, Ref]]:
+        """Yield the column that a `*` passes on and the column as which it is read, through any number of nodes."""
+        stack, seen = [*read], set[Ref]()
+        while stack:
+            ref = stack.pop()
+            parent = self.queries.get(ref.relation)
+            if ref in seen or parent is None or ref.column in parent.by_name or not parent.may_have(ref.column):
+                continue
+            seen.add(ref)
+            for source in (Ref(table, ref.column) for table in parent.open):
+                if source not in parent.left_out:
+                    yield source, ref
+                    stack.append(source)
 
 
 def parents_of(node: Node) -> Iterable[str]:

@@ -222,7 +222,9 @@ def test_one_error_for_what_cannot_be_compared(repository: Path) -> None:
     assert error("missing/manifest.json").startswith("Error: missing/manifest.json does not exist")
     _git(repository, "checkout", "-q", ".")
     (repository / "dbt/models/plans.sql").write_text("select * from {{ ref('nothing') }}")
-    assert error("HEAD").startswith("Error: `dbt compile` failed for the project as it is on disk:\n")
+    on_disk = error("HEAD")
+    assert on_disk.startswith("Error: `dbt compile` failed for the project as it is on disk:\n")
+    assert "The project has no nothing, which a `ref` or `source` still names. If it was removed" in on_disk
     _git(repository, "commit", "-qam", "does not compile")
     assert error("HEAD").startswith("Error: `dbt compile` failed for the project at HEAD:\n")
 

@@ -100,3 +100,35 @@ def test_loading_the_code_location_does_not_import_the_parser() -> None:
     code = "import sys, lakehouse_analytics.assets.build_events; print('sqlglot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("comment", ["-- the customer's amount\n", "/* the customer's\n amount */"])
+def test_an_apostrophe_in_a_comment_begins_no_literal(
+    tmp_path: Path, graph: Graph, analyses: list[str], comment: str
+) -> None:
+    sql = f"{comment} {STAGED}"
+    assert _deps(ColumnLineage(graph, tmp_path), graph, "stg_orders", sql)["amount"] == [("raw/orders", "amount")]
+    other = sql.replace("amount / 100", "price / 100")
+    assert _deps(ColumnLineage(graph, tmp_path), graph, "stg_orders", other)["amount"] == [("raw/orders", "price")]
+    _deps(ColumnLineage(graph, tmp_path), graph, "stg_orders", other.replace("2026-01-01", "2026-01-02"))
+    assert len(analyses) == 2
+
+
+def test_a_quoted_name_is_no_literal(tmp_path: Path, graph: Graph) -> None:
+    for name in ("it's 1", "it's 2"):
+        sql = f"""select "{name}" as amount from "lake"."raw"."orders" where day = '2026-01-01'"""
+        deps = _deps(ColumnLineage(graph, tmp_path), graph, "stg_orders", sql)
+        assert deps == {"amount": [("raw/orders", name)]}
+
+
+def test_changed_code_is_analyzed_again(tmp_path: Path, analyses: list[str]) -> None:
+    for number, column in enumerate(("amount", "price")):
+        manifest = Manifest()
+        source = manifest.source("raw", "orders")
+        staged = manifest.model("stg_orders", source, folder="bronze")
+        manifest.nodes[staged]["checksum"] = {"name": "sha256", "checksum": str(number)}
+        graph = manifest.graph()
+        sql = f"""select $$it's$$ as a, {column} as b from "lake"."raw"."orders" where day = '2026-01-01'"""
+        deps = _deps(ColumnLineage(graph, tmp_path), graph, "stg_orders", sql)
+        assert deps == {"b": [("raw/orders", column)]}
+    assert len(analyses) == 2

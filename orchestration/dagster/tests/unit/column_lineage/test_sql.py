@@ -127,3 +127,74 @@ def test_case_of_names() -> None:
     assert column_name("Amount", "duckdb", quoted=True) == "amount"
     assert column_name("Amount", "postgres", quoted=True) == "Amount"
     assert column_name("Amount", "postgres") == "amount"
+
+
+@pytest.mark.parametrize("dialect", ["duckdb", "postgres"])
+def test_what_chooses_the_rows_of_distinct_on(dialect: str) -> None:
+    def of(sql: str) -> Query:
+        return lineage_of(sql, dialect, find)
+
+    base = of("select distinct on (customer) id from orders order by customer, amount")
+    assert base.filters == {Ref("orders", "customer"), Ref("orders", "amount")}
+    for sql in (
+        "select distinct on (customer) id from orders order by customer, amount desc",
+        "select distinct on (amount) id from orders order by amount, customer",
+        "select distinct on (customer) id from orders",
+        "select distinct id from orders",
+    ):
+        assert of(sql).row_fingerprint != base.row_fingerprint
+    more = of("select distinct on (customer) id, 1 as one from orders order by customer, amount")
+    assert more.row_fingerprint == base.row_fingerprint
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select id from orders order by amount",
+        "select id from (select * from orders order by amount) as sorted",
+        "with o as (select id, amount from orders) select id from o",
+        "with unused as (select amount from orders) select id from orders",
+    ],
+)
+def test_a_column_that_decides_neither_values_nor_rows_is_read(dialect: str, sql: str) -> None:
+    query = lineage_of(sql, dialect, find)
+    assert query.reads == {Ref("orders", "id"), Ref("orders", "amount")}
+    assert query.filters == set()
+    assert query.row_fingerprint == lineage_of("select id from orders", dialect, find).row_fingerprint
+
+
+def test_the_order_of_a_result_names_its_columns(dialect: str) -> None:
+    query = lineage_of("select id as amount from orders order by amount limit 3", dialect, find)
+    assert query.reads == {Ref("orders", "id")}
+
+
+def test_named_windows_are_their_definition(dialect: str) -> None:
+    named = lineage_of(
+        "select sum(amount) over w as a, row_number() over v as b from orders "
+        "window W as (partition by customer), v as (w order by id)",
+        dialect,
+        find,
+    )
+    inline = lineage_of(
+        "select sum(amount) over (partition by customer) as a, "
+        "row_number() over (partition by customer order by id) as b from orders",
+        dialect,
+        find,
+    )
+    assert reads(named) == {"a": {"orders.amount", "orders.customer"}, "b": {"orders.customer", "orders.id"}}
+    assert named.outputs == inline.outputs
+    assert named.row_fingerprint == inline.row_fingerprint
+
+
+def test_columns_that_a_star_leaves_out() -> None:
+    def left_out(sql: str) -> set[Ref]:
+        query = lineage_of(sql, "duckdb", find)
+        assert query.open
+        return {*query.left_out}
+
+    gone = {Ref("raw", "gone")}
+    assert left_out("with s as (select * exclude (gone) from raw) select * from s") == gone
+    assert left_out("select * exclude (gone) from raw union all select * exclude (gone, b) from raw") == gone
+    assert left_out("select * rename (gone as found) from raw") == gone
+    assert left_out("select r.* exclude (gone), o.* from raw as r cross join other as o") == gone
+    assert left_out("select a.* exclude (gone), b.* from raw as a cross join raw as b") == set()

@@ -166,3 +166,13 @@ def test_a_condition_that_is_wrong(tables: Tables) -> None:
     tables.make("head", "select 1 as id")
     with pytest.raises(DatabaseError, match=r"gold/t: base and head cannot be compared: .*\. --where is `n > 0`\.$"):
         tables.diff("id", where="n > 0")
+
+
+def test_decimals_of_different_scales_whose_values_do_not_fit_one_type(tables: Tables) -> None:
+    large = "cast('1' || repeat('0', 30) as decimal(38, 0))"
+    tables.make("base", f"select 1 as id, {large} as n union all select 2, 5 union all select 3, 7")
+    tables.make("head", "select i as id, 5::decimal(38, 10) as n from range(1, 4) as r(i)")
+    found = tables.diff("id", samples=2)
+    assert (found.changed, found.unchanged) == (2, 1)
+    assert found.samples[1].values == {"n": ("7", "5.0000000000")}
+    assert tables.diff("n").unchanged == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lakehouse_analytics.column_lineage.query import Ref
 from lakehouse_analytics.impact.side import Inputs, Side
 
 SOURCE = "source.shop.raw.orders"
@@ -61,3 +62,16 @@ def test_a_snapshot_has_the_columns_of_dbt() -> None:
     }
     outputs = Side(Inputs(_manifest(history=snapshot))).queries["history"].outputs
     assert [output.name for output in outputs] == ["id", "dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "ended_at"]
+
+
+def test_a_column_that_several_stars_pass_on() -> None:
+    one = _model("select * from raw.orders")
+    two = {**_model("select *, 1 as n from main.one"), "depends_on": {"nodes": ["one"]}}
+    three = {**_model("select amount as a from main.two order by day, n"), "depends_on": {"nodes": ["two"]}}
+    side = Side(Inputs(_manifest(one=one, two=two, three=three)))
+    assert side.readers[Ref("two", "amount")] == {("three", "a")}
+    assert side.readers[Ref("one", "amount")] == {("two", "amount")}
+    assert side.readers[Ref(SOURCE, "amount")] == {("one", "amount")}
+    assert Ref("two", "day") not in side.readers  # it decides neither values nor rows
+    assert (side.named[Ref("two", "day")], side.named[Ref(SOURCE, "day")]) == ({"three"}, {"one"})
+    assert Ref("one", "n") not in side.named
