@@ -144,7 +144,12 @@ class FileLoader:
         If that run has died, Dagster may not know of them.
         """
         state = self.tables.files.read().state
-        found = [(date.fromisoformat(day), value) for day, value in state.get("partitions", ())]
+        # Older releases stored null for rows that are in no partition.
+        found = [
+            (date.fromisoformat(day), value)
+            for day, value in state.get("partitions", ())
+            if day is not None and value is not None
+        ]
         return str(state.get("run_id", "")), found
 
     def reload(
@@ -205,16 +210,18 @@ class FileLoader:
     def _replaced(self, staged: StagedFiles, known: Mapping[str, object]) -> dict[PartitionOfFiles, int]:
         """Return the partitions from which a new version of a file removes rows, and the dates of all good files.
 
-        They count 0 rows: a new version may have none in them.
+        They count 0 rows: a new version may have none in them. Rows that were loaded before the contract had a date or
+        `split_by` are in no partition.
         """
         good = [file for file in staged.files if file.path not in staged.bad_files]
         found = {(file.day, ""): 0 for file in good if file.day} if self.arrival.split_by is None else {}
         again = [file.path for file in good if file.path in known]
-        if again and self.arrival.date_format:
+        split = (self.arrival.split_by or FILE).lower()
+        if again and self.arrival.date_format and split in map(str.lower, self.tables.rows.read().columns):
             rows = self.tables.rows.query(
                 f"SELECT DISTINCT {DATE}, {self._split} FROM {{table}} WHERE {in_list(FILE, again)}"  # noqa: S608
             )
-            found |= dict.fromkeys(rows, 0)
+            found |= dict.fromkeys(((day, value) for day, value in rows if day is not None and value is not None), 0)
         return found
 
     @property
