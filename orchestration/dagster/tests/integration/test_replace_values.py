@@ -105,7 +105,9 @@ def trino_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     ask(f"drop schema {SCHEMA} cascade")
 
 
-@pytest.fixture(params=["duckdb", "postgres", pytest.param("trino", marks=[pytest.mark.integration, pytest.mark.trino])])
+@pytest.fixture(
+    params=["duckdb", "postgres", pytest.param("trino", marks=[pytest.mark.integration, pytest.mark.trino])]
+)
 def lake(request: pytest.FixtureRequest) -> Lake:
     """A lake with an empty table `raw`, and no other."""
     found: Lake = request.getfixturevalue(f"{request.param}_lake")
