@@ -93,6 +93,7 @@ class FileLoader:
         Raises:
             ArrivalError: A file or a table cannot be read or written. Batches before it are complete.
         """
+        self.storage.finish_moves()
         listed = f"SELECT {FILE}, {VERSION}, status FROM {{table}}"  # noqa: S608
         known = {path: (version, status) for path, version, status in self.tables.files.query(listed)}
         new: list[FileVersion] = []
@@ -167,6 +168,7 @@ class FileLoader:
             ArrivalError: A file or a table cannot be read or written, or the whole table would lose the rows of a bad
                 file. The table is unchanged.
         """
+        self.storage.finish_moves()
         current = {file.path: file for file in self.storage.versions(LOADED)}
         current |= {file.path: file for file in self.storage.settled()}
         chosen = [file for file in current.values() if days is None or file.day in days]

@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -320,6 +321,35 @@ def test_files_that_a_killed_load_did_not_move_are_moved_by_the_next(landing: La
     landing.arrival = FileArrival(**{**DATED, "after_load": "move"})  # type: ignore[arg-type]
     assert not landing.load_new().found_something
     assert (landing.root / "in/_loaded/2026-01-01_a.csv").exists()
+
+
+@pytest.mark.parametrize("reloads", [False, True])
+@pytest.mark.parametrize("new", ["n\n2\n", None])
+def test_a_version_that_a_killed_move_took_along_is_loaded(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch, new: str | None, *, reloads: bool
+) -> None:
+    landing.arrival = FileArrival(**{**DATED, "after_load": "move"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", numbers(1))
+    rename = obstore.rename
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        if new:
+            landing.put("2026-01-01_a.csv", new)
+        rename(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(obstore, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            landing.load_new()
+    assert not (landing.root / "in/2026-01-01_a.csv").exists()
+    if reloads:
+        landing.loader().reload([date(2026, 1, 1)])
+    else:
+        assert landing.load_new().rows == (1 if new else 0)
+    assert landing.rows("n") == [("2" if new else "1",)]
+    assert (landing.root / "in/_loaded/2026-01-01_a.csv").read_text() == (new or numbers(1))
+    assert not [path for path in (landing.root / "in").rglob("*.csv") if path.parent.name != "_loaded"]
 
 
 def test_the_last_batch_and_its_run_are_known(landing: Landing) -> None:
