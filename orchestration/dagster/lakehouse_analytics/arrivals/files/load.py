@@ -223,7 +223,8 @@ class FileLoader:
             rows = self.tables.rows.query(
                 f"SELECT DISTINCT {DATE}, {self._split} FROM {{table}} WHERE {in_list(FILE, again)}"  # noqa: S608
             )
-            found |= dict.fromkeys(((day, value) for day, value in rows if day is not None and value is not None), 0)
+            is_split = self.arrival.split_by is not None
+            found |= dict.fromkeys(((day, value) for day, value in rows if day and (value or not is_split)), 0)
         return found
 
     @property

@@ -212,6 +212,15 @@ def test_rows_of_an_older_contract_without_a_date_or_value_are_replaced(landing:
     assert landing.rows("n") == [("3",), ("4",), ("5",)]
 
 
+def test_an_empty_value_of_an_older_contract_is_no_partition(landing: Landing) -> None:
+    landing.put("2026-01-01_a.csv", 'market,n\n"",1\n" ",2\n')
+    landing.load_new()
+    landing.arrival = FileArrival(**{**DATED, "split_by": "market"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", "market,n\nIT,3\n")
+    assert landing.load_new().partitions == {(date(2026, 1, 1), "IT"): 1}
+    assert landing.rows("market, n") == [("IT", "3")]
+
+
 def test_partitions_of_the_last_batch_that_have_no_date_or_value_are_left_out(landing: Landing) -> None:
     """Batches that an older release recorded may have them."""
     landing.put("2026-01-01_a.csv", numbers(1))
