@@ -162,7 +162,7 @@ def _of_windows(plan: SchedulePlan) -> dg.ScheduleDefinition:
             context.log.warning(line)
         if requests:
             return requests
-        more = f" The sensor {WAITING} will run it." if waiting else ""
+        more = f". The sensor {WAITING} will run it." if waiting else ""
         return dg.SkipReason("\n".join(waiting) + more if waiting else "No window has ended since the last tick.")
 
     return schedule
@@ -186,7 +186,7 @@ def waiting_schedules(
         jobs=[job for job in jobs if job.name in names],
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Runs the windows of schedules that had to wait for a sync or for upstream windows.",
+        description="Runs the windows of schedules that had to wait for a sync, upstream windows or values.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         reported: list[str] = json.loads(context.cursor or "[]")

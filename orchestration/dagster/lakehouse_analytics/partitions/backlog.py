@@ -22,7 +22,6 @@ from lakehouse_analytics._dagster_internals import (
     InstigatorType,
 )
 from lakehouse_analytics.common.cron import next_tick
-from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
 from lakehouse_analytics.partitions.by_column import ColumnPartitions, known_values, needed_values, value_ranges
@@ -30,6 +29,7 @@ from lakehouse_analytics.partitions.definitions import (
     GrainPartitions,
     PartitionRange,
     Window,
+    describe_missing,
     missing_upstream_partitions,
     overlapping_keys,
     waits_for,
@@ -85,9 +85,10 @@ class SchedulePlan:
 
     @property
     def may_wait(self) -> bool:
-        """Whether a partition may have to wait for a source or for partitions of another job."""
+        """Whether a partition may have to wait for a source, for partitions of another job, or for values."""
         tables = self.graph.tables
-        return bool(self.after) or any(
+        may_be_empty = self.column and isinstance(self.by_column[self.column], dg.DynamicPartitionsDefinition)
+        return bool(self.after or may_be_empty) or any(
             parent in tables and waits_for(table, tables[parent]) for table in self.tables for parent in table.parents
         )
 
@@ -153,7 +154,9 @@ class SchedulePlan:
             for above, keys in missing_upstream_partitions(
                 self.graph, table, PartitionRange([window]), self.grain_partitions, instance, values_of=values_of
             ):
-                found.append(f"{'/'.join(above.key)} does not have {some(keys, FEW)}")
+                found.append(describe_missing(above, keys))
+        if self.column and not known_values(self.by_column[self.column], instance):
+            found.append(f"{self.column} has no values yet")
         return [*dict.fromkeys(found)]
 
     def _hint(self, source: Source, window: Window) -> str:

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.contract.models import ContractError, Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.lint.findings import Finding, errors
@@ -326,3 +327,18 @@ def missing_upstream_partitions(
         built = instance.get_materialized_partitions(dg.AssetKey(parent.key))
         if missing := [key for key in wanted if key not in built]:
             yield parent, missing
+
+
+def describe_missing(above: Table, keys: Sequence[str]) -> str:
+    """Return that an upstream table does not have partitions, and how to build those of a new value.
+
+    Args:
+        above: The upstream table.
+        keys: The keys of the missing partitions.
+    """
+    name = "/".join(above.key)
+    hint = (
+        f" (a new value of {above.by} needs a backfill: Assets → {name} → Materialize, these windows and all values, "
+        'with "Backfill only failed and missing partitions")'
+    )
+    return f"{name} does not have {some(keys, FEW)}{hint if above.by else ''}"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.partitions.definitions import (
     GrainPartitions,
     PartitionRange,
     PartitionSelectionError,
+    describe_missing,
     missing_upstream_partitions,
     no_values,
     requested_range,
@@ -105,7 +105,7 @@ class RunWindows:
             dagster.Failure: An upstream table for which a table waits does not have all partitions in this range.
         """
         gaps = [
-            f"{'/'.join(above.key)} does not have {some(keys, FEW)}"
+            describe_missing(above, keys)
             for unique_id in sorted(selected)
             for above, keys in missing_upstream_partitions(
                 graph, graph.tables[unique_id], self.span, grain_partitions, instance, values_of=values_of

@@ -228,7 +228,7 @@ def lake_on(
         target_path=str(project / "target"),
         environment=environment,
     )
-    with runner.session("trino" if target == "trino" else "duckdb") as session:
+    with runner.session("duckdb" if target == "local" else target) as session:
         lake = Lake(project, ask, session, environment)
         parsed = session.run(["parse"], lambda _level, _message: None, target_path=project / "target")
         assert parsed.exit_code == 0, parsed.reason

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.engines.duckdb.database import connect
+from postgres_server import postgres_server
 
+from .databases import Postgres
 from .stack import stack_environment
 from .test_atomic_writes import FILES as PROJECT
 from .test_atomic_writes import SCHEMA, Lake, Row, asking_trino, lake_on
@@ -33,6 +35,14 @@ FILES = {
     "models/numbers.sql": by_region("id, region", "{{ in_partition('id', 'bigint') }}"),
     # It returns every row, whatever the run's values are.
     "models/leaky.sql": by_region("id, region", "true"),
+    # They return every row, whatever the run's window is.
+    **{
+        f"models/late_{column}.sql": f"""
+            {{{{ config(materialized='incremental', incremental_strategy='replace_window', event_time='{column}') }}}}
+            select {column} from {{{{ target.database }}}}.{SCHEMA}.raw_times
+            """
+        for column in ("day", "moment")
+    },
     "models/renamed.sql": by_region("id, region as land", "{{ in_partition('region') }}"),
 }
 
@@ -74,6 +84,16 @@ def duckdb_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
 
 
 @pytest.fixture(scope="module")
+def postgres_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
+    with postgres_server() as server:
+        database = Postgres("lakehouse", server.url("postgres"))
+        database.ask(f"create schema {SCHEMA}")
+        path = tmp_path_factory.mktemp("postgres")
+        with lake_on("postgres", path, database.environment, database.ask, FILES) as lake:
+            yield lake
+
+
+@pytest.fixture(scope="module")
 def trino_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     environment = stack_environment()
     environment["REQUESTS_CA_BUNDLE"] = environment["LAKEHOUSE_TRINO_CA_BUNDLE"]
@@ -85,7 +105,9 @@ def trino_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     ask(f"drop schema {SCHEMA} cascade")
 
 
-@pytest.fixture(params=["duckdb", pytest.param("trino", marks=[pytest.mark.integration, pytest.mark.trino])])
+@pytest.fixture(
+    params=["duckdb", "postgres", pytest.param("trino", marks=[pytest.mark.integration, pytest.mark.trino])]
+)
 def lake(request: pytest.FixtureRequest) -> Lake:
     """A lake with an empty table `raw`, and no other."""
     found: Lake = request.getfixturevalue(f"{request.param}_lake")
@@ -145,6 +167,28 @@ def test_rows_of_other_values_and_of_none_fail_the_run_and_change_nothing(lake: 
     lake.ask(f"insert into {SCHEMA}.raw values (3, null)")
     assert "region of a row is null" in run(lake, "leaky", "IT")
     assert stored(lake, "leaky") == Counter([("IT", 1)])
+
+
+def test_rows_of_other_numbers_fail_the_run(lake: Lake) -> None:
+    fill(lake, [("IT", 1)])
+    assert not run(lake, "leaky", "1", by="id")
+    fill(lake, [("IT", 1), ("IT", 2)])
+    assert "id of a row is 2, which is not a value of this run" in run(lake, "leaky", "1", by="id")
+    assert stored(lake, "leaky") == Counter([("IT", 1)])
+
+
+@pytest.mark.parametrize("column", ["day", "moment"])
+def test_rows_outside_of_the_window_fail_the_run(lake: Lake, column: str) -> None:
+    window = ("--event-time-start", "2026-03-01", "--event-time-end", "2026-03-02")
+    lake.ask(f"create table {SCHEMA}.raw_times (day date, moment timestamp)")
+    lake.ask(f"insert into {SCHEMA}.raw_times values (date '2026-03-01', timestamp '2026-03-01 10:00:00')")
+    for _ in range(2):
+        lake.built(f"late_{column}", None, *window)
+    lake.ask(f"insert into {SCHEMA}.raw_times values (date '2026-03-02', timestamp '2026-03-02 10:00:00')")
+    error = lake.run(f"late_{column}", None, *window)
+    assert f"{column} of a row is 2026-03-02" in error
+    assert "outside the window 2026-03-01" in error
+    assert len(lake.ask(f"select * from {SCHEMA}.late_{column}")) == 1
 
 
 def test_a_run_without_values_or_of_a_part_is_refused(lake: Lake) -> None:

@@ -134,6 +134,7 @@ def _duckdb(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     import duckdb
 
     with duckdb.connect() as db:
+        db.execute("SET TimeZone = 'UTC'")  # of casts between times with and without a zone
         db.execute(f"SET memory_limit = '{_MEMORY}'")
         db.execute("SET threads = 2")
         db.execute("SET preserve_insertion_order = false")

@@ -93,6 +93,7 @@ class FileLoader:
         Raises:
             ArrivalError: A file or a table cannot be read or written. Batches before it are complete.
         """
+        self.storage.finish_moves()
         listed = f"SELECT {FILE}, {VERSION}, status FROM {{table}}"  # noqa: S608
         known = {path: (version, status) for path, version, status in self.tables.files.query(listed)}
         new: list[FileVersion] = []
@@ -144,7 +145,12 @@ class FileLoader:
         If that run has died, Dagster may not know of them.
         """
         state = self.tables.files.read().state
-        found = [(date.fromisoformat(day), value) for day, value in state.get("partitions", ())]
+        # Older releases stored null for rows that are in no partition.
+        found = [
+            (date.fromisoformat(day), value)
+            for day, value in state.get("partitions", ())
+            if day is not None and value is not None
+        ]
         return str(state.get("run_id", "")), found
 
     def reload(
@@ -162,6 +168,7 @@ class FileLoader:
             ArrivalError: A file or a table cannot be read or written, or the whole table would lose the rows of a bad
                 file. The table is unchanged.
         """
+        self.storage.finish_moves()
         current = {file.path: file for file in self.storage.versions(LOADED)}
         current |= {file.path: file for file in self.storage.settled()}
         chosen = [file for file in current.values() if days is None or file.day in days]
@@ -205,16 +212,19 @@ class FileLoader:
     def _replaced(self, staged: StagedFiles, known: Mapping[str, object]) -> dict[PartitionOfFiles, int]:
         """Return the partitions from which a new version of a file removes rows, and the dates of all good files.
 
-        They count 0 rows: a new version may have none in them.
+        They count 0 rows: a new version may have none in them. Rows that were loaded before the contract had a date or
+        `split_by` are in no partition.
         """
         good = [file for file in staged.files if file.path not in staged.bad_files]
         found = {(file.day, ""): 0 for file in good if file.day} if self.arrival.split_by is None else {}
         again = [file.path for file in good if file.path in known]
-        if again and self.arrival.date_format:
+        split = (self.arrival.split_by or FILE).lower()
+        if again and self.arrival.date_format and split in map(str.lower, self.tables.rows.read().columns):
             rows = self.tables.rows.query(
                 f"SELECT DISTINCT {DATE}, {self._split} FROM {{table}} WHERE {in_list(FILE, again)}"  # noqa: S608
             )
-            found |= dict.fromkeys(rows, 0)
+            is_split = self.arrival.split_by is not None
+            found |= dict.fromkeys(((day, value) for day, value in rows if day and (value or not is_split)), 0)
         return found
 
     @property

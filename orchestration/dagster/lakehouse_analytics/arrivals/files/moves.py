@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.arrivals.files.places import LOADED, MOVING
 from lakehouse_analytics.arrivals.files.versions import FileVersion, with_metadata
 
 if TYPE_CHECKING:
@@ -56,15 +58,36 @@ def _current_tag(store: ObjectStore, file: FileVersion) -> str | None:
 
 
 def _rename(store: ObjectStore, file: FileVersion, target: str) -> None:
-    """Move a file on a disk. Put it back if it was overwritten after its version was compared."""
+    """Move a file on a disk. Put it back if it was overwritten after its version was compared.
+
+    If this is killed, the file is in the folder `MOVING`. See `put_back`.
+    """
     import obstore
 
-    obstore.rename(store, file.location, target)
-    if with_metadata(obstore.head(store, target), file).version != file.version:
+    moving = f"{MOVING}/{file.path}"
+    obstore.rename(store, file.location, moving)
+    if with_metadata(obstore.head(store, moving), file).version == file.version:
+        obstore.rename(store, moving, target)
+    else:
+        put_back(store, file.path)
+
+
+def put_back(store: ObjectStore, path: str) -> None:
+    """Put a file on a disk back that was being moved.
+
+    Args:
+        store: Where the file is.
+        path: Its place below the root of the store, from which it was moved.
+    """
+    import obstore
+
+    moving = f"{MOVING}/{path}"
+    with suppress(FileNotFoundError):  # another load has put it back
         try:
-            obstore.rename(store, target, file.location, overwrite=False)
+            obstore.rename(store, moving, path, overwrite=False)
         except obstore.exceptions.AlreadyExistsError:
-            return  # overwritten once more: the newest version is in its place
+            # Overwritten once more: the newest version is in its place.
+            obstore.rename(store, moving, f"{LOADED}/{path}")
 
 
 def _copy_and_delete(store: ObjectStore, file: FileVersion, target: str) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property, lru_cache
 
-from lakehouse_analytics.arrivals.files.places import LOADED, QUARANTINE
+from lakehouse_analytics.arrivals.files.places import LOADED, MOVING, QUARANTINE
 
 _SPECIAL = re.compile(r"\*\*/?|\*|\{date(?::(?P<format>[^{}]*))?\}")
 #: Regular expressions of the directives of `strptime` that are numbers of fixed length.
 _DIRECTIVES = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%H": r"\d{2}", "%M": r"\d{2}", "%S": r"\d{2}"}
-_MOVED = (f"{LOADED}/", f"{QUARANTINE}/")
+_MOVED = (f"{LOADED}/", f"{QUARANTINE}/", f"{MOVING}/")
 DEFAULT_DATE_FORMAT = "%Y-%m-%d"
 
 

@@ -86,7 +86,10 @@ def separate(arrival: FileArrival, types: Mapping[str, str], batch: Batch) -> Ty
         f"FROM (SELECT *, {reason} AS __lh_reason FROM raw) WHERE __lh_reason IS NOT NULL"
     )
     _refuse_files(arrival.max_bad_rows, reason, batch)
-    values = [f"{_cast(name, batch.columns[name], kind)} AS {identifier(name)}" for name, kind in typing.types.items()]
+    values = [
+        f"{_stored(name, batch.columns[name], kind, name == typing.split_column)} AS {identifier(name)}"
+        for name, kind in typing.types.items()
+    ]
     refused = ", ".join(map(str, batch.bad_files)) or "-1"
     batch.run(
         f"CREATE OR REPLACE TABLE good AS SELECT {', '.join(['__lh_file', *values])} FROM raw "  # noqa: S608

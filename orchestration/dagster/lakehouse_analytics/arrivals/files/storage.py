@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lakehouse_analytics.arrivals.files.copies import Copies, ServerDownError, copy_files, reason_of
-from lakehouse_analytics.arrivals.files.moves import MoveError, move_file
+from lakehouse_analytics.arrivals.files.moves import MoveError, move_file, put_back
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
+from lakehouse_analytics.arrivals.files.places import MOVING
 from lakehouse_analytics.arrivals.files.versions import FileVersion, version_of
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
 from lakehouse_analytics.contract.arrivals import FileArrival
@@ -116,6 +117,22 @@ class FileStorage:
         try:
             move_file(self._store, file, folder)
         except MoveError as error:
+            raise self._error("move", error) from None
+
+    def finish_moves(self) -> None:
+        """Put back the files whose move was killed. They may have been overwritten before, so they are listed again.
+
+        Raises:
+            ArrivalError: A file cannot be put back.
+        """
+        import obstore
+
+        if not self.on_disk:
+            return
+        try:
+            for file in [*self.versions(MOVING)]:
+                put_back(self._store, file.path)
+        except obstore.exceptions.BaseError as error:
             raise self._error("move", error) from None
 
     def _error(self, what: str, error: Exception) -> ArrivalError:

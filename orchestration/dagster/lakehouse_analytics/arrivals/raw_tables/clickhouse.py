@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Any
 from lakehouse_analytics.arrivals.connections import Connection
 from lakehouse_analytics.arrivals.raw_tables.base import COUNT, ArrivalError, Change, Outcome, TableState
 from lakehouse_analytics.arrivals.raw_tables.clickhouse_change import ClickHouseChange
-from lakehouse_analytics.arrivals.raw_tables.clickhouse_kinds import kind_of, stored_type, type_in_clickhouse
+from lakehouse_analytics.arrivals.raw_tables.clickhouse_kinds import (
+    kind_of,
+    stored_type,
+    type_in_clickhouse,
+    without_nullable,
+)
 from lakehouse_analytics.arrivals.raw_tables.new_rows import NewRows, check, scratch
 from lakehouse_analytics.common.scratch import ARRIVALS, scratch_folder
 from lakehouse_analytics.common.sql import identifier
@@ -95,9 +100,14 @@ class ClickHouseTable:
             try:
                 outcome = pending.write()
                 self._commit(session, pending, now)
-            except BaseException:
-                with suppress(ExportError):
-                    pending.discard()
+            except BaseException as error:
+                # What is in doubt may be the old table. The next change drops it.
+                if not pending.is_in_doubt:
+                    with suppress(ExportError):
+                        pending.discard()
+                elif isinstance(error, ExportError):
+                    outcome_unknown = "the result is not known; the next sync finds out"
+                    raise ArrivalError(f"{self}: {outcome_unknown}: {self._message(error)}") from None
                 raise
             # The new rows are published. If this fails, the next change does it.
             with suppress(ExportError):
@@ -152,11 +162,13 @@ class ClickHouseTable:
             with ClickHouseClient(self.connection, self.database) as session:
                 yield session
         except ExportError as error:
-            message = str(error).removeprefix(f"{self.connection.redacted}: ")
-            raise ArrivalError(f"{self}: {outcome}{message}") from None
+            raise ArrivalError(f"{self}: {outcome}{self._message(error)}") from None
         except (duckdb.Error, OSError) as error:
             message = str(error).strip().partition("\n")[0]
             raise ArrivalError(f"{self}: {outcome}{message}") from error
+
+    def _message(self, error: ExportError) -> str:
+        return str(error).removeprefix(f"{self.connection.redacted}: ")
 
     def _find(self, session: ClickHouseClient) -> _Found:
         where = f"database = {literal(session.database)} and {{}} = {literal(self.table)}"
@@ -203,18 +215,29 @@ class ClickHouseTable:
     def _commit(self, session: ClickHouseClient, pending: ClickHouseChange, now: _Found) -> None:
         if self._find(session).state.version != now.state.version:
             raise self._conflict()
-        if not now.state.exists:
-            session.run(f"rename table {session.name(pending.table)} to {session.name(self.table)}")
-            return
-        session.exchange(self.table, pending.table)
-        # A change by another program between the two statements is now in the old table.
+        pending.is_in_doubt = True
+        try:
+            if now.state.exists:
+                session.exchange(self.table, pending.table)
+            else:
+                session.run(f"rename table {session.name(pending.table)} to {session.name(self.table)}")
+        except ExportError as error:
+            # A server that does not answer may have done it.
+            pending.is_in_doubt = error.transient
+            raise
+        if now.state.exists and self._is_changed(session, pending, now):
+            session.exchange(self.table, pending.table)
+            pending.is_in_doubt = False
+            raise self._conflict()
+        pending.is_in_doubt = False
+
+    def _is_changed(self, session: ClickHouseClient, pending: ClickHouseChange, now: _Found) -> bool:
+        """Return whether another program changed the old table, which now has the staged name, before the exchange."""
         [(rows, table_id)] = session.rows(
             f"select (select count() from {session.name(pending.table)}), toString(uuid) from system.tables "  # noqa: S608
             f"where database = {literal(session.database)} and name = {literal(pending.table)}"
         )
-        if (str(table_id), int(rows)) != (now.uuid, now.rows):
-            session.exchange(self.table, pending.table)
-            raise self._conflict()
+        return (str(table_id), int(rows)) != (now.uuid, now.rows)
 
     def _copy(
         self,
@@ -265,6 +288,6 @@ def _origin(comment: str) -> str:
 
 def _kind(name: str, kind: str, stored: Mapping[str, str]) -> str:
     """Return the DuckDB type of a column: the stored one, unless another program has changed the column."""
-    if name in stored and kind.removeprefix("Nullable(").removesuffix(")") == type_in_clickhouse(stored[name]):
+    if name in stored and without_nullable(kind) == type_in_clickhouse(stored[name]):
         return stored[name]
     return kind_of(kind)

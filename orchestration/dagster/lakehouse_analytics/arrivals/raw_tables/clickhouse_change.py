@@ -40,6 +40,9 @@ class ClickHouseChange:
         db: DuckDB, as a tool that reads the rows.
         key: Columns by which a new table is sorted.
         old: Number of rows before; None if the table does not exist.
+
+    Attributes:
+        is_in_doubt: Whether the names may have been exchanged, so that the staged one may be the old table's.
     """
 
     session: ClickHouseClient
@@ -49,6 +52,7 @@ class ClickHouseChange:
     db: duckdb.DuckDBPyConnection
     key: Sequence[str]
     old: int | None
+    is_in_doubt: bool = field(default=False, init=False)
     _keys_id: str = field(default_factory=lambda: uuid.uuid4().hex, init=False)
 
     @property

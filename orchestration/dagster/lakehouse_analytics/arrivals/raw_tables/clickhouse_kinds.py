@@ -73,9 +73,14 @@ def type_in_clickhouse(kind: str) -> str:
     return type_of(column("", kind, in_key=True))
 
 
+def without_nullable(kind: str) -> str:
+    """Return a ClickHouse type without `Nullable`."""
+    return kind.removeprefix("Nullable(").removesuffix(")") if kind.startswith("Nullable(") else kind
+
+
 def kind_of(kind: str) -> str:
     """Return the DuckDB type of a ClickHouse type; for those that a sync does not create, ClickHouse's own name."""
-    plain = kind.removeprefix("Nullable(").removesuffix(")") if kind.startswith("Nullable(") else kind
+    plain = without_nullable(kind)
     if match := re.fullmatch(r"Decimal\((\d+), (\d+)\)", plain):
         return f"DECIMAL({match[1]},{match[2]})"
     if plain == type_in_clickhouse("TIMESTAMP"):

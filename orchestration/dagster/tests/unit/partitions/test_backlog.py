@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.partitions.backlog import BACKLOG_TAG, SchedulePlan, synced_until
 from lakehouse_analytics.partitions.definitions import grain_partitions, windows
-from lakehouse_analytics.schedules import plans, value_schedules
+from lakehouse_analytics.schedules import plans, schedule_definitions, value_schedules
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.airbyte.events import JobOrigin, job_events
 from lakehouse_analytics.triggers.airbyte.job_outcome import job_outcome
@@ -310,11 +310,14 @@ def test_a_window_of_a_column_is_requested_for_all_values_and_days_wait_for_them
         "daily_refresh": "full_refresh",
         "daily_market_refresh": "daily_market_refresh",
     }
-    assert (made["daily_refresh"].may_wait, made["daily_market_refresh"].may_wait) == (True, False)
+    # The column may have no values yet.
+    assert (made["daily_refresh"].may_wait, made["daily_market_refresh"].may_wait) == (True, True)
     [window] = windows(made["daily_refresh"].partitions_def, ["2026-03-01"])
     with dg.instance_for_test() as instance:
         assert made["daily_market_refresh"].requests(window, "key", instance) == []
+        assert made["daily_market_refresh"].unmet_conditions(window, instance) == ["market has no values yet"]
         instance.add_dynamic_partitions("market", ["IT", "DE", "FR"])
+        assert made["daily_market_refresh"].unmet_conditions(window, instance) == []
         requests = made["daily_market_refresh"].requests(window, "key", instance)
         start, end = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
         assert [(request.tags[start], request.tags[end]) for request in requests] == [
@@ -326,9 +329,36 @@ def test_a_window_of_a_column_is_requested_for_all_values_and_days_wait_for_them
         for value in ("IT", "FR"):
             built = dg.AssetMaterialization(["silver", "both"], partition=f"2026-03-01|{value}")
             instance.report_runless_asset_event(built)
-        assert made["daily_refresh"].unmet_conditions(window, instance) == ["silver/both does not have 2026-03-01|DE"]
+        assert made["daily_refresh"].unmet_conditions(window, instance) == [
+            "silver/both does not have 2026-03-01|DE (a new value of market needs a backfill: Assets → silver/both → "
+            'Materialize, these windows and all values, with "Backfill only failed and missing partitions")'
+        ]
         instance.report_runless_asset_event(dg.AssetMaterialization(["silver", "both"], partition="2026-03-01|DE"))
         assert made["daily_refresh"].unmet_conditions(window, instance) == []
+
+
+def test_a_window_whose_column_has_no_values_waits_for_them() -> None:
+    m = Manifest()
+    windowed(m, "both", grain="daily", lakehouse={"partition": {"grain": "daily", "by": "market"}})
+    listed = {"grain": "daily", "by": "region", "values": ["north"]}
+    windowed(m, "listed", grain="daily", lakehouse={"partition": listed})
+    graph = m.graph()
+    found = Settings.model_construct(timezone="UTC", catch_up=7, max_partitions_per_run=None)
+    found = found.model_copy(update={f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    made = plans(found, graph, grain_partitions(graph, "UTC"))
+    assert {one.name: one.may_wait for one in made} == {"daily_market_refresh": True, "daily_region_refresh": False}
+    definitions = schedule_definitions(found, made, [], [], [])
+    schedules = {one.name: one for one in definitions.schedules or () if isinstance(one, dg.ScheduleDefinition)}
+    with dg.instance_for_test() as instance:
+        context = dg.build_schedule_context(instance, dt.datetime(2026, 3, 2, 2, tzinfo=dt.UTC))
+        tick = schedules["daily_market_refresh"].evaluate_tick(context)
+        assert tick.run_requests == []
+        assert tick.skip_message == (
+            "2026-03-01 waits: market has no values yet. The sensor waiting_schedules will run it."
+        )
+        instance.add_dynamic_partitions("market", ["IT"])
+        [request] = schedules["daily_market_refresh"].evaluate_tick(context).run_requests or ()
+        assert request.tags[BACKLOG_TAG] == "daily_market_refresh/2026-03-01"
 
 
 def test_the_schedule_of_a_column_requests_all_of_its_values() -> None:

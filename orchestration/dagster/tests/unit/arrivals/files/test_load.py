@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from lakehouse_analytics.arrivals.files.load import FileLoader, FileTables, Stat
 from lakehouse_analytics.arrivals.files.staging import FileReport
 from lakehouse_analytics.arrivals.files.storage import FileStorage, storage_of
 from lakehouse_analytics.arrivals.files.versions import FileVersion
-from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, RawTable
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, RawTable
 from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
 from lakehouse_analytics.contract.arrivals import FileArrival
 from unreadable import unreadable
@@ -175,6 +176,62 @@ def test_values_of_a_date_are_replaced_and_the_others_stay(landing: Landing) -> 
     assert landing.rows("market, n") == [("DE", "22"), ("IT", "11"), ("IT", "3")]
 
 
+@pytest.mark.parametrize("kind", ["VARCHAR", "date"])
+def test_the_value_of_a_partition_is_stored_without_blanks(landing: Landing, kind: str) -> None:
+    values = {"VARCHAR": ("IT", "DE"), "date": ("2026-02-01", "2026-02-02")}[kind]
+    landing.arrival = FileArrival(**{**DATED, "split_by": "Market", "columns": {"market": kind}})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", f"market,n\n {values[0]},1\n{values[0]} , 2\n{values[1]},3\n")
+    day = date(2026, 1, 1)
+    assert landing.load_new().partitions == {(day, values[0]): 2, (day, values[1]): 1}
+    assert landing.rows("market::VARCHAR, n") == sorted([(values[0], "1"), (values[0], " 2"), (values[1], "3")])
+    landing.put("2026-01-01_a.csv", f"market,n\n {values[0]},4\n{values[1]},5\n")
+    assert landing.loader().reload([day], {day: [values[0]]}).partitions == {(day, values[0]): 1}
+    assert landing.rows("market::VARCHAR, n") == sorted([(values[0], "4"), (values[1], "3")])
+
+
+@pytest.mark.parametrize("without", ["date", "value"])
+def test_rows_of_an_older_contract_without_a_date_or_value_are_replaced(landing: Landing, without: str) -> None:
+    """Rows that were loaded before the contract had `{date}` or `split_by` belong to no partition."""
+    landing.arrival = FileArrival(files="in/*.csv", max_bad_rows=1)  # type: ignore[call-arg]
+    if without == "value":
+        landing.arrival = FileArrival(**DATED)  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", numbers(1))
+    landing.put("2026-01-02_a.csv", numbers(2))
+    landing.load_new()
+    assert landing.rows("_file_date IS NULL") == [(without == "date",)] * 2
+    landing.arrival = FileArrival(**{**DATED, "split_by": "market" if without == "value" else None})  # type: ignore[arg-type]
+    landing.put("2026-01-03_a.csv", "market,n\nDE,5\n")
+    landing.put("2026-01-01_a.csv", "market,n\nIT,3\n")
+    value = "IT" if without == "value" else ""
+    other = "DE" if without == "value" else ""
+    assert landing.load_new().partitions == {(date(2026, 1, 1), value): 1, (date(2026, 1, 3), other): 1}
+    assert landing.rows("n") == [("2",), ("3",), ("5",)]
+    landing.loader().last_batch()
+    landing.put("2026-01-02_a.csv", "market,n\nIT,4\n")
+    assert landing.load_new().partitions == {(date(2026, 1, 2), value): 1}
+    assert landing.rows("n") == [("3",), ("4",), ("5",)]
+
+
+def test_an_empty_value_of_an_older_contract_is_no_partition(landing: Landing) -> None:
+    landing.put("2026-01-01_a.csv", 'market,n\n"",1\n" ",2\n')
+    landing.load_new()
+    landing.arrival = FileArrival(**{**DATED, "split_by": "market"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", "market,n\nIT,3\n")
+    assert landing.load_new().partitions == {(date(2026, 1, 1), "IT"): 1}
+    assert landing.rows("market, n") == [("IT", "3")]
+
+
+def test_partitions_of_the_last_batch_that_have_no_date_or_value_are_left_out(landing: Landing) -> None:
+    """Batches that an older release recorded may have them."""
+    landing.put("2026-01-01_a.csv", numbers(1))
+    landing.load_new()
+    before = landing.table("__files").read()
+    partitions = [[None, "IT"], ["2026-01-01", None], ["2026-01-01", "IT"]]
+    state = {**before.state, "partitions": partitions}
+    landing.table("__files").apply(Change(before.columns, [], state), before)
+    assert landing.loader().last_batch()[1] == [(date(2026, 1, 1), "IT")]
+
+
 def test_the_whole_table_can_be_loaded_again_with_other_types(landing: Landing) -> None:
     landing.put("2026-01-01_a.csv", "n,old\n1,x\n")
     landing.load_new()
@@ -273,6 +330,35 @@ def test_files_that_a_killed_load_did_not_move_are_moved_by_the_next(landing: La
     landing.arrival = FileArrival(**{**DATED, "after_load": "move"})  # type: ignore[arg-type]
     assert not landing.load_new().found_something
     assert (landing.root / "in/_loaded/2026-01-01_a.csv").exists()
+
+
+@pytest.mark.parametrize("reloads", [False, True])
+@pytest.mark.parametrize("new", ["n\n2\n", None])
+def test_a_version_that_a_killed_move_took_along_is_loaded(
+    landing: Landing, monkeypatch: pytest.MonkeyPatch, new: str | None, *, reloads: bool
+) -> None:
+    landing.arrival = FileArrival(**{**DATED, "after_load": "move"})  # type: ignore[arg-type]
+    landing.put("2026-01-01_a.csv", numbers(1))
+    rename = obstore.rename
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        if new:
+            landing.put("2026-01-01_a.csv", new)
+        rename(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(obstore, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            landing.load_new()
+    assert not (landing.root / "in/2026-01-01_a.csv").exists()
+    if reloads:
+        landing.loader().reload([date(2026, 1, 1)])
+    else:
+        assert landing.load_new().rows == (1 if new else 0)
+    assert landing.rows("n") == [("2" if new else "1",)]
+    assert (landing.root / "in/_loaded/2026-01-01_a.csv").read_text() == (new or numbers(1))
+    assert not [path for path in (landing.root / "in").rglob("*.csv") if path.parent.name != "_loaded"]
 
 
 def test_the_last_batch_and_its_run_are_known(landing: Landing) -> None:

@@ -11,6 +11,7 @@ import pytest
 from lakehouse_analytics.arrivals.raw_tables.base import COUNT, ArrivalError, Change, Outcome
 from lakehouse_analytics.arrivals.raw_tables.clickhouse import MARKER, ClickHouseTable
 from lakehouse_analytics.arrivals.raw_tables.clickhouse_change import ClickHouseChange
+from lakehouse_analytics.exports.base import ExportError
 from lakehouse_analytics.exports.clickhouse_client import ClickHouseClient
 from raw_clickhouse import clickhouse_table
 
@@ -81,6 +82,77 @@ def test_rows_are_sorted_by_the_key_which_cannot_be_null(storage: Storage) -> No
     assert table.apply(Change(columns, [], {}, key=["id"], delete_keys=keys), table.read()) == Outcome(3, 0, 0)
     assert table.query(COUNT) == [(3,)]
     assert set(tables(storage)) == {TABLE}
+
+
+KEYS = {
+    "TIMESTAMP": "TIMESTAMP '2026-03-01 10:00:00'",
+    "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ '2026-03-01 10:00:00+00'",
+    "DECIMAL(38,8)": "0.5::DECIMAL(38,8)",
+    "DATE": "DATE '2026-03-01'",
+    "VARCHAR": "'Nullable('",
+    "BLOB": "'\\xFF'::BLOB",
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_each_type_of_a_key_is_the_same_when_it_is_read(storage: Storage, kind: str) -> None:
+    rows = f"SELECT {KEYS[kind]} AS at, 'a' AS name"
+    columns = {"at": kind, "name": "VARCHAR"}
+    table = table_of(storage, "at")
+    assert load(table, storage.parquet(rows), columns) == Outcome(1, 1, 0)
+    assert dict(table.read().columns) == columns
+    # The second sync, and one that deletes the key.
+    assert load(table, storage.parquet(rows.replace("'a'", "'b'")), columns, key=["at"]) == Outcome(1, 1, 1)
+    table.keys_to(["at"], storage.root / "keys.parquet")
+    deletes = Change(columns, [], {}, key=["at"], delete_keys=storage.root / "keys.parquet")
+    assert table.apply(deletes, table.read()) == Outcome(0, 0, 1)
+
+
+@pytest.mark.parametrize("lost", ["answer", "comparison"])
+def test_a_change_that_fails_after_the_exchange_keeps_both_tables(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    storage.change(ORDERS, state={"n": 1})
+    exchange = ClickHouseClient.exchange
+
+    def failing(*_: object) -> None:
+        raise ExportError("the server does not answer", transient=True)
+
+    def exchanged(self: ClickHouseClient, table: str, other: str) -> None:
+        exchange(self, table, other)
+        if lost == "answer":
+            failing()
+        monkeypatch.setattr(ClickHouseClient, "rows", failing)
+
+    with monkeypatch.context() as patched:
+        monkeypatch = patched
+        patched.setattr(ClickHouseClient, "exchange", exchanged)
+        with pytest.raises(
+            ArrivalError, match=r"the result is not known; the next sync finds out: the server"
+        ) as caught:
+            storage.change("SELECT 9 AS id, 'z' AS name", state={"n": 2}, replaces=True)
+    assert "nothing was changed" not in str(caught.value)
+    [old] = set(tables(storage)) - {TABLE}
+    with ClickHouseClient(table_of(storage).connection, SCHEMA) as session:
+        assert sorted(map(tuple, session.rows(f"select id, name from raw.{old}"))) == [(1, "a"), (2, "b")]
+    assert storage.content("id") == [(9, "z")]
+    assert storage.table().read().state == {"n": 2}
+    assert storage.change("SELECT 9 AS id, 'y' AS name", key=["id"]) == Outcome(1, 1, 1)
+    assert set(tables(storage)) == {TABLE}
+
+
+def test_an_exchange_that_is_refused_changes_nothing(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.change(ORDERS)
+
+    def refused(*_: object) -> None:
+        raise ExportError("Code: 48. It cannot exchange two tables")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClickHouseClient, "exchange", refused)
+        with pytest.raises(ArrivalError, match="nothing was changed: Code: 48"):
+            storage.change("SELECT 9 AS id, 'z' AS name", key=["id"])
+    assert set(tables(storage)) == {TABLE}
+    assert storage.content("id") == [(1, "a"), (2, "b")]
 
 
 @pytest.mark.parametrize("value", ["DATE '1899-12-31'", "TIMESTAMP '2300-01-01'", "TIMESTAMPTZ '0001-01-01'"])
