@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner, Result
 from lakehouse_analytics.cli.commands import main
+from lakehouse_analytics.iceberg.catalog import open_catalog
 
 from .conftest import Lakehouse, Outcome
 from .databases import Trino
@@ -25,6 +28,14 @@ def schemas(lakehouse: Lakehouse) -> set[str]:
     database = lakehouse.database
     assert isinstance(database, Trino)
     return {str(schema) for (schema,) in database.ask("show schemas")} - {"information_schema", "system"}
+
+
+def last_published(lakehouse: Lakehouse, table: str) -> int:
+    """The time of a table's last publication, in milliseconds since 1970."""
+    schema, name = table.split(".")
+    with patch.dict(os.environ, lakehouse.database.environment):
+        metadata = open_catalog(lakehouse.database.environment["LAKEHOUSE_ICEBERG_CATALOG"]).load_table((schema, name))
+        return int(metadata.history()[-1].timestamp_ms)
 
 
 def snapshots(lakehouse: Lakehouse, table: str) -> int:
@@ -57,12 +68,12 @@ def test_everything_is_published_or_nothing(lakehouse: Lakehouse) -> None:
     assert again.success, again.failure
     assert lakehouse.sql("select a, b from metrics.m") == [(50600, 50601)]
     assert snapshots(lakehouse, "metrics/m") == 2  # history continues
-    database = lakehouse.database
-    assert isinstance(database, Trino)
-    times = {
-        database.ask(f"select max(made_current_at) from {t}")[0] for t in ('silver."sa$history"', 'gold."ga$history"')
-    }
-    assert len(times) == 1  # so that a query as of any time finds both before the publication, or both after it
+    # A query as of any time finds all tables before the publication, or all after it.
+    [published] = {last_published(lakehouse, table) for table in ("silver.sb", "gold.gb", "metrics.m")}
+    for when, expected in ((published - 1, (100, 50600)), (published, (101, 50601))):
+        as_of = f"for timestamp as of from_unixtime_nanos({when}000000)"
+        query = f"select (select count(*) from silver.sb {as_of}), (select n from gold.gb {as_of})"
+        assert lakehouse.database.ask(query) == [expected]  # type: ignore[attr-defined]
     assert again.built == {"bronze/a", "bronze/b", "silver/sa", "silver/sb", "gold/ga", "gold/gb", "metrics/m"}
 
 
