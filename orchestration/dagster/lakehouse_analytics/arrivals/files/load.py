@@ -176,7 +176,7 @@ class FileLoader:
         with self._staged([*_batches(chosen)], values=values, from_start=days is None) as staged:
             self._refuse_unreadable(staged.unreadable, staged.bad_files, len(staged.files) - len(staged.bad_files))
             if days is None:
-                self._refuse_loss(staged)
+                _refuse_loss(self.tables.rows, staged)
                 self._apply(staged, _Replaced(None, "true", "true"), report, {})
                 return report
             bad = f" AND NOT {in_list(FILE, [*staged.bad_files])}" if staged.bad_files else ""
@@ -193,21 +193,6 @@ class FileLoader:
                 gone = f"{of_days} AND NOT {of_files}" if staged.files else of_days
                 self._apply(staged, _Replaced(rows, gone, in_list(FILE, staged.paths_of_read)), report, None)
         return report
-
-    def _refuse_loss(self, staged: StagedFiles) -> None:
-        """Refuse to replace a table without the rows of files that have become bad.
-
-        Raises:
-            ArrivalError: A bad file has rows in the table.
-        """
-        where = in_list(FILE, [*staged.bad_files])
-        rows = self.tables.rows.query(f"SELECT DISTINCT {FILE} FROM {{table}} WHERE {where}")  # noqa: S608
-        if rows:
-            reasons = [f"{path}: {staged.bad_files[path]}" for (path,) in rows]
-            raise ArrivalError(
-                f"The table has rows of files that are bad now, and would lose them: {some(reasons, between='; ')}. "
-                "Correct or delete these files, and launch the load again."
-            )
 
     def _replaced(self, staged: StagedFiles, known: Mapping[str, object]) -> dict[PartitionOfFiles, int]:
         """Return the partitions from which a new version of a file removes rows, and the dates of all good files.
@@ -362,6 +347,21 @@ def _batches(files: Sequence[FileVersion]) -> Iterator[list[FileVersion]]:
         size += file.size
     if batch:
         yield batch
+
+
+def _refuse_loss(table: RawTable, staged: StagedFiles) -> None:
+    """Refuse to replace a table without the rows of files that have become bad.
+
+    Raises:
+        ArrivalError: A bad file has rows in the table.
+    """
+    rows = table.query(f"SELECT DISTINCT {FILE} FROM {{table}} WHERE {in_list(FILE, [*staged.bad_files])}")  # noqa: S608
+    if rows:
+        reasons = [f"{path}: {staged.bad_files[path]}" for (path,) in rows]
+        raise ArrivalError(
+            f"The table has rows of files that are bad now, and would lose them: {some(reasons, between='; ')}. "
+            "Correct or delete these files, and launch the load again."
+        )
 
 
 def _of_files(staged: StagedFiles) -> str:
