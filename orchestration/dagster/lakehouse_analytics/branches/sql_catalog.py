@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Literal
 
 from lakehouse_analytics.branches.catalog import Branch, BranchError, Name, branch_schema, check_name
-from lakehouse_analytics.branches.files import delete, exclusive_files, in_stages, location_of
+from lakehouse_analytics.branches.files import THREADS, delete, exclusive_files, in_stages, location_of
+from lakehouse_analytics.branches.published_metadata import read_json
 from lakehouse_analytics.branches.sql_publications import SqlPublications
-from lakehouse_analytics.branches.sql_session import CatalogSession
+from lakehouse_analytics.branches.sql_session import Base, CatalogSession
 from lakehouse_analytics.branches.sql_tables import create_tables, has_tables
+from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.iceberg.catalog import open_catalog
 
+#: Iceberg's property with which a commit deletes the oldest metadata files of its log.
+_DELETING = "write.metadata.delete-after-commit.enabled"
 _SCHEMAS = "select namespace from lakehouse_branch_schemas where catalog_name = :catalog and branch = :branch"
 _EXISTS = """
 select 1 from iceberg_namespace_properties where catalog_name = :catalog and namespace = :on_branch
@@ -59,6 +64,23 @@ class SqlBranchCatalog(SqlPublications):
             names = sorted(name for name, is_copy in tables.items() if is_copy is copied)
             session.add_to_branch(branch, names, copied=copied)
         session.copy_tables(branch, [name for name, is_copy in tables.items() if is_copy])
+        bases = session.bases(branch)
+        self._refuse_deleting({name: bases[name] for name in tables if bases[name].is_copy})
+
+    def _refuse_deleting(self, copies: Mapping[Name, Base]) -> None:
+        """Refuse tables of which each commit on a branch could delete metadata files of the table itself."""
+
+        def deletes(base: Base) -> bool:
+            location = str(base.location)
+            return bool(read_json(self.io(location), location).get("properties", {}).get(_DELETING) == "true")
+
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="properties") as pool:
+            found = [str(name) for name, one in zip(copies, pool.map(deletes, copies.values()), strict=True) if one]
+        if found:
+            raise BranchError(
+                f"{some(found, FEW)} cannot be on a branch, because of the table property {_DELETING}: commits on the "
+                "branch would delete metadata files of the table itself. Remove the property."
+            )
 
     def _create_schemas(self, session: CatalogSession, branch: str, tables: Iterable[Name]) -> None:
         """Create the schemas of a branch at the locations of the schemas that they belong to."""

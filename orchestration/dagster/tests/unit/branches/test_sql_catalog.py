@@ -339,6 +339,15 @@ def test_a_schema_of_somebody_else_is_neither_used_nor_dropped(lake: Lake) -> No
     assert lake.ids(Name("sales__b", "precious")) == lake.ids(Name("silver__dev", "precious")) == [1]
 
 
+def test_a_table_whose_commits_delete_old_metadata_is_refused(lake: Lake) -> None:
+    with lake.catalog.load_table(("silver", "orders")).transaction() as transaction:
+        transaction.set_properties({"write.metadata.delete-after-commit.enabled": "true"})
+    with pytest.raises(BranchError, match=r"silver\.orders cannot be on a branch, because of the table property"):
+        lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    assert lake.branches.branches() == []
+    assert lake.names() == {"silver.orders", "silver.customers"}
+
+
 def test_a_refused_publication_leaves_the_branch_as_it_is(lake: Lake) -> None:
     lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
     with lake.catalog.load_table(("silver__b", "orders")).transaction() as transaction:
