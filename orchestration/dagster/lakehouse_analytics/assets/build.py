@@ -28,7 +28,7 @@ from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
 from lakehouse_analytics.assets.retries import Patience
-from lakehouse_analytics.assets.run_branch import BranchOf, RunBranch, StandingBranch
+from lakehouse_analytics.assets.run_branch import BranchOf
 from lakehouse_analytics.assets.run_log import RunLog
 from lakehouse_analytics.assets.table_results import TableResults
 from lakehouse_analytics.checks.registry import Scope
@@ -199,13 +199,11 @@ class Build:
             attempts = Attempts(self.run, self.engine, self.log, partial(self._build_once, dbt), threads=self.threads)
             result = yield from attempts.events(plan)
             self.run.record(plan, result)
-            if isinstance(self.branch, RunBranch):
-                self.report.unpublished = self.branch.publish(self.run, crashed=result.crashed)
-                # Before the branch is dropped, which takes time: readers see the tables now.
-                for report, patience in self.withheld:
-                    yield from self.report.node_events(report, patience)
-            elif isinstance(self.branch, StandingBranch):
-                self.branch.record(self.run)
+            if self.branch:
+                self.report.unpublished = self.branch.finish(self.run, crashed=result.crashed)
+            # Before the branch is dropped, which takes time: readers see the tables now.
+            for report, patience in self.withheld:
+                yield from self.report.node_events(report, patience)
         yield from self.report.final_events(plan, result, self.results.counter)
         if result.crashed:
             raise dg.Failure(
@@ -215,8 +213,8 @@ class Build:
             )
 
     def _on_branch(self) -> AbstractContextManager[object]:
-        if not isinstance(self.branch, RunBranch):
-            return self.branch or nullcontext()
+        if self.branch is None:
+            return nullcontext()
         return self.branch.opened(self.locks, cast("Queried", self.engine), self.log.warn)
 
     def _wait_until_free(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
@@ -132,15 +132,14 @@ class RunBranch:
                 f"{self._trino_catalog}: Trino does not see the schema {schema}."
             )
 
-    def publish(self, run: Run, *, crashed: bool) -> frozenset[str]:
+    def finish(self, run: Run, *, crashed: bool) -> frozenset[str]:
         """Publish the groups of connected tables that are good as a whole, and return the other tables.
 
         Args:
             run: The state of the run, which gets a line that says what was published.
-            crashed: Whether dbt crashed. Then nothing is published, because tests may be missing.
+            crashed: Whether dbt crashed.
         """
-        groups = [] if crashed else run.connected()
-        good = run.selection.selected & frozenset[str]().union(*(group for group in groups if run.is_good(group)))
+        good = run.good_tables(crashed=crashed)
         bad = run.selection.selected - good
         if good:
             tables = [self._graph.tables[unique_id] for unique_id in good]
@@ -195,6 +194,10 @@ class StandingBranch:
         """The graph with all tables on the branch."""
         return self._graph.with_schemas(self.schemas)
 
+    def opened(self, *_: object) -> Self:
+        """Return the context manager. See `RunBranch.opened`."""
+        return self
+
     def __enter__(self) -> Self:
         """Add new models of the project to the branch.
 
@@ -215,12 +218,19 @@ class StandingBranch:
             raise
         return self
 
-    def record(self, run: Run) -> None:
-        """Record which tables of the branch are good, so that only good ones are published."""
-        good = frozenset[str]().union(*(group for group in run.connected() if run.is_good(group)))
-        names = {unique_id: name_of(self._graph.tables[unique_id]) for unique_id in run.selection.selected}
-        passed = [name for unique_id, name in names.items() if unique_id in good]
-        self._opened.record_results(self.name, passed, [name for name in names.values() if name not in passed])
+    def finish(self, run: Run, *, crashed: bool) -> frozenset[str]:
+        """Record which tables of the branch are good, so that only good ones are published.
+
+        Returns:
+            The tables that were not published: none, because all are visible on the branch.
+        """
+        good = run.good_tables(crashed=crashed)
+        passed, failed = (
+            [name_of(self._graph.tables[unique_id]) for unique_id in ids]
+            for ids in (good, run.selection.selected - good)
+        )
+        self._opened.record_results(self.name, passed, failed)
+        return frozenset()
 
     def __exit__(self, *_: object) -> None:
         """Leave the branch as it is."""
@@ -269,19 +279,13 @@ def refuse_harmful_hooks(tables: Iterable[Table]) -> None:
 
 
 def _summary(run: Run, good: Collection[str], bad: Collection[str]) -> str:
-    culprits = [*sorted(run.failed_gates), *sorted(run.failed)]
-    names = ["/".join(run.selection.graph.resource(one).key) for one in culprits if one in _assets(run)]
+    names = [*map(run.label, sorted({*run.failed_gates, *run.failed}))]
     because = f" because of {some(names, FEW)}" if names else ""
     if not bad:
         return f"Published {counted(len(good), 'table')}."
     if not good:
         return f"Nothing was published{because}."
     return f"Published {counted(len(good), 'table')}; {len(bad)} were not published{because}."
-
-
-def _assets(run: Run) -> Sequence[str]:
-    graph = run.selection.graph
-    return [*graph.tables, *graph.unbuilt]
 
 
 BranchOf = Callable[[Graph, Context, AbstractSet[dg.AssetKey], bool], RunBranch | StandingBranch | None]

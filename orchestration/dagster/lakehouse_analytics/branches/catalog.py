@@ -1,12 +1,12 @@
-"""The interface of a catalog with branches."""
+"""What branches and publications are, and the errors of a catalog that has them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 from lakehouse_analytics.common.names import some
 from lakehouse_analytics.common.text import brief
@@ -121,62 +121,6 @@ class Publication:
     def run(self) -> str:
         """The id of the run."""
         return self.name.split("/")[0]
-
-
-class BranchCatalog(Protocol):
-    """A catalog whose tables can be copied without their data, and published together."""
-
-    def create(
-        self, branch: str, tables: Mapping[Name, bool], *, kind: Literal["run", "branch"], expires: datetime | None
-    ) -> None:
-        """Create a branch.
-
-        Args:
-            branch: A name of lower-case letters, digits and underscores.
-            tables: The tables that the branch may change. True copies the table as it is; False starts without it,
-                because it will be created from scratch.
-            kind: The kind of the branch.
-            expires: The time after which the branch may be dropped.
-
-        Raises:
-            BranchError: A branch of that name exists, or the catalog cannot have branches.
-        """
-
-    def publish(self, branch: str, tables: Collection[Name], publication: str) -> Published:
-        """Replace tables with those of the branch: all in one transaction, or none.
-
-        Args:
-            branch: The branch.
-            tables: The tables to publish, as named outside of the branch.
-            publication: An id under which `rollback` finds what was replaced.
-
-        Raises:
-            ConflictError: A table has changed since the branch was created.
-            BranchError: The branch has no such table.
-        """
-
-    def publications(self, run: str) -> Sequence[Publication]:
-        """Return the publications of a run, the oldest first.
-
-        Args:
-            run: The id of the run, or at least its first 8 characters.
-
-        Raises:
-            BranchError: Several runs begin so.
-        """
-
-    def rollback(self, run: str) -> Published:
-        """Restore the tables as they were before the publications of a run: all in one transaction, or none.
-
-        Raises:
-            BranchError: The run has published nothing, it was rolled back already, or a table has changed since.
-        """
-
-    def drop(self, branch: str) -> int:
-        """Drop a branch and the files that only the branch has. Return the number of deleted files."""
-
-    def branches(self) -> Sequence[Branch]:
-        """Return all branches, the oldest first."""
 
 
 def check_name(branch: str) -> None:

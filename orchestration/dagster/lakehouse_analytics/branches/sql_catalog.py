@@ -14,7 +14,7 @@ from lakehouse_analytics.branches.sql_publications import SqlPublications
 from lakehouse_analytics.branches.sql_session import Base, CatalogSession
 from lakehouse_analytics.branches.sql_tables import create_tables, has_tables
 from lakehouse_analytics.common.names import FEW, some
-from lakehouse_analytics.iceberg.catalog import open_catalog
+from lakehouse_analytics.iceberg.catalog import catalog_type, open_catalog
 
 #: Iceberg's property with which a commit deletes the oldest metadata files of its log.
 _DELETING = "write.metadata.delete-after-commit.enabled"
@@ -33,7 +33,7 @@ limit 1 for update skip locked
 
 
 class SqlBranchCatalog(SqlPublications):
-    """The branches of a catalog of pyiceberg's type `sql`. See `BranchCatalog`."""
+    """The branches of a catalog of pyiceberg's type `sql`, whose tables can be copied without their data."""
 
     def create(
         self,
@@ -43,7 +43,18 @@ class SqlBranchCatalog(SqlPublications):
         kind: Literal["run", "branch"] = "branch",
         expires: datetime | None = None,
     ) -> None:
-        """Create a branch. See `BranchCatalog.create`."""
+        """Create a branch.
+
+        Args:
+            branch: A name of lower-case letters, digits and underscores.
+            tables: The tables that the branch may change. True copies the table as it is; False starts without it,
+                because it will be created from scratch.
+            kind: The kind of the branch.
+            expires: The time after which the branch may be dropped.
+
+        Raises:
+            BranchError: A branch of that name exists, or the catalog or a table cannot have branches.
+        """
         check_name(branch)
         create_tables(self._name, self._engine)
         with self.transaction(f"The branch {branch} cannot be created") as session:
@@ -135,7 +146,7 @@ class SqlBranchCatalog(SqlPublications):
 
         Args:
             branch: The branch.
-            tables: See `BranchCatalog.create`.
+            tables: See `create`.
 
         Raises:
             BranchError: There is no such branch.
@@ -173,7 +184,11 @@ class SqlBranchCatalog(SqlPublications):
         return [Name(row[0], row[1]) for row in rows]
 
     def drop(self, branch: str) -> int:
-        """Drop a branch and the files that only it has. See `BranchCatalog.drop`."""
+        """Drop a branch and the files that only it has. Return the number of deleted files.
+
+        Raises:
+            BranchError: Files cannot be deleted yet. The branch is dropped, and `delete_dropped` repeats it.
+        """
         if not has_tables(self._engine):
             return 0
         with self.transaction(f"The branch {branch} cannot be dropped") as session:
@@ -246,10 +261,12 @@ class SqlBranchCatalog(SqlPublications):
 
 
 def has_branches(catalog: str) -> bool:
-    """Return whether a catalog is one that can have branches, and had some.
+    """Return whether a catalog is one that can have branches, and had some. Only a SQL catalog is opened.
 
     Raises:
         CatalogError: The catalog cannot be opened.
     """
+    if catalog_type(catalog) != "sql":
+        return False
     opened: Any = open_catalog(catalog)
-    return type(opened).__name__ == "SqlCatalog" and has_tables(opened.engine)
+    return has_tables(opened.engine)

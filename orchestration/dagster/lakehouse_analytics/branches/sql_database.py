@@ -55,11 +55,10 @@ class CatalogDatabase:
         lock = f"select pg_try_advisory_lock{'_shared' * shared}(hashtext('lakehouse.branch'), hashtext(%s))"
         try:
             connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            granted = bool(connection.exec_driver_sql(lock, (f"{self._name}.{branch}",)).scalar())
         except SQLAlchemyError as error:
             raise BranchError(f"The branch {branch} cannot be locked: {reason(self._name, error)}.") from None
         try:
-            if not granted:
+            if not connection.exec_driver_sql(lock, (f"{self._name}.{branch}",)).scalar():
                 raise BranchBusyError(f"The branch {branch} is in use by a run or another command. Try again later.")
             yield
         finally:

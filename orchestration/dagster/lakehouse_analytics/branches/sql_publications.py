@@ -31,10 +31,20 @@ ABBREVIATED = 8
 
 
 class SqlPublications(CatalogDatabase):
-    """Publishes branches, and restores what was there before. See `BranchCatalog`."""
+    """Publishes branches, and restores what was there before: all tables in one transaction, or none."""
 
     def publish(self, branch: str, tables: Collection[Name], publication: str) -> Published:
-        """Replace tables with those of the branch. See `BranchCatalog.publish`."""
+        """Replace tables with those of the branch.
+
+        Args:
+            branch: The branch.
+            tables: The tables to publish, as named outside of the branch.
+            publication: The id of the run, under which `rollback` finds what was replaced.
+
+        Raises:
+            ConflictError: A table has changed since the branch was created.
+            BranchError: The branch has no such table.
+        """
         what = f"The branch {branch} cannot be published"
         names = sorted(tables)
         on_branch = [name.on(branch) for name in names]
@@ -129,7 +139,14 @@ class SqlPublications(CatalogDatabase):
         return read_json(io, row.location), known
 
     def publications(self, run: str) -> Sequence[Publication]:
-        """Return the publications of a run. See `BranchCatalog.publications`."""
+        """Return the publications of a run, the oldest first.
+
+        Args:
+            run: The id of the run, or at least its first 8 characters.
+
+        Raises:
+            BranchError: Several runs begin so.
+        """
         if not has_tables(self._engine):
             return []
         with self.transaction("The publications cannot be listed") as session:
@@ -150,7 +167,11 @@ class SqlPublications(CatalogDatabase):
         return found
 
     def rollback(self, run: str) -> Published:
-        """Restore the tables as they were before a run. See `BranchCatalog.rollback`."""
+        """Restore the tables as they were before the publications of a run.
+
+        Raises:
+            BranchError: The run has published nothing, it was rolled back already, or a table has changed since.
+        """
         publications = self.publications(run)
         if not publications:
             raise BranchError(

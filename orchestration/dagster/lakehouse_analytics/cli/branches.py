@@ -13,9 +13,6 @@ from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
 from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.settings import Settings
 
-#: Days until a branch expires.
-EXPIRES = 7
-
 
 def opened(settings: Settings) -> SqlBranchCatalog:
     """Return the catalog that has the branches.
@@ -33,7 +30,7 @@ def opened(settings: Settings) -> SqlBranchCatalog:
     return SqlBranchCatalog(settings.iceberg_catalog)
 
 
-def create(settings: Settings, name: str, *, days: int = EXPIRES) -> str:
+def create(settings: Settings, name: str, *, days: int) -> str:
     """Create a branch of all tables of the dbt project, and return what was done."""
     branch = branch_name(name)
     tables = tables_of_project(settings)

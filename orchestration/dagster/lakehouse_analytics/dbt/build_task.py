@@ -26,6 +26,7 @@ from dbt.task.run import MicrobatchBatchRunner
 from dbt_common.events.contextvars import task_contextvars
 
 from lakehouse_analytics.dbt import FINISHING, GATE, STARTING
+from lakehouse_analytics.dbt.relation import in_schema
 
 _BUILDS = frozenset({NodeType.Model, NodeType.Seed, NodeType.Snapshot})
 
@@ -203,8 +204,7 @@ def move_nodes(manifest: Any, schemas: Mapping[str, str]) -> None:
     for unique_id, schema in schemas.items():
         node = manifest.expect(unique_id)
         if node.relation_name:
-            *database, _, last = node.relation_name.split('"."')
-            node.relation_name = '"."'.join([*database, schema, last]) if database else f'"{schema}"."{last}'
+            node.relation_name = in_schema(node.relation_name, schema)
         node.schema = schema
         if node.config.get("on_table_exists", "rename") in ("rename", "drop"):
             node.config["on_table_exists"] = "replace"

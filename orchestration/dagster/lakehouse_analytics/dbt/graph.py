@@ -14,6 +14,7 @@ from typing import Any, Literal
 from lakehouse_analytics.contract.models import LAYERS, Grain, ModelContract, SourceContract
 from lakehouse_analytics.contract.partitions import ColumnPartition
 from lakehouse_analytics.dbt.nodes import Exposure, Node
+from lakehouse_analytics.dbt.relation import in_schema
 from lakehouse_analytics.engines.engine_type import EngineType
 from lakehouse_analytics.engines.registry import engine_type
 
@@ -198,8 +199,7 @@ class Graph:
         tables = dict(self.tables)
         for unique_id, schema in schemas.items():
             table = tables[unique_id]
-            *database, _, last = table.node.relation_name.split('"."')
-            name = '"."'.join([*database, schema, last]) if database else f'"{schema}"."{last}'
+            name = in_schema(table.node.relation_name, schema)
             tables[unique_id] = replace(table, node=replace(table.node, schema=schema, relation_name=name))
         return replace(self, tables=tables)
 

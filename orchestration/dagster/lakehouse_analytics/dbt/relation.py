@@ -25,6 +25,12 @@ class Relation:
         return str(Relation(self.catalog, self.schema, f"{self.name}${table}"))
 
 
+def in_schema(relation_name: str, schema: str) -> str:
+    """Return a table's full name, as dbt quotes it with `"`, in another schema."""
+    *database, _, name = relation_name.split('"."')
+    return '"."'.join([*database, schema, name]) if database else f'"{schema}"."{name}'
+
+
 def relation_of(node: Node) -> Relation:
     """Return the relation of a dbt model, seed, snapshot or source, as Trino names it."""
     # Trino converts names to lower case, even if they are quoted.

@@ -133,10 +133,23 @@ def _open(name: str, properties: str) -> Catalog:
     return catalog
 
 
-def _check_client(name: str, properties: Mapping[str, Any]) -> None:
+def catalog_type(name: str) -> str:
+    """Return the type of a catalog according to pyiceberg's configuration, such as `sql`; empty if it is unknown.
+
+    Raises:
+        CatalogError: There is no such catalog.
+    """
+    return _type_of(_configured(name))
+
+
+def _type_of(properties: Mapping[str, Any]) -> str:
     address = str(properties.get("uri", ""))
     inferred = next((kind for start, kind in _INFERRED.items() if address.startswith(start)), "")
-    kind = str(properties.get("type") or inferred).lower()
+    return str(properties.get("type") or inferred).lower()
+
+
+def _check_client(name: str, properties: Mapping[str, Any]) -> None:
+    kind = _type_of(properties)
     if kind == "in-memory":
         raise CatalogError(
             f"{VARIABLE} is {name}, a catalog of type in-memory, whose tables exist in one process only. "

@@ -129,13 +129,13 @@ def test_a_write_from_outside_during_the_run_refuses_the_publication(
     assert lakehouse.run().success
     from lakehouse_analytics.assets import run_branch
 
-    publish = run_branch.RunBranch.publish
+    finish = run_branch.RunBranch.finish
 
     def write_first(self: object, *args: object, **options: object) -> object:
         lakehouse.sql("insert into silver.sa select 999, 999")
-        return publish(self, *args, **options)  # type: ignore[arg-type]
+        return finish(self, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run_branch.RunBranch, "publish", write_first)
+    monkeypatch.setattr(run_branch.RunBranch, "finish", write_first)
     failed = lakehouse.run()
     assert not failed.success
     assert "because other writers have changed tables since it was created: silver.sa" in failed.failure

@@ -139,14 +139,14 @@ class Run:
 
     def summary(self) -> str:
         """Return a text with the failures, the blocked tables and their causes, and the number of built tables."""
-        lines = [f"✘ {self._name(table)} was not built: {reason}" for table, reason in sorted(self.failed.items())]
+        lines = [f"✘ {self.label(table)} was not built: {reason}" for table, reason in sorted(self.failed.items())]
         lines += [
-            f"✘ {self._name(table)} failed its gate: {reason}"
+            f"✘ {self.label(table)} failed its gate: {reason}"
             for table, reasons in sorted(self.gates.items())
             for reason in reasons
         ]
         lines += [
-            f"– {self._name(table)} was blocked by {', '.join(map(self._name, failures))}"
+            f"– {self.label(table)} was blocked by {', '.join(map(self.label, failures))}"
             for table, failures in sorted(self.blocked.items())
             if table not in self.failed
         ]
@@ -174,12 +174,20 @@ class Run:
                 connect((*read, test.attached))
         return [frozenset(group) for group in {id(group): group for group in groups.values()}.values()]
 
-    def is_good(self, tables: Collection[str]) -> bool:
-        """Return whether a group was built and passed its gates, and nothing went wrong besides."""
-        selected = self.selection.selected & {*tables}
-        return not self.problems and self.built >= selected and self.failed_gates.isdisjoint(tables)
+    def good_tables(self, *, crashed: bool) -> frozenset[str]:
+        """Return the tables of the groups that were built as a whole and passed their gates.
 
-    def _name(self, unique_id: str) -> str:
+        Args:
+            crashed: Whether dbt crashed. Then there are none, because tests may be missing.
+        """
+        if crashed or self.problems:
+            return frozenset()
+        selected, bad = self.selection.selected, self.failed_gates
+        good = (group for group in self.connected() if self.built >= group & selected and bad.isdisjoint(group))
+        return selected & frozenset[str]().union(*good)
+
+    def label(self, unique_id: str) -> str:
+        """Return the name of a table, source or function for messages."""
         if unique_id in self.selection.graph.functions:
             return f"function {self.selection.graph.functions[unique_id].name}"
         return "/".join(self.selection.graph.resource(unique_id).key)

@@ -745,8 +745,8 @@ def two_lines() -> Manifest:
 def published(m: Manifest, outcome: Mapping[str, str], **more: Collection[str]) -> set[str]:
     """The models of the groups that are good as a whole."""
     run = Played(m.graph(), outcome, **more).run
-    good = {unique_id for group in run.connected() if run.is_good(group) for unique_id in group}
-    return {unique_id.rsplit(".", 1)[-1] for unique_id in good & run.selection.selected}
+    assert run.good_tables(crashed=True) == set()
+    return {unique_id.rsplit(".", 1)[-1] for unique_id in run.good_tables(crashed=False)}
 
 
 def test_what_is_not_connected_with_a_failure_is_good() -> None:
