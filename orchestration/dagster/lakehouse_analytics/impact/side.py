@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from graphlib import TopologicalSorter
 from typing import Any
 
 from lakehouse_analytics.column_lineage.query import Output, Query, Ref, Table
@@ -241,14 +242,5 @@ def _names_of(node: Node) -> Iterable[tuple[str, ...]]:
 
 def _in_order(nodes: Mapping[str, Node]) -> list[str]:
     """Return the nodes, each after those that it depends on."""
-    order: dict[str, None] = {}
-    for root in nodes:
-        stack = [(root, False)]
-        while stack:
-            unique_id, done = stack.pop()
-            if done:
-                order.setdefault(unique_id)
-            elif unique_id not in order:
-                stack.append((unique_id, True))
-                stack += [(p, False) for p in parents_of(nodes[unique_id]) if p in nodes and p not in order]
-    return [*order]
+    graph = {name: [parent for parent in parents_of(node) if parent in nodes] for name, node in nodes.items()}
+    return [*TopologicalSorter(graph).static_order()]
