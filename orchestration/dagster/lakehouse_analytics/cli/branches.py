@@ -78,6 +78,8 @@ def publish(settings: Settings, name: str, *, force: bool = False) -> str:
             )
         published = catalog.publish(branch, tables, f"{branch} {datetime.now(UTC):%Y%m%dT%H%M%S}")
         catalog.drop(branch)
+    if not published.tables:
+        return f"The branch {branch} had changed nothing, and was dropped."
     names = "".join(f"\n  {table}" for table in published.tables)
     return f"Published {counted(len(published.tables), 'table')} of the branch {branch}:{names}"
 

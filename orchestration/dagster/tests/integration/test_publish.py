@@ -188,6 +188,8 @@ def test_a_code_location_on_a_branch_writes_nowhere_else(lakehouse: Lakehouse, m
     assert lakehouse.sql("select n from silver.new") == [(100,)]
     assert schemas(lakehouse) == {"raw", *LAYERS}
     assert command("branch", "list").output == "There are no branches.\n"
+    command("branch", "create", "idle")
+    assert command("branch", "publish", "idle").output == "The branch idle had changed nothing, and was dropped.\n"
     assert "There is no branch pr_42" in command("branch", "drop", "pr_42", exit_code=1).output
 
 
