@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.branches.catalog import BranchBusyError, BranchError
@@ -62,7 +62,10 @@ class CatalogDatabase:
                 raise BranchBusyError(f"The branch {branch} is in use by a run or another command. Try again later.")
             yield
         finally:
-            connection.invalidate()  # the session ends, and with it the lock
+            # If the process dies, the session ends and with it the lock, but some milliseconds later.
+            with suppress(SQLAlchemyError):
+                connection.exec_driver_sql("select pg_advisory_unlock_all()")
+            connection.invalidate()
             connection.close()
 
     @contextmanager

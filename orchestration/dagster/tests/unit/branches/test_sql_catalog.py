@@ -24,6 +24,7 @@ from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
 from lakehouse_analytics.branches.sql_publications import KEPT_AFTER_ROLLBACK
 from lakehouse_analytics.iceberg.catalog import open_catalog
 from postgres_server import PostgresServer, postgres_server
+from sqlalchemy.engine import Connection
 
 ORDERS, CUSTOMERS, NEW = Name("silver", "orders"), Name("silver", "customers"), Name("gold", "totals")
 
@@ -436,6 +437,21 @@ def test_a_branch_in_use_is_exclusive_or_shared(lake: Lake) -> None:
         other.in_use("b").__enter__()
     with other.in_use("b"):
         pass
+
+
+def test_a_branch_is_free_before_its_session_has_ended(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL releases the locks of a closed session only when it has noticed, which takes longer under load."""
+    locks: list[Any] = []
+    invalidate = Connection.invalidate
+
+    def count_first(self: Connection, *args: Any) -> None:
+        locks.extend(lake.sql("select count(*) from pg_locks where locktype = 'advisory'"))
+        invalidate(self, *args)
+
+    monkeypatch.setattr(Connection, "invalidate", count_first)
+    with lake.branches.in_use("b"):
+        assert lake.sql("select count(*) from pg_locks where locktype = 'advisory'") == [(1,)]
+    assert locks == [(0,)]
 
 
 def test_a_clock_that_is_behind_does_not_make_times_go_back(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
