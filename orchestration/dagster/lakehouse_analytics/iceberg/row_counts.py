@@ -9,6 +9,7 @@ query in Trino.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from lakehouse_analytics.iceberg.catalog import VARIABLE, CatalogError, open_cat
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
+    from pyiceberg.io import InputFile
     from pyiceberg.table.metadata import TableMetadata
 
     FetchAll = Callable[[str], Sequence[Sequence[Any]]]
@@ -138,7 +140,7 @@ def _loader(catalog: Catalog, relations: Collection[Relation]) -> Callable[[tupl
     if type(catalog).__name__ != "SqlCatalog":
         return lambda name: catalog.load_table(name).metadata
     from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
-    from pyiceberg.exceptions import NoSuchTableError, ValidationError
+    from pyiceberg.exceptions import NoSuchTableError
     from pyiceberg.io import load_file_io
     from pyiceberg.serializers import FromInputFile
     from sqlalchemy import select
@@ -157,10 +159,19 @@ def _loader(catalog: Catalog, relations: Collection[Relation]) -> Callable[[tupl
             raise NoSuchTableError(".".join(name))
         try:
             return FromInputFile.table_metadata(files.new_input(places[name]))
-        except ValidationError:  # views are listed, too, and their metadata is another one
-            raise NoSuchTableError(".".join(name)) from None
+        except Exception:
+            if _is_view(files.new_input(places[name])):  # views are listed, too
+                raise NoSuchTableError(".".join(name)) from None
+            raise
 
     return load
+
+
+def _is_view(file: InputFile) -> bool:
+    """Return whether a metadata file is that of a view (Iceberg view specification, "View Metadata")."""
+    with file.open() as stream:
+        content = stream.read()
+    return b'"view-uuid"' in (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
 
 
 def _current(load: Callable[[tuple[str, str]], TableMetadata], relation: Relation) -> Current | Exception | None:
