@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,13 +44,16 @@ class Compiler:
     runner: DbtRunner
     folder: Path
 
-    def current(self) -> Inputs:
+    def current(self, *, parsed: bool = False) -> Inputs:
         """Return the project as it is on disk.
+
+        Args:
+            parsed: Whether the parsed project is up to date, so that it does not have to be parsed.
 
         Raises:
             ImpactError: It does not compile.
         """
-        return self.compiled(self.runner, "current", "the project as it is on disk")
+        return self.compiled(self.runner, "current", "the project as it is on disk", parsed=parsed)
 
     def base(self, base: str) -> Inputs:
         """Return the project at a git ref, or of a manifest.
@@ -165,6 +169,24 @@ class Compiler:
                 link.symlink_to(installed)
         else:
             _run(session, ["deps"], target, what)
+
+
+def both_sides(project: DbtProject, runner: DbtRunner, base: str, *, parsed: bool = False) -> tuple[Inputs, Inputs]:
+    """Return the base and the project as it is on disk.
+
+    Args:
+        project: The project.
+        runner: Runs dbt commands for it.
+        base: The path of a `manifest.json`, or a git ref.
+        parsed: Whether the parsed project is up to date.
+
+    Raises:
+        ImpactError: One of them does not compile, or there is no such base.
+    """
+    with tempfile.TemporaryDirectory(prefix="lakehouse-impact-") as folder:
+        compiler = Compiler(project, runner, Path(folder))
+        # The base first: a bad ref is found before anything is compiled.
+        return compiler.base(base), compiler.current(parsed=parsed)
 
 
 def same_seeds(base: Inputs, current: Inputs) -> tuple[Inputs, Inputs]:
