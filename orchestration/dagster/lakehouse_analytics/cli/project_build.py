@@ -77,6 +77,7 @@ def run(options: Options) -> bool:
         click.echo(_describe(graph, chosen, options.base))
     else:
         chosen = Selection({}, frozenset(graph.tables), frozenset(), frozenset())
+        click.echo(f"All {counted(len(graph.tables), 'table')} of {project.project_dir}")
     _write_tables(graph, chosen, options.tables)
     if options.dry_run or not (chosen.built or chosen.tests):
         return True

@@ -84,7 +84,7 @@ def test_what_differs_and_all_downstream_is_built(lakehouse: Lakehouse, tmp_path
         "gold/new: new",
         "silver/sa: macro doubled",
         "test not_null_b_id: new",
-        "3 tables downstream: gold/ga, metrics/m and silver/va",
+        "3 tables downstream: gold/ga, metrics/m, silver/va",
     )
     for line in lines:
         assert f"  {line}\n" in dry
@@ -98,7 +98,7 @@ def test_what_differs_and_all_downstream_is_built(lakehouse: Lakehouse, tmp_path
 
 def test_a_variable_differs_and_a_gate_fails(lakehouse: Lakehouse) -> None:
     lakehouse.files |= {
-        "dbt_project.yml": FILES["dbt_project.yml"] + "\n        vars: {factor: null}\n",
+        "dbt_project.yml": FILES["dbt_project.yml"] + "\n        vars: {factor: 'nullif(1, 1)'}\n",
         "models/silver/silver.yml": "models: [{name: sb, columns: [{name: n, data_tests: [not_null]}]}]",
     }
     lakehouse.write()
@@ -154,6 +154,7 @@ def test_on_a_branch(lakehouse: Lakehouse) -> None:
 
     lakehouse.files["models/gold/ga.sql"] = "select sum(n) as n from {{ ref('va') }}"
     lakehouse.write()
+    command("manifest")
     again = command("branch", "create", "pr-42", "--replace")
     assert again.startswith("Dropped the branch pr_42 and ")
     output, tables, _ = built(lakehouse, "--branch", "pr-42")
