@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lakehouse_analytics.branches.published_metadata import read_json
+from lakehouse_analytics.iceberg.deletion import delete_file
 
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO
@@ -72,18 +74,8 @@ def in_stages(files: Iterable[str]) -> list[list[str]]:
 
 def delete(io: FileIO, files: Iterable[str]) -> int:
     """Delete files, and return their number. Files that are missing were deleted by an earlier attempt."""
-
-    def delete_one(file: str) -> None:
-        try:
-            io.delete(file)
-        except FileNotFoundError:
-            return
-        except OSError:
-            if io.new_input(file).exists():
-                raise
-
     with ThreadPoolExecutor(THREADS, thread_name_prefix="delete-files") as pool:
-        return len([*pool.map(delete_one, files)])
+        return len([*pool.map(partial(delete_file, io), files)])
 
 
 def _added(io: FileIO, manifest: ManifestFile, known: set[int]) -> Iterable[str]:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine, skipped, unchecked
 from lakehouse_analytics.iceberg.catalog import SECRET, VARIABLE
+from lakehouse_analytics.iceberg.deletion import delete_file
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.io import FileIO
 
-#: A folder below the warehouse's path, and a file that stays in it. When pyarrow deletes an object, it writes an empty
-#: one in place of the folder. rclone, the local stack's S3 server, then hides the folder for a second, or permanently
-#: if it contains nothing else.
-FOLDER, NOTE = "lakehouse-doctor", "README.txt"
+#: A folder below the warehouse's path.
+FOLDER = "lakehouse-doctor"
 CHECK_ENDPOINT = "Check that the catalog's database and the object storage answer (PYICEBERG_CATALOG__*)."
 
 
@@ -54,20 +53,17 @@ def warehouse(context: ProbeContext) -> Finding:
     files = load_file_io({**waits, **catalog.properties}, location)
     try:
         _write(files, location)
-        if not files.new_input(f"{folder}/{NOTE}").exists():
-            _write(files, f"{folder}/{NOTE}")
     except Exception as error:
         with suppress(Exception):  # the object may exist although the response was lost
-            files.delete(location)
+            delete_file(files, location)
         return _refused(catalog, name, place, _short(reason(name, error)))
     try:
-        files.delete(location)
+        delete_file(files, location)
     except Exception as error:
-        if files.new_input(location).exists():  # otherwise, only writing pyarrow's folder object failed
-            return failed(
-                f"{location} was written and cannot be deleted: {_short(reason(name, error))}",
-                "Delete it, and grant the right to delete: maintenance and ingest need it.",
-            )
+        return failed(
+            f"{location} was written and cannot be deleted: {_short(reason(name, error))}",
+            "Delete it, and grant the right to delete: maintenance and ingest need it.",
+        )
     return fine(f"the catalog {name} opens; an object was written below {place} and deleted")
 
 
@@ -92,7 +88,7 @@ def _may_vend(catalog: Catalog) -> bool:
 def _write(files: FileIO, location: str) -> None:
     # `overwrite`, because then pyarrow does not check first whether the object exists.
     with files.new_output(location).create(overwrite=True) as stream:
-        stream.write(b"`lakehouse doctor` writes here to check that it can, and deletes everything but this file.\n")
+        stream.write(b"`lakehouse doctor` writes this file to check that it can, and deletes it at once.\n")
 
 
 def _short(reason: str) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.iceberg.deletion import delete_file
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.parquet import FileMetaData
@@ -162,12 +164,8 @@ def write(io: FileIO, metadata: TableMetadata, rows: Batches, paths: list[str]) 
     return written
 
 
-def remove(io: FileIO, paths: Sequence[str], *, keep_one: bool) -> None:
-    """Remove files that did not become part of a table.
-
-    When pyarrow deletes the last file of a folder, it creates an object `data/`. The stack's S3 server treats it as a
-    file, and nothing can be written there any more. So one file of a table without others must be kept.
-    """
-    for path in paths[1:] if keep_one else paths:
+def remove(io: FileIO, paths: Sequence[str]) -> None:
+    """Remove files that did not become part of a table."""
+    for path in paths:
         with suppress(Exception):  # maintenance removes remaining files
-            io.delete(path)
+            delete_file(io, path)

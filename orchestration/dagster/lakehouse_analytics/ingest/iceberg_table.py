@@ -107,8 +107,7 @@ class Change:
     def discard(self) -> None:
         """Remove the written files. Do not call it once `commit` has begun, because the commit may have succeeded."""
         if self._transaction is not None:
-            empty = self.table is None or self.table.current_snapshot() is None
-            remove(self._io, self._paths, keep_one=empty)
+            remove(self._io, self._paths)
 
     @property
     def _removes(self) -> bool:

@@ -90,8 +90,7 @@ class IcebergChange:
     def discard(self) -> None:
         """Remove the written files. Only call it if they cannot have become part of the table."""
         if self._transaction is not None:
-            empty = self.table is None or self.table.current_snapshot() is None
-            remove(self._transaction._table.io, self._paths, keep_one=empty)
+            remove(self._transaction._table.io, self._paths)
 
     def _stage(self, transaction: Transaction) -> None:
         from pyiceberg.io.pyarrow import parquet_files_to_data_files

@@ -98,5 +98,5 @@ def test_a_file_is_read_and_written_in_parts(table: Table, monkeypatch: pytest.M
     assert all(1024 <= batch_rows(m) <= data_files.BATCH for m in metadata)
     table.add_files(paths[:1])
     assert max(len(batch) for batch in batches(table)) <= 50_000
-    remove(table.io, paths[1:], keep_one=False)
+    remove(table.io, paths[1:])
     assert [Path(path.removeprefix("file://")).exists() for path in paths] == [True] + [False] * (len(paths) - 1)
