@@ -73,7 +73,7 @@ def build_and_summarize(
     checked: set[dg.AssetKey] = set()
     for build in builds:
         title(f"Build: {build.label}")
-        keys |= build.job.asset_layer.executable_asset_keys
+        keys.update(build.job.asset_layer.executable_asset_keys)
         checked |= {check.asset_key for check in build.job.asset_check_selection or ()}
         tags = {ASSET_PARTITION_RANGE_START_TAG: build.first, ASSET_PARTITION_RANGE_END_TAG: build.last}
         with contextlib.redirect_stdout(_Progress(sys.stdout)):
