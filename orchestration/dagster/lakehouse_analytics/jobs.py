@@ -12,7 +12,7 @@ from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.checks.registry import source_check_keys
 from lakehouse_analytics.contract.models import ContractError, Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
-from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, max_runtime_tags
+from lakehouse_analytics.keys import BRANCH, MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, max_runtime_tags
 from lakehouse_analytics.partitions.by_column import ColumnPartitions, column_partitions
 from lakehouse_analytics.partitions.definitions import GRAINS, GRAINS_OF_ONE_OP, GrainPartitions
 from lakehouse_analytics.partitions.time_and_column import table_partitions
@@ -46,7 +46,7 @@ def build_jobs(
         maintenance: Whether there are tables to maintain.
     """
     selection = partial(_selection, grain_partitions, column_partitions(graph), own)
-    tags = build_tags(max_runtime)
+    tags = {**build_tags(max_runtime), **({BRANCH: graph.prefix[0]} if graph.prefix else {})}
     tables = [*graph.tables.values()]
     main = [table for table in tables if not table.by and table.grain in GRAINS_OF_ONE_OP]
     whole = [table for table in tables if table.is_whole]

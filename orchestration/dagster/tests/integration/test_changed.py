@@ -132,6 +132,15 @@ def test_without_changed_everything_is_built(lakehouse: Lakehouse) -> None:
     assert "nowhere is neither a file nor a commit" in command("build", "--changed", "--base", "nowhere", exit_code=1)
 
 
+def test_a_run_of_a_branch_is_refused_where_the_branch_is_not_set(lakehouse: Lakehouse) -> None:
+    """Its pod has another environment than the code server: it must not write to the tables themselves."""
+    job = lakehouse.definitions().resolve_job_def("full_refresh")
+    run = job.execute_in_process(instance=lakehouse.instance, tags={"lakehouse/branch": "pr_42"}, raise_on_error=False)
+    outcome = lakehouse.outcome(run.run_id, run.success)
+    assert "launched on the branch pr_42, but LAKEHOUSE_BRANCH is not set where it is executed" in outcome.failure
+    assert outcome.built == set()
+
+
 @pytest.mark.engine("trino")
 def test_on_a_branch(lakehouse: Lakehouse) -> None:
     """Only what differs is written there; a branch begins with copies of tables, and without views."""
@@ -151,6 +160,7 @@ def test_on_a_branch(lakehouse: Lakehouse) -> None:
     assert lakehouse.sql("select n from gold__pr_42.ga") == [(before + 1,)]
     assert lakehouse.sql("select count(*) from silver__pr_42.sb") == [(100,)]
     assert "LAKEHOUSE_BRANCH=pr_42" in output
+    assert {run.tags.get("lakehouse/branch") for run in lakehouse.instance.get_runs(limit=1)} == {"pr_42"}
 
     lakehouse.files["models/gold/ga.sql"] = "select sum(n) as n from {{ ref('va') }}"
     lakehouse.write()
