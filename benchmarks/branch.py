@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shlex
 import shutil
 import subprocess
@@ -70,6 +71,7 @@ def _measure(lake: Lake, folder: Path, groups: int) -> list[str]:
     model = project / "models" / "bronze" / "b0.sql"
     model.write_text(model.read_text().replace("n from", "n + 1 as n from"))
     rows, files = lake.rows(), lake.files()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = {
         "manifest": _run("manifest"),
         "branch create": _run("branch", "create", BRANCH),
@@ -79,10 +81,14 @@ def _measure(lake: Lake, folder: Path, groups: int) -> list[str]:
     seconds["build --changed"] = _run("build", "--branch", BRANCH, "--changed", "--base", base)
     built = {name for name, place in lake.rows(BRANCH).items() if place != rows.get(name)}
     rows_then, main_files = lake.rows(), lake.files()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds["branch drop"] = _run("branch", "drop", BRANCH)
     ready = sum(seconds.values()) - seconds["branch drop"]
     print(f"{len(rows)} tables, {len(files)} files. " + ", ".join(f"{name}: {s:.1f} s" for name, s in seconds.items()))
-    print(f"Ready after {ready:.1f} s. Built: {', '.join(sorted(built))}")
+    cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    print(
+        f"Ready after {ready:.1f} s, of which the commands used {cpu:.1f} s of CPU. Built: {', '.join(sorted(built))}"
+    )
     expected = {"bronze.b0", "silver.s0_0", "silver.s0_1", "silver.s0_2", "gold.g0"}
     findings = {
         f"Built {sorted(built)} instead of {sorted(expected)}.": built != expected,
