@@ -5,6 +5,7 @@ table would stop all of silver. Within one op, one dbt process builds everything
 failed gate.
 """
 
+import os
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -28,7 +29,8 @@ from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
 from lakehouse_analytics.assets.retries import Patience
-from lakehouse_analytics.assets.run_branch import BranchOf
+from lakehouse_analytics.assets.reuse import Reuse
+from lakehouse_analytics.assets.run_branch import BranchOf, RunBranch, StandingBranch
 from lakehouse_analytics.assets.run_log import RunLog
 from lakehouse_analytics.assets.table_results import TableResults
 from lakehouse_analytics.checks.registry import Scope
@@ -87,19 +89,20 @@ class Build:
         threads: int = DEFAULT_THREADS,
         branch: BranchOf | None = None,
     ) -> None:
-        self.branch = branch(graph, context, keys, rebuilds(dbt, full_refresh=config.full_refresh)) if branch else None
-        self.graph = self.branch.graph if self.branch else graph
         self.config, self.dbt, self.engine = config, dbt, engine
         self.grain_partitions, self.threads = grain_partitions, threads
-        #: Reports of a run that publishes: nothing is materialized before it is published.
-        self.withheld: list[tuple[Report, Patience]] = []
         # The context of an op that only has checks has everything except what tables need.
         self.context = cast("dg.AssetExecutionContext", context)
         self.log = RunLog(context.log)
+        self.branch, self.reuse = self._reused(graph, keys, branch)
+        self.graph = self.reuse.graph = self.branch.graph if self.branch else graph
+        #: Reports of a run that publishes: nothing is materialized before it is published.
+        self.withheld: list[tuple[Report, Patience]] = []
         checks = context.selected_asset_check_keys
         scope = Scope(self.graph, grain_partitions, column_partitions)
         of_tables, self.of_sources = TableChecks(scope), SourceChecks(scope, checks)
         self.run = Run(selection_of(self.graph, self.context, keys, of_tables))
+        self.run.reuse(self.reuse.reused)
         self.column_partitions = column_partitions
         self.windows = self._windows(keys | checked_tables(checks))
         self.values = self._values(keys | checked_tables(checks))
@@ -113,6 +116,7 @@ class Build:
             engine=engine,
             windows=self.windows,
             lineage_folder=project.target_path / "column_lineage",
+            reuse=self.reuse,
             schemas=self.branch.visible if self.branch else None,
         )
         self.results = TableResults(
@@ -121,6 +125,7 @@ class Build:
             engine,
             of_tables,
             self.report,
+            reuse=self.reuse,
             windows=self.windows,
             values=self.values,
             accepted=accepted,
@@ -128,6 +133,28 @@ class Build:
         )
         self.commands = self._commands()
         self.locks = BuildLocks(self.context, engine, self.run, max_wait=max_runtime)
+
+    def _reused(
+        self, graph: Graph, keys: AbstractSet[dg.AssetKey], branch: BranchOf | None
+    ) -> tuple[RunBranch | StandingBranch | None, Reuse]:
+        """Return the branch of the run, and what need not be built, for which a run's own branch has no tables."""
+        full_refresh = rebuilds(self.dbt, full_refresh=self.config.full_refresh)
+        opened = branch(graph, self.context, keys, full_refresh) if branch else None
+        reuse = Reuse(
+            opened.graph if opened and not opened.withholds else graph,
+            [table.unique_id for table in graph.tables.values() if asset_key(table) in keys],
+            dbt=self.dbt,
+            environment=os.environ,
+            engine=self.engine,
+            instance=self.context.instance,
+            run_id=self.context.run.run_id,
+            full_refresh=full_refresh,
+            warn=self.log.warn,
+        )
+        if branch and opened and opened.withholds and reuse.reused:
+            reused = {asset_key(graph.tables[unique_id]) for unique_id in reuse.reused}
+            opened = branch(graph, self.context, keys - reused, full_refresh)
+        return opened, reuse
 
     def _commands(self) -> DbtCommands:
         return DbtCommands(
@@ -184,7 +211,10 @@ class Build:
         if plan or self.of_sources:
             what = f"{counted(len(plan.tables), 'table')}, {counted(len(plan.tests), 'test')}"
             what += f", {counted(len(self.of_sources), 'check')} of sources" if self.of_sources else ""
+            what += f"; {counted(len(self.reuse.reused), 'table')} reused" if self.reuse.reused else ""
             self.log.heading(what)
+            yield from self.report.reused_events()
+            self.reuse.begin(plan.tables)
             yield from self._build(plan, what)
         self.report.close()
 
@@ -256,6 +286,7 @@ class Build:
             lock=self.locks.lock if self._locks_tables else None,
             gather=GATHER if isinstance(self.engine, Distributed) else 0.0,
             threads=self.threads,
+            complete=self.reuse.recorded,
         )
         request = self.commands.build(plan, dbt.folder, threads)
         ended = False

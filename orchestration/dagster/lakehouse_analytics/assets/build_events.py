@@ -12,6 +12,7 @@ from lakehouse_analytics.assets.dbt_build import NOT_COUNTED, Report
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.retries import Patience
+from lakehouse_analytics.assets.reuse import Reuse
 from lakehouse_analytics.checks.dbt_tests import dbt_test_result
 from lakehouse_analytics.checks.evaluations import Evaluations
 from lakehouse_analytics.checks.registry import table_check_names
@@ -49,6 +50,7 @@ class BuildEvents:
         engine: Engine,
         windows: RunWindows | None,
         lineage_folder: Path,
+        reuse: Reuse,
         schemas: Mapping[str, str] | None = None,
     ) -> None:
         """
@@ -61,6 +63,7 @@ class BuildEvents:
             engine: The engine, which has advice for failures and the pages of queries.
             windows: The partitions of the run; None if it has no partitioned tables.
             lineage_folder: Where the lineage of columns is kept between runs.
+            reuse: Records the states of tables that may be reused.
             schemas: The schema that readers see, by the schema in which the run builds it.
         """
         self._graph, self._project_dir, self._context, self._checks = graph, project_dir, context, checks
@@ -70,7 +73,14 @@ class BuildEvents:
         self.unpublished: AbstractSet[str] = frozenset()
         self._counted_in_part: dict[str, CountResult] = {}
         self._reported: set[str] = set()
-        self._lineage, self._schemas = ColumnLineage(graph, lineage_folder), schemas or {}
+        self._lineage, self._reuse, self._schemas = ColumnLineage(graph, lineage_folder), reuse, schemas or {}
+
+    def reused_events(self) -> Iterator[Event]:
+        """Yield the materializations of the tables that need not be built."""
+        for result in self._reuse.materializations():
+            assert result.asset_key is not None  # noqa: S101  # each has one
+            yield result
+            self.evaluations.refresh(result.asset_key)
 
     def node_events(self, report: Report, patience: Patience) -> Iterator[Event]:
         """Yield the events of a finished node. Tests that may be retried are reported after the last attempt."""
@@ -210,6 +220,7 @@ class BuildEvents:
         if url := node.query_id and self._engine.query_url(node.query_id):
             metadata["query"] = dg.MetadataValue.url(url)
         sql = node.compiled_code
+        metadata |= self._reuse.metadata(table, sql)
         for schema, visible in self._schemas.items():
             sql = sql and sql.replace(schema, visible)
         return metadata | self._lineage.metadata(table, sql)

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -135,6 +135,7 @@ class DbtBuild:
         lock: Lock | None = None,
         gather: float = 0.0,
         threads: int = 4,
+        complete: Collection[str] = (),
     ) -> None:
         """
         Args:
@@ -148,7 +149,9 @@ class DbtBuild:
             lock: Locks a table while it is built and counted; None if there are no other writers.
             gather: Seconds for which tables whose row count is not a gate are collected for one statement.
             threads: Number of tables that dbt builds at once.
+            complete: Unique ids of tables whose report always waits for the row count.
         """
+        self._complete = frozenset(complete)
         self._process, self._plan, self._tables = process, plan, tables
         self._count, self._judge, self._log, self._lock = count, judge, log, lock
         self._inbox: queue.Queue[object] = queue.Queue()
@@ -198,8 +201,14 @@ class DbtBuild:
                 self._starters.submit(self._start, message, self._lock)
 
     def _patience(self) -> float | None:
-        """Return the seconds until the next report has waited long enough; None if none is waiting."""
-        return max(0.0, self._waiting[0].finished + PATIENCE - time.monotonic()) if self._waiting else None
+        """Return the seconds until the next report has waited long enough; None if no report is waiting for a time."""
+        if not self._waiting or self._waits_for_count(self._waiting[0]):
+            return None
+        return max(0.0, self._waiting[0].finished + PATIENCE - time.monotonic())
+
+    def _waits_for_count(self, report: Report) -> bool:
+        unique_id = report.table.unique_id if report.table else ""
+        return unique_id in self._complete and unique_id in self._counting and report.answer is None
 
     def _take(self, message: object) -> None:
         if isinstance(message, LogLine):
@@ -296,7 +305,7 @@ class DbtBuild:
         while self._waiting:
             report = self._waiting[0]
             if report.table and report.answer is None and report.table.unique_id in self._counting:
-                if time.monotonic() < report.finished + PATIENCE:
+                if self._waits_for_count(report) or time.monotonic() < report.finished + PATIENCE:
                     return
                 self._late[report.table.unique_id] = report
             self._waiting.popleft()

@@ -140,7 +140,8 @@ class RunBranch:
             crashed: Whether dbt crashed.
         """
         good = run.good_tables(crashed=crashed)
-        bad = run.selection.selected - good
+        bad = run.selection.selected - run.selection.reused - good
+        good -= run.selection.reused  # readers see them already
         if good:
             tables = [self._graph.tables[unique_id] for unique_id in good]
             try:
@@ -150,7 +151,7 @@ class RunBranch:
                     self._log(f"{took}: queries as of {SETTLED:g} s ago may have seen a part of it.")
             except BranchError as error:
                 run.problems.append(str(error))
-                good, bad = frozenset(), run.selection.selected
+                good, bad = frozenset(), run.selection.selected - run.selection.reused
         run.publication = _summary(run, good, bad)
         return bad
 

@@ -11,6 +11,7 @@ import dagster as dg
 from lakehouse_analytics.assets.build_events import BuildEvents
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.registered_checks import TableChecks
+from lakehouse_analytics.assets.reuse import Reuse
 from lakehouse_analytics.checks.history import history_of
 from lakehouse_analytics.checks.runner import CountedPartitions, Counter, CountResult
 from lakehouse_analytics.common.names import FEW, some
@@ -37,6 +38,7 @@ class TableResults:
         checks: TableChecks,
         report: BuildEvents,
         *,
+        reuse: Reuse,
         windows: RunWindows | None,
         values: RunValues | None,
         accepted: AbstractSet[str],
@@ -49,12 +51,14 @@ class TableResults:
             engine: The engine that has the tables.
             checks: The checks other than row counts.
             report: Reports the results of each table.
+            reuse: Reads the version of each table.
             windows: The windows of the run; None if it has no tables that are partitioned by time.
             values: The values of the run; None if it has no tables that are partitioned by a column.
             accepted: Unique ids of tables whose row count becomes the new baseline.
             zone: Time zone of dates in messages.
         """
         self._run, self._instance, self._engine, self._checks, self._report = run, instance, engine, checks, report
+        self._reuse = reuse
         self._windows, self._values, self._accepted, self._zone = windows, values, accepted, zone
 
     def begin(self, fetch_all: FetchAll) -> None:
@@ -76,6 +80,7 @@ class TableResults:
 
     def count(self, fetch_all: FetchAll, tables: Sequence[Table]) -> dict[str, CountResult]:
         """Count tables and evaluate their other checks. Called in threads."""
+        self._reuse.seen([table for table in tables if table.unique_id not in self._run.selection.reused], fetch_all)
         answers = self.counter.count(tables)
         self._checks.evaluate(tables, fetch_all)
         return answers

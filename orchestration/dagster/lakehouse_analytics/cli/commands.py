@@ -195,6 +195,20 @@ def _listed(names: str | None) -> list[str]:
     return [name.strip() for name in (names or "").split(",") if name.strip()]
 
 
+@main.command()
+@click.argument("table", required=False)
+def why(table: str | None) -> None:
+    """Tell whether the next run builds TABLE, such as gold/fct_orders, or reuses it, and why.
+
+    Without TABLE, list all tables. See `reuse` in docs/safe-changes.md.
+    """
+    from lakehouse_analytics.cli.why import why as explain
+    from lakehouse_analytics.settings import Settings
+
+    with _plain_errors():
+        click.echo(explain(Settings.load(), table))
+
+
 @main.group()
 def branch() -> None:
     """Branches of the lakehouse: copies of its tables that take no space, to build and compare changes.

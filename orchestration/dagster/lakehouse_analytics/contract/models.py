@@ -212,6 +212,11 @@ class ModelContract(Section):
     maintenance: Maintenance | None = Field(
         None, description="Maintenance of the Iceberg table, on by default. No effect on other engines."
     )
+    reuse: bool = Field(
+        False,
+        description="Do not build the table again as long as neither its code nor its inputs have changed. For models "
+        "of the materializations `table` and `view`, and for seeds.",
+    )
     serve: Serves = Field(
         (), description="A copy of the table in ClickHouse or PostgreSQL, or a list of them. Made after each build."
     )

@@ -138,3 +138,21 @@ class Distributed(Protocol):
         Raises:
             Exception: The lookup failed; the message says what to fix. The rows can still be counted by queries.
         """
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """An engine that can tell whether the contents of a table have changed."""
+
+    def table_versions(self, relations: Collection[Relation], fetch_all: FetchAll | None) -> Mapping[Relation, str]:
+        """Return a version of each table: equal versions have equal rows and columns.
+
+        The version of a view is that of its definition. Relations whose version is not known are missing.
+
+        Args:
+            relations: Tables and views.
+            fetch_all: Runs a statement on dbt's connection; None if dbt is not running.
+
+        Raises:
+            Exception: The versions cannot be read.
+        """

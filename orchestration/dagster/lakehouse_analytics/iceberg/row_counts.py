@@ -38,10 +38,12 @@ class Current:
     Attributes:
         snapshot: Id of the current snapshot; None if there is none yet.
         rows: Number of rows; None if the metadata does not have the exact number.
+        version: What changes whenever the rows or the columns change, and not when files are only compacted.
     """
 
     snapshot: int | None
     rows: int | None
+    version: str
 
 
 class MetadataCounts:
@@ -72,6 +74,21 @@ class MetadataCounts:
         Raises:
             CatalogError: The catalog cannot be read, or is not the one that Trino uses.
         """
+        found = self._current(relations)
+        return {relation: current.rows for relation, current in found.items() if current.rows is not None}
+
+    def versions(self, relations: Collection[Relation]) -> dict[Relation, str]:
+        """Return what identifies the contents of tables; see `Current`.
+
+        Args:
+            relations: Tables and views, as named in Trino. Those that are no tables of the catalog are ignored.
+
+        Raises:
+            CatalogError: The catalog cannot be read, or is not the one that Trino uses.
+        """
+        return {relation: current.version for relation, current in self._current(relations).items()}
+
+    def _current(self, relations: Collection[Relation]) -> dict[Relation, Current]:
         here = [relation for relation in relations if relation.catalog.lower() == self._database.lower()]
         if not here:
             return {}
@@ -81,9 +98,7 @@ class MetadataCounts:
         finally:
             opened.close()  # closes idle connections; the catalog opens new ones when it is used again
         self._same = self._same or _same_catalog(self._name, found, self._fetch_all)
-        if not self._same:
-            return {}
-        return {relation: current.rows for relation, current in found.items() if current.rows is not None}
+        return found if self._same else {}
 
 
 def exact_rows(summary: Mapping[str, Any] | None) -> int | None:
@@ -123,7 +138,7 @@ def _loader(catalog: Catalog, relations: Collection[Relation]) -> Callable[[tupl
     if type(catalog).__name__ != "SqlCatalog":
         return lambda name: catalog.load_table(name).metadata
     from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
-    from pyiceberg.exceptions import NoSuchTableError
+    from pyiceberg.exceptions import NoSuchTableError, ValidationError
     from pyiceberg.io import load_file_io
     from pyiceberg.serializers import FromInputFile
     from sqlalchemy import select
@@ -134,14 +149,16 @@ def _loader(catalog: Catalog, relations: Collection[Relation]) -> Callable[[tupl
     wanted = IcebergTables.catalog_name == catalog.name, IcebergTables.table_namespace.in_(schemas)
     with catalog.engine.connect() as connection:
         rows = connection.execute(select(*columns).where(*wanted)).fetchall()
-    # Views are listed, too. Reading their metadata as that of a table fails, and a query counts them.
     places = {(str(schema), str(table)): str(place) for schema, table, place in rows if place}
     files = load_file_io(dict(catalog.properties), next(iter(places.values()), None))
 
     def load(name: tuple[str, str]) -> TableMetadata:
         if name not in places:
             raise NoSuchTableError(".".join(name))
-        return FromInputFile.table_metadata(files.new_input(places[name]))
+        try:
+            return FromInputFile.table_metadata(files.new_input(places[name]))
+        except ValidationError:  # views are listed, too, and their metadata is another one
+            raise NoSuchTableError(".".join(name)) from None
 
     return load
 
@@ -160,9 +177,25 @@ def _current(load: Callable[[tuple[str, str]], TableMetadata], relation: Relatio
     if snapshot is None:
         # A table without a snapshot has no data files: it was only created (Iceberg table specification,
         # `current-snapshot-id`).
-        return Current(None, 0)
+        return Current(None, 0, _version(metadata))
     summaries = (one.summary for one in metadata.snapshots if one.snapshot_id == snapshot)
-    return Current(snapshot, exact_rows(next(summaries, None)))
+    return Current(snapshot, exact_rows(next(summaries, None)), _version(metadata))
+
+
+def _version(metadata: TableMetadata) -> str:
+    """Return the table, its columns, and the newest snapshot that did more than to rewrite files.
+
+    Source: Iceberg table specification, "Snapshots": the operation `replace` does not change the table's data.
+    """
+    from pyiceberg.table.snapshots import Operation
+
+    snapshots = {snapshot.snapshot_id: snapshot for snapshot in metadata.snapshots}
+    current = metadata.current_snapshot_id
+    while current is not None and (known := snapshots.get(current)) and known.summary:
+        if known.summary.operation != Operation.REPLACE or known.parent_snapshot_id is None:
+            break
+        current = known.parent_snapshot_id
+    return f"{metadata.table_uuid}-{metadata.current_schema_id}-{current}"
 
 
 def _same_catalog(name: str, found: Mapping[Relation, Current], fetch_all: FetchAll) -> bool:

@@ -52,6 +52,7 @@ class Selection:
         counted: Unique ids of tables whose row count is selected and that are not built.
         before, after: Unique ids of tables that other steps of the same Dagster run have built, and will build.
         gated: Unique ids of tables with another gating check than their row count.
+        reused: Unique ids of selected tables that need not be built. They are checked like the others.
     """
 
     graph: Graph
@@ -61,6 +62,7 @@ class Selection:
     before: frozenset[str] = frozenset()
     after: frozenset[str] = frozenset()
     gated: frozenset[str] = frozenset()
+    reused: frozenset[str] = frozenset()
 
     def plan(self, created: Set[str] = frozenset()) -> Plan:
         """Return the plan of everything that the run builds and checks.
@@ -68,8 +70,9 @@ class Selection:
         Args:
             created: Unique ids of functions that the run has created already.
         """
-        tables = sorted(self.selected, key=self.graph.order.__getitem__)
-        return self._plan([self.graph.tables[unique_id] for unique_id in tables], self.tests, self.counted, created)
+        tables = sorted(self.selected - self.reused, key=self.graph.order.__getitem__)
+        counted = self.counted | self.reused
+        return self._plan([self.graph.tables[unique_id] for unique_id in tables], self.tests, counted, created)
 
     def plan_again(self, tables: Collection[Table], tests: Collection[DbtTest], created: Set[str]) -> Plan:
         """Return a plan of some of the tables and tests, for another attempt.

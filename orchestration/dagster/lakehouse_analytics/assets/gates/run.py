@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lakehouse_analytics.assets.gates.plan import Plan, Selection
 from lakehouse_analytics.dbt.graph import DbtTest, Function, Table
@@ -36,6 +36,15 @@ class Run:
     problems: list[str] = field(default_factory=list)
     stopped: bool = False
     publication: str = ""
+
+    def reuse(self, tables: Collection[str]) -> None:
+        """Do not build some of the selected tables, because they are as they would become.
+
+        Args:
+            tables: Their unique ids.
+        """
+        self.selection = replace(self.selection, reused=frozenset(tables))
+        self.built |= {*tables}
 
     def plan(self) -> Plan:
         """Return the plan of everything that the run builds and checks."""
@@ -151,7 +160,11 @@ class Run:
             if table not in self.failed
         ]
         lines += [f"✘ {problem}" for problem in self.problems]
-        lines.append(f"{len(self.built)} of {len(self.selection.selected)} tables were built.")
+        reused = self.selection.reused
+        lines.append(
+            f"{len(self.built - reused)} of {len(self.selection.selected)} tables were built"
+            + (f", and {len(reused)} reused." if reused else ".")
+        )
         return "\n".join([*lines, *([self.publication] if self.publication else [])])
 
     def connected(self) -> list[frozenset[str]]:

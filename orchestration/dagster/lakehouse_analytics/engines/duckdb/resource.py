@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -11,11 +11,12 @@ import dagster as dg
 
 from lakehouse_analytics.dbt.profile import ProfileError
 from lakehouse_analytics.dbt.relation import Relation
-from lakehouse_analytics.engines.base import PERMANENT, DatabaseError, Reason, TableReader
+from lakehouse_analytics.engines.base import PERMANENT, DatabaseError, FetchAll, Reason, TableReader
 from lakehouse_analytics.engines.comparison import Comparison
 from lakehouse_analytics.engines.duckdb.comparison import comparison
 from lakehouse_analytics.engines.duckdb.database import connect
 from lakehouse_analytics.engines.duckdb.reading import read_table
+from lakehouse_analytics.engines.duckdb.versions import table_versions
 from lakehouse_analytics.settings import Settings
 
 if TYPE_CHECKING:
@@ -105,6 +106,15 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         attached = {name: str(item["path"]) for name, item in profile.attached.items()}
         with comparison(Path(self.path), timeout=self.lock_timeout, attached=attached) as session:
             yield session
+
+    def table_versions(self, relations: Collection[Relation], fetch_all: FetchAll | None) -> Mapping[Relation, str]:
+        """Return hashes of the contents of tables. While dbt runs, only its connection can read the file."""
+        if fetch_all is not None:
+            return table_versions(fetch_all, relations)
+        if self.path is None or not Path(self.path).is_file():
+            return {}
+        with self.comparison() as session:
+            return table_versions(session.fetch_all, relations)
 
     def kill_queries(self, run_id: str) -> None:
         """Do nothing: the queries of a process end with it."""

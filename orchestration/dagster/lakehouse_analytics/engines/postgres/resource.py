@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,11 +12,12 @@ import dagster as dg
 
 from lakehouse_analytics.dbt.profile import ProfileError
 from lakehouse_analytics.dbt.relation import Relation
-from lakehouse_analytics.engines.base import DatabaseError, TableReader
+from lakehouse_analytics.engines.base import DatabaseError, FetchAll, TableReader
 from lakehouse_analytics.engines.comparison import Comparison
 from lakehouse_analytics.engines.postgres.comparison import comparison
 from lakehouse_analytics.engines.postgres.errors import REFUSED, Failure, classify
 from lakehouse_analytics.engines.postgres.reading import read_table
+from lakehouse_analytics.engines.postgres.versions import table_versions
 from lakehouse_analytics.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Read a whole table in one snapshot with bounded memory, while the block runs."""
         with connect() as connection, read_table(connection, name) as reader:
             yield reader
+
+    def table_versions(self, relations: Collection[Relation], fetch_all: FetchAll | None) -> Mapping[Relation, str]:  # noqa: ARG002
+        """Return hashes of the contents of tables, from a connection of its own."""
+        with self.comparison() as session:
+            return table_versions(session, relations)
 
     @contextmanager
     def comparison(self) -> Iterator[Comparison]:

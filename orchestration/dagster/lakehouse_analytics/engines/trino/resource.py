@@ -13,7 +13,7 @@ from pydantic import PrivateAttr, SecretStr
 
 from lakehouse_analytics.dbt.query_tags import Provenance
 from lakehouse_analytics.dbt.relation import Relation
-from lakehouse_analytics.engines.base import TableReader
+from lakehouse_analytics.engines.base import FetchAll, TableReader
 from lakehouse_analytics.engines.comparison import Comparison
 from lakehouse_analytics.engines.trino.client import QueryResult, execute, wait_until_ready
 from lakehouse_analytics.engines.trino.comparison import TrinoComparison
@@ -22,6 +22,7 @@ from lakehouse_analytics.engines.trino.errors import Failure, classify_dbt
 from lakehouse_analytics.engines.trino.queries import kill_query, list_queries, queue_reported
 from lakehouse_analytics.engines.trino.reading import read_files, read_query
 from lakehouse_analytics.engines.trino.session import TrinoServer
+from lakehouse_analytics.engines.trino.views import view_versions
 from lakehouse_analytics.iceberg.catalog import check_client
 from lakehouse_analytics.iceberg.row_counts import MetadataCounts
 from lakehouse_analytics.settings import Settings
@@ -122,6 +123,22 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
             self.iceberg_catalog, database=self.catalog, fetch_all=self.fetch_all
         )
         return self._metadata.rows(relations)
+
+    def table_versions(self, relations: Collection[Relation], fetch_all: FetchAll | None) -> Mapping[Relation, str]:  # noqa: ARG002
+        """Return the versions of Iceberg tables from their metadata, if pyiceberg's catalog is configured.
+
+        Raises:
+            CatalogError: The catalog cannot be read, or is not the one that Trino reads.
+            TrinoError: The definitions of views cannot be read.
+        """
+        if not self.iceberg_catalog or not relations:
+            return {}
+        self._metadata = self._metadata or MetadataCounts(
+            self.iceberg_catalog, database=self.catalog, fetch_all=self.fetch_all
+        )
+        found = self._metadata.versions(relations)
+        others = {relation for relation in relations if relation not in found}
+        return {**found, **view_versions(self.fetch_all, others)}
 
     @contextmanager
     def read_table(self, relation: Relation, name: str) -> Iterator[TableReader]:

@@ -170,3 +170,41 @@ def test_a_count_is_told_only_where_every_total_is_there_and_no_delete_is(values
         and bool(values["total-records"])
         and set(values["total-records"] or "") <= set("0123456789")
     )
+
+
+def versions(catalog: Catalog, *relations: Relation) -> dict[str, str]:
+    found = MetadataCounts("unit", database="lake", fetch_all=Trino(catalog)).versions(relations)
+    return {relation.name: version for relation, version in found.items()}
+
+
+def test_a_version_changes_with_the_rows_and_the_columns(catalog: Catalog) -> None:
+    from pyiceberg.types import LongType
+
+    made = catalog.create_table("s.t", ROWS.schema)
+    made.append(ROWS)
+    seen = [versions(catalog, table("t"))["t"]]
+    assert versions(catalog, table("t"))["t"] == seen[0]
+    made.append(ROWS)
+    seen.append(versions(catalog, table("t"))["t"])
+    with made.update_schema() as change:
+        change.add_column("more", LongType())
+    seen.append(versions(catalog, table("t"))["t"])
+    made.delete("id = 1")
+    seen.append(versions(catalog, table("t"))["t"])
+    catalog.drop_table("s.t")
+    catalog.create_table("s.t", ROWS.schema).append(ROWS)
+    seen.append(versions(catalog, table("t"))["t"])
+    assert len({*seen}) == len(seen)
+    assert versions(catalog, table("other")) == {}
+
+
+def test_a_view_is_no_table_also_if_nothing_else_is_read(catalog: Catalog, tmp_path: Path) -> None:
+    (tmp_path / "view.json").write_text('{"view-uuid": "x", "format-version": 1, "location": "y", "versions": []}')
+    assert isinstance(catalog, SqlCatalog)
+    with catalog.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "insert into iceberg_tables (catalog_name, table_namespace, table_name, metadata_location) "
+            f"values ('unit', 's', 'v', 'file://{tmp_path}/view.json')"
+        )
+    assert versions(catalog, table("v")) == {}
+    assert count(catalog, table("v")) == {}

@@ -1,0 +1,212 @@
+"""The tables of a run that need not be built (`reuse: true`), and what is recorded of those that it builds.
+
+A reused table is materialized like the others, because it is as up to date as if it had been built. Its tests and row
+count are evaluated, as its gates may depend on other tables.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.dbt.relation import Relation, relation_of
+from lakehouse_analytics.dbt.runner import DbtRunner
+from lakehouse_analytics.engines.base import Engine, FetchAll, Versioned
+from lakehouse_analytics.engines.engine_type import EngineType
+from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.reuse.code import Code
+from lakehouse_analytics.reuse.decisions import Decision, Versions, decide, is_view, relevant
+from lakehouse_analytics.reuse.state import KEY, BuildState
+
+#: The metadata with the run that built a reused table.
+REUSED = "lakehouse/reused"
+#: Metadata of a build that does not describe the contents of the table.
+_OF_ITS_BUILD = frozenset({"runtime_seconds", "query", KEY, REUSED})
+
+
+def code_of(dbt: DbtRunner, environment: Mapping[str, str], engine: EngineType) -> Code:
+    """Return the code of the project.
+
+    Raises:
+        OSError: The manifest cannot be read.
+    """
+    import orjson
+
+    manifest = orjson.loads((Path(dbt.target_path) / "manifest.json").read_bytes())
+    adapter = f"dbt-{engine.name}"
+    outside = [dbt.target, f"{adapter} {importlib.metadata.version(adapter)}"]
+    return Code(manifest, Path(dbt.project_dir), environment={**environment, **dbt.environment}, outside=outside)
+
+
+def states_of(instance: dg.DagsterInstance, tables: Collection[Table]) -> dict[str, dict[str, Any]]:
+    """Return the metadata of the last materialization of each table, by unique id."""
+    keys = {asset_key(table): table.unique_id for table in tables}
+    found = {}
+    for record in instance.get_asset_records([*keys]) if keys else ():
+        event = record.asset_entry.last_materialization
+        if event and event.asset_materialization:
+            found[keys[record.asset_entry.asset_key]] = dict(event.asset_materialization.metadata)
+    return found
+
+
+def versions_of(engine: Versioned, graph: Graph, ids: Collection[str], fetch_all: FetchAll | None) -> dict[str, str]:
+    """Return the versions of tables and sources by unique id. Those that are not known are missing."""
+    relations: dict[Relation, str] = {}
+    for unique_id in ids:
+        node = graph.resource(unique_id).node
+        if node.schema:
+            lower = graph.engine.iceberg  # Trino's names are in lower case
+            exact = Relation(str(node.database or ""), node.schema, node.table_name)
+            relations[relation_of(node) if lower else exact] = unique_id
+    return {
+        relations[relation]: version for relation, version in engine.table_versions([*relations], fetch_all).items()
+    }
+
+
+class Reuse:
+    """What one execution of the op reuses and records.
+
+    Attributes:
+        decisions: Whether each selected table is built, by unique id; empty if no table has `reuse: true`.
+        graph: The graph with the tables where the run builds them.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        selected: Collection[str],
+        *,
+        dbt: DbtRunner,
+        environment: Mapping[str, str],
+        engine: Engine,
+        instance: dg.DagsterInstance,
+        run_id: str,
+        full_refresh: bool,
+        warn: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            graph: The graph with the tables where the run reads them.
+            selected: Unique ids of the tables of the run.
+            dbt: Runs dbt with the project.
+            environment: The environment variables that dbt sees.
+            engine: The engine that has the tables.
+            instance: The Dagster instance, which has the states of earlier builds.
+            run_id: The id of the run.
+            full_refresh: Whether everything is to be built from scratch.
+            warn: Called with the reason if nothing can be reused.
+        """
+        self.graph, self._engine, self._run_id, self._warn = graph, engine, run_id, warn
+        self._metadata: Mapping[str, Mapping[str, Any]] = {}
+        self._versions: Versions | None = None
+        self._relevant = relevant(graph)
+        self.decisions: Mapping[str, Decision] = {}
+        if self._relevant.isdisjoint(selected):
+            return
+        if not isinstance(engine, Versioned):
+            warn(f"`reuse` has no effect on {graph.engine.title}.")
+            return
+        try:
+            engine.wait_until_free(warn)
+            self._code = code_of(dbt, environment, graph.engine)
+            tables = [graph.tables[one] for one in self._relevant if one in graph.tables]
+            self._metadata = states_of(instance, tables)
+            states = {one: state for one, found in self._metadata.items() if (state := _state(found))}
+            own = versions_of(engine, graph, self._relevant, None)
+            self._versions = Versions(graph, self._code, own, states)
+            if not full_refresh:
+                self.decisions = decide(
+                    graph, selected, code=self._code, versions=self._versions, states=states, label=self._label
+                )
+        except Exception as error:  # then everything is built, as without `reuse`
+            warn(f"Nothing is reused: {type(error).__name__}: {error}")
+            self.decisions, self._versions = {}, None
+
+    @property
+    def reused(self) -> frozenset[str]:
+        """The unique ids of the tables that are not built."""
+        return frozenset(unique_id for unique_id, decision in self.decisions.items() if decision.reused)
+
+    @cached_property
+    def recorded(self) -> frozenset[str]:
+        """The unique ids of the tables whose state is recorded when they are built."""
+        if self._versions is None:
+            return frozenset()
+        tables = (self.graph.tables[one] for one in self._relevant if one in self.graph.tables)
+        return frozenset(table.unique_id for table in tables if table.contract.reuse or is_view(table))
+
+    def begin(self, tables: Sequence[Table]) -> None:
+        """Forget the versions of tables that are going to be built."""
+        if self._versions:
+            for table in tables:
+                self._versions.own.pop(table.unique_id, None)
+
+    def seen(self, tables: Sequence[Table], fetch_all: FetchAll) -> None:
+        """Read the versions of tables that have just been built, and that no other run can change yet.
+
+        Called in threads. If it fails, the tables are built again in the next run.
+        """
+        wanted = [table.unique_id for table in tables if table.unique_id in self._relevant]
+        if not self._versions or not wanted or not isinstance(self._engine, Versioned):
+            return
+        try:
+            self._versions.own.update(versions_of(self._engine, self.graph, wanted, fetch_all))
+        except Exception as error:
+            self._warn(f"What was built cannot be reused: {type(error).__name__}: {error}")
+
+    def metadata(self, table: Table, sql: str | None) -> dict[str, Any]:
+        """Return the metadata that records the state of a table that was built.
+
+        Args:
+            table: The table.
+            sql: Its compiled SQL, if it has any.
+        """
+        if self._versions is None or table.unique_id not in self.recorded:
+            return {}
+        output = self._versions.own.get(table.unique_id)
+        inputs = {parent: self._versions.of(parent) for parent in table.parents}
+        known = {parent: version for parent, version in inputs.items() if version is not None}
+        if output is None or known.keys() != inputs.keys() or self._code.obstacle(table.unique_id):
+            return {}
+        state = BuildState(
+            self._code.fingerprint(table.unique_id), known, output, self._run_id, self._changing_part(table, sql)
+        )
+        self._versions.built(table.unique_id, state)
+        return {KEY: dg.MetadataValue.json(state.as_json())}
+
+    def materializations(self) -> Iterator[dg.MaterializeResult[Any]]:
+        """Yield the materializations of the reused tables, upstream ones first."""
+        for unique_id in sorted(self.reused, key=self.graph.order.__getitem__):
+            before = self._metadata[unique_id]
+            state = _state(before)
+            assert state is not None  # noqa: S101  # without one, the table is built
+            metadata = {key: value for key, value in before.items() if key not in _OF_ITS_BUILD}
+            metadata |= {REUSED: dg.MetadataValue.dagster_run(state.run), KEY: dg.MetadataValue.json(state.as_json())}
+            yield dg.MaterializeResult(asset_key=asset_key(self.graph.tables[unique_id]), metadata=metadata)
+
+    def _changing_part(self, table: Table, sql: str | None) -> str:
+        if table.node.resource_type == "seed":
+            return ""
+        if not sql:
+            return "dbt did not report its SQL"
+        from lakehouse_analytics.reuse.statements import changing_part
+
+        parents = [self.graph.resource(parent).node for parent in table.parents]
+        names = {f"{node.schema}.{node.table_name}".lower() for node in parents}
+        return changing_part(sql, self.graph.engine.sql_dialect, names)
+
+    def _label(self, unique_id: str) -> str:
+        return "/".join(self.graph.resource(unique_id).key)
+
+
+def _state(metadata: Mapping[str, Any]) -> BuildState | None:
+    value = metadata.get(KEY)
+    data = getattr(value, "data", value)
+    return BuildState.read(json.loads(data) if isinstance(data, str) else data)

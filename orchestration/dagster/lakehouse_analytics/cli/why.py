@@ -1,0 +1,93 @@
+"""`lakehouse why`: which tables the next run builds, and why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from lakehouse_analytics.assets.reuse import Reuse
+from lakehouse_analytics.branches.names import schemas_on_branch
+from lakehouse_analytics.common.names import counted
+from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.dbt.manifest import read
+from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.diff.relations import find_table
+from lakehouse_analytics.engines.base import DatabaseError
+from lakehouse_analytics.engines.resources import dbt_runner, engine
+from lakehouse_analytics.instance.home import open_home
+from lakehouse_analytics.reuse.decisions import Decision
+from lakehouse_analytics.settings import Settings
+
+
+def why(settings: Settings, name: str | None) -> str:
+    """Return what a run of the whole project would build, and why.
+
+    Args:
+        settings: The settings.
+        name: The asset key or the dbt name of a table; None for all tables.
+
+    Raises:
+        DiffError: There is no such table.
+        HomeError: DAGSTER_HOME, which has the states of earlier builds, is not set.
+        ManifestError: The manifest is missing or stale.
+        DatabaseError: The versions of the tables cannot be read.
+    """
+    project = DbtProject.from_settings(settings)
+    graph = read(project.manifest(), project.configuration())
+    table = find_table(graph, name) if name else None
+    if settings.branch:
+        graph = graph.with_schemas(schemas_on_branch(graph.tables.values(), settings.branch))
+    if not any(one.contract.reuse for one in graph.tables.values()):
+        return "Every run builds all its tables: no model has `reuse: true`. See docs/safe-changes.md."
+    decisions = _decisions(settings, project, graph)
+    if table is None:
+        return _all(graph, decisions)
+    if not isinstance(table, Table):
+        return f"{'/'.join(table.key)} is a source, which no run builds."
+    return _one(graph, decisions, table.unique_id)
+
+
+def _decisions(settings: Settings, project: DbtProject, graph: Graph) -> Mapping[str, Decision]:
+    problems: list[str] = []
+    with open_home() as instance:
+        reuse = Reuse(
+            graph,
+            graph.tables,
+            dbt=dbt_runner(settings, project),
+            environment=os.environ,
+            engine=engine(settings, graph),
+            instance=instance,
+            run_id="",
+            full_refresh=False,
+            warn=problems.append,
+        )
+    if not reuse.decisions:
+        raise DatabaseError(" ".join(problems) or "Nothing is known of the tables.")
+    return reuse.decisions
+
+
+def _one(graph: Graph, decisions: Mapping[str, Decision], unique_id: str) -> str:
+    """Return the reason of one table, and that of the input that is the cause."""
+    decision: Decision | None = decisions[unique_id]
+    if decision and decision.reused:
+        return f"{_label(graph, unique_id)} is reused: neither its code nor its inputs have changed."
+    lines = []
+    while decision and not decision.reused:
+        lines.append(f"{_label(graph, unique_id)} is built: {decision.reason}.")
+        unique_id = decision.because or ""
+        decision = decisions.get(unique_id)
+    return "\n".join(lines)
+
+
+def _all(graph: Graph, decisions: Mapping[str, Decision]) -> str:
+    width = max(len(_label(graph, unique_id)) for unique_id in decisions)
+    lines = [
+        f"{_label(graph, unique_id):<{width}}  {'reused' if decision.reused else f'built: {decision.reason}'}"
+        for unique_id, decision in decisions.items()
+    ]
+    reused = sum(decision.reused for decision in decisions.values())
+    return "\n".join([*lines, f"The next run builds {len(decisions) - reused} of {counted(len(decisions), 'table')}."])
+
+
+def _label(graph: Graph, unique_id: str) -> str:
+    return "/".join(graph.resource(unique_id).key)
