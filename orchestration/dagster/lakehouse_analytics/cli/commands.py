@@ -205,7 +205,7 @@ def why(table: str | None) -> None:
     from lakehouse_analytics.cli.why import why as explain
     from lakehouse_analytics.settings import Settings
 
-    with _plain_errors():
+    with plain_errors():
         click.echo(explain(Settings.load(), table))
 
 
