@@ -221,7 +221,7 @@ schema: $(RUNTIME) ## Rewrite the JSON Schema of meta.lakehouse for editors
 	@lakehouse schema --out dbt/lakehouse.schema.json
 
 .PHONY: bench
-bench: bench-load bench-run bench-row-counts bench-airbyte bench-backfill bench-arrivals bench-diff bench-reuse bench-ui ## Run all benchmarks, each compared with stock Dagster or dbt
+bench: bench-load bench-run bench-row-counts bench-airbyte bench-backfill bench-arrivals bench-diff bench-branch bench-reuse bench-ui ## Run all benchmarks, each compared with stock Dagster or dbt
 
 .PHONY: bench-load
 bench-load: $(DEV) ## Measure load time
@@ -258,6 +258,10 @@ $(VENV)/.dlt: benchmarks/dlt.lock | $(DEV)
 .PHONY: bench-diff
 bench-diff: $(DEV) stack-up ## Compare a million rows with lakehouse diff and by brute force, on DuckDB and Trino
 	@python benchmarks/diff.py $(ARGS)
+
+.PHONY: bench-branch
+bench-branch: $(DEV) stack-up ## Change one of 500 models on a branch: how long it takes, and what is written and left
+	@python benchmarks/branch.py $(ARGS)
 
 .PHONY: bench-reuse
 bench-reuse: $(DEV) ## Run 500 unchanged models that are reused

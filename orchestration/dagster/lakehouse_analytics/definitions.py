@@ -52,7 +52,9 @@ def defs() -> dg.Definitions:
     graph = with_components(graph, own.tree)
     # On a branch, nothing runs by itself, and nothing but the tables is written: Python assets are not built, either.
     is_main = settings.branch is None
+    # Its asset keys are others, so that no sensor, history or page of the tables themselves has what was built there.
     own = own if is_main else replace(own, definitions=dg.Definitions())
+    graph = graph.with_prefix(settings.branch) if settings.branch else graph
     warn_once([*graph.warnings, *time_zone_warnings(graph, settings.timezone, strict=settings.strict)])
 
     limit, channels, url = settings.max_runtime, notifiers(settings), settings.webserver_url

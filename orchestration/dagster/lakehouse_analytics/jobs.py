@@ -12,7 +12,7 @@ from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.checks.registry import source_check_keys
 from lakehouse_analytics.contract.models import ContractError, Grain
 from lakehouse_analytics.dbt.graph import Graph, Table
-from lakehouse_analytics.keys import MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, max_runtime_tags
+from lakehouse_analytics.keys import BRANCH, MAINTENANCE_GROUP, WINDOWS_OF, build_tags, check_key, max_runtime_tags
 from lakehouse_analytics.partitions.by_column import ColumnPartitions, column_partitions
 from lakehouse_analytics.partitions.definitions import GRAINS, GRAINS_OF_ONE_OP, GrainPartitions
 from lakehouse_analytics.partitions.time_and_column import table_partitions
@@ -46,7 +46,7 @@ def build_jobs(
         maintenance: Whether there are tables to maintain.
     """
     selection = partial(_selection, grain_partitions, column_partitions(graph), own)
-    tags = build_tags(max_runtime)
+    tags = {**build_tags(max_runtime), **({BRANCH: graph.prefix[0]} if graph.prefix else {})}
     tables = [*graph.tables.values()]
     main = [table for table in tables if not table.by and table.grain in GRAINS_OF_ONE_OP]
     whole = [table for table in tables if table.is_whole]
@@ -96,7 +96,7 @@ def tables_by_column(graph: Graph) -> dict[str, list[Table]]:
     found: dict[str, list[Table]] = {}
     for table in sorted(graph.tables.values(), key=lambda table: (table.by or "", table.grain or "", table.key)):
         if table.by:
-            name = f"{table.grain}_{table.by}_refresh" if table.grain else f"{table.by}_refresh"
+            name = job_of_table(table)
             found.setdefault(name, []).append(table)
             if (table.grain, table.by) != (found[name][0].grain, found[name][0].by):
                 raise ContractError(
@@ -112,7 +112,7 @@ def _parts_of_whole(graph: Graph, whole: Sequence[Table], own: OwnAssets) -> dic
     bronze = [table for table in whole if table.layer == "bronze"]
     if bronze:
         jobs["bronze_refresh"] = (bronze, "The bronze layer.")
-    entry = graph.by_key.get(CUSTOMER_ENTRY) if graph.project == DEMO else None
+    entry = graph.by_key.get((*graph.prefix, *CUSTOMER_ENTRY)) if graph.project == DEMO else None
     if entry:
         downstream = own.tables_below(entry) | {entry.unique_id}
         customers = [table for table in whole if table.unique_id in downstream]
@@ -150,6 +150,13 @@ def exports_job(keys: Sequence[dg.AssetKey], *, max_runtime: int) -> dg.Unresolv
 def job_of(grain: Grain) -> str:
     """Return the name of the job that a grain's schedule runs."""
     return MAIN if grain in GRAINS_OF_ONE_OP else f"{grain}_refresh"
+
+
+def job_of_table(table: Table) -> str:
+    """Return the name of the job that builds a table with all others of the same partitions."""
+    if table.by:
+        return f"{table.grain}_{table.by}_refresh" if table.grain else f"{table.by}_refresh"
+    return job_of(table.grain) if table.grain else MAIN
 
 
 def _selection(

@@ -15,6 +15,8 @@ EXPORTS_POOL = "exports"
 #: Tag with the job's name on each run of a job that builds windows. `dagster.yaml` limits these to one at a time per
 #: job. Dagster itself does not tag runs with their job.
 WINDOWS_OF = "lakehouse/windows_of"
+#: Tag with the branch on which a run builds.
+BRANCH = "lakehouse/branch"
 #: Tag of a run that could not read some files, with their number. The sensor of the files requests another load.
 UNREADABLE_FILES = "lakehouse/unreadable_files"
 

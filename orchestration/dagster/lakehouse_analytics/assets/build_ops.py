@@ -12,7 +12,7 @@ from lakehouse_analytics.assets.build import DEFAULT_THREADS, OP_NAME, Build, Bu
 from lakehouse_analytics.assets.build_events import Event
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
 from lakehouse_analytics.assets.own import OwnAssets
-from lakehouse_analytics.assets.run_branch import branch_of
+from lakehouse_analytics.assets.run_branch import branch_of, refuse_other_branch
 from lakehouse_analytics.assets.specs import table_spec
 from lakehouse_analytics.checks.registry import EvaluationPoint, Scope, specs
 from lakehouse_analytics.contract.models import Grain
@@ -142,6 +142,7 @@ class BuildOps:
         by_column: Mapping[str, ColumnPartitions],
     ) -> Iterator[Event]:
         refuse_failed_launch(context.instance, context.run.run_id)
+        refuse_other_branch(context.run.tags, self.settings.branch)
         remember_output_keys(context)
         run = Build(
             self.graph,

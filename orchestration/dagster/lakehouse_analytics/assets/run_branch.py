@@ -25,7 +25,7 @@ from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.relation import Relation, relation_of
 from lakehouse_analytics.engines.base import Queried
 from lakehouse_analytics.iceberg.catalog import CatalogError
-from lakehouse_analytics.keys import asset_key
+from lakehouse_analytics.keys import BRANCH, asset_key
 
 if TYPE_CHECKING:
     from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
@@ -262,6 +262,26 @@ def remove_dead_branches(catalog: SqlBranchCatalog, *, own: str = "") -> list[st
                 dropped.append(branch.name)
     catalog.delete_dropped()
     return dropped
+
+
+def refuse_other_branch(tags: Mapping[str, str], branch: str | None) -> None:
+    """Refuse a run that was launched on a branch, if it would write somewhere else.
+
+    Args:
+        tags: The tags of the run.
+        branch: The branch that the run would write to; None for the tables themselves.
+
+    Raises:
+        dg.Failure: They differ.
+    """
+    expected = tags.get(BRANCH)
+    if expected is not None and expected != branch:
+        where = f"LAKEHOUSE_BRANCH is {branch}" if branch else "LAKEHOUSE_BRANCH is not set"
+        raise dg.Failure(
+            f"This run was launched on the branch {expected}, but {where} where it is executed. Set it there as in the "
+            "code location; in Kubernetes, with `includeConfigInLaunchedRuns` of the deployment.",
+            allow_retries=False,
+        )
 
 
 def refuse_harmful_hooks(tables: Iterable[Table]) -> None:

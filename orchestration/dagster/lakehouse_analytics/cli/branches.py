@@ -30,14 +30,25 @@ def opened(settings: Settings) -> SqlBranchCatalog:
     return SqlBranchCatalog(settings.iceberg_catalog)
 
 
-def create(settings: Settings, name: str, *, days: int) -> str:
-    """Create a branch of all tables of the dbt project, and return what was done."""
-    branch = branch_name(name)
+def create(settings: Settings, name: str, *, days: int, replace: bool = False) -> str:
+    """Create a branch of all tables of the dbt project, and return what was done.
+
+    Args:
+        settings: The settings.
+        name: The name, such as `pr-42`.
+        days: Days after which maintenance may drop the branch.
+        replace: Whether a branch of this name is dropped first.
+
+    Raises:
+        BranchError: There is such a branch and it is not to be replaced, or a run is using it.
+    """
+    branch, catalog = branch_name(name), opened(settings)
     tables = tables_of_project(settings)
     expires = datetime.now(UTC) + timedelta(days=days)
-    opened(settings).create(branch, tables, expires=expires)
+    dropped = drop(settings, name, if_exists=True) + "\n" if replace and _exists(catalog, branch) else ""
+    catalog.create(branch, tables, expires=expires)
     return (
-        f"Created the branch {branch} of {counted(len(tables), 'table')}; it expires on {expires:%Y-%m-%d}.\n"
+        f"{dropped}Created the branch {branch} of {counted(len(tables), 'table')}; it expires on {expires:%Y-%m-%d}.\n"
         f"A run with LAKEHOUSE_BRANCH={branch} writes there."
     )
 
@@ -84,14 +95,39 @@ def publish(settings: Settings, name: str, *, force: bool = False) -> str:
     return f"Published {counted(len(published.tables), 'table')} of the branch {branch}:{names}"
 
 
-def drop(settings: Settings, name: str) -> str:
-    """Drop a branch, and return what was done."""
+def drop(settings: Settings, name: str, *, if_exists: bool = False) -> str:
+    """Drop a branch, and return what was done.
+
+    Args:
+        settings: The settings.
+        name: The name of the branch.
+        if_exists: Whether nothing is done if there is no such branch.
+
+    Raises:
+        BranchError: There is no such branch, or a run is using it.
+    """
     branch, catalog = branch_name(name), opened(settings)
-    if branch not in {existing.name for existing in catalog.branches()}:
+    if not _exists(catalog, branch):
+        if if_exists:
+            return f"There is no branch {branch}."
         raise BranchError(f"There is no branch {branch}. `lakehouse branch list` shows all.")
     with catalog.in_use(branch):
         files = catalog.drop(branch)
     return f"Dropped the branch {branch} and {counted(files, 'file')} that only it had."
+
+
+def _exists(catalog: SqlBranchCatalog, branch: str) -> bool:
+    return branch in {existing.name for existing in catalog.branches()}
+
+
+def require(settings: Settings, name: str) -> None:
+    """Check that there is a branch.
+
+    Raises:
+        BranchError: There is no such branch, or the lakehouse cannot have branches.
+    """
+    if not _exists(opened(settings), name):
+        raise BranchError(f"There is no branch {name}. Create it: lakehouse branch create {name}")
 
 
 def rollback(settings: Settings, run: str, *, yes: bool) -> str:

@@ -17,6 +17,7 @@ from rich.console import Console
 from lakehouse_analytics._dagster_internals import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 from lakehouse_analytics.assets.specs import LAYER_TAG
 from lakehouse_analytics.cli import run_report
+from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.contract.models import LAYERS
 from lakehouse_analytics.settings import Settings
 
@@ -37,8 +38,10 @@ class Build:
     @property
     def label(self) -> str:
         """The job with its partitions, for a heading."""
-        name = ", ".join(sorted(key.to_user_string() for key in self.job.asset_layer.executable_asset_keys))
-        what = name if self.job.name.startswith("__") else f"Dagster job {self.job.name}"
+        keys = sorted(key.to_user_string() for key in self.job.asset_layer.executable_asset_keys)
+        checks = sorted(str(key.name) for key in self.job.asset_check_selection or ())
+        is_part = self.job.asset_selection is not None or self.job.name.startswith("__")
+        what = some(keys or checks, FEW) if is_part else f"Dagster job {self.job.name}"
         return what + (
             f", {self.first} to {self.last}" if self.first != self.last else f", {self.first}" * bool(self.first)
         )
@@ -66,10 +69,12 @@ def build_and_summarize(
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     runs: list[dg.ExecuteInProcessResult] = []
-    keys: list[dg.AssetKey] = []
+    keys: set[dg.AssetKey] = set()
+    checked: set[dg.AssetKey] = set()
     for build in builds:
         title(f"Build: {build.label}")
-        keys += build.job.asset_layer.executable_asset_keys
+        keys.update(build.job.asset_layer.executable_asset_keys)
+        checked |= {check.asset_key for check in build.job.asset_check_selection or ()}
         tags = {ASSET_PARTITION_RANGE_START_TAG: build.first, ASSET_PARTITION_RANGE_END_TAG: build.last}
         with contextlib.redirect_stdout(_Progress(sys.stdout)):
             runs.append(
@@ -82,15 +87,16 @@ def build_and_summarize(
 
     layers = {spec.key: spec.tags.get(LAYER_TAG, "") for spec in definitions.resolve_all_asset_specs()}
     ordered = {
-        key: layers[key] for key in sorted(keys, key=lambda key: (_layer_order(layers[key]), key.to_user_string()))
+        key: layers[key]
+        for key in sorted(keys | checked, key=lambda key: (_layer_order(layers[key]), key.to_user_string()))
     }
-    lines = run_report.lines_of(instance, [run.run_id for run in runs], ordered)
+    lines = run_report.lines_of(instance, [run.run_id for run in runs], ordered, checked - keys)
     title("Summary")
     Console().print(run_report.render(lines))
     total = run_report.total(lines)
     click.echo(
-        f"\n{total['built']} of {len(lines)} assets built, {total['passed']} checks passed, {total['warned']} warned, "
-        f"{total['failed']} failed, {time.monotonic() - started:.0f} s in all.\n"
+        f"\n{total['built']} of {total['assets']} assets built, {total['passed']} checks passed, "
+        f"{total['warned']} warned, {total['failed']} failed, {time.monotonic() - started:.0f} s in all.\n"
         f"{_describe_location(settings)}   (then open http://localhost:3000)"
     )
     failed = [run for run in runs if not run.success]
@@ -107,7 +113,7 @@ def title(text: str) -> None:
 def _describe_location(settings: Settings) -> str:
     chosen = [
         f"LAKEHOUSE_{name.upper()}={getattr(settings, name)}"
-        for name in ("env", "engine")
+        for name in ("env", "engine", "branch")
         if getattr(settings, name) != type(settings).model_fields[name].default
     ]
     return f"{settings.engine_type.location(settings)}\nSee it in the UI:  {' '.join([*chosen, 'make dev'])}"

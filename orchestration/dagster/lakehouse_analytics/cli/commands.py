@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from lakehouse_analytics.cli.build_command import build
+from lakehouse_analytics.cli.errors import plain_errors
 from lakehouse_analytics.devtools.airbyte_sim import command as airbyte_sim
 from lakehouse_analytics.doctor.probes import NAMES, RENAMED
 from lakehouse_analytics.impact.command import impact
@@ -29,6 +31,7 @@ def main() -> None:
     """Bring a dbt project, get a lakehouse."""
 
 
+main.add_command(build)
 main.add_command(ingest)
 main.add_command(airbyte_sim)
 main.add_command(impact)
@@ -44,7 +47,7 @@ def demo(config_path: Path | None, count: int | None, seed: int | None) -> None:
     """Ingest sample data, build all layers through Dagster, and print a summary."""
     from lakehouse_analytics.cli import demo as demonstration
 
-    with _plain_errors():
+    with plain_errors():
         if not demonstration.run(config_path=config_path, count=count, seed=seed):
             sys.exit(1)
 
@@ -59,7 +62,7 @@ def example(name: str, folder: Path) -> None:
     """
     from lakehouse_analytics.cli import example as examples
 
-    with _plain_errors():
+    with plain_errors():
         if not examples.run(name, folder):
             sys.exit(1)
 
@@ -73,7 +76,7 @@ def manifest(check: bool) -> None:
     from lakehouse_analytics.engines.resources import dbt_runner
     from lakehouse_analytics.settings import Settings
 
-    with _plain_errors():
+    with plain_errors():
         settings = Settings.load(complete=False)
         project = DbtProject.from_settings(settings)
         if check:
@@ -93,7 +96,7 @@ def layers(write: bool) -> None:
     from lakehouse_analytics.cli.layers import write_layers, yaml_of_layers
     from lakehouse_analytics.settings import Settings
 
-    with _plain_errors():
+    with plain_errors():
         settings = Settings.load(complete=False)
         click.echo(write_layers(settings) if write else yaml_of_layers(settings))
 
@@ -103,7 +106,7 @@ def init() -> None:
     """Prepare DAGSTER_HOME: create its dagster.yaml and set its pool limits."""
     from lakehouse_analytics.instance.home import open_home
 
-    with _plain_errors():
+    with plain_errors():
         click.echo(open_home().root_directory)
 
 
@@ -174,7 +177,7 @@ def diff(
     from lakehouse_analytics.diff.run import diff as compare
     from lakehouse_analytics.settings import Settings
 
-    with _plain_errors():
+    with plain_errors():
         options = Options(
             key=_listed(key),
             exclude=_listed(exclude),
@@ -202,7 +205,7 @@ def why(table: str | None) -> None:
     from lakehouse_analytics.cli.why import why as explain
     from lakehouse_analytics.settings import Settings
 
-    with _plain_errors():
+    with plain_errors():
         click.echo(explain(Settings.load(), table))
 
 
@@ -218,13 +221,14 @@ def branch() -> None:
 @click.argument("name")
 @click.option("--days", type=click.IntRange(min=1, max=90), default=7, show_default=True,
               help="Days after which maintenance may drop it.")  # fmt: skip
-def branch_create(name: str, days: int) -> None:
+@click.option("--replace", is_flag=True, help="Drop a branch of this name first, with all that was built on it.")
+def branch_create(name: str, *, days: int, replace: bool) -> None:
     """Create the branch NAME of all tables of the dbt project."""
     from lakehouse_analytics.cli import branches
     from lakehouse_analytics.settings import Settings
 
-    with _plain_errors():
-        click.echo(branches.create(Settings.load(), name, days=days))
+    with plain_errors():
+        click.echo(branches.create(Settings.load(), name, days=days, replace=replace))
 
 
 @branch.command("list")
@@ -233,7 +237,7 @@ def branch_list() -> None:
     from lakehouse_analytics.cli import branches
     from lakehouse_analytics.settings import Settings
 
-    with _plain_errors():
+    with plain_errors():
         click.echo(branches.listing(Settings.load()))
 
 
@@ -248,19 +252,20 @@ def branch_publish(name: str, *, force: bool) -> None:
     from lakehouse_analytics.cli import branches
     from lakehouse_analytics.settings import Settings
 
-    with _plain_errors():
+    with plain_errors():
         click.echo(branches.publish(Settings.load(), name, force=force))
 
 
 @branch.command("drop")
 @click.argument("name")
-def branch_drop(name: str) -> None:
+@click.option("--if-exists", is_flag=True, help="Do nothing if there is no such branch.")
+def branch_drop(name: str, *, if_exists: bool) -> None:
     """Drop the branch NAME, and the files that only it has."""
     from lakehouse_analytics.cli import branches
     from lakehouse_analytics.settings import Settings
 
-    with _plain_errors():
-        click.echo(branches.drop(Settings.load(), name))
+    with plain_errors():
+        click.echo(branches.drop(Settings.load(), name, if_exists=if_exists))
 
 
 @main.command()
@@ -274,41 +279,5 @@ def rollback(run: str, yes: bool) -> None:
     from lakehouse_analytics.cli import branches
     from lakehouse_analytics.settings import Settings
 
-    with _plain_errors():
+    with plain_errors():
         click.echo(branches.rollback(Settings.load(), run, yes=yes))
-
-
-class _plain_errors:  # noqa: N801  # used like a function
-    """Context manager that prints this project's own errors as one message, without a traceback."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
-        from lakehouse_analytics.branches.catalog import BranchError
-        from lakehouse_analytics.cli.example import ExampleError
-        from lakehouse_analytics.contract.models import ContractError
-        from lakehouse_analytics.dbt.profile import ProfileError
-        from lakehouse_analytics.dbt.project import ManifestError
-        from lakehouse_analytics.diff.errors import DiffError
-        from lakehouse_analytics.engines.base import DatabaseError
-        from lakehouse_analytics.ingest import IngestError
-        from lakehouse_analytics.instance.home import HomeError
-        from lakehouse_analytics.settings import SettingsError
-
-        ours = (
-            ArrivalError,
-            BranchError,
-            ExampleError,
-            ContractError,
-            DiffError,
-            ManifestError,
-            HomeError,
-            IngestError,
-            ProfileError,
-            DatabaseError,
-            SettingsError,
-        )
-        if isinstance(error, ours):
-            raise click.ClickException(str(error)) from None

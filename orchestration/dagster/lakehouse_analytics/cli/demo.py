@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import click
 import dagster as dg
 
 from lakehouse_analytics.cli.build import Build, build_and_summarize, title
+from lakehouse_analytics.cli.partitions import WHOLE, first_of_last_month, partition_range
 from lakehouse_analytics.contract.models import Grain
 from lakehouse_analytics.dbt.prepare import prepare
 from lakehouse_analytics.dbt.project import DbtProject, ManifestError
@@ -18,7 +17,6 @@ from lakehouse_analytics.engines.resources import dbt_runner
 from lakehouse_analytics.ingest import IngestReport, run_ingest
 from lakehouse_analytics.instance.home import open_home
 from lakehouse_analytics.jobs import MAIN, job_of
-from lakehouse_analytics.partitions.definitions import overlapping_keys, windows
 from lakehouse_analytics.settings import Settings, repository_root
 from lakehouse_analytics.triggers import events as syncs
 
@@ -49,7 +47,10 @@ def run(*, config_path: Path | None, count: int | None, seed: int | None) -> boo
     from lakehouse_analytics.definitions import defs
 
     definitions = defs()
-    builds = [Build(job, *_recent_partitions(job.partitions_def)) for job in _jobs(definitions)]
+    builds = [
+        Build(job, *(partition_range(job.partitions_def, first_of_last_month(), instance) or WHOLE))
+        for job in _jobs(definitions)
+    ]
     return build_and_summarize(settings, instance, definitions, builds, started)
 
 
@@ -74,23 +75,6 @@ def _jobs(definitions: dg.Definitions) -> list[dg.JobDefinition]:
     longer: tuple[Grain, ...] = ("weekly", "monthly")
     wanted = [MAIN, *(job_of(grain) for grain in longer)]
     return [definitions.resolve_job_def(name) for name in wanted if name in known]
-
-
-def _recent_partitions(partitions_def: dg.PartitionsDefinition[str] | None) -> tuple[str, str]:
-    """Return the first and the last partition of the last whole month and the current one; empty without partitions.
-
-    Earlier partitions are left for a backfill.
-    """
-    if not isinstance(partitions_def, dg.TimeWindowPartitionsDefinition):
-        return "", ""
-    today = datetime.now(ZoneInfo(partitions_def.timezone)).replace(hour=0, minute=0, second=0, microsecond=0)
-    month = (today.replace(day=1) - timedelta(days=1)).replace(day=1)
-    inside = [
-        window
-        for window in windows(partitions_def, overlapping_keys(partitions_def, month, today))
-        if window.start >= month
-    ]
-    return (inside[0].key, inside[-1].key) if inside else ("", "")
 
 
 def _describe_sync(report: IngestReport) -> str:

@@ -10,20 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import click
 import dagster as dg
 
 from lakehouse_analytics.cli.build import Build, build_and_summarize, title
+from lakehouse_analytics.cli.partitions import WHOLE, first_of_last_month, partition_range
 from lakehouse_analytics.common.environment import repository_root
 from lakehouse_analytics.dbt.prepare import prepare
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.engines.resources import dbt_runner
 from lakehouse_analytics.instance.home import open_home
 from lakehouse_analytics.jobs import MAIN, job_of
-from lakehouse_analytics.partitions.definitions import overlapping_keys, windows
-from lakehouse_analytics.partitions.keys import joined_key
 from lakehouse_analytics.settings import Settings
 
 #: Days of generated files of the example `energy`, up to tomorrow.
@@ -112,31 +110,12 @@ def _builds(definitions: dg.Definitions, instance: dg.DagsterInstance) -> Iterat
     for name in (MAIN, *(name for name in by_column if name != "daily_refresh"), job_of("monthly")):
         job = definitions.resolve_job_def(name) if name in known else None
         if job and job.asset_layer.executable_asset_keys:
-            with dg.partition_loading_context(dynamic_partitions_store=instance):
-                yield Build(job, *_recent(job.partitions_def))
-
-
-def _recent(partitions_def: dg.PartitionsDefinition[str] | None) -> tuple[str, str]:
-    """Return the first and the last partition of the time for which there are files."""
-    if isinstance(partitions_def, dg.MultiPartitionsDefinition):
-        column = partitions_def.secondary_dimension.name
-        known = partitions_def.secondary_dimension.partitions_def.get_partition_keys()
-        first, last = _recent(partitions_def.time_window_partitions_def)
-        return joined_key(column, first, known[0]), joined_key(column, last, known[-1])
-    if not isinstance(partitions_def, dg.TimeWindowPartitionsDefinition):
-        return "", ""
-    zone = ZoneInfo(partitions_def.timezone)
-    begin, today = (
-        datetime.combine(day, datetime.min.time(), zone) for day in (first_day(), datetime.now(zone).date())
-    )
-    keys = [window.key for window in windows(partitions_def, overlapping_keys(partitions_def, begin, today))]
-    return (keys[0], keys[-1]) if keys else ("", "")
+            yield Build(job, *(partition_range(job.partitions_def, first_day(), instance) or WHOLE))
 
 
 def first_day() -> date:
     """Return the first day for which files are generated: the first of the month before the last one."""
-    month = datetime.now(UTC).date().replace(day=1)
-    return (month - timedelta(days=1)).replace(day=1)
+    return first_of_last_month()
 
 
 def day_ahead_prices(folder: Path) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Line:
-    """The summary of one asset."""
+    """The summary of one asset, of which a run may only evaluate checks."""
 
     layer: str
     name: str
@@ -26,14 +26,26 @@ class Line:
     passed: int = 0
     failed: int = 0
     warned: int = 0
+    only_checks: bool = False
 
 
-def lines_of(instance: dg.DagsterInstance, run_ids: Sequence[str], layers: Mapping[dg.AssetKey, str]) -> list[Line]:
+def lines_of(
+    instance: dg.DagsterInstance,
+    run_ids: Sequence[str],
+    layers: Mapping[dg.AssetKey, str],
+    only_checks: Collection[dg.AssetKey] = (),
+) -> list[Line]:
     """Return one line per asset, in the order of `layers`, from the events of the runs.
 
     Rows of partitions are added up.
+
+    Args:
+        instance: The instance that has the runs.
+        run_ids: The runs.
+        layers: The assets, with their layers.
+        only_checks: The assets that the runs do not build.
     """
-    lines = {key: Line(layer=layer, name=key.path[-1]) for key, layer in layers.items()}
+    lines = {key: Line(layer=layer, name=key.path[-1], only_checks=key in only_checks) for key, layer in layers.items()}
     for record in (record for run_id in run_ids for record in instance.all_logs(run_id)):
         event = record.dagster_event
         if event and event.is_step_materialization and (key := event.asset_key) in lines:
@@ -83,7 +95,7 @@ def render(lines: Sequence[Line]) -> RichTable:
         rows = f"{line.rows:,}" if line.rows is not None else "–"
         seconds = f"{line.seconds:.2f}" if line.seconds is not None else "–"
         name = f"{line.name} ({line.partitions} partitions)" if line.partitions else line.name
-        name = name if line.built else f"{line.name} (not built)"
+        name = name if line.built else f"{line.name} ({'only checks' if line.only_checks else 'not built'})"
         failed = f"[red]{line.failed}[/red]" if line.failed else "0"
         table.add_row(line.layer, name, rows, seconds, str(line.passed), str(line.warned), failed)
     return table
@@ -94,6 +106,7 @@ def total(lines: Sequence[Line]) -> dict[str, int]:
     found: dict[str, int] = defaultdict(int)
     for line in lines:
         found["built"] += line.built
+        found["assets"] += not line.only_checks
         found["passed"] += line.passed
         found["warned"] += line.warned
         found["failed"] += line.failed

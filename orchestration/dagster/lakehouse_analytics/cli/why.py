@@ -37,6 +37,7 @@ def why(settings: Settings, name: str | None) -> str:
     table = find_table(graph, name) if name else None
     if settings.branch:
         graph = graph.with_schemas(schemas_on_branch(graph.tables.values(), settings.branch))
+        graph = graph.with_prefix(settings.branch)
     if not any(one.contract.reuse for one in graph.tables.values()):
         return "Every run builds all its tables: no model has `reuse: true`. See docs/safe-changes.md."
     decisions = _decisions(settings, project, graph)

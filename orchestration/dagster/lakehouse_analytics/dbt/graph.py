@@ -161,6 +161,7 @@ class Graph:
         exposure_parents: The tables, sources and externals upstream of each exposure, including those behind metrics
             and semantic models.
         exposure_keys: The asset keys of the exposures.
+        prefix: The start of all asset keys, which is the name of a branch; empty for the lakehouse itself.
     """
 
     tables: Mapping[str, Table]
@@ -175,6 +176,7 @@ class Graph:
     project: str = ""
     exposure_parents: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exposure_keys: Mapping[str, Key] = field(default_factory=dict)
+    prefix: Key = ()
 
     @property
     def engine(self) -> EngineType:
@@ -202,6 +204,17 @@ class Graph:
             name = in_schema(table.node.relation_name, schema)
             tables[unique_id] = replace(table, node=replace(table.node, schema=schema, relation_name=name))
         return replace(self, tables=tables)
+
+    def with_prefix(self, prefix: str) -> Graph:
+        """Return the graph with other asset keys, which all start with a prefix."""
+        return replace(
+            self,
+            tables={name: replace(table, key=(prefix, *table.key)) for name, table in self.tables.items()},
+            sources={name: replace(source, key=(prefix, *source.key)) for name, source in self.sources.items()},
+            externals={name: replace(other, key=(prefix, *other.key)) for name, other in self.externals.items()},
+            exposure_keys={name: (prefix, *key) for name, key in self.exposure_keys.items()},
+            prefix=(prefix, *self.prefix),
+        )
 
     def resource(self, unique_id: str) -> Table | Source | External:
         """Return the table, source or external of a unique id.

@@ -1,7 +1,8 @@
 """Compiles a project in dbt's process without a connection, for `lakehouse impact`.
 
-Statements of macros get an empty result, and no table exists. Incremental models are compiled a second time as if their
-table existed. Nodes whose macros cannot be compiled like that are recorded, and the others are compiled.
+Statements of macros get an empty result, and no table exists. Every command has the same id and time, so that SQL which
+contains them does not differ. Incremental models are compiled a second time as if their table existed. Nodes whose
+macros cannot be compiled like that are recorded, and the others are compiled.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+#: `run_started_at` and `invocation_id` of every command.
+_STARTED, _ID = datetime(2000, 1, 1, tzinfo=UTC), "00000000-0000-0000-0000-000000000000"
 
 
 @contextmanager
@@ -26,12 +31,14 @@ def offline(path: str) -> Iterator[None]:
     """
     factory: Any = importlib.import_module("dbt.adapters.factory").FACTORY
     runner: Any = importlib.import_module("dbt.task.compile").CompileRunner
-    register, compile_node = factory.register_adapter, runner.compile
+    context: Any = importlib.import_module("dbt.context.base")
+    register, compile_node, get_id = factory.register_adapter, runner.compile, context.get_invocation_id
     exists = threading.local()
     record: dict[str, dict[str, str]] = {"incremental": {}, "problems": {}}
 
     def register_offline(*args: Any, **options: Any) -> None:
         register(*args, **options)
+        context.tracking.active_user.run_started_at = _STARTED
         for adapter in factory.adapters.values():
             _disconnect(adapter, exists)
 
@@ -55,10 +62,11 @@ def offline(path: str) -> Iterator[None]:
         return compiled
 
     factory.register_adapter, runner.compile = register_offline, compile_or_record
+    context.get_invocation_id = lambda: _ID
     try:
         yield
     finally:
-        factory.register_adapter, runner.compile = register, compile_node
+        factory.register_adapter, runner.compile, context.get_invocation_id = register, compile_node, get_id
     Path(path).write_text(json.dumps(record))
 
 

@@ -85,7 +85,7 @@ def compare_sides(base: Side, current: Side) -> list[ModelChange]:
 
 
 def _compare(unique_id: str, base: Side, current: Side) -> ModelChange | None:
-    reasons = _reasons(unique_id, base, current)
+    reasons = reasons_of(base.nodes[unique_id], current.nodes[unique_id], base.manifest, current.manifest)
     change = ModelChange(unique_id, "modified" if reasons else "upstream", reasons)
     old, new = base.queries[unique_id], current.queries[unique_id]
     if old.problem or new.problem:
@@ -150,9 +150,13 @@ def _retyped(old: Output, new: Output, dialect: str) -> list[ColumnChange]:
     return [ColumnChange("retyped", old.name, old.type, new.type, how)] if how != "same" else []
 
 
-def _reasons(unique_id: str, base: Side, current: Side) -> list[str]:
-    """Return what was modified, in the manner of dbt's `state:modified`."""
-    old, new = base.nodes[unique_id], current.nodes[unique_id]
+def reasons_of(old: Node, new: Node, base: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return what was modified, in the manner of dbt's `state:modified`.
+
+    Args:
+        old, new: The node before and after the change.
+        base, current: The manifests, whose macros the nodes call.
+    """
     reasons = []
     if new["resource_type"] == "seed":
         if old["checksum"] != new["checksum"]:
@@ -179,8 +183,8 @@ def _rows_of_reasons(reasons: list[str]) -> str:
     return ""
 
 
-def _changed_macros(old: Node, new: Node, base: Side, current: Side) -> list[str]:
-    before, after = _macros(old, base.manifest), _macros(new, current.manifest)
+def _changed_macros(old: Node, new: Node, base: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    before, after = _macros(old, base), _macros(new, current)
     changed = {name for name in before.keys() & after.keys() if before[name] != after[name]}
     return sorted(name.rsplit(".", 1)[-1] for name in changed)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -47,7 +45,7 @@ def impact(base: str, format_: str, fail_on: str | None) -> None:
 def _compare(base: str) -> Impact:
     from lakehouse_analytics.dbt.project import DbtProject
     from lakehouse_analytics.engines.resources import dbt_runner
-    from lakehouse_analytics.impact.compiled import Compiler, ImpactError, same_seeds
+    from lakehouse_analytics.impact.compiled import ImpactError, both_sides, same_seeds
     from lakehouse_analytics.impact.report import impact_of
     from lakehouse_analytics.impact.side import Side
     from lakehouse_analytics.settings import Settings
@@ -57,9 +55,6 @@ def _compare(base: str) -> Impact:
     project.configuration()
     if project.problem:
         raise ImpactError(project.problem)
-    with tempfile.TemporaryDirectory(prefix="lakehouse-impact-") as folder:
-        compiler = Compiler(project, dbt_runner(settings, project), Path(folder))
-        # The base first: a bad ref is found before anything is compiled.
-        before, after = same_seeds(compiler.base(base), compiler.current())
+    before, after = same_seeds(*both_sides(project, dbt_runner(settings, project), base))
     older = Side(before)
     return impact_of(older, Side(after, older), base)

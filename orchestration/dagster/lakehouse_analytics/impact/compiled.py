@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,13 +45,16 @@ class Compiler:
     runner: DbtRunner
     folder: Path
 
-    def current(self) -> Inputs:
+    def current(self, *, parsed: bool = False) -> Inputs:
         """Return the project as it is on disk.
+
+        Args:
+            parsed: Whether the parsed project is up to date, so that it does not have to be parsed.
 
         Raises:
             ImpactError: It does not compile.
         """
-        return self.compiled(self.runner, "current", "the project as it is on disk")
+        return self.compiled(self.runner, "current", "the project as it is on disk", parsed=parsed)
 
     def base(self, base: str) -> Inputs:
         """Return the project at a git ref, or of a manifest.
@@ -60,21 +65,30 @@ class Compiler:
         Raises:
             ImpactError: There is no such file or ref, or it does not compile.
         """
-        path = Path(base)
-        if path.suffix == ".json" or path.is_file():
-            return self._of_manifest(path)
+        self.check(base)
+        if _is_path(base):
+            return self._of_manifest(Path(base))
         root = self._checked_out(base)
         project_dir = root / self.project.project_dir.relative_to(_repository(self.project.project_dir))
         if not (project_dir / "dbt_project.yml").is_file():
             raise ImpactError(f"{self.project.project_dir} has no dbt_project.yml at {base}: use a later commit.")
         return self.compiled(self._runner_in(project_dir), "base", f"the project at {base}")
 
-    def _of_manifest(self, path: Path) -> Inputs:
-        if not path.is_file():
+    def check(self, base: str) -> None:
+        """Check that there is such a file or git ref.
+
+        Raises:
+            ImpactError: There is none.
+        """
+        if not _is_path(base):
+            self._commit(base)
+        elif not Path(base).is_file():
             raise ImpactError(
-                f"{path} does not exist: --base is the path of a manifest.json, as `lakehouse manifest` prints, or a "
+                f"{base} does not exist: --base is the path of a manifest.json, as `lakehouse manifest` prints, or a "
                 "git ref."
             )
+
+    def _of_manifest(self, path: Path) -> Inputs:
         parsed = path.parent / PARTIAL_PARSE
         if parsed.is_file():
             runner = self.runner.model_copy(update={"target_path": str(path.parent)})
@@ -88,8 +102,7 @@ class Compiler:
             )
         return Inputs(manifest)
 
-    def _checked_out(self, ref: str) -> Path:
-        """Return a copy of the repository's files at a git ref."""
+    def _commit(self, ref: str) -> str:
         repository = _repository(self.project.project_dir)
         name = f"{ref}^{{commit}}"
         commit = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", name)
@@ -98,8 +111,13 @@ class Compiler:
                 f"{ref} is neither a file nor a commit of {repository}: --base is a git ref, such as origin/main "
                 "(fetch it first), or the path of a manifest.json."
             )
+        return commit.strip()
+
+    def _checked_out(self, ref: str) -> Path:
+        """Return a copy of the repository's files at a git ref."""
+        repository = _repository(self.project.project_dir)
         archive, root = self.folder / "base.tar", self.folder / "base"
-        if _git(repository, "archive", "--format=tar", f"--output={archive}", commit.strip()) is None:
+        if _git(repository, "archive", "--format=tar", f"--output={archive}", self._commit(ref)) is None:
             raise ImpactError(f"`git archive {brief(ref)}` failed in {repository}.")
         with tarfile.open(archive) as files:
             files.extractall(root, filter="tar")
@@ -167,6 +185,26 @@ class Compiler:
             _run(session, ["deps"], target, what)
 
 
+def both_sides(project: DbtProject, runner: DbtRunner, base: str, *, parsed: bool = False) -> tuple[Inputs, Inputs]:
+    """Return the base and the project as it is on disk. Both are compiled at the same time.
+
+    Args:
+        project: The project.
+        runner: Runs dbt commands for it.
+        base: The path of a `manifest.json`, or a git ref.
+        parsed: Whether the parsed project is up to date.
+
+    Raises:
+        ImpactError: One of them does not compile, or there is no such base.
+    """
+    with tempfile.TemporaryDirectory(prefix="lakehouse-impact-") as folder:
+        compiler = Compiler(project, runner, Path(folder))
+        compiler.check(base)  # before anything is compiled
+        with ThreadPoolExecutor(1, thread_name_prefix="compile") as pool:
+            current = pool.submit(compiler.current, parsed=parsed)
+            return compiler.base(base), current.result()
+
+
 def same_seeds(base: Inputs, current: Inputs) -> tuple[Inputs, Inputs]:
     """Return both sides without the headers of seeds, if the files of one of them are not known."""
     return base, current if base.seed_columns else replace(current, seed_columns={})
@@ -203,6 +241,10 @@ def missing_hint(text: str) -> str:
         if found
         else ""
     )
+
+
+def _is_path(base: str) -> bool:
+    return Path(base).suffix == ".json" or Path(base).is_file()
 
 
 def _repository(folder: Path) -> Path:

@@ -178,7 +178,8 @@ def test_a_code_location_on_a_branch_writes_nowhere_else(lakehouse: Lakehouse, m
     built = run_on_branch(lakehouse, monkeypatch)
     assert built.success, built.failure
     assert lakehouse.database.contents(LAYERS) == before
-    assert built.metadata["gold/ga"]["relation"] == '"test1"."gold__pr_42"."ga"'
+    catalog = lakehouse.database.environment["LAKEHOUSE_TRINO_CATALOG"]
+    assert built.metadata["pr_42/gold/ga"]["relation"] == f'"{catalog}"."gold__pr_42"."ga"'
     assert lakehouse.sql("select n from gold__pr_42.ga") == [(50700,)]
     assert lakehouse.sql("select n from silver__pr_42.new") == [(100,)]
     assert "pr_42" in command("branch", "list").output

@@ -485,3 +485,17 @@ def test_a_singular_test_is_a_check_of_the_table_its_meta_names() -> None:
 
     assert tests[named].attached == orders
     assert tests[unnamed].attached == revenue
+
+
+def test_a_prefix_is_the_start_of_every_asset_key_and_changes_nothing_else() -> None:
+    manifest = medallion()
+    exposure = manifest.exposure("dashboard", "model.shop.fct")
+    graph = manifest.graph()
+    moved = graph.with_prefix("pr_42")
+    assert moved.tables["model.shop.fct"].key == ("pr_42", "gold", "fct")
+    assert moved.sources["source.shop.raw.a"].key == ("pr_42", "raw", "a")
+    assert moved.exposure_keys[exposure] == ("pr_42", "exposures", "dashboard")
+    assert {key[1:] for key in moved.by_key} == graph.by_key.keys()
+    assert moved.children == graph.children
+    assert moved.ranks == graph.ranks
+    assert moved.prefix == ("pr_42",)

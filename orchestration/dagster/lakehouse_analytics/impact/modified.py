@@ -1,0 +1,71 @@
+"""Which nodes of the project differ from the base, as dbt's `state:modified`, and what is downstream of them. Pure.
+
+dbt's own selector compares code and configurations as they are written, so it misses a changed variable, of which the
+SQL of a model is made. This comparison also has the compiled SQL, and it is the one of `lakehouse impact`, so that a
+comment on a pull request and its build name the same changes. It does not need the lineage of columns.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lakehouse_analytics.impact.changes import reasons_of
+from lakehouse_analytics.impact.side import Inputs, Node, parents_of
+
+#: The reason of a node that the base does not have.
+NEW = "new"
+_COMPARED = ("model", "seed", "snapshot", "test", "function")
+
+
+def modified(base: Inputs, current: Inputs) -> dict[str, list[str]]:
+    """Return what was modified of each model, seed, snapshot, function, source and test that differs, by unique id.
+
+    Removed nodes are not included: what reads them differs as well, or does not compile.
+    """
+    before, after = _nodes(base.manifest), _nodes(current.manifest)
+    found = {}
+    for unique_id in sorted(after):
+        if unique_id not in before:
+            found[unique_id] = [NEW]
+        elif reasons := _reasons(unique_id, before[unique_id], after[unique_id], base, current):
+            found[unique_id] = reasons
+    return found
+
+
+def downstream(manifest: Mapping[str, Any], unique_ids: Iterable[str]) -> set[str]:
+    """Return the given nodes and all nodes downstream of them."""
+    children: dict[str, list[str]] = defaultdict(list)
+    for unique_id, node in _nodes(manifest).items():
+        for parent in parents_of(node):
+            children[parent].append(unique_id)
+    found, stack = set[str](), [*unique_ids]
+    while stack:
+        unique_id = stack.pop()
+        if unique_id not in found:
+            found.add(unique_id)
+            stack += children[unique_id]
+    return found
+
+
+def _nodes(manifest: Mapping[str, Any]) -> dict[str, Node]:
+    nodes = {**manifest["nodes"], **(manifest.get("functions") or {})}
+    return {
+        **{unique_id: node for unique_id, node in nodes.items() if node["resource_type"] in _COMPARED},
+        **manifest["sources"],
+    }
+
+
+def _reasons(unique_id: str, old: Node, new: Node, base: Inputs, current: Inputs) -> list[str]:
+    reasons = reasons_of(old, new, base.manifest, current.manifest)
+    if old["config"].get("column_types") != new["config"].get("column_types"):
+        reasons.append("config column_types")
+    pairs = (
+        (old.get("compiled_code"), new.get("compiled_code")),
+        (base.incremental.get(unique_id), current.incremental.get(unique_id)),
+    )
+    # A side may not be compiled: a manifest as the base, or a macro that needs a connection.
+    if not reasons and any(one and other and one.strip() != other.strip() for one, other in pairs):
+        reasons.append("compiled SQL")
+    return reasons
