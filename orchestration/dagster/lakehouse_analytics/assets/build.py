@@ -107,18 +107,7 @@ class Build:
         self.windows = self._windows(keys | checked_tables(checks))
         self.values = self._values(keys | checked_tables(checks))
         accepted = self._accepted()
-        self.report = BuildEvents(
-            graph if self.branch and self.branch.withholds else self.graph,
-            project.project_dir,
-            self.context,
-            checks,
-            run=self.run,
-            engine=engine,
-            windows=self.windows,
-            lineage_folder=project.target_path / "column_lineage",
-            reuse=self.reuse,
-            schemas=self.branch.visible if self.branch else None,
-        )
+        self.report = self._events(graph, project)
         self.results = TableResults(
             self.run,
             context.instance,
@@ -155,6 +144,20 @@ class Build:
             reused = {asset_key(graph.tables[unique_id]) for unique_id in reuse.reused}
             opened = branch(graph, self.context, keys - reused, full_refresh)
         return opened, reuse
+
+    def _events(self, graph: Graph, project: DbtProject) -> BuildEvents:
+        return BuildEvents(
+            graph if self.branch and self.branch.withholds else self.graph,
+            project.project_dir,
+            self.context,
+            self.context.selected_asset_check_keys,
+            run=self.run,
+            engine=self.engine,
+            windows=self.windows,
+            lineage_folder=project.target_path / "column_lineage",
+            reuse=self.reuse,
+            schemas=self.branch.visible if self.branch else None,
+        )
 
     def _commands(self) -> DbtCommands:
         return DbtCommands(
