@@ -121,6 +121,10 @@ def test_a_session_that_the_server_has_ended_is_replaced(sync: Sync, source: Sou
 def test_a_server_may_restart_between_two_syncs(sync: Sync, source: SourceDatabase) -> None:
     session(sync, "a")
     source.server.stop()
+    source.server.start()
+    number = session(sync, "b")
+    wait_until(lambda: open_sessions(source) == {number})
+    source.server.stop()
     with pytest.raises(ArrivalError, match=r"(?i)connect"):
         sync(table="b")
     source.server.start()
