@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 #: Namespace and name of a table.
 Name = tuple[str, str]
 Batches = Iterable["pa.RecordBatch"]
-#: Rows per Parquet row group, which is also the number of rows in memory.
+#: Maximum number of rows per Parquet row group.
 BATCH = 122_880
+_GROUP_BYTES = 16 << 20  # maximum size of a row group in memory
+_BATCH_BYTES = 4 << 20  # of what is read at once. Both sides of DuckDB have several batches
 _FILE = 128 << 20  # maximum bytes of a data file
 _FIELD_ID = b"PARQUET:field_id"
 
@@ -71,7 +73,8 @@ def _rows_of(table: Table, task: FileScanTask, schema: Schema) -> Iterator[pa.Re
             if (names := _names_in(file.schema_arrow, schema)) is not None:
                 fields = [field for field in schema.fields if field.field_id in names]
                 in_file = [names[field.field_id] for field in fields]
-                for batch in file.iter_batches(batch_rows(file.metadata), columns=in_file):
+                # Threads would keep memory of their own.
+                for batch in file.iter_batches(batch_rows(file.metadata), columns=in_file, use_threads=False):
                     if fields:
                         yield pa.RecordBatch.from_arrays(
                             [batch.column(name) for name in in_file], names=[field.name for field in fields]
@@ -84,9 +87,9 @@ def _rows_of(table: Table, task: FileScanTask, schema: Schema) -> Iterator[pa.Re
 
 
 def batch_rows(metadata: FileMetaData) -> int:
-    """Return the number of rows of a Parquet file that fit into a batch of about 16 MiB."""
+    """Return the number of rows of a Parquet file that fit into a batch of about 4 MiB."""
     size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    rows: int = (16 << 20) * metadata.num_rows // max(size, 1)
+    rows: int = _BATCH_BYTES * metadata.num_rows // max(size, 1)
     return max(1024, min(BATCH // 2, rows))
 
 
@@ -147,21 +150,48 @@ def write(io: FileIO, metadata: TableMetadata, rows: Batches, paths: list[str]) 
 
     arrow = schema_to_pyarrow(metadata.schema())
     places = load_location_provider(metadata.location, metadata.properties)
-    remaining = iter(aligned(rows, arrow))
-    batch = next(remaining, None)
+    groups = _row_groups(aligned(rows, arrow))
+    group = next(groups, None)
     written = 0
-    while batch is not None:
+    while group is not None:
         path = places.new_data_location(f"{uuid.uuid4()}.parquet")
         paths.append(path)
         with (
             io.new_output(path).create() as stream,
             pq.ParquetWriter(stream, arrow, compression="zstd") as file,
         ):
-            while batch is not None and stream.tell() < _FILE:
-                file.write_batch(batch)
-                written += len(batch)
-                batch = next(remaining, None)
+            while group is not None and stream.tell() < _FILE:
+                file.write_table(group)
+                written += len(group)
+                group = None  # not in memory while the next one is read
+                group = next(groups, None)
     return written
+
+
+def _row_groups(rows: Batches) -> Iterator[pa.Table]:
+    """Yield batches together, up to the size of a row group."""
+    import pyarrow as pa
+
+    group: list[pa.RecordBatch] = []
+    size = count = 0
+    for batch in rows:
+        if group and (size + batch.nbytes > _GROUP_BYTES or count + len(batch) > BATCH):
+            table, group, size, count = pa.Table.from_batches(group), [], 0, 0
+            yield table
+            del table
+            _release_memory()
+        group.append(batch)
+        size, count = size + batch.nbytes, count + len(batch)
+    if group:
+        yield pa.Table.from_batches(group)
+
+
+def _release_memory() -> None:
+    """Return freed memory to the system. Allocators keep it in sizes that the next batch may not need."""
+    import pyarrow as pa
+
+    for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
+        pool.release_unused()
 
 
 def remove(io: FileIO, paths: Sequence[str]) -> None:

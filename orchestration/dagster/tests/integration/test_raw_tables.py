@@ -37,22 +37,38 @@ import sys
 from pathlib import Path
 from lakehouse_analytics.arrivals.raw_tables.base import Change
 kind, folder, step = sys.argv[1:]
+rows = [Path(folder) / f"{step}.parquet"]
+import duckdb
+with duckdb.connect() as db:
+    columns = {name: kind for name, kind, *_ in db.execute(f"DESCRIBE FROM '{rows[0]}'").fetchall()}
 if kind == "file":
     from lakehouse_analytics.arrivals.raw_tables.duckdb_file import DuckDBTable
     table = DuckDBTable(Path(folder) / "lakehouse.duckdb", 5.0, "raw", "orders")
 else:
     from lakehouse_analytics.arrivals.raw_tables.iceberg import IcebergTable
     table = IcebergTable("lake", "raw", "orders")
-columns = {
-    "id": "BIGINT", "name": "VARCHAR", "price": "DECIMAL(12,4)", "at": "TIMESTAMP WITH TIME ZONE", "customer": "VARCHAR"
-}
-rows = [Path(folder) / f"{step}.parquet"]
 print(table.apply(Change(columns, rows, {"step": step}, key=["id"]), table.read()))
 print(list(table.query("SELECT count(*), count(DISTINCT id), CAST(sum(price) AS VARCHAR) FROM {table}")))
 # The maximum of getrusage includes that of the process which started this one.
 [peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
 print(int(peak.split()[1]) // 1024)
 """
+NARROW = [
+    "md5(i::VARCHAR) AS name",
+    "TIMESTAMPTZ '2026-01-01' + INTERVAL 1 SECOND * (i % 86400) AS at",
+    "'customer-' || (i % 5000) AS customer",
+]
+#: About 480 bytes per row.
+WIDE = [
+    expression.format(n=n) + f" AS c{n}"
+    for n in range(5)
+    for expression, n in (
+        ("md5((i * {n})::VARCHAR)", 4 * n),
+        ("(i * {n} % 100000 / 7.0)::DECIMAL(18,4)", 4 * n + 1),
+        ("TIMESTAMPTZ '2026-01-01' + INTERVAL 1 SECOND * (i * {n} % 8640000)", 4 * n + 2),
+        ("'some longer text of column {n}: ' || (i % 77777)", 4 * n + 3),
+    )
+][1:]
 
 
 def parquet(path: Path, query: str) -> Path:
@@ -167,9 +183,9 @@ def test_rows_that_trino_changed_are_merged(trino: Trino, tmp_path: Path) -> Non
     assert trino.ask("select count(*), sum(id) from landed.orders") == [(499, 249_999)]
 
 
-@pytest.mark.parametrize("kind", ["file", "iceberg"])
+@pytest.mark.parametrize(("kind", "columns"), [("file", NARROW), ("iceberg", NARROW), ("iceberg", WIDE)])
 def test_a_merge_of_a_million_rows_needs_less_than_500_mb(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, columns: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pyiceberg.catalog.sql import SqlCatalog
 
@@ -180,8 +196,7 @@ def test_a_merge_of_a_million_rows_needs_less_than_500_mb(
     for step, first in {"load": 0, "merge": 500_000}.items():
         parquet(
             tmp_path / f"{step}.parquet",
-            "SELECT i AS id, md5(i::VARCHAR) AS name, (i % 1000 / 100)::DECIMAL(12,4) AS price, "
-            "TIMESTAMPTZ '2026-01-01' + INTERVAL 1 SECOND * (i % 86400) AS at, 'customer-' || (i % 5000) AS customer "
+            f"SELECT i AS id, (i % 1000 / 100)::DECIMAL(12,4) AS price, {', '.join(columns)} "
             f"FROM range({first}, {first + 1_000_000}) t(i) ORDER BY hash(i)",
         )
         command = [sys.executable, "-c", MERGE, kind, str(tmp_path), step]
@@ -189,5 +204,5 @@ def test_a_merge_of_a_million_rows_needs_less_than_500_mb(
         total, deleted = (1_000_000, 0) if step == "load" else (1_500_000, 500_000)
         assert outcome == str(Outcome(total, 1_000_000, deleted))
         assert found == str([(total, total, "4995000.0000" if step == "load" else "7492500.0000")])
-        print(f"{kind}, {step}: {memory} MB")
+        print(f"{kind}, {len(columns) + 2} columns, {step}: {memory} MB")
         assert int(memory) < 500

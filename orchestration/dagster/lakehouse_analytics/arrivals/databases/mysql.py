@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lakehouse_analytics.arrivals.connections import Connection
 from lakehouse_analytics.arrivals.databases.base import Nullified, SourceColumn
 from lakehouse_analytics.arrivals.databases.mysql_types import MySQLType, column, quoted
+from lakehouse_analytics.arrivals.databases.pool import Sessions, pooled
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
 from lakehouse_analytics.common.text import did_you_mean, suggestion
 
@@ -128,7 +129,7 @@ def open_table(connection: Connection, table: str, timeout: timedelta) -> Iterat
     Raises:
         ArrivalError: The database is not reachable, or has no such table.
     """
-    with _connect(connection) as driver:
+    with pooled(connection, _SESSIONS, timeout) as driver:
         with _errors(connection):
             _begin_session(driver, timeout)
             schema, name, engine = _find(connection, driver, table)
@@ -199,15 +200,14 @@ def _named(driver: Driver[Any], schema: str, table: str) -> str:
     return f"table_schema = {driver.escape(schema)} and table_name = {driver.escape(table)}"
 
 
-@contextmanager
-def _connect(connection: Connection) -> Iterator[Driver[Any]]:
+def _connect(connection: Connection) -> Driver[Any]:
     import pymysql
     from pymysql.cursors import SSCursor
 
     options = _options(connection)
     encoders: Any = pymysql.converters.encoders
     with _errors(connection):
-        driver = pymysql.connect(
+        return pymysql.connect(
             host=connection.host or "localhost",
             port=connection.port or 3306,
             user=connection.user,
@@ -218,14 +218,22 @@ def _connect(connection: Connection) -> Iterator[Driver[Any]]:
             conv=encoders,  # without decoders: values arrive as text, and Arrow converts them
             **({"connect_timeout": _CONNECT_TIMEOUT, "read_timeout": _NETWORK_TIMEOUT} | options),
         )
-    try:
-        yield driver
-    finally:
-        _abort(driver)
+
+
+def _check(driver: Any) -> None:
+    timeout, driver._read_timeout = driver._read_timeout, _CONNECT_TIMEOUT
+    driver.ping(reconnect=False)
+    driver._read_timeout = timeout
 
 
 def _abort(driver: Any) -> None:
     driver._force_close()  # close() waits for the server
+
+
+#: The settings of the session are those of every sync, so they need no reset.
+_SESSIONS: Sessions[Driver[Any]] = Sessions(
+    open=_connect, check=_check, reset=lambda driver: driver.rollback(), close=_abort
+)
 
 
 def _options(connection: Connection) -> dict[str, Any]:

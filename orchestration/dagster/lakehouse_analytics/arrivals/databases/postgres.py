@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from lakehouse_analytics.arrivals.connections import Connection
 from lakehouse_analytics.arrivals.databases.base import Nullified, SourceColumn
+from lakehouse_analytics.arrivals.databases.pool import Sessions, pooled
 from lakehouse_analytics.arrivals.databases.postgres_types import PostgresType, column
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
 from lakehouse_analytics.common.sql import identifier, literal
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 _READABLE = "rpvmf"
 _LOCKABLE = "rp"
 _BATCH_BYTES = 8 << 20
-_DEFAULTS = {"connect_timeout": "30", "application_name": "lakehouse-analytics"}
+#: `tcp_user_timeout` (milliseconds) ends the check of a connection whose server has become unreachable.
+_DEFAULTS = {"connect_timeout": "30", "tcp_user_timeout": "60000", "application_name": "lakehouse-analytics"}
 _SESSION = (
     "SET timezone = 'UTC'",
     "SET datestyle = 'ISO, YMD'",
@@ -140,7 +142,7 @@ def open_table(connection: Connection, table: str, timeout: timedelta) -> Iterat
     Raises:
         ArrivalError: The database is not reachable, or has no such table.
     """
-    with _connect(connection) as driver:
+    with pooled(connection, _SESSIONS, timeout) as driver:
         with _errors(connection):
             for setting in (*_SESSION, f"SET statement_timeout = {round(timeout.total_seconds() * 1000)}"):
                 _run(driver, setting)
@@ -175,8 +177,7 @@ def _find(connection: Connection, driver: Driver, table: str) -> tuple[int, str,
     raise ArrivalError(f"{connection.redacted} has no table {table}, or it is not visible{did_you_mean(table, known)}")
 
 
-@contextmanager
-def _connect(connection: Connection) -> Iterator[Driver]:
+def _connect(connection: Connection) -> Driver:
     import adbc_driver_postgresql.dbapi  # type: ignore[import-untyped]
 
     defaults = {name: value for name, value in _DEFAULTS.items() if name not in connection.options}
@@ -184,11 +185,21 @@ def _connect(connection: Connection) -> Iterator[Driver]:
     url = connection.url + (separator + urlencode(defaults) if defaults else "")
     with _errors(connection):
         # Transactions are begun by statements, because the driver does not begin one that is read-only.
-        driver = adbc_driver_postgresql.dbapi.connect(url, autocommit=True)
-    try:
-        yield driver
-    finally:
-        driver.close()
+        driver: Driver = adbc_driver_postgresql.dbapi.connect(url, autocommit=True)
+    return driver
+
+
+def _reset(driver: Driver) -> None:
+    _run(driver, "ROLLBACK")
+    _run(driver, "DISCARD ALL")
+
+
+_SESSIONS: Sessions[Driver] = Sessions(
+    open=_connect,
+    check=lambda driver: _rows(driver, "select 1"),
+    reset=_reset,
+    close=lambda driver: driver.close(),
+)
 
 
 @contextmanager

@@ -51,6 +51,7 @@ class IcebergTable:
     def apply(self, change: Change, before: TableState) -> Outcome:
         """See `RawTable`."""
         with self._errors("nothing was changed: "), scratch() as db:
+            db.execute("SET threads = 1")  # each has batches of its own, and Python reads and writes them in one
             table = self._find()
             now = _state_of(table)
             if now.version != before.version:

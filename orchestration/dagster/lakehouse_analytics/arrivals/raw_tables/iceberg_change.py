@@ -28,7 +28,7 @@ _NEW_TABLE = {
 }
 # Otherwise, pyiceberg would repeat an append after a concurrent commit, although the state was made for another one.
 _NO_RETRIES = {_RETRIES: "0"}
-_BATCH = 32_768
+_BATCH = 8192
 _GONE = "__lakehouse_gone"
 
 
@@ -161,7 +161,6 @@ class IcebergChange:
         for task in self._removed:
             self._register(batches(table, [task]))
             query = f"SELECT * EXCLUDE ({_GONE}) FROM ({self._marked()}) WHERE NOT {_GONE}"  # noqa: S608
-            # As many as `old` has in memory.
             yield from self.db.sql(query).to_arrow_reader(_BATCH)
 
     def _needed(self, table: Table) -> list[str]:

@@ -85,6 +85,20 @@ def test_files_without_ids_are_read_by_their_names(catalog: SqlCatalog, tmp_path
     assert rows(table) == ROWS.to_pylist()
 
 
+def test_row_groups_have_a_maximum_size(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as pq
+
+    small = pa.table({"id": pa.array(range(100), pa.int32())})
+    size = next(data_files.aligned(small.to_batches(max_chunksize=10), table.schema().as_arrow())).nbytes
+    for groups, maximum in {10: 1, 5: 2 * size, 4: 3 * size + 1, 1: 1 << 20}.items():
+        monkeypatch.setattr(data_files, "_GROUP_BYTES", maximum)
+        paths: list[str] = []
+        assert write(table.io, table.metadata, small.to_batches(max_chunksize=10), paths) == 100
+        [path] = paths
+        metadata = pq.read_metadata(path.removeprefix("file://"))
+        assert (metadata.num_row_groups, metadata.num_rows) == (groups, 100)
+
+
 def test_a_file_is_read_and_written_in_parts(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet as pq
 
@@ -94,9 +108,10 @@ def test_a_file_is_read_and_written_in_parts(table: Table, monkeypatch: pytest.M
     assert write(table.io, table.metadata, many.to_batches(50_000), paths) == 200_000
     assert len(paths) > 1
     metadata = [pq.read_metadata(path.removeprefix("file://")) for path in paths]
-    assert [m.row_group(0).num_rows for m in metadata] == [50_000] * len(paths)
+    # As many batches as fit into the maximum number of rows.
+    assert [m.row_group(0).num_rows for m in metadata] == [100_000] * len(paths)
     assert all(1024 <= batch_rows(m) <= data_files.BATCH for m in metadata)
     table.add_files(paths[:1])
-    assert max(len(batch) for batch in batches(table)) <= 50_000
+    assert max(len(batch) for batch in batches(table)) <= data_files.BATCH // 2
     remove(table.io, paths[1:])
     assert [Path(path.removeprefix("file://")).exists() for path in paths] == [True] + [False] * (len(paths) - 1)

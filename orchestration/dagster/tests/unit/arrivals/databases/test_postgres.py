@@ -213,3 +213,17 @@ def test_an_error_in_the_middle_leaves_the_raw_table_as_it_was(sync: Sync, sourc
         sync()
     assert len(sync.rows()) == 9
     assert not [*sync.folder.glob("staging*")]
+
+
+def test_what_functions_have_changed_in_a_session_is_reset(sync: Sync, source: SourceDatabase) -> None:
+    source.ask(
+        "create view t as select pg_backend_pid() as session, pg_advisory_lock(1)::text as locked, "
+        "set_config('work_mem', '64kB', false) as changed"
+    )
+    source.ask("create view u as select pg_backend_pid() as session, current_setting('work_mem') as found")
+    sync(table="t")
+    [(first, *_)] = sync.rows()
+    assert source.ask("select count(*) from pg_locks where locktype = 'advisory'") == [(0,)]
+    second = Sync(source, sync.folder, file="2.duckdb")
+    second(table="u")
+    assert second.rows() == [(first, source.ask("show work_mem")[0][0])]
