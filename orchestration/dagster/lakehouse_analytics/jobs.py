@@ -45,6 +45,8 @@ def build_jobs(
         max_runtime: Seconds after which Dagster's daemon terminates a run.
         maintenance: Whether there are tables to maintain.
     """
+    # Runs of a branch and of the lakehouse itself do not wait for each other.
+    limit_of = "/".join((*graph.prefix, "{}")).format
     selection = partial(_selection, grain_partitions, column_partitions(graph), own)
     tags = {**build_tags(max_runtime), **({BRANCH: graph.prefix[0]} if graph.prefix else {})}
     tables = [*graph.tables.values()]
@@ -59,21 +61,21 @@ def build_jobs(
     what = "All layers, bronze to metrics, with their gates" + (
         "; one or several partitions of daily tables." if daily else "."
     )
-    jobs = [_job(MAIN, everything, what, {**tags, WINDOWS_OF: MAIN} if daily else tags)]
+    jobs = [_job(MAIN, everything, what, {**tags, WINDOWS_OF: limit_of(MAIN)} if daily else tags)]
     if daily and whole:
         jobs.append(
             _job(
                 DAILY,
                 selection(daily),
                 "Only the daily tables, to backfill their history.",
-                {**tags, WINDOWS_OF: DAILY},
+                {**tags, WINDOWS_OF: limit_of(DAILY)},
             )
         )
     for grain in GRAINS:
         of_grain = [table for table in tables if table.grain == grain and not table.by]
         if of_grain and grain not in GRAINS_OF_ONE_OP:
             name = job_of(grain)
-            jobs.append(_job(name, selection(of_grain), f"The {grain} tables.", {**tags, WINDOWS_OF: name}))
+            jobs.append(_job(name, selection(of_grain), f"The {grain} tables.", {**tags, WINDOWS_OF: limit_of(name)}))
     for name, of_column in tables_by_column(graph).items():
         first = of_column[0]
         what = f"The tables that are partitioned by {first.by}: one or several of its values."
@@ -81,7 +83,7 @@ def build_jobs(
             what = (
                 f"The {first.grain} tables that are partitioned by {first.by} as well: windows of one or more values."
             )
-        jobs.append(_job(name, selection(of_column), what, {**tags, WINDOWS_OF: name}))
+        jobs.append(_job(name, selection(of_column), what, {**tags, WINDOWS_OF: limit_of(name)}))
     for name, (selected, about) in _parts_of_whole(graph, whole, own).items():
         jobs.append(_job(name, selection(selected), about, tags))
     return [*jobs, *_other_jobs(tables, source_checks, max_runtime=max_runtime, maintenance=maintenance)]

@@ -205,7 +205,8 @@ class Build:
         instance = self.context.instance
         if self.windows:
             self.windows.pool_connections(instance)
-        if self.windows and not self.config.allow_missing_partitions:
+        # On a branch, the partitions are those of the tables that it has copied, of which Dagster knows nothing.
+        if self.windows and not self.config.allow_missing_partitions and not self.graph.prefix:
             values_of = needed_values(self.column_partitions, instance, self.values.values if self.values else None)
             self.windows.refuse_gaps(
                 self.graph, self.run.selection.selected, self.grain_partitions, instance, values_of=values_of

@@ -41,7 +41,9 @@ def code_of(dbt: DbtRunner, environment: Mapping[str, str], engine: EngineType) 
 
     manifest = orjson.loads((Path(dbt.target_path) / "manifest.json").read_bytes())
     adapter = f"dbt-{engine.name}"
-    outside = [dbt.target, f"{adapter} {importlib.metadata.version(adapter)}"]
+    profiles = Path(dbt.profiles_dir) / "profiles.yml"  # which has settings of the session
+    settings = profiles.read_text(errors="replace") if profiles.is_file() else ""
+    outside = [dbt.target, f"{adapter} {importlib.metadata.version(adapter)}", settings]
     return Code(manifest, Path(dbt.project_dir), environment={**environment, **dbt.environment}, outside=outside)
 
 
@@ -61,7 +63,8 @@ def versions_of(engine: Versioned, graph: Graph, ids: Collection[str], fetch_all
     relations: dict[Relation, str] = {}
     for unique_id in ids:
         node = graph.resource(unique_id).node
-        if node.schema:
+        # dbt-duckdb loads a source of a plugin only when it builds a model that reads it.
+        if node.schema and not (node.meta.get("plugin") or node.source_meta.get("plugin")):
             lower = graph.engine.iceberg  # Trino's names are in lower case
             exact = Relation(str(node.database or ""), node.schema, node.table_name)
             relations[relation_of(node) if lower else exact] = unique_id
@@ -121,6 +124,8 @@ class Reuse:
             states = {one: state for one, found in self._metadata.items() if (state := _state(found))}
             own = versions_of(engine, graph, self._relevant, None)
             self._versions = Versions(graph, self._code, own, states)
+            for unique_id in self.recorded:  # before dbt reads the files of seeds
+                self._code.fingerprint(unique_id)
             if not full_refresh:
                 self.decisions = decide(
                     graph, selected, code=self._code, versions=self._versions, states=states, label=self._label
@@ -168,6 +173,13 @@ class Reuse:
             table: The table.
             sql: Its compiled SQL, if it has any.
         """
+        try:
+            return self._recorded(table, sql)
+        except Exception as error:  # the table is built, and the next run builds it again
+            self._warn(f"The state of {self._label(table.unique_id)} is not recorded: {type(error).__name__}: {error}")
+            return {}
+
+    def _recorded(self, table: Table, sql: str | None) -> dict[str, Any]:
         if self._versions is None or table.unique_id not in self.recorded:
             return {}
         output = self._versions.own.get(table.unique_id)
@@ -196,10 +208,13 @@ class Reuse:
             return ""
         if not sql:
             return "dbt did not report its SQL"
-        from lakehouse_analytics.reuse.statements import changing_part
+        from lakehouse_analytics.reuse.statements import Name, changing_part
 
         parents = [self.graph.resource(parent).node for parent in table.parents]
-        names = {f"{node.schema}.{node.table_name}".lower() for node in parents}
+        names = {
+            Name(*(str(part or "").lower() for part in (node.database, node.schema, node.table_name)))
+            for node in parents
+        }
         return changing_part(sql, self.graph.engine.sql_dialect, names)
 
     def _label(self, unique_id: str) -> str:

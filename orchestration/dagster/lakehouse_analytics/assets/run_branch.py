@@ -209,6 +209,7 @@ class StandingBranch:
 
         try:
             refuse_harmful_hooks(self._graph.tables.values())
+            refuse_functions(self._graph)
             self._opened = SqlBranchCatalog(self._catalog)
             self._stack.enter_context(self._opened.in_use(self.name, shared=True))
             self._opened.extend(self.name, copies_of(self._graph.tables.values()))
@@ -281,6 +282,19 @@ def refuse_other_branch(tags: Mapping[str, str], branch: str | None) -> None:
             f"This run was launched on the branch {expected}, but {where} where it is executed. Set it there as in the "
             "code location; in Kubernetes, with `includeConfigInLaunchedRuns` of the deployment.",
             allow_retries=False,
+        )
+
+
+def refuse_functions(graph: Graph) -> None:
+    """Refuse projects with functions, because dbt would replace those of production from a branch.
+
+    Raises:
+        BranchError: There are functions. The message names them.
+    """
+    if functions := sorted(function.name for function in graph.functions.values()):
+        raise BranchError(
+            f"the project has functions ({some(functions, FEW)}), which a branch has no copies of: dbt would replace "
+            "those of production."
         )
 
 

@@ -87,6 +87,7 @@ class TableResults:
 
     def judge(self, table: Table, answer: CountResult) -> bool:
         """Return whether the row count and the other checks of a table allow downstream tables to be built."""
+        self._run.counted.add(table.unique_id)
         of_rows, others = [*self.counter.evaluate(table, answer)], self._checks.results(table)
         self._report.verdicts[table.unique_id] = [*of_rows, *others]
         broken: dict[str, list[str]] = {}

@@ -59,7 +59,7 @@ def run(options: Options) -> bool:
         ImpactError: The project cannot be compared with the base.
     """
     started = time.monotonic()
-    if options.branch:
+    if options.branch is not None:
         os.environ["LAKEHOUSE_BRANCH"] = branch_name(options.branch)
     settings = Settings.load()
     if settings.branch:
@@ -87,8 +87,10 @@ def run(options: Options) -> bool:
 
     instance, definitions = open_home(), defs()
     on_branch = graph.with_prefix(settings.branch) if settings.branch else graph
-    builds = _builds(on_branch, chosen, definitions, instance, options.since or first_of_last_month())
-    return build_and_summarize(settings, instance, definitions, builds, started)
+    skipped: list[str] = []
+    since = options.since or first_of_last_month()
+    builds = _builds(on_branch, chosen, definitions, instance, since=since, skipped=skipped)
+    return build_and_summarize(settings, instance, definitions, builds, started) and not skipped
 
 
 def _describe(graph: Graph, chosen: Selection, base: str) -> str:
@@ -126,22 +128,42 @@ def _write_tables(graph: Graph, chosen: Selection, path: Path | None) -> None:
 
 
 def _builds(
-    graph: Graph, chosen: Selection, definitions: dg.Definitions, instance: dg.DagsterInstance, since: date
+    graph: Graph,
+    chosen: Selection,
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    *,
+    since: date,
+    skipped: list[str],
 ) -> Iterator[Build]:
-    """Yield the runs, in the order of the tables, then those of tests of tables that are not built."""
+    """Yield the runs, in the order of the tables, then those of tests of tables that are not built.
+
+    Args:
+        graph: The graph with the asset keys of the code location.
+        chosen: What to build.
+        definitions, instance: The code location and its instance.
+        since: The first day of partitions.
+        skipped: Gets the names of what cannot be built.
+    """
     jobs = {name: job_of_table(table) for name, table in graph.tables.items()}
     for name, tables in steps(graph, chosen.built, jobs):
         job = definitions.resolve_job_def(name)
         everything = not chosen.changed and len(tables) == [*jobs.values()].count(name)
         keys = {dg.AssetKey(graph.tables[table].key) for table in tables}
-        build = _build(job if everything else job.get_subset(asset_selection=keys), since, instance)
+        build = _build(job if everything else job.get_subset(asset_selection=keys), since, instance, skipped)
         if build:
             yield build
-    yield from _test_builds(graph, chosen.tests, definitions, since, instance)
+    yield from _test_builds(graph, chosen.tests, definitions, instance, since=since, skipped=skipped)
 
 
 def _test_builds(
-    graph: Graph, tests: Collection[str], definitions: dg.Definitions, since: date, instance: dg.DagsterInstance
+    graph: Graph,
+    tests: Collection[str],
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    *,
+    since: date,
+    skipped: list[str],
 ) -> Iterator[Build]:
     by_job: dict[str, set[dg.AssetCheckKey]] = {}
     for name in sorted(tests):
@@ -152,15 +174,22 @@ def _test_builds(
     for job_name, keys in by_job.items():
         job = definitions.resolve_job_def(job_name)
         part = job.get_subset(asset_selection=set(), asset_check_selection=keys)
-        if build := _build(part, since, instance):
+        if build := _build(part, since, instance, skipped):
             yield build
 
 
-def _build(job: dg.JobDefinition, since: date, instance: dg.DagsterInstance) -> Build | None:
+def _build(job: dg.JobDefinition, since: date, instance: dg.DagsterInstance, skipped: list[str]) -> Build | None:
     """Return the run of a job; None, with a message, if it has no partition."""
     found = partition_range(job.partitions_def, since, instance)
-    if found is None:
-        names = sorted(key.to_user_string() for key in job.asset_layer.executable_asset_keys)
+    if found is not None:
+        return Build(job, *found)
+    names = sorted(key.to_user_string() for key in job.asset_layer.executable_asset_keys)
+    if isinstance(job.partitions_def, dg.TimeWindowPartitionsDefinition):  # its first partition has not ended
         click.echo(f"{some(names, FEW)}: there is no partition since {since}, so nothing is built.")
         return None
-    return Build(job, *found)
+    skipped += names
+    click.echo(
+        f"{some(names, FEW)} cannot be built: this DAGSTER_HOME knows no values of the column. Use that of the runs "
+        "which have added them, or list `values` in the contract."
+    )
+    return None

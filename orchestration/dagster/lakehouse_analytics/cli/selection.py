@@ -19,7 +19,7 @@ class Selection:
         changed: Why each node differs, by unique id.
         tables: Unique ids of the changed tables and those downstream of them.
         views: Unique ids of unchanged views that these read, which a branch begins without.
-        tests: Unique ids of the changed tests of other tables.
+        tests: Unique ids of the tests of other tables that have changed, or that read one of these.
     """
 
     changed: Mapping[str, Sequence[str]]
@@ -44,7 +44,11 @@ def select_changed(graph: Graph, base: Inputs, current: Inputs, *, on_branch: bo
     """
     changed = modified(base, current)
     tables = frozenset(downstream(current.manifest, _data(current.manifest, changed)) & graph.tables.keys())
-    tests = frozenset(name for name in changed if name in graph.tests and graph.tests[name].attached not in tables)
+    tests = frozenset(
+        name
+        for name, test in graph.tests.items()
+        if test.attached not in tables and (name in changed or not tables.isdisjoint(test.parents))
+    )
     views = _views_above(graph, tables, tests) if on_branch else frozenset()
     return Selection(changed, tables, views, tests)
 

@@ -75,13 +75,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Source:
-    """A source table, which is filled outside of dbt. Its default asset key is `[source, table]`."""
+    """A source table, which is filled outside of dbt. Its default asset key is `[source, table]`.
+
+    Attributes:
+        key_of_values: The asset key where the table is loaded, if it is not `key`: on a branch, it is not.
+    """
 
     unique_id: str
     key: Key
     contract: SourceContract = field(hash=False)
     node: Node = field(repr=False, compare=False)
     group: str = "sources"
+    key_of_values: Key = ()
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,10 @@ class Graph:
         return replace(
             self,
             tables={name: replace(table, key=(prefix, *table.key)) for name, table in self.tables.items()},
-            sources={name: replace(source, key=(prefix, *source.key)) for name, source in self.sources.items()},
+            sources={
+                name: replace(source, key=(prefix, *source.key), key_of_values=source.key_of_values or source.key)
+                for name, source in self.sources.items()
+            },
             externals={name: replace(other, key=(prefix, *other.key)) for name, other in self.externals.items()},
             exposure_keys={name: (prefix, *key) for name, key in self.exposure_keys.items()},
             prefix=(prefix, *self.prefix),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 #: Rows per batch of a table that is read as a whole.
 BATCH_ROWS = 65_536
 
+#: Start of the versions of views. See `Versioned`.
+VIEW = "view:"
 #: Runs one statement and returns all its rows. Raises `DatabaseError` if the database cannot run any statement.
 FetchAll = Callable[[str], Sequence[Sequence[Any]]]
 
@@ -147,7 +149,8 @@ class Versioned(Protocol):
     def table_versions(self, relations: Collection[Relation], fetch_all: FetchAll | None) -> Mapping[Relation, str]:
         """Return a version of each table: equal versions have equal rows and columns.
 
-        The version of a view is that of its definition. Relations whose version is not known are missing.
+        The version of a view is that of its definition, and begins with `VIEW`. Relations whose version is not known
+        are missing.
 
         Args:
             relations: Tables and views.

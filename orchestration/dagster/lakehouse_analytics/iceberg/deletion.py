@@ -8,6 +8,7 @@ the local stack's S3 server) or permanently. Here, S3 gets the deletion only.
 from __future__ import annotations
 
 import json
+import ssl
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,8 @@ def _client(properties: str, bucket: str) -> Any:
         return configured.get(f"s3.{name}") or configured.get(f"client.{name}") or None
 
     endpoint = configured.get("s3.endpoint") or None
+    if endpoint and "://" not in endpoint:
+        endpoint = f"https://{endpoint}"
     virtual = endpoint is None or configured.get("s3.force-virtual-addressing", "").lower() == "true"
     waits = {
         f"{name}_timeout": float(configured[f"s3.{known}-timeout"])
@@ -74,5 +77,13 @@ def _client(properties: str, bucket: str) -> Any:
         aws_access_key_id=first("access-key-id"),
         aws_secret_access_key=first("secret-access-key"),
         aws_session_token=first("session-token"),
-        config=Config(s3={"addressing_style": "virtual" if virtual else "path"}, max_pool_connections=16, **waits),
+        # The certificates of the system, and no address or proxy of the environment, as pyarrow.
+        verify=ssl.get_default_verify_paths().cafile or True,
+        config=Config(
+            s3={"addressing_style": "virtual" if virtual else "path"},
+            ignore_configured_endpoint_urls=True,
+            proxies={},
+            max_pool_connections=16,
+            **waits,
+        ),
     )

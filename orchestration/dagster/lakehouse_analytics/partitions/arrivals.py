@@ -42,7 +42,9 @@ def source_partitions(source: Source, timezone: str) -> dg.PartitionsDefinition[
 def values_name(source: Source) -> str:
     """Return the name under which Dagster stores the values of `split_by`."""
     arrival = source.contract.arrives
-    return "/".join((*source.key, str(arrival.split_by if isinstance(arrival, FileArrival) else "")))
+    return "/".join(
+        (*(source.key_of_values or source.key), str(arrival.split_by if isinstance(arrival, FileArrival) else ""))
+    )
 
 
 def source_mapping(source: Source) -> dg.PartitionMapping | None:

@@ -8,36 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lakehouse_analytics.common.redact import SECRET_NAME
+from lakehouse_analytics.reuse import jinja
 
-#: Configuration that has no effect on the contents of a table.
+Node = Mapping[str, Any]
+
+#: Configuration that has no effect on the contents of a table, unless its code reads it.
 _WITHOUT_EFFECT = frozenset({"access", "docs", "enabled", "freshness", "group", "meta", "persist_docs", "tags"})
-#: Expressions of Jinja whose value is another one in each run, or not known before dbt compiles the model.
-_UNKNOWN = (
-    (re.compile(r"\b(run_started_at|invocation_id|modules)\b"), "{} is another one in each run"),
-    (re.compile(r"\b(run_query|statement|load_result)\b"), "{} reads the database while dbt compiles it"),
-    (
-        re.compile(r"\badapter\.(?!dispatch\b|quote\b|get_columns_in_relation\b)\w+"),
-        "{} reads the database while dbt compiles it",
-    ),
-    (re.compile(r"\bthis\b(?!\.(?:schema|database|identifier|name)\b)"), "{} may read what the table contains already"),
-)
-_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
-_JINJA_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
-_ENV_VAR = re.compile(r"""\benv_var\s*\(\s*(?:'([^']*)'|"([^"]*)")?""")
-_VAR = re.compile(r"\bvar\s*[(.]")
 #: Macros of dbt itself that run queries.
 _QUERIES = frozenset({"run_query", "statement", "run_query_as", "load_relation"})
-#: Names and texts in quotes, and Jinja, stay as they are. A comment may contain Jinja, which dbt evaluates.
-_TOKEN = re.compile(
-    r"""(?P<kept>"(?:[^"]|"")*"|'(?:[^']|'')*'|\{\{.*?\}\}|\{%.*?%\})|(?:\s+|--[^\n{]*$|/\*[^{]*?\*/)+""",
-    re.DOTALL | re.MULTILINE,
-)
 
 
 class Code:
@@ -58,10 +42,14 @@ class Code:
         self._folder, self._environment = folder, environment
         metadata = manifest["metadata"]
         adapter = metadata.get("adapter_type") or ""
-        self._own_packages = {"dbt", f"dbt_{adapter}", "dbt_postgres" if adapter == "redshift" else f"dbt_{adapter}"}
+        self._dbts = {"dbt", f"dbt_{adapter}"}
         self._outside = [str(metadata.get("dbt_version")), *outside]
-        self._overrides = [*self._find_overrides(adapter)]
-        self._macros_of: dict[str, frozenset[str]] = {}
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for unique_id, macro in self._macros.items():
+            if not self._is_dbts(unique_id):
+                self._by_name[macro["name"]].append(unique_id)
+        self._called_by: dict[str, frozenset[str]] = {}
+        self._overrides = {called for macro in self._find_overrides(adapter) for called in self._called(macro)}
         self._fingerprints: dict[str, dict[str, str]] = {}
         self._obstacles: dict[str, str] = {}
 
@@ -73,14 +61,14 @@ class Code:
 
     def _fingerprint(self, unique_id: str) -> dict[str, str]:
         nodes = [*self._with_ephemerals(unique_id)]
-        macros = self._macros_of_nodes(nodes)
-        own = sorted({*(m for m in macros if not self._is_dbts(m)), *self._overrides})
-        texts = [self._text(node) for node in nodes]
-        written = [*texts, *(str(self._macros[macro].get("macro_sql")) for macro in own)]
+        at_start = [node for node in self._nodes.values() if node["resource_type"] == "operation"]
+        macros = self._texts({*self._macros_of([*nodes, *at_start]), *self._overrides})
+        written = [*(str(node.get("raw_code") or "") for node in nodes), *macros]
+        described = jinja.reads_description(written)
         return {
-            "sql": _digest(texts),
-            "macros": _digest([*self._outside, *(f"{macro}\n{self._macros[macro].get('macro_sql')}" for macro in own)]),
-            "configuration": _digest([self._configuration(node) for node in nodes]),
+            "sql": _digest(self._text(node) for node in nodes),
+            "macros": _digest([*self._outside, *macros, *(str(node.get("raw_code")) for node in at_start)]),
+            "configuration": _digest(_configuration(node, described=described) for node in nodes),
             "variables": _digest(self._variables(written)),
         }
 
@@ -95,22 +83,19 @@ class Code:
             )
         return self._obstacles[unique_id]
 
-    def _jinja_obstacle(self, nodes: Sequence[Mapping[str, Any]]) -> str:
+    def _jinja_obstacle(self, nodes: Sequence[Node]) -> str:
         """Return which expression of Jinja decides what dbt compiles, other than by the code and the variables."""
-        macros = self._macros_of_nodes(nodes)
+        macros = self._macros_of(nodes)
         if queries := sorted({self._macros[macro]["name"] for macro in macros if self._is_dbts(macro)} & _QUERIES):
             return f"{queries[0]} reads the database while dbt compiles it"
         own = [str(self._macros[macro].get("macro_sql")) for macro in sorted(macros) if not self._is_dbts(macro)]
-        found = (
-            why.format(match[0])
-            for text in [*(node.get("raw_code") or "" for node in nodes), *own]
-            for jinja in _JINJA.findall(_JINJA_COMMENT.sub("", text))
-            for pattern, why in _UNKNOWN
-            if (match := pattern.search(jinja))
-        )
-        return next(found, "")
+        texts = [*(str(node.get("raw_code") or "") for node in nodes), *own]
+        if why := jinja.unknown(texts) or jinja.changing(self._texts(self._overrides)):
+            return why
+        secrets = sorted(name for name in jinja.environment_variables(texts) if SECRET_NAME.search(name))
+        return f"it reads {secrets[0]}, of which no hash is stored" if secrets else ""
 
-    def _with_ephemerals(self, unique_id: str) -> Iterator[Any]:
+    def _with_ephemerals(self, unique_id: str) -> Iterator[Node]:
         """Yield a node, its functions, and the ephemeral models that dbt writes into its SQL, in a stable order."""
         seen, waiting = set[str](), [unique_id]
         while waiting:
@@ -126,53 +111,60 @@ class Code:
                 if ephemeral or below.get("resource_type") == "function":
                     waiting.append(parent)
 
-    def _text(self, node: Mapping[str, Any]) -> str:
+    def _text(self, node: Node) -> str:
         if node["resource_type"] == "seed":
             # dbt hashes the path of a large seed, not its content.
             file = Path(node.get("root_path") or self._folder) / node["original_file_path"]
             return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "missing"
-        return normalized(str(node.get("raw_code") or ""))
+        return jinja.normalized(str(node.get("raw_code") or ""))
 
-    def _configuration(self, node: Mapping[str, Any]) -> str:
-        config = {key: value for key, value in (node.get("config") or {}).items() if key not in _WITHOUT_EFFECT}
-        columns = {
-            name: [column.get("data_type"), column.get("constraints"), column.get("quote")]
-            for name, column in (node.get("columns") or {}).items()
-        }
-        parts = [config, columns if (config.get("contract") or {}).get("enforced") else None, node.get("alias")]
-        return json.dumps(parts, sort_keys=True, default=str)
+    def _texts(self, macros: Collection[str]) -> list[str]:
+        """Return the code of macros other than dbt's own, whose version counts."""
+        own = sorted(macro for macro in macros if not self._is_dbts(macro))
+        return [f"{macro}\n{self._macros[macro].get('macro_sql')}" for macro in own]
 
     def _variables(self, texts: Collection[str]) -> list[str]:
         """Return the values of the variables that texts read. Only their hash is kept, and none of a secret."""
-        names = _environment_variables(texts)
+        names = sorted(jinja.environment_variables(texts))
         found = [f"{name}={'' if SECRET_NAME.search(name) else self._environment.get(name)}" for name in names]
-        if any(_VAR.search(text) for text in texts):
+        if jinja.reads_vars(texts):
             project = self._folder / "dbt_project.yml"
             found.append(project.read_text(errors="replace") if project.is_file() else "")
             found.append(self._environment.get("LAKEHOUSE_DBT_VARS", ""))
         return found
 
-    def _macros_of_nodes(self, nodes: Iterable[Mapping[str, Any]]) -> set[str]:
-        return {macro for node in nodes for called in _macros(node) for macro in self._called(called)}
+    def _macros_of(self, nodes: Iterable[Node]) -> set[str]:
+        """Return the macros that nodes call, directly or by other macros."""
+        called = {
+            macro for node in nodes for macro in (*_recorded(node), *self._named(str(node.get("raw_code") or "")))
+        }
+        return {macro for one in called for macro in self._called(one)}
+
+    def _named(self, text: str) -> Iterator[str]:
+        """Yield the macros whose names a template calls. dbt records only those that it calls while it parses."""
+        for name in jinja.calls(text):
+            yield from self._by_name.get(name, ())
 
     def _called(self, macro: str) -> frozenset[str]:
         """Return a macro and all macros that it calls."""
-        if macro not in self._macros_of:
+        if macro not in self._called_by:
             seen, waiting = set[str](), [macro]
             while waiting:
                 name = waiting.pop()
                 if name in self._macros and name not in seen:
                     seen.add(name)
-                    waiting.extend(_macros(self._macros[name]))
-            self._macros_of[macro] = frozenset(seen)
-        return self._macros_of[macro]
+                    waiting += [*_recorded(self._macros[name])]
+                    if not self._is_dbts(name):
+                        waiting += [*self._named(str(self._macros[name].get("macro_sql")))]
+            self._called_by[macro] = frozenset(seen)
+        return self._called_by[macro]
 
     def _is_dbts(self, macro: str) -> bool:
-        return self._macros[macro].get("package_name") in self._own_packages
+        return self._macros[macro].get("package_name") in self._dbts
 
     def _find_overrides(self, adapter: str) -> Iterator[str]:
         """Yield the macros that replace one of dbt's own, which no model names."""
-        names = {macro["name"] for macro in self._macros.values() if macro.get("package_name") in self._own_packages}
+        names = {macro["name"] for macro in self._macros.values() if macro.get("package_name") in self._dbts}
         for unique_id, macro in self._macros.items():
             if not self._is_dbts(unique_id) and (
                 macro["name"] in names or macro["name"].startswith((f"{adapter}__", "materialization_"))
@@ -180,30 +172,39 @@ class Code:
                 yield unique_id
 
 
-def _kind_obstacle(node: Mapping[str, Any]) -> str:
+def _kind_obstacle(node: Node) -> str:
     """Return why tables of this kind are always built; empty if they are not."""
     if node["resource_type"] == "snapshot":
         return "a snapshot records the time"
     if node.get("language") == "python":
         return "its code is Python"
-    materialized = (node.get("config") or {}).get("materialized")
-    known = materialized in ("table", "view", "seed")
-    return "" if known else f"it is {materialized}, and depends on what it contained before"
+    config = node.get("config") or {}
+    if config.get("materialized") not in ("table", "view", "seed"):
+        return f"it is {config.get('materialized')}, and depends on what it contained before"
+    return "it has hooks, which run with each build" if config.get("pre-hook") or config.get("post-hook") else ""
 
 
-def normalized(code: str) -> str:
-    """Return code in which comments and the kind of white space do not count."""
+def _configuration(node: Node, *, described: bool) -> str:
+    """Return the configuration as text, with how the model is described if its code reads that."""
+    config = {key: value for key, value in (node.get("config") or {}).items() if key not in _WITHOUT_EFFECT}
+    columns = [
+        [name, column.get("data_type"), column.get("constraints"), column.get("quote")]
+        for name, column in (node.get("columns") or {}).items()
+    ]
+    parts = [
+        config,
+        columns if (config.get("contract") or {}).get("enforced") else None,
+        node.get("alias"),
+        node.get("arguments"),
+        node.get("returns"),
+    ]
+    if described:
+        parts += [node.get(key) for key in ("config", "meta", "tags", "description", "columns")]
+    return json.dumps(parts, sort_keys=True, default=str)
 
-    return _TOKEN.sub(lambda found: found["kept"] or " ", _JINJA_COMMENT.sub(" ", code)).strip()
 
-
-def _macros(node: Mapping[str, Any]) -> list[str]:
+def _recorded(node: Node) -> list[str]:
     return (node.get("depends_on") or {}).get("macros") or []
-
-
-def _environment_variables(texts: Iterable[str]) -> list[str]:
-    """Return the names of the variables that are read. An empty name stands for one that is not a literal."""
-    return sorted({found[0] or found[1] for text in texts for found in _ENV_VAR.findall(text)})
 
 
 def _digest(parts: Iterable[str]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.engines.base import VIEW
 from lakehouse_analytics.reuse.code import Code
 from lakehouse_analytics.reuse.state import BuildState
 
@@ -64,11 +65,12 @@ class Versions:
 
     def _of(self, unique_id: str, known: dict[str, str | None]) -> str | None:
         if unique_id not in known:
-            table = self._graph.tables.get(unique_id)
-            own = self.own.get(unique_id)
-            known[unique_id] = (
-                own if own is None or table is None or not is_view(table) else self._view(table, own, known)
-            )
+            table, own = self._graph.tables.get(unique_id), self.own.get(unique_id)
+            if own is not None and table is not None and is_view(table):
+                own = self._view(table, own, known)
+            elif own is not None and own.startswith(VIEW):
+                own = None  # such as a source: nothing is known of what the view reads
+            known[unique_id] = own
         return known[unique_id]
 
     def _view(self, table: Table, own: str, known: dict[str, str | None]) -> str | None:
@@ -110,7 +112,7 @@ def decide(
     found: dict[str, Decision] = {}
     for unique_id in sorted(selected, key=graph.order.__getitem__):
         table = graph.tables[unique_id]
-        building = next((p for p in table.parents if p in found and not found[p].reused), None)
+        building = next((p for p in _read_tables(graph, table, found) if p in found and not found[p].reused), None)
         reason = _own_reason(table, code, versions, states.get(unique_id))
         if not reason and building:
             found[unique_id] = Decision(False, f"{label(building)} is built", building)
@@ -122,6 +124,20 @@ def decide(
                 Decision(False, changed[1].format(label(changed[0])), changed[0]) if changed else Decision(True)
             )
     return found
+
+
+def _read_tables(graph: Graph, table: Table, selected: Collection[str]) -> Iterator[str]:
+    """Yield the inputs of a table, and those behind views that the run does not build."""
+    seen, waiting = set[str](), [*table.parents]
+    while waiting:
+        unique_id = waiting.pop(0)
+        if unique_id in seen:
+            continue
+        seen.add(unique_id)
+        yield unique_id
+        above = graph.tables.get(unique_id)
+        if above and is_view(above) and unique_id not in selected:
+            waiting += above.parents
 
 
 def _own_reason(table: Table, code: Code, versions: Versions, state: BuildState | None) -> str:

@@ -221,8 +221,20 @@ def _connect(connection: Connection) -> Driver[Any]:
 
 
 def _check(driver: Any) -> None:
+    with _soon(driver):
+        driver.ping(reconnect=False)
+
+
+def _reset(driver: Any) -> None:
+    with _soon(driver):
+        driver.rollback()
+
+
+@contextmanager
+def _soon(driver: Any) -> Iterator[None]:
+    """Wait only for a short time for answers of a server that may be gone. After an error, the driver is closed."""
     timeout, driver._read_timeout = driver._read_timeout, _CONNECT_TIMEOUT
-    driver.ping(reconnect=False)
+    yield
     driver._read_timeout = timeout
 
 
@@ -231,9 +243,7 @@ def _abort(driver: Any) -> None:
 
 
 #: The settings of the session are those of every sync, so they need no reset.
-_SESSIONS: Sessions[Driver[Any]] = Sessions(
-    open=_connect, check=_check, reset=lambda driver: driver.rollback(), close=_abort
-)
+_SESSIONS: Sessions[Driver[Any]] = Sessions(open=_connect, check=_check, reset=_reset, close=_abort)
 
 
 def _options(connection: Connection) -> dict[str, Any]:

@@ -74,14 +74,17 @@ class Selection:
         counted = self.counted | self.reused
         return self._plan([self.graph.tables[unique_id] for unique_id in tables], self.tests, counted, created)
 
-    def plan_again(self, tables: Collection[Table], tests: Collection[DbtTest], created: Set[str]) -> Plan:
+    def plan_again(
+        self, tables: Collection[Table], tests: Collection[DbtTest], counted: Collection[str], created: Set[str]
+    ) -> Plan:
         """Return a plan of some of the tables and tests, for another attempt.
 
         Args:
             tables, tests: The tables and tests to build and evaluate again.
+            counted: Unique ids of tables that are not built, and whose row count is still to be checked.
             created: Unique ids of functions that the run has created already.
         """
-        return self._plan(sorted(tables, key=lambda table: self.graph.order[table.unique_id]), tests, (), created)
+        return self._plan(sorted(tables, key=lambda table: self.graph.order[table.unique_id]), tests, counted, created)
 
     def _plan(
         self, tables: Sequence[Table], tests: Collection[DbtTest], counted: Collection[str], created: Set[str]

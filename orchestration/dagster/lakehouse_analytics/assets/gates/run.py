@@ -21,6 +21,7 @@ class Run:
         gates: The tables and sources whose gate failed, with the reasons.
         built: The tables that this run has built.
         created: The functions that this run has created.
+        counted: Unique ids of the tables whose row count has been checked.
         unevaluated: The tests that dbt should have evaluated and did not.
         problems: Other errors, which do not belong to a particular table.
         stopped: Whether nothing more may be built.
@@ -32,6 +33,7 @@ class Run:
     gates: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     built: set[str] = field(default_factory=set)
     created: set[str] = field(default_factory=set)
+    counted: set[str] = field(default_factory=set)
     unevaluated: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     stopped: bool = False
@@ -52,7 +54,7 @@ class Run:
 
     def plan_again(self, tables: Collection[Table], tests: Collection[DbtTest]) -> Plan:
         """Return a plan of some of the tables and tests, for another attempt."""
-        return self.selection.plan_again(tables, tests, self.created)
+        return self.selection.plan_again(tables, tests, self.selection.reused - self.counted, self.created)
 
     @property
     def failed_gates(self) -> set[str]:

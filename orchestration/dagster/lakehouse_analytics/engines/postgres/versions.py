@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from lakehouse_analytics.common.sql import literal
 from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.base import VIEW
 from lakehouse_analytics.engines.comparison import Comparison
 from lakehouse_analytics.engines.content_hash import content_hash
 
@@ -36,7 +37,12 @@ def table_versions(session: Comparison, relations: Collection[Relation]) -> dict
             continue
         definition = there[relation.schema, relation.name]
         if definition is None:
-            found[relation] = str(content_hash(session, session.now(relation)))
+            source = session.now(relation)
+            columns = session.columns(source)
+            if "json" in columns.values():  # of which texts with the same meaning have the same hash
+                continue
+            order = hashlib.sha256(repr([*columns.items()]).encode()).hexdigest()[:8]
+            found[relation] = f"{content_hash(session, source)}-{order}"
         else:
-            found[relation] = hashlib.sha256(str(definition).encode()).hexdigest()[:16]
+            found[relation] = VIEW + hashlib.sha256(str(definition).encode()).hexdigest()[:16]
     return found

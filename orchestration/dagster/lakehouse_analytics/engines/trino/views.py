@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from lakehouse_analytics.common.sql import identifier, literal
 from lakehouse_analytics.dbt.relation import Relation
-from lakehouse_analytics.engines.base import FetchAll
+from lakehouse_analytics.engines.base import VIEW, FetchAll
 
 
 def view_versions(fetch_all: FetchAll, relations: Collection[Relation]) -> dict[Relation, str]:
@@ -34,5 +34,5 @@ def view_versions(fetch_all: FetchAll, relations: Collection[Relation]) -> dict[
         for schema, name, definition in rows:
             relation = Relation(catalog, str(schema), str(name))
             if relation in wanted:
-                found[relation] = hashlib.sha256(str(definition).encode()).hexdigest()[:16]
+                found[relation] = VIEW + hashlib.sha256(str(definition).encode()).hexdigest()[:16]
     return found
