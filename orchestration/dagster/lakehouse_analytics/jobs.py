@@ -45,8 +45,7 @@ def build_jobs(
         max_runtime: Seconds after which Dagster's daemon terminates a run.
         maintenance: Whether there are tables to maintain.
     """
-    # Runs of a branch and of the lakehouse itself do not wait for each other.
-    limit_of = "/".join((*graph.prefix, "{}")).format
+    limit_of = "/".join((*graph.prefix, "{}")).format  # runs of a branch do not wait for those of the lakehouse
     selection = partial(_selection, grain_partitions, column_partitions(graph), own)
     tags = {**build_tags(max_runtime), **({BRANCH: graph.prefix[0]} if graph.prefix else {})}
     tables = [*graph.tables.values()]

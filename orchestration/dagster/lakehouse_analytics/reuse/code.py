@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ Node = Mapping[str, Any]
 
 #: Configuration that has no effect on the contents of a table, unless its code reads it.
 _WITHOUT_EFFECT = frozenset({"access", "docs", "enabled", "freshness", "group", "meta", "persist_docs", "tags"})
+#: Names of macros with which dbt creates tables, views and seeds.
+_CREATES = re.compile(r"create|csv|materialization_(table|view|seed)")
 #: Macros of dbt itself that run queries.
 _QUERIES = frozenset({"run_query", "statement", "run_query_as", "load_relation"})
 
@@ -49,7 +52,10 @@ class Code:
             if not self._is_dbts(unique_id):
                 self._by_name[macro["name"]].append(unique_id)
         self._called_by: dict[str, frozenset[str]] = {}
-        self._overrides = {called for macro in self._find_overrides(adapter) for called in self._called(macro)}
+        overrides = [*self._find_overrides(adapter)]
+        self._overrides = {called for macro in overrides for called in self._called(macro)}
+        #: Not with what they call: that may be for incremental models only.
+        self._creating = {macro for macro in overrides if _CREATES.search(macro)}
         self._fingerprints: dict[str, dict[str, str]] = {}
         self._obstacles: dict[str, str] = {}
 
@@ -62,9 +68,12 @@ class Code:
     def _fingerprint(self, unique_id: str) -> dict[str, str]:
         nodes = [*self._with_ephemerals(unique_id)]
         at_start = [node for node in self._nodes.values() if node["resource_type"] == "operation"]
-        macros = self._texts({*self._macros_of([*nodes, *at_start]), *self._overrides})
-        written = [*(str(node.get("raw_code") or "") for node in nodes), *macros]
-        described = jinja.reads_description(written)
+        called, overrides = self._texts(self._macros_of([*nodes, *at_start])), self._texts(self._overrides)
+        macros = sorted({*called, *overrides})
+        own = [*(str(node.get("raw_code") or "") for node in nodes), *called]
+        written = [*own, *overrides]
+        # Macros that replace dbt's read the types of columns, which count anyway.
+        described = jinja.reads_description(own)
         return {
             "sql": _digest(self._text(node) for node in nodes),
             "macros": _digest([*self._outside, *macros, *(str(node.get("raw_code")) for node in at_start)]),
@@ -90,7 +99,7 @@ class Code:
             return f"{queries[0]} reads the database while dbt compiles it"
         own = [str(self._macros[macro].get("macro_sql")) for macro in sorted(macros) if not self._is_dbts(macro)]
         texts = [*(str(node.get("raw_code") or "") for node in nodes), *own]
-        if why := jinja.unknown(texts) or jinja.changing(self._texts(self._overrides)):
+        if why := jinja.unknown(texts) or jinja.clock(self._texts(self._creating)):
             return why
         secrets = sorted(name for name in jinja.environment_variables(texts) if SECRET_NAME.search(name))
         return f"it reads {secrets[0]}, of which no hash is stored" if secrets else ""
