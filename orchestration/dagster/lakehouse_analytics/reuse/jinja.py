@@ -45,7 +45,7 @@ def normalized(code: str) -> str:
 
 
 def _is_opaque(code: str) -> bool:
-    """Return whether comments and white space cannot be told from the rest without parsing the code.
+    """Return whether comments and white space cannot be found without parsing the code.
 
     That is so with dollar quotes and backslashes, with quotes, Jinja and comments in comments, with Jinja in quotes,
     and with blocks whose text is a value.
