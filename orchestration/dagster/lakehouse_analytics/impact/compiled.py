@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -163,6 +164,7 @@ class Compiler:
         for unique_id in recorded["problems"]:
             if node := manifest["nodes"].get(unique_id):
                 node["compiled_code"] = None
+        _hash_large_seeds(manifest, Path(runner.project_dir))
         seeds = {} if parsed else _seed_columns(manifest, Path(runner.project_dir))
         catalog = project.target_path / "catalog.json"
         # Of both sides, because it describes the tables as they are.
@@ -295,3 +297,13 @@ def _seed_columns(manifest: Mapping[str, Any], project_dir: Path) -> dict[str, t
                     header = next(csv.reader(file, delimiter=node["config"].get("delimiter") or ","), [])
                 found[unique_id] = tuple(name.strip() for name in header)
     return found
+
+
+def _hash_large_seeds(manifest: Mapping[str, Any], project_dir: Path) -> None:
+    """Replace the checksums of large seeds, which for dbt are those of their paths, by those of their files."""
+    for node in manifest["nodes"].values():
+        if node["resource_type"] == "seed" and (node.get("checksum") or {}).get("name") == "path":
+            path = project_dir / node["original_file_path"]
+            if path.is_file():
+                with path.open("rb") as file:
+                    node["checksum"] = {"name": "sha256", "checksum": hashlib.file_digest(file, "sha256").hexdigest()}
