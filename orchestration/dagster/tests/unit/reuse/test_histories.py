@@ -215,7 +215,11 @@ class Histories(RuleBasedStateMachine):
         manifest, graph = self.project.manifest(), self.graph()
         (Path(self.folder.name) / "manifest.json").write_text(json.dumps(manifest))
         dbt: Any = SimpleNamespace(
-            target_path=self.folder.name, project_dir=self.folder.name, target="local", environment={}
+            target_path=self.folder.name,
+            project_dir=self.folder.name,
+            profiles_dir=self.folder.name,
+            target="local",
+            environment={},
         )
         problems: list[str] = []
         engine: Any = self.engine
