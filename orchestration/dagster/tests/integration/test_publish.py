@@ -50,7 +50,8 @@ def test_everything_is_published_or_nothing(lakehouse: Lakehouse) -> None:
     assert first.success, first.failure
     assert lakehouse.sql("select a, b from metrics.m") == [(50600, 50600)]
     assert schemas(lakehouse) == {"raw", *LAYERS}
-    assert first.metadata["gold/ga"]["relation"] == '"test1"."gold"."ga"'
+    catalog = lakehouse.database.environment["LAKEHOUSE_TRINO_CATALOG"]
+    assert first.metadata["gold/ga"]["relation"] == f'"{catalog}"."gold"."ga"'
 
     before = lakehouse.database.contents(LAYERS)
     lakehouse.sql("insert into raw.a select 1, 5")  # a duplicate id: bronze/a fails its gate
