@@ -5,7 +5,6 @@ table would stop all of silver. Within one op, one dbt process builds everything
 failed gate.
 """
 
-import os
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -133,7 +132,6 @@ class Build:
             opened.graph if opened and not opened.withholds else graph,
             [table.unique_id for table in graph.tables.values() if asset_key(table) in keys],
             dbt=self.dbt,
-            environment=os.environ,
             engine=self.engine,
             instance=self.context.instance,
             run_id=self.context.run.run_id,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +17,13 @@ from typing import Any
 import dagster as dg
 
 from lakehouse_analytics.dbt.graph import Graph, Table
-from lakehouse_analytics.dbt.relation import Relation, relation_of
+from lakehouse_analytics.dbt.relation import Relation, relation_of, written_relation
 from lakehouse_analytics.dbt.runner import DbtRunner
 from lakehouse_analytics.engines.base import Engine, FetchAll, Versioned
 from lakehouse_analytics.engines.engine_type import EngineType
 from lakehouse_analytics.keys import asset_key
 from lakehouse_analytics.reuse.code import Code
-from lakehouse_analytics.reuse.decisions import Decision, Versions, decide, is_view, relevant
+from lakehouse_analytics.reuse.decisions import Decision, Versions, decide, is_view, tracked
 from lakehouse_analytics.reuse.state import KEY, BuildState
 
 #: The metadata with the run that built a reused table.
@@ -31,7 +32,7 @@ REUSED = "lakehouse/reused"
 _OF_ITS_BUILD = frozenset({"runtime_seconds", "query", KEY, REUSED})
 
 
-def code_of(dbt: DbtRunner, environment: Mapping[str, str], engine: EngineType) -> Code:
+def code_of(dbt: DbtRunner, engine: EngineType) -> Code:
     """Return the code of the project.
 
     Raises:
@@ -44,7 +45,7 @@ def code_of(dbt: DbtRunner, environment: Mapping[str, str], engine: EngineType) 
     profiles = Path(dbt.profiles_dir) / "profiles.yml"  # which has settings of the session
     settings = profiles.read_text(errors="replace") if profiles.is_file() else ""
     outside = [dbt.target, f"{adapter} {importlib.metadata.version(adapter)}", settings]
-    return Code(manifest, Path(dbt.project_dir), environment={**environment, **dbt.environment}, outside=outside)
+    return Code(manifest, Path(dbt.project_dir), environment={**os.environ, **dbt.environment}, outside=outside)
 
 
 def states_of(instance: dg.DagsterInstance, tables: Collection[Table]) -> dict[str, dict[str, Any]]:
@@ -65,9 +66,8 @@ def versions_of(engine: Versioned, graph: Graph, ids: Collection[str], fetch_all
         node = graph.resource(unique_id).node
         # dbt-duckdb loads a source of a plugin only when it builds a model that reads it.
         if node.schema and not (node.meta.get("plugin") or node.source_meta.get("plugin")):
-            lower = graph.engine.iceberg  # Trino's names are in lower case
-            exact = Relation(str(node.database or ""), node.schema, node.table_name)
-            relations[relation_of(node) if lower else exact] = unique_id
+            # Trino's names are in lower case.
+            relations[relation_of(node) if graph.engine.iceberg else written_relation(node)] = unique_id
     return {
         relations[relation]: version for relation, version in engine.table_versions([*relations], fetch_all).items()
     }
@@ -87,7 +87,6 @@ class Reuse:
         selected: Collection[str],
         *,
         dbt: DbtRunner,
-        environment: Mapping[str, str],
         engine: Engine,
         instance: dg.DagsterInstance,
         run_id: str,
@@ -99,7 +98,6 @@ class Reuse:
             graph: The graph with the tables where the run reads them.
             selected: Unique ids of the tables of the run.
             dbt: Runs dbt with the project.
-            environment: The environment variables that dbt sees.
             engine: The engine that has the tables.
             instance: The Dagster instance, which has the states of earlier builds.
             run_id: The id of the run.
@@ -109,20 +107,21 @@ class Reuse:
         self.graph, self._engine, self._run_id, self._warn = graph, engine, run_id, warn
         self._metadata: Mapping[str, Mapping[str, Any]] = {}
         self._versions: Versions | None = None
-        self._relevant = relevant(graph)
+        self._tracked = tracked(graph, selected)
+        self._selected = frozenset(selected)
         self.decisions: Mapping[str, Decision] = {}
-        if self._relevant.isdisjoint(selected):
+        if not self._tracked:
             return
         if not isinstance(engine, Versioned):
             warn(f"`reuse` has no effect on {graph.engine.title}.")
             return
         try:
             engine.wait_until_free(warn)
-            self._code = code_of(dbt, environment, graph.engine)
-            tables = [graph.tables[one] for one in self._relevant if one in graph.tables]
+            self._code = code_of(dbt, graph.engine)
+            tables = [graph.tables[one] for one in self._tracked if one in graph.tables]
             self._metadata = states_of(instance, tables)
             states = {one: state for one, found in self._metadata.items() if (state := _state(found))}
-            own = versions_of(engine, graph, self._relevant, None)
+            own = versions_of(engine, graph, self._tracked, None)
             self._versions = Versions(graph, self._code, own, states)
             for unique_id in self.recorded:  # before dbt reads the files of seeds
                 self._code.fingerprint(unique_id)
@@ -144,7 +143,7 @@ class Reuse:
         """The unique ids of the tables whose state is recorded when they are built."""
         if self._versions is None:
             return frozenset()
-        tables = (self.graph.tables[one] for one in self._relevant if one in self.graph.tables)
+        tables = (self.graph.tables[one] for one in self._tracked & self._selected)
         return frozenset(table.unique_id for table in tables if table.contract.reuse or is_view(table))
 
     def begin(self, tables: Sequence[Table]) -> None:
@@ -158,7 +157,7 @@ class Reuse:
 
         Called in threads. If it fails, the tables are built again in the next run.
         """
-        wanted = [table.unique_id for table in tables if table.unique_id in self._relevant]
+        wanted = [table.unique_id for table in tables if table.unique_id in self._tracked]
         if not self._versions or not wanted or not isinstance(self._engine, Versioned):
             return
         try:

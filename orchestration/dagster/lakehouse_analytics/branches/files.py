@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from lakehouse_analytics.branches.published_metadata import read_json
 from lakehouse_analytics.iceberg.deletion import delete_file
+from lakehouse_analytics.iceberg.metadata_file import read_json
 
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO

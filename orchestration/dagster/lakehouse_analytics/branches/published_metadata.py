@@ -6,17 +6,17 @@ its view specification (https://iceberg.apache.org/view-spec/).
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lakehouse_analytics.iceberg.metadata_file import read_json
+
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO
 
-_GZIP = b"\x1f\x8b"
 _VERSION = re.compile(r"(?:.*/)?(\d+)-[^/]*$")
 
 
@@ -74,14 +74,6 @@ def published_view(io: FileIO, location: str, schemas: Mapping[str, str]) -> str
         if "default-namespace" in version:
             version["default-namespace"] = [schemas.get(name, name) for name in version["default-namespace"]]
     return _write(io, view, location)
-
-
-def read_json(io: FileIO, location: str) -> dict[str, Any]:
-    """Return the content of a metadata file, which may be compressed."""
-    with io.new_input(location).open() as stream:
-        content = stream.read()
-    metadata: dict[str, Any] = json.loads(gzip.decompress(content) if content.startswith(_GZIP) else content)
-    return metadata
 
 
 def _write(io: FileIO, metadata: Mapping[str, Any], location: str) -> str:

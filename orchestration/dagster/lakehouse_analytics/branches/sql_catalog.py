@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from lakehouse_analytics.branches.catalog import Branch, BranchError, Name, branch_schema, check_name
 from lakehouse_analytics.branches.files import THREADS, delete, exclusive_files, in_stages, location_of
-from lakehouse_analytics.branches.published_metadata import read_json
 from lakehouse_analytics.branches.sql_publications import SqlPublications
 from lakehouse_analytics.branches.sql_session import Base, CatalogSession
 from lakehouse_analytics.branches.sql_tables import create_tables, has_tables
 from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.iceberg.catalog import catalog_type, open_catalog
+from lakehouse_analytics.iceberg.metadata_file import read_json
 
 #: Iceberg's property with which a commit deletes the oldest metadata files of its log.
 _DELETING = "write.metadata.delete-after-commit.enabled"

@@ -18,11 +18,12 @@ from lakehouse_analytics.branches.catalog import (
     branch_schema,
 )
 from lakehouse_analytics.branches.files import THREADS, delete, location_of
-from lakehouse_analytics.branches.published_metadata import newest_time, published_table, published_view, read_json
+from lakehouse_analytics.branches.published_metadata import newest_time, published_table, published_view
 from lakehouse_analytics.branches.sql_database import CatalogDatabase
 from lakehouse_analytics.branches.sql_session import Base, CatalogSession, Row
 from lakehouse_analytics.branches.sql_tables import has_tables
 from lakehouse_analytics.common.names import FEW, some
+from lakehouse_analytics.iceberg.metadata_file import read_json
 
 #: How long the files of a table are kept that a rollback has removed.
 KEPT_AFTER_ROLLBACK = timedelta(days=7)

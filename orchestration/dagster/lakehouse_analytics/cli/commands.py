@@ -200,7 +200,7 @@ def _listed(names: str | None) -> list[str]:
 def why(table: str | None) -> None:
     """Tell whether the next run builds TABLE, such as gold/fct_orders, or reuses it, and why.
 
-    Without TABLE, list all tables. See `reuse` in docs/safe-changes.md.
+    Without TABLE, list all tables. See docs/reuse.md.
     """
     from lakehouse_analytics.cli.why import why as explain
     from lakehouse_analytics.settings import Settings

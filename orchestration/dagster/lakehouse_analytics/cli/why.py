@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from lakehouse_analytics.assets.reuse import Reuse
@@ -39,7 +38,7 @@ def why(settings: Settings, name: str | None) -> str:
         graph = graph.with_schemas(schemas_on_branch(graph.tables.values(), settings.branch))
         graph = graph.with_prefix(settings.branch)
     if not any(one.contract.reuse for one in graph.tables.values()):
-        return "Every run builds all its tables: no model has `reuse: true`. See docs/safe-changes.md."
+        return "Every run builds all its tables: no model has `reuse: true`. See docs/reuse.md."
     decisions = _decisions(settings, project, graph)
     if table is None:
         return _all(graph, decisions)
@@ -55,7 +54,6 @@ def _decisions(settings: Settings, project: DbtProject, graph: Graph) -> Mapping
             graph,
             graph.tables,
             dbt=dbt_runner(settings, project),
-            environment=os.environ,
             engine=engine(settings, graph),
             instance=instance,
             run_id="",

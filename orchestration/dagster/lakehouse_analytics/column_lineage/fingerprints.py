@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 from sqlglot import exp
+
+from lakehouse_analytics.common.text import digest
 
 #: The expressions that have a lineage of their own.
 QUERIES = (exp.Select, exp.SetOperation)
@@ -13,11 +14,6 @@ QUERIES = (exp.Select, exp.SetOperation)
 MARK = "lakehouse"
 #: Key of the metadata of columns that the statement names, other than those that sqlglot makes of a `*`.
 WRITTEN = "lakehouse_written"
-
-
-def digest(*parts: str) -> str:
-    """Return a short hash of texts."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def marked(node: exp.Expr, dialect: str) -> str:

@@ -16,13 +16,13 @@ from lakehouse_analytics.column_lineage.fingerprints import (
     aggregates,
     chooses_by_order,
     conditions,
-    digest,
     distinct_on,
     join_kind,
     marked,
     row_clauses,
 )
 from lakehouse_analytics.column_lineage.query import Output, Query, Ref, Table, left_out_of
+from lakehouse_analytics.common.text import digest
 
 
 class Scopes:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable, Iterable
 
 #: Maximum number of characters of a quoted value.
 MAX_QUOTED = 60
 #: Maximum number of characters of a path or of another program's message. It is higher, because their ends matter, too.
 MAX_TEXT = 300
+
+
+def digest(*parts: str) -> str:
+    """Return a short hash of texts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def shortened(value: object) -> str:

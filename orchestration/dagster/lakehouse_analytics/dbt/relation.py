@@ -31,6 +31,11 @@ def in_schema(relation_name: str, schema: str) -> str:
     return '"."'.join([*database, schema, name]) if database else f'"{schema}"."{name}'
 
 
+def written_relation(node: Node) -> Relation:
+    """Return the relation of a dbt model, seed, snapshot or source, as the manifest writes it."""
+    return Relation(str(node.database or ""), node.schema, node.table_name)
+
+
 def relation_of(node: Node) -> Relation:
     """Return the relation of a dbt model, seed, snapshot or source, as Trino names it."""
     # Trino converts names to lower case, even if they are quoted.

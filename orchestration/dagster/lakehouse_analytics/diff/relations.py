@@ -115,12 +115,6 @@ def find_table(graph: Graph, name: str) -> Table | Source:
     )
 
 
-def relation_of(table: Table | Source) -> Relation:
-    """Return the name of a table in the database, as the manifest writes it."""
-    node = table.node
-    return Relation(str(node.database or ""), node.schema, node.table_name)
-
-
 def read_side(session: Comparison, relation: Relation, state: State, option: str) -> Side:
     """Return one side of a comparison.
 

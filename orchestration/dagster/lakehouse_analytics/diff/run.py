@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.dbt.relation import written_relation
 from lakehouse_analytics.diff.compare import Difference, Options, compare
 from lakehouse_analytics.diff.errors import DiffError
 from lakehouse_analytics.diff.keys import candidates
-from lakehouse_analytics.diff.relations import find_table, parse_state, read_side, relation_of
+from lakehouse_analytics.diff.relations import find_table, parse_state, read_side
 from lakehouse_analytics.diff.report import as_json, as_markdown, as_text
 from lakehouse_analytics.engines.comparison import Comparable
 from lakehouse_analytics.engines.resources import engine
@@ -47,7 +48,7 @@ def diff(settings: Settings, name: str, base: str, head: str, options: Options) 
         raise DiffError(f"Tables of {graph.engine.title} cannot be compared yet.")
     with database.comparison() as session:
         before, after = (
-            read_side(session, relation_of(table), state, option)
+            read_side(session, written_relation(table.node), state, option)
             for state, option in zip(states, ("--base", "--head"), strict=True)
         )
         declared = candidates(table, manifest)

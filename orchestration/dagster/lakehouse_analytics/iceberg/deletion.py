@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _S3 = {"s3", "s3a", "s3n"}
 #: Configuration of pyiceberg with which it is left to pyarrow to sign requests.
 _OTHER_KEYS = {"s3.role-arn", "client.role-arn", "s3.anonymous", "s3.signer", "s3.proxy-uri"}
+_one_client = threading.Lock()
 
 
 def delete_file(io: FileIO, location: str) -> None:
@@ -33,7 +35,9 @@ def delete_file(io: FileIO, location: str) -> None:
     scheme, found, path = location.partition("://")
     if found and scheme in _S3 and type(io).__name__ == "PyArrowFileIO" and not _OTHER_KEYS & io.properties.keys():
         bucket, _, key = path.partition("/")
-        client = _client(json.dumps({name: str(value) for name, value in sorted(io.properties.items())}), bucket)
+        properties = json.dumps({name: str(value) for name, value in sorted(io.properties.items())})
+        with _one_client:  # which all threads may use
+            client = _client(properties, bucket)
         client.delete_object(Bucket=bucket, Key=key)
         return
     try:

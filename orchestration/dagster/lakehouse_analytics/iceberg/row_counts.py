@@ -9,7 +9,6 @@ query in Trino.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.iceberg.catalog import VARIABLE, CatalogError, open_catalog, reason
+from lakehouse_analytics.iceberg.metadata_file import read_json
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
-    from pyiceberg.io import InputFile
     from pyiceberg.table.metadata import TableMetadata
 
     FetchAll = Callable[[str], Sequence[Sequence[Any]]]
@@ -160,18 +159,11 @@ def _loader(catalog: Catalog, relations: Collection[Relation]) -> Callable[[tupl
         try:
             return FromInputFile.table_metadata(files.new_input(places[name]))
         except Exception:
-            if _is_view(files.new_input(places[name])):  # views are listed, too
+            if "view-uuid" in read_json(files, places[name]):  # views are listed, too
                 raise NoSuchTableError(".".join(name)) from None
             raise
 
     return load
-
-
-def _is_view(file: InputFile) -> bool:
-    """Return whether a metadata file is that of a view (Iceberg view specification, "View Metadata")."""
-    with file.open() as stream:
-        content = stream.read()
-    return b'"view-uuid"' in (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
 
 
 def _current(load: Callable[[tuple[str, str]], TableMetadata], relation: Relation) -> Current | Exception | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lakehouse_analytics.column_lineage.query import Output, Query
 from lakehouse_analytics.column_lineage.types import compare
+from lakehouse_analytics.dbt.macro_calls import MacroCalls
 from lakehouse_analytics.impact.names import names_of
 from lakehouse_analytics.impact.side import Node, Side
 
@@ -85,7 +85,7 @@ def compare_sides(base: Side, current: Side) -> list[ModelChange]:
 
 
 def _compare(unique_id: str, base: Side, current: Side) -> ModelChange | None:
-    reasons = reasons_of(base.nodes[unique_id], current.nodes[unique_id], base.manifest, current.manifest)
+    reasons = reasons_of(base.nodes[unique_id], current.nodes[unique_id], base.macro_calls, current.macro_calls)
     change = ModelChange(unique_id, "modified" if reasons else "upstream", reasons)
     old, new = base.queries[unique_id], current.queries[unique_id]
     if old.problem or new.problem:
@@ -150,12 +150,12 @@ def _retyped(old: Output, new: Output, dialect: str) -> list[ColumnChange]:
     return [ColumnChange("retyped", old.name, old.type, new.type, how)] if how != "same" else []
 
 
-def reasons_of(old: Node, new: Node, base: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+def reasons_of(old: Node, new: Node, base: MacroCalls, current: MacroCalls) -> list[str]:
     """Return what was modified, in the manner of dbt's `state:modified`.
 
     Args:
         old, new: The node before and after the change.
-        base, current: The manifests, whose macros the nodes call.
+        base, current: The macros of both sides.
     """
     reasons = []
     if new["resource_type"] == "seed":
@@ -183,23 +183,9 @@ def _rows_of_reasons(reasons: list[str]) -> str:
     return ""
 
 
-def _changed_macros(old: Node, new: Node, base: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    before, after = _macros(old, base), _macros(new, current)
-    changed = {name for name in before.keys() & after.keys() if before[name] != after[name]}
-    return sorted(name.rsplit(".", 1)[-1] for name in changed)
-
-
-def _macros(node: Node, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return the code of all macros that a node calls, directly or by other macros."""
-    found: dict[str, str] = {}
-    stack = [*((node.get("depends_on") or {}).get("macros") or ())]
-    while stack:
-        name = stack.pop()
-        macro = manifest["macros"].get(name)
-        if macro is not None and name not in found:
-            found[name] = macro["macro_sql"].strip()
-            stack += macro["depends_on"]["macros"]
-    return found
+def _changed_macros(old: Node, new: Node, base: MacroCalls, current: MacroCalls) -> list[str]:
+    both = base.of([old]) & current.of([new])
+    return sorted(current.name(macro) for macro in both if base.code(macro).strip() != current.code(macro).strip())
 
 
 def _changed_config(old: Node, new: Node) -> list[str]:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lakehouse_analytics.dbt.macro_calls import MacroCalls
 from lakehouse_analytics.impact.changes import reasons_of
 from lakehouse_analytics.impact.side import Inputs, Node, parents_of
 
@@ -25,11 +26,15 @@ def modified(base: Inputs, current: Inputs) -> dict[str, list[str]]:
     Removed nodes are not included: what reads them differs as well, or does not compile.
     """
     before, after = _nodes(base.manifest), _nodes(current.manifest)
+    macros = MacroCalls(base.manifest), MacroCalls(current.manifest)
     found = {}
     for unique_id in sorted(after):
         if unique_id not in before:
             found[unique_id] = [NEW]
-        elif reasons := _reasons(unique_id, before[unique_id], after[unique_id], base, current):
+        elif reasons := (
+            reasons_of(before[unique_id], after[unique_id], *macros)
+            or _other_reasons(unique_id, before[unique_id], after[unique_id], base, current)
+        ):
             found[unique_id] = reasons
     return found
 
@@ -57,15 +62,14 @@ def _nodes(manifest: Mapping[str, Any]) -> dict[str, Node]:
     }
 
 
-def _reasons(unique_id: str, old: Node, new: Node, base: Inputs, current: Inputs) -> list[str]:
-    reasons = reasons_of(old, new, base.manifest, current.manifest)
+def _other_reasons(unique_id: str, old: Node, new: Node, base: Inputs, current: Inputs) -> list[str]:
+    """Return what differs although the code and the configuration that dbt compares do not."""
     if old["config"].get("column_types") != new["config"].get("column_types"):
-        reasons.append("config column_types")
+        return ["config column_types"]
     pairs = (
         (old.get("compiled_code"), new.get("compiled_code")),
         (base.incremental.get(unique_id), current.incremental.get(unique_id)),
     )
     # A side may not be compiled: a manifest as the base, or a macro that needs a connection.
-    if not reasons and any(one and other and one.strip() != other.strip() for one, other in pairs):
-        reasons.append("compiled SQL")
-    return reasons
+    differs = any(one and other and one.strip() != other.strip() for one, other in pairs)
+    return ["compiled SQL"] if differs else []

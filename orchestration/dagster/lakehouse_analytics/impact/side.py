@@ -11,6 +11,7 @@ from typing import Any
 
 from lakehouse_analytics.column_lineage.query import Output, Query, Ref, Table
 from lakehouse_analytics.column_lineage.sql import EPHEMERAL, column_name, lineage_of
+from lakehouse_analytics.dbt.macro_calls import MacroCalls
 from lakehouse_analytics.engines.registry import engine_type
 
 _CAST = re.compile(r"(TRY_)?CAST\(")
@@ -44,6 +45,7 @@ class Side:
 
     Attributes:
         manifest: The manifest.
+        macro_calls: Its macros.
         dialect: sqlglot's name of the dialect.
         nodes: The models, seeds, snapshots and sources by unique id.
         queries: The lineage of each of them.
@@ -58,6 +60,7 @@ class Side:
             older: The other side, which may know tables that this one does not have anymore.
         """
         self.manifest, self._inputs, self._older = inputs.manifest, inputs, older
+        self.macro_calls = MacroCalls(self.manifest)
         self.dialect = engine_type(str(self.manifest["metadata"]["adapter_type"])).sql_dialect
         nodes = self.manifest["nodes"].items()
         self.nodes: dict[str, Node] = {

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lakehouse_analytics.common.redact import SECRET_NAME
+from lakehouse_analytics.common.text import digest
+from lakehouse_analytics.dbt.macro_calls import MacroCalls
 from lakehouse_analytics.reuse import jinja
 
 Node = Mapping[str, Any]
@@ -41,19 +42,11 @@ class Code:
             outside: What else decides what dbt compiles, such as the target and the version of the adapter.
         """
         self._nodes: Mapping[str, Any] = {**manifest["nodes"], **manifest.get("functions", {})}
-        self._macros: Mapping[str, Any] = manifest.get("macros", {})
+        self._macros = MacroCalls(manifest)
         self._folder, self._environment = folder, environment
-        metadata = manifest["metadata"]
-        adapter = metadata.get("adapter_type") or ""
-        self._dbts = {"dbt", f"dbt_{adapter}"}
-        self._outside = [str(metadata.get("dbt_version")), *outside]
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for unique_id, macro in self._macros.items():
-            if not self._is_dbts(unique_id):
-                self._by_name[macro["name"]].append(unique_id)
-        self._called_by: dict[str, frozenset[str]] = {}
-        overrides = [*self._find_overrides(adapter)]
-        self._overrides = {called for macro in overrides for called in self._called(macro)}
+        self._outside = [str(manifest["metadata"].get("dbt_version")), *outside]
+        overrides = [*self._find_overrides(manifest["metadata"].get("adapter_type") or "")]
+        self._overrides = {called for macro in overrides for called in self._macros.below(macro)}
         #: Not with what they call: that may be for incremental models only.
         self._creating = {macro for macro in overrides if _CREATES.search(macro)}
         self._fingerprints: dict[str, dict[str, str]] = {}
@@ -68,17 +61,17 @@ class Code:
     def _fingerprint(self, unique_id: str) -> dict[str, str]:
         nodes = [*self._with_ephemerals(unique_id)]
         at_start = [node for node in self._nodes.values() if node["resource_type"] == "operation"]
-        called, overrides = self._texts(self._macros_of([*nodes, *at_start])), self._texts(self._overrides)
+        called, overrides = self._texts(self._macros.of([*nodes, *at_start])), self._texts(self._overrides)
         macros = sorted({*called, *overrides})
         own = [*(str(node.get("raw_code") or "") for node in nodes), *called]
         written = [*own, *overrides]
         # Macros that replace dbt's read the types of columns, which count anyway.
         described = jinja.reads_description(own)
         return {
-            "sql": _digest(self._text(node) for node in nodes),
-            "macros": _digest([*self._outside, *macros, *(str(node.get("raw_code")) for node in at_start)]),
-            "configuration": _digest(_configuration(node, described=described) for node in nodes),
-            "variables": _digest(self._variables(written)),
+            "sql": digest(*(self._text(node) for node in nodes)),
+            "macros": digest(*self._outside, *macros, *(str(node.get("raw_code")) for node in at_start)),
+            "configuration": digest(*(_configuration(node, described=described) for node in nodes)),
+            "variables": digest(*self._variables(written)),
         }
 
     def obstacle(self, unique_id: str) -> str:
@@ -94,11 +87,11 @@ class Code:
 
     def _jinja_obstacle(self, nodes: Sequence[Node]) -> str:
         """Return which expression of Jinja decides what dbt compiles, other than by the code and the variables."""
-        macros = self._macros_of(nodes)
-        if queries := sorted({self._macros[macro]["name"] for macro in macros if self._is_dbts(macro)} & _QUERIES):
+        macros = self._macros.of(nodes)
+        dbts = {self._macros.name(macro) for macro in macros if self._macros.is_dbts(macro)}
+        if queries := sorted(dbts & _QUERIES):
             return f"{queries[0]} reads the database while dbt compiles it"
-        own = [str(self._macros[macro].get("macro_sql")) for macro in sorted(macros) if not self._is_dbts(macro)]
-        texts = [*(str(node.get("raw_code") or "") for node in nodes), *own]
+        texts = [*(str(node.get("raw_code") or "") for node in nodes), *self._texts(macros)]
         if why := jinja.unknown(texts) or jinja.clock(self._texts(self._creating)):
             return why
         secrets = sorted(name for name in jinja.environment_variables(texts) if SECRET_NAME.search(name))
@@ -129,8 +122,8 @@ class Code:
 
     def _texts(self, macros: Collection[str]) -> list[str]:
         """Return the code of macros other than dbt's own, whose version counts."""
-        own = sorted(macro for macro in macros if not self._is_dbts(macro))
-        return [f"{macro}\n{self._macros[macro].get('macro_sql')}" for macro in own]
+        own = sorted(macro for macro in macros if not self._macros.is_dbts(macro))
+        return [f"{macro}\n{self._macros.code(macro)}" for macro in own]
 
     def _variables(self, texts: Collection[str]) -> list[str]:
         """Return the values of the variables that texts read. Only their hash is kept, and none of a secret."""
@@ -142,43 +135,15 @@ class Code:
             found.append(self._environment.get("LAKEHOUSE_DBT_VARS", ""))
         return found
 
-    def _macros_of(self, nodes: Iterable[Node]) -> set[str]:
-        """Return the macros that nodes call, directly or by other macros."""
-        called = {
-            macro for node in nodes for macro in (*_recorded(node), *self._named(str(node.get("raw_code") or "")))
-        }
-        return {macro for one in called for macro in self._called(one)}
-
-    def _named(self, text: str) -> Iterator[str]:
-        """Yield the macros whose names a template calls. dbt records only those that it calls while it parses."""
-        for name in jinja.calls(text):
-            yield from self._by_name.get(name, ())
-
-    def _called(self, macro: str) -> frozenset[str]:
-        """Return a macro and all macros that it calls."""
-        if macro not in self._called_by:
-            seen, waiting = set[str](), [macro]
-            while waiting:
-                name = waiting.pop()
-                if name in self._macros and name not in seen:
-                    seen.add(name)
-                    waiting += [*_recorded(self._macros[name])]
-                    if not self._is_dbts(name):
-                        waiting += [*self._named(str(self._macros[name].get("macro_sql")))]
-            self._called_by[macro] = frozenset(seen)
-        return self._called_by[macro]
-
-    def _is_dbts(self, macro: str) -> bool:
-        return self._macros[macro].get("package_name") in self._dbts
-
     def _find_overrides(self, adapter: str) -> Iterator[str]:
         """Yield the macros that replace one of dbt's own, which no model names."""
-        names = {macro["name"] for macro in self._macros.values() if macro.get("package_name") in self._dbts}
-        for unique_id, macro in self._macros.items():
-            if not self._is_dbts(unique_id) and (
-                macro["name"] in names or macro["name"].startswith((f"{adapter}__", "materialization_"))
+        names = {self._macros.name(macro) for macro in self._macros if self._macros.is_dbts(macro)}
+        for macro in self._macros:
+            name = self._macros.name(macro)
+            if not self._macros.is_dbts(macro) and (
+                name in names or name.startswith((f"{adapter}__", "materialization_"))
             ):
-                yield unique_id
+                yield macro
 
 
 def _kind_obstacle(node: Node) -> str:
@@ -210,11 +175,3 @@ def _configuration(node: Node, *, described: bool) -> str:
     if described:
         parts += [node.get(key) for key in ("config", "meta", "tags", "description", "columns")]
     return json.dumps(parts, sort_keys=True, default=str)
-
-
-def _recorded(node: Node) -> list[str]:
-    return (node.get("depends_on") or {}).get("macros") or []
-
-
-def _digest(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

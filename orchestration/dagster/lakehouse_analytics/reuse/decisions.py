@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from lakehouse_analytics.common.text import digest
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.engines.base import VIEW
 from lakehouse_analytics.reuse.code import Code
@@ -27,9 +27,24 @@ class Decision:
     because: str | None = None
 
 
-def relevant(graph: Graph) -> set[str]:
-    """Return the unique ids of the tables with `reuse: true` and of everything that they read, through views."""
-    found, waiting = set[str](), [table.unique_id for table in graph.tables.values() if table.contract.reuse]
+def tracked(graph: Graph, selected: Collection[str]) -> set[str]:
+    """Return the unique ids of the tables whose versions a run needs.
+
+    These are the selected tables with `reuse: true`, selected views that such a table reads, and the inputs of both,
+    also those behind views.
+
+    Args:
+        graph: The manifest's graph.
+        selected: Unique ids of the tables of the run.
+    """
+    reusing = [table.unique_id for table in graph.tables.values() if table.contract.reuse]
+    everything = _with_inputs(graph, reusing)
+    return _with_inputs(graph, everything & {*selected})
+
+
+def _with_inputs(graph: Graph, tables: Iterable[str]) -> set[str]:
+    """Return tables, and what those that are reused or are views read."""
+    found, waiting = set[str](), [*tables]
     while waiting:
         unique_id = waiting.pop()
         if unique_id in found:
@@ -54,7 +69,14 @@ class Versions:
     """
 
     def __init__(self, graph: Graph, code: Code, own: Mapping[str, str], states: Mapping[str, BuildState]) -> None:
-        self._graph, self._code, self.own, self._states = graph, code, dict(own), states
+        """
+        Args:
+            graph: The manifest's graph.
+            code: The code of the project.
+            own: The versions now.
+            states: The states of the last builds, by unique id.
+        """
+        self._graph, self._code, self.own, self._states = graph, code, dict(own), dict(states)
 
     def of(self, unique_id: str) -> str | None:
         """Return the version of a table's contents; None if it is not known.
@@ -82,12 +104,12 @@ class Versions:
             return None
         inputs = [self._of(parent, known) for parent in table.parents]
         there = [version for version in inputs if version is not None]
-        return hashlib.sha256("\n".join([own, *there]).encode()).hexdigest()[:16] if there == inputs else None
+        return digest(own, *there) if there == inputs else None
 
     def built(self, unique_id: str, state: BuildState) -> None:
         """Replace the state of a table that has been built."""
         self.own[unique_id] = state.output
-        self._states = {**self._states, unique_id: state}
+        self._states[unique_id] = state
 
 
 def decide(

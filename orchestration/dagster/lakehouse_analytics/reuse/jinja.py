@@ -1,4 +1,4 @@
-"""What templates call and read, as far as it is written in them. Pure.
+"""What templates read, as far as it is written in them. Pure.
 
 Where the text does not tell, the answers err on the side of building: an obstacle too many, or code that counts as
 changed.
@@ -7,11 +7,10 @@ changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
-_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
-_CALL = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
+from lakehouse_analytics.dbt.macro_calls import expressions, without_comments
+
 #: Expressions whose value is another one in each run.
 _CLOCK = re.compile(r"\b(run_started_at|invocation_id|modules\b(?!\.(?:re|itertools)\b))|\|\s*(random)\b")
 _OF_INVOCATION = re.compile(r"\b(invocation_args_dict|selected_resources|graph|dbt_metadata_envs)\b")
@@ -38,7 +37,7 @@ _COMMENT_OF_SQL = re.compile(r"--([^\n]*)$|/\*(.*?)\*/", re.DOTALL | re.MULTILIN
 def normalized(code: str) -> str:
     """Return code in which comments and the kind of white space do not count, where that is certain."""
     if not _BLOCK.search(code):
-        code = _COMMENT.sub("", code)
+        code = without_comments(code)
     if _is_opaque(code):
         return code.strip()
     return _TOKEN.sub(lambda found: " " if found["gap"] else found[0], code).strip()
@@ -59,17 +58,6 @@ def _is_opaque(code: str) -> bool:
         if any(re.search(r"""['"{]|--|/\*""", comment) for comment in comments):
             return True
     return False
-
-
-def expressions(text: str) -> list[str]:
-    """Return the parts of a template that Jinja evaluates."""
-    return _JINJA.findall(_COMMENT.sub("", text))
-
-
-def calls(text: str) -> Iterator[str]:
-    """Yield the names of what a template calls."""
-    for expression in expressions(text):
-        yield from _CALL.findall(expression)
 
 
 def clock(texts: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ raw.b → bronze b → silver sb → gold gb ┘
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
@@ -277,6 +278,19 @@ def project_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Databa
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+
+
+@contextmanager
+def lakehouse_with(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database
+) -> Iterator[Lakehouse]:
+    """A project of one's own in an empty database with the schema `raw`."""
+    project_on(tmp_path, monkeypatch, database)
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        made = Lakehouse(tmp_path, database, instance, files)
+        made.write()
+        made.sql("create schema raw")
+        yield made
 
 
 @pytest.fixture

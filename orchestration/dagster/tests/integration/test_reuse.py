@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
 from . import shop
-from .conftest import Lakehouse, Outcome, project_on
+from .conftest import Lakehouse, Outcome, lakehouse_with
 from .databases import Database, Trino
 
 pytestmark = pytest.mark.engine("duckdb", "trino", "postgres")
@@ -59,11 +58,7 @@ def files() -> dict[str, str]:
 
 @pytest.fixture
 def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) -> Iterator[Lakehouse]:
-    project_on(tmp_path, monkeypatch, database)
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        made = Lakehouse(tmp_path, database, instance, files())
-        made.write()
-        made.sql("create schema raw")
+    with lakehouse_with(files(), tmp_path, monkeypatch, database) as made:
         made.sql("create table raw.orders (id bigint, customer bigint, amount bigint)")
         made.sql("create table raw.customers (id bigint, country varchar)")
         made.sql("insert into raw.orders values (1, 1, 10), (2, 2, 20)")

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from . import shop
-from .conftest import Lakehouse, project_on
+from .conftest import Lakehouse, lakehouse_with
 from .databases import Database
 
 pytestmark = pytest.mark.engine("duckdb", "trino", "postgres")
@@ -72,11 +72,7 @@ def files() -> dict[str, str]:
 
 @pytest.fixture
 def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) -> Iterator[Lakehouse]:
-    project_on(tmp_path, monkeypatch, database)
-    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        made = Lakehouse(tmp_path, database, instance, files())
-        made.write()
-        made.sql("create schema raw")
+    with lakehouse_with(files(), tmp_path, monkeypatch, database) as made:
         made.sql("create table raw.orders (id bigint, placed_at timestamp(6), region varchar, amount bigint)")
         fill(made, ORDERS)
         yield made

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from lakehouse_analytics.common.sql import identifier, literal
+from lakehouse_analytics.common.text import digest
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import VIEW, FetchAll
 
@@ -44,8 +44,8 @@ def table_versions(fetch_all: FetchAll, relations: Collection[Relation]) -> dict
         if name in about:
             view, release = about[name]
             parts = [view] if view else [release, *_contents(fetch_all, relation, columns[name])]
-            digest = hashlib.sha256("\n".join([repr(columns[name]), *parts]).encode()).hexdigest()[:16]
-            found[relation] = VIEW + digest if view else digest
+            version = digest(repr(columns[name]), *parts)
+            found[relation] = VIEW + version if view else version
     return found
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 
 from lakehouse_analytics.common.sql import literal
+from lakehouse_analytics.common.text import digest
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import VIEW
 from lakehouse_analytics.engines.comparison import Comparison
@@ -41,8 +41,7 @@ def table_versions(session: Comparison, relations: Collection[Relation]) -> dict
             columns = session.columns(source)
             if "json" in columns.values():  # of which texts with the same meaning have the same hash
                 continue
-            order = hashlib.sha256(repr([*columns.items()]).encode()).hexdigest()[:8]
-            found[relation] = f"{content_hash(session, source)}-{order}"
+            found[relation] = f"{content_hash(session, source)}-{digest(*columns)}"  # also the order of the columns
         else:
-            found[relation] = VIEW + hashlib.sha256(str(definition).encode()).hexdigest()[:16]
+            found[relation] = VIEW + digest(str(definition))
     return found

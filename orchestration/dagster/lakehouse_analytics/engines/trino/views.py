@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Collection
 
 from lakehouse_analytics.common.sql import identifier, literal
+from lakehouse_analytics.common.text import digest
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import VIEW, FetchAll
 
@@ -34,5 +34,5 @@ def view_versions(fetch_all: FetchAll, relations: Collection[Relation]) -> dict[
         for schema, name, definition in rows:
             relation = Relation(catalog, str(schema), str(name))
             if relation in wanted:
-                found[relation] = VIEW + hashlib.sha256(str(definition).encode()).hexdigest()[:16]
+                found[relation] = VIEW + digest(str(definition))
     return found

@@ -63,7 +63,7 @@ def test_actions_are_those_of_this_repository() -> None:
 
 
 def test_scripts_get_values_from_the_environment_only() -> None:
-    """An expression in a script would run what somebody writes into the title of a pull request."""
+    """An expression in a script would run what is written into the title of a pull request."""
     scripts = [step["run"] for step in STEPS if "run" in step]
     assert scripts
     assert not [script for script in scripts if "${{" in script]

@@ -8,7 +8,7 @@ import pytest
 from lakehouse_analytics.assets.gates.plan import Selection
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.reuse.code import Code
-from lakehouse_analytics.reuse.decisions import Decision, Versions, decide, relevant
+from lakehouse_analytics.reuse.decisions import Decision, Versions, decide, tracked
 from lakehouse_analytics.reuse.state import BuildState
 from manifests import Manifest
 
@@ -49,7 +49,6 @@ def project() -> Project:
 
 def test_nothing_has_changed(project: Project) -> None:
     assert all(one.reused for one in project.decide(project.p, project.v, project.c).values())
-    assert relevant(project.graph) == {project.source, project.p, project.v, project.c}
 
 
 def test_an_input_behind_a_view_that_is_not_selected_is_built(project: Project) -> None:
@@ -81,3 +80,11 @@ def test_gates_of_reused_tables_are_still_checked_after_a_crash(project: Project
     assert [*again.row_count_gates.values()] == [project.p]
     run.counted.add(project.p)
     assert not run.plan_again(run.plan().tables, ()).row_count_gates
+
+
+def test_a_run_of_one_table_needs_only_its_own_version_and_those_of_its_inputs(project: Project) -> None:
+    assert tracked(project.graph, [project.p]) == {project.p, project.source}
+    assert tracked(project.graph, [project.c]) == {project.c, project.v, project.p, project.source}
+    m = Manifest()
+    plain = m.model("plain", m.model("v", m.source("raw", "t"), materialized="view"))
+    assert tracked(m.graph(), [plain]) == set()  # nothing of the project is reused

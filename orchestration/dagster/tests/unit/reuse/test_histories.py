@@ -227,7 +227,6 @@ class Histories(RuleBasedStateMachine):
             graph,
             [unique_id_of(name) for name in chosen],
             dbt=dbt,
-            environment={},
             engine=engine,
             instance=self.instance,
             run_id=f"run-{self.runs}",
