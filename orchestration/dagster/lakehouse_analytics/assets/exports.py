@@ -9,6 +9,7 @@ import dagster as dg
 from lakehouse_analytics.arrivals.connections import connection_variable
 from lakehouse_analytics.assets.export_gates import closed_gates, gates_of
 from lakehouse_analytics.assets.specs import export_spec
+from lakehouse_analytics.assets.transfers import RETRIES
 from lakehouse_analytics.contract.exports import Serve
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph, Table
@@ -24,7 +25,6 @@ from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 ROWS_SERVED = "rows_served"
 #: Metadata of an export: the table's materialization that it has copied, so that the sensor finds newer ones.
 COPIED = "lakehouse/copied_materialization"
-_RETRIES = dg.RetryPolicy(max_retries=3, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _asset(graph: Graph, one: Export, max_runtime: int) -> dg.AssetsDefinition:
             )
         ],
         pool=graph.engine.pool or EXPORTS_POOL,
-        retry_policy=_RETRIES,
+        retry_policy=RETRIES,
     )
     def execute(context: dg.AssetExecutionContext, engine: dg.ResourceParam[Engine]) -> Iterator[Any]:
         refuse_failed_launch(context.instance, context.run.run_id)
