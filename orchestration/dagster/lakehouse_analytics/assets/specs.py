@@ -133,7 +133,7 @@ def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
     )
 
 
-def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None) -> dg.AssetSpec:
+def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None, timezone: str) -> dg.AssetSpec:
     """Return the spec of a copy of a table in another database.
 
     Args:
@@ -141,6 +141,7 @@ def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None) 
         table: The table.
         key: The key of the copy.
         kind: Dagster's kind of the other database; None if it is unknown.
+        timezone: The IANA time zone of freshness deadlines.
     """
     return dg.AssetSpec(
         key=key,
@@ -150,6 +151,7 @@ def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None) 
         owners=_owners(graph, table),
         kinds={kind} if kind else set(),
         tags=_tags(table.node),
+        freshness_policy=freshness_policy(table.contract.freshness, timezone),
     )
 
 
