@@ -32,7 +32,7 @@ def why(settings: Settings, name: str | None) -> str:
         DatabaseError: The versions of the tables cannot be read.
     """
     project = DbtProject.from_settings(settings)
-    graph = read(project.manifest(), project.configuration())
+    graph = read(project.manifest(), project.configuration(), project_dir=project.project_dir)
     table = find_table(graph, name) if name else None
     if settings.branch:
         graph = graph.with_schemas(schemas_on_branch(graph.tables.values(), settings.branch))

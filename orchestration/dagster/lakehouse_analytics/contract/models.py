@@ -8,7 +8,7 @@ these classes (`lakehouse schema`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -284,7 +284,14 @@ def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
+def parse(
+    kind: type[C],
+    raw: Any,
+    *,
+    resource: str,
+    files: Iterable[str],
+    locate: Callable[[Sequence[object]], str | None] = lambda _: None,
+) -> C:
     """Validate the raw `meta.lakehouse` of one resource.
 
     Args:
@@ -292,6 +299,7 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
         raw: The value from dbt's manifest, or None if it is not set.
         resource: The resource as messages name it, such as `model stg_orders`.
         files: The files that may set the value, most likely first.
+        locate: Returns the file and line of a key, given by its path below `meta.lakehouse`; None if it is not found.
 
     Raises:
         ContractError: The value is invalid. The message has one line per mistake.
@@ -299,13 +307,16 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
     if raw is None:
         default: C = _default_contract(kind)
         return default
-    where = f"{' or '.join(dict.fromkeys(files))}: {resource}"
+    all_files = " or ".join(dict.fromkeys(files))
     if not isinstance(raw, Mapping):
-        raise ContractError(f"{where}: meta.lakehouse must be a mapping, not {type(raw).__name__}")
+        raise ContractError(f"{all_files}: {resource}: meta.lakehouse must be a mapping, not {type(raw).__name__}")
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{where}: {_explain(kind, dict(item))}" for item in error.errors(include_url=False)]
+        lines = []
+        for item in error.errors(include_url=False):
+            place = locate(_keys_of(kind, item["loc"])[0]) or all_files
+            lines.append(f"{place}: {resource}: {_explain(kind, dict(item))}")
         raise ContractError("\n".join(lines)) from None
 
 
