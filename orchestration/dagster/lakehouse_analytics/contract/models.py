@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 from lakehouse_analytics.common.cron import smallest_interval
 from lakehouse_analytics.common.names import unique_metadata_key
 from lakehouse_analytics.common.text import brief, shortened, suggestion
-from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival, TableArrival
+from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival, FileArrival, TableArrival
 from lakehouse_analytics.contract.base import Cron, Duration, Section
 from lakehouse_analytics.contract.exports import Serves
 from lakehouse_analytics.contract.partitions import PARTITIONS, Partition
@@ -257,14 +257,24 @@ class SourceContract(Section):
     freshness: LoadFreshness | None = Field(
         None, description="Maximum age of the last load of a table that Airbyte or `arrives` fills."
     )
+    rows: Rows | None = Field(
+        None, description="Row-count rules of a table that `arrives` loads from files or a database, after each load."
+    )
 
     @model_validator(mode="after")
     def _filled_by_one(self) -> SourceContract:
+        if self.rows and not self.is_loaded:
+            raise ValueError("rows needs `arrives` with files or database: only these loads count the table")
         if self.airbyte and self.arrives:
             raise ValueError("arrives and airbyte are both set, but only one of them can fill the table")
         if self.copied_to and self.maintenance:
             raise ValueError("maintenance has no effect on a table in ClickHouse (arrives.to); remove it")
         return self
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the lakehouse loads the table itself, from files or a database."""
+        return isinstance(self.arrives, FileArrival | TableArrival)
 
     @property
     def copied_to(self) -> TableArrival | None:
