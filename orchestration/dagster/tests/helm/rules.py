@@ -132,8 +132,8 @@ def dagster_loads_the_instance(subject: Subject) -> Iterator[str]:
             module = importlib.import_module(value["module"].replace("dagster.core.", "dagster._core."))
             kind = getattr(module, value["class"])
             checked = process_config(resolve_to_config_type(kind.config_type()), value.get("config") or {})
-            for error in checked.errors or ():
-                yield f"{section} of dagster.yaml: Dagster refuses it: {error.message}"
+            for refusal in checked.errors or ():
+                yield f"{section} of dagster.yaml: Dagster refuses it: {refusal.message}"
 
 
 def sections_are_said_once(subject: Subject) -> Iterator[str]:

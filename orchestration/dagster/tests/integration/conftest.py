@@ -95,7 +95,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     The slowest files come first, so that no worker waits for another at the end.
     """
     engine, brief = config.getoption("--engine"), config.getoption("--brief")
-    kept, left = [], []
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
     for item in items:
         marked = item.get_closest_marker("engine")
         default = "trino" if item.get_closest_marker("trino") else "duckdb"
@@ -213,11 +214,14 @@ class Lakehouse:
         ]
         # Rows of a table that took long to count are told in an observation.
         observed = [e.asset_observation_data.asset_observation for e in events if e.is_asset_observation]
-        told = [*materialized, *observed]
+        told: list[dg.AssetMaterialization | dg.AssetObservation] = [*materialized, *observed]
         evaluations = [record.asset_check_evaluation for record in logs if record.asset_check_evaluation]
         failures = [event.step_failure_data for event in events if event.is_step_failure]
         names = {id(e): f"{e.asset_key.to_user_string()}:{e.check_name}" for e in evaluations}
-        words = [(f.user_failure_data.description if f.user_failure_data else f.error.to_string()) for f in failures]
+        words = [
+            f.user_failure_data.description if f.user_failure_data else f.error.to_string() if f.error else ""
+            for f in failures
+        ]
         return Outcome(
             run_id=run_id,
             success=success,

@@ -116,7 +116,8 @@ class Stack:
 
         for name, value in self.env.items():
             monkeypatch.setenv(name, value)
-        catalog = load_catalog("lakehouse", **Config().get_catalog_config("lakehouse"))
+        config: dict[str, Any] = Config().get_catalog_config("lakehouse") or {}
+        catalog = load_catalog("lakehouse", **config)
         return catalog.load_table(table).scan().to_arrow()
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import COUNT, Dev, Webhook, alive, dagster_dev, dbt_below, last_days, new_lake, poll
+from tests.dagster_ui import poll
+
+from .daemon import COUNT, Dev, Webhook, alive, dagster_dev, dbt_below, last_days, new_lake
 
 pytestmark = [pytest.mark.engine("duckdb", "trino"), pytest.mark.nightly("trino")]
 
@@ -137,7 +139,7 @@ def test_gold_on_silver_asks_for_nothing_after_a_full_refresh(dev: Dev) -> None:
 
 def test_gold_on_silver_builds_gold_once_after_silver_was_built_alone(dev: Dev) -> None:
     silver = dev.finished(dev.launch("__ASSET_JOB", assets=["silver/dim_product"]))
-    assert (silver.status, silver.materialised) == ("SUCCESS", {"silver/dim_product"}), silver.words
+    assert (silver.status, silver.materialised) == ("SUCCESS", frozenset({"silver/dim_product"})), silver.words
     before = set(dev.run_ids())
 
     dev.start_sensor("gold_on_silver")

@@ -21,7 +21,7 @@ from lakehouse_analytics.settings import Settings
 
 from .conftest import Lakehouse
 from .daemon import last_days, new_lake
-from .databases import DuckDB, Row
+from .databases import Database, DuckDB, Row
 
 #: A layout that knows no layers, dbt's own schemas, versions, views and an ephemeral model.
 MARTS = {
@@ -194,7 +194,7 @@ def dbts(database: DuckDB, project: Path, options: list[str]) -> Built:
     return Built(contents(database), statuses)
 
 
-def contents(database: DuckDB) -> dict[str, list[Row]]:
+def contents(database: Database) -> dict[str, list[Row]]:
     schemas = {str(row[0]) for row in database.sql("select schema_name from information_schema.schemata")}
     return database.contents(schemas - {"information_schema", "pg_catalog"})
 
@@ -206,9 +206,11 @@ def test_both_builds_are_equal(lakehouse: Lakehouse) -> None:
     copy.path.parent.mkdir()
     if database.path.exists():
         copy.path.write_bytes(database.path.read_bytes())
-    windows, options = None, []
+    windows: tuple[str, str] | None = None
+    options: list[str] = []
     if not lakehouse.files:  # the demo
-        windows = tuple(last_days(DAYS).values())
+        first, last = last_days(DAYS).values()
+        windows = (first, last)
         begin, end = (f"{day}T00:00:00" for day in windows)
         options = ["--event-time-start", begin, "--event-time-end", end, "--exclude", MONTHLY]
 

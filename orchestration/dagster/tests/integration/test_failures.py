@@ -27,8 +27,10 @@ from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
 from lakehouse_analytics.settings import repository_root
 from trino.exceptions import HttpError
 
+from tests.dagster_ui import poll
+
 from .conftest import Lakehouse, Outcome
-from .daemon import dbt_below, poll
+from .daemon import dbt_below
 from .databases import Trino
 from .stack import PARTS, Stack, own_stack
 
@@ -457,6 +459,7 @@ def test_two_runs_of_one_model_at_once_both_end_right(
 
     assert ends == [0, 0], "\n".join(told)
     assert half_built.sql("select count(*), count(distinct id), sum(n) from silver.sa") == [(100, 100, 50_600)]
+    assert isinstance(half_built.database, Trino)
     texts = [row[0] for row in half_built.database.ask("select query from system.runtime.queries order by created")]
     names = {found[1] for text in texts if mark in text and (found := TEMPORARY.search(text))}
     assert len(names) >= 2
@@ -502,4 +505,4 @@ def test_no_secret_is_in_anything_that_a_build_leaves(
         assert place in places  # by the same search, what may be found is found everywhere
     secrets = {**stack.secrets, "log-in": f"lakehouse:{stack.env['LAKEHOUSE_TRINO_PASSWORD']}"}
     assert len(secrets) == 5
-    assert {name: places for name, secret in secrets.items() if (places := found_in(secret, folders, said))} == {}
+    assert {name: leaks for name, secret in secrets.items() if (leaks := found_in(secret, folders, said))} == {}

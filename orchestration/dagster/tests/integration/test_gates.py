@@ -368,7 +368,7 @@ def test_a_misspelt_acceptance_names_the_nearest_model(lakehouse: Lakehouse) -> 
 def warnings_of(lakehouse: Lakehouse, outcome: Outcome) -> list[str]:
     """What a run logged from the level of warnings on, except Dagster's own events."""
     logs = lakehouse.instance.all_logs(outcome.run_id)
-    return [entry.user_message for entry in logs if entry.dagster_event is None and entry.level >= logging.WARNING]
+    return [entry.user_message for entry in logs if entry.dagster_event is None and int(entry.level) >= logging.WARNING]
 
 
 @pytest.mark.engine("duckdb")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -218,7 +219,8 @@ class TestTwoWorkers:
         before = [(number, 60 * hour, "ä") for number in range(3) for hour in range(48)]
         lake.built("unpartitioned")
         fill(lake, "unpartitioned", before)
-        catalog = load_catalog("lakehouse", **Config().get_catalog_config("lakehouse"))
+        config: dict[str, Any] = Config().get_catalog_config("lakehouse") or {}
+        catalog = load_catalog("lakehouse", **config)
         delete_equal(catalog.load_table(f"{SCHEMA}.unpartitioned"), "id", [1])
         fill(lake, "raw", [(5, 60 * 30, "it's")])
         replaced(lake, "unpartitioned", (24, 48))

@@ -108,7 +108,7 @@ def store(instance: dg.DagsterInstance, names: Names, tables: list[Built], *, ov
             report(dg.DagsterEventType.RUN_SUCCESS)
         else:
             instance.report_run_failed(run)
-    return run.run_id
+    return str(run.run_id)
 
 
 def told(instance: dg.DagsterInstance, names: Names) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def up(stack: Stack) -> Stack:
 
 
 def runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return bool(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
 
 
 def snapshot(folder: Path) -> Mapping[Path, tuple[int, int]]:

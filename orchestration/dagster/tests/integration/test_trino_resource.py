@@ -217,7 +217,7 @@ def test_a_run_s_queries_carry_its_tags_and_dagster_stores_no_secret(stack: Stac
         [row] = trino.fetch_all(f"select source from system.runtime.queries where query_id = '{query['queryId']}'")
         assert row == ("lakehouse-analytics",)
         stored = [serialize_value(entry) for entry in instance.all_logs(result.run_id)]
-        stored += [serialize_value(instance.get_run_by_id(result.run_id))]  # type: ignore[arg-type]
+        stored += [serialize_value(instance.get_run_by_id(result.run_id))]
     repository = dg.Definitions(resources={"engine": trino}).get_repository_def()
     shown = serialize_value(RepositorySnap.from_def(repository))
     assert trino.host in shown  # what is searched does show the resource's fields

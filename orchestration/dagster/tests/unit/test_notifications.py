@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
@@ -98,7 +99,8 @@ class Mailbox:
 class MailServer:
     def __init__(self, controller: Controller, mailbox: Mailbox) -> None:
         self.received = mailbox.received
-        self.port = controller.server.sockets[0].getsockname()[1] if controller.server else 0
+        assert isinstance(controller.server, asyncio.Server)
+        self.port = controller.server.sockets[0].getsockname()[1]
 
     def notifier(self, *to: str, **more: Any) -> SmtpNotifier:
         return SmtpNotifier(

@@ -385,6 +385,6 @@ def connect(server: TrinoServer, client_tags: Sequence[str] = ()) -> trino.dbapi
 
 def _cancel(cursor: trino.dbapi.Cursor) -> None:
     try:
-        cursor.cancel()  # type: ignore[no-untyped-call]
+        cursor.cancel()
     except Exception as error:
         _LOGGER.warning("Trino: query %s could not be canceled and may still be running: %s", cursor.query_id, error)

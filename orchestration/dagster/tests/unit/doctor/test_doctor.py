@@ -747,7 +747,7 @@ def test_an_instance_that_was_never_prepared(tmp_path: Path, monkeypatch: pytest
 
 def beat(known: ProbeContext, age: float, *kinds: str, error: str = "") -> None:
     from dagster._daemon.types import DaemonHeartbeat
-    from dagster._utils.error import SerializableErrorInfo
+    from dagster_shared.error import SerializableErrorInfo
 
     for kind in kinds:
         errors = [SerializableErrorInfo(error, [], None)] if error else []

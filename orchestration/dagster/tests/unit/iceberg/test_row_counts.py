@@ -47,12 +47,15 @@ class Trino:
     """Answers what the current snapshot is, from the catalog itself."""
 
     def __init__(self, catalog: Catalog, behind: int = 0) -> None:
-        self.catalog, self.behind, self.asked = catalog, behind, []
+        self.catalog, self.behind = catalog, behind
+        self.asked: list[str] = []
 
     def __call__(self, sql: str) -> list[tuple[Any, ...]]:
         self.asked.append(sql)
         name = sql.split('"')[5].removesuffix("$refs").lower()
-        return [(self.catalog.load_table(("s", name)).metadata.current_snapshot_id - self.behind,)]
+        current = self.catalog.load_table(("s", name)).metadata.current_snapshot_id
+        assert current
+        return [(current - self.behind,)]
 
 
 def count(catalog: Catalog, *relations: Relation, trino: Trino | None = None) -> dict[str, int]:
@@ -100,7 +103,8 @@ def test_names_are_asked_in_lower_case_and_with_their_dots(catalog: Catalog) -> 
 
 
 def test_of_a_run_with_few_tables_none_is_looked_up() -> None:
-    trino = TrinoResource(host="trino.invalid", port=1, user="ann", catalog="lake", iceberg_catalog="not_configured")
+    server: dict[str, Any] = {"host": "trino.invalid", "port": 1, "user": "ann", "catalog": "lake"}
+    trino = TrinoResource(iceberg_catalog="not_configured", **server)
     assert trino.known_counts([table("t")], of=METADATA_THRESHOLD - 1) == {}
     with pytest.raises(CatalogError, match="not_configured"):
         trino.known_counts([table("t")], of=METADATA_THRESHOLD)

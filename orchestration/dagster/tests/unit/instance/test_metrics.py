@@ -28,6 +28,7 @@ from dagster._core.scheduler.instigation import (
     TickData,
     TickStatus,
 )
+from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from dagster._core.test_utils import create_run_for_test
@@ -61,6 +62,7 @@ def queued(instance: dg.DagsterInstance, asked: datetime, **tags: str) -> None:
     run = create_run_for_test(instance, job_name="j", tags=tags)
     # Only a workspace can ask for a run that waits.
     values = {"status": STATUS.QUEUED.value, "create_timestamp": asked.replace(tzinfo=None)}
+    assert isinstance(instance.run_storage, SqlRunStorage)
     with instance.run_storage.connect() as connection:
         connection.execute(RunsTable.update().where(RunsTable.c.run_id == run.run_id).values(values))
 
@@ -208,7 +210,13 @@ def test_storage_that_hangs_is_told_and_scrapes_do_not_pile_up(
 def test_the_command_answers_until_it_is_told_to_end(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    command = [Path(sys.executable).with_name("lakehouse"), "instance", "metrics", "--port", str(port)]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("lakehouse"),
+        "instance",
+        "metrics",
+        "--port",
+        str(port),
+    ]
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path)}
 
     def answered() -> str | None:

@@ -409,7 +409,7 @@ def test_the_check_waits_for_a_trino_that_schedules_nothing_yet_on_its_node() ->
     client = object.__new__(verify._Client)
     starting = {"id": "q1", "error": {"errorName": "NO_NODES_AVAILABLE", "message": "No nodes available to run query"}}
     answers = iter([starting, starting, {"id": "q3", "data": [[1]]}, {"id": "q4", "error": {"message": "denied"}}])
-    client._request = lambda *_: next(answers)
+    client._request = lambda *_: next(answers)  # type: ignore[method-assign,assignment]
 
     assert client.ask("insert into proof values 1") == [[1]]
     with pytest.raises(StackError, match=r"denied \(query q4\)"):

@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import dagster as dg
 import pytest
@@ -150,7 +151,7 @@ def test_slow_requests_end_and_leave_no_thread(monkeypatch: pytest.MonkeyPatch) 
         answers = [exchange(client, b"") for _ in range(3)]
         assert [answer.startswith(b"HTTP/1.1 503 ") for answer in answers] == [True] * 3
         assert json.loads(answers[0].partition(b"\r\n\r\n")[2])["error"].startswith("16 requests are being served.")
-        got = [b"".join(iter(lambda connection=connection: connection.recv(65_536), b"")) for connection in slow]
+        got = [b"".join(iter(partial(connection.recv, 65_536), b"")) for connection in slow]
         assert [answer[:12] for answer in got[1::2]] == [b"HTTP/1.1 408"] * 8
         assert set(got[::2]) == {b""}
         for connection in slow:

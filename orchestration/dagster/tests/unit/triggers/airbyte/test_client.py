@@ -25,6 +25,7 @@ from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request
 from lakehouse_analytics.triggers.airbyte import client as module
 from lakehouse_analytics.triggers.airbyte import http, responses, transport
 from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteError, AirbyteServer
+from lakehouse_analytics.triggers.airbyte.poller import Page
 from pydantic import SecretStr
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def shop(airbyte: CheckedSimulator) -> str:
     """A connection."""
-    return airbyte.store.add_connection("Shop")
+    return str(airbyte.store.add_connection("Shop"))
 
 
 def client_of(airbyte: CheckedSimulator, clock: Clock | None = None, **more: Any) -> Airbyte:
@@ -584,7 +585,10 @@ def test_words_of_any_shape_are_cut_short(airbyte: CheckedSimulator, body: dict[
     assert len(str(failure(client_of(airbyte).running_jobs))) < 500
 
 
-def page_of(airbyte: CheckedSimulator, *rows: object) -> module.Page:
+SMALL_PAGE = 5
+
+
+def page_of(airbyte: CheckedSimulator, *rows: object) -> Page:
     airbyte.faults.append(always(Answer(200, {"data": [*rows]})))
     return client_of(airbyte).changed_jobs(NOW, 0)
 
@@ -662,7 +666,7 @@ def test_no_workspaces_are_all(airbyte: CheckedSimulator, shop: str) -> None:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAGE", 5)
+    monkeypatch.setattr(module, "PAGE", SMALL_PAGE)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -686,16 +690,16 @@ def test_a_connection_that_is_deleted_meanwhile_hides_no_other(airbyte: CheckedS
 
 @pytest.mark.usefixtures("small_pages")
 def test_a_server_that_knows_no_offset_is_not_asked_for_ever(airbyte: CheckedSimulator) -> None:
-    rows = [{"connectionId": f"c{number}"} for number in range(module.PAGE - 1)]
+    rows = [{"connectionId": f"c{number}"} for number in range(SMALL_PAGE - 1)]
     airbyte.faults.append(always(Answer(200, {"data": rows, "next": "http://more"}), path="/connections"))
-    assert len(client_of(airbyte).connections()) == module.PAGE - 1
+    assert len(client_of(airbyte).connections()) == SMALL_PAGE - 1
     assert len(airbyte.requests) == 2
 
 
 @pytest.mark.usefixtures("small_pages")
 def test_full_pages_that_ignore_the_offset_are_an_error_and_no_list(airbyte: CheckedSimulator) -> None:
     """Behind the first page may be connections that fill tables: without them their syncs would go unanswered."""
-    rows = [{"connectionId": f"c{number}"} for number in range(module.PAGE)]
+    rows = [{"connectionId": f"c{number}"} for number in range(SMALL_PAGE)]
     airbyte.faults.append(always(Answer(200, {"data": rows, "next": "http://more"}), path="/connections"))
     with pytest.raises(AirbyteError, match="/connections ignores `offset`: it lists the same"):
         client_of(airbyte).connections()

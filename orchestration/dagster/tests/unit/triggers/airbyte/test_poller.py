@@ -261,7 +261,7 @@ def small_pages():  # type: ignore[no-untyped-def]
         yield
 
 
-class TestFeed(Feed.TestCase):  # type: ignore[name-defined,misc]
+class TestFeed(Feed.TestCase):  # type: ignore[valid-type,misc]
     settings = settings(
         max_examples=HISTORIES, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
     )

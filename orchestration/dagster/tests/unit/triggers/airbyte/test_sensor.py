@@ -598,10 +598,11 @@ def test_another_server_with_the_same_connection_id_and_end_is_another_job(
         assert skipped(world.tick()) == "No Airbyte job has ended."
 
 
-def as_before(event: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> Any:
+def as_before(event: dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation) -> Any:
     """The event as release 0.1 stored it: known by the job's id."""
     added = ("airbyte/identity", "airbyte/connection_id", "started")
     metadata = {name: value for name, value in event.metadata.items() if name not in added}
+    assert not isinstance(event, dg.AssetObservation)
     if isinstance(event, dg.AssetMaterialization):
         tags = {"dagster/data_version": str(event.metadata["airbyte/sync_id"].value)}
         return dg.AssetMaterialization(event.asset_key, description=event.description, metadata=metadata, tags=tags)
