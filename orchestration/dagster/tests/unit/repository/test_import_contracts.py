@@ -8,6 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from lakehouse_analytics import resources
+from lakehouse_analytics.engines.registry import ENGINES
 
 CODE = Path(__file__).resolve().parents[3]
 PAGE = CODE.parents[1] / "docs" / "architecture.md"
@@ -79,3 +81,11 @@ def test_the_architecture_page_describes_the_contracts() -> None:
     contracts = _contracts()
     assert contracts["leaves"][1] >= {"cli", "doctor"}
     assert _described() == contracts
+
+
+def test_every_engine_is_where_the_guide_says() -> None:
+    """docs/add-an-engine.md, step 3. `.env.example` and the bases of `Settings` are compared by other tests."""
+    contracts, folders = _contracts(), {f"engines.{name}" for name in ENGINES}
+    assert contracts["engines"][0] == folders
+    assert contracts["capabilities"][1] == folders
+    assert {name.removesuffix("Resource").lower() for name in resources.__all__ if "Resource" in name} == {*ENGINES}
