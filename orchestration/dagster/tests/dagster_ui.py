@@ -34,7 +34,7 @@ class Run:
     end: float
     tags: Mapping[str, str]
     parent: str | None
-    materialised: frozenset[str]
+    materialized: frozenset[str]
     row_counts: Mapping[str, int]
     planned: frozenset[str]
     checks: Mapping[tuple[str, str], bool]
@@ -187,7 +187,7 @@ class DagsterUI:
             end=answer["endTime"],
             tags={tag["key"]: tag["value"] for tag in answer["tags"]},
             parent=answer["parentRunId"],
-            materialised=frozenset(_key(e) for e in events if e["__typename"] == "MaterializationEvent"),
+            materialized=frozenset(_key(e) for e in events if e["__typename"] == "MaterializationEvent"),
             row_counts=counts,
             planned=frozenset(_key(e) for e in events if e["__typename"] == "AssetMaterializationPlannedEvent"),
             checks={("/".join(e["assetKey"]["path"]), e["checkName"]): e["success"] for e in evaluations},

@@ -235,7 +235,7 @@ def pull_secrets_are_everywhere(subject: Subject) -> Iterator[str]:
 def pods_are_restricted(subject: Subject) -> Iterator[str]:
     """The `restricted` Pod Security Standard, which the guide's namespace enforces."""
     for name, pod in subject.rendered.every_pod():
-        yield from (f"{problem}. The namespace is labelled `restricted`." for problem in restricted(name, pod))
+        yield from (f"{problem}. The namespace has the label `restricted`." for problem in restricted(name, pod))
 
 
 def restricted(name: str, pod: Object) -> list[str]:

@@ -212,9 +212,9 @@ class Lakehouse:
         materialized = [
             event.step_materialization_data.materialization for event in events if event.is_step_materialization
         ]
-        # Rows of a table that took long to count are told in an observation.
+        # If counting took long, an observation has the rows of the table.
         observed = [e.asset_observation_data.asset_observation for e in events if e.is_asset_observation]
-        told: list[dg.AssetMaterialization | dg.AssetObservation] = [*materialized, *observed]
+        reported: list[dg.AssetMaterialization | dg.AssetObservation] = [*materialized, *observed]
         evaluations = [record.asset_check_evaluation for record in logs if record.asset_check_evaluation]
         failures = [event.step_failure_data for event in events if event.is_step_failure]
         names = {id(e): f"{e.asset_key.to_user_string()}:{e.check_name}" for e in evaluations}
@@ -230,7 +230,7 @@ class Lakehouse:
             descriptions={names[id(e)]: e.description or "" for e in evaluations},
             metadata={
                 m.asset_key.to_user_string(): {
-                    k: v.value for o in told if o.asset_key == m.asset_key for k, v in o.metadata.items()
+                    k: v.value for o in reported if o.asset_key == m.asset_key for k, v in o.metadata.items()
                 }
                 for m in materialized
             },
@@ -248,7 +248,7 @@ class Lakehouse:
             rows={
                 m.asset_key.to_user_string(): {
                     o.partition: o.metadata["dagster/partition_row_count"].value
-                    for o in told
+                    for o in reported
                     if o.asset_key == m.asset_key and o.partition and "dagster/partition_row_count" in o.metadata
                 }
                 for m in materialized

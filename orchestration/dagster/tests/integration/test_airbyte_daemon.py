@@ -1,6 +1,6 @@
 """Airbyte's syncs through the real sensor daemon, which is killed again and again, on an instance in PostgreSQL.
 
-Every job must be in Dagster's history exactly once: a materialisation and a check evaluation on each of its tables,
+Every job must be in Dagster's history exactly once: a materialization and a check evaluation on each of its tables,
 and one run. Runs stay queued: what they would do is not the question here.
 """
 

@@ -489,7 +489,7 @@ def test_readers_see_a_seed_whole_while_it_is_loaded_again(lake: Lake) -> None:
 
 @contextmanager
 def _standing_still(lake: Lake, window: Sequence[int]) -> Iterator[subprocess.Popen[str]]:
-    """A run of its own process, held between its temporary view and its MERGE until the gate is empty."""
+    """A run in another process, which waits between its temporary view and its MERGE until the gate is empty."""
     lake.ask(f"create table {SCHEMA}.gate (x integer)")
     lake.ask(f"insert into {SCHEMA}.gate values 1")
     target = lake.project.parent / "standing_still"

@@ -260,7 +260,7 @@ MEANINGS = {
           - {name: exposures, schema: main, tables: [{name: board}]}
         models:
           - name: stg_orders
-            config: {tags: ["cost centre: 12", nightly]}
+            config: {tags: ["cost center: 12", nightly]}
             columns:
               - {name: order_id, config: {tags: ["pii: high", "art. 9"]}, data_tests: [unique]}
           - name: orders

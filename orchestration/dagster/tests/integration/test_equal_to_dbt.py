@@ -70,7 +70,7 @@ MARTS = {
         select 1 where (select sum(cents) from {{ ref('payments') }}) <> (select sum(cents) from {{ ref('top') }}) * 0
         """,
 }
-#: Everything that dbt can materialise, hooks, and faults of every kind.
+#: Everything that dbt can materialize, hooks, and faults of every kind.
 KINDS = {
     "dbt_project.yml": """
         name: kinds
@@ -166,11 +166,11 @@ def ours(lakehouse: Lakehouse, windows: tuple[str, str] | None) -> Built:
     project = DbtProject.from_settings(settings)
     graph = read(project.manifest(), project.configuration(), strict=settings.strict)
     outcome = lakehouse.run(windows=windows)
-    told = {}
+    reported = {}
     for record in lakehouse.instance.all_logs(outcome.run_id):
         if (evaluation := record.asset_check_evaluation) and (status := evaluation.metadata.get("status")):
-            told[evaluation.asset_check_key] = str(status.value)
-    tests = {test.unique_id: told.get(check_key(graph, test), "skipped") for test in graph.tests.values()}
+            reported[evaluation.asset_check_key] = str(status.value)
+    tests = {test.unique_id: reported.get(check_key(graph, test), "skipped") for test in graph.tests.values()}
     [*lines] = outcome.failure.splitlines()
     tables = {}
     for table in graph.tables.values():

@@ -389,15 +389,15 @@ def test_what_is_built_is_told_while_the_rest_is_being_built(
                     break
                 time.sleep(0.1)
             else:
-                raise RuntimeError("nobody said go")
+                raise RuntimeError("the file GO did not appear")
             return session.sql("select 1 as x")
         """
     lakehouse.write()
     lakehouse.definitions()  # parses here, not while the clock of the model runs
-    told = {*EVERYTHING, "bronze/a:unique_a_id", "gold/gb:row_count"} - {"metrics/m"}
+    expected = {*EVERYTHING, "bronze/a:unique_a_id", "gold/gb:row_count"} - {"metrics/m"}
 
     def watch() -> None:
-        while not told <= seen:
+        while not expected <= seen:
             for run in lakehouse.instance.get_runs():
                 for record in lakehouse.instance.all_logs(run.run_id):
                     event = record.dagster_event

@@ -138,7 +138,7 @@ QUEUE_TIMEOUT = 100.0
 
 
 class Clock:
-    """Goes forward when somebody sleeps."""
+    """A clock that only advances during sleeps."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -1,4 +1,4 @@
-"""A load is not held up by the garbage collector, and leaves nothing behind for ever."""
+"""The garbage collector does not run during a load, and collects afterwards what a load has left."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def raising(error: Exception) -> Ask:
 
 
 def examine(*probes: Probe, timeout: float = 5.0, skip: tuple[str, ...] = ()) -> dict[str, tuple[str, str, str]]:
-    """Status, message and fix by name, in the order told."""
+    """Return status, message and fix by name, in the order of the report."""
     run = Run(probes, ProbeContext(timeout, frozenset(skip)), mask())
     return {result.name: (result.status.value, result.message, result.fix) for result in run.results()}
 
@@ -599,7 +599,7 @@ def test_trino_that_refuses_the_log_in(trino: Trino) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "status", "words"),
+    ("version", "status", "words"),
     [
         ("476", Status.OK, "Trino 476; 476 or newer is needed"),
         ("480-e.3", Status.OK, "480-e.3"),
@@ -609,8 +609,8 @@ def test_trino_that_refuses_the_log_in(trino: Trino) -> None:
         (None, Status.UNCHECKED, "not checked"),
     ],
 )
-def test_trino_s_version(trino: Trino, told: str | None, status: Status, words: str) -> None:
-    trino.info["nodeVersion"] = told and {"version": told}
+def test_trino_s_version(trino: Trino, version: str | None, status: Status, words: str) -> None:
+    trino.info["nodeVersion"] = version and {"version": version}
     found = asked(doctor_of_trino.version)
     assert (found.status, words in found.message) == (status, True), found
 

@@ -158,7 +158,7 @@ def test_one_table_that_cannot_be_read_is_left_out_and_all_of_them_are_an_error(
         (None, None),
     ],
 )
-def test_rows_are_exact_or_not_told(summary: dict[str, str] | None, rows: int | None) -> None:
+def test_rows_are_exact_or_unknown(summary: dict[str, str] | None, rows: int | None) -> None:
     assert exact_rows(summary) == rows
 
 
@@ -166,10 +166,10 @@ VALUES = st.none() | st.sampled_from(["0", "1", "-1", ""]) | st.text(max_size=3)
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(CLEAN, VALUES)))
-def test_a_count_is_told_only_where_every_total_is_there_and_no_delete_is(values: dict[str, str | None]) -> None:
+def test_a_count_is_known_only_if_every_total_is_there_and_there_are_no_deletes(values: dict[str, str | None]) -> None:
     rows = exact_rows({key: value for key, value in values.items() if value is not None})
-    told = rows is not None
-    assert told == (
+    is_known = rows is not None
+    assert is_known == (
         all(values[key] == "0" for key in CLEAN if key != "total-records")
         and bool(values["total-records"])
         and set(values["total-records"] or "") <= set("0123456789")

@@ -222,8 +222,8 @@ def test_fields_equal_but_for_case_keep_their_values_in_whatever_order_they_are_
     sync(order, 2)
     columns = [row[0] for row in lake.query("SELECT column_name FROM duckdb_columns() WHERE table_name = 'users'")][4:]
     for column in columns:
-        held = {str(value).split()[0] for value in lake.column(f'SELECT "{column}" FROM raw.users') if value}
-        assert len(held) <= 1, column
+        stamps = {str(value).split()[0] for value in lake.column(f'SELECT "{column}" FROM raw.users') if value}
+        assert len(stamps) <= 1, column
 
 
 def test_a_field_that_changes_its_case_and_its_type_is_a_refresh(lake: Lake) -> None:

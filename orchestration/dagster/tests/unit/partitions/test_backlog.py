@@ -194,7 +194,7 @@ def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
         sync(instance, midnight + minutes[5], 600, midnight - minutes[5])
         assert synced_until(instance, dg.AssetKey(["shop", "orders"])) == midnight - minutes[5]
         assert "its last sync began 2026-05-09 23:55 UTC" in made.unmet_conditions(window, instance)[0]
-        # A short last attempt, no duration at all, another's materialisation: none of them says when reading began.
+        # A short last attempt, no duration at all, another's materialization: none of them says when reading began.
         sync(instance, midnight + minutes[50], 10, midnight - minutes[10])
         sync(instance, midnight + minutes[51], 60)
         sync(instance, midnight + minutes[52], None)

@@ -1,4 +1,4 @@
-"""The tool of `make stack-up`: what can be told without starting a server of the stack."""
+"""The tool of `make stack-up`: what can be tested without starting a server of the stack."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def layout(tmp_path: Path) -> Layout:
 @hypothesis_settings(max_examples=40, deadline=None)
 def test_a_shell_reads_back_every_value(values: dict[str, str]) -> None:
     script = f"set -aeu\n{client_env.render(values)}env -0"
-    told = subprocess.run(["bash"], input=script.encode(), capture_output=True, check=True).stdout.decode()
-    read = dict(line.split("=", 1) for line in told.split("\0") if line)
+    output = subprocess.run(["bash"], input=script.encode(), capture_output=True, check=True).stdout.decode()
+    read = dict(line.split("=", 1) for line in output.split("\0") if line)
     assert {name: read[name] for name in values} == values
 
 

@@ -47,7 +47,7 @@ class Ears:
 
     def send(self, alert: Alert) -> None:
         if self.deaf:
-            raise NotifyError("nobody there")
+            raise NotifyError("no server")
         self.heard.append(alert)
 
 

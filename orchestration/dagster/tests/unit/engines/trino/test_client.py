@@ -450,7 +450,7 @@ def test_a_token_that_does_not_last_is_refused_without_being_shown(claims: dict[
         check_token(made, now=NOW, until=NOW + timedelta(hours=6))
     assert words in str(caught.value)
     assert "LAKEHOUSE_TRINO_JWT" in str(caught.value)
-    assert made not in told(caught.value)
+    assert made not in logged(caught.value)
 
 
 @given(st.text())
@@ -458,7 +458,7 @@ def test_what_is_no_token_gets_one_error_that_does_not_show_it(text: str) -> Non
     text = f"s3cret{text}"
     with pytest.raises(TrinoUnavailableError, match="LAKEHOUSE_TRINO_JWT is not a JSON Web Token") as caught:
         check_token(text, now=NOW, until=None)
-    assert "s3cret" not in told(caught.value)
+    assert "s3cret" not in logged(caught.value)
 
 
 @given(st.integers(-9, 9), st.integers(0, 9))
@@ -472,8 +472,8 @@ def test_a_token_is_taken_exactly_when_it_lasts(expires: int, needed: int) -> No
     assert taken is (expires > 0 and expires >= needed)
 
 
-def told(error: BaseException | None) -> str:
-    """Everything that a log shows of an exception: itself and what it does not suppress."""
+def logged(error: BaseException | None) -> str:
+    """Return what a log shows of an exception: its text, and that of the exceptions which it does not suppress."""
     text = ""
     while error is not None:
         text += f"{error} {error!r} "

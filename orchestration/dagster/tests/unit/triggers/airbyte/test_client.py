@@ -154,11 +154,11 @@ def test_a_name_in_netrc_does_not_take_the_place_of_the_log_in(
     airbyte: CheckedSimulator, auth: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    netrc.write_text("machine 127.0.0.1 login stranger password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
     use(airbyte, auth)
     client_of(airbyte).running_jobs()
-    other = "Basic " + base64.b64encode(b"somebody:else").decode()
+    other = "Basic " + base64.b64encode(b"stranger:else").decode()
     assert all(request.headers.get("authorization") != other for request in airbyte.requests)
 
 
@@ -629,7 +629,7 @@ def test_times_are_sent_in_aware_utc(airbyte: CheckedSimulator, shop: str, zone:
     airbyte.store.end(airbyte.store.start(shop))
     page = client_of(airbyte).changed_jobs(now.astimezone(zone), 0)
     assert airbyte.requests[-1].query["updatedAtStart"] == ["2026-11-21T02:00:00Z"]
-    assert [job.ended for job in page.jobs] == [NOW]  # its second is part of what is asked for
+    assert [job.ended for job in page.jobs] == [NOW]  # its second is part of the requested range
 
 
 def test_the_order_the_limit_and_the_place_are_ours(airbyte: CheckedSimulator, shop: str) -> None:
@@ -768,9 +768,9 @@ def test_no_answer_brings_a_secret_into_an_error(
 
     airbyte.faults.append(echo)
     for ask in (client.running_jobs, client.connections, lambda: client.job(1), lambda: client.start_sync(ANY)):
-        told = told_of(failure(ask))
+        text = told_of(failure(ask))
         for secret in forms_of(airbyte):
-            assert secret[:8] not in told
+            assert secret[:8] not in text
     assert not any(secret in repr(client) + str(client) + repr(client.server) for secret in forms_of(airbyte))
 
 
@@ -778,9 +778,9 @@ def test_no_answer_brings_a_secret_into_an_error(
 def test_no_refusal_of_a_token_brings_the_secret_into_an_error(airbyte: CheckedSimulator, status: int) -> None:
     use(airbyte, "client_credentials")
     airbyte.faults.append(lambda request: Answer(status, {"detail": f"not {request.body.decode()}"}))
-    told = told_of(failure(client_of(airbyte).running_jobs))
-    assert SECRET not in told
-    assert "***" in told
+    text = told_of(failure(client_of(airbyte).running_jobs))
+    assert SECRET not in text
+    assert "***" in text
 
 
 def test_no_kind_of_answer_brings_a_secret_into_an_error(airbyte: CheckedSimulator) -> None:
@@ -790,7 +790,7 @@ def test_no_kind_of_answer_brings_a_secret_into_an_error(airbyte: CheckedSimulat
 
 
 def test_a_token_is_sent_to_its_own_server_only(airbyte: CheckedSimulator, shop: str) -> None:
-    # `next` of the double points elsewhere, and so does this redirect: nobody would answer there.
+    # `next` of the double points elsewhere, and so does this redirect: there is no server at that address.
     use(airbyte, "client_credentials")
     airbyte.faults.append(answers(Answer(307, headers={"Location": "http://127.0.0.1:1/"}), path="/token"))
     client = client_of(airbyte)
