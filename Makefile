@@ -173,7 +173,7 @@ lint-spelling: $(DEV)
 # Words to avoid (CONTRIBUTING.md, Words). Tests contain misspelt words, so only our list and American spelling apply to them.
 lint-words: $(DEV)
 	git ls-files -z -- $(PROSE) $(CODE)/lakehouse_analytics | xargs -0 $(AVOID) --dictionary=-
-	git ls-files -z -- $(CODE)/tests ':!*.yaml' | xargs -0 $(AVOID) --builtin=en-GB_to_en-US --dictionary=-
+	git ls-files -z -- $(CODE)/tests | xargs -0 $(AVOID) --builtin=en-GB_to_en-US --dictionary=-
 AVOID := codespell --config .codespell/avoid.cfg --dictionary=.codespell/avoid.txt
 PROSE := '*.md' '*.yaml' '*.yml' '*.sql' '*.toml' '*.sh' .ci .env.example .github Makefile charts infrastructure benchmarks
 

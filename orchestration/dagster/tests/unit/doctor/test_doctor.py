@@ -770,7 +770,7 @@ def test_daemons_that_live_one_that_is_silent_and_one_with_an_error(known: Probe
     beat(known, 1, "SCHEDULER", error="Kaputt\n  at line 1")
     found = instance.daemons(known)
     assert found.status is Status.FAILED
-    assert {*found.message.splitlines()} == {"sensor: no heartbeat for 2 hours", "scheduler: Kaputt"}
+    assert {*found.message.splitlines()} == {"sensor: no heartbeat for 2 h", "scheduler: Kaputt"}
 
 
 def switch(known: ProbeContext, kind: str, name: str, status: str, location: str = "lakehouse_analytics") -> None:

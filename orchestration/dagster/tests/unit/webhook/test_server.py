@@ -75,8 +75,8 @@ def test_the_scheme_is_in_any_case(client: Client) -> None:
         ("POST", "/arrived/shop", 404, "Expected the path /arrived/<source>/<table> or /health."),
         ("POST", "/arrived/shop/orders/x", 404, "Expected the path /arrived/<source>/<table> or /health."),
         ("GET", "/", 404, "Expected the path /arrived/<source>/<table> or /health."),
-        ("POST", "/arrived/shop/order", 404, f"{UNKNOWN} shop/order. Did you mean shop/orders?"),
-        ("POST", "/arrived/shop/%2e%2e%2forders", 404, f"{UNKNOWN} shop/../orders. Did you mean shop/orders?"),
+        ("POST", "/arrived/shop/order", 404, f"{UNKNOWN} shop/order; did you mean shop/orders?"),
+        ("POST", "/arrived/shop/%2e%2e%2forders", 404, f"{UNKNOWN} shop/../orders; did you mean shop/orders?"),
         ("POST", "/arrived/shop/people", 404, f"Loads of shop/people cannot be reported: {ADD}"),
     ],
 )
