@@ -84,7 +84,7 @@ def fill(days: int) -> list[list[str]]:
                     event_specific_data=StepMaterializationData(done),
                 )
                 said = (None, "debug", "", run.run_id, time.time(), "build", "__ASSET_JOB", event)
-                entries.append(EventLogEntry(*said))  # type: ignore[no-untyped-call]
+                entries.append(EventLogEntry(*said))
             instance.event_log_storage.store_event_batch(entries)
     events = len(keys) * len(partitions)
     print(f"{events:,} materializations stored in {time.perf_counter() - began:.0f} s")

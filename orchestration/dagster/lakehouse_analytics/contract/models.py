@@ -17,7 +17,8 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 
 from lakehouse_analytics.common.cron import smallest_interval
 from lakehouse_analytics.common.names import unique_metadata_key
-from lakehouse_analytics.common.text import brief, shortened, suggestion
+from lakehouse_analytics.common.text import brief, shortened
+from lakehouse_analytics.common.validation import explain, reason
 from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival, FileArrival, TableArrival
 from lakehouse_analytics.contract.base import Cron, Duration, Section
 from lakehouse_analytics.contract.exports import Serves
@@ -212,10 +213,12 @@ class ModelContract(Section):
     maintenance: Maintenance | None = Field(
         None, description="Maintenance of the Iceberg table, on by default. No effect on other engines."
     )
-    reuse: bool = Field(
+    reuse: bool | Literal["contents"] = Field(
         False,
         description="Do not build the table again as long as neither its code nor its inputs have changed. For models "
-        "of the materializations `table` and `view`, and for seeds.",
+        "of the materializations `table` and `view`, and for seeds. `contents` also hashes the table after each build, "
+        "also that of an incremental model, so that what reads it is not built if it has the same rows as before. "
+        "DuckDB and PostgreSQL do so anyway.",
     )
     serve: Serves = Field(
         (), description="A copy of the table in ClickHouse or PostgreSQL, or a list of them. Made after each build."
@@ -338,16 +341,11 @@ def _default_contract(kind: type[C]) -> C:
 def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
     keys, section = _keys_of(kind, item["loc"])
     path = ".".join(["meta.lakehouse", *map(brief, keys)])
-    if item["type"] == "extra_forbidden":
-        valid = sorted(section.model_fields)
-        hint = suggestion(str(item["loc"][-1]), valid, quoted="`{}`".format, others="valid keys")
-        return f"unknown key {path}; {hint}"
-    message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
-    if item["type"] == "missing":
-        return f"{path} is missing"
-    if item["type"] == "arrival_kind" or (isinstance(item["input"], Mapping) and keys[-1:] in ([], ["arrives"])):
-        return f"{path}: {message}"
-    return f"{path} is {shortened(item['input'])}: {message[0].lower()}{message[1:]}"
+    item["msg"] = item["msg"].replace("tuple", "list")
+    of_section = isinstance(item["input"], Mapping) and keys[-1:] in ([], ["arrives"])
+    if item["type"] in ("extra_forbidden", "missing", "arrival_kind") or of_section:
+        return explain(item, path, sorted(section.model_fields), quoted="`{}`".format, others="valid keys")
+    return f"{path} is {shortened(item['input'])}: {reason(item)}"
 
 
 #: The sections of the keys that have several kinds, by the kind's tag.

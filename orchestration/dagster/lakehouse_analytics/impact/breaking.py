@@ -77,7 +77,7 @@ def _breaks_of_column(change: ModelChange, column: ColumnChange, current: Side) 
         yield from _exposures(unique_id, current)
         yield from _own_names(unique_id, column.column, current)
     elif column.kind == "retyped" and column.how in ("narrowed", "changed"):
-        # Downstream of the change it is reported where somebody reads it.
+        # A change that reaches further tables is reported for those that read it.
         exposures = [*_exposures(unique_id, current)]
         readers = [*_readers_of_column(unique_id, column.column, current)]
         if column.how == "narrowed" and change.kind != "upstream":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from lakehouse_analytics.common import durations
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.common.sql import literal
 from lakehouse_analytics.dbt.relation import Relation
@@ -195,7 +196,8 @@ def _expire_snapshots(relation: Relation, policy: Policy, state: State) -> Step 
     if not policy.expire_snapshots or not snapshots or keep_from is None:
         return None
     threshold = _seconds(max(policy.retain, state.now - keep_from + MARGIN))
-    reason = f"{len(snapshots)} of {counted(len(state.snapshots), 'snapshot')} older than {_ago(policy.retain)}"
+    of = counted(len(state.snapshots), "snapshot")
+    reason = f"{len(snapshots)} of {of} older than {durations.rounded(policy.retain)}"
     statement = f"ALTER TABLE {relation} EXECUTE expire_snapshots(retention_threshold => '{threshold}')"
     return Step("expire_snapshots", reason, (Statement(relation, statement),))
 
@@ -223,11 +225,6 @@ def _analyze(relation: Relation, policy: Policy, state: State) -> Step | None:
 
 def _seconds(time: timedelta) -> str:
     return f"{math.ceil(time.total_seconds())}s"
-
-
-def _ago(time: timedelta) -> str:
-    days, rest = divmod(time, timedelta(days=1))
-    return counted(days, "day") if days and not rest else _seconds(time)
 
 
 def _literals(texts: Collection[str]) -> str:

@@ -1,4 +1,4 @@
-"""A dbt project that never heard of this one: staging, intermediate, marts; not a line of Python edited."""
+"""A dbt project that was not written for this package: staging, intermediate, marts; no change in Python."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 
 from .kube_api import KubeApi, config_map, secret
 from .rendered import NAMESPACE, ROOT, VALUES, Object, Rendered, conforms, helm, read
-from .test_rendered import restricted
+from .rules import restricted
 
 CHART = ROOT / "charts" / "lakehouse-support"
 MINIMAL = CHART / "ci" / "minimal-values.yaml"

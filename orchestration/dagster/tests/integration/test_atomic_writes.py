@@ -126,7 +126,7 @@ class Lake:
     project: Path
     ask: Ask
     session: DbtSession
-    environment: dict[str, str]
+    environment: Mapping[str, str]
 
     def dbt(self, *args: str) -> DbtResult:
         result = self.session.run(args, lambda _level, _message: None, target_path=self.project / "target")
@@ -215,7 +215,7 @@ def asking_trino(environment: dict[str, str]) -> Ask:
 
 @contextmanager
 def lake_on(
-    target: str, root: Path, environment: dict[str, str], ask: Ask, files: Mapping[str, str] = FILES
+    target: str, root: Path, environment: Mapping[str, str], ask: Ask, files: Mapping[str, str] = FILES
 ) -> Iterator[Lake]:
     project = root / "project"
     for name, text in files.items():
@@ -226,7 +226,7 @@ def lake_on(
         profiles_dir=str(repository_root() / "dbt"),
         target=target,
         target_path=str(project / "target"),
-        environment=environment,
+        environment=dict(environment),
     )
     with runner.session("duckdb" if target == "local" else target) as session:
         lake = Lake(project, ask, session, environment)
@@ -489,11 +489,11 @@ def test_readers_see_a_seed_whole_while_it_is_loaded_again(lake: Lake) -> None:
 
 @contextmanager
 def _standing_still(lake: Lake, window: Sequence[int]) -> Iterator[subprocess.Popen[str]]:
-    """A run of its own process, held between its temporary view and its MERGE until the gate is empty."""
+    """A run in another process, which waits between its temporary view and its MERGE until the gate is empty."""
     lake.ask(f"create table {SCHEMA}.gate (x integer)")
     lake.ask(f"insert into {SCHEMA}.gate values 1")
     target = lake.project.parent / "standing_still"
-    command = [
+    command: list[str | Path] = [
         Path(sys.executable).with_name("dbt"),
         "run",
         "--select",

@@ -22,7 +22,8 @@ from lakehouse_analytics.settings import Settings, repository_root
 from pyiceberg.exceptions import CommitFailedException
 from trino.exceptions import TrinoExternalError
 
-from .daemon import poll
+from tests.dagster_ui import poll
+
 from .databases import Trino, new_database
 
 pytestmark = [pytest.mark.integration, pytest.mark.trino]

@@ -1,4 +1,4 @@
-"""Who asked, told from both ends: from a query in Trino to its run and asset, from an asset to its query's page."""
+"""The origin of a query: from a query in Trino to its run and asset, and from an asset to the page of its query."""
 
 from __future__ import annotations
 

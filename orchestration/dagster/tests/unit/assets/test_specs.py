@@ -1,4 +1,4 @@
-"""Who owns an asset; the rest of the translation is held against dagster-dbt in tests/definitions."""
+"""Owners of assets. Tests in tests/definitions compare the rest of the translation with dagster-dbt."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_contract_names_the_owner_then_dagsters_meta_then_dbts_group(
     manifest.nodes[orders]["group"] = said.get("group")
     manifest.nodes[orders]["columns"] = {}
     groups = {"group.shop.growth": {"name": "growth", "owner": {"email": "growth@example.com"}}}
-    groups["group.shop.nameless"] = {"name": "nameless", "owner": {"name": "Nobody"}}
+    groups["group.shop.nameless"] = {"name": "nameless", "owner": {"name": "Data"}}
     graph = read({**manifest.build(), "groups": groups}, {})
 
     assert list(table_spec(graph, graph.tables[orders], Path(), "UTC", {}).owners) == owners

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC
 from math import ceil, log2
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lakehouse_analytics.checks.history import PastCount
 from lakehouse_analytics.checks.row_count_rules import Counts
 from lakehouse_analytics.checks.runner import MAX_FAILURES, Counter
 from lakehouse_analytics.dbt.graph import Table
@@ -63,8 +65,18 @@ class BigLake(Lake):
         return {relation: self.known[relation.name] for relation in relations if relation.name in self.known}
 
 
+class NoHistory:
+    """Checks that have never run."""
+
+    def last(self, key: dg.AssetCheckKey, partition: str | None = None) -> None:
+        return None
+
+    def counts(self, key: dg.AssetCheckKey, partition: str | None = None) -> Sequence[PastCount]:
+        return ()
+
+
 def counter(engine: Any) -> Counter:
-    return Counter(engine, engine.fetch_all, lambda key: [], accepted=(), zone=UTC)
+    return Counter(engine, engine.fetch_all, NoHistory(), accepted=(), zone=UTC)
 
 
 def tables(number: int, **wanted: Any) -> list[Table]:
@@ -89,7 +101,8 @@ def test_an_engine_without_limits_is_asked_once() -> None:
 def test_no_table_is_no_question() -> None:
     lake = BigLake(0)
     assert counter(lake).count([]) == {}
-    assert lake.asked == lake.looked_up == []
+    assert lake.asked == []
+    assert lake.looked_up == []
 
 
 def test_an_engine_with_limits_is_asked_in_chunks_by_weight() -> None:

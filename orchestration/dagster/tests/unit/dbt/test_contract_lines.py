@@ -44,7 +44,7 @@ models:
     gold:
       +meta:
         lakehouse:
-          owner: nobody
+          owner: growth
           rows:
             mni: 5
 """
@@ -94,7 +94,7 @@ def test_a_key_of_a_folder_has_its_line_in_the_project_file(tmp_path: Path, mani
     found = mistakes(tmp_path, manifest, PROJECT_FILE)
     assert "dbt_project.yml:9: model orders: unknown key meta.lakehouse.rows.mni" in found
     assert (
-        "dbt_project.yml:7: model orders: meta.lakehouse.owner is 'nobody': expected an email address or team:<name>"
+        "dbt_project.yml:7: model orders: meta.lakehouse.owner is 'growth': expected an email address or team:<name>"
         in found
     )
     assert "models/gold.yml:12: model orders: unknown key meta.lakehouse.rows.max_dorp" in found

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.contract.models import LAYERS, ContractError
+from lakehouse_analytics.contract.models import LAYERS, Airbyte, ContractError
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.manifest import read
 from manifests import PROJECT, Manifest, manifests, medallion
@@ -342,10 +342,8 @@ def test_a_source_table_completes_what_its_source_says() -> None:
     whole = m.source("raw", "a", whole={"airbyte": {"connection": "all"}})
     own = m.source("raw", "b", whole={"airbyte": {"connection": "all"}}, lakehouse={"airbyte": {"connection": "one"}})
     bare = m.source("raw", "c")
-    sources = m.graph().sources
-    assert sources[whole].contract.airbyte.connection == "all"
-    assert sources[own].contract.airbyte.connection == "one"
-    assert sources[bare].contract.airbyte is None
+    contracts = {unique_id: source.contract.airbyte for unique_id, source in m.graph().sources.items()}
+    assert contracts == {whole: Airbyte(connection="all"), own: Airbyte(connection="one"), bare: None}
 
 
 def test_versions_of_a_model_are_tables_of_their_own() -> None:

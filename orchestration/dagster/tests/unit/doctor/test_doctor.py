@@ -74,7 +74,7 @@ def raising(error: Exception) -> Ask:
 
 
 def examine(*probes: Probe, timeout: float = 5.0, skip: tuple[str, ...] = ()) -> dict[str, tuple[str, str, str]]:
-    """Status, message and fix by name, in the order told."""
+    """Return status, message and fix by name, in the order of the report."""
     run = Run(probes, ProbeContext(timeout, frozenset(skip)), mask())
     return {result.name: (result.status.value, result.message, result.fix) for result in run.results()}
 
@@ -599,7 +599,7 @@ def test_trino_that_refuses_the_log_in(trino: Trino) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "status", "words"),
+    ("version", "status", "words"),
     [
         ("476", Status.OK, "Trino 476; 476 or newer is needed"),
         ("480-e.3", Status.OK, "480-e.3"),
@@ -609,8 +609,8 @@ def test_trino_that_refuses_the_log_in(trino: Trino) -> None:
         (None, Status.UNCHECKED, "not checked"),
     ],
 )
-def test_trino_s_version(trino: Trino, told: str | None, status: Status, words: str) -> None:
-    trino.info["nodeVersion"] = told and {"version": told}
+def test_trino_s_version(trino: Trino, version: str | None, status: Status, words: str) -> None:
+    trino.info["nodeVersion"] = version and {"version": version}
     found = asked(doctor_of_trino.version)
     assert (found.status, words in found.message) == (status, True), found
 
@@ -747,7 +747,7 @@ def test_an_instance_that_was_never_prepared(tmp_path: Path, monkeypatch: pytest
 
 def beat(known: ProbeContext, age: float, *kinds: str, error: str = "") -> None:
     from dagster._daemon.types import DaemonHeartbeat
-    from dagster._utils.error import SerializableErrorInfo
+    from dagster_shared.error import SerializableErrorInfo
 
     for kind in kinds:
         errors = [SerializableErrorInfo(error, [], None)] if error else []
@@ -770,7 +770,7 @@ def test_daemons_that_live_one_that_is_silent_and_one_with_an_error(known: Probe
     beat(known, 1, "SCHEDULER", error="Kaputt\n  at line 1")
     found = instance.daemons(known)
     assert found.status is Status.FAILED
-    assert {*found.message.splitlines()} == {"sensor: no heartbeat for 2 hours", "scheduler: Kaputt"}
+    assert {*found.message.splitlines()} == {"sensor: no heartbeat for 2 h", "scheduler: Kaputt"}
 
 
 def switch(known: ProbeContext, kind: str, name: str, status: str, location: str = "lakehouse_analytics") -> None:

@@ -47,12 +47,15 @@ class Trino:
     """Answers what the current snapshot is, from the catalog itself."""
 
     def __init__(self, catalog: Catalog, behind: int = 0) -> None:
-        self.catalog, self.behind, self.asked = catalog, behind, []
+        self.catalog, self.behind = catalog, behind
+        self.asked: list[str] = []
 
     def __call__(self, sql: str) -> list[tuple[Any, ...]]:
         self.asked.append(sql)
         name = sql.split('"')[5].removesuffix("$refs").lower()
-        return [(self.catalog.load_table(("s", name)).metadata.current_snapshot_id - self.behind,)]
+        current = self.catalog.load_table(("s", name)).metadata.current_snapshot_id
+        assert current
+        return [(current - self.behind,)]
 
 
 def count(catalog: Catalog, *relations: Relation, trino: Trino | None = None) -> dict[str, int]:
@@ -100,7 +103,8 @@ def test_names_are_asked_in_lower_case_and_with_their_dots(catalog: Catalog) -> 
 
 
 def test_of_a_run_with_few_tables_none_is_looked_up() -> None:
-    trino = TrinoResource(host="trino.invalid", port=1, user="ann", catalog="lake", iceberg_catalog="not_configured")
+    server: dict[str, Any] = {"host": "trino.invalid", "port": 1, "user": "ann", "catalog": "lake"}
+    trino = TrinoResource(iceberg_catalog="not_configured", **server)
     assert trino.known_counts([table("t")], of=METADATA_THRESHOLD - 1) == {}
     with pytest.raises(CatalogError, match="not_configured"):
         trino.known_counts([table("t")], of=METADATA_THRESHOLD)
@@ -154,7 +158,7 @@ def test_one_table_that_cannot_be_read_is_left_out_and_all_of_them_are_an_error(
         (None, None),
     ],
 )
-def test_rows_are_exact_or_not_told(summary: dict[str, str] | None, rows: int | None) -> None:
+def test_rows_are_exact_or_unknown(summary: dict[str, str] | None, rows: int | None) -> None:
     assert exact_rows(summary) == rows
 
 
@@ -162,10 +166,10 @@ VALUES = st.none() | st.sampled_from(["0", "1", "-1", ""]) | st.text(max_size=3)
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(CLEAN, VALUES)))
-def test_a_count_is_told_only_where_every_total_is_there_and_no_delete_is(values: dict[str, str | None]) -> None:
+def test_a_count_is_known_only_if_every_total_is_there_and_there_are_no_deletes(values: dict[str, str | None]) -> None:
     rows = exact_rows({key: value for key, value in values.items() if value is not None})
-    told = rows is not None
-    assert told == (
+    is_known = rows is not None
+    assert is_known == (
         all(values[key] == "0" for key in CLEAN if key != "total-records")
         and bool(values["total-records"])
         and set(values["total-records"] or "") <= set("0123456789")

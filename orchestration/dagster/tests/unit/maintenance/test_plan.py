@@ -29,7 +29,7 @@ from maintenance_states import COUNTS, NOW, POLICIES, RETENTIONS, states
 
 ORDERS = Relation("lakehouse", "silver", "orders")
 DAY = timedelta(days=1)
-#: Looked after a moment ago.
+#: Maintained a moment ago.
 RESTED = State(now=NOW, data_files=3, data_bytes=10**9, rows=1000, analyzed=NOW, searched=NOW)
 
 
@@ -164,8 +164,8 @@ def trino_does(kind: str, statement: str, state: State) -> State:
             match = re.search(r"'(\d+)s'", statement)
             assert match
             before = NOW - timedelta(seconds=int(match[1]))
-            held = state.referenced | {state.snapshots[-1].id}
-            return replace(state, snapshots=tuple(s for s in state.snapshots if s.at >= before or s.id in held))
+            kept = state.referenced | {state.snapshots[-1].id}
+            return replace(state, snapshots=tuple(s for s in state.snapshots if s.at >= before or s.id in kept))
         case "remove_orphan_files":
             return replace(state, searched=NOW)
         case "analyze":

@@ -191,7 +191,8 @@ def test_what_a_killed_change_has_left_is_dropped_and_nothing_else(
 def test_a_change_of_another_program_is_kept(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also between the last comparison and the exchange."""
     storage.change(ORDERS, state={"n": 1})
-    exchange, calls = ClickHouseClient.exchange, []
+    exchange = ClickHouseClient.exchange
+    calls: list[str] = []
 
     def late(self: ClickHouseClient, table: str, other: str) -> None:
         if not calls:

@@ -1,4 +1,4 @@
-"""An Airbyte for each test, both of whose sides are held against the official OpenAPI document where there is one."""
+"""An Airbyte for each test. Its requests and responses are validated against the official OpenAPI document, if any."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ class CheckedSimulator(Simulator):
 def pytest_report_header() -> str:
     """Heads a run of this folder; a run of everything shows the test that is skipped instead."""
     if DOCUMENT.is_file():
-        return f"airbyte: requests and answers are held against {DOCUMENT}"
-    return f"airbyte: no official document at {DOCUMENT} ({VARIABLE}): requests and answers are not held against it"
+        return f"airbyte: requests and responses are validated against {DOCUMENT}"
+    return f"airbyte: no official document at {DOCUMENT} ({VARIABLE}): requests and responses are not validated"
 
 
 @pytest.fixture(scope="session")
 def official() -> Official | None:
-    """The document; None where it is absent and nobody said where it is."""
+    """Return the document; None if it is absent and its path is not set."""
     if not DOCUMENT.is_file() and not os.environ.get(VARIABLE):
         return None
     return Official(yaml.safe_load(DOCUMENT.read_text()))

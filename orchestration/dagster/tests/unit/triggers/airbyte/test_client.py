@@ -25,6 +25,7 @@ from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request
 from lakehouse_analytics.triggers.airbyte import client as module
 from lakehouse_analytics.triggers.airbyte import http, responses, transport
 from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteError, AirbyteServer
+from lakehouse_analytics.triggers.airbyte.poller import Page
 from pydantic import SecretStr
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def shop(airbyte: CheckedSimulator) -> str:
     """A connection."""
-    return airbyte.store.add_connection("Shop")
+    return str(airbyte.store.add_connection("Shop"))
 
 
 def client_of(airbyte: CheckedSimulator, clock: Clock | None = None, **more: Any) -> Airbyte:
@@ -153,11 +154,11 @@ def test_a_name_in_netrc_does_not_take_the_place_of_the_log_in(
     airbyte: CheckedSimulator, auth: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    netrc.write_text("machine 127.0.0.1 login stranger password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
     use(airbyte, auth)
     client_of(airbyte).running_jobs()
-    other = "Basic " + base64.b64encode(b"somebody:else").decode()
+    other = "Basic " + base64.b64encode(b"stranger:else").decode()
     assert all(request.headers.get("authorization") != other for request in airbyte.requests)
 
 
@@ -584,7 +585,10 @@ def test_words_of_any_shape_are_cut_short(airbyte: CheckedSimulator, body: dict[
     assert len(str(failure(client_of(airbyte).running_jobs))) < 500
 
 
-def page_of(airbyte: CheckedSimulator, *rows: object) -> module.Page:
+SMALL_PAGE = 5
+
+
+def page_of(airbyte: CheckedSimulator, *rows: object) -> Page:
     airbyte.faults.append(always(Answer(200, {"data": [*rows]})))
     return client_of(airbyte).changed_jobs(NOW, 0)
 
@@ -625,7 +629,7 @@ def test_times_are_sent_in_aware_utc(airbyte: CheckedSimulator, shop: str, zone:
     airbyte.store.end(airbyte.store.start(shop))
     page = client_of(airbyte).changed_jobs(now.astimezone(zone), 0)
     assert airbyte.requests[-1].query["updatedAtStart"] == ["2026-11-21T02:00:00Z"]
-    assert [job.ended for job in page.jobs] == [NOW]  # its second is part of what is asked for
+    assert [job.ended for job in page.jobs] == [NOW]  # its second is part of the requested range
 
 
 def test_the_order_the_limit_and_the_place_are_ours(airbyte: CheckedSimulator, shop: str) -> None:
@@ -662,7 +666,7 @@ def test_no_workspaces_are_all(airbyte: CheckedSimulator, shop: str) -> None:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAGE", 5)
+    monkeypatch.setattr(module, "PAGE", SMALL_PAGE)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -686,16 +690,16 @@ def test_a_connection_that_is_deleted_meanwhile_hides_no_other(airbyte: CheckedS
 
 @pytest.mark.usefixtures("small_pages")
 def test_a_server_that_knows_no_offset_is_not_asked_for_ever(airbyte: CheckedSimulator) -> None:
-    rows = [{"connectionId": f"c{number}"} for number in range(module.PAGE - 1)]
+    rows = [{"connectionId": f"c{number}"} for number in range(SMALL_PAGE - 1)]
     airbyte.faults.append(always(Answer(200, {"data": rows, "next": "http://more"}), path="/connections"))
-    assert len(client_of(airbyte).connections()) == module.PAGE - 1
+    assert len(client_of(airbyte).connections()) == SMALL_PAGE - 1
     assert len(airbyte.requests) == 2
 
 
 @pytest.mark.usefixtures("small_pages")
 def test_full_pages_that_ignore_the_offset_are_an_error_and_no_list(airbyte: CheckedSimulator) -> None:
     """Behind the first page may be connections that fill tables: without them their syncs would go unanswered."""
-    rows = [{"connectionId": f"c{number}"} for number in range(module.PAGE)]
+    rows = [{"connectionId": f"c{number}"} for number in range(SMALL_PAGE)]
     airbyte.faults.append(always(Answer(200, {"data": rows, "next": "http://more"}), path="/connections"))
     with pytest.raises(AirbyteError, match="/connections ignores `offset`: it lists the same"):
         client_of(airbyte).connections()
@@ -764,9 +768,9 @@ def test_no_answer_brings_a_secret_into_an_error(
 
     airbyte.faults.append(echo)
     for ask in (client.running_jobs, client.connections, lambda: client.job(1), lambda: client.start_sync(ANY)):
-        told = told_of(failure(ask))
+        text = told_of(failure(ask))
         for secret in forms_of(airbyte):
-            assert secret[:8] not in told
+            assert secret[:8] not in text
     assert not any(secret in repr(client) + str(client) + repr(client.server) for secret in forms_of(airbyte))
 
 
@@ -774,9 +778,9 @@ def test_no_answer_brings_a_secret_into_an_error(
 def test_no_refusal_of_a_token_brings_the_secret_into_an_error(airbyte: CheckedSimulator, status: int) -> None:
     use(airbyte, "client_credentials")
     airbyte.faults.append(lambda request: Answer(status, {"detail": f"not {request.body.decode()}"}))
-    told = told_of(failure(client_of(airbyte).running_jobs))
-    assert SECRET not in told
-    assert "***" in told
+    text = told_of(failure(client_of(airbyte).running_jobs))
+    assert SECRET not in text
+    assert "***" in text
 
 
 def test_no_kind_of_answer_brings_a_secret_into_an_error(airbyte: CheckedSimulator) -> None:
@@ -786,7 +790,7 @@ def test_no_kind_of_answer_brings_a_secret_into_an_error(airbyte: CheckedSimulat
 
 
 def test_a_token_is_sent_to_its_own_server_only(airbyte: CheckedSimulator, shop: str) -> None:
-    # `next` of the double points elsewhere, and so does this redirect: nobody would answer there.
+    # `next` of the double points elsewhere, and so does this redirect: there is no server at that address.
     use(airbyte, "client_credentials")
     airbyte.faults.append(answers(Answer(307, headers={"Location": "http://127.0.0.1:1/"}), path="/token"))
     client = client_of(airbyte)

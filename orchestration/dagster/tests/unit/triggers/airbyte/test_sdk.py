@@ -26,7 +26,7 @@ SECRET = "s3cr3t-of-the-application"
 def client(airbyte: CheckedSimulator) -> Airbyte:
     """A client that needs a token."""
     airbyte.client = ("the-client-id", SECRET)
-    return Airbyte(AirbyteServer(airbyte.url, "client_credentials", *airbyte.client[:1], SecretStr(SECRET)))
+    return Airbyte(AirbyteServer(airbyte.url, "client_credentials", airbyte.client[0], SecretStr(SECRET)))
 
 
 def sent(airbyte: CheckedSimulator) -> list[str]:

@@ -55,7 +55,7 @@ def project() -> Manifest:
 
 
 class Clock:
-    """Airbyte's, and nobody else's: ours is an hour behind."""
+    """Airbyte's clock. Ours is an hour behind."""
 
     def __init__(self) -> None:
         self.ahead = timedelta(hours=1)
@@ -107,13 +107,13 @@ class World:
         ]
 
     def syncs(self, key: str) -> list[str]:
-        """Jobs of a source's materialisations, the oldest first."""
+        """Jobs of a source's materializations, the oldest first."""
         records = self.instance.fetch_materializations(dg.AssetKey(key.split("/")), limit=100).records
         found = [record.asset_materialization for record in reversed(records)]
         return [str(one.metadata["airbyte/sync_id"].value) for one in found if one]
 
     def versions(self, key: str) -> list[str]:
-        """Data versions of a source's materialisations, the oldest first."""
+        """Data versions of a source's materializations, the oldest first."""
         records = self.instance.fetch_materializations(dg.AssetKey(key.split("/")), limit=100).records
         found = [record.asset_materialization for record in reversed(records)]
         return [(one.tags or {})["dagster/data_version"] for one in found if one]
@@ -598,10 +598,11 @@ def test_another_server_with_the_same_connection_id_and_end_is_another_job(
         assert skipped(world.tick()) == "No Airbyte job has ended."
 
 
-def as_before(event: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> Any:
+def as_before(event: dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation) -> Any:
     """The event as release 0.1 stored it: known by the job's id."""
     added = ("airbyte/identity", "airbyte/connection_id", "started")
     metadata = {name: value for name, value in event.metadata.items() if name not in added}
+    assert not isinstance(event, dg.AssetObservation)
     if isinstance(event, dg.AssetMaterialization):
         tags = {"dagster/data_version": str(event.metadata["airbyte/sync_id"].value)}
         return dg.AssetMaterialization(event.asset_key, description=event.description, metadata=metadata, tags=tags)
@@ -704,13 +705,13 @@ def test_the_events_of_a_burst_are_found_however_many_ticks_it_takes(
     for event in world.evaluate().asset_events:
         world.instance.report_runless_asset_event(event)
     monkeypatch.setattr(sync_sensor, "MAX_JOBS", 7)
-    told: list[int] = []
+    requested: list[int] = []
     while requests := (result := world.tick()).run_requests:
         assert result.asset_events == []
-        told += [
+        requested += [
             int(job) for r in requests for job in r.tags.get("airbyte/sync_ids", r.tags["airbyte/sync_id"]).split(",")
         ]
-    assert told == jobs
+    assert requested == jobs
 
 
 def test_a_cursor_set_to_a_time_replays_what_ended_since_in_runs_of_their_own(world: World) -> None:
@@ -811,10 +812,10 @@ def test_a_sync_that_runs_beyond_its_usual_time_fails_its_check_once_and_the_nex
         assert world.cursor
         world.cursor = world.cursor.replace(f'"asked_for_stalled":{_asked(world.cursor)}', '"asked_for_stalled":0')
         world.tick()
-        told = [said for said in world.history("shop/orders") if said["airbyte/status"] == "stalled"]
-        assert len(told) == stalled
-    assert told[0]["said"] == f"sync {stuck} has been running for 61 min, usually 20 min"
-    assert (told[0]["passed"], told[0]["severity"]) == (False, "ERROR")
+        found = [said for said in world.history("shop/orders") if said["airbyte/status"] == "stalled"]
+        assert len(found) == stalled
+    assert found[0]["said"] == f"sync {stuck} has been running for 61 min, usually 20 min"
+    assert (found[0]["passed"], found[0]["severity"]) == (False, "ERROR")
     world.store.end(stuck)
     world.tick()
     assert world.history("shop/orders")[-1]["passed"]

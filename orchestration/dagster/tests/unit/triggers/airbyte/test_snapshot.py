@@ -1,4 +1,4 @@
-"""What is known of the connections: asked for when it must be, and not more often."""
+"""The list of connections is requested when it is needed, and not more often."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_could_not_be_asked_is_asked_the_next_time(server: Server) -> None:
     assert cache.snapshot({SHOP}) is known  # what it knows it still knows
     server.now += MAX_AGE + 1
     with pytest.raises(AirbyteError):
-        cache.snapshot()  # old is not told as new
+        cache.snapshot()  # the old list is not passed off as new
     server.down = False
     assert cache.snapshot() is not known
 

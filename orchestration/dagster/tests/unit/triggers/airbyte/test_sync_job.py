@@ -61,7 +61,7 @@ def run(workspace: AirbyteWorkspace, connection: str) -> tuple[bool, str]:
 
 
 def end_when_asked(simulator: Simulator) -> None:
-    """A job ends when somebody asks after it."""
+    """A job ends when its status is requested."""
 
     def end(request: Request) -> None:
         number = request.path.rpartition("/")[2]
@@ -222,6 +222,6 @@ def test_maintenance_knows_of_a_running_sync_by_id_and_by_name(
 
 
 def test_maintenance_stays_away_when_nobody_answers_or_knows(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
-    assert "no connection with the id or name 'Nobody'" in (workspace.running("Nobody") or "")
+    assert "no connection with the id or name 'Unknown'" in (workspace.running("Unknown") or "")
     simulator.faults.append(lambda _: Answer(500, {}))
     assert "is unknown whether" in (workspace.running("Shop") or "")
