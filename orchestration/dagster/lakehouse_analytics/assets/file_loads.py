@@ -13,6 +13,7 @@ from lakehouse_analytics.arrivals.files.load import FileLoader, Statistics
 from lakehouse_analytics.arrivals.files.staging import FileReport, PartitionOfFiles
 from lakehouse_analytics.arrivals.files.storage import storage_of
 from lakehouse_analytics.arrivals.files.tables import tables_of
+from lakehouse_analytics.arrivals.raw_tables.base import COUNT
 from lakehouse_analytics.assets.load_row_counts import row_count_checks, row_count_specs
 from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.contract.arrivals import FileArrival
@@ -94,7 +95,7 @@ class FileLoad:
         yield from self._load(context, loader, report, reload=reload)
         rows = report.total
         if rows is None and (accept or report.partitions):  # the latter of an attempt that failed after its commit
-            rows = loader.row_count()
+            rows = next((number for (number,) in loader.tables.rows.query(COUNT)), None)
         if rows is not None:
             yield from row_count_checks(self.source, rows, context.instance, self.settings, accepted=accept)
 

@@ -32,7 +32,7 @@ from lakehouse_analytics.arrivals.files.staging import (
 )
 from lakehouse_analytics.arrivals.files.storage import FileStorage
 from lakehouse_analytics.arrivals.files.versions import FileVersion
-from lakehouse_analytics.arrivals.raw_tables.base import COUNT, ArrivalError, Change, RawTable
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, RawTable
 from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.common.scratch import ARRIVALS, scratch_folder
 from lakehouse_analytics.common.sql import identifier
@@ -154,15 +154,6 @@ class FileLoader:
             if day is not None and value is not None
         ]
         return str(state.get("run_id", "")), found
-
-    def row_count(self) -> int | None:
-        """Return the number of rows of the table; None if it does not exist.
-
-        Raises:
-            ArrivalError: The table cannot be read.
-        """
-        found = self.tables.rows.query(COUNT)
-        return int(found[0][0]) if found else None
 
     def reload(
         self, days: Sequence[date] | None = None, values: Mapping[date, Sequence[str]] | None = None
