@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
 from lakehouse_analytics.arrivals.files.storage import FileStorage
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
-from lakehouse_analytics.keys import UNREADABLE_FILES
+from lakehouse_analytics.keys import BROKEN_ROW_COUNT, UNREADABLE_FILES
 from lakehouse_analytics.triggers.arrivals import files
 from lakehouse_analytics.triggers.arrivals.files import FileCursor, look_for_files
 
@@ -122,6 +122,18 @@ def test_a_load_that_could_not_read_some_files_is_requested_again_after_a_while(
     monkeypatch.setattr(files, "RETRY_AFTER", files.RETRY_AFTER * 0)
     [again] = sensor.tick().run_requests or []
     assert again.run_key != request.run_key
+
+
+def test_a_load_that_failed_by_its_row_count_is_complete(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sensor = Sensor(instance, tmp_path / "in")
+    sensor.put("a.csv")
+    [request] = sensor.tick().run_requests or []
+    tags = {"dagster/run_key": str(request.run_key), BROKEN_ROW_COUNT: "row_count"}
+    create_run_for_test(instance, job_name="any", status=dg.DagsterRunStatus.FAILURE, tags=tags)
+    monkeypatch.setattr(files, "RETRY_AFTER", files.RETRY_AFTER * 0)
+    assert not sensor.tick().run_requests
 
 
 def test_a_folder_that_is_missing_fails_the_tick(instance: dg.DagsterInstance, tmp_path: Path) -> None:
