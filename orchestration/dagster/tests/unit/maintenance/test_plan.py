@@ -130,12 +130,12 @@ def test_statistics_are_collected_when_enough_rows_changed() -> None:
 
 def test_what_dead_builds_left_is_dropped() -> None:
     view, table = Relation("lakehouse", "silver", "v"), Relation("lakehouse", "silver", "t")
-    state = replace(RESTED, temporaries=((table, "table"), (view, "view")))
-    assert steps(Policy(), state) == {"temporaries": "2 temporary relations of dead builds"}
+    state = replace(RESTED, temp_relations=((table, "table"), (view, "view")))
+    assert steps(Policy(), state) == {"drop_temp_relations": "2 temporary relations of dead builds"}
     assert sql(Policy(), state) == [f"DROP TABLE IF EXISTS {table}", f"DROP VIEW IF EXISTS {view}"]
 
 
-def test_temporaries_belong_to_one_model_and_are_told_by_their_age() -> None:
+def test_temp_relations_belong_to_one_model_and_are_recognized_by_their_age() -> None:
     old, new = "20261120000000_0123abcd", "20261121040000_0123abcd"
     names = [f"orders__dbt_tmp_{old}", f"orders__dbt_tmp_{new}", f"orders2__dbt_tmp_{old}", "orders", "orders__dbt_tmp"]
     relations = {replace(ORDERS, name=name): "view" for name in names}

@@ -248,7 +248,10 @@ def test_a_statement_that_is_not_known_asks(sql: str) -> None:
 def test_temporary_views_have_no_files() -> None:
     view = Relation("lakehouse", "silver", "orders__dbt_tmp")
     step = due(
-        "temporaries", ORDERS, Policy(), State(NOW, snapshots=(Snapshot(1, NOW),), temporaries=((view, "view"),))
+        "drop_temp_relations",
+        ORDERS,
+        Policy(),
+        State(NOW, snapshots=(Snapshot(1, NOW),), temp_relations=((view, "view"),)),
     )
     assert step is not None
     assert [statement.deletes_files for statement in step.statements] == [False]

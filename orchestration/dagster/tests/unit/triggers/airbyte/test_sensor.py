@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import SourceContract
 from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.dbt.nodes import Node
-from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request, Simulator
+from lakehouse_analytics.devtools.airbyte_simulator import Request, Response, Simulator
 from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers import event_log
@@ -849,20 +849,20 @@ def _asked(cursor: str) -> int:
     return round(Cursor.loads(cursor).stalled_checked)
 
 
-def html(_: Request) -> Answer:
-    return Answer(200, "<html>login</html>", kind="text/html")
+def html(_: Request) -> Response:
+    return Response(200, "<html>login</html>", kind="text/html")
 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
         (html, "answered with text/html where JSON was expected: LAKEHOUSE_AIRBYTE_URL"),
-        (lambda _: Answer(200, {"message": "workspace not found"}), "without a list of jobs: workspace not found"),
-        (lambda _: Answer(200, {"status": "error", "data": None}), "without a list of jobs"),
-        (lambda _: Answer(503, "x", kind="text/plain"), "answered 503"),
-        (lambda _: Answer(401, {"detail": f"bad {SECRET}"}), "rejects the credentials"),
-        (lambda _: Answer(403, {}), "LAKEHOUSE_AIRBYTE_CLIENT_ID"),
-        (lambda _: Answer(200, hang_up=True), "cannot be reached"),
+        (lambda _: Response(200, {"message": "workspace not found"}), "without a list of jobs: workspace not found"),
+        (lambda _: Response(200, {"status": "error", "data": None}), "without a list of jobs"),
+        (lambda _: Response(503, "x", kind="text/plain"), "answered 503"),
+        (lambda _: Response(401, {"detail": f"bad {SECRET}"}), "rejects the credentials"),
+        (lambda _: Response(403, {}), "LAKEHOUSE_AIRBYTE_CLIENT_ID"),
+        (lambda _: Response(200, hang_up=True), "cannot be reached"),
     ],
 )
 def test_an_airbyte_that_does_not_answer_as_it_should_is_told_in_one_line_and_recovered_from(
@@ -933,7 +933,7 @@ def test_a_clock_of_airbyte_that_is_set_back_loses_no_job(world: World) -> None:
 def test_connections_that_cannot_be_listed_cost_no_job(world: World) -> None:
     job = world.sync(SHOP)
     world.workspace.connections._fetched = -10_000.0
-    world.simulator.faults.append(lambda r: Answer(500, {}) if r.path.endswith("/connections") else None)
+    world.simulator.faults.append(lambda r: Response(500, {}) if r.path.endswith("/connections") else None)
     assert "connections answered 500" in skipped(world.tick())
     world.simulator.faults.clear()
     assert answered(world.tick()) == [job]
