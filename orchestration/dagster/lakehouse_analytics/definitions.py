@@ -107,7 +107,7 @@ def export_definitions(graph: Graph, settings: Settings) -> dg.Definitions:
     """Return the copies of tables in other databases, the job of all of them, and the sensor that makes them."""
     exports, limit = exports_of(graph), settings.max_runtime
     return dg.Definitions(
-        assets=export_assets(graph, exports, max_runtime=limit),
+        assets=export_assets(graph, exports, settings),
         jobs=[exports_job([one.key for one in exports], max_runtime=limit)] if exports else [],
         sensors=exports_after_builds(exports, max_runtime=limit, required=settings.env == "prod"),
     )

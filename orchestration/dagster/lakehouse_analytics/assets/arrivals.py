@@ -14,6 +14,7 @@ from lakehouse_analytics.assets.file_loads import FileLoad
 from lakehouse_analytics.assets.multi_asset import multi_asset
 from lakehouse_analytics.assets.specs import source_spec
 from lakehouse_analytics.assets.table_loads import TableLoad
+from lakehouse_analytics.assets.transfers import RETRIES
 from lakehouse_analytics.checks.freshness import thresholds
 from lakehouse_analytics.common.environment import SettingsError
 from lakehouse_analytics.common.names import apart, some
@@ -100,6 +101,7 @@ def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.As
         backfill_policy=dg.BackfillPolicy.single_run() if partitions else None,
         # A folder of chdb can be open in one process, and exports may use the same.
         pool=graph.engine.pool or (EXPORTS_POOL if source.contract.copied_to else None),
+        retry_policy=RETRIES,
     )
     def run(context: dg.AssetExecutionContext, config: LoadConfig) -> Iterator[Event]:
         refuse_failed_launch(context.instance, context.run.run_id)
@@ -108,10 +110,12 @@ def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.As
                 for event in load.events(context, reload=config.reload):
                     if not isinstance(event, dg.AssetCheckResult) or _is_selected(context, event):
                         yield event
-        except (ArrivalError, SettingsError, TableBusyError) as error:
-            raise dg.Failure(str(error)) from None
+        except ArrivalError as error:
+            raise dg.Failure(str(error), allow_retries=error.transient) from None
+        except (SettingsError, TableBusyError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
         except OSError as error:  # such as a full disk
-            raise dg.Failure(f"{'/'.join(source.key)}: {error.strerror or error}") from error
+            raise dg.Failure(f"{'/'.join(source.key)}: {error.strerror or error}", allow_retries=False) from error
 
     return run
 

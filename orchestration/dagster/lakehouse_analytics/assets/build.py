@@ -141,6 +141,7 @@ class Build:
         if branch and opened and opened.withholds and reuse.reused:
             reused = {asset_key(graph.tables[unique_id]) for unique_id in reuse.reused}
             opened = branch(graph, self.context, keys - reused, full_refresh)
+        reuse.keeps_views = not (opened and opened.withholds)
         return opened, reuse
 
     def _events(self, graph: Graph, project: DbtProject) -> BuildEvents:
@@ -165,7 +166,7 @@ class Build:
             windows=self.windows,
             values=self.values,
             full_refresh=self.config.full_refresh,
-            locks_tables=self._locks_tables,
+            asks=self._locks_tables or bool(self.reuse.undecided),
             schemas=self.branch.schemas if self.branch else None,
         )
 
@@ -286,6 +287,7 @@ class Build:
             judge=self.results.judge,
             log=self.log.dbt_line,
             lock=self.locks.lock if self._locks_tables else None,
+            cut_off=self.reuse,
             gather=GATHER if isinstance(self.engine, Distributed) else 0.0,
             threads=self.threads,
             complete=self.reuse.recorded,

@@ -120,9 +120,11 @@ class FileLoad:
     def _lost_batch(self, context: dg.AssetExecutionContext, loader: FileLoader) -> list[PartitionOfFiles] | None:
         """Return the partitions of the last batch if the run that loaded it has died: Dagster may not know of them.
 
-        None if the run has not died.
+        So may an earlier attempt of this run have failed after its commit. None if neither is the case.
         """
         run_id, partitions = loader.last_batch()
+        if run_id == context.run.run_id and context.retry_number:
+            return partitions
         run = context.instance.get_run_by_id(run_id) if run_id and run_id != context.run.run_id else None
         return partitions if run is not None and run.status != dg.DagsterRunStatus.SUCCESS else None
 

@@ -85,7 +85,10 @@ def _all(graph: Graph, decisions: Mapping[str, Decision]) -> str:
         for unique_id, decision in decisions.items()
     ]
     reused = sum(decision.reused for decision in decisions.values())
-    return "\n".join([*lines, f"The next run builds {len(decisions) - reused} of {counted(len(decisions), 'table')}."])
+    undecided = sum(decision.undecided for decision in decisions.values())
+    last = f"The next run builds {len(decisions) - reused} of {counted(len(decisions), 'table')}"
+    last += f", {undecided} of them only if the rows of their inputs change." if undecided else "."
+    return "\n".join([*lines, last])
 
 
 def _label(graph: Graph, unique_id: str) -> str:

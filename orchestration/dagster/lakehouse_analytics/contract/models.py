@@ -213,10 +213,12 @@ class ModelContract(Section):
     maintenance: Maintenance | None = Field(
         None, description="Maintenance of the Iceberg table, on by default. No effect on other engines."
     )
-    reuse: bool = Field(
+    reuse: bool | Literal["contents"] = Field(
         False,
         description="Do not build the table again as long as neither its code nor its inputs have changed. For models "
-        "of the materializations `table` and `view`, and for seeds.",
+        "of the materializations `table` and `view`, and for seeds. `contents` also hashes the table after each build, "
+        "also that of an incremental model, so that what reads it is not built if it has the same rows as before. "
+        "DuckDB and PostgreSQL do so anyway.",
     )
     serve: Serves = Field(
         (), description="A copy of the table in ClickHouse or PostgreSQL, or a list of them. Made after each build."

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from lakehouse_analytics.checks.registry import reserved_names
-from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part
+from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part, some
 from lakehouse_analytics.contract.models import (
     LAYERS,
     ContractError,
@@ -82,6 +82,7 @@ class _Reader:
         owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
         keys = self._exposure_keys(exposures, {owner.key for owner in owners})
         self.problems += [*self._clashes(owners, keys), *_filled_twice(sources.values())]
+        self.problems += _contracts_of_exposures(exposures.values(), self.nodes)
         if self.engine:
             self.findings += self.engine.lint(self.manifest)
         accepted = {(table.unique_id, name) for table in tables.values() for name in table.contract.accept}
@@ -217,6 +218,20 @@ def _filled_twice(sources: Iterable[Source]) -> Iterator[str]:
                 f"{names} are the asset {'/'.join(key)} (meta.dagster.asset_key), but their meta.lakehouse fills it in "
                 "different ways: remove one of the keys arrives and airbyte, or give one of the sources another key"
             )
+
+
+def _contracts_of_exposures(exposures: Iterable[Exposure], nodes: Mapping[str, Node]) -> Iterator[str]:
+    """Yield the errors about contracts of exposures, which have none: nothing would read them."""
+    for exposure in exposures:
+        raw = exposure.meta.get("lakehouse")
+        if not raw:
+            continue
+        read = some([node.name for parent in exposure.depends_on if (node := nodes.get(parent)) and is_table(node)])
+        where = f"a model that it reads ({read})" if read else "the model"
+        if isinstance(raw, Mapping) and "serve" in raw:
+            yield f"{exposure.label}: meta.lakehouse.serve: a copy is made of a model's table; move it to {where}"
+        else:
+            yield f"{exposure.label}: meta.lakehouse: exposures have no contract; remove it, or move it to {where}"
 
 
 def _name(node: Node) -> str:

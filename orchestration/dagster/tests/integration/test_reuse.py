@@ -90,11 +90,30 @@ def test_only_what_has_changed_is_built(lakehouse: Lakehouse) -> None:
 
     lakehouse.sql("insert into raw.orders values (3, 1, 30)")
     assert built(run(lakehouse)) == TABLES - {"silver/countries", "bronze/customers"}
-    lakehouse.sql("insert into raw.customers values (3, 'IT')")  # behind a view
+    lakehouse.sql("insert into raw.customers values (1, 'US')")  # behind a view
     assert built(run(lakehouse)) == {
         "bronze/customers", "silver/enriched", "gold/sums", "gold/clock", "metrics/total",
     }  # fmt: skip
-    assert lakehouse.sql("select amount from metrics.total") == [(60,)]
+    assert lakehouse.sql("select amount from metrics.total") == [(100,)]
+    assert built(run(lakehouse)) == {"gold/clock"}
+
+
+def test_a_table_that_is_built_and_stays_the_same_stops_the_wave(lakehouse: Lakehouse) -> None:
+    # Trino's tables have another snapshot after each build, so they are compared by their rows only where it is set.
+    lakehouse.files["dbt_project.yml"] = lakehouse.files["dbt_project.yml"].replace("reuse: true", "reuse: contents")
+    lakehouse.write()
+    run(lakehouse)
+    lakehouse.sql("insert into raw.orders values (3, 1, 0)")  # which is nothing in the sums
+    outcome = run(lakehouse)
+    assert built(outcome) == {"bronze/orders", "silver/enriched", "silver/big", "gold/sums", "gold/clock"}
+    assert outcome.built == TABLES
+    assert outcome.metadata["metrics/total"]["dagster/row_count"] == 1
+    assert outcome.checks.keys() == run(lakehouse).checks.keys()
+
+    # What has been reused in the middle of a run is known in the next one.
+    lakehouse.sql("insert into raw.orders values (4, 2, 5)")
+    assert "metrics/total" in built(run(lakehouse))
+    assert lakehouse.sql("select amount from metrics.total") == [(35,)]
     assert built(run(lakehouse)) == {"gold/clock"}
 
 
@@ -115,14 +134,15 @@ def test_changes_of_code(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) 
     assert built(run(lakehouse)) == {"gold/clock", "silver/big"}
     lakehouse.files["seeds/countries.csv"] += "FR,Europe\n"
     lakehouse.write()
-    assert built(run(lakehouse)) == TABLES - {"bronze/orders", "bronze/customers", "silver/big"}
+    assert built(run(lakehouse)) == {"silver/countries", "silver/enriched", "gold/clock"}  # whose rows are the same
     assert built(run(lakehouse, config={"full_refresh": True})) == TABLES
 
 
 def test_a_table_that_something_else_has_changed_is_built(lakehouse: Lakehouse) -> None:
     run(lakehouse)
     lakehouse.sql("delete from silver.enriched where id = 1")
-    assert built(run(lakehouse)) == {"silver/enriched", "gold/sums", "gold/clock", "metrics/total"}
+    downstream = {"gold/sums", "metrics/total"} if isinstance(lakehouse.database, Trino) else set[str]()
+    assert built(run(lakehouse)) == {"silver/enriched", "gold/clock", *downstream}
     assert lakehouse.sql("select amount from metrics.total") == [(30,)]
     lakehouse.sql("drop table silver.big")
     assert built(run(lakehouse)) == {"gold/clock", "silver/big"}

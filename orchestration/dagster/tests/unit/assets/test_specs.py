@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from lakehouse_analytics.assets.arrivals import arrival_assets
 from lakehouse_analytics.assets.external import external_assets
-from lakehouse_analytics.assets.specs import table_spec
+from lakehouse_analytics.assets.specs import source_spec, table_spec
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.settings import Settings
 from manifests import Manifest
@@ -39,6 +39,23 @@ def test_a_source_has_the_freshness_policy_of_its_contract(
     [loaded] = arrival_assets(m.graph(), settings)
     [reported] = external_assets(m.graph(), timezone=settings.timezone)
     assert [spec.freshness_policy for spec in (*loaded.specs, reported)] == [expected] * 2
+
+
+@pytest.mark.parametrize(
+    ("contract", "kinds"),
+    [
+        ({}, {"duckdb"}),
+        ({"airbyte": {"connection": "shop"}}, {"duckdb", "airbyte"}),
+        ({"arrives": {"webhook": True}}, {"duckdb", "webhook"}),
+        ({"arrives": {"database": "shop"}}, {"duckdb", "database"}),
+        ({"arrives": {"files": "s3://landing/*.jsonl"}}, {"duckdb", "json", "s3"}),
+    ],
+)
+def test_the_kinds_of_a_source_say_what_fills_it(contract: dict[str, Any], kinds: set[str]) -> None:
+    m = Manifest()
+    m.source("shop", "orders", lakehouse=contract)
+    [source] = m.graph().sources.values()
+    assert source_spec(m.graph(), source).kinds == kinds
 
 
 @pytest.mark.parametrize(

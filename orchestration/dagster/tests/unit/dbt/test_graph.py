@@ -497,3 +497,20 @@ def test_a_prefix_is_the_start_of_every_asset_key_and_changes_nothing_else() -> 
     assert moved.children == graph.children
     assert moved.ranks == graph.ranks
     assert moved.prefix == ("pr_42",)
+
+
+def test_a_contract_of_an_exposure_is_refused() -> None:
+    m = Manifest()
+    revenue = m.model("daily_revenue", folder="gold")
+    serve = {"serve": {"to": "clickhouse", "table": "reporting.daily_revenue"}}
+    m.exposure("sales", revenue, config={"meta": {"lakehouse": serve}})
+    m.exposure("finance", meta={"lakehouse": {"layer": "gold"}})
+    m.exposure("other", revenue, config={"meta": {"lakehouse": {}, "team": "sales"}})
+    with pytest.raises(ContractError) as caught:
+        m.graph()
+    assert str(caught.value).splitlines() == [
+        "models/exposures.yml or dbt_project.yml: exposure sales: meta.lakehouse.serve: a copy is made of a model's "
+        "table; move it to a model that it reads (daily_revenue)",
+        "models/exposures.yml or dbt_project.yml: exposure finance: meta.lakehouse: exposures have no contract; remove "
+        "it, or move it to the model",
+    ]

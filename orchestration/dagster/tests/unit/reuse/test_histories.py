@@ -203,8 +203,12 @@ class Histories(RuleBasedStateMachine):
         if self.whole:
             built = self.run(set(self.project.models))
             graph = self.graph()
-            always = [unique_id_of(model.name) for model in self.project.models.values() if model.clock]
-            assert {unique_id_of(name) for name in built} == {*always, *graph.descendants(always)}
+            clocks = [model for model in self.project.models.values() if model.clock]
+            always = {unique_id_of(model.name) for model in clocks}
+            found = {unique_id_of(name) for name in built}
+            # A clock has no effect on the rows here, but a run does not know what has become of a view.
+            views = [unique_id_of(model.name) for model in clocks if model.kind == "view"]
+            assert always <= found <= {*always, *graph.descendants(views)}
 
     def graph(self) -> Graph:
         return read(self.project.manifest(), {}, strict=False)
@@ -239,13 +243,18 @@ class Histories(RuleBasedStateMachine):
         self.reused += len(reuse.reused)
         order = [graph.tables[one] for one in graph.order if one in {*map(unique_id_of, chosen)} - reuse.reused]
         reuse.begin(order)
+        built = set()
         for table in order:
             model = self.project.models[table.name]
+            if table.unique_id in reuse.undecided and reuse.is_unchanged(table):
+                self.report(asset_key(table), reuse.metadata_of_reused(table.unique_id))
+                continue
+            built.add(table.name)
             sql = self.project.compiled(model)
             self.engine.build(model, sql)
             reuse.seen([table], self.engine.fetch_all)
             self.report(asset_key(table), reuse.metadata(table, sql))
-        return {table.name for table in order}
+        return built
 
     def report(self, key: dg.AssetKey | None, metadata: Mapping[str, Any]) -> None:
         assert key is not None
