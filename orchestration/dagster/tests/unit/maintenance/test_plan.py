@@ -208,10 +208,10 @@ def test_no_state_of_the_retained_time_is_ever_lost(policy: Policy, state: State
 def test_no_statement_asks_for_less_than_the_policy_retains(policy: Policy, state: State) -> None:
     for step in plan(ORDERS, policy, state):
         least = {"expire_snapshots": policy.retain, "remove_orphan_files": policy.orphans}.get(step.kind)
-        asked = re.search(r"retention_threshold => '(\d+)s'", step.statements[0].sql)
-        assert bool(least) == bool(asked)
-        if least and asked:
-            assert timedelta(seconds=int(asked[1])) >= least
+        threshold = re.search(r"retention_threshold => '(\d+)s'", step.statements[0].sql)
+        assert bool(least) == bool(threshold)
+        if least and threshold:
+            assert timedelta(seconds=int(threshold[1])) >= least
 
 
 @given(POLICIES, states(), RETENTIONS)
@@ -315,11 +315,14 @@ def test_raw_tables_are_those_of_airbyte_and_those_that_ask() -> None:
     by_id = found(
         source("silent", {}),
         source("filled", {"airbyte": {"connection": "prod"}}),
-        source("asked", {"maintenance": {"retain": "2d"}}),
+        source("configured", {"maintenance": {"retain": "2d"}}),
         source("refused", {"airbyte": {"connection": "prod"}, "maintenance": {"enabled": False}}),
     )
-    assert {key: table.connection for key, table in by_id.items()} == {"source.filled": "prod", "source.asked": None}
-    assert by_id["source.asked"].policy.retain == 2 * DAY
+    assert {key: table.connection for key, table in by_id.items()} == {
+        "source.filled": "prod",
+        "source.configured": None,
+    }
+    assert by_id["source.configured"].policy.retain == 2 * DAY
     assert by_id["source.filled"].policy.analyze
 
 

@@ -415,7 +415,7 @@ def test_a_server_that_hangs_up(airbyte: CheckedSimulator, clock: Clock) -> None
 
 @pytest.fixture
 def raw() -> Iterator[Callable[..., str]]:
-    """Serves bytes as they are, then, if asked to, a byte now and again for ever; gives the address."""
+    """Serve these bytes, then optionally one byte from time to time without end; return the address."""
     stop = Event()
     threads: list[Thread] = []
 

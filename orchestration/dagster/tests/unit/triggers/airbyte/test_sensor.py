@@ -373,11 +373,11 @@ def test_a_job_that_becomes_visible_late_does_not_hide_rows_of_a_later_one(world
 def test_jobs_without_rows_cost_one_query_a_tick(world: World, monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
     world.sync(SHOP, rows=0, bytes=0)
     world.tick()
-    asked: list[int] = []
+    sizes: list[int] = []
     latest = world.instance.event_log_storage.get_latest_asset_check_execution_by_key
 
     def counted(keys: Sequence[dg.AssetCheckKey], *more: Any, **named: Any) -> Any:
-        asked.append(len(keys))
+        sizes.append(len(keys))
         return latest(keys, *more, **named)
 
     monkeypatch.setattr(world.instance.event_log_storage, "get_latest_asset_check_execution_by_key", counted)
@@ -391,7 +391,7 @@ def test_jobs_without_rows_cost_one_query_a_tick(world: World, monkeypatch: pyte
         world.sync(SHOP, status="failed", rows=0, bytes=0)
     result = world.evaluate()
     assert len(result.asset_events) == 2 * 2 * jobs
-    assert asked == [2]  # shop/orders and shop/items
+    assert sizes == [2]  # shop/orders and shop/items
 
 
 def test_a_history_is_read_once_a_tick_where_the_newest_evaluation_does_not_tell(
@@ -893,7 +893,7 @@ def test_a_server_that_ignores_the_offset_is_named_and_what_it_lists_is_answered
     monkeypatch.setattr(
         Simulator,
         "_list_jobs",
-        lambda self, asked: listed(self, replace(asked, query={**asked.query, "offset": ["0"]})),
+        lambda self, request: listed(self, replace(request, query={**request.query, "offset": ["0"]})),
     )
     result = world.tick()
     assert answered(result) == [jobs[99]]

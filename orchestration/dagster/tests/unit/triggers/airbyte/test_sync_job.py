@@ -102,18 +102,18 @@ def test_a_sync_that_runs_already_is_waited_for_and_none_is_started(
 
 def test_one_who_was_faster_is_joined(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
     """Between the question whether one runs and the start of ours."""
-    asked: list[int] = []
+    started: list[int] = []
 
     def someone_else(request: Request) -> Response | None:
-        if request.method == "POST" and not asked:
-            asked.append(simulator.store.start(SHOP))
+        if request.method == "POST" and not started:
+            started.append(simulator.store.start(SHOP))
         return None
 
     simulator.faults.append(someone_else)
     end_when_asked(simulator)
     success, said = run(workspace, "Shop")
     assert success, said
-    assert f"Attached to job {asked[0]}" in said
+    assert f"Attached to job {started[0]}" in said
     assert len(simulator.store.jobs) == 1
 
 
@@ -176,7 +176,7 @@ def test_an_interrupted_run_cancels_what_it_started_and_nothing_else(
     assert simulator.store.jobs[1].status == ("cancelled" if ours else "running")
 
 
-# --- The checks, asked again
+# --- Evaluating the checks again
 
 
 def evaluate(workspace: AirbyteWorkspace) -> dict[str, dg.AssetCheckEvaluation]:
