@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lakehouse_analytics.assets.reuse import Reuse
 from lakehouse_analytics.branches.names import schemas_on_branch
@@ -34,25 +34,43 @@ def why(settings: Settings, name: str | None) -> str:
     project = DbtProject.from_settings(settings)
     graph = read(project.manifest(), project.configuration())
     table = find_table(graph, name) if name else None
-    if settings.branch:
-        graph = graph.with_schemas(schemas_on_branch(graph.tables.values(), settings.branch))
-        graph = graph.with_prefix(settings.branch)
+    graph = graph_on_branch(graph, settings.branch)
     if not any(one.contract.reuse for one in graph.tables.values()):
         return "Every run builds all its tables: no model has `reuse: true`. See docs/reuse.md."
-    decisions = _decisions(settings, project, graph)
+    found = decisions(settings, project, graph, graph.tables)
     if table is None:
-        return _all(graph, decisions)
+        return _all(graph, found)
     if not isinstance(table, Table):
         return f"{'/'.join(table.key)} is a source, which no run builds."
-    return _one(graph, decisions, table.unique_id)
+    return _one(graph, found, table.unique_id)
 
 
-def _decisions(settings: Settings, project: DbtProject, graph: Graph) -> Mapping[str, Decision]:
+def graph_on_branch(graph: Graph, branch: str | None) -> Graph:
+    """Return the graph with the tables and the asset keys of a branch; as it is, without one."""
+    if not branch:
+        return graph
+    return graph.with_schemas(schemas_on_branch(graph.tables.values(), branch)).with_prefix(branch)
+
+
+def decisions(
+    settings: Settings, project: DbtProject, graph: Graph, selected: Collection[str]
+) -> Mapping[str, Decision]:
+    """Return what a run would decide on each of some tables, by unique id.
+
+    Args:
+        settings: The settings.
+        project: The dbt project.
+        graph: The graph of the code location.
+        selected: The unique ids of the tables of the run.
+
+    Raises:
+        DatabaseError: The versions of the tables cannot be read.
+    """
     problems: list[str] = []
     with open_home() as instance:
         reuse = Reuse(
             graph,
-            graph.tables,
+            selected,
             dbt=dbt_runner(settings, project),
             engine=engine(settings, graph),
             instance=instance,

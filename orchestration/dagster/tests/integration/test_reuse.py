@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from lakehouse_analytics.cli.commands import main
 
 from . import shop
 from .conftest import Lakehouse, Outcome, lakehouse_with
@@ -146,6 +148,31 @@ def test_a_table_that_something_else_has_changed_is_built(lakehouse: Lakehouse) 
     assert lakehouse.sql("select amount from metrics.total") == [(30,)]
     lakehouse.sql("drop table silver.big")
     assert built(run(lakehouse)) == {"gold/clock", "silver/big"}
+
+
+@pytest.mark.engine("duckdb")
+def test_the_command_starts_no_run_if_nothing_would_be_built(
+    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(lakehouse.root))
+
+    def build() -> str:
+        result = CliRunner().invoke(main, ["build", "--skip-unchanged"])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    run(lakehouse)
+    runs = lakehouse.instance.get_runs_count()
+    assert "8 of 8 assets built" in build()  # because of the clock
+    assert lakehouse.instance.get_runs_count() == runs + 1
+    lakehouse.files.pop("models/gold/clock.sql")
+    (lakehouse.project / "models/gold/clock.sql").unlink()
+    lakehouse.write()
+    assert "None of 7 tables would change, so nothing is built or tested." in build()
+    assert lakehouse.instance.get_runs_count() == runs + 1
+    lakehouse.sql("insert into raw.orders values (3, 1, 30)")
+    assert "7 of 7 assets built" in build()
+    assert lakehouse.sql("select amount from metrics.total") == [(60,)]
 
 
 @pytest.mark.engine("duckdb")
