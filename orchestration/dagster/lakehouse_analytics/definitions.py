@@ -47,7 +47,7 @@ def defs() -> dg.Definitions:
     project = DbtProject.from_settings(settings)
     if os.getenv("DAGSTER_IS_DEV_CLI") and project.changes() != []:
         prepare(project, dbt_runner(settings, project))
-    graph = read(project.manifest(), project.configuration(), strict=settings.strict)
+    graph = read(project.manifest(), project.configuration(), project_dir=project.project_dir, strict=settings.strict)
     own = load_user_defs()
     graph = with_components(graph, own.tree)
     # On a branch, nothing runs by itself, and nothing but the tables is written: Python assets are not built, either.

@@ -73,7 +73,8 @@ def run(options: Options) -> bool:
     if project.changes() != []:
         title("Manifest: dbt parse")
         prepare(project, runner, click.echo)
-    graph = read(project.manifest(), project.configuration(), strict=settings.strict)
+    configuration = project.configuration()
+    graph = read(project.manifest(), configuration, project_dir=project.project_dir, strict=settings.strict)
     if options.base:
         title(f"Comparison with {options.base}")
         base, current = both_sides(project, runner, options.base, parsed=True)

@@ -33,7 +33,7 @@ def why(settings: Settings, name: str | None) -> str:
         DatabaseError: The versions of the tables cannot be read.
     """
     project = DbtProject.from_settings(settings)
-    graph = read(project.manifest(), project.configuration())
+    graph = read(project.manifest(), project.configuration(), project_dir=project.project_dir)
     table = find_table(graph, name) if name else None
     graph = graph_on_branch(graph, settings.branch)
     if not any(one.contract.reuse for one in graph.tables.values()):

@@ -8,7 +8,7 @@ these classes (`lakehouse schema`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -19,7 +19,7 @@ from lakehouse_analytics.common.cron import smallest_interval
 from lakehouse_analytics.common.names import unique_metadata_key
 from lakehouse_analytics.common.text import brief, shortened
 from lakehouse_analytics.common.validation import explain, reason
-from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival, TableArrival
+from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival, FileArrival, TableArrival
 from lakehouse_analytics.contract.base import Cron, Duration, Section
 from lakehouse_analytics.contract.exports import Serves
 from lakehouse_analytics.contract.partitions import PARTITIONS, Partition
@@ -260,14 +260,24 @@ class SourceContract(Section):
     freshness: LoadFreshness | None = Field(
         None, description="Maximum age of the last load of a table that Airbyte or `arrives` fills."
     )
+    rows: Rows | None = Field(
+        None, description="Row-count rules of a table that `arrives` loads from files or a database, after each load."
+    )
 
     @model_validator(mode="after")
     def _filled_by_one(self) -> SourceContract:
+        if self.rows and not self.is_loaded:
+            raise ValueError("rows needs `arrives` with files or database: only these loads count the table")
         if self.airbyte and self.arrives:
             raise ValueError("arrives and airbyte are both set, but only one of them can fill the table")
         if self.copied_to and self.maintenance:
             raise ValueError("maintenance has no effect on a table in ClickHouse (arrives.to); remove it")
         return self
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the lakehouse loads the table itself, from files or a database."""
+        return isinstance(self.arrives, FileArrival | TableArrival)
 
     @property
     def copied_to(self) -> TableArrival | None:
@@ -287,7 +297,14 @@ def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
+def parse(
+    kind: type[C],
+    raw: Any,
+    *,
+    resource: str,
+    files: Iterable[str],
+    locate: Callable[[Sequence[object]], str | None] = lambda _: None,
+) -> C:
     """Validate the raw `meta.lakehouse` of one resource.
 
     Args:
@@ -295,6 +312,7 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
         raw: The value from dbt's manifest, or None if it is not set.
         resource: The resource as messages name it, such as `model stg_orders`.
         files: The files that may set the value, most likely first.
+        locate: Returns the file and line of a key, given by its path below `meta.lakehouse`; None if it is not found.
 
     Raises:
         ContractError: The value is invalid. The message has one line per mistake.
@@ -302,13 +320,16 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
     if raw is None:
         default: C = _default_contract(kind)
         return default
-    where = f"{' or '.join(dict.fromkeys(files))}: {resource}"
+    all_files = " or ".join(dict.fromkeys(files))
     if not isinstance(raw, Mapping):
-        raise ContractError(f"{where}: meta.lakehouse must be a mapping, not {type(raw).__name__}")
+        raise ContractError(f"{all_files}: {resource}: meta.lakehouse must be a mapping, not {type(raw).__name__}")
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{where}: {_explain(kind, dict(item))}" for item in error.errors(include_url=False)]
+        lines = []
+        for item in error.errors(include_url=False):
+            place = locate(_keys_of(kind, item["loc"])[0]) or all_files
+            lines.append(f"{place}: {resource}: {_explain(kind, dict(item))}")
         raise ContractError("\n".join(lines)) from None
 
 
