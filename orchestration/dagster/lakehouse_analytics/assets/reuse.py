@@ -16,10 +16,11 @@ from typing import Any
 
 import dagster as dg
 
+from lakehouse_analytics.common.text import digest
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.relation import Relation, relation_of, written_relation
 from lakehouse_analytics.dbt.runner import DbtRunner
-from lakehouse_analytics.engines.base import Engine, FetchAll, Versioned
+from lakehouse_analytics.engines.base import DatabaseError, Engine, FetchAll, Versioned
 from lakehouse_analytics.engines.comparison import Comparable
 from lakehouse_analytics.engines.content_hash import content_hash
 from lakehouse_analytics.engines.engine_type import EngineType
@@ -92,8 +93,6 @@ class Reuse:
         keeps_views: Whether views are there although the run does not build them.
     """
 
-    keeps_views = True
-
     def __init__(
         self,
         graph: Graph,
@@ -118,6 +117,8 @@ class Reuse:
             warn: Called with the reason if nothing can be reused.
         """
         self.graph, self._engine, self._run_id, self._warn = graph, engine, run_id, warn
+        self.keeps_views = not graph.engine.drops_views
+        self._fetch_all: FetchAll | None = None
         self._metadata: Mapping[str, Mapping[str, Any]] = {}
         self._versions: Versions | None = None
         self._tracked = tracked(graph, selected)
@@ -183,10 +184,17 @@ class Reuse:
         tables = (self.graph.tables[one] for one in self._tracked & self._selected)
         return frozenset(table.unique_id for table in tables if table.contract.reuse or is_view(table))
 
-    def begin(self, tables: Sequence[Table]) -> None:
-        """Forget the versions of tables that are going to be built."""
+    def begin(self, tables: Sequence[Table], fetch_all: FetchAll) -> None:
+        """Begin an attempt: forget the versions of the tables that it builds, also those that an earlier one has read.
+
+        Args:
+            tables: The tables.
+            fetch_all: Runs a statement on the connection of this attempt's dbt process.
+        """
+        self._fetch_all = fetch_all
         if self._versions:
             for table in tables:
+                self._unchanged.discard(table.unique_id)
                 self._versions.contents.pop(table.unique_id, None)
                 if version := self._versions.own.pop(table.unique_id, None):
                     self._before[table.unique_id] = version
@@ -205,13 +213,25 @@ class Reuse:
         before = self._before.pop(unique_id, None)
         if not self._versions or before is None or unique_id not in self.undecided:
             return False
-        if changed_input(table, self._versions, self._states[unique_id]):
+        try:
+            if changed_input(table, self._versions, self._states[unique_id]) or self._changed_since(table):
+                return False
+        except Exception as error:
+            self._warn(f"{self._label(unique_id)} is built: {type(error).__name__}: {error}")
             return False
         self._versions.own[unique_id] = before
         if contents := self._states[unique_id].contents:
             self._versions.contents[unique_id] = contents
         self._unchanged.add(unique_id)
         return True
+
+    def _changed_since(self, table: Table) -> bool:
+        """Return whether an input that the run does not build, such as a source, has changed since its start."""
+        assert self._versions is not None  # noqa: S101  # checked by the caller
+        assert isinstance(self._engine, Versioned)  # noqa: S101  # otherwise, nothing is decided
+        others = [one for one in self.inputs(table) if one not in self._selected and one in self._versions.own]
+        now = versions_of(self._engine, self.graph, others, self._fetch_all)
+        return any(now.get(one) != self._versions.own[one] for one in others)
 
     def seen(self, tables: Sequence[Table], fetch_all: FetchAll) -> None:
         """Read the versions of tables that have just been built, and that no other run can change yet.
@@ -223,8 +243,10 @@ class Reuse:
             return
         wanted = [table.unique_id for table in built]
         try:
-            self._versions.contents.update(self._contents(built))
-            self._versions.own.update(versions_of(self._engine, self.graph, wanted, fetch_all))
+            found = versions_of(self._engine, self.graph, wanted, fetch_all)
+            # After the version: if something else changes the table in between, the next run finds another version.
+            self._versions.contents.update(self._contents([t for t in built if t.unique_id in found]))
+            self._versions.own.update(found)
         except Exception as error:
             self._warn(f"What was built cannot be reused: {type(error).__name__}: {error}")
 
@@ -233,10 +255,17 @@ class Reuse:
         compared = [table for table in tables if table.contract.reuse == "contents" and not is_view(table)]
         if not compared or not self.graph.engine.iceberg or not isinstance(self._engine, Comparable):
             return {}
+        found = {}
         with self._engine.comparison() as session:
-            return {
-                table.unique_id: str(content_hash(session, session.now(relation_of(table.node)))) for table in compared
-            }
+            for table in compared:
+                try:
+                    source = session.now(relation_of(table.node))
+                    # In their order, which queries with `*` depend on.
+                    columns = digest(*session.columns(source))
+                    found[table.unique_id] = f"{content_hash(session, source)}-{columns}"
+                except DatabaseError as error:  # such as a type that has no text
+                    self._warn(f"The rows of {self._label(table.unique_id)} cannot be compared: {error}")
+        return found
 
     def metadata(self, table: Table, sql: str | None) -> dict[str, Any]:
         """Return the metadata that records the state of a table that was built.

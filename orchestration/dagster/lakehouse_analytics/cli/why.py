@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from lakehouse_analytics.assets.reuse import Reuse
 from lakehouse_analytics.branches.names import schemas_on_branch
@@ -80,7 +81,10 @@ def decisions(
         )
     if not reuse.decisions:
         raise DatabaseError(" ".join(problems) or "Nothing is known of the tables.")
-    return reuse.decisions
+    if settings.publish == "run" and not settings.branch:
+        reuse.keeps_views = False
+    undecided = reuse.undecided
+    return {name: replace(one, undecided=name in undecided) for name, one in reuse.decisions.items()}
 
 
 def _one(graph: Graph, decisions: Mapping[str, Decision], unique_id: str) -> str:
@@ -90,7 +94,8 @@ def _one(graph: Graph, decisions: Mapping[str, Decision], unique_id: str) -> str
         return f"{_label(graph, unique_id)} is reused: neither its code nor its inputs have changed."
     lines = []
     while decision and not decision.reused:
-        lines.append(f"{_label(graph, unique_id)} is built: {decision.reason}.")
+        only = ", and only if the rows of its inputs change" if decision.undecided else ""
+        lines.append(f"{_label(graph, unique_id)} is built: {decision.reason}{only}.")
         unique_id = decision.because or ""
         decision = decisions.get(unique_id)
     return "\n".join(lines)

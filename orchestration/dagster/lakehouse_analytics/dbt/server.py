@@ -65,7 +65,7 @@ class Server:
         self._sending = threading.Lock()
         self._work: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._answers: dict[int, queue.SimpleQueue[Any]] = {}
-        self._asked = 0
+        self._question_count = 0
         self._stopping = threading.Event()
         self._building = False
         self._manifests: dict[str, Any] = {}
@@ -218,8 +218,8 @@ class Server:
         """
         answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with self._sending:
-            self._asked += 1
-            number = self._asked
+            self._question_count += 1
+            number = self._question_count
             self._answers[number] = answer
         self._send({"ask": number, "kind": kind, "node": node})
         if self._stopping.is_set():

@@ -18,10 +18,12 @@ from lakehouse_analytics.common.sql import literal
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.maintenance.policy import Policy
 
-Kind = Literal["temporaries", "optimize", "optimize_manifests", "expire_snapshots", "remove_orphan_files", "analyze"]
+Kind = Literal[
+    "drop_temp_relations", "optimize", "optimize_manifests", "expire_snapshots", "remove_orphan_files", "analyze"
+]
 #: Merging comes first, so that the files that it replaces can be expired later, and its result analyzed.
 ORDER: tuple[Kind, ...] = (
-    "temporaries",
+    "drop_temp_relations",
     "optimize",
     "optimize_manifests",
     "expire_snapshots",
@@ -58,7 +60,7 @@ class State:
         snapshots: Oldest first; the last is the current one.
         referenced: Ids of the snapshots to which branches or tags refer.
         analyzed, searched: When maintenance last collected statistics, and searched for orphan files.
-        temporaries: Temporary relations of dead builds, with their type: `table` or `view`.
+        temp_relations: Temporary relations of dead builds, with their type: `table` or `view`.
     """
 
     now: datetime
@@ -77,7 +79,7 @@ class State:
     referenced: frozenset[int] = frozenset()
     analyzed: datetime | None = None
     searched: datetime | None = None
-    temporaries: tuple[tuple[Relation, str], ...] = ()
+    temp_relations: tuple[tuple[Relation, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def plan(relation: Relation, policy: Policy, state: State) -> list[Step]:
 def due(kind: Kind, relation: Relation, policy: Policy, state: State) -> Step | None:
     """Return the step of a kind, or None if it is not due."""
     match kind:
-        case "temporaries":
+        case "drop_temp_relations":
             return _temporaries(state)
         case "optimize":
             return _optimize(relation, policy, state)
@@ -159,12 +161,12 @@ def expirable(policy: Policy, state: State) -> tuple[list[Snapshot], datetime | 
 
 
 def _temporaries(state: State) -> Step | None:
-    if not state.temporaries:
+    if not state.temp_relations:
         return None
     statements = tuple(
-        Statement(relation, f"DROP {kind.upper()} IF EXISTS {relation}") for relation, kind in state.temporaries
+        Statement(relation, f"DROP {kind.upper()} IF EXISTS {relation}") for relation, kind in state.temp_relations
     )
-    return Step("temporaries", f"{counted(len(statements), 'temporary relation')} of dead builds", statements)
+    return Step("drop_temp_relations", f"{counted(len(statements), 'temporary relation')} of dead builds", statements)
 
 
 def _optimize(relation: Relation, policy: Policy, state: State) -> Step | None:

@@ -148,16 +148,16 @@ def decide(
         table = graph.tables[unique_id]
         building = [p for p in inputs_of(graph, table, found) if p in found and not found[p].reused]
         reason = _own_reason(table, code, versions, states.get(unique_id))
-        if not reason and building:
+        changed = None if reason else changed_input(table, versions, states[unique_id], but=building)
+        if reason:
+            found[unique_id] = Decision(False, reason)
+        elif changed:
+            found[unique_id] = Decision(False, changed[1].format(label(changed[0])), changed[0])
+        elif building:
             undecided = all(found[p].undecided or may_stay(graph.tables[p]) for p in building)
             found[unique_id] = Decision(False, f"{label(building[0])} is built", building[0], undecided)
-        elif reason:
-            found[unique_id] = Decision(False, reason)
         else:
-            changed = changed_input(table, versions, states[unique_id])
-            found[unique_id] = (
-                Decision(False, changed[1].format(label(changed[0])), changed[0]) if changed else Decision(True)
-            )
+            found[unique_id] = Decision(True)
     return found
 
 
@@ -199,9 +199,20 @@ _PARTS = {
 }
 
 
-def changed_input(table: Table, versions: Versions, state: BuildState) -> tuple[str, str] | None:
-    """Return the first input that has changed, and how to say so."""
+def changed_input(
+    table: Table, versions: Versions, state: BuildState, *, but: Collection[str] = ()
+) -> tuple[str, str] | None:
+    """Return the first input that has changed, and how to say so.
+
+    Args:
+        table: The table.
+        versions: The versions now.
+        state: The state of its last build.
+        but: Inputs that do not count.
+    """
     for parent in table.parents:
+        if parent in but:
+            continue
         now = versions.of(parent)
         if now is None:
             return parent, "the version of {} is not known"

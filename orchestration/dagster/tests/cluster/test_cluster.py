@@ -542,7 +542,7 @@ MAY = {
     "lakehouse-runs": set(),
     "dagster-dagster-user-deployments-user-deployments": set(),
 }
-ASKED = [
+REQUESTED = [
     *(
         f"{verb} {what}"
         for what in ("jobs.batch", "pods", "secrets", "configmaps")
@@ -556,7 +556,7 @@ ASKED = [
 def test_nobody_may_do_more_than_needed(release: Release, account: str) -> None:
     user = f"--as=system:serviceaccount:{RELEASE}:{account}"
     said = {}
-    for question in ASKED:
+    for question in REQUESTED:
         verb, what = question.split()
         resource, _, sub = what.partition("/")
         answer = run(

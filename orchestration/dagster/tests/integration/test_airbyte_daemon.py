@@ -114,9 +114,9 @@ class Orchestrator:
             "--module-name", "lakehouse_analytics.definitions",
         )  # fmt: skip
         try:
-            asked = ["dagster", "api", "grpc-health-check", "--port", str(self.port)]
+            probe = ["dagster", "api", "grpc-health-check", "--port", str(self.port)]
             poll(
-                lambda: subprocess.run(asked, env=self.environment, check=False, capture_output=True).returncode == 0,
+                lambda: subprocess.run(probe, env=self.environment, check=False, capture_output=True).returncode == 0,
                 seconds=120,
                 what="the code server",
                 because=self.log,

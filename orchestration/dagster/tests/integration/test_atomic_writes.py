@@ -25,7 +25,7 @@ from lakehouse_analytics.dbt.run_results import DbtResult
 from lakehouse_analytics.dbt.runner import DbtRunner, DbtSession
 from lakehouse_analytics.engines.duckdb.database import connect
 from lakehouse_analytics.engines.trino.atomic_writes import lint
-from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
+from lakehouse_analytics.engines.trino.temp_relations import stale_temp_relations
 from lakehouse_analytics.settings import repository_root
 
 from .stack import stack_environment
@@ -548,8 +548,8 @@ def test_what_a_killed_run_leaves_is_harmless_and_known_by_its_age(lake: Lake) -
 
     [left] = [name for name in lake.relations() if "__dbt_tmp" in name]
     now = datetime.now(UTC)
-    assert stale_temporaries(lake.relations(), now=now, older_than=timedelta(hours=1)) == []
-    assert stale_temporaries(lake.relations(), now=now + timedelta(hours=2), older_than=timedelta(hours=1)) == [left]
+    assert stale_temp_relations(lake.relations(), now=now, older_than=timedelta(hours=1)) == []
+    assert stale_temp_relations(lake.relations(), now=now + timedelta(hours=2), older_than=timedelta(hours=1)) == [left]
 
 
 def test_the_lint_finds_just_the_stock_strategy(lake: Lake) -> None:

@@ -23,7 +23,7 @@ from urllib.parse import quote
 import jwt
 import psutil
 import pytest
-from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
+from lakehouse_analytics.engines.trino.temp_relations import stale_temp_relations
 from lakehouse_analytics.settings import repository_root
 from trino.exceptions import HttpError
 
@@ -411,8 +411,8 @@ def test_what_a_killed_dbt_leaves_is_harmless_and_found_by_maintenance(
     left = [name for _, name in half_built.database.tables(["silver"]) if "__dbt_tmp" in name]
     assert len(left) == 1
     now = datetime.now(UTC)
-    assert stale_temporaries(left, now=now, older_than=timedelta(hours=6)) == []
-    assert stale_temporaries(left, now=now + timedelta(hours=7), older_than=timedelta(hours=6)) == left
+    assert stale_temp_relations(left, now=now, older_than=timedelta(hours=6)) == []
+    assert stale_temp_relations(left, now=now + timedelta(hours=7), older_than=timedelta(hours=6)) == left
 
     # Its query was killed with it, so it cannot commit after the next one.
     *_, (_, state, error) = queries(stack, MERGING)

@@ -311,10 +311,10 @@ class Limited:
         limits = {"query_max_stage_count": str(self.max_stages + 1), "distinct_aggregations_strategy": "mark_distinct"}
         self.trino = trino.model_copy(update={"session_properties": limits})
         self.failed = 0
-        self.asked = 0
+        self.queries = 0
 
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        self.asked += 1
+        self.queries += 1
         try:
             return self.trino.fetch_all(sql)
         except Exception:
@@ -344,7 +344,7 @@ def test_statements_stay_within_the_stages_of_trino_and_find_the_table_at_fault(
     assert [answer.distinct for answer in answers[:10] if isinstance(answer, Counts)] == [
         {"a": 50, "b": 7, "c": 3}
     ] * 10
-    assert (trino.asked, trino.failed) == (4, 0)
+    assert (trino.queries, trino.failed) == (4, 0)
 
     # The same limit refuses one table more.
     too_many = Limited(lake.trino)

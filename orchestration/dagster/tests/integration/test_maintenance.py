@@ -422,7 +422,7 @@ def test_what_dead_builds_left_is_dropped(lake: Lake) -> None:
     lake.sql(f"create view lake.{stale} as select 1 as id")
     lake.sql(f"create table lake.{other} as select 1 as id")
     lake.model("model", **QUIET)
-    assert "| temporaries | 1 temporary relation of dead builds |" in lake.look_after().done["model"]["steps"]
+    assert "| drop_temp_relations | 1 temporary relation of dead builds |" in lake.look_after().done["model"]["steps"]
     left = {name for (name,) in lake.sql(f"show tables from {lake.schema} like 'model%'")}
     assert left == {"model", other}
 

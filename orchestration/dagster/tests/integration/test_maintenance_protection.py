@@ -231,7 +231,7 @@ def test_the_table_is_asked_immediately_before_each_statement_that_deletes(claim
             return super().fetch_all(sql)
 
         def execute(self, sql: str, *args: Any) -> QueryResult:
-            if sql.startswith("ALTER"):  # not what is asked
+            if sql.startswith("ALTER"):  # not the queries before it
                 executed.append(sql)
             return super().execute(sql, *args)
 

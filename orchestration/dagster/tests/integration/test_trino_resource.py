@@ -179,7 +179,7 @@ def run(trino: TrinoResource, instance: dg.DagsterInstance, sql: str = "select 1
     def ask(context: dg.OpExecutionContext, engine: dg.ResourceParam[TrinoResource]) -> str:
         engine.wait_until_free()
         result = engine.execute(sql, ["asset:ga"])
-        context.log.info(f"asked {engine}")
+        context.log.info(f"queried {engine}")
         return result.query_id
 
     @dg.job

@@ -125,7 +125,7 @@ def test_only_what_may_pass_or_waits_for_it_is_asked_for(data: st.DataObject) ->
     assert not {t.unique_id for t in tables} & (for_good | graph.descendants(for_good))
     ids = [*(table.unique_id for table in tables), *(test.unique_id for test in tests)]
     assert all(said[unique_id].split()[0] not in ("success", "pass", "fail", "warn") for unique_id in ids)
-    # Asked again after a success, it stands still: no further try.
+    # After a success, nothing is retried.
     fine = {unique_id: NodeResult(unique_id, "success", "", 0.1, None, None) for unique_id in ids}
     settled = merge(result, DbtResult(0, fine))
     assert not {t.unique_id for t in tables} & {

@@ -110,7 +110,7 @@ class Gate:
 
 
 class NoEngine:
-    """The counts are given; nothing is asked."""
+    """The counts are given; nothing is queried."""
 
 
 def store(instance: dg.DagsterInstance, verdict: dg.AssetCheckResult | dg.AssetCheckEvaluation, run_id: str) -> None:

@@ -48,10 +48,10 @@ class Trino:
 
     def __init__(self, catalog: Catalog, behind: int = 0) -> None:
         self.catalog, self.behind = catalog, behind
-        self.asked: list[str] = []
+        self.statements: list[str] = []
 
     def __call__(self, sql: str) -> list[tuple[Any, ...]]:
-        self.asked.append(sql)
+        self.statements.append(sql)
         name = sql.split('"')[5].removesuffix("$refs").lower()
         current = self.catalog.load_table(("s", name)).metadata.current_snapshot_id
         assert current
@@ -86,7 +86,7 @@ def test_nothing_is_told_where_no_snapshot_can_be_compared(catalog: Catalog) -> 
     catalog.create_table("s.new", ROWS.schema)
     trino = Trino(catalog)
     assert count(catalog, table("new"), trino=trino) == {}
-    assert trino.asked == []
+    assert trino.statements == []
 
 
 def test_what_the_catalog_does_not_know_is_left_out(catalog: Catalog) -> None:
@@ -99,7 +99,7 @@ def test_names_are_asked_in_lower_case_and_with_their_dots(catalog: Catalog) -> 
     catalog.create_table(("s", "orders.daily"), ROWS.schema).append(ROWS)
     trino = Trino(catalog)
     assert count(catalog, table("Orders.Daily", schema="S", catalog="LAKE"), trino=trino) == {"Orders.Daily": 3}
-    assert '"LAKE"."S"."Orders.Daily$refs"' in trino.asked[0]
+    assert '"LAKE"."S"."Orders.Daily$refs"' in trino.statements[0]
 
 
 def test_of_a_run_with_few_tables_none_is_looked_up() -> None:
@@ -118,7 +118,7 @@ def test_trino_is_asked_once_whether_it_is_the_same_catalog(catalog: Catalog) ->
     for name in ("a", "b", "c"):
         catalog.create_table(f"s.{name}", ROWS.schema).append(ROWS)
         assert counts.rows([table(name), table("new")]) == {table(name): 3, table("new"): 0}
-    assert trino.asked == ["""select snapshot_id from "lake"."s"."a$refs" where name = 'main'"""]
+    assert trino.statements == ["""select snapshot_id from "lake"."s"."a$refs" where name = 'main'"""]
 
 
 def test_another_catalog_under_the_same_names_is_refused(catalog: Catalog) -> None:

@@ -58,10 +58,10 @@ def values_of(instance: dg.DagsterInstance) -> Values:
     return {(s.name, *s.labels.values()): s.value for family in registry.collect() for s in family.samples}
 
 
-def queued(instance: dg.DagsterInstance, asked: datetime, **tags: str) -> None:
+def queued(instance: dg.DagsterInstance, created: datetime, **tags: str) -> None:
     run = create_run_for_test(instance, job_name="j", tags=tags)
     # Only a workspace can ask for a run that waits.
-    values = {"status": STATUS.QUEUED.value, "create_timestamp": asked.replace(tzinfo=None)}
+    values = {"status": STATUS.QUEUED.value, "create_timestamp": created.replace(tzinfo=None)}
     assert isinstance(instance.run_storage, SqlRunStorage)
     with instance.run_storage.connect() as connection:
         connection.execute(RunsTable.update().where(RunsTable.c.run_id == run.run_id).values(values))
@@ -187,10 +187,10 @@ def test_storage_that_hangs_is_told_and_scrapes_do_not_pile_up(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lakehouse_analytics.instance.metrics.MAX_WAIT", 0.1)
-    metrics, asked, hangs = InstanceMetrics(instance), threading.Event(), threading.Event()
+    metrics, began, hangs = InstanceMetrics(instance), threading.Event(), threading.Event()
 
     def hanging() -> dict[str, DaemonHeartbeat]:
-        asked.set()
+        began.set()
         hangs.wait()
         return {}
 
@@ -198,7 +198,7 @@ def test_storage_that_hangs_is_told_and_scrapes_do_not_pile_up(
     first = threading.Thread(target=lambda: [*metrics.collect()])
     first.start()
     try:
-        asked.wait()
+        began.wait()
         [up] = metrics.collect()
         assert [sample.value for sample in up.samples] == [0]
     finally:

@@ -116,12 +116,12 @@ def test_the_environment_moves_a_port_and_keeps_the_secrets(tmp_path: Path) -> N
 @pytest.mark.parametrize("text", ["0", "65536", "http", "-1", "1e3"])
 def test_a_port_that_is_none_is_named(text: str) -> None:
     with pytest.raises(StackError, match=f"LAKEHOUSE_STACK_POSTGRES_PORT={text}: expected a port"):
-        settings.asked_ports({"LAKEHOUSE_STACK_POSTGRES_PORT": text})
+        settings.requested_ports({"LAKEHOUSE_STACK_POSTGRES_PORT": text})
 
 
 def test_one_port_for_two_parts_is_refused() -> None:
     with pytest.raises(StackError, match="LAKEHOUSE_STACK_S3_PORT=20000"):
-        settings.asked_ports({"LAKEHOUSE_STACK_POSTGRES_PORT": "20000", "LAKEHOUSE_STACK_S3_PORT": "20000"})
+        settings.requested_ports({"LAKEHOUSE_STACK_POSTGRES_PORT": "20000", "LAKEHOUSE_STACK_S3_PORT": "20000"})
 
 
 # --- Trino workers

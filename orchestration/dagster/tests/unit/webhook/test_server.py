@@ -141,7 +141,7 @@ def test_a_client_that_asks_whether_to_send_the_body_gets_an_answer(client: Clie
 
 
 def test_slow_requests_end_and_leave_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Callers that stop in the middle keep all threads for `MAX_SECONDS`. Others are asked to come back."""
+    """Callers that stop in the middle keep all threads for `MAX_SECONDS`. Others get a 503."""
     monkeypatch.setattr(server, "MAX_SECONDS", 1.5)
     before = threading.active_count()
     with dg.instance_for_test() as instance, serving(instance) as client:

@@ -152,7 +152,7 @@ def refused(coordinator: Coordinator, sql: str) -> TrinoError:
 def test_a_statement_that_was_never_taken_is_sent_again(coordinator: Coordinator, answer: Answer, sql: str) -> None:
     coordinator.answers = [answer]
     assert ask(coordinator, sql) == QUERY_ID
-    assert coordinator.statements == 3  # of which one asked whether the server is ready
+    assert coordinator.statements == 3  # of which one tests whether the server is ready
 
 
 @pytest.mark.parametrize("answer", [503, 404, "drop"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from lakehouse_analytics.devtools.airbyte_simulator import BASE_PATH, Answer, Request, Simulator, refusal
+from lakehouse_analytics.devtools.airbyte_simulator import BASE_PATH, Request, Response, Simulator, refusal
 from lakehouse_analytics.devtools.simulated_airbyte import RefusedError, Store
 from lakehouse_analytics.settings import repository_root
 from openapi_core import Config, OpenAPI
@@ -45,7 +45,7 @@ class Official:
             wrong = [_in_words(error) for error in self._api.iter_request_errors(mock)]
         return [f"{request.method} {request.path}: {words}" for words in [*wrong, *self._unknown(request, base_path)]]
 
-    def wrong_answer(self, request: Request, answer: Answer, base_path: str) -> list[str]:
+    def wrong_answer(self, request: Request, answer: Response, base_path: str) -> list[str]:
         if answer.status in UNDOCUMENTED:
             return []
         body = b"" if answer.body is None else json.dumps(answer.body).encode()
@@ -81,12 +81,12 @@ class CheckedSimulator(Simulator):
         super().__init__(store, **more)
         self.violations: list[str] = []
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Response:
         if self.official:
             self.violations += self.official.wrong_request(request, self.base_path)
         return super().answer(request)
 
-    def _route(self, request: Request) -> Answer:
+    def _route(self, request: Request) -> Response:
         try:
             answer = super()._route(request)
         except RefusedError as refused:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 from airbyte_api import AirbyteAPI, api, errors, models
-from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request, Simulator
+from lakehouse_analytics.devtools.airbyte_simulator import Request, Response, Simulator
 from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteServer
 
 if TYPE_CHECKING:
@@ -67,8 +67,10 @@ def test_why_it_is_not_used_one_unknown_status_costs_it_the_whole_page(airbyte: 
     airbyte.store.end(airbyte.store.start(shop))
     newer = {"jobId": 2, "status": "paused", "jobType": "sync", "startTime": "2026-11-21T02:00Z", "connectionId": shop}
 
-    def a_newer_airbyte(request: Request) -> Answer | None:
-        return Answer(200, {"data": [*map(_told_job, airbyte.store.jobs), newer]}) if "/jobs" in request.path else None
+    def a_newer_airbyte(request: Request) -> Response | None:
+        return (
+            Response(200, {"data": [*map(_told_job, airbyte.store.jobs), newer]}) if "/jobs" in request.path else None
+        )
 
     def _told_job(job: int) -> dict[str, object]:
         return {**newer, "jobId": job, "status": airbyte.store.jobs[job].status}
