@@ -170,7 +170,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(name=names)
     def comment(self, name: str) -> None:
-        self.project.models[name].comment += " -- a comment"
+        self.project.models[name].comment += "\n-- a comment"
 
     @rule(name=names, kind=st.sampled_from(["table", "view"]), clock=st.booleans())
     def change_kind(self, name: str, kind: str, clock: bool) -> None:
