@@ -196,11 +196,11 @@ class Maintenance:
 
     def drop_branches(self, catalog: str) -> None:
         """Drop the branches of runs that have died, and those that have expired."""
-        from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog, has_branches
+        from lakehouse_analytics.branches.opening import has_branches, open_branches
 
         try:
             found = has_branches(catalog)
-            dropped = remove_dead_branches(SqlBranchCatalog(catalog)) if found else []
+            dropped = remove_dead_branches(open_branches(catalog)) if found else []
         except (BranchError, CatalogError) as error:
             self._fail("branches", str(error))
             return

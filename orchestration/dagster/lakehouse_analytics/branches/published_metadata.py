@@ -54,7 +54,7 @@ def published_table(io: FileIO, location: str, metadata: Mapping[str, Any], know
         ],
         "metadata-log": [*metadata.get("metadata-log", ()), log],
     }
-    return _write(io, changed, location)
+    return write_next(io, changed, location)
 
 
 def published_view(io: FileIO, location: str, schemas: Mapping[str, str]) -> str:
@@ -73,11 +73,11 @@ def published_view(io: FileIO, location: str, schemas: Mapping[str, str]) -> str
                 representation["sql"] = names.sub(lambda found: schemas[found[0]], representation["sql"])
         if "default-namespace" in version:
             version["default-namespace"] = [schemas.get(name, name) for name in version["default-namespace"]]
-    return _write(io, view, location)
+    return write_next(io, view, location)
 
 
-def _write(io: FileIO, metadata: Mapping[str, Any], location: str) -> str:
-    """Write the next version of a metadata file, and return its location."""
+def write_next(io: FileIO, metadata: Mapping[str, Any], location: str) -> str:
+    """Write the next version of a metadata file beside it, and return its location."""
     found = _VERSION.match(location)
     version = int(found[1]) + 1 if found else 1
     written = f"{location.rsplit('/', 1)[0]}/{version:05}-{uuid.uuid4()}.metadata.json"

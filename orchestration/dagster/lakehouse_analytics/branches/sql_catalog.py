@@ -13,7 +13,6 @@ from lakehouse_analytics.branches.sql_publications import SqlPublications
 from lakehouse_analytics.branches.sql_session import Base, CatalogSession
 from lakehouse_analytics.branches.sql_tables import create_tables, has_tables
 from lakehouse_analytics.common.names import FEW, some
-from lakehouse_analytics.iceberg.catalog import catalog_type, open_catalog
 from lakehouse_analytics.iceberg.metadata_file import read_json
 
 #: Iceberg's property with which a commit deletes the oldest metadata files of its log.
@@ -258,15 +257,3 @@ class SqlBranchCatalog(SqlPublications):
                 "group by 1, 2, 3, 4 order by 3, 1"
             )
         return [Branch(*row) for row in rows]
-
-
-def has_branches(catalog: str) -> bool:
-    """Return whether a catalog is one that can have branches, and had some. Only a SQL catalog is opened.
-
-    Raises:
-        CatalogError: The catalog cannot be opened.
-    """
-    if catalog_type(catalog) != "sql":
-        return False
-    opened: Any = open_catalog(catalog)
-    return has_tables(opened.engine)
