@@ -74,12 +74,13 @@ class Nessie:
         opened: Any = open_catalog(catalog)
         self.name, self.properties = catalog, dict(opened.properties)
         # pyiceberg's session has the authentication and the certificates of the catalog's configuration.
-        self._session = opened._session  # noqa: SLF001
+        self._session = opened._session
         self._api = f"{str(self.properties['nessie.core-base-uri']).rstrip('/')}/v2"
         default = str(self.properties.get("nessie.default-branch.name", "main"))
         prefix = unquote(str(self.properties.get("prefix", "")))
         self.reference = prefix.partition("|")[0].partition("@")[0] or default
         self._config_url = opened.url("config", prefixed=False)
+        self._views_url = opened.url("namespaces/{schema}/views", schema="{schema}")
 
     def warehouse(self) -> str:
         """Return the address of the folder in which Nessie creates the folders of schemas."""
@@ -169,6 +170,25 @@ class Nessie:
         path = f"{self._tree(expected, reference)}/history/commit"
         self._call("POST", path, json={"commitMeta": meta, "operations": [*operations]})
 
+    def create_view(self, name: Name, metadata: Mapping[str, Any]) -> None:
+        """Create a view by Iceberg's REST API: from a metadata file, Nessie 0.99 would not read the SQL.
+
+        Args:
+            name: The name of the view.
+            metadata: The metadata of a view, of which this one gets the current version.
+        """
+        versions = {version["version-id"]: version for version in metadata["versions"]}
+        current = versions[metadata["current-version-id"]]
+        schemas = {schema["schema-id"]: schema for schema in metadata["schemas"]}
+        own = {key: value for key, value in metadata.get("properties", {}).items() if not key.startswith("nessie.")}
+        view = {
+            "name": name.table,
+            "schema": schemas[current["schema-id"]],
+            "view-version": {**current, "version-id": 1},
+            "properties": own,
+        }
+        self._call("POST", self._views_url.replace("{schema}", quote(name.schema, safe="")), json=view)
+
     def create_reference(self, reference: str) -> str | None:
         """Create an empty branch of Nessie, and return its first commit; None if it exists already."""
         config = self._call("GET", f"{self._api}/config")
@@ -200,11 +220,11 @@ class Nessie:
             failure = _failure(response)
         except (RequestException, ValueError) as error:
             raise BranchError(f"Nessie cannot be used: {reason(self.name, error)}.") from None
-        if response.status_code == 404:  # noqa: PLR2004
+        if response.status_code == 404:
             if missing_ok:
                 return {}
             raise MissingError(f"Nessie has refused a request: {failure}")
-        if response.status_code == 409:  # noqa: PLR2004
+        if response.status_code == 409:
             raise ChangedError(f"Nessie has refused a commit: {failure}")
         raise BranchError(f"Nessie has refused a request ({response.status_code}): {failure}")
 

@@ -209,7 +209,7 @@ class NessieBranchCatalog(NessiePublications):
             schemas = {schema.on_branch: schema for schema in record.schemas.values()}
             tables, others = dict[Name, Content](), set[str]()
             for key, content in self._nessie.entries(at, f"entry.contentType != '{NAMESPACE}'"):
-                if len(key) == 2 and key[0] in schemas:  # noqa: PLR2004
+                if len(key) == 2 and key[0] in schemas:
                     tables[Name(*key)] = content
                 elif metadata := metadata_of(content):
                     others.add(metadata)

@@ -1,82 +1,30 @@
-"""Publications of branches of Nessie's catalog, and their rollback. Each is one commit of Nessie."""
+"""Publications of branches of Nessie's catalog. Each is one commit of Nessie."""
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from lakehouse_analytics.branches.catalog import (
-    ABBREVIATED,
-    BranchError,
-    ConflictError,
-    Name,
-    Publication,
-    Published,
-    RefusedError,
-)
+from lakehouse_analytics.branches.catalog import BranchError, ConflictError, Name, Published, RefusedError
 from lakehouse_analytics.branches.files import THREADS
-from lakehouse_analytics.branches.nessie_api import NAMESPACE, TABLE, VIEW, ChangedError, Content, Nessie, delete, put
-from lakehouse_analytics.branches.nessie_files import NessieFiles, folder_of, metadata_of
-from lakehouse_analytics.branches.nessie_leases import Lease
-from lakehouse_analytics.branches.nessie_records import Record, SchemaRecord
-from lakehouse_analytics.branches.published_metadata import newest_time, published_view
+from lakehouse_analytics.branches.nessie_api import NAMESPACE, TABLE, VIEW, ChangedError, Content, delete, put
+from lakehouse_analytics.branches.nessie_files import folder_of, metadata_of
+from lakehouse_analytics.branches.nessie_history import PUBLICATION, NessieHistory
+from lakehouse_analytics.branches.nessie_records import Record
+from lakehouse_analytics.branches.published_metadata import newest_time, renamed_view
 from lakehouse_analytics.common.names import FEW, some
 
 #: Attempts to commit while other writers change other keys of the catalog.
 ATTEMPTS = 5
-_PUBLICATION, _ROLLBACK = "lakehouse.publication", "lakehouse.rollback"
 
 
-@dataclass(frozen=True)
-class _Commit:
-    """A commit that has published tables, or rolled back a publication."""
-
-    name: str
-    is_rollback: bool
-    parent: str
-    time: datetime
-    tables: Mapping[Name, Content]
-
-
-class NessiePublications:
-    """Publishes branches, and restores what was there before: all tables in one commit, or none."""
-
-    def __init__(self, catalog: str) -> None:
-        """
-        Args:
-            catalog: The name of the catalog in pyiceberg's configuration.
-
-        Raises:
-            CatalogError: The catalog cannot be opened.
-        """
-        self._nessie = Nessie(catalog)
-        self._files = NessieFiles(self._nessie.properties)
-
-    def in_use(self, branch: str, *, shared: bool = False) -> AbstractContextManager[None]:
-        """Mark a branch as being used for as long as the block runs. See `BranchCatalog.in_use`.
-
-        If this process dies, others see the mark for a minute.
-        """
-        return Lease(self._nessie, branch, shared=shared).held()
-
-    def _records(self, at: str) -> dict[str, Record]:
-        """Return the branches at a commit, by their names."""
-        found: dict[str, dict[str, SchemaRecord]] = {}
-        for _, content in self._nessie.entries(at, f"entry.contentType == '{NAMESPACE}'"):
-            if schema := SchemaRecord.of(content):
-                found.setdefault(schema.branch, {})[schema.schema] = schema
-        return {branch: Record(schemas) for branch, schemas in found.items()}
-
-    def _record(self, branch: str, at: str) -> Record:
-        record = self._records(at).get(branch)
-        if record is None or record.dropped:
-            raise BranchError(f"There is no branch {branch}. `lakehouse branch list` shows all.")
-        return record
+class NessiePublications(NessieHistory):
+    """Publishes branches: all tables in one commit, or none."""
 
     def publish(self, branch: str, tables: Collection[Name], publication: str) -> Published:
         """Replace tables with those of the branch. See `BranchCatalog.publish`.
@@ -103,17 +51,54 @@ class NessiePublications:
             if not changed:
                 return Published([], names)
             began = time.time()
-            after, written = self._published(branch, changed, record, now)
-            operations = [*self._operations(branch, after, now, at), *_forgotten(record, changed, now)]
-            try:
-                self._nessie.commit(
-                    operations, at, f"lakehouse: publish {publication}", properties={_PUBLICATION: publication}
-                )
-            except ChangedError:
-                self._files.remove(written)
-                continue
-            return Published(changed, [name for name in names if name not in changed], time.time() - began)
+            if self._commit_publication(branch, changed, record, now, publication):
+                return Published(changed, [name for name in names if name not in changed], time.time() - began)
         raise RefusedError(f"Nothing of the branch {branch} was published, because its tables are being changed.")
+
+    def _commit_publication(
+        self, branch: str, names: Sequence[Name], record: Record, now: Mapping[Any, Content], publication: str
+    ) -> bool:
+        """Publish tables, and return whether they were as expected until then."""
+        views = self._create_views(branch, names, record, now)
+        at = self._nessie.current()
+        there = self._nessie.contents([*now, *views.values()], at)
+        after: dict[Name, Content] = {}
+        if all(there.get(name) == content for name, content in now.items()):
+            after = self._published_tables(branch, names, now)
+            for name, view in views.items():
+                after[name] = {**there[view], "id": now[name]["id"]} if name in now else there[view]
+            operations = [
+                *self._operations(branch, after, now, at),
+                *_forgotten(record, names, now),
+                *map(delete, views.values()),
+            ]
+            message, properties = f"lakehouse: publish {publication}", {PUBLICATION: publication}
+            try:
+                self._nessie.commit(operations, at, message, properties=properties)
+            except ChangedError:
+                pass
+            else:
+                return True
+        with suppress(BranchError):  # they are removed with the branch
+            if views:
+                self._nessie.commit(
+                [delete(view) for view in views.values()], at, f"lakehouse: not published {publication}"
+            )
+        self._files.remove({name: content for name, content in after.items() if name in now and name not in views})
+        return False
+
+    def _create_views(
+        self, branch: str, names: Sequence[Name], record: Record, now: Mapping[Any, Content]
+    ) -> dict[Name, Name]:
+        """Create views on the branch with the SQL that will be published, and return their names."""
+        schemas = {schema.on_branch: name for name, schema in record.schemas.items()}
+        views = {}
+        for name in names:
+            if now[name.on(branch)]["type"] == VIEW:
+                view = Name(name.on(branch).schema, f"{name.table}__{uuid.uuid4().hex[:8]}")
+                self._nessie.create_view(view, renamed_view(self._files.read(now[name.on(branch)]), schemas))
+                views[name] = view
+        return views
 
     def _check(self, branch: str, names: Sequence[Name], record: Record, now: Mapping[Any, Content]) -> None:
         if unknown := [str(name) for name in names if name not in record.tables]:
@@ -129,36 +114,19 @@ class NessiePublications:
                 f"view, and Nessie cannot do that in one commit: {some(others, FEW)}. Drop the old one first."
             )
 
-    def _published(
-        self, branch: str, names: Sequence[Name], record: Record, now: Mapping[Any, Content]
-    ) -> tuple[dict[Name, Content], dict[Name, Content]]:
-        """Write the metadata with which tables and views are published.
-
-        Returns:
-            The contents of all names, and those of them whose metadata was written.
-        """
-        schemas = {schema.on_branch: name for name, schema in record.schemas.items()}
-
+    def _published_tables(self, branch: str, names: Sequence[Name], now: Mapping[Any, Content]) -> dict[Name, Content]:
+        """Write the metadata with which tables are published, and return the contents that have it."""
+        tables = [name for name in names if now[name.on(branch)]["type"] == TABLE]
         with ThreadPoolExecutor(THREADS, thread_name_prefix="publish") as pool:
-            tables = [name for name in names if name in now and now[name]["type"] == TABLE]
             read = dict(zip(tables, pool.map(lambda name: self._files.read(now[name.on(branch)]), tables), strict=True))
             # Iceberg refuses times that go back, such as those of a clock that is behind Trino's.
             when = max([int(time.time() * 1000), *(newest_time(metadata) + 1 for metadata in read.values())])
 
             def content(name: Name) -> Content:
                 built, base = now[name.on(branch)], now.get(name)
-                if built["type"] == VIEW:
-                    location = str(built["metadataLocation"])
-                    rewritten = published_view(self._files.io(location), location, schemas)
-                    return {**built, "id": (base or built)["id"], "metadataLocation": rewritten}
                 return self._files.published(built, base, read[name], when) if base else built
 
-            after = dict(zip(names, pool.map(content, names), strict=True))
-        return after, {
-            name: content
-            for name, content in after.items()
-            if metadata_of(content) != metadata_of(now[name.on(branch)])
-        }
+            return dict(zip(tables, pool.map(content, tables), strict=True))
 
     def _operations(
         self, branch: str, after: Mapping[Name, Content], now: Mapping[Any, Content], at: str
@@ -174,98 +142,6 @@ class NessiePublications:
             yield delete(name.on(branch))
             yield put(name, content)
 
-    def publications(self, run: str) -> Sequence[Publication]:
-        """Return the publications of a run, the oldest first. See `BranchCatalog.publications`.
-
-        Raises:
-            BranchError: Several runs begin so.
-        """
-        found: dict[str, Publication] = {}
-        for commit in self._commits(run):
-            known = found.get(commit.name)
-            if commit.is_rollback:
-                found |= {
-                    name: Publication(name, of.published, of.rolled_back or commit.time, of.tables)
-                    for name, of in found.items()
-                    if of.run == commit.name
-                }
-            elif known and not known.rolled_back:
-                tables = sorted({*known.tables, *commit.tables})
-                found[commit.name] = Publication(commit.name, known.published, None, tables)
-            else:
-                found[commit.name] = Publication(commit.name, commit.time, None, sorted(commit.tables))
-        runs = sorted({publication.run for publication in found.values()})
-        if len(runs) > 1:
-            raise BranchError(f"{run} is the beginning of several runs: {some(runs, FEW)}. Give more of the id.")
-        return list(found.values())
-
-    def _commits(self, run: str) -> list[_Commit]:
-        """Return the commits that have published or rolled back a run, the oldest first."""
-        condition = f"'{_PUBLICATION}' in commit.properties || '{_ROLLBACK}' in commit.properties"
-        commits = []
-        for entry in self._nessie.log(condition):
-            meta = entry["commitMeta"]
-            properties = {key: values[0] for key, values in meta["allProperties"].items()}
-            name = properties.get(_PUBLICATION) or properties[_ROLLBACK]
-            if name == run or (len(run) >= ABBREVIATED and name.startswith(run)):
-                tables = {
-                    Name(*operation["key"]["elements"]): operation["content"]
-                    for operation in entry["operations"]
-                    if operation["type"] == "PUT" and operation["content"]["type"] != NAMESPACE
-                }
-                when = datetime.fromisoformat(meta["commitTime"])
-                commits.append(_Commit(name, _ROLLBACK in properties, entry["parentCommitHash"], when, tables))
-        return commits[::-1]
-
-    def rollback(self, run: str) -> Published:
-        """Restore the tables as they were before the publications of a run. See `BranchCatalog.rollback`.
-
-        Raises:
-            BranchError: The run has published nothing, it was rolled back already, or a table has changed since.
-        """
-        publications = self.publications(run)
-        if not publications:
-            raise BranchError(
-                f"The run {run} has published nothing. Give the id of a run, or its first {ABBREVIATED} characters."
-            )
-        run = publications[0].run
-        if done := [publication.rolled_back for publication in publications if publication.rolled_back]:
-            raise BranchError(f"The run {run} was rolled back already, at {done[0]:%Y-%m-%d %H:%M:%S %Z}.")
-        before, published = self._replaced(run)
-        at = self._nessie.current()
-        now = self._nessie.contents(before, at)
-        changed = [str(name) for name in before if metadata_of(now.get(name)) != metadata_of(published[name])]
-        if changed:
-            raise _changed(run, changed)
-        for name, content in before.items():
-            if content and not self._files.is_restorable(content):
-                raise BranchError(
-                    f"The run {run} cannot be rolled back: the snapshot of {name} before it has expired. "
-                    "Build the table again."
-                )
-        operations = [put(name, content) if content else delete(name) for name, content in before.items()]
-        try:
-            self._nessie.commit(operations, at, f"lakehouse: roll back {run}", properties={_ROLLBACK: run})
-        except ChangedError:
-            raise _changed(run, [str(name) for name in before]) from None
-        return Published([*before])
-
-    def _replaced(self, run: str) -> tuple[dict[Name, Content | None], dict[Name, Content]]:
-        """Return the tables as they were before the publications of a run, and as it has published them."""
-        before: dict[Name, Content | None] = {}
-        published: dict[Name, Content] = {}
-        for commit in self._commits(run):
-            if commit.is_rollback:
-                before, published = {}, {}
-                continue
-            previous = self._nessie.contents(commit.tables, commit.parent)
-            for name, content in commit.tables.items():
-                # A retried step publishes again: what was there before its first attempt is what is restored.
-                if name not in published or metadata_of(previous.get(name)) != metadata_of(published[name]):
-                    before[name] = previous.get(name)
-                published[name] = content
-        return before, published
-
 
 def _forgotten(record: Record, names: Sequence[Name], now: Mapping[Any, Content]) -> list[dict[str, Any]]:
     """Return the operations with which tables are no longer parts of a branch.
@@ -280,10 +156,3 @@ def _forgotten(record: Record, names: Sequence[Name], now: Mapping[Any, Content]
         changed = replace(left, published=(*schema.published, *folders))
         operations.append(put(schema.on_branch, changed.content()))
     return operations
-
-
-def _changed(run: str, names: Sequence[str]) -> BranchError:
-    return BranchError(
-        f"The run {run} cannot be rolled back, because tables have been changed since: {some([*names], FEW)}. "
-        "Roll back the later runs first, or build the tables again."
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from lakehouse_analytics.branches.catalog import Branch, BranchError, Name, branch_schema, check_name
 from lakehouse_analytics.branches.files import THREADS, delete, exclusive_files, in_stages, location_of
