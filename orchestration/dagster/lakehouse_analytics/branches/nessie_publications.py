@@ -82,8 +82,8 @@ class NessiePublications(NessieHistory):
         with suppress(BranchError):  # they are removed with the branch
             if views:
                 self._nessie.commit(
-                [delete(view) for view in views.values()], at, f"lakehouse: not published {publication}"
-            )
+                    [delete(view) for view in views.values()], at, f"lakehouse: not published {publication}"
+                )
         self._files.remove({name: content for name, content in after.items() if name in now and name not in views})
         return False
 
