@@ -200,12 +200,16 @@ class Maintenance:
 
         try:
             found = has_branches(catalog)
-            dropped = remove_dead_branches(open_branches(catalog)) if found else []
+            branches = open_branches(catalog) if found else None
+            dropped = remove_dead_branches(branches) if branches else []
+            replaced = branches.delete_replaced() if branches else 0
         except (BranchError, CatalogError) as error:
             self._fail("branches", str(error))
             return
         for branch in dropped:
             self.context.log.info(f"Dropped the branch {branch}.")
+        if replaced:
+            self.context.log.info(f"Deleted {counted(replaced, 'file')} that publications had replaced.")
 
     def _may_be_read(self, table: MaintainedTable) -> bool:
         if self.relations.get(table.relation) == "table":

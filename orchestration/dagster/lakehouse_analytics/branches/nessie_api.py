@@ -170,6 +170,17 @@ class Nessie:
         path = f"{self._tree(expected, reference)}/history/commit"
         self._call("POST", path, json={"commitMeta": meta, "operations": [*operations]})
 
+    def references(self) -> dict[str, str]:
+        """Return all branches and tags of Nessie, and the newest commit of each."""
+        found: dict[str, str] = {}
+        params: dict[str, Any] = {"max-records": _PAGE}
+        while True:
+            answer = self._call("GET", f"{self._api}/trees", params=params)
+            found |= {one["name"]: one["hash"] for one in answer["references"]}
+            if not answer.get("hasMore"):
+                return found
+            params["page-token"] = answer["token"]
+
     def create_view(self, name: Name, metadata: Mapping[str, Any]) -> None:
         """Create a view by Iceberg's REST API: from a metadata file, Nessie 0.99 would not read the SQL.
 
@@ -189,15 +200,21 @@ class Nessie:
         }
         self._call("POST", self._views_url.replace("{schema}", quote(name.schema, safe="")), json=view)
 
-    def create_reference(self, reference: str) -> str | None:
-        """Create an empty branch of Nessie, and return its first commit; None if it exists already."""
-        config = self._call("GET", f"{self._api}/config")
-        source = {"type": "BRANCH", "name": self.reference, "hash": config["noAncestorHash"]}
+    def create_reference(self, reference: str, at: str | None = None) -> str | None:
+        """Create a branch of Nessie, and return its first commit; None if it exists already.
+
+        Args:
+            reference: Its name.
+            at: The commit that it begins with; None for an empty one.
+        """
+        if at is None:
+            at = str(self._call("GET", f"{self._api}/config")["noAncestorHash"])
+        source = {"type": "BRANCH", "name": self.reference, "hash": at}
         try:
             self._call("POST", f"{self._api}/trees", params={"name": reference, "type": "BRANCH"}, json=source)
         except ChangedError:
             return None
-        return str(config["noAncestorHash"])
+        return at
 
     def delete_reference(self, reference: str, expected: str) -> None:
         """Delete a reference if its newest commit is the expected one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -101,15 +101,45 @@ class NessieFiles:
 
     def delete_folder(self, folder: str) -> int:
         """Delete the files of a folder, and return their number."""
+        return delete(self.io(folder), self._listed(folder))
+
+    def has_files(self, folder: str) -> bool:
+        """Return whether a folder has files."""
+        return bool(self._listed(folder))
+
+    def _listed(self, folder: str) -> list[str]:
         io: Any = self.io(folder)
         if not hasattr(io, "fs_by_scheme"):
-            return 0  # not listed by pyarrow: the files stay
+            return []  # not listed by pyarrow: the files stay
         from pyarrow.fs import FileSelector, FileType
 
         scheme, _, path = folder.partition("://")
         system = io.fs_by_scheme(scheme, path.partition("/")[0])
         listed = system.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
-        return delete(io, [f"{scheme}://{file.path}" for file in listed if file.type == FileType.File])
+        return [f"{scheme}://{file.path}" for file in listed if file.type == FileType.File]
+
+    def used_folders(self, contents: Iterable[Content], folders: Collection[str]) -> set[str]:
+        """Return those of some folders that states of a table have files in."""
+        used = set[str]()
+        for content in contents:
+            for file in self._all_files(content):
+                used |= {folder for folder in folders if file.startswith(f"{folder}/")}
+        return used
+
+    def _all_files(self, content: Content) -> Iterator[str]:
+        from pyiceberg.serializers import FromInputFile
+
+        location = str(content["metadataLocation"])
+        io = self.io(location)
+        metadata = FromInputFile.table_metadata(io.new_input(location))
+        yield from (file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics))
+        for snapshot in metadata.snapshots:
+            if snapshot != metadata.current_snapshot() and not io.new_input(snapshot.manifest_list).exists():
+                continue  # expired
+            yield snapshot.manifest_list
+            for manifest in snapshot.manifests(io):
+                yield manifest.manifest_path
+                yield from (entry.data_file.file_path for entry in manifest.fetch_manifest_entry(io))
 
     def is_restorable(self, content: Content) -> bool:
         """Return whether the files of a state of a table or view are still there."""

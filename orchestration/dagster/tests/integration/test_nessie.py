@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.assets.run_branch import remove_dead_branches
-from lakehouse_analytics.branches import nessie_leases
+from lakehouse_analytics.branches import nessie_leases, nessie_replaced
 from lakehouse_analytics.branches.catalog import BranchBusyError, BranchError, ConflictError, Name, RefusedError
 from lakehouse_analytics.branches.nessie_api import Nessie, delete, put
 from lakehouse_analytics.branches.nessie_catalog import NessieBranchCatalog
@@ -186,6 +187,31 @@ def test_a_folder_that_a_published_table_needs_is_kept(lake: Lake) -> None:
     assert lake.ids(ORDERS) == [1, 2, 3]
 
 
+def test_folders_of_replaced_states_are_deleted_later(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+    for n in range(4):
+        lake.branches.create(f"b{n}", {ORDERS: True})
+        table = lake.catalog.load_table((f"silver__b{n}", "orders"))
+        table.append(pa.table({"id": [n]})) if n == 2 else table.overwrite(pa.table({"id": [n]}))
+        folders.append(lake.location(ORDERS.on(f"b{n}")))
+        lake.branches.publish(f"b{n}", [ORDERS], f"run-{n}")
+        lake.branches.drop(f"b{n}")
+        if n == 0:
+            lake.nessie.create_reference(f"{lake.nessie.reference}_kept", lake.nessie.current())
+    assert lake.branches.delete_replaced() == 0  # not yet
+    monkeypatch.setattr(nessie_replaced, "KEPT", timedelta())
+    assert lake.branches.delete_replaced() > 0
+    assert [bool(lake.files(folder)) for folder in folders] == [True, False, False, True]  # the first is on a reference
+    assert lake.branches.delete_replaced() == 0
+    assert lake.ids(ORDERS) == [3]
+    with pytest.raises(BranchError, match=r"the snapshot of silver\.orders before it has expired"):
+        lake.branches.rollback("run-3")
+    kept = f"{lake.nessie.reference}_kept"
+    head = lake.nessie.head(kept)
+    assert head
+    lake.nessie.delete_reference(kept, head)
+
+
 def test_a_publication_is_rolled_back_whole(lake: Lake) -> None:
     lake.branches.create("b", {ORDERS: True, NEW: True})
     lake.append(ORDERS.on("b"), 3)
@@ -267,7 +293,7 @@ def test_a_branch_in_use_is_exclusive_or_shared_and_free_after_a_crash(
     shared = lake.branches.in_use("run_1", shared=True), lake.branches.in_use("run_1", shared=True)
     with shared[0], shared[1], pytest.raises(BranchBusyError), lake.branches.in_use("run_1"):
         pass
-    monkeypatch.setattr(nessie_leases, "EXPIRY", nessie_leases.timedelta(seconds=2))
+    monkeypatch.setattr(nessie_leases, "EXPIRY", timedelta(seconds=2))
     monkeypatch.setattr(nessie_leases, "RENEWAL", 0.5)
     lease = nessie_leases.Lease(lake.nessie, "run_1", shared=False)
     lease._change(lease._acquired)  # a process that dies does no more
