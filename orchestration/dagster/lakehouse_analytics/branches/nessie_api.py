@@ -118,16 +118,19 @@ class Nessie:
             found |= {wanted[tuple(one["key"]["elements"])]: one["content"] for one in answer["contents"]}
         return found
 
-    def entries(self, at: str, condition: str = "true") -> Iterator[tuple[tuple[str, ...], Content]]:
+    def entries(
+        self, at: str, condition: str = "true", reference: str | None = None
+    ) -> Iterator[tuple[tuple[str, ...], Content]]:
         """Yield the keys and contents at a commit.
 
         Args:
             at: The commit.
             condition: A condition of Nessie's filter language, such as `entry.contentType == 'NAMESPACE'`.
+            reference: The reference, if it is not that of the catalog.
         """
         params: dict[str, Any] = {"content": "true", "filter": condition, "max-records": _PAGE}
         while True:
-            answer = self._call("GET", f"{self._tree(at)}/entries", params=params)
+            answer = self._call("GET", f"{self._tree(at, reference)}/entries", params=params)
             for entry in answer["entries"]:
                 yield tuple(entry["name"]["elements"]), entry["content"]
             if not answer.get("hasMore"):

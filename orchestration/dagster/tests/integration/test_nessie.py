@@ -206,6 +206,11 @@ def test_folders_of_replaced_states_are_deleted_later(lake: Lake, monkeypatch: p
     assert lake.ids(ORDERS) == [3]
     with pytest.raises(BranchError, match=r"the snapshot of silver\.orders before it has expired"):
         lake.branches.rollback("run-3")
+    content = lake.nessie.contents([ORDERS], lake.nessie.current())[ORDERS]
+    renamed = Name("silver", "renamed")
+    lake.nessie.commit([delete(ORDERS), put(renamed, content)], lake.nessie.current(), "rename")
+    assert lake.branches.delete_replaced() == 0
+    assert lake.ids(renamed) == [3]
     kept = f"{lake.nessie.reference}_kept"
     head = lake.nessie.head(kept)
     assert head
@@ -417,7 +422,7 @@ def test_everything_is_published_or_nothing(lakehouse: Lakehouse) -> None:
     assert lakehouse.sql("select a, b from metrics.m") == [(50600, 50600)]
     before, commit = lakehouse.database.contents(LAYERS), Nessie("rest").current()
     lakehouse.sql("insert into raw.a select 1, 5")  # a duplicate id: bronze/a fails its gate
-    failed = lakehouse.run()
+    failed = lakehouse.run(assets=["bronze/a", "silver/sa"])
     assert not failed.success
     assert "Nothing was published because of bronze/a." in failed.failure
     assert lakehouse.database.contents(LAYERS) == before
@@ -426,7 +431,7 @@ def test_everything_is_published_or_nothing(lakehouse: Lakehouse) -> None:
 
     lakehouse.sql("delete from raw.a where n = 5")
     lakehouse.sql("insert into raw.b select 101, 0")
-    again = lakehouse.run()
+    again = lakehouse.run(assets=["bronze/b", "silver/sb", "gold/gb", "metrics/m"])
     assert again.success, again.failure
     # Trino reads a table as of a commit of Nessie, so all tables of a query can be as of one.
     database = lakehouse.database
