@@ -51,21 +51,24 @@ class NessiePublications(NessieReplaced):
             changed = [name for name in names if built[name] != record.tables[name].copy]
             if not changed:
                 return Published([], names)
-            began = time.time()
-            if self._commit_publication(branch, changed, record, now, publication):
-                return Published(changed, [name for name in names if name not in changed], time.time() - began)
+            seconds = self._commit_publication(branch, changed, record, now, publication)
+            if seconds is not None:
+                return Published(changed, [name for name in names if name not in changed], seconds)
         raise RefusedError(f"Nothing of the branch {branch} was published, because its tables are being changed.")
 
     def _commit_publication(
         self, branch: str, names: Sequence[Name], record: Record, now: Mapping[Any, Content], publication: str
-    ) -> bool:
-        """Publish tables, and return whether they were as expected until then."""
+    ) -> float | None:
+        """Publish tables, and return the seconds since the time of publication.
+
+        None if the tables were not as expected anymore.
+        """
         views = self._create_views(branch, names, record, now)
         at = self._nessie.current()
         there = self._nessie.contents([*now, *views.values()], at)
         after: dict[Name, Content] = {}
         if all(there.get(name) == content for name, content in now.items()):
-            after = self._published_tables(branch, names, now)
+            after, when = self._published_tables(branch, names, now)
             for name, view in views.items():
                 after[name] = {**there[view], "id": now[name]["id"]} if name in now else there[view]
             operations = [
@@ -79,14 +82,14 @@ class NessiePublications(NessieReplaced):
             except ChangedError:
                 pass
             else:
-                return True
+                return time.time() - when
         with suppress(BranchError):  # they are removed with the branch
             if views:
                 self._nessie.commit(
                     [delete(view) for view in views.values()], at, f"lakehouse: not published {publication}"
                 )
         self._files.remove({name: content for name, content in after.items() if name in now and name not in views})
-        return False
+        return None
 
     def _create_views(
         self, branch: str, names: Sequence[Name], record: Record, now: Mapping[Any, Content]
@@ -115,8 +118,14 @@ class NessiePublications(NessieReplaced):
                 f"view, and Nessie cannot do that in one commit: {some(others, FEW)}. Drop the old one first."
             )
 
-    def _published_tables(self, branch: str, names: Sequence[Name], now: Mapping[Any, Content]) -> dict[Name, Content]:
-        """Write the metadata with which tables are published, and return the contents that have it."""
+    def _published_tables(
+        self, branch: str, names: Sequence[Name], now: Mapping[Any, Content]
+    ) -> tuple[dict[Name, Content], float]:
+        """Write the metadata with which tables are published.
+
+        Returns:
+            The contents that have it, and the time of publication in seconds since 1970.
+        """
         tables = [name for name in names if now[name.on(branch)]["type"] == TABLE]
         with ThreadPoolExecutor(THREADS, thread_name_prefix="publish") as pool:
             read = dict(zip(tables, pool.map(lambda name: self._files.read(now[name.on(branch)]), tables), strict=True))
@@ -127,7 +136,7 @@ class NessiePublications(NessieReplaced):
                 built, base = now[name.on(branch)], now.get(name)
                 return self._files.published(built, base, read[name], when) if base else built
 
-            return dict(zip(tables, pool.map(content, tables), strict=True))
+            return dict(zip(tables, pool.map(content, tables), strict=True)), when / 1000
 
     def _operations(
         self, branch: str, after: Mapping[Name, Content], now: Mapping[Any, Content], at: str
