@@ -45,7 +45,7 @@ class Part:
 
 # What every stack has, in the order of starting.
 FIXED: Mapping[str, Program] = {"postgres": postgres, "s3": s3, "trino": trino}
-# What only starts when it is asked for by name.
+# What starts only by its name.
 OPTIONAL: Mapping[str, Program] = {"rest": nessie}
 
 

@@ -32,7 +32,7 @@ class Settings:
     s3_secret_key: str
     trino_password: str
     trino_shared_secret: str
-    #: The port of the REST catalog, which only starts when asked for.
+    #: The port of the REST catalog, which is optional.
     rest_port: int = PORTS["rest"]
     #: Ports of the Trino workers beside the coordinator, which works too.
     worker_ports: tuple[int, ...] = ()

@@ -41,7 +41,7 @@ class Lease:
         self._done = threading.Event()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def marked(self) -> Iterator[None]:
         """Have the mark for as long as the block runs.
 
         Raises:

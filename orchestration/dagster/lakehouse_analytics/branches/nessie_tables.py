@@ -30,7 +30,7 @@ class NessieTables:
 
         If this process dies, others see the mark for a minute.
         """
-        return Lease(self._nessie, branch, shared=shared).held()
+        return Lease(self._nessie, branch, shared=shared).marked()
 
     def _records(self, at: str) -> dict[str, Record]:
         """Return the branches at a commit, by their names."""
