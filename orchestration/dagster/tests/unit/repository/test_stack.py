@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[5]
 sys.path.insert(0, str(ROOT / "infrastructure" / "local"))
 
-from stack import client_env, download, postgres, settings, trino_config, verify  # noqa: E402
+from stack import client_env, commands, download, postgres, settings, trino_config, verify  # noqa: E402
 from stack.errors import StackError  # noqa: E402
 from stack.files import locked, write_private  # noqa: E402
 from stack.layout import Layout  # noqa: E402
@@ -382,6 +382,28 @@ def test_files_that_plugins_share_survive_the_plugins_that_go(machine: Path, mon
     assert {path.read_bytes() for path in home.glob("plugin/*/shared.jar")} == {b"shared"}
     assert {path.name for path in (machine / "cache").iterdir()} == {home.name, "trino.lock"}
     assert download.trino(machine / "cache") == home
+
+
+def test_nessie_is_kept_in_the_cache_if_its_checksum_is_the_expected_one(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = machine / "home" / ".m2" / "repository" / download.NESSIE.in_repository
+    program.parent.mkdir(parents=True)
+    program.write_text("a program")
+    with pytest.raises(StackError, match=r"nessie-quarkus:0\.99\.0:jar:runner, 245 MB\) and `mvn` is not installed"):
+        download.nessie(machine / "cache")
+    monkeypatch.setattr(download, "NESSIE", replace(download.NESSIE, sha256=download._sha256(program)))
+    kept = download.nessie(machine / "cache")
+    assert kept.read_text() == "a program"
+    assert {path.name for path in (machine / "cache").iterdir()} == {kept.name, "nessie.lock"}
+
+
+def test_an_optional_part_only_starts_by_its_name() -> None:
+    known = settings._new({})
+    assert "rest" not in commands.parts(known)
+    assert commands.optional_parts(known)["rest"].ports == {"rest": known.rest_port}
+    properties = trino_config.rest_catalog(known)
+    assert properties["iceberg.rest-catalog.uri"] == f"http://127.0.0.1:{known.rest_port}/iceberg/main"
 
 
 def test_the_lock_of_a_killed_postgresql_that_nobody_buried_is_removed_and_no_other(tmp_path: Path) -> None:
