@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).parents[5]
 sys.path.insert(0, str(ROOT / "infrastructure" / "local"))
 
-from stack import client_env, commands, download, postgres, settings, trino_config, verify  # noqa: E402
+from stack import client_env, download, postgres, settings, trino_config, verify  # noqa: E402
 from stack.errors import StackError  # noqa: E402
 from stack.files import locked, write_private  # noqa: E402
 from stack.layout import Layout  # noqa: E402
@@ -398,12 +398,17 @@ def test_nessie_is_kept_in_the_cache_if_its_checksum_is_the_expected_one(
     assert {path.name for path in (machine / "cache").iterdir()} == {kept.name, "nessie.lock"}
 
 
-def test_an_optional_part_only_starts_by_its_name() -> None:
-    known = settings._new({})
-    assert "rest" not in commands.parts(known)
-    assert commands.optional_parts(known)["rest"].ports == {"rest": known.rest_port}
+def test_trino_and_pyiceberg_know_the_catalog_of_the_optional_part(tmp_path: Path) -> None:
+    known = settings._new({"rest": 19999})
     properties = trino_config.rest_catalog(known)
-    assert properties["iceberg.rest-catalog.uri"] == f"http://127.0.0.1:{known.rest_port}/iceberg/main"
+    address = properties["iceberg.rest-catalog.uri"]
+    assert address == "http://127.0.0.1:19999/iceberg/main"
+    assert client_env.variables(Layout(tmp_path), known)["PYICEBERG_CATALOG__REST__URI"] == address
+    old = {field.name: getattr(known, field.name) for field in fields(known) if field.name != "rest_port"}
+    (tmp_path / "settings.json").write_text(json.dumps(old))
+    of_older_stack = settings.load(tmp_path / "settings.json")
+    assert of_older_stack
+    assert of_older_stack.rest_port == settings.PORTS["rest"]
 
 
 def test_the_lock_of_a_killed_postgresql_that_nobody_buried_is_removed_and_no_other(tmp_path: Path) -> None:
