@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.assets.run_branch import remove_dead_branches
@@ -153,6 +154,32 @@ def test_a_changed_table_refuses_the_whole(lake: Lake) -> None:
         lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
     assert lake.nessie.current() == before
     assert lake.branches.publications("run-1") == []
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_publication_whose_answer_is_lost_is_found(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, *, arrives: bool
+) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    session = lake.catalog._session
+    request = session.request
+
+    def lost(method: str, url: str, **options: Any) -> Any:
+        if not url.endswith("/history/commit"):
+            return request(method, url, **options)
+        if arrives:
+            request(method, url, **options)
+        raise requests.ConnectionError("Connection reset by peer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(session, "request", lost)
+        if arrives:
+            assert lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1").tables == [ORDERS]
+        else:
+            with pytest.raises(BranchError, match="Whether the branch b was published is not known: Nessie cannot be"):
+                lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
+    assert lake.ids(ORDERS) == ([1, 2, 3] if arrives else [1, 2])
 
 
 def test_dropping_leaves_neither_keys_nor_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
