@@ -115,7 +115,7 @@ def main() -> None:
 def compare_database(options: argparse.Namespace) -> None:
     """Copy a table by both sides, and compare."""
     sys.path.insert(0, str(ROOT / "orchestration" / "dagster" / "tests" / "unit"))
-    from postgres_server import postgres_server  # type: ignore[import-not-found]
+    from postgres_server import postgres_server
 
     with postgres_server() as server, tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as folder:
         name = server.new_database()

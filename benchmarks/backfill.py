@@ -39,11 +39,11 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=20_000_000, help="orders in the year")
     options.add_argument("--runs", type=int, default=3, help="days that are built by a run each")
     options.add_argument("--microbatch", type=int, default=10, help="days of dbt's own microbatch, with the same SQL")
-    asked = options.parse_args()
+    arguments = options.parse_args()
     root = Path(tempfile.mkdtemp(prefix="lakehouse-bench-"))
     try:
         with empty_database() if (STACK / "env").is_file() else nullcontext() as address:
-            Bench(root, asked.rows, address).run(asked.runs, asked.microbatch)
+            Bench(root, arguments.rows, address).run(arguments.runs, arguments.microbatch)
     finally:
         shutil.rmtree(root)
 

@@ -43,6 +43,8 @@ def main() -> None:
         print(f"{options.models} models{', three tests each' if options.tests else ''}")
         first, second, third = _run(environment), _run(environment, builds=0), _run(environment, builds=0)
         print(f"unchanged, compared with everything: {second / first:.2f} and {third / first:.2f} of the time")
+        seconds = _no_run(environment)
+        print(f"  lakehouse build --skip-unchanged: no run, {seconds:.1f} s, {seconds / first:.2f} of the time")
 
 
 def _run(environment: dict[str, str], builds: int | None = None) -> float:
@@ -59,6 +61,16 @@ def _run(environment: dict[str, str], builds: int | None = None) -> float:
         sys.exit(f"{built} tables were built, and {builds} expected.")
     print(f"  {built} built, {reused} reused: {seconds:.1f} s, with the start of the process")
     return seconds
+
+
+def _no_run(environment: dict[str, str]) -> float:
+    """Return the seconds in which `lakehouse build` finds that there is nothing to build."""
+    began = time.monotonic()
+    command = ["lakehouse", "build", "--skip-unchanged"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode or "so nothing is built or tested" not in result.stdout:
+        sys.exit(f"The command built something:\n{result.stdout[-2000:]}{result.stderr[-1000:]}")
+    return time.monotonic() - began
 
 
 if __name__ == "__main__":

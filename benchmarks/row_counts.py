@@ -57,7 +57,7 @@ def main() -> None:
         }
         deleted = lake.delete_rows(truth)
         few = max(1, round(options.tables * DELETED_SHARE))
-        figures[f"metadata, and {few} tables with deletes asked"] = _measure(
+        figures[f"metadata, and {few} tables with deletes queried"] = _measure(
             lambda: lake.mixed(truth), deleted, REPEATS
         )
     report = {

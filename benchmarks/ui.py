@@ -43,16 +43,16 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--assets", type=int, default=500)
     options.add_argument("--days", type=int, default=3 * 365)
-    asked = options.parse_args()
+    arguments = options.parse_args()
     home = Path(tempfile.mkdtemp(prefix="lakehouse-bench-"))
     try:
         with empty_database() as address:
             (home / "dagster.yaml").write_text(
                 f"telemetry: {{enabled: false}}\nstorage: {{postgres: {{postgres_url: '{address}'}}}}\n"
             )
-            os.environ |= {"DAGSTER_HOME": str(home), "BENCH_ASSETS": str(asked.assets)}
-            keys = fill(asked.days)
-            slow = measure(keys, asked.days)
+            os.environ |= {"DAGSTER_HOME": str(home), "BENCH_ASSETS": str(arguments.assets)}
+            keys = fill(arguments.days)
+            slow = measure(keys, arguments.days)
     finally:
         shutil.rmtree(home)
     sys.exit(f"a second or more: {', '.join(slow)}" if slow else 0)
@@ -84,7 +84,7 @@ def fill(days: int) -> list[list[str]]:
                     event_specific_data=StepMaterializationData(done),
                 )
                 said = (None, "debug", "", run.run_id, time.time(), "build", "__ASSET_JOB", event)
-                entries.append(EventLogEntry(*said))  # type: ignore[no-untyped-call]
+                entries.append(EventLogEntry(*said))
             instance.event_log_storage.store_event_batch(entries)
     events = len(keys) * len(partitions)
     print(f"{events:,} materializations stored in {time.perf_counter() - began:.0f} s")

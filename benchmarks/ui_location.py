@@ -11,14 +11,15 @@ from typing import Any, cast
 import dagster as dg
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "orchestration" / "dagster"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "orchestration" / "dagster" / "tests" / "unit"))
 
 from lakehouse_analytics.assets.build_ops import BuildOps
 from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.contract.models import LAYERS
 from lakehouse_analytics.partitions.definitions import grain_partitions
 from lakehouse_analytics.settings import Settings
-from tests.unit.manifests import Manifest
-from tests.unit.windowed import WINDOWED
+from manifests import Manifest
+from windowed import WINDOWED
 
 BEGIN = "2023-01-01"
 

@@ -155,7 +155,7 @@ variable "quarantine_days" {
 
   validation {
     condition     = var.quarantine_days >= 30 && floor(var.quarantine_days) == var.quarantine_days
-    error_message = "quarantine_days: expected a whole number of days, at least 30, so that somebody can look at the files first."
+    error_message = "quarantine_days: expected a whole number of days, at least 30, so that there is time to inspect the files."
   }
 }
 

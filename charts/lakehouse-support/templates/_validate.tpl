@@ -212,7 +212,7 @@ login.enabled: there is no Service {{ include "support.dagster.webserver" . }} i
 {{- end }}
 {{- end }}
 
-{{- /* A Secret that somebody else made must not be taken over. */}}
+{{- /* A Secret that another release or user created must not be taken over. */}}
 {{- define "support.foreignSecret" -}}
 {{- $secrets := .Values.secrets }}
 {{- range $namespace := list .Release.Namespace (include "support.runsNamespace" .) | uniq }}

@@ -19,16 +19,16 @@ def main() -> int:
     for action in ("start", "stop", "kill"):
         help_of_part = f"{', '.join([*commands.FIXED, *commands.OPTIONAL])}, or a worker such as trino-2"
         actions.add_parser(action, help=f"{action} one part").add_argument("part", help=help_of_part)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.umask(0o077)
     layout = Layout.from_environment()
     try:
-        if asked.action == "status":
+        if arguments.action == "status":
             return commands.status(layout)
-        if asked.action in ("up", "down"):
-            getattr(commands, asked.action)(layout)
+        if arguments.action in ("up", "down"):
+            getattr(commands, arguments.action)(layout)
         else:
-            commands.one(layout, asked.action, asked.part)
+            commands.one(layout, arguments.action, arguments.part)
     except (StackError, OSError) as error:
         sys.stderr.write(f"stack: {error}\n")
         return 1

@@ -187,10 +187,10 @@ def _demand_usable(layout: Layout, known: Settings | None) -> None:
                 f"restore it, or remove {layout.state} to start over"
             )
         return
-    asked = remembered.asked_ports(os.environ)
-    moved = [name for name, port in asked.items() if known.port(name) != port]
+    requested = remembered.requested_ports(os.environ)
+    moved = [name for name, port in requested.items() if known.port(name) != port]
     if moved and any(_server(layout, name).pid() for name in [*_names(known), *OPTIONAL]):
-        named = ", ".join(f"{remembered.variable(name)}={asked[name]}" for name in moved)
+        named = ", ".join(f"{remembered.variable(name)}={requested[name]}" for name in moved)
         raise StackError(f"parts run on other ports than {named} asks for: `make stack-down` first")
 
 

@@ -15,15 +15,15 @@ from stack.errors import StackError
 from stack.files import last_lines, private_folder, write_private
 
 KEEP_LOG_BYTES = 20_000_000
-FORCED_WITHIN = 10.0  # seconds that the system may take to bury a killed process
+FORCED_WITHIN = 10.0  # seconds that the system may take to remove a killed process
 
 
 @dataclass(frozen=True)
 class Server:
     """One process of the stack.
 
-    `mark` is an argument that no other process has: it holds a path of this stack. A process id that the system gave
-    to somebody else since is recognized by its absence, whatever the clock did meanwhile.
+    `mark` is an argument that no other process has: it contains a path of this stack. If the system has given the
+    process id to another process since, that argument is missing. This does not depend on the clock.
     """
 
     name: str

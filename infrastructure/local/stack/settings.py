@@ -75,10 +75,10 @@ def load(path: Path) -> Settings | None:
 
 def load_or_create(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings for a start: remembered or new ones, with the ports and workers that the environment sets."""
-    asked = asked_ports(environment)
+    requested = requested_ports(environment)
     workers = asked_workers(environment)
     known = load(path)
-    settings = known.on_ports(asked) if known else _new(asked)
+    settings = known.on_ports(requested) if known else _new(requested)
     if workers is not None:
         settings = settings.with_workers(workers)
     if settings != known:
@@ -91,19 +91,19 @@ def variable(name: str) -> str:
     return f"LAKEHOUSE_STACK_{name.upper()}_PORT"
 
 
-def asked_ports(environment: Mapping[str, str]) -> dict[str, int]:
+def requested_ports(environment: Mapping[str, str]) -> dict[str, int]:
     """Ports that the environment sets; an empty value counts as not set."""
-    asked: dict[str, int] = {}
+    requested: dict[str, int] = {}
     for name in PORTS:
         text = environment.get(variable(name), "")
         if not text:
             continue
         if not text.isdecimal() or not 1 <= int(text) <= 65535:
             raise StackError(f"{variable(name)}={text}: expected a port number from 1 to 65535")
-        if int(text) in asked.values():
+        if int(text) in requested.values():
             raise StackError(f"{variable(name)}={text}: another part was given this port too")
-        asked[name] = int(text)
-    return asked
+        requested[name] = int(text)
+    return requested
 
 
 def asked_workers(environment: Mapping[str, str]) -> int | None:
@@ -116,8 +116,8 @@ def asked_workers(environment: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-def _new(asked: Mapping[str, int]) -> Settings:
-    ports = dict(asked)
+def _new(requested: Mapping[str, int]) -> Settings:
+    ports = dict(requested)
     for name, default in PORTS.items():
         if name not in ports:
             ports[name] = free_port(default, ports.values())

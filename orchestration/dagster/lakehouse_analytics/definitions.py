@@ -47,7 +47,7 @@ def defs() -> dg.Definitions:
     project = DbtProject.from_settings(settings)
     if os.getenv("DAGSTER_IS_DEV_CLI") and project.changes() != []:
         prepare(project, dbt_runner(settings, project))
-    graph = read(project.manifest(), project.configuration(), strict=settings.strict)
+    graph = read(project.manifest(), project.configuration(), project_dir=project.project_dir, strict=settings.strict)
     own = load_user_defs()
     graph = with_components(graph, own.tree)
     # On a branch, nothing runs by itself, and nothing but the tables is written: Python assets are not built, either.
@@ -107,7 +107,7 @@ def export_definitions(graph: Graph, settings: Settings) -> dg.Definitions:
     """Return the copies of tables in other databases, the job of all of them, and the sensor that makes them."""
     exports, limit = exports_of(graph), settings.max_runtime
     return dg.Definitions(
-        assets=export_assets(graph, exports, max_runtime=limit),
+        assets=export_assets(graph, exports, settings),
         jobs=[exports_job([one.key for one in exports], max_runtime=limit)] if exports else [],
         sensors=exports_after_builds(exports, max_runtime=limit, required=settings.env == "prod"),
     )

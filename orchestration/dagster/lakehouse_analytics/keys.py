@@ -19,6 +19,8 @@ WINDOWS_OF = "lakehouse/windows_of"
 BRANCH = "lakehouse/branch"
 #: Tag of a run that could not read some files, with their number. The sensor of the files requests another load.
 UNREADABLE_FILES = "lakehouse/unreadable_files"
+#: Tag of a run that has loaded a source completely, and failed because of its row count. Its value names the checks.
+BROKEN_ROW_COUNT = "lakehouse/broken_row_count"
 
 
 def asset_key(owner: Table | Source | External) -> dg.AssetKey:

@@ -34,7 +34,7 @@ class Run:
     end: float
     tags: Mapping[str, str]
     parent: str | None
-    materialised: frozenset[str]
+    materialized: frozenset[str]
     row_counts: Mapping[str, int]
     planned: frozenset[str]
     checks: Mapping[tuple[str, str], bool]
@@ -124,7 +124,7 @@ class DagsterUI:
             },
         )
         assert answer["__typename"] == "LaunchRunSuccess", answer
-        return answer["run"]["runId"]
+        return str(answer["run"]["runId"])
 
     def retry_failed_assets(self, run_id: str) -> str:
         """The button "Re-execute: from asset failure"; the new run's id."""
@@ -134,7 +134,7 @@ class DagsterUI:
             params={"parentRunId": run_id, "strategy": "FROM_ASSET_FAILURE"},
         )
         assert answer["__typename"] == "LaunchRunSuccess", answer
-        return answer["run"]["runId"]
+        return str(answer["run"]["runId"])
 
     def terminate(self, run_id: str) -> None:
         """The button "Terminate"."""
@@ -145,7 +145,8 @@ class DagsterUI:
         assert answer["__typename"] == "TerminateRunSuccess", answer
 
     def status(self, run_id: str) -> str:
-        return self.ask("query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)["status"]
+        run = self.ask("query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)
+        return str(run["status"])
 
     def run_ids(self) -> list[str]:
         """Every run, newest first."""
@@ -186,7 +187,7 @@ class DagsterUI:
             end=answer["endTime"],
             tags={tag["key"]: tag["value"] for tag in answer["tags"]},
             parent=answer["parentRunId"],
-            materialised=frozenset(_key(e) for e in events if e["__typename"] == "MaterializationEvent"),
+            materialized=frozenset(_key(e) for e in events if e["__typename"] == "MaterializationEvent"),
             row_counts=counts,
             planned=frozenset(_key(e) for e in events if e["__typename"] == "AssetMaterializationPlannedEvent"),
             checks={("/".join(e["assetKey"]["path"]), e["checkName"]): e["success"] for e in evaluations},
@@ -256,7 +257,8 @@ class DagsterUI:
             "ticks(limit: 100) { status skipReason runIds error { message } } } } } }",
             s={**self.repository, "sensorName": name},
         )
-        return answer["sensorState"]["ticks"]
+        ticks: list[dict[str, Any]] = answer["sensorState"]["ticks"]
+        return ticks
 
 
 _RUN = """
@@ -282,4 +284,4 @@ def _key(event: Mapping[str, Any]) -> str:
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+        return int(sock.getsockname()[1])

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from lakehouse_analytics.common.environment import CONNECTION_PREFIX, PREFIX, SettingsError
 from lakehouse_analytics.common.redact import MASK, SECRET_NAME, Redactor
-from lakehouse_analytics.common.text import brief, most_similar, suggestion
+from lakehouse_analytics.common.text import brief, did_you_mean, suggestion
 
 #: The only scheme whose databases are files: `chdb:///path`, or `chdb://` in memory.
 _FILES = "chdb"
@@ -80,11 +80,8 @@ def connection(
     url = values.get(variable, "").strip()
     if not url:
         others = [key for key, value in values.items() if key.startswith(PREFIX) and value.strip()]
-        near = most_similar(variable, others, cutoff=0.85)
-        raise SettingsError(
-            f"{variable} is not set: the address of the connection `{name}`, such as {example}"
-            + (f". Did you mean {near}, which is set?" if near else "")
-        )
+        near = did_you_mean(variable, others, quoted="{}, which is set".format, cutoff=0.85)
+        raise SettingsError(f"{variable} is not set: the address of the connection `{name}`, such as {example}{near}")
     try:
         return _parse(name, url, schemes)
     except ValueError as error:

@@ -14,6 +14,7 @@ from lakehouse_analytics.assets.file_loads import FileLoad
 from lakehouse_analytics.assets.multi_asset import multi_asset
 from lakehouse_analytics.assets.specs import source_spec
 from lakehouse_analytics.assets.table_loads import TableLoad
+from lakehouse_analytics.assets.transfers import RETRIES
 from lakehouse_analytics.checks.freshness import thresholds
 from lakehouse_analytics.common.environment import SettingsError
 from lakehouse_analytics.common.names import apart, some
@@ -21,7 +22,7 @@ from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph, Source
 from lakehouse_analytics.dbt.relation import relation_of
-from lakehouse_analytics.keys import EXPORTS_POOL
+from lakehouse_analytics.keys import BROKEN_ROW_COUNT, EXPORTS_POOL
 from lakehouse_analytics.locks import TableBusyError, TableLocks, export_lock, lock_name
 from lakehouse_analytics.partitions.arrivals import source_partitions
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
@@ -37,6 +38,11 @@ class LoadConfig(dg.Config):
         default=False,
         description="Load everything again and replace the whole table, instead of only what is new. No effect in a "
         "run for partitions, which replaces these.",
+    )
+    accept_row_count: bool = Field(
+        default=False,
+        description="Accept the row count after this load as the new level: `max_drop` and drift of the source's "
+        "`rows` start from it.",
     )
 
 
@@ -58,7 +64,7 @@ def arrival_assets(graph: Graph, settings: Settings) -> list[dg.AssetsDefinition
 
 def is_loaded(source: Source) -> bool:
     """Return whether the lakehouse loads a source itself."""
-    return isinstance(source.contract.arrives, FileArrival | TableArrival)
+    return source.contract.is_loaded
 
 
 def refuse_readers(graph: Graph) -> None:
@@ -100,18 +106,31 @@ def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.As
         backfill_policy=dg.BackfillPolicy.single_run() if partitions else None,
         # A folder of chdb can be open in one process, and exports may use the same.
         pool=graph.engine.pool or (EXPORTS_POOL if source.contract.copied_to else None),
+        retry_policy=RETRIES,
     )
     def run(context: dg.AssetExecutionContext, config: LoadConfig) -> Iterator[Event]:
         refuse_failed_launch(context.instance, context.run.run_id)
         try:
             with _locked(graph, source, context, wait=settings.max_runtime):
-                for event in load.events(context, reload=config.reload):
-                    if not isinstance(event, dg.AssetCheckResult) or _is_selected(context, event):
+                broken: dict[str, str] = {}
+                for event in load.events(context, reload=config.reload, accept=config.accept_row_count):
+                    if not isinstance(event, dg.AssetCheckResult):
                         yield event
-        except (ArrivalError, SettingsError, TableBusyError) as error:
-            raise dg.Failure(str(error)) from None
+                    elif _is_selected(context, event):
+                        yield event
+                        if not event.passed and event.severity == dg.AssetCheckSeverity.ERROR:
+                            broken[str(event.check_name)] = event.description or "failed"
+            if broken:
+                # The rows are loaded. The failure stops what this run would build from them.
+                context.instance.add_run_tags(context.run.run_id, {BROKEN_ROW_COUNT: ", ".join(broken)})
+                reasons = some([f"{check}: {reason}" for check, reason in broken.items()], between="; ")
+                raise dg.Failure(f"{'/'.join(source.key)}: {reasons}", allow_retries=False)
+        except ArrivalError as error:
+            raise dg.Failure(str(error), allow_retries=error.transient) from None
+        except (SettingsError, TableBusyError) as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
         except OSError as error:  # such as a full disk
-            raise dg.Failure(f"{'/'.join(source.key)}: {error.strerror or error}") from error
+            raise dg.Failure(f"{'/'.join(source.key)}: {error.strerror or error}", allow_retries=False) from error
 
     return run
 

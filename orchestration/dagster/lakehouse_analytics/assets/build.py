@@ -141,6 +141,7 @@ class Build:
         if branch and opened and opened.withholds and reuse.reused:
             reused = {asset_key(graph.tables[unique_id]) for unique_id in reuse.reused}
             opened = branch(graph, self.context, keys - reused, full_refresh)
+        reuse.keeps_views = reuse.keeps_views and not (opened and opened.withholds)
         return opened, reuse
 
     def _events(self, graph: Graph, project: DbtProject) -> BuildEvents:
@@ -165,7 +166,7 @@ class Build:
             windows=self.windows,
             values=self.values,
             full_refresh=self.config.full_refresh,
-            locks_tables=self._locks_tables,
+            asks=self._locks_tables or bool(self.reuse.undecided),
             schemas=self.branch.schemas if self.branch else None,
         )
 
@@ -216,7 +217,6 @@ class Build:
             what += f"; {counted(len(self.reuse.reused), 'table')} reused" if self.reuse.reused else ""
             self.log.heading(what)
             yield from self.report.reused_events()
-            self.reuse.begin(plan.tables)
             yield from self._build(plan, what)
         self.report.close()
 
@@ -276,6 +276,7 @@ class Build:
         stop = threading.Event()
         fetch_all = retrying_fetch_all(process, self.engine, stop)
         self.results.begin(fetch_all)
+        self.reuse.begin(plan.tables, fetch_all)
         tables = {table.unique_id: table for table in plan.tables}
         tables |= {unique_id: self.graph.tables[unique_id] for unique_id in plan.row_count_gates.values()}
         build = DbtBuild(
@@ -286,6 +287,7 @@ class Build:
             judge=self.results.judge,
             log=self.log.dbt_line,
             lock=self.locks.lock if self._locks_tables else None,
+            cut_off=self.reuse,
             gather=GATHER if isinstance(self.engine, Distributed) else 0.0,
             threads=self.threads,
             complete=self.reuse.recorded,

@@ -213,10 +213,11 @@ class BuildEvents:
                 self._context.add_asset_metadata(metadata, asset_key(table), partition)
 
     def _metadata(self, table: Table, answer: CountResult | None, node: NodeResult) -> dict[str, Any]:
+        rows = next((rows for partition, rows in _counted(answer) if partition is None), {})
+        if node.unchanged:
+            return {**self._reuse.metadata_of_reused(table.unique_id), **rows}
         relation = self._graph.tables[table.unique_id].node.relation_name  # not that on a branch
-        metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": relation}
-        for partition, rows in _counted(answer):
-            metadata |= rows if partition is None else {}
+        metadata: dict[str, Any] = {"runtime_seconds": round(node.seconds, 3), "relation": relation, **rows}
         if url := node.query_id and self._engine.query_url(node.query_id):
             metadata["query"] = dg.MetadataValue.url(url)
         sql = node.compiled_code

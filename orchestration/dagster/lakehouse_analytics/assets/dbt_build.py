@@ -20,7 +20,7 @@ from typing import Protocol, Self
 
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.checks.runner import CountResult
-from lakehouse_analytics.dbt import FINISHING, STARTING
+from lakehouse_analytics.dbt import FINISHING, STARTING, UNCHANGED
 from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.dbt.run_results import BUILT_STATUS, DbtResult, NodeResult
 from lakehouse_analytics.dbt.session import (
@@ -71,6 +71,20 @@ class Lock(Protocol):
             log: Called with a message that names the holder of the lock.
             stop: Ends the wait when it is set.
         """
+
+
+class CutOff(Protocol):
+    """Decides during a build that tables need not be built, because their inputs have become what they were."""
+
+    @property
+    def undecided(self) -> Collection[str]:
+        """The unique ids of the tables that it may decide on."""
+
+    def inputs(self, table: Table) -> Collection[str]:
+        """Return the unique ids of what a table reads, also behind views."""
+
+    def is_unchanged(self, table: Table) -> bool:
+        """Return whether a table need not be built. Its inputs have been built and counted."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,7 @@ class DbtBuild:
         judge: Callable[[Table, CountResult], bool],
         log: Callable[[str, str], None],
         lock: Lock | None = None,
+        cut_off: CutOff | None = None,
         gather: float = 0.0,
         threads: int = 4,
         complete: Collection[str] = (),
@@ -147,6 +162,7 @@ class DbtBuild:
                 table.
             log: Called with the level and the text of each line.
             lock: Locks a table while it is built and counted; None if there are no other writers.
+            cut_off: Decides which tables need not be built; None if all are.
             gather: Seconds for which tables whose row count is not a gate are collected for one statement.
             threads: Number of tables that dbt builds at once.
             complete: Unique ids of tables whose report always waits for the row count.
@@ -156,6 +172,10 @@ class DbtBuild:
         self._count, self._judge, self._log, self._lock = count, judge, log, lock
         self._inbox: queue.Queue[object] = queue.Queue()
         self._stop = threading.Event()
+        self._cut_off, self._undecided = cut_off, frozenset(cut_off.undecided if cut_off else ())
+        #: Tables that dbt has built and whose contents are not known yet.
+        self._uncounted: set[str] = set()
+        self._was_counted = threading.Condition()
         self._waiting: deque[Report] = deque()
         self._late: dict[str, Report] = {}
         self._counting: set[str] = set()
@@ -193,12 +213,15 @@ class DbtBuild:
     def _hear(self, message: object) -> None:
         """Handle a message in the thread that reads them, so that dbt does not wait until events have been stored."""
         if not (isinstance(message, Question) and message.kind == STARTING):
+            if isinstance(message, NodeFinished) and message.node.status in BUILT_STATUS:
+                with self._was_counted:  # before dbt starts what is downstream
+                    self._uncounted.add(message.node.unique_id)
             self._inbox.put(message)
-        elif self._lock is None:
+        elif self._lock is None and message.node not in self._undecided:
             self._process.answer(message)
         else:
             with contextlib.suppress(RuntimeError):  # the pool is shut down, because dbt is being stopped
-                self._starters.submit(self._start, message, self._lock)
+                self._starters.submit(self._start, message)
 
     def _patience(self) -> float | None:
         """Return the seconds until the next report has waited long enough; None if no report is waiting for a time."""
@@ -246,6 +269,9 @@ class DbtBuild:
             answers = self._count(tables)
         except Exception as error:
             answers = {table.unique_id: f"{type(error).__name__}: {error}" for table in tables}
+        with self._was_counted:
+            self._uncounted.difference_update(table.unique_id for table in tables)
+            self._was_counted.notify_all()
         self._inbox.put(_Counted(answers))
 
     def _counted(self, answers: Mapping[str, CountResult]) -> None:
@@ -281,13 +307,18 @@ class DbtBuild:
     def _answer_gate(self, question: Question, unique_id: str) -> None:
         self._process.answer(question, None if self._verdicts[unique_id] else "its row count is wrong")
 
-    def _start(self, question: Question, lock: Lock) -> None:
-        """Wait in a thread for the lock of a table, and then let dbt build it."""
+    def _start(self, question: Question) -> None:
+        """Wait in a thread for the lock of a table, and then let dbt build it, if it must be built."""
+        table = self._tables[question.node]
         stack = contextlib.ExitStack()
         try:
-            stack.enter_context(
-                lock(self._tables[question.node], lambda text: self._inbox.put(LogLine("warn", text)), self._stop)
-            )
+            if self._is_unchanged(table):
+                reason = "its inputs have the same contents as before"
+                self._inbox.put(LogLine("info", f"{table.name} is reused: {reason}"))
+                self._process.answer(question, UNCHANGED)
+                return
+            if self._lock:
+                stack.enter_context(self._lock(table, lambda text: self._inbox.put(LogLine("warn", text)), self._stop))
         except Exception as error:
             self._process.answer(question, str(error))
             return
@@ -295,6 +326,15 @@ class DbtBuild:
         if self._stop.is_set():
             self._release(question.node)
         self._process.answer(question)
+
+    def _is_unchanged(self, table: Table) -> bool:
+        """Wait until the contents of a table's inputs are known, and return whether it need not be built."""
+        if self._cut_off is None or table.unique_id not in self._undecided:
+            return False
+        inputs = {*self._cut_off.inputs(table)}
+        with self._was_counted:
+            self._was_counted.wait_for(lambda: self._stop.is_set() or inputs.isdisjoint(self._uncounted))
+        return not self._stop.is_set() and self._cut_off.is_unchanged(table)
 
     def _release(self, unique_id: str) -> None:
         if stack := self._held.pop(unique_id, None):
@@ -327,6 +367,8 @@ class DbtBuild:
 
     def _close(self) -> None:
         self._stop.set()
+        with self._was_counted:
+            self._was_counted.notify_all()
         for counter in (self._gate_counter, self._counter):
             counter.close(wait=False)
         self._starters.shutdown(wait=False, cancel_futures=True)

@@ -34,7 +34,7 @@ class DbtCommands:
         windows: RunWindows | None,
         values: RunValues | None = None,
         full_refresh: bool,
-        locks_tables: bool,
+        asks: bool,
         schemas: Mapping[str, str] | None = None,
     ) -> None:
         """
@@ -44,11 +44,11 @@ class DbtCommands:
             windows: The partitions of the run; None if it has no tables that are partitioned by time.
             values: The values of the run; None if it has no tables that are partitioned by a column.
             full_refresh: Whether the run's config requests `--full-refresh`.
-            locks_tables: Whether dbt waits for a table's lock before it builds the table.
+            asks: Whether dbt asks the run before it builds a table.
             schemas: The schemas of tables that are built in another one than the manifest names, by unique id.
         """
         self._runner, self._windows, self._values = runner, windows, values
-        self._full_refresh, self._locks_tables, self._schemas = full_refresh, locks_tables, schemas or {}
+        self._full_refresh, self._asks, self._schemas = full_refresh, asks, schemas or {}
         labels = [*([windows.span.label] if windows else []), *([values.label] if values else [])]
         self._provenance = Provenance(run_id, job, " ".join(labels))
 
@@ -71,7 +71,7 @@ class DbtCommands:
             "nodes": plan.nodes,
             "gates": [*plan.row_count_gates],
             "edges": [*plan.edges],
-            "ask": self._locks_tables,
+            "ask": self._asks,
             "schemas": {**self._schemas},  # also of tables that an earlier attempt has built
         }
         return self._runner.request(args, self._environment(), target_path=folder, plan=nodes)

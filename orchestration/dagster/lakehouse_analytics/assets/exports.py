@@ -9,6 +9,7 @@ import dagster as dg
 from lakehouse_analytics.arrivals.connections import connection_variable
 from lakehouse_analytics.assets.export_gates import closed_gates, gates_of
 from lakehouse_analytics.assets.specs import export_spec
+from lakehouse_analytics.assets.transfers import RETRIES
 from lakehouse_analytics.contract.exports import Serve
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph, Table
@@ -20,11 +21,11 @@ from lakehouse_analytics.exports.run import Published, export
 from lakehouse_analytics.keys import EXPORTS_POOL, asset_key
 from lakehouse_analytics.locks import TableBusyError, TableLocks, export_lock
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
+from lakehouse_analytics.settings import Settings
 
 ROWS_SERVED = "rows_served"
 #: Metadata of an export: the table's materialization that it has copied, so that the sensor finds newer ones.
 COPIED = "lakehouse/copied_materialization"
-_RETRIES = dg.RetryPolicy(max_retries=3, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 @dataclass(frozen=True)
@@ -77,24 +78,24 @@ def exports_of(graph: Graph) -> list[Export]:
     return [found[key] for key in sorted(found)]
 
 
-def export_assets(graph: Graph, exports: Sequence[Export], *, max_runtime: int) -> list[dg.AssetsDefinition]:
+def export_assets(graph: Graph, exports: Sequence[Export], settings: Settings) -> list[dg.AssetsDefinition]:
     """Return the assets of some exports.
 
     Args:
         graph: The manifest's graph.
         exports: The exports.
-        max_runtime: Seconds to wait while another run exports the same table.
+        settings: The settings.
     """
-    return [_asset(graph, one, max_runtime) for one in exports]
+    return [_asset(graph, one, settings) for one in exports]
 
 
-def _asset(graph: Graph, one: Export, max_runtime: int) -> dg.AssetsDefinition:
+def _asset(graph: Graph, one: Export, settings: Settings) -> dg.AssetsDefinition:
     kind = kind_of(one.serve.to)
     name = "export__" + "__".join(one.key.path)
 
     @dg.multi_asset(
         name=name,
-        specs=[export_spec(graph, one.table, one.key, kind)],
+        specs=[export_spec(graph, one.table, one.key, kind, settings.timezone)],
         check_specs=[
             dg.AssetCheckSpec(
                 ROWS_SERVED,
@@ -103,11 +104,11 @@ def _asset(graph: Graph, one: Export, max_runtime: int) -> dg.AssetsDefinition:
             )
         ],
         pool=graph.engine.pool or EXPORTS_POOL,
-        retry_policy=_RETRIES,
+        retry_policy=RETRIES,
     )
     def execute(context: dg.AssetExecutionContext, engine: dg.ResourceParam[Engine]) -> Iterator[Any]:
         refuse_failed_launch(context.instance, context.run.run_id)
-        yield from _Execution(context, engine, one, max_runtime).events()
+        yield from _Execution(context, engine, one, settings.max_runtime).events()
 
     return execute
 

@@ -13,11 +13,13 @@ from lakehouse_analytics.arrivals.files.load import FileLoader, Statistics
 from lakehouse_analytics.arrivals.files.staging import FileReport, PartitionOfFiles
 from lakehouse_analytics.arrivals.files.storage import storage_of
 from lakehouse_analytics.arrivals.files.tables import tables_of
+from lakehouse_analytics.arrivals.raw_tables.base import COUNT
+from lakehouse_analytics.assets.load_row_counts import row_count_checks, row_count_specs
 from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.dbt.relation import relation_of
-from lakehouse_analytics.keys import UNREADABLE_FILES, asset_key
+from lakehouse_analytics.keys import BROKEN_ROW_COUNT, UNREADABLE_FILES, asset_key
 from lakehouse_analytics.partitions.arrivals import (
     days_and_values,
     exists,
@@ -67,9 +69,10 @@ class FileLoad:
                 description="No row and no file of the load was bad. Bad rows are in the table "
                 f"{self.source.node.table_name}__quarantine, with the reason.",
             ),
+            *row_count_specs(self.source),
         ]
 
-    def events(self, context: dg.AssetExecutionContext, *, reload: bool) -> Iterator[Event]:
+    def events(self, context: dg.AssetExecutionContext, *, reload: bool, accept: bool = False) -> Iterator[Event]:
         """Load files, and yield what Dagster records.
 
         A run without partitions loads the files that were not loaded before; a run for partitions replaces these.
@@ -77,26 +80,38 @@ class FileLoad:
         Args:
             context: The context of the op.
             reload: Whether a run without partitions loads all files again.
+            accept: Whether the row count becomes the new level of the row-count rules.
 
         Raises:
             ArrivalError: The files cannot be loaded.
         """
-        started = datetime.now(UTC)
         loader = FileLoader(
             self.arrival,
             storage_of(self.arrival, self.settings.dbt_project_dir),
             tables_of(self.settings, relation_of(self.source.node)),
             log=context.log.info,
         )
+        report = FileReport()
+        yield from self._load(context, loader, report, reload=reload)
+        rows = report.total
+        if rows is None and (accept or report.partitions):  # the latter of an attempt that failed after its commit
+            rows = next((number for (number,) in loader.tables.rows.query(COUNT)), None)
+        if rows is not None:
+            yield from row_count_checks(self.source, rows, context.instance, self.settings, accepted=accept)
+
+    def _load(
+        self, context: dg.AssetExecutionContext, loader: FileLoader, report: FileReport, *, reload: bool
+    ) -> Iterator[Event]:
+        """Load files, add what was done to the report, and yield the events but those of row counts."""
+        started = datetime.now(UTC)
         if context.has_partition_key or context.has_partition_key_range:
             wanted = days_and_values(self.source, context.partition_keys)
-            report = loader.reload([*wanted], wanted if self.arrival.split_by else None)
+            report.add(loader.reload([*wanted], wanted if self.arrival.split_by else None))
             self._add_values(context, report)
             missing = [day.isoformat() for day in wanted if day not in report.days]
             yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
             yield from self._checks(report, missing)
             return
-        report = FileReport()
         lost = self._lost_batch(context, loader)
         if lost is not None:
             report.partitions.update(dict.fromkeys(lost, 0))
@@ -120,11 +135,15 @@ class FileLoad:
     def _lost_batch(self, context: dg.AssetExecutionContext, loader: FileLoader) -> list[PartitionOfFiles] | None:
         """Return the partitions of the last batch if the run that loaded it has died: Dagster may not know of them.
 
-        None if the run has not died.
+        So may an earlier attempt of this run have failed after its commit. None if neither is the case.
         """
         run_id, partitions = loader.last_batch()
+        if run_id == context.run.run_id and context.retry_number:
+            return partitions
         run = context.instance.get_run_by_id(run_id) if run_id and run_id != context.run.run_id else None
-        return partitions if run is not None and run.status != dg.DagsterRunStatus.SUCCESS else None
+        if run is None or run.status == dg.DagsterRunStatus.SUCCESS or BROKEN_ROW_COUNT in run.tags:
+            return None
+        return partitions
 
     def _batch(
         self, context: dg.AssetExecutionContext, loader: FileLoader, report: FileReport, started: datetime

@@ -304,11 +304,11 @@ class Maintenance:
         if error := found.errors.get(table.unique_id):
             raise RuntimeError(error)
         state = found.states[table.unique_id]
-        return replace(state, analyzed=known.analyzed, searched=known.searched, temporaries=known.temporaries)
+        return replace(state, analyzed=known.analyzed, searched=known.searched, temp_relations=known.temp_relations)
 
     def _complete(self, table: MaintainedTable, state: State, memory: Memory) -> State:
         stale = left_behind(table, self.relations, now=datetime.now(UTC), older_than=self.longest_write)
-        return replace(state, temporaries=stale, analyzed=memory.analyzed, searched=memory.searched)
+        return replace(state, temp_relations=stale, analyzed=memory.analyzed, searched=memory.searched)
 
     def _syncing(self, table: MaintainedTable) -> str | None:
         return self.guard.running(table.connection) if table.connection else None
@@ -358,8 +358,8 @@ def _after(step: Step, state: State) -> State:
             return replace(state, analyzed=state.now)
         case "remove_orphan_files":
             return replace(state, searched=state.now)
-        case "temporaries":
-            return replace(state, temporaries=())
+        case "drop_temp_relations":
+            return replace(state, temp_relations=())
         case _:
             return state
 

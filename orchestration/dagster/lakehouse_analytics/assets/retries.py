@@ -27,15 +27,15 @@ class Patience:
     retried for `queue_timeout` seconds since the last attempt that built something.
 
     Args:
-        judge: Returns the engine's classification of an error message.
+        classify: Returns the engine's classification of an error message.
         queue_timeout: Time limit in seconds.
         clock: Returns the seconds of a monotonic clock.
     """
 
     def __init__(
-        self, judge: ErrorClassifier, queue_timeout: float, clock: Callable[[], float] = time.monotonic
+        self, classify: ErrorClassifier, queue_timeout: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._judge, self._queue_timeout, self._clock = judge, queue_timeout, clock
+        self._classify, self._queue_timeout, self._clock = classify, queue_timeout, clock
         self._left = len(BACKOFF)
         self._queue_waits = _growing(*QUEUE_BACKOFF)
         self._full_since: float | None = None
@@ -48,7 +48,7 @@ class Patience:
 
     def classify_error(self, message: str) -> Reason:
         """Return the engine's classification. If no retry is left for it, the error counts as permanent."""
-        reason = self._judge(message)
+        reason = self._classify(message)
         exhausted = self.queue_timed_out if reason.queue_full else not self._left
         return PERMANENT if exhausted else reason
 
@@ -66,7 +66,7 @@ class Patience:
         return self._wait([message], progress=False)[0]
 
     def _wait(self, messages: Sequence[str], *, progress: bool) -> tuple[float, bool]:
-        reasons = [self._judge(message) for message in messages]
+        reasons = [self._classify(message) for message in messages]
         others = any(reason.transient and not reason.queue_full for reason in reasons)
         if others:
             self._left = max(0, self._left - 1)
@@ -90,7 +90,7 @@ def retryable_nodes(
     tables: Sequence[Table],
     tests: Sequence[DbtTest],
     result: DbtResult,
-    judge: ErrorClassifier,
+    classify: ErrorClassifier,
     *,
     failed_gates: Collection[str] = (),
 ) -> tuple[list[Table], list[DbtTest]]:
@@ -100,7 +100,7 @@ def retryable_nodes(
         graph: The manifest's graph.
         tables, tests: The tables and tests of the build.
         result: The result of the build.
-        judge: Returns whether the cause of an error message is transient.
+        classify: Returns whether the cause of an error message is transient.
         failed_gates: Unique ids of the tables whose row count failed.
 
     Returns:
@@ -115,7 +115,7 @@ def retryable_nodes(
             return False
         table = graph.tables.get(unique_id)
         # A model has several statements, of which one failed. Statements before it may have had an effect.
-        return judge(node.message).transient and (table is None or _repeatable(table))
+        return classify(node.message).transient and (table is None or _repeatable(table))
 
     failed = {t.unique_id for t in tables if status(t.unique_id) not in (*FINE_STATUS, "skipped", None)}
     erroneous = [test for test in tests if status(test.unique_id) == "error"]
@@ -147,12 +147,12 @@ def retryable_nodes(
     )
 
 
-def should_restart_after_crash(tables: Sequence[Table], result: DbtResult, judge: ErrorClassifier) -> bool:
+def should_restart_after_crash(tables: Sequence[Table], result: DbtResult, classify: ErrorClassifier) -> bool:
     """Return whether to restart dbt after a crash, for the tables that it has not reported.
 
     dbt may have built some of these tables.
     """
-    return judge(result.reason).transient and all(_repeatable(table) for table in tables)
+    return classify(result.reason).transient and all(_repeatable(table) for table in tables)
 
 
 def merge(first: DbtResult, second: DbtResult) -> DbtResult:

@@ -16,14 +16,25 @@ from typing import Any
 
 import dagster as dg
 
+from lakehouse_analytics.common.text import digest
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.relation import Relation, relation_of, written_relation
 from lakehouse_analytics.dbt.runner import DbtRunner
-from lakehouse_analytics.engines.base import Engine, FetchAll, Versioned
+from lakehouse_analytics.engines.base import DatabaseError, Engine, FetchAll, Versioned
+from lakehouse_analytics.engines.comparison import Comparable
+from lakehouse_analytics.engines.content_hash import content_hash
 from lakehouse_analytics.engines.engine_type import EngineType
 from lakehouse_analytics.keys import asset_key
 from lakehouse_analytics.reuse.code import Code
-from lakehouse_analytics.reuse.decisions import Decision, Versions, decide, is_view, tracked
+from lakehouse_analytics.reuse.decisions import (
+    Decision,
+    Versions,
+    changed_input,
+    decide,
+    inputs_of,
+    is_view,
+    tracked,
+)
 from lakehouse_analytics.reuse.state import KEY, BuildState
 
 #: The metadata with the run that built a reused table.
@@ -79,6 +90,7 @@ class Reuse:
     Attributes:
         decisions: Whether each selected table is built, by unique id; empty if no table has `reuse: true`.
         graph: The graph with the tables where the run builds them.
+        keeps_views: Whether views are there although the run does not build them.
     """
 
     def __init__(
@@ -105,10 +117,16 @@ class Reuse:
             warn: Called with the reason if nothing can be reused.
         """
         self.graph, self._engine, self._run_id, self._warn = graph, engine, run_id, warn
+        self.keeps_views = not graph.engine.drops_views
+        self._fetch_all: FetchAll | None = None
         self._metadata: Mapping[str, Mapping[str, Any]] = {}
         self._versions: Versions | None = None
         self._tracked = tracked(graph, selected)
         self._selected = frozenset(selected)
+        self._states: Mapping[str, BuildState] = {}
+        self._before: dict[str, str] = {}
+        #: Tables that turned out not to need a build during the run.
+        self._unchanged: set[str] = set()
         self.decisions: Mapping[str, Decision] = {}
         if not self._tracked:
             return
@@ -120,23 +138,43 @@ class Reuse:
             self._code = code_of(dbt, graph.engine)
             tables = [graph.tables[one] for one in self._tracked if one in graph.tables]
             self._metadata = states_of(instance, tables)
-            states = {one: state for one, found in self._metadata.items() if (state := _state(found))}
+            self._states = {one: state for one, found in self._metadata.items() if (state := _state(found))}
             own = versions_of(engine, graph, self._tracked, None)
-            self._versions = Versions(graph, self._code, own, states)
+            self._versions = Versions(graph, self._code, own, self._states)
             for unique_id in self.recorded:  # before dbt reads the files of seeds
                 self._code.fingerprint(unique_id)
             if not full_refresh:
-                self.decisions = decide(
-                    graph, selected, code=self._code, versions=self._versions, states=states, label=self._label
-                )
+                self.decisions = self._decide(self._versions)
         except Exception as error:  # then everything is built, as without `reuse`
             warn(f"Nothing is reused: {type(error).__name__}: {error}")
             self.decisions, self._versions = {}, None
+
+    def _decide(self, versions: Versions) -> Mapping[str, Decision]:
+        return decide(
+            self.graph,
+            self._selected,
+            code=self._code,
+            versions=versions,
+            states=self._states,
+            may_stay=self._may_stay,
+            label=self._label,
+        )
 
     @property
     def reused(self) -> frozenset[str]:
         """The unique ids of the tables that are not built."""
         return frozenset(unique_id for unique_id, decision in self.decisions.items() if decision.reused)
+
+    @property
+    def undecided(self) -> frozenset[str]:
+        """The unique ids of the tables that need not be built if their inputs become what they were."""
+        undecided = (unique_id for unique_id, decision in self.decisions.items() if decision.undecided)
+        return frozenset(one for one in undecided if self.keeps_views or not is_view(self.graph.tables[one]))
+
+    def _may_stay(self, table: Table) -> bool:
+        """Return whether a table can have the same version after a build."""
+        by_contents = table.contract.reuse == "contents" if self.graph.engine.iceberg else True
+        return by_contents and not is_view(table)
 
     @cached_property
     def recorded(self) -> frozenset[str]:
@@ -146,24 +184,88 @@ class Reuse:
         tables = (self.graph.tables[one] for one in self._tracked & self._selected)
         return frozenset(table.unique_id for table in tables if table.contract.reuse or is_view(table))
 
-    def begin(self, tables: Sequence[Table]) -> None:
-        """Forget the versions of tables that are going to be built."""
+    def begin(self, tables: Sequence[Table], fetch_all: FetchAll) -> None:
+        """Begin an attempt: forget the versions of the tables that it builds, also those that an earlier one has read.
+
+        Args:
+            tables: The tables.
+            fetch_all: Runs a statement on the connection of this attempt's dbt process.
+        """
+        self._fetch_all = fetch_all
         if self._versions:
             for table in tables:
-                self._versions.own.pop(table.unique_id, None)
+                self._unchanged.discard(table.unique_id)
+                self._versions.contents.pop(table.unique_id, None)
+                if version := self._versions.own.pop(table.unique_id, None):
+                    self._before[table.unique_id] = version
+
+    def inputs(self, table: Table) -> Collection[str]:
+        """Return the unique ids of what a table reads, also behind views that the run does not build."""
+        return {*inputs_of(self.graph, table, self._selected)}
+
+    def is_unchanged(self, table: Table) -> bool:
+        """Return whether a table need not be built, because the run has made of its inputs what they were.
+
+        Called in threads, after its inputs were `seen`.
+        """
+        unique_id = table.unique_id
+        # Only once: if dbt has begun to build the table, its contents may have changed.
+        before = self._before.pop(unique_id, None)
+        if not self._versions or before is None or unique_id not in self.undecided:
+            return False
+        try:
+            if changed_input(table, self._versions, self._states[unique_id]) or self._changed_since(table):
+                return False
+        except Exception as error:
+            self._warn(f"{self._label(unique_id)} is built: {type(error).__name__}: {error}")
+            return False
+        self._versions.own[unique_id] = before
+        if contents := self._states[unique_id].contents:
+            self._versions.contents[unique_id] = contents
+        self._unchanged.add(unique_id)
+        return True
+
+    def _changed_since(self, table: Table) -> bool:
+        """Return whether an input that the run does not build, such as a source, has changed since its start."""
+        assert self._versions is not None  # noqa: S101  # checked by the caller
+        assert isinstance(self._engine, Versioned)  # noqa: S101  # otherwise, nothing is decided
+        others = [one for one in self.inputs(table) if one not in self._selected and one in self._versions.own]
+        now = versions_of(self._engine, self.graph, others, self._fetch_all)
+        return any(now.get(one) != self._versions.own[one] for one in others)
 
     def seen(self, tables: Sequence[Table], fetch_all: FetchAll) -> None:
         """Read the versions of tables that have just been built, and that no other run can change yet.
 
         Called in threads. If it fails, the tables are built again in the next run.
         """
-        wanted = [table.unique_id for table in tables if table.unique_id in self._tracked]
-        if not self._versions or not wanted or not isinstance(self._engine, Versioned):
+        built = [t for t in tables if t.unique_id in self._tracked and t.unique_id not in self._unchanged]
+        if not self._versions or not built or not isinstance(self._engine, Versioned):
             return
+        wanted = [table.unique_id for table in built]
         try:
-            self._versions.own.update(versions_of(self._engine, self.graph, wanted, fetch_all))
+            found = versions_of(self._engine, self.graph, wanted, fetch_all)
+            # After the version: if something else changes the table in between, the next run finds another version.
+            self._versions.contents.update(self._contents([t for t in built if t.unique_id in found]))
+            self._versions.own.update(found)
         except Exception as error:
             self._warn(f"What was built cannot be reused: {type(error).__name__}: {error}")
+
+    def _contents(self, tables: Sequence[Table]) -> dict[str, str]:
+        """Return hashes of the contents of tables that are compared by them, although the engine has other versions."""
+        compared = [table for table in tables if table.contract.reuse == "contents" and not is_view(table)]
+        if not compared or not self.graph.engine.iceberg or not isinstance(self._engine, Comparable):
+            return {}
+        found = {}
+        with self._engine.comparison() as session:
+            for table in compared:
+                try:
+                    source = session.now(relation_of(table.node))
+                    # In their order, which queries with `*` depend on.
+                    columns = digest(*session.columns(source))
+                    found[table.unique_id] = f"{content_hash(session, source)}-{columns}"
+                except DatabaseError as error:  # such as a type that has no text
+                    self._warn(f"The rows of {self._label(table.unique_id)} cannot be compared: {error}")
+        return found
 
     def metadata(self, table: Table, sql: str | None) -> dict[str, Any]:
         """Return the metadata that records the state of a table that was built.
@@ -181,13 +283,20 @@ class Reuse:
     def _recorded(self, table: Table, sql: str | None) -> dict[str, Any]:
         if self._versions is None or table.unique_id not in self.recorded:
             return {}
-        output = self._versions.own.get(table.unique_id)
+        output, contents = (of.get(table.unique_id) for of in (self._versions.own, self._versions.contents))
         inputs = {parent: self._versions.of(parent) for parent in table.parents}
         known = {parent: version for parent, version in inputs.items() if version is not None}
-        if output is None or known.keys() != inputs.keys() or self._code.obstacle(table.unique_id):
+        obstacle = self._code.obstacle(table.unique_id)
+        # A table that is always built is recorded for those that read it.
+        if output is None or (not contents and (obstacle or known.keys() != inputs.keys())):
             return {}
         state = BuildState(
-            self._code.fingerprint(table.unique_id), known, output, self._run_id, self._changing_part(table, sql)
+            self._code.fingerprint(table.unique_id),
+            known,
+            output,
+            self._run_id,
+            obstacle or self._changing_part(table, sql),
+            contents or "",
         )
         self._versions.built(table.unique_id, state)
         return {KEY: dg.MetadataValue.json(state.as_json())}
@@ -195,12 +304,19 @@ class Reuse:
     def materializations(self) -> Iterator[dg.MaterializeResult[Any]]:
         """Yield the materializations of the reused tables, upstream ones first."""
         for unique_id in sorted(self.reused, key=self.graph.order.__getitem__):
-            before = self._metadata[unique_id]
-            state = _state(before)
-            assert state is not None  # noqa: S101  # without one, the table is built
-            metadata = {key: value for key, value in before.items() if key not in _OF_ITS_BUILD}
-            metadata |= {REUSED: dg.MetadataValue.dagster_run(state.run), KEY: dg.MetadataValue.json(state.as_json())}
-            yield dg.MaterializeResult(asset_key=asset_key(self.graph.tables[unique_id]), metadata=metadata)
+            yield dg.MaterializeResult(
+                asset_key=asset_key(self.graph.tables[unique_id]), metadata=self.metadata_of_reused(unique_id)
+            )
+
+    def metadata_of_reused(self, unique_id: str) -> dict[str, Any]:
+        """Return the metadata of a table that is not built, which is that of its last build."""
+        state = self._states[unique_id]
+        kept = {key: value for key, value in self._metadata[unique_id].items() if key not in _OF_ITS_BUILD}
+        return {
+            **kept,
+            REUSED: dg.MetadataValue.dagster_run(state.run),
+            KEY: dg.MetadataValue.json(state.as_json()),
+        }
 
     def _changing_part(self, table: Table, sql: str | None) -> str:
         if table.node.resource_type == "seed":

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
+from lakehouse_analytics.contract.arrivals import FileArrival, ReportedArrival, TableArrival
 from lakehouse_analytics.contract.models import Grain, LoadFreshness, is_owner
 from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
@@ -104,7 +104,9 @@ def _arrival_kinds(source: Source) -> list[str]:
     arrival = source.contract.arrives
     if isinstance(arrival, FileArrival):
         return [{"jsonl": "json"}.get(arrival.file_format, arrival.file_format), *(["s3"] * ("s3://" in arrival.files))]
-    return ["database"] if isinstance(arrival, TableArrival) else []
+    if isinstance(arrival, TableArrival):
+        return ["database"]
+    return ["webhook"] if isinstance(arrival, ReportedArrival) else []
 
 
 def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
@@ -131,7 +133,7 @@ def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
     )
 
 
-def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None) -> dg.AssetSpec:
+def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None, timezone: str) -> dg.AssetSpec:
     """Return the spec of a copy of a table in another database.
 
     Args:
@@ -139,6 +141,7 @@ def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None) 
         table: The table.
         key: The key of the copy.
         kind: Dagster's kind of the other database; None if it is unknown.
+        timezone: The IANA time zone of freshness deadlines.
     """
     return dg.AssetSpec(
         key=key,
@@ -148,6 +151,7 @@ def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None) 
         owners=_owners(graph, table),
         kinds={kind} if kind else set(),
         tags=_tags(table.node),
+        freshness_policy=freshness_policy(table.contract.freshness, timezone),
     )
 
 

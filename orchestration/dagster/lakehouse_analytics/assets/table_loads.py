@@ -13,6 +13,7 @@ from lakehouse_analytics.arrivals.databases.sync import SCHEMES, SyncReport, syn
 from lakehouse_analytics.arrivals.raw_tables.base import RawTable
 from lakehouse_analytics.arrivals.raw_tables.registry import clickhouse_table, raw_table
 from lakehouse_analytics.assets.file_loads import ARRIVED
+from lakehouse_analytics.assets.load_row_counts import row_count_checks, row_count_specs
 from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.common.scratch import ARRIVALS, scratch_folder
 from lakehouse_analytics.contract.arrivals import TableArrival
@@ -52,14 +53,15 @@ class TableLoad:
     def check_specs(self) -> list[dg.AssetCheckSpec]:
         """Return the checks of the source."""
         what = "The sync changed nothing that the models below may miss: no column was omitted, and no value lost."
-        return [dg.AssetCheckSpec(ARRIVED, asset=self.key, description=what)]
+        return [dg.AssetCheckSpec(ARRIVED, asset=self.key, description=what), *row_count_specs(self.source)]
 
-    def events(self, context: dg.AssetExecutionContext, *, reload: bool) -> Iterator[Event]:
+    def events(self, context: dg.AssetExecutionContext, *, reload: bool, accept: bool = False) -> Iterator[Event]:
         """Copy the table, and yield what Dagster records.
 
         Args:
             context: The context of the op.
             reload: Whether all rows are read, and the table is replaced.
+            accept: Whether the row count becomes the new level of the row-count rules.
 
         Raises:
             ArrivalError: The table cannot be copied. The raw table is unchanged.
@@ -100,6 +102,7 @@ class TableLoad:
             description=some([*report.warnings], between="\n") or summary(report),
             metadata={"new_columns": ", ".join(report.new_columns)} if report.new_columns else {},
         )
+        yield from row_count_checks(self.source, report.rows, context.instance, self.settings, accepted=accept)
 
 
 def summary(report: SyncReport) -> str:

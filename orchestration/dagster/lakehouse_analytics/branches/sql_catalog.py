@@ -247,7 +247,7 @@ class SqlBranchCatalog(SqlPublications):
             return delete(io, [location])
         inside = "select 1 from iceberg_tables where starts_with(metadata_location, :folder) limit 1"
         if base is None and session.run(inside, folder=location_of(io, location)):
-            return 0  # somebody has registered the table again, and may have changed it since
+            return 0  # the table has been registered again since, and may have changed
         return sum(delete(io, stage) for stage in in_stages(exclusive_files(io, location, base)))
 
     def branches(self) -> Sequence[Branch]:

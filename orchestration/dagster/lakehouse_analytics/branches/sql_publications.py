@@ -80,7 +80,7 @@ class SqlPublications(CatalogDatabase):
         bases: Mapping[Name, Base],
         after: Mapping[Name, Row],
     ) -> None:
-        """Let tables point to the metadata with which they are published, unless somebody has changed them."""
+        """Let tables point to the metadata with which they are published, unless they have changed since."""
         if not session.lock_branch(branch):
             raise RefusedError(f"There is no branch {branch}.")
         now = session.rows(tables, lock=True)

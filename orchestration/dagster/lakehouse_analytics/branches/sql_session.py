@@ -88,7 +88,7 @@ class CatalogSession:
         )
 
     def insert(self, rows: Mapping[Name, Row]) -> list[Name]:
-        """Create tables, and return those that somebody else has created in the meantime."""
+        """Create tables, and return those that another process has created in the meantime."""
         created = self.run(
             "insert into iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type) "
             "select :catalog, n.* from unnest(cast(:schemas as text[]), cast(:tables as text[]), "

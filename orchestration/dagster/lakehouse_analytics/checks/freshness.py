@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from lakehouse_analytics.checks.registry import Dbt, Owner, Scope
+from lakehouse_analytics.common import durations
 from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.keys import asset_key
 
@@ -103,7 +104,7 @@ def freshness_result(source: Source, status: str, measured: Mapping[str, Any], m
         description = "the source has no rows that count"
         if newest.year > _NO_ROWS:
             age = measured["max_loaded_at_time_ago_in_s"]
-            description = f"the newest row is {_duration(age)} old, of {newest:%Y-%m-%d %H:%M:%S} UTC"
+            description = f"the newest row is {durations.rounded(age)} old, of {newest:%Y-%m-%d %H:%M:%S} UTC"
             metadata |= {"age_seconds": round(age, 3), "newest_loaded_at": dg.MetadataValue.timestamp(newest)}
         exceeded = [name for name, of in THRESHOLDS.items() if of == status]
         description += "".join(f"; {name} is {thresholds(source).get(name)}" for name in exceeded)
@@ -123,9 +124,3 @@ def freshness_result(source: Source, status: str, measured: Mapping[str, Any], m
 def _parse_time(text: str) -> datetime:
     parsed = datetime.fromisoformat(text)
     return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-
-
-def _duration(seconds: float) -> str:
-    """Format a duration as `1 day, 2:03:04`. It is negative if the newest row is in the future."""
-    sign = "-" if seconds < 0 else ""
-    return sign + str(timedelta(seconds=round(abs(seconds))))

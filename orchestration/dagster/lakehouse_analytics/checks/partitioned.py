@@ -47,7 +47,7 @@ SEASON: Mapping[Grain, str] = {"hourly": "%H:00", "daily": "%A", "weekly": "", "
 def partition_evaluations(
     table: Table,
     partitions_def: GrainPartitions,
-    span: PartitionRange,
+    partition_range: PartitionRange,
     answer: Mapping[str, Counts] | str,
     history: History,
     *,
@@ -63,14 +63,14 @@ def partition_evaluations(
     Args:
         table: The table that was counted.
         partitions_def: The partitions definition of the table.
-        span: The partitions that the run has built.
+        partition_range: The partitions that the run has built.
         answer: Their counts by partition key, or the reason why they could not be counted.
         history: Earlier counts.
         zone: The time zone that determines the day of the week.
         accepted: Whether an operator accepts these counts as the new level.
         key_of: Returns the partition key of a window, for the windows of one value of a column.
     """
-    span = PartitionRange(with_keys(span.windows, key_of))
+    partition_range = PartitionRange(with_keys(partition_range.windows, key_of))
     rules = table.contract.rows or DEFAULT_RULES
     key = asset_key(table)
 
@@ -84,13 +84,13 @@ def partition_evaluations(
         )
 
     if isinstance(answer, str):
-        for window in span.windows:
+        for window in partition_range.windows:
             for name, outcome in uncounted_outcomes(table, answer, history, window.key).items():
                 yield evaluation(name, window.key, outcome["severity"] == dg.AssetCheckSeverity.ERROR, outcome)
         return
     count_key = dg.AssetCheckKey(key, ROW_COUNT)
     row_counts: dict[str, bool] = {}
-    for window in span.windows:
+    for window in partition_range.windows:
         last_passed = None
         if rules.max_drop is not None and not accepted:
             # Compared with an earlier build of the same partition, because partitions differ in size.
@@ -100,7 +100,7 @@ def partition_evaluations(
         yield evaluation(ROW_COUNT, window.key, rules.severity == "error", outcome)
     if rules.drift:
         drifts = PartitionDrift(table, rules.drift, history, zone, accepted=accepted, key_of=key_of)
-        for window, outcome in drifts.evaluate(partitions_def, span, answer, row_counts):
+        for window, outcome in drifts.evaluate(partitions_def, partition_range, answer, row_counts):
             yield evaluation(DRIFT, window.key, rules.drift.severity == "error", outcome)
 
 
@@ -125,7 +125,7 @@ class PartitionDrift:
     def evaluate(
         self,
         partitions_def: GrainPartitions,
-        span: PartitionRange,
+        partition_range: PartitionRange,
         answer: Mapping[str, Counts],
         row_counts: Mapping[str, bool],
     ) -> Iterator[tuple[Window, dict[str, object]]]:
@@ -133,20 +133,20 @@ class PartitionDrift:
 
         Args:
             partitions_def: The partitions definition of the table.
-            span: The partitions that were counted.
+            partition_range: The partitions that were counted.
             answer: Their counts by partition key.
             row_counts: Whether the check `row_count` passed, by partition key.
         """
         length = HISTORY_LENGTH[self._grain]
         counted: list[tuple[datetime, int]] = []
-        for window in with_keys(_partitions_before(partitions_def, span, length), self._key_of):
+        for window in with_keys(_partitions_before(partitions_def, partition_range, length), self._key_of):
             past = self._history.last(self._key, window.key)
             if past and past.new_baseline is not None:
                 counted = [
                     *([] if past.accepted or past.starts_history else counted),
                     (window.start, past.new_baseline),
                 ]
-        for window in span.windows:
+        for window in partition_range.windows:
             rows = answer[window.key].rows
             memory = self._history.last(self._key, window.key)
             known = memory.new_baseline if memory else None
@@ -217,6 +217,8 @@ def with_keys(windows: Sequence[Window], key_of: Callable[[str], str]) -> list[W
     return [replace(window, key=key_of(window.key)) for window in windows]
 
 
-def _partitions_before(partitions_def: GrainPartitions, span: PartitionRange, length: timedelta) -> list[Window]:
-    keys = overlapping_keys(partitions_def, span.start - length, span.start)
-    return [window for window in windows(partitions_def, keys) if window.end <= span.start]
+def _partitions_before(
+    partitions_def: GrainPartitions, partition_range: PartitionRange, length: timedelta
+) -> list[Window]:
+    keys = overlapping_keys(partitions_def, partition_range.start - length, partition_range.start)
+    return [window for window in windows(partitions_def, keys) if window.end <= partition_range.start]

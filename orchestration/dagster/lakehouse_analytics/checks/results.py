@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any
 
@@ -67,20 +68,50 @@ def row_count_outcomes(
         accepted: Whether an operator accepts this count as the new level: `max_drop` and drift start from it.
         partition: The partition; None for the whole table.
     """
-    rules = table.contract.rows or DEFAULT_RULES
-    key = dg.AssetCheckKey(asset_key(table), ROW_COUNT)
+    subject = Subject(asset_key(table), table.name, table.contract.rows or DEFAULT_RULES)
+    return outcomes_of(subject, counts.rows, history, now=now, zone=zone, accepted=accepted, partition=partition)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is counted.
+
+    Attributes:
+        key: The asset key of the table.
+        name: The name of the model, as in `accept_row_counts`, or of the source.
+        rules: The rules of the contract.
+        how_to_accept: What the operator can do to accept a count; by default, for a model.
+    """
+
+    key: dg.AssetKey
+    name: str
+    rules: Rows
+    how_to_accept: str | None = None
+
+
+def outcomes_of(
+    subject: Subject,
+    rows: int,
+    history: History,
+    *,
+    now: datetime,
+    zone: tzinfo,
+    accepted: bool,
+    partition: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return the fields of the checks by check name. See `row_count_outcomes` for the arguments."""
+    rules, name, how = subject.rules, subject.name, subject.how_to_accept
     last_passed = None
     if rules.max_drop is not None and not accepted:
-        last_passed = last_count(history, key, partition)
-    rows = row_count_outcome(rules, counts.rows, last_passed, name=table.name, accepted=accepted)
-    outcomes = {ROW_COUNT: rows}
+        last_passed = last_count(history, dg.AssetCheckKey(subject.key, ROW_COUNT), partition)
+    outcomes = {ROW_COUNT: row_count_outcome(rules, rows, last_passed, name=name, accepted=accepted, how=how)}
     if rules.drift:
-        earlier = [*_since_accepted(history.counts(dg.AssetCheckKey(asset_key(table), DRIFT), partition))]
+        earlier = [*_since_accepted(history.counts(dg.AssetCheckKey(subject.key, DRIFT), partition))]
         past = [(p.when, p.rows) for p in earlier if p.rows is not None]
-        verdict = evaluate_drift(rules.drift, counts.rows, past, now, zone)
+        verdict = evaluate_drift(rules.drift, rows, past, now, zone)
         outcomes[DRIFT] = drift_outcome(
-            rules.drift, counts.rows, verdict, len(past),
-            name=table.name, accepted=accepted, row_count_passed=rows["passed"], history=earlier,
+            rules.drift, rows, verdict, len(past), name=name, accepted=accepted,
+            row_count_passed=outcomes[ROW_COUNT]["passed"], history=earlier, how=how,
         )  # fmt: skip
     return outcomes
 
@@ -91,7 +122,9 @@ def last_count(history: History, key: dg.AssetCheckKey, partition: str | None = 
     return past.new_baseline if past else None
 
 
-def row_count_outcome(rules: Rows, rows: int, last_passed: int | None, *, name: str, accepted: bool) -> dict[str, Any]:
+def row_count_outcome(
+    rules: Rows, rows: int, last_passed: int | None, *, name: str, accepted: bool, how: str | None = None
+) -> dict[str, Any]:
     """Evaluate the row-count check, and return the fields that a check result and an evaluation share.
 
     Args:
@@ -100,13 +133,14 @@ def row_count_outcome(rules: Rows, rows: int, last_passed: int | None, *, name: 
         last_passed: The last count of the same table or partition that passed or was accepted, if there is one.
         name: The name of the model, as in `accept_row_counts`.
         accepted: Whether an operator accepts this count as the new level.
+        how: How an operator can accept the count; by default, for a model.
     """
     broken = broken_rules(rules, rows, last_passed)
     notes = [f"{rows} rows"]
     if rules.max_drop is not None and last_passed is None:
         notes.append("max_drop not checked: accepted by hand" if accepted else "max_drop not checked: no earlier count")
     if any("(max_drop" in rule for rule in broken):
-        broken.append(_how_to_accept(name))
+        broken.append(how or _how_to_accept(name))
     return {
         "passed": not broken,
         "severity": SEVERITY[rules.severity],
@@ -130,6 +164,7 @@ def drift_outcome(
     row_count_passed: bool,
     memory: PastCount | None = None,
     history: Iterable[PastCount] = (),
+    how: str | None = None,
 ) -> dict[str, Any]:
     """Return the fields that a check result and an evaluation of the drift check share.
 
@@ -143,11 +178,13 @@ def drift_outcome(
         row_count_passed: Whether `row_count` passed for the same count. If not, the count does not enter the history.
         memory: For a partition, its last evaluation with a baseline.
         history: For an unpartitioned table, the earlier counts since the last accepted one, newest first.
+        how: How an operator can accept the count; by default, for a model.
     """
     passed = verdict.passed or accepted
     excluded = not accepted and not row_count_passed
     carried = _baseline_metadata(memory)
-    note = " (accepted by hand)" if accepted and not verdict.passed else "" if passed else f"; {_how_to_accept(name)}"
+    accept = how or _how_to_accept(name)
+    note = " (accepted by hand)" if accepted and not verdict.passed else "" if passed else f"; {accept}"
     return {
         "passed": passed,
         "severity": SEVERITY[rules.severity],

@@ -59,7 +59,7 @@ def tables_of_project(settings: Settings) -> Mapping[Name, bool]:
     from lakehouse_analytics.dbt.project import DbtProject
 
     project = DbtProject.from_settings(settings)
-    graph = read(project.manifest(), project.configuration())
+    graph = read(project.manifest(), project.configuration(), project_dir=project.project_dir)
     return copies_of(graph.tables.values())
 
 

@@ -18,6 +18,11 @@ from lakehouse_analytics.cli.errors import plain_errors
               help="With --changed: a git ref, or the path of a manifest.json, as in `lakehouse impact`.")  # fmt: skip
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE",
               help="First day of partitions by time. Default: the first day of last month.")  # fmt: skip
+@click.option(
+    "--skip-unchanged",
+    is_flag=True,
+    help="Start no run, and evaluate no test, if all tables would be reused (docs/reuse.md).",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be built, and build nothing.")
 @click.option("--write-tables", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write the names of the tables to this file, one per line, before they are built.")  # fmt: skip
@@ -29,6 +34,7 @@ def build(
     changed: bool,
     base: str,
     since: datetime | None,
+    skip_unchanged: bool,
     dry_run: bool,
     write_tables: Path | None,
 ) -> None:
@@ -47,6 +53,7 @@ def build(
         branch=branch,
         base=base if changed else None,
         since=since.date() if since else None,
+        skip_unchanged=skip_unchanged,
         dry_run=dry_run,
         tables=write_tables,
     )

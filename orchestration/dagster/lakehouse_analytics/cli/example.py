@@ -24,8 +24,6 @@ from lakehouse_analytics.instance.home import open_home
 from lakehouse_analytics.jobs import MAIN, job_of
 from lakehouse_analytics.settings import Settings
 
-#: Days of generated files of the example `energy`, up to tomorrow.
-_DAYS = 60
 _MARKETS = {"AT": 1.02, "DE": 1.0, "FR": 0.93, "IT": 1.18}
 
 

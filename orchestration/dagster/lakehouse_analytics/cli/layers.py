@@ -64,4 +64,6 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _suggested(project: DbtProject) -> dict[str, Any]:
-    return suggested_layers(read(project.manifest(), project.configuration()).tables.values())
+    return suggested_layers(
+        read(project.manifest(), project.configuration(), project_dir=project.project_dir).tables.values()
+    )

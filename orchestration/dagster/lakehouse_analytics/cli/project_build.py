@@ -17,11 +17,13 @@ from lakehouse_analytics.cli import branches
 from lakehouse_analytics.cli.build import Build, build_and_summarize, title
 from lakehouse_analytics.cli.partitions import first_of_last_month, partition_range
 from lakehouse_analytics.cli.selection import Selection, select_changed, steps
+from lakehouse_analytics.cli.why import decisions, graph_on_branch
 from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.dbt.prepare import prepare
 from lakehouse_analytics.dbt.project import DbtProject
+from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.engines.resources import dbt_runner
 from lakehouse_analytics.impact.compiled import both_sides
 from lakehouse_analytics.instance.home import open_home
@@ -37,6 +39,7 @@ class Options:
         branch: The branch to build on; None for the lakehouse itself, or LAKEHOUSE_BRANCH.
         base: What the project is compared with, to build what differs; None to build everything.
         since: The first day of partitions; None for the first day of the last month.
+        skip_unchanged: Whether to start no run if all tables would be reused.
         dry_run: Whether to build nothing.
         tables: The file to which the names of the tables are written.
     """
@@ -44,6 +47,7 @@ class Options:
     branch: str | None = None
     base: str | None = None
     since: date | None = None
+    skip_unchanged: bool = False
     dry_run: bool = False
     tables: Path | None = None
 
@@ -69,7 +73,8 @@ def run(options: Options) -> bool:
     if project.changes() != []:
         title("Manifest: dbt parse")
         prepare(project, runner, click.echo)
-    graph = read(project.manifest(), project.configuration(), strict=settings.strict)
+    configuration = project.configuration()
+    graph = read(project.manifest(), configuration, project_dir=project.project_dir, strict=settings.strict)
     if options.base:
         title(f"Comparison with {options.base}")
         base, current = both_sides(project, runner, options.base, parsed=True)
@@ -81,16 +86,28 @@ def run(options: Options) -> bool:
     _write_tables(graph, chosen, options.tables)
     if options.dry_run or not (chosen.built or chosen.tests):
         return True
+    on_branch = graph_on_branch(graph, settings.branch)
+    if options.skip_unchanged and not chosen.tests and _all_reused(settings, project, on_branch, chosen):
+        click.echo(f"None of {counted(len(chosen.built), 'table')} would change, so nothing is built or tested.")
+        return True
 
     # Imported here, because loading the code location needs the manifest.
     from lakehouse_analytics.definitions import defs
 
     instance, definitions = open_home(), defs()
-    on_branch = graph.with_prefix(settings.branch) if settings.branch else graph
     skipped: list[str] = []
     since = options.since or first_of_last_month()
     builds = _builds(on_branch, chosen, definitions, instance, since=since, skipped=skipped)
     return build_and_summarize(settings, instance, definitions, builds, started) and not skipped
+
+
+def _all_reused(settings: Settings, project: DbtProject, graph: Graph, chosen: Selection) -> bool:
+    try:
+        found = decisions(settings, project, graph, chosen.built)
+    except DatabaseError as error:
+        click.echo(f"It is not known what has changed: {error}")
+        return False
+    return all(name in found and found[name].reused for name in chosen.built)
 
 
 def _describe(graph: Graph, chosen: Selection, base: str) -> str:

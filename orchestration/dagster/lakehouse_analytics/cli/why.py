@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from lakehouse_analytics.assets.reuse import Reuse
 from lakehouse_analytics.branches.names import schemas_on_branch
@@ -32,27 +33,45 @@ def why(settings: Settings, name: str | None) -> str:
         DatabaseError: The versions of the tables cannot be read.
     """
     project = DbtProject.from_settings(settings)
-    graph = read(project.manifest(), project.configuration())
+    graph = read(project.manifest(), project.configuration(), project_dir=project.project_dir)
     table = find_table(graph, name) if name else None
-    if settings.branch:
-        graph = graph.with_schemas(schemas_on_branch(graph.tables.values(), settings.branch))
-        graph = graph.with_prefix(settings.branch)
+    graph = graph_on_branch(graph, settings.branch)
     if not any(one.contract.reuse for one in graph.tables.values()):
         return "Every run builds all its tables: no model has `reuse: true`. See docs/reuse.md."
-    decisions = _decisions(settings, project, graph)
+    found = decisions(settings, project, graph, graph.tables)
     if table is None:
-        return _all(graph, decisions)
+        return _all(graph, found)
     if not isinstance(table, Table):
         return f"{'/'.join(table.key)} is a source, which no run builds."
-    return _one(graph, decisions, table.unique_id)
+    return _one(graph, found, table.unique_id)
 
 
-def _decisions(settings: Settings, project: DbtProject, graph: Graph) -> Mapping[str, Decision]:
+def graph_on_branch(graph: Graph, branch: str | None) -> Graph:
+    """Return the graph with the tables and the asset keys of a branch; as it is, without one."""
+    if not branch:
+        return graph
+    return graph.with_schemas(schemas_on_branch(graph.tables.values(), branch)).with_prefix(branch)
+
+
+def decisions(
+    settings: Settings, project: DbtProject, graph: Graph, selected: Collection[str]
+) -> Mapping[str, Decision]:
+    """Return what a run would decide on each of some tables, by unique id.
+
+    Args:
+        settings: The settings.
+        project: The dbt project.
+        graph: The graph of the code location.
+        selected: The unique ids of the tables of the run.
+
+    Raises:
+        DatabaseError: The versions of the tables cannot be read.
+    """
     problems: list[str] = []
     with open_home() as instance:
         reuse = Reuse(
             graph,
-            graph.tables,
+            selected,
             dbt=dbt_runner(settings, project),
             engine=engine(settings, graph),
             instance=instance,
@@ -62,7 +81,10 @@ def _decisions(settings: Settings, project: DbtProject, graph: Graph) -> Mapping
         )
     if not reuse.decisions:
         raise DatabaseError(" ".join(problems) or "Nothing is known of the tables.")
-    return reuse.decisions
+    if settings.publish == "run" and not settings.branch:
+        reuse.keeps_views = False
+    undecided = reuse.undecided
+    return {name: replace(one, undecided=name in undecided) for name, one in reuse.decisions.items()}
 
 
 def _one(graph: Graph, decisions: Mapping[str, Decision], unique_id: str) -> str:
@@ -72,7 +94,8 @@ def _one(graph: Graph, decisions: Mapping[str, Decision], unique_id: str) -> str
         return f"{_label(graph, unique_id)} is reused: neither its code nor its inputs have changed."
     lines = []
     while decision and not decision.reused:
-        lines.append(f"{_label(graph, unique_id)} is built: {decision.reason}.")
+        only = ", and only if the rows of its inputs change" if decision.undecided else ""
+        lines.append(f"{_label(graph, unique_id)} is built: {decision.reason}{only}.")
         unique_id = decision.because or ""
         decision = decisions.get(unique_id)
     return "\n".join(lines)
@@ -85,7 +108,10 @@ def _all(graph: Graph, decisions: Mapping[str, Decision]) -> str:
         for unique_id, decision in decisions.items()
     ]
     reused = sum(decision.reused for decision in decisions.values())
-    return "\n".join([*lines, f"The next run builds {len(decisions) - reused} of {counted(len(decisions), 'table')}."])
+    undecided = sum(decision.undecided for decision in decisions.values())
+    last = f"The next run builds {len(decisions) - reused} of {counted(len(decisions), 'table')}"
+    last += f", {undecided} of them only if the rows of their inputs change." if undecided else "."
+    return "\n".join([*lines, last])
 
 
 def _label(graph: Graph, unique_id: str) -> str:

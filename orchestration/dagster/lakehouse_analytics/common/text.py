@@ -58,10 +58,20 @@ def suggestion(word: str, known: Iterable[str], *, quoted: Callable[[str], str] 
     return f"did you mean {quoted(near)}?" if near else f"{others}: {', '.join(sorted(known))}"
 
 
-def did_you_mean(word: str, known: Iterable[str], *, quoted: Callable[[str], str] = str) -> str:
-    """Return `; did you mean …?` with the most similar known word; empty if there is none."""
-    near = most_similar(word, known)
-    return f"; did you mean {quoted(near)}?" if near else ""
+def did_you_mean(
+    word: str, known: Iterable[str], *, quoted: Callable[[str], str] = str, cutoff: float = 0.6, otherwise: str = ""
+) -> str:
+    """Return `; did you mean …?` with the most similar known word.
+
+    Args:
+        word: The word that is not known.
+        known: The known words.
+        quoted: Formats a word.
+        cutoff: The minimum similarity (`most_similar`).
+        otherwise: What to return if no known word is similar, such as the full stop of the sentence.
+    """
+    near = most_similar(word, known, cutoff=cutoff)
+    return f"; did you mean {quoted(near)}?" if near else otherwise
 
 
 def without_traceback(text: str) -> str:

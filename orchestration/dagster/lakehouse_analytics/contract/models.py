@@ -8,7 +8,7 @@ these classes (`lakehouse schema`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -17,8 +17,9 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_v
 
 from lakehouse_analytics.common.cron import smallest_interval
 from lakehouse_analytics.common.names import unique_metadata_key
-from lakehouse_analytics.common.text import brief, shortened, suggestion
-from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival, TableArrival
+from lakehouse_analytics.common.text import brief, shortened
+from lakehouse_analytics.common.validation import explain, reason
+from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival, FileArrival, TableArrival
 from lakehouse_analytics.contract.base import Cron, Duration, Section
 from lakehouse_analytics.contract.exports import Serves
 from lakehouse_analytics.contract.partitions import PARTITIONS, Partition
@@ -212,10 +213,12 @@ class ModelContract(Section):
     maintenance: Maintenance | None = Field(
         None, description="Maintenance of the Iceberg table, on by default. No effect on other engines."
     )
-    reuse: bool = Field(
+    reuse: bool | Literal["contents"] = Field(
         False,
         description="Do not build the table again as long as neither its code nor its inputs have changed. For models "
-        "of the materializations `table` and `view`, and for seeds.",
+        "of the materializations `table` and `view`, and for seeds. `contents` also hashes the table after each build, "
+        "also that of an incremental model, so that what reads it is not built if it has the same rows as before. "
+        "DuckDB and PostgreSQL do so anyway.",
     )
     serve: Serves = Field(
         (), description="A copy of the table in ClickHouse or PostgreSQL, or a list of them. Made after each build."
@@ -257,14 +260,24 @@ class SourceContract(Section):
     freshness: LoadFreshness | None = Field(
         None, description="Maximum age of the last load of a table that Airbyte or `arrives` fills."
     )
+    rows: Rows | None = Field(
+        None, description="Row-count rules of a table that `arrives` loads from files or a database, after each load."
+    )
 
     @model_validator(mode="after")
     def _filled_by_one(self) -> SourceContract:
+        if self.rows and not self.is_loaded:
+            raise ValueError("rows needs `arrives` with files or database: only these loads count the table")
         if self.airbyte and self.arrives:
             raise ValueError("arrives and airbyte are both set, but only one of them can fill the table")
         if self.copied_to and self.maintenance:
             raise ValueError("maintenance has no effect on a table in ClickHouse (arrives.to); remove it")
         return self
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the lakehouse loads the table itself, from files or a database."""
+        return isinstance(self.arrives, FileArrival | TableArrival)
 
     @property
     def copied_to(self) -> TableArrival | None:
@@ -284,7 +297,14 @@ def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
+def parse(
+    kind: type[C],
+    raw: Any,
+    *,
+    resource: str,
+    files: Iterable[str],
+    locate: Callable[[Sequence[object]], str | None] = lambda _: None,
+) -> C:
     """Validate the raw `meta.lakehouse` of one resource.
 
     Args:
@@ -292,6 +312,7 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
         raw: The value from dbt's manifest, or None if it is not set.
         resource: The resource as messages name it, such as `model stg_orders`.
         files: The files that may set the value, most likely first.
+        locate: Returns the file and line of a key, given by its path below `meta.lakehouse`; None if it is not found.
 
     Raises:
         ContractError: The value is invalid. The message has one line per mistake.
@@ -299,13 +320,16 @@ def parse(kind: type[C], raw: Any, *, resource: str, files: Iterable[str]) -> C:
     if raw is None:
         default: C = _default_contract(kind)
         return default
-    where = f"{' or '.join(dict.fromkeys(files))}: {resource}"
+    all_files = " or ".join(dict.fromkeys(files))
     if not isinstance(raw, Mapping):
-        raise ContractError(f"{where}: meta.lakehouse must be a mapping, not {type(raw).__name__}")
+        raise ContractError(f"{all_files}: {resource}: meta.lakehouse must be a mapping, not {type(raw).__name__}")
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{where}: {_explain(kind, dict(item))}" for item in error.errors(include_url=False)]
+        lines = []
+        for item in error.errors(include_url=False):
+            place = locate(_keys_of(kind, item["loc"])[0]) or all_files
+            lines.append(f"{place}: {resource}: {_explain(kind, dict(item))}")
         raise ContractError("\n".join(lines)) from None
 
 
@@ -317,16 +341,11 @@ def _default_contract(kind: type[C]) -> C:
 def _explain(kind: type[BaseModel], item: dict[str, Any]) -> str:
     keys, section = _keys_of(kind, item["loc"])
     path = ".".join(["meta.lakehouse", *map(brief, keys)])
-    if item["type"] == "extra_forbidden":
-        valid = sorted(section.model_fields)
-        hint = suggestion(str(item["loc"][-1]), valid, quoted="`{}`".format, others="valid keys")
-        return f"unknown key {path}; {hint}"
-    message = item["msg"].removeprefix("Value error, ").replace("tuple", "list")
-    if item["type"] == "missing":
-        return f"{path} is missing"
-    if item["type"] == "arrival_kind" or (isinstance(item["input"], Mapping) and keys[-1:] in ([], ["arrives"])):
-        return f"{path}: {message}"
-    return f"{path} is {shortened(item['input'])}: {message[0].lower()}{message[1:]}"
+    item["msg"] = item["msg"].replace("tuple", "list")
+    of_section = isinstance(item["input"], Mapping) and keys[-1:] in ([], ["arrives"])
+    if item["type"] in ("extra_forbidden", "missing", "arrival_kind") or of_section:
+        return explain(item, path, sorted(section.model_fields), quoted="`{}`".format, others="valid keys")
+    return f"{path} is {shortened(item['input'])}: {reason(item)}"
 
 
 #: The sections of the keys that have several kinds, by the kind's tag.

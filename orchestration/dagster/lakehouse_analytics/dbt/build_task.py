@@ -25,7 +25,7 @@ from dbt.task.build import BuildTask
 from dbt.task.run import MicrobatchBatchRunner
 from dbt_common.events.contextvars import task_contextvars
 
-from lakehouse_analytics.dbt import FINISHING, GATE, STARTING
+from lakehouse_analytics.dbt import FINISHING, GATE, STARTING, UNCHANGED
 from lakehouse_analytics.dbt.relation import in_schema
 
 _BUILDS = frozenset({NodeType.Model, NodeType.Seed, NodeType.Snapshot})
@@ -71,7 +71,8 @@ class Run(Protocol):
             node: The unique id of the node or gate.
 
         Returns:
-            For `STARTING` and `GATE`, the reason why the node must not be built or the gate failed, or None.
+            For `STARTING` and `GATE`, the reason why the node must not be built or the gate failed, or None. For
+            `STARTING` also `UNCHANGED`.
         """
 
 
@@ -173,8 +174,10 @@ class PlannedBuildTask(BuildTask):
             return _GateResult(runner.node, NodeStatus.Fail if problem else NodeStatus.Pass)
         node = runner.node
         asks = self.plan.ask and node.resource_type in _BUILDS and not isinstance(runner, MicrobatchBatchRunner)
-        if asks and not runner.skip and (problem := self.run_process.ask(STARTING, node.unique_id)):
-            return runner.error_result(node, problem, time.time(), [])
+        if asks and not runner.skip and (answer := self.run_process.ask(STARTING, node.unique_id)):
+            if answer == UNCHANGED:
+                return _unchanged(runner)
+            return runner.error_result(node, answer, time.time(), [])
         return super().call_runner(runner)
 
     def _handle_result(self, result: Any) -> None:
@@ -194,6 +197,18 @@ class PlannedBuildTask(BuildTask):
     def _skip_below(self, unique_id: str, cause: Any = None) -> None:
         for below in self._below[unique_id]:
             self._skipped_children[below] = cause
+
+
+def _unchanged(runner: Any) -> Any:
+    """Return the result of a node that is not built, and whose tests and descendants do not wait for it anymore."""
+    return runner._build_run_result(
+        node=runner.node,
+        start_time=time.time(),
+        status=RunStatus.Success,
+        timing_info=[],
+        message="not built, because its inputs have the same contents as before",
+        adapter_response={UNCHANGED: True},
+    )
 
 
 def move_nodes(manifest: Any, schemas: Mapping[str, str]) -> None:

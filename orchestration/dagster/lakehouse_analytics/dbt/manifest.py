@@ -7,13 +7,14 @@ https://docs.getdbt.com/reference/artifacts/manifest-json
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lakehouse_analytics.checks.registry import reserved_names
-from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part
+from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part, some
 from lakehouse_analytics.contract.models import (
     LAYERS,
     ContractError,
@@ -22,6 +23,7 @@ from lakehouse_analytics.contract.models import (
     deep_merge,
     parse,
 )
+from lakehouse_analytics.dbt.contract_lines import place_of
 from lakehouse_analytics.dbt.dagster_meta import DagsterMeta, read_meta
 from lakehouse_analytics.dbt.graph import DbtTest, External, Function, Graph, Key, Source, Table
 from lakehouse_analytics.dbt.lineage import externals_of, tests_of, unresolved_refs, with_lineage
@@ -35,14 +37,24 @@ from lakehouse_analytics.engines.registry import ENGINES
 #: Layer and group of models that have no layer by their folder or contract.
 DEFAULT_LAYER = "default"
 
+#: Returns the file and line of a key of a contract; None if it is not found.
+Locate = Callable[[Sequence[object]], str | None]
 
-def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, strict: bool = False) -> Graph:
+
+def read(
+    manifest: Mapping[str, Any],
+    configuration: Mapping[str, Any],
+    *,
+    project_dir: Path | None = None,
+    strict: bool = False,
+) -> Graph:
     """Build the graph of a manifest.
 
     Args:
         manifest: dbt's `manifest.json`, loaded and checked by `manifest_shape.check`.
         configuration: `dbt_project.yml`. Contracts of folders are read from it, because in dbt a model's
             `meta.lakehouse` replaces that of its folder completely, so a gate could get lost.
+        project_dir: The folder of the dbt project, where errors look for the line of a mistake. None if there is none.
         strict: Whether findings are errors instead of warnings, such as models that readers on Trino can see partially
             written.
 
@@ -52,14 +64,14 @@ def read(manifest: Mapping[str, Any], configuration: Mapping[str, Any], *, stric
     """
     typed = manifest_of(manifest)
     del manifest  # releases its memory, unless the caller keeps a reference
-    return _Reader(typed, configuration).graph(strict=strict)
+    return _Reader(typed, configuration, project_dir).graph(strict=strict)
 
 
 class _Reader:
     """Reads one manifest, and collects all errors and findings before it reports any."""
 
-    def __init__(self, manifest: Manifest, configuration: Mapping[str, Any]) -> None:
-        self.manifest, self.configuration = manifest, configuration
+    def __init__(self, manifest: Manifest, configuration: Mapping[str, Any], project_dir: Path | None) -> None:
+        self.manifest, self.configuration, self.project_dir = manifest, configuration, project_dir
         self.nodes = manifest.nodes
         self.constants = constant_models(self.nodes)
         self.externals = externals_of(self.nodes)
@@ -82,6 +94,7 @@ class _Reader:
         owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
         keys = self._exposure_keys(exposures, {owner.key for owner in owners})
         self.problems += [*self._clashes(owners, keys), *_filled_twice(sources.values())]
+        self.problems += _contracts_of_exposures(exposures.values(), self.nodes)
         if self.engine:
             self.findings += self.engine.lint(self.manifest)
         accepted = {(table.unique_id, name) for table in tables.values() for name in table.contract.accept}
@@ -109,7 +122,9 @@ class _Reader:
     def _sources(self) -> dict[str, Source]:
         sources: dict[str, Source] = {}
         for node in self.manifest.of_type("source"):
-            contract = self._collect_errors(partial(_source_contract, node, self.configuration))
+            contract = self._collect_errors(
+                partial(_source_contract, node, self.configuration, partial(self._locate, node))
+            )
             meta = self._meta(node)
             if contract is not None:
                 key = meta.asset_key or (key_part(node.source_name), key_part(node.name))
@@ -124,7 +139,9 @@ class _Reader:
             if not is_table(node) and unique_id not in self.constants:
                 continue
             meta = self._meta(node)
-            contract = self._collect_errors(partial(_model_contract, node, self.configuration, meta))
+            contract = self._collect_errors(
+                partial(_model_contract, node, self.configuration, meta, partial(self._locate, node))
+            )
             if contract is None:
                 continue
             layer = contract.layer or next((part for part in node.folders if part in LAYERS), None)
@@ -145,6 +162,10 @@ class _Reader:
             for problem in windows.mixed_run_problems(table.node, table.contract)
         ]
         return tables
+
+    def _locate(self, node: Node, keys: Sequence[object]) -> str | None:
+        """Return the file and line of a key of a contract; None if it is not found."""
+        return place_of(node, keys, self.project_dir, self.root) if self.project_dir else None
 
     def _collect_errors(self, make: Callable[[], Any]) -> Any:
         try:
@@ -219,6 +240,20 @@ def _filled_twice(sources: Iterable[Source]) -> Iterator[str]:
             )
 
 
+def _contracts_of_exposures(exposures: Iterable[Exposure], nodes: Mapping[str, Node]) -> Iterator[str]:
+    """Yield the errors about contracts of exposures, which have none: nothing would read them."""
+    for exposure in exposures:
+        raw = exposure.meta.get("lakehouse")
+        if not raw:
+            continue
+        read = some([node.name for parent in exposure.depends_on if (node := nodes.get(parent)) and is_table(node)])
+        where = f"a model that it reads ({read})" if read else "the model"
+        if isinstance(raw, Mapping) and "serve" in raw:
+            yield f"{exposure.label}: meta.lakehouse.serve: a copy is made of a model's table; move it to {where}"
+        else:
+            yield f"{exposure.label}: meta.lakehouse: exposures have no contract; remove it, or move it to {where}"
+
+
 def _name(node: Node) -> str:
     return key_part(node.name if node.version is None else f"{node.name}_v{node.version}")
 
@@ -264,21 +299,21 @@ def _query_comment_names_run(configuration: Mapping[str, Any]) -> bool:
     return "query_comment(" in comment or "LAKEHOUSE_RUN_ID" in comment
 
 
-def _model_contract(node: Node, configuration: Mapping[str, Any], meta: DagsterMeta) -> ModelContract:
+def _model_contract(node: Node, configuration: Mapping[str, Any], meta: DagsterMeta, locate: Locate) -> ModelContract:
     raw = _with_folder_contracts(node, configuration.get(f"{node.resource_type}s"))
     if meta.eager and (raw is None or isinstance(raw, Mapping)):
         raw = {"automation": "eager", **(raw or {})}
     resource = f"{node.resource_type} {node.name}"
-    return parse(ModelContract, raw, resource=resource, files=node.files)
+    return parse(ModelContract, raw, resource=resource, files=node.files, locate=locate)
 
 
-def _source_contract(node: Node, configuration: Mapping[str, Any]) -> SourceContract:
+def _source_contract(node: Node, configuration: Mapping[str, Any], locate: Locate) -> SourceContract:
     # A source's own `meta` reaches its tables as `source_meta`; the table's wins.
     whole = node.source_meta.get("lakehouse")
     own = _with_folder_contracts(node, configuration.get("sources"))
     raw = deep_merge(whole, own) if isinstance(whole, Mapping) and isinstance(own, Mapping) else own or whole
     resource = f"source {node.full_name}"
-    return parse(SourceContract, raw, resource=resource, files=node.files)
+    return parse(SourceContract, raw, resource=resource, files=node.files, locate=locate)
 
 
 def _with_folder_contracts(node: Node, folders: Any) -> Any:

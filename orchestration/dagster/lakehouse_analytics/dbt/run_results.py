@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lakehouse_analytics.dbt import UNCHANGED
 from lakehouse_analytics.dbt.batches import Batches
 
 #: dbt's exit codes if it ran and wrote its results. Any other exit code is a crash.
@@ -38,6 +39,7 @@ class NodeResult:
         compiled_code: The SQL of a test that did not pass, or of a model that was built, without Jinja.
         query_id: The engine's id of the query that built or tested the node, if it has one.
         batches: The batches of a microbatch model.
+        unchanged: Whether it was not built, because it would have become what it is.
     """
 
     unique_id: str
@@ -48,6 +50,7 @@ class NodeResult:
     compiled_code: str | None
     query_id: str | None = None
     batches: Batches | None = None
+    unchanged: bool = False
 
     @classmethod
     def read(cls, item: Mapping[str, Any], reasons: Mapping[int, str] | None = None) -> NodeResult:
@@ -61,6 +64,7 @@ class NodeResult:
         batches = Batches.read(found, reasons or {}) if found else None
         # dbt's own message about a microbatch model only says how many batches failed, not which.
         message = (batches.message if batches else "") or str(item.get("message") or "")
+        response = item.get("adapter_response") or {}
         return cls(
             unique_id=item["unique_id"],
             status=str(item["status"]),
@@ -68,8 +72,9 @@ class NodeResult:
             seconds=float(item.get("execution_time") or 0.0),
             failures=item.get("failures"),
             compiled_code=item.get("compiled_code"),
-            query_id=(item.get("adapter_response") or {}).get("query_id") or None,
+            query_id=response.get("query_id") or None,
             batches=batches,
+            unchanged=bool(response.get(UNCHANGED)),
         )
 
 

@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from lakehouse_analytics.dbt import UNCHANGED
 from lakehouse_analytics.dbt.batches import BatchErrors
 from lakehouse_analytics.dbt.secrets_in_text import SecretsInText
 
@@ -64,7 +65,7 @@ class Server:
         self._sending = threading.Lock()
         self._work: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._answers: dict[int, queue.SimpleQueue[Any]] = {}
-        self._asked = 0
+        self._question_count = 0
         self._stopping = threading.Event()
         self._building = False
         self._manifests: dict[str, Any] = {}
@@ -217,8 +218,8 @@ class Server:
         """
         answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
         with self._sending:
-            self._asked += 1
-            number = self._asked
+            self._question_count += 1
+            number = self._question_count
             self._answers[number] = answer
         self._send({"ask": number, "kind": kind, "node": node})
         if self._stopping.is_set():
@@ -296,7 +297,7 @@ def _report_of(result: Any, mask: Callable[[str], str]) -> dict[str, Any]:
         "message": result.message and mask(result.message),
         "execution_time": result.execution_time,
         "failures": result.failures,
-        "adapter_response": {"query_id": (result.adapter_response or {}).get("query_id")},
+        "adapter_response": {key: (result.adapter_response or {}).get(key) for key in ("query_id", UNCHANGED)},
     }
     kind = str(node.resource_type)
     if (kind == "test" and status != "pass") or (kind in _WITH_LINEAGE and status == "success"):

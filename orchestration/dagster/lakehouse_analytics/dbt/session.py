@@ -195,7 +195,8 @@ class DbtProcess:
 
         Args:
             question: The question.
-            value: The reason why the node must not be built or the gate failed, or None.
+            value: The reason why the node must not be built or the gate failed, or None; `UNCHANGED` if it need not be
+                built.
         """
         self._send({"answer": question.number, "value": value})
 

@@ -31,7 +31,7 @@ BASE_PATH = "/api/public/v1"
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """A response. If `hang_up` is set, the connection is closed without one."""
 
     status: int
@@ -54,13 +54,13 @@ class Request:
 
 
 #: A fault that tests inject: returns the response, or None for the simulator's own.
-Fault = Callable[[Request], Answer | None]
+Fault = Callable[[Request], Response | None]
 
 
-def refusal(refused: RefusedError) -> Answer:
+def refusal(refused: RefusedError) -> Response:
     """Return the response for a rejected request."""
     body = {"status": refused.status, "title": refused.detail, "detail": refused.detail}
-    return Answer(refused.status, body)
+    return Response(refused.status, body)
 
 
 class Simulator(ThreadingHTTPServer):
@@ -114,7 +114,7 @@ class Simulator(ThreadingHTTPServer):
         """Base URL of the API."""
         return f"http://127.0.0.1:{self.server_port}{self.base_path}"
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Response:
         """Return the response to a request."""
         self.requests.append(request)
         for fault in self.faults:
@@ -125,7 +125,7 @@ class Simulator(ThreadingHTTPServer):
         except RefusedError as refused:
             return refusal(refused)
 
-    def _route(self, request: Request) -> Answer:  # noqa: PLR0911  # one per path
+    def _route(self, request: Request) -> Response:  # noqa: PLR0911  # one per path
         if not request.path.startswith(self.base_path + "/"):
             raise RefusedError(404, "no such page")
         path = request.path.removeprefix(self.base_path).strip("/").split("/")
@@ -133,7 +133,7 @@ class Simulator(ThreadingHTTPServer):
             case "POST", ["applications", "token"]:
                 return self._token(request)
             case "GET", ["health"]:
-                return Answer(200, None, kind="text/plain")
+                return Response(200, None, kind="text/plain")
         self._authenticate(request)
         match request.method, path:
             case "GET", ["jobs"]:
@@ -141,13 +141,13 @@ class Simulator(ThreadingHTTPServer):
             case "POST", ["jobs"]:
                 return self._create(request)
             case "GET", ["jobs", number]:
-                return Answer(200, as_json(self._job(number)))
+                return Response(200, as_json(self._job(number)))
             case "DELETE", ["jobs", number]:
                 with self.store.lock:
                     job = self._job(number)
                     if job.status not in FINAL_STATUSES:
                         self.store.end(job.id, "cancelled", rows=job.rows, bytes=job.bytes)
-                return Answer(200, as_json(self._job(number)))
+                return Response(200, as_json(self._job(number)))
             case "GET", ["connections"]:
                 return self._list_connections(request)
         raise RefusedError(404, "no such page")
@@ -162,23 +162,23 @@ class Simulator(ThreadingHTTPServer):
         if (self.client or self.bearer or self.basic) and authorization not in wanted:
             raise RefusedError(401, "Unauthorized")
 
-    def _token(self, request: Request) -> Answer:
+    def _token(self, request: Request) -> Response:
         body_fields = _fields(request)
         if not self.client or (body_fields.get("client_id"), body_fields.get("client_secret")) != self.client:
             raise RefusedError(401, "Unauthorized")
         token = secrets.token_urlsafe(24)
         self.tokens[token] = time.monotonic() + self.token_life
-        return Answer(200, {"access_token": token, "token_type": "Bearer", "expires_in": self.token_life})
+        return Response(200, {"access_token": token, "token_type": "Bearer", "expires_in": self.token_life})
 
-    def _list_jobs(self, request: Request) -> Answer:
+    def _list_jobs(self, request: Request) -> Response:
         jobs, limit, offset = self.store.listed(request.query)
         # Like those of Airbyte, the links have neither filters nor order, nor the server's public name.
         base = f"http://localhost:8001{self.base_path}/jobs?limit={limit}"
         links = {"next": f"{base}&offset={offset + limit}"} if len(jobs) == limit else {"next": ""}
         links["previous"] = f"{base}&offset={max(0, offset - limit)}" if offset else ""
-        return Answer(200, {**links, "data": [as_json(job) for job in jobs]})
+        return Response(200, {**links, "data": [as_json(job) for job in jobs]})
 
-    def _create(self, request: Request) -> Answer:
+    def _create(self, request: Request) -> Response:
         body_fields = _fields(request)
         connection, kind = body_fields.get("connectionId"), body_fields.get("jobType")
         if not isinstance(connection, str) or connection not in self.store.connections or kind not in TYPES:
@@ -191,7 +191,7 @@ class Simulator(ThreadingHTTPServer):
             number = self.store.start(connection, kind)
         if self.run_sync:
             threading.Thread(target=self.run_sync, args=(connection, number), daemon=True).start()
-        return Answer(200, as_json(self.store.jobs[number]))
+        return Response(200, as_json(self.store.jobs[number]))
 
     def _job(self, number: str) -> SimulatedJob:
         found = self.store.jobs.get(int(number)) if number.isdigit() else None
@@ -199,14 +199,14 @@ class Simulator(ThreadingHTTPServer):
             raise RefusedError(404, "no such job")
         return found.seen(self.store.clock())
 
-    def _list_connections(self, request: Request) -> Answer:
+    def _list_connections(self, request: Request) -> Response:
         limit, offset = page_of(request.query)
         workspaces = request.query.get("workspaceIds")
         with self.store.lock:
             rows = [c for c in self.store.connections.values() if not workspaces or c["workspaceId"] in workspaces]
         page = rows[offset : offset + limit]
         more = f"http://localhost:8001{self.base_path}/connections?limit={limit}&offset={offset + limit}"
-        return Answer(200, {"previous": "", "next": more if len(page) == limit else "", "data": page})
+        return Response(200, {"previous": "", "next": more if len(page) == limit else "", "data": page})
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore that a client has closed its connection. Print other errors."""

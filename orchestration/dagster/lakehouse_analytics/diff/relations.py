@@ -12,7 +12,7 @@ from typing import Literal
 from lakehouse_analytics.branches.catalog import branch_schema
 from lakehouse_analytics.branches.names import branch_name
 from lakehouse_analytics.common.names import some
-from lakehouse_analytics.common.text import brief, did_you_mean, most_similar
+from lakehouse_analytics.common.text import brief, did_you_mean
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.diff.errors import DiffError
@@ -80,10 +80,8 @@ def parse_state(text: str, option: str) -> State:
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        raise DiffError(
-            _sentence(f"{option} {brief(text)} is not a state", did_you_mean(text, ["main"], quoted="`{}`".format))
-            + f" Expected {EXPECTED}."
-        ) from None
+        hint = did_you_mean(text, ["main"], quoted="`{}`".format, otherwise=".")
+        raise DiffError(f"{option} {brief(text)} is not a state{hint} Expected {EXPECTED}.") from None
     if time.tzinfo is None:
         day = time.replace(microsecond=0).isoformat()
         raise DiffError(f"{option} {brief(text)}: a time needs its offset from UTC, such as {day}Z or {day}+01:00.")
@@ -108,11 +106,9 @@ def find_table(graph: Graph, name: str) -> Table | Source:
         raise DiffError(f"{brief(name)} is the name of {len(found)} tables: use the asset key of one, {keys}.")
     # Names without their layer are compared, too: `gold/fct_order` and `fct_order` both suggest `gold/fct_orders`.
     names = {table.node.full_name: key for key, table in by_key.items()}
-    near = most_similar(name, by_key) or names.get(most_similar(name.rpartition("/")[2], names) or "")
-    hint = f"did you mean {near}?" if near else f"The tables are {some(sorted(by_key), 10)}."
-    raise DiffError(
-        f"The dbt project has no table {brief(name)}; {hint}" if near else f"No table {brief(name)}. {hint}"
-    )
+    near = did_you_mean(name, by_key) or did_you_mean(name.rpartition("/")[2], names, quoted=names.__getitem__)
+    hint = near or f". The tables are {some(sorted(by_key), 10)}."
+    raise DiffError(f"The dbt project has no table {brief(name)}{hint}")
 
 
 def read_side(session: Comparison, relation: Relation, state: State, option: str) -> Side:
@@ -160,13 +156,9 @@ def _existing(session: Comparison, relation: Relation, state: State, option: str
     if state.kind == "file":
         where += f" in {state.value}"
     if state.kind in ("schema", "branch"):
-        near = did_you_mean(relation.schema, schemas - {relation.schema}) if relation.schema not in schemas else ""
+        known = schemas if relation.schema not in schemas else ()
+        near = did_you_mean(relation.schema, known, otherwise=".")
         copies = f" Schemas that have {relation.name}: {some(elsewhere)}." if elsewhere else ""
-        raise DiffError(f"{_sentence(where, near)}{copies} Build the table there first, or choose another state.")
+        raise DiffError(f"{where}{near}{copies} Build the table there first, or choose another state.")
     advice = "Build it first" if state.kind != "file" else "Use a file in which the table was built"
     raise DiffError(f"{where}. {advice}, or choose another state: {EXPECTED}.")
-
-
-def _sentence(text: str, hint: str) -> str:
-    """Return a sentence that may end with `; did you mean …?`."""
-    return f"{text}{hint}" if hint else f"{text}."

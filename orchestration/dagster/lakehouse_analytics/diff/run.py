@@ -41,7 +41,7 @@ def diff(settings: Settings, name: str, base: str, head: str, options: Options) 
         raise DiffError(f"--base and --head are both {states[0]}: choose two states of the table.")
     project = DbtProject.from_settings(settings)
     manifest = project.manifest()
-    graph = read(manifest, project.configuration())
+    graph = read(manifest, project.configuration(), project_dir=project.project_dir)
     table = find_table(graph, name)
     database = engine(settings, graph)
     if not isinstance(database, Comparable):

@@ -46,7 +46,7 @@ def _differences(context: ProbeContext) -> Iterator[tuple[str, timedelta]]:
         # An unreachable server is reported by its own probe.
         with suppress(Exception):
             started = datetime.now(UTC)
-            their_time = http_date(get_date())
+            their_time = http_date(get_date() or "")
             # The answer was produced between these two readings, so compare with their midpoint. The header has whole
             # seconds.
             ours = started + (datetime.now(UTC) - started) / 2
@@ -54,19 +54,20 @@ def _differences(context: ProbeContext) -> Iterator[tuple[str, timedelta]]:
                 yield server, ours - their_time
 
 
-def _servers(context: ProbeContext) -> Iterator[tuple[str, Callable[[], str]]]:
+def _servers(context: ProbeContext) -> Iterator[tuple[str, Callable[[], str | None]]]:
     import requests
 
     # The probe makes two requests, so each gets half of its time.
     timeout = context.patience / 2
 
-    def trino() -> str:
+    def trino() -> str | None:
         from lakehouse_analytics.doctor.coordinator import probe_server
+        from lakehouse_analytics.engines.trino.server_info import server_info
         from lakehouse_analytics.engines.trino.session import http_session
 
         server = probe_server(context)
         with http_session(server) as session:
-            return session.get(f"{server.address}/v1/info", timeout=timeout).headers["Date"]
+            return server_info(server, session, timeout).date
 
     def airbyte() -> str:
         # Every response has a Date header, even if the request is not authenticated.

@@ -50,27 +50,22 @@ def server_version(server: TrinoServer) -> str:
     import requests
 
     from lakehouse_analytics.engines.trino.errors import classify
+    from lakehouse_analytics.engines.trino.server_info import server_info
     from lakehouse_analytics.engines.trino.session import TrinoError, http_session
 
     try:
         with http_session(server) as session:
-            answer = session.get(f"{server.address}/v1/info", timeout=server.request_timeout)
-            info = answer.json() if answer.ok else {}
+            info = server_info(server, session, server.request_timeout)
     except TrinoError as error:
         raise FailedError(f"Trino at {server.address}: {_describe(error)}", error.failure.advice) from None
-    except ValueError:  # a gateway may send something other than JSON
-        info = {}
     except requests.RequestException as error:
         advice = classify(RuntimeError(f"failed to execute: {error}")).advice
         raise FailedError(f"Trino at {server.address} cannot be reached: {reason(error)}", advice) from None
-    if answer.status_code in (429, 502, 503, 504):
-        raise FailedError(
-            f"{server.address} returned HTTP {answer.status_code} ({answer.reason})", "Check that Trino runs."
-        )
-    if info.get("starting") is True:
+    if info.is_unavailable:
+        raise FailedError(f"{server.address} returned HTTP {info.status} ({info.phrase})", "Check that Trino runs.")
+    if info.starting:
         raise FailedError(f"Trino at {server.address} is still starting", "Try again in a minute.")
-    version = info.get("nodeVersion")
-    return str(version.get("version")) if isinstance(version, dict) else "(unknown version)"
+    return info.version or "(unknown version)"
 
 
 def fetch_rows(server: TrinoServer, sql: str) -> list[tuple[Any, ...]]:

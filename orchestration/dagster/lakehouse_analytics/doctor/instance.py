@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.common import durations
 from lakehouse_analytics.common.names import counted, plural
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine, unchecked
@@ -79,7 +80,7 @@ def daemons(context: ProbeContext) -> Finding:
             error = heartbeat.errors[0].message.strip().splitlines()
             words.append(f"{_short_name(status.daemon_type)}: {error[0] if error else 'an error without a message'}")
         else:
-            age = _describe_age(time.time() - heartbeat.timestamp)
+            age = durations.rounded(time.time() - heartbeat.timestamp)
             words.append(f"{_short_name(status.daemon_type)}: no heartbeat for {age}")
     if len(unhealthy) == len(statuses) and len({word.partition(": ")[2] for word in words}) == 1:
         words = [f"no daemon runs: {words[0].partition(': ')[2]}"]
@@ -160,10 +161,3 @@ def _first_cause(error: BaseException) -> str:
 
 def _short_name(daemon: str) -> str:
     return daemon.removesuffix("_DAEMON").replace("_", " ").lower()
-
-
-def _describe_age(seconds: float) -> str:
-    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            return counted(int(seconds // size), unit)
-    return counted(int(seconds), "second")

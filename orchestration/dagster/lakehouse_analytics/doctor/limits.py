@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
+from lakehouse_analytics.arrivals.connections import connection_variable
+from lakehouse_analytics.common.names import counted
+from lakehouse_analytics.components import with_components
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.probe import Finding, ProbeContext, failed, fine
+from lakehouse_analytics.user_defs import load_user_defs
 
 
 def queue(context: ProbeContext) -> Finding:
@@ -21,16 +27,16 @@ def queue(context: ProbeContext) -> Finding:
 
 
 def limits(context: ProbeContext) -> Finding:
-    """Check that DuckDB has one writer at a time, and that runs which build windows are limited."""
+    """Check that DuckDB and exports have one writer at a time, and that runs which build windows are limited."""
     from lakehouse_analytics._dagster_internals import BACKFILL_ID_TAG
     from lakehouse_analytics.keys import WINDOWS_OF
 
     missing, there = [], []
-    name = context.graph.engine.pool
-    if name:
+    if found := _pool(context):
+        name, must_be_1 = found
         slots = {one.name: one.limit for one in context.instance.event_log_storage.get_pool_limits()}
-        if slots.get(name) == 1:
-            there.append(f"one run at a time in the pool {name}")
+        if name in slots and (slots[name] == 1 or not must_be_1):
+            there.append(f"{counted(slots[name] or 0, 'run')} at a time in the pool {name}")
         else:
             limit = f"is {slots[name]}, not 1" if name in slots else "is not set"
             missing.append((f"the limit of the pool {name} {limit}", fixes.limit_pool(fixes.here(), name)))
@@ -46,3 +52,21 @@ def limits(context: ProbeContext) -> Finding:
     if missing:
         return failed("\n".join(what for what, _ in missing), "\n".join(dict.fromkeys(fix for _, fix in missing)))
     return fine("; ".join(there) or "this project needs no limits")
+
+
+def _pool(context: ProbeContext) -> tuple[str, bool] | None:
+    """Return the pool that the project needs, and whether it must have one slot; None if it needs none.
+
+    Exports of an engine without a pool have one of their own. A folder of chdb can be open in one process.
+    """
+    from lakehouse_analytics.keys import EXPORTS_POOL
+
+    if context.graph.engine.pool:
+        return context.graph.engine.pool, True
+    graph = with_components(context.graph, load_user_defs().tree)
+    copied = [source.contract.copied_to for source in graph.sources.values()]
+    names = {serve.to for table in graph.tables.values() for serve in table.contract.serve}
+    names |= {str(arrival.to) for arrival in copied if arrival}
+    if not names:
+        return None
+    return EXPORTS_POOL, any(os.environ.get(connection_variable(name), "").startswith("chdb:") for name in names)

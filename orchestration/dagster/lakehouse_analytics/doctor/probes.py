@@ -13,6 +13,7 @@ from lakehouse_analytics.doctor import (
     project,
     trino,
     warehouse,
+    webhook,
 )
 from lakehouse_analytics.doctor.probe import Probe
 
@@ -36,6 +37,7 @@ PROBES = (
     Probe("airbyte", airbyte.airbyte, needs=("settings",), after=("manifest",), imports=lambda: ("dagster",)),
     Probe("arrivals", arrivals.arrivals, needs=("settings", "manifest"), timeout_advice=arrivals.CHECK_PLACES),
     Probe("exports", exports.exports, needs=("settings", "manifest"), timeout_advice=exports.CHECK_CONNECTIONS),
+    Probe("webhook", webhook.webhook, needs=("settings", "manifest")),
     Probe("storage", instance.storage, timeout_advice=instance.CHECK_STORAGE, imports=lambda: instance.IMPORTS),
     Probe("queue", limits.queue, needs=("storage",)),
     Probe("limits", limits.limits, needs=("manifest", "storage", "queue")),

@@ -40,7 +40,8 @@ def manifest(context: ProbeContext) -> Finding:
         message = str(error).partition(": set ")[0]
         return failed(message, "Set LAKEHOUSE_DBT_PROJECT_DIR to the folder of a dbt project, or correct that file.")
     try:
-        context.graph = read(project.manifest(), configuration, strict=context.settings.strict)
+        strict = context.settings.strict
+        context.graph = read(project.manifest(), configuration, project_dir=project.project_dir, strict=strict)
     except ManifestError as error:
         return failed(str(error).partition(" Make it")[0], fixes.parse_project(fixes.here()))
     except ContractError as error:

@@ -106,12 +106,12 @@ class Run:
         self._answers.put((probe.name, finding))
 
     def _wait(self) -> None:
-        asked = [name for name in self._began if name not in self._results]
-        end = {name: self._began[name] + self._context.timeout for name in asked}
+        running = [name for name in self._began if name not in self._results]
+        end = {name: self._began[name] + self._context.timeout for name in running}
         try:
             name, finding = self._answers.get(timeout=max(0.0, min(end.values()) - time.monotonic()))
         except queue.Empty:
-            name = min(asked, key=end.__getitem__)
+            name = min(running, key=end.__getitem__)
             advice = next(probe.timeout_advice for probe in self._probes if probe.name == name)
             finding = failed(
                 f"no answer within {self._context.timeout:g} s", f"{advice} --timeout sets a longer limit."

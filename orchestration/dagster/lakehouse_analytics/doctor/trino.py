@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from lakehouse_analytics.common import durations
 from lakehouse_analytics.common.names import some
 from lakehouse_analytics.doctor import fixes
 from lakehouse_analytics.doctor.coordinator import (
@@ -386,8 +387,4 @@ def _without_deletion(server: TrinoServer, tables: list[MaintainedTable]) -> lis
 def _days(time_: timedelta | None) -> str:
     if time_ is None:
         return "an unknown time"
-    seconds = time_.total_seconds()
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds and seconds % size == 0:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds:g}s"
+    return durations.exact(time_)

@@ -56,6 +56,8 @@ class EngineType:
     pool: ClassVar[str | None] = None
     #: Whether the tables are Iceberg tables, which `maintenance/` maintains.
     iceberg: ClassVar[bool] = False
+    #: Whether dbt drops the views that read a table when it replaces the table.
+    drops_views: ClassVar[bool] = False
     #: Where `lakehouse ingest` writes raw tables; None if it cannot.
     raw_tables: ClassVar[Literal["duckdb_file", "iceberg"] | None] = None
     #: Whether queries can outlive the process that sent them. The run id in their comment identifies them.

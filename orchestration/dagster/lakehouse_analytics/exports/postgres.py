@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
+from lakehouse_analytics.common.postgres_errors import is_transient
 from lakehouse_analytics.common.sql import identifier, literal
 from lakehouse_analytics.exports.base import MARKER, Checksum, ExportError, Target
 from lakehouse_analytics.exports.checksum import DIGITS, NAN_BITS, NULL, parts
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10
 #: A table that is replaced waits this long for its readers, because new readers wait behind it.
 LOCK_TIMEOUT, LOCK_ATTEMPTS = "3s", 10
-#: States after which a retry may succeed: connection lost, too many connections, conflicts, locks, shutdown.
-_TRANSIENT = ("08", "40", "53", "55P03", "57P")
 _SESSION = "set datestyle = 'ISO, YMD'; set timezone = 'UTC'; set standard_conforming_strings = on"
 
 
@@ -266,11 +265,9 @@ def export_error(connection: Connection, error: psycopg2.Error) -> ExportError:
     """Return the error for one of the driver's, without secrets."""
     text = connection.redact(" ".join(str(error).split()))
     state = error.pgcode or ""
-    # Errors while connecting have no state; wrong credentials are the server's answer.
-    unreachable = not state and "authentication" not in text and "does not exist" not in text
     return ExportError(
         f"{connection.redacted}: {text[:1000]}" + (f" ({state})" if state else ""),
-        transient=state.startswith(_TRANSIENT) or unreachable,
+        transient=is_transient(text, state),
     )
 
 

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.common.redact import SECRET_NAME, Redactor, secret_values
+from lakehouse_analytics.iceberg.errors import is_transient
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -62,7 +63,15 @@ _INFERRED = {"http": "rest", "thrift": "hive", "sqlite": "sql", "postgresql": "s
 
 
 class CatalogError(RuntimeError):
-    """The catalog cannot be used. The message names the variable, the reason and the fix, and has no secrets."""
+    """The catalog cannot be used. The message names the variable, the reason and the fix, and has no secrets.
+
+    Attributes:
+        transient: Whether a retry may succeed.
+    """
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
 def check_client(name: str) -> None:
@@ -100,7 +109,8 @@ def open_catalog(name: str) -> Catalog:
             raise CatalogError(_missing_library(name, redact(name, str(error)))) from None
         raise CatalogError(
             f"{VARIABLE} is {name}, and that Iceberg catalog cannot be opened: {reason(name, error)}. "
-            f"Check {_prefix(name)}*, or unset {VARIABLE}."
+            f"Check {_prefix(name)}*, or unset {VARIABLE}.",
+            transient=is_transient(error),
         ) from None
 
 

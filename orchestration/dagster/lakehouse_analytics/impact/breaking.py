@@ -9,8 +9,9 @@ from lakehouse_analytics.column_lineage.query import Ref
 from lakehouse_analytics.column_lineage.types import compare
 from lakehouse_analytics.impact.changes import ColumnChange, ModelChange, contract_of
 from lakehouse_analytics.impact.names import mentions, reads_of_test, settings_of, tests_of, unit_tests_of
+from lakehouse_analytics.impact.nodes import CompiledNode
 from lakehouse_analytics.impact.reach import expressions_of
-from lakehouse_analytics.impact.side import Node, Side, is_enforced, parents_of
+from lakehouse_analytics.impact.side import Side
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _breaks_of(change: ModelChange, base: Side, current: Side) -> Iterator[Break
 def _has_same_contract(unique_id: str, base: Side, current: Side) -> bool:
     """Return whether the same contract is enforced on both sides: dbt then ensures the columns."""
     old, new = base.nodes[unique_id], current.nodes[unique_id]
-    return is_enforced(new) and contract_of(old) == contract_of(new)
+    return new.is_contract_enforced and contract_of(old) == contract_of(new)
 
 
 def _what(column: ColumnChange) -> str:
@@ -77,7 +78,7 @@ def _breaks_of_column(change: ModelChange, column: ColumnChange, current: Side) 
         yield from _exposures(unique_id, current)
         yield from _own_names(unique_id, column.column, current)
     elif column.kind == "retyped" and column.how in ("narrowed", "changed"):
-        # Downstream of the change it is reported where somebody reads it.
+        # A change that reaches further tables is reported for those that read it.
         exposures = [*_exposures(unique_id, current)]
         readers = [*_readers_of_column(unique_id, column.column, current)]
         if column.how == "narrowed" and change.kind != "upstream":
@@ -98,7 +99,7 @@ def _table_readers(unique_id: str, side: Side) -> Iterator[str]:
     for child in sorted(side.children.get(unique_id, ())):
         yield f"{label(child)} reads it"
     for name, node in _others(side):
-        if unique_id in parents_of(node):
+        if unique_id in node.parents:
             yield f"{label(name)} reads it"
 
 
@@ -107,53 +108,48 @@ def _readers_of_column(unique_id: str, column: str, side: Side) -> Iterator[str]
     for child in sorted(side.named.get(ref, set()) - {unique_id}):
         yield f"{label(child)} reads it"
     for child in sorted(side.children.get(unique_id, ())):
-        if (problem := side.queries[child].problem) and mentions(_code(side.nodes[child]), column):
+        if (problem := side.queries[child].problem) and mentions(side.nodes[child].code, column):
             yield f"{label(child)} may read it (column lineage is not known: {problem})"
     for name, node in tests_of(unique_id, side):
         if _test_reads(node, ref, side):
             yield f"{label(name)} reads it"
-    for name, model in (side.manifest.get("semantic_models") or {}).items():
-        if unique_id in parents_of(model) and any(mentions(text, column) for text in expressions_of(model)):
+    for name, model in side.manifest.semantic_models.items():
+        if unique_id in model.parents and any(mentions(text, column) for text in expressions_of(model)):
             metrics = sorted(_metrics_of(name, side))
-            yield f"semantic model {model['name']} reads it" + (f" (metrics {', '.join(metrics)})" if metrics else "")
+            yield f"semantic model {model.name} reads it" + (f" (metrics {', '.join(metrics)})" if metrics else "")
 
 
-def _code(node: Node) -> str:
-    return str(node.get("compiled_code") or node.get("raw_code") or "")
-
-
-def _test_reads(node: Node, ref: Ref, side: Side) -> bool:
+def _test_reads(node: CompiledNode, ref: Ref, side: Side) -> bool:
     if ref in reads_of_test(node, side):
         return True
-    sql = node.get("compiled_code")
-    return bool(not sql or side.lineage(sql).problem) and mentions(_code(node), ref.column)
+    sql = node.compiled_code
+    return bool(not sql or side.lineage(sql).problem) and mentions(node.code, ref.column)
 
 
-def _others(side: Side) -> Iterator[tuple[str, Node]]:
-    yield from sorted((side.manifest.get("semantic_models") or {}).items())
-    yield from sorted((side.manifest.get("metrics") or {}).items())
+def _others(side: Side) -> Iterator[tuple[str, CompiledNode]]:
+    yield from sorted(side.manifest.semantic_models.items())
+    yield from sorted(side.manifest.metrics.items())
 
 
 def _metrics_of(semantic_model: str, side: Side) -> set[str]:
-    metrics: Mapping[str, Node] = side.manifest.get("metrics") or {}
-    found = {name for name, metric in metrics.items() if semantic_model in parents_of(metric)}
-    while more := {n for n, m in metrics.items() if n not in found and not found.isdisjoint(parents_of(m))}:
+    metrics = side.manifest.metrics
+    found = {name for name, metric in metrics.items() if semantic_model in metric.parents}
+    while more := {n for n, m in metrics.items() if n not in found and not found.isdisjoint(m.parents)}:
         found |= more
-    return {str(metrics[name]["name"]) for name in found}
+    return {metrics[name].name for name in found}
 
 
 def _exposures(unique_id: str, side: Side) -> Iterator[str]:
-    for exposure in (side.manifest.get("exposures") or {}).values():
-        if unique_id in parents_of(exposure):
-            yield f"exposure {exposure['name']} may read it"
-    for connection in _exports(side.nodes.get(unique_id, {})):
+    for exposure in side.manifest.exposures.values():
+        if unique_id in exposure.parents:
+            yield f"exposure {exposure.name} may read it"
+    for connection in _exports(side.nodes[unique_id]) if unique_id in side.nodes else ():
         yield f"its copy in {connection} may be read"
 
 
-def _exports(node: Node) -> Iterator[str]:
+def _exports(node: CompiledNode) -> Iterator[str]:
     """Yield the connections that have a copy of the table (docs/exports.md)."""
-    lakehouse = (node.get("config", {}).get("meta") or {}).get("lakehouse")
-    copies = lakehouse.get("serve") if isinstance(lakehouse, Mapping) else None
+    copies = node.lakehouse.get("serve")
     for copy in copies if isinstance(copies, list) else [copies]:
         if isinstance(copy, Mapping) and copy.get("to"):
             yield str(copy["to"])
@@ -171,12 +167,12 @@ def _own_names(unique_id: str, column: str, side: Side) -> Iterator[str]:
 def _contract_breaks(unique_id: str, base: Side, current: Side) -> Iterator[tuple[str, str, str]]:
     """Yield the column, what happened, and why it breaks an enforced contract."""
     old, new = base.nodes.get(unique_id), current.nodes[unique_id]
-    if old is not None and is_enforced(old) and not is_enforced(new):
+    if old is not None and old.is_contract_enforced and not new.is_contract_enforced:
         yield "", "contract not enforced anymore", "its readers rely on the contract"
-    if old is not None and is_enforced(old) and is_enforced(new):
+    if old is not None and old.is_contract_enforced and new.is_contract_enforced:
         for constraint in sorted(_constraints(old) - _constraints(new)):
             yield "", f"constraint {constraint} removed", "its readers rely on the contract"
-    if not is_enforced(new) or new.get("language") == "python":
+    if not new.is_contract_enforced or new.is_python:
         return
     declared, query = current.contract_columns(unique_id), current.queries[unique_id]
     if query.problem or query.open:
@@ -193,10 +189,10 @@ def _contract_breaks(unique_id: str, base: Side, current: Side) -> Iterator[tupl
             yield name, f"has the type {cast[name]}", f"the enforced contract has {declared[name]}"
 
 
-def _constraints(node: Node) -> set[str]:
-    found = {str(item.get("type")) for item in node.get("constraints") or ()}
-    for name, column in (node.get("columns") or {}).items():
-        found |= {f"{item.get('type')} of {name}" for item in column.get("constraints") or ()}
+def _constraints(node: CompiledNode) -> set[str]:
+    found = {str(item.get("type")) for item in node.constraints or ()}
+    for name, column in node.columns.items():
+        found |= {f"{item.get('type')} of {name}" for item in column.constraints}
     return found
 
 

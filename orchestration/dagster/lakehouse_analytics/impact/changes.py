@@ -10,7 +10,8 @@ from lakehouse_analytics.column_lineage.query import Output, Query
 from lakehouse_analytics.column_lineage.types import compare
 from lakehouse_analytics.dbt.macro_calls import MacroCalls
 from lakehouse_analytics.impact.names import names_of
-from lakehouse_analytics.impact.side import Node, Side
+from lakehouse_analytics.impact.nodes import CompiledNode
+from lakehouse_analytics.impact.side import Side
 
 #: Configurations that do not change a table: they are compared by themselves, or only describe it.
 _NOT_COMPARED = frozenset({"contract", "description", "docs", "enabled", "packages", "quoting", "column_types"})
@@ -150,7 +151,7 @@ def _retyped(old: Output, new: Output, dialect: str) -> list[ColumnChange]:
     return [ColumnChange("retyped", old.name, old.type, new.type, how)] if how != "same" else []
 
 
-def reasons_of(old: Node, new: Node, base: MacroCalls, current: MacroCalls) -> list[str]:
+def reasons_of(old: CompiledNode, new: CompiledNode, base: MacroCalls, current: MacroCalls) -> list[str]:
     """Return what was modified, in the manner of dbt's `state:modified`.
 
     Args:
@@ -158,18 +159,18 @@ def reasons_of(old: Node, new: Node, base: MacroCalls, current: MacroCalls) -> l
         base, current: The macros of both sides.
     """
     reasons = []
-    if new["resource_type"] == "seed":
-        if old["checksum"] != new["checksum"]:
+    if new.resource_type == "seed":
+        if old.checksum != new.checksum:
             reasons.append("seed")
-    elif (old.get("raw_code") or "").strip() != (new.get("raw_code") or "").strip():
+    elif old.raw_code.strip() != new.raw_code.strip():
         reasons.append("SQL")
     reasons += [f"macro {name}" for name in _changed_macros(old, new, base, current)]
     reasons += [f"config {name}" for name in _changed_config(old, new)]
-    if _relation(old) != _relation(new):
+    if old.relation != new.relation:
         reasons.append("relation")
     if contract_of(old) != contract_of(new):
         reasons.append("contract")
-    if old["resource_type"] == "source" and _column_types(old) != _column_types(new):
+    if old.resource_type == "source" and _column_types(old) != _column_types(new):
         reasons.append("columns")
     return reasons
 
@@ -183,13 +184,13 @@ def _rows_of_reasons(reasons: list[str]) -> str:
     return ""
 
 
-def _changed_macros(old: Node, new: Node, base: MacroCalls, current: MacroCalls) -> list[str]:
-    both = base.of([old]) & current.of([new])
+def _changed_macros(old: CompiledNode, new: CompiledNode, base: MacroCalls, current: MacroCalls) -> list[str]:
+    both = base.of([old.entry]) & current.of([new.entry])
     return sorted(current.name(macro) for macro in both if base.code(macro).strip() != current.code(macro).strip())
 
 
-def _changed_config(old: Node, new: Node) -> list[str]:
-    before, after = old["config"], new["config"]
+def _changed_config(old: CompiledNode, new: CompiledNode) -> list[str]:
+    before, after = old.config, new.config
     names = sorted((before.keys() | after.keys()) - _NOT_COMPARED)
     changed = [name for name in names if _plain(before.get(name)) != _plain(after.get(name))]
     return [name.replace("-", "_") for name in changed]
@@ -199,19 +200,11 @@ def _plain(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _relation(node: Node) -> tuple[Any, ...]:
-    return (node.get("database"), node.get("schema"), node.get("identifier") or node.get("alias"))
-
-
-def contract_of(node: Node) -> str:
+def contract_of(node: CompiledNode) -> str:
     """Return what the enforced contract of a node has, for comparisons."""
-    contract = node["config"].get("contract") or {}
-    columns = {
-        name: (column.get("data_type"), column.get("constraints"))
-        for name, column in (node.get("columns") or {}).items()
-    }
-    return _plain([True, columns, node.get("constraints")] if contract.get("enforced") else [False])
+    columns = {name: (column.data_type, column.constraints) for name, column in node.columns.items()}
+    return _plain([True, columns, node.constraints] if node.is_contract_enforced else [False])
 
 
-def _column_types(node: Node) -> dict[str, Any]:
-    return {name: column.get("data_type") for name, column in (node.get("columns") or {}).items()}
+def _column_types(node: CompiledNode) -> dict[str, Any]:
+    return {name: column.data_type for name, column in node.columns.items()}

@@ -20,6 +20,7 @@ from lakehouse_analytics.common.text import brief, without_traceback
 from lakehouse_analytics.dbt.profile import load_yaml, placeholders
 from lakehouse_analytics.dbt.project import DbtProject
 from lakehouse_analytics.dbt.runner import PARTIAL_PARSE, DbtRunner, DbtSession
+from lakehouse_analytics.impact.nodes import CompiledManifest
 from lakehouse_analytics.impact.side import Inputs
 
 _PACKAGES = ("packages.yml", "dependencies.yml", "package-lock.yml")
@@ -95,8 +96,8 @@ class Compiler:
             runner = self.runner.model_copy(update={"target_path": str(path.parent)})
             return self.compiled(runner, "base", f"the project of {path}", parsed=True)
         manifest = _json(path)
-        models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
-        if not any(node.get("compiled_code") for node in models) and models:
+        models = [node for node in CompiledManifest(manifest).tables.values() if node.resource_type == "model"]
+        if not any(node.compiled_code for node in models) and models:
             raise ImpactError(
                 f"{path} has no compiled SQL, and there is no {PARTIAL_PARSE} beside it: copy both from the same "
                 "target folder, or use the manifest of `dbt compile`."

@@ -13,11 +13,11 @@ from typing import Any
 
 from lakehouse_analytics.dbt.macro_calls import MacroCalls
 from lakehouse_analytics.impact.changes import reasons_of
-from lakehouse_analytics.impact.side import Inputs, Node, parents_of
+from lakehouse_analytics.impact.nodes import CompiledManifest, CompiledNode
+from lakehouse_analytics.impact.side import Inputs
 
 #: The reason of a node that the base does not have.
 NEW = "new"
-_COMPARED = ("model", "seed", "snapshot", "test", "function")
 
 
 def modified(base: Inputs, current: Inputs) -> dict[str, list[str]]:
@@ -43,7 +43,7 @@ def downstream(manifest: Mapping[str, Any], unique_ids: Iterable[str]) -> set[st
     """Return the given nodes and all nodes downstream of them."""
     children: dict[str, list[str]] = defaultdict(list)
     for unique_id, node in _nodes(manifest).items():
-        for parent in parents_of(node):
+        for parent in node.parents:
             children[parent].append(unique_id)
     found, stack = set[str](), [*unique_ids]
     while stack:
@@ -54,20 +54,17 @@ def downstream(manifest: Mapping[str, Any], unique_ids: Iterable[str]) -> set[st
     return found
 
 
-def _nodes(manifest: Mapping[str, Any]) -> dict[str, Node]:
-    nodes = {**manifest["nodes"], **(manifest.get("functions") or {})}
-    return {
-        **{unique_id: node for unique_id, node in nodes.items() if node["resource_type"] in _COMPARED},
-        **manifest["sources"],
-    }
+def _nodes(manifest: Mapping[str, Any]) -> dict[str, CompiledNode]:
+    compiled = CompiledManifest(manifest)
+    return {**compiled.tables, **compiled.tests, **compiled.functions}
 
 
-def _other_reasons(unique_id: str, old: Node, new: Node, base: Inputs, current: Inputs) -> list[str]:
+def _other_reasons(unique_id: str, old: CompiledNode, new: CompiledNode, base: Inputs, current: Inputs) -> list[str]:
     """Return what differs although the code and the configuration that dbt compares do not."""
-    if old["config"].get("column_types") != new["config"].get("column_types"):
+    if old.config.get("column_types") != new.config.get("column_types"):
         return ["config column_types"]
     pairs = (
-        (old.get("compiled_code"), new.get("compiled_code")),
+        (old.compiled_code, new.compiled_code),
         (base.incremental.get(unique_id), current.incremental.get(unique_id)),
     )
     # A side may not be compiled: a manifest as the base, or a macro that needs a connection.

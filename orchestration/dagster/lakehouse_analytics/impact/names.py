@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lakehouse_analytics.column_lineage.query import Ref
-from lakehouse_analytics.impact.side import Node, Side, parents_of
+from lakehouse_analytics.impact.nodes import CompiledNode, mapping
+from lakehouse_analytics.impact.side import Side
 
 #: Configurations of models and snapshots that name columns of the model itself.
 _NAMING = ("unique_key", "updated_at", "check_cols", "event_time")
@@ -30,58 +31,57 @@ def names_of(unique_id: str, side: Side) -> set[str]:
     return found | {name for name in settings if _NAME.fullmatch(name)}
 
 
-def tests_of(unique_id: str, side: Side) -> Iterator[tuple[str, Node]]:
+def tests_of(unique_id: str, side: Side) -> Iterator[tuple[str, CompiledNode]]:
     """Yield the tests that depend on a node."""
-    for name, node in sorted(side.manifest["nodes"].items()):
-        if node["resource_type"] == "test" and unique_id in parents_of(node):
+    for name, node in side.manifest.tests.items():
+        if unique_id in node.parents:
             yield name, node
 
 
-def reads_of_test(node: Node, side: Side) -> frozenset[Ref]:
+def reads_of_test(node: CompiledNode, side: Side) -> frozenset[Ref]:
     """Return the columns that a test is known to read."""
-    attached, name = node.get("attached_node"), side.column_name(node.get("column_name") or "")
+    attached, name = node.attached_node, side.column_name(node.tested_column)
     own = frozenset({Ref(attached, name)}) if attached and name else frozenset[Ref]()
-    sql = node.get("compiled_code")
-    return own | side.lineage(sql).reads if sql else own
+    return own | side.lineage(node.compiled_code).reads if node.compiled_code else own
 
 
-def settings_of(node: Node) -> Iterator[tuple[str, list[str]]]:
+def settings_of(node: CompiledNode) -> Iterator[tuple[str, list[str]]]:
     """Yield the settings of a node that name its own columns, and the columns."""
-    config = node["config"]
+    config = node.config
     for name in _NAMING:
         if config.get(name) != "all":  # of `check_cols`
             yield f"its `{name}`", _listed(config.get(name))
-    properties = _mapping(config.get("properties"))
+    properties = mapping(config.get("properties"))
     partitioned = _PARTITIONED_BY.findall(str(properties.get("partitioning") or "").lower())
     yield "`partitioning` of its `properties`", partitioned
-    lakehouse = _mapping(_mapping(config.get("meta")).get("lakehouse"))
+    lakehouse = node.lakehouse
     yield "`distinct` of its `meta.lakehouse`", _listed(lakehouse.get("distinct"))
     # The text of `partition` is the length of a window of the `event_time`.
     for key, name in (("partition", "by"), ("freshness", "column")):
-        yield f"`{key}.{name}` of its `meta.lakehouse`", _listed(_mapping(lakehouse.get(key)).get(name))
+        yield f"`{key}.{name}` of its `meta.lakehouse`", _listed(mapping(lakehouse.get(key)).get(name))
 
 
 def unit_tests_of(unique_id: str, column: str, side: Side) -> Iterator[str]:
     """Yield the unit tests of which the rows have a column of a node."""
-    for name, test in sorted((side.manifest.get("unit_tests") or {}).items()):
-        rows = [given.get("rows") for given in test.get("given") or () if _is_input(given, test, unique_id, side)]
-        if unique_id in parents_of(test):
-            rows.append((test.get("expect") or {}).get("rows"))
+    for name, test in sorted(side.manifest.unit_tests.items()):
+        rows = [given.get("rows") for given in test.given if _is_input(given, test, unique_id, side)]
+        if unique_id in test.parents:
+            rows.append(test.expected_rows)
         if any(_has_column(item, column) for item in rows):
             yield name
 
 
-def _is_input(given: Mapping[str, Any], test: Node, unique_id: str, side: Side) -> bool:
+def _is_input(given: Mapping[str, Any], test: CompiledNode, unique_id: str, side: Side) -> bool:
     """Return whether an input, such as `ref('orders')`, is a node."""
     call = str(given.get("input") or "")
     if call.strip() == "this":
-        return unique_id in parents_of(test)
+        return unique_id in test.parents
     node, names = side.nodes[unique_id], re.findall(r"""["']([^"']+)["']""", call)
-    if node["resource_type"] == "source":
-        return call.lstrip().startswith("source") and names == [node["source_name"], node["name"]]
+    if node.resource_type == "source":
+        return call.lstrip().startswith("source") and names == [node.source_name, node.name]
     # dbt lists the tested model only, so that its inputs are among the parents of that model.
-    tested = {parent for model in parents_of(test) for parent in parents_of(side.nodes.get(model, {}))}
-    return call.lstrip().startswith("ref") and names[-1:] == [node["name"]] and unique_id in tested
+    tested = {parent for model in test.parents if model in side.nodes for parent in side.nodes[model].parents}
+    return call.lstrip().startswith("ref") and names[-1:] == [node.name] and unique_id in tested
 
 
 def _has_column(rows: Any, column: str) -> bool:
@@ -92,7 +92,3 @@ def _has_column(rows: Any, column: str) -> bool:
 
 def _listed(value: Any) -> list[str]:
     return [str(one).lower() for one in (value if isinstance(value, list) else [value]) if one]
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

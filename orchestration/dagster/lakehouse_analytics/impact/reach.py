@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lakehouse_analytics.column_lineage.query import Ref
 from lakehouse_analytics.impact.changes import ModelChange
 from lakehouse_analytics.impact.names import mentions
-from lakehouse_analytics.impact.side import Node, Side, parents_of
+from lakehouse_analytics.impact.nodes import CompiledNode
+from lakehouse_analytics.impact.side import Side
 
 #: Parts of a semantic model that name columns.
 _PARTS = ("entities", "dimensions", "measures")
@@ -107,52 +108,46 @@ def _effective(reach: Reach) -> set[str]:
 def _metrics(side: Side, reach: Reach, effective: set[str]) -> set[str]:
     """Return the semantic models, metrics and saved queries that read what was reached."""
     found: set[str] = set()
-    for unique_id, model in (side.manifest.get("semantic_models") or {}).items():
-        if any(_reads(model, parent, reach) for parent in parents_of(model) if parent in effective):
+    for unique_id, model in side.manifest.semantic_models.items():
+        if any(_reads(model, parent, reach) for parent in model.parents if parent in effective):
             found.add(unique_id)
-    others = {**(side.manifest.get("metrics") or {}), **(side.manifest.get("saved_queries") or {})}
+    others = {**side.manifest.metrics, **side.manifest.saved_queries}
     waiting = True
     while waiting:
-        new = {n for n, m in others.items() if n not in found and not found.isdisjoint(parents_of(m))}
+        new = {n for n, m in others.items() if n not in found and not found.isdisjoint(m.parents)}
         waiting = bool(new)
         found |= new
     return found
 
 
-def _reads(model: Node, parent: str, reach: Reach) -> bool:
+def _reads(model: CompiledNode, parent: str, reach: Reach) -> bool:
     if parent in reach.rows:
         return True
     columns = reach.columns.get(parent, set())
     return any(mentions(expression, column) for expression in expressions_of(model) for column in columns)
 
 
-def expressions_of(model: Node) -> Iterator[str]:
-    """Yield the expressions of a semantic model, which are mostly names of columns."""
-    for part in _PARTS:
-        for item in model.get(part) or ():
-            yield str(item.get("expr") or item["name"])
+def expressions_of(model: CompiledNode) -> list[str]:
+    """Return the expressions of a semantic model, which are mostly names of columns."""
+    return model.expressions(_PARTS)
 
 
 def _exposures(side: Side, reach: Reach, effective: set[str]) -> set[str]:
-    exposures: Mapping[str, Node] = side.manifest.get("exposures") or {}
     reached = effective | reach.metrics
-    return {name for name, exposure in exposures.items() if not reached.isdisjoint(parents_of(exposure))}
+    return {name for name, exposure in side.manifest.exposures.items() if not reached.isdisjoint(exposure.parents)}
 
 
 def _owners(reach: Reach, base: Side, current: Side) -> set[str]:
     found: set[str] = set()
     for side in (base, current):
-        groups = {group["name"]: group["owner"] for group in (side.manifest.get("groups") or {}).values()}
         for unique_id in reach.models:
             if node := side.nodes.get(unique_id):
-                meta = node["config"].get("meta") or node.get("meta") or {}
-                lakehouse = meta.get("lakehouse") if isinstance(meta, Mapping) else None
-                if isinstance(lakehouse, Mapping) and lakehouse.get("owner"):
-                    found.add(str(lakehouse["owner"]))
-                found |= _names(groups.get(node["config"].get("group") or ""))
+                if owner := node.lakehouse.get("owner"):
+                    found.add(str(owner))
+                found |= _names(side.manifest.group_owners.get(node.group))
         for unique_id in reach.exposures:
-            if exposure := (side.manifest.get("exposures") or {}).get(unique_id):
-                found |= _names(exposure.get("owner"))
+            if exposure := side.manifest.exposures.get(unique_id):
+                found |= _names(exposure.owner)
     return found
 
 

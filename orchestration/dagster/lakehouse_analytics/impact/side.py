@@ -13,14 +13,11 @@ from lakehouse_analytics.column_lineage.query import Output, Query, Ref, Table
 from lakehouse_analytics.column_lineage.sql import EPHEMERAL, column_name, lineage_of
 from lakehouse_analytics.dbt.macro_calls import MacroCalls
 from lakehouse_analytics.engines.registry import engine_type
+from lakehouse_analytics.impact.nodes import CompiledManifest, CompiledNode, Nodes
 
 _CAST = re.compile(r"(TRY_)?CAST\(")
-#: The nodes that have rows.
-_WITH_ROWS = ("model", "seed", "snapshot")
 #: Columns that dbt adds to snapshots, by their key in `snapshot_meta_column_names`.
 _SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to")
-
-Node = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,14 +56,10 @@ class Side:
             inputs: What it is made of.
             older: The other side, which may know tables that this one does not have anymore.
         """
-        self.manifest, self._inputs, self._older = inputs.manifest, inputs, older
-        self.macro_calls = MacroCalls(self.manifest)
-        self.dialect = engine_type(str(self.manifest["metadata"]["adapter_type"])).sql_dialect
-        nodes = self.manifest["nodes"].items()
-        self.nodes: dict[str, Node] = {
-            **{name: node for name, node in nodes if node["resource_type"] in _WITH_ROWS},
-            **self.manifest["sources"],
-        }
+        self.manifest, self._inputs, self._older = CompiledManifest(inputs.manifest), inputs, older
+        self.macro_calls = MacroCalls(inputs.manifest)
+        self.dialect = engine_type(self.manifest.adapter_type).sql_dialect
+        self.nodes = self.manifest.tables
         self._names = {name: unique_id for unique_id, node in self.nodes.items() for name in _names_of(node)}
         self.queries: dict[str, Query] = {}
         self.incremental: dict[str, Query] = {}
@@ -103,24 +96,24 @@ class Side:
     def contract_columns(self, unique_id: str) -> dict[str, str]:
         """Return the data type of each column of an enforced contract."""
         node = self.nodes[unique_id]
-        return self._declared(node) if is_enforced(node) else {}
+        return self._declared(node) if node.is_contract_enforced else {}
 
-    def _declared(self, node: Node) -> dict[str, str]:
+    def _declared(self, node: CompiledNode) -> dict[str, str]:
         """Return the data type of each column in the YAML file, or an empty string."""
         return {
-            column_name(column["name"], self.dialect, quoted=bool(column.get("quote"))): column.get("data_type") or ""
-            for column in (node.get("columns") or {}).values()
+            column_name(column.name, self.dialect, quoted=column.is_quoted): column.data_type or ""
+            for column in node.columns.values()
         }
 
     def _query(self, unique_id: str) -> Query:
         """Return the lineage of a node, and remember it as a table for the nodes downstream."""
         node = self.nodes[unique_id]
-        declared, enforced = self._declared(node), is_enforced(node)
+        declared, enforced = self._declared(node), node.is_contract_enforced
         known = self._cataloged(unique_id)
         query = self._query_of(node)
         if query is None:  # a source or a seed
             names = [column_name(name, self.dialect) for name in self._inputs.seed_columns.get(unique_id, ())]
-            kinds = {**declared, **_lower(node["config"].get("column_types") or {})}
+            kinds = {**declared, **_lower(node.config.get("column_types") or {})}
             columns = known or ({name: kinds.get(name, "") for name in names} if names else declared)
             complete = bool(known or names)
             query = Query(tuple(_column(name, kind) for name, kind in columns.items()))
@@ -138,18 +131,17 @@ class Side:
             self._tables[unique_id] = Table(unique_id, columns, not query.open)
         return query
 
-    def _query_of(self, node: Node) -> Query | None:
+    def _query_of(self, node: CompiledNode) -> Query | None:
         """Return the lineage of a model's or snapshot's SQL; None for a source or a seed."""
-        if node["resource_type"] not in ("model", "snapshot"):
+        if node.resource_type not in ("model", "snapshot"):
             return None
-        if node.get("language") == "python":
+        if node.is_python:
             return Query(problem="it is written in Python")
-        sql = node.get("compiled_code")
-        if not sql:
+        if not node.compiled_code:
             return Query(problem="dbt did not compile it without a connection")
-        query = lineage_of(sql, self.dialect, self.find)
-        if node["resource_type"] == "snapshot" and not query.problem:
-            names = node["config"].get("snapshot_meta_column_names") or {}
+        query = lineage_of(node.compiled_code, self.dialect, self.find)
+        if node.resource_type == "snapshot" and not query.problem:
+            names = node.config.get("snapshot_meta_column_names") or {}
             added = tuple(_column(names.get(name) or name, "") for name in _SNAPSHOT_COLUMNS)
             return replace(query, outputs=(*query.outputs, *added))
         return query
@@ -165,7 +157,7 @@ class Side:
         found: dict[str, set[str]] = {}
         for unique_id, query in self.queries.items():
             read = {ref.relation for ref in query.reads} | query.inputs | query.open
-            for parent in {*parents_of(self.nodes[unique_id]), *read} - {unique_id}:
+            for parent in {*self.nodes[unique_id].parents, *read} - {unique_id}:
                 found.setdefault(parent, set()).add(unique_id)
         return found
 
@@ -216,16 +208,6 @@ class Side:
                     stack.append(source)
 
 
-def parents_of(node: Node) -> Iterable[str]:
-    """Return the unique ids that dbt says a node depends on."""
-    return (node.get("depends_on") or {}).get("nodes") or ()
-
-
-def is_enforced(node: Node) -> bool:
-    """Return whether the contract of a node is enforced."""
-    return bool((node.get("config", {}).get("contract") or {}).get("enforced"))
-
-
 def _column(name: str, kind: str) -> Output:
     return Output(name, frozenset(), True, name, name, kind)
 
@@ -234,16 +216,16 @@ def _lower(values: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in values.items()}
 
 
-def _names_of(node: Node) -> Iterable[tuple[str, ...]]:
+def _names_of(node: CompiledNode) -> Iterable[tuple[str, ...]]:
     """Return the names by which SQL may name a node, in lower case."""
-    name = str(node.get("identifier") or node.get("alias") or node["name"]).lower()
-    schema, database = str(node.get("schema") or "").lower(), str(node.get("database") or "").lower()
-    if node["config"].get("materialized") == "ephemeral":
+    name = node.table_name.lower()
+    database, schema = (str(part or "").lower() for part in node.relation[:2])
+    if node.config.get("materialized") == "ephemeral":
         return [(EPHEMERAL + name,)]
     return [tuple(part for part in (database, schema, name) if part), (schema, name)]
 
 
-def _in_order(nodes: Mapping[str, Node]) -> list[str]:
+def _in_order(nodes: Nodes) -> list[str]:
     """Return the nodes, each after those that it depends on."""
-    graph = {name: [parent for parent in parents_of(node) if parent in nodes] for name, node in nodes.items()}
+    graph = {name: [parent for parent in node.parents if parent in nodes] for name, node in nodes.items()}
     return [*TopologicalSorter(graph).static_order()]

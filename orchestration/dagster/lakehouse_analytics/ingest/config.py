@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lakehouse_analytics.common.text import suggestion
+from lakehouse_analytics.common.validation import explain
 from lakehouse_analytics.ingest import json_values
 from lakehouse_analytics.ingest.errors import IngestError
 from lakehouse_analytics.ingest.state import TABLE as STATE_TABLE
@@ -121,12 +122,9 @@ def _keys(model: type[_Strict]) -> list[str]:
 def _explain(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        parent = str(first["loc"][0]) if len(first["loc"]) > 1 else ""
-        return f"unknown key {key!r}; {suggestion(str(first['loc'][-1]), _keys(_MODELS[parent]))}"
-    if first["type"] == "missing":
-        return f"key {key!r} is missing"
-    return f"key {key!r}: {first['msg']}"
+    parent = str(first["loc"][0]) if len(first["loc"]) > 1 else ""
+    text = explain(first, repr(key), _keys(_MODELS.get(parent, Connection)))
+    return text if first["type"] == "extra_forbidden" else f"key {text}"
 
 
 def _substitute(value: Any, path: Path, key: str, environ: Mapping[str, str]) -> Any:

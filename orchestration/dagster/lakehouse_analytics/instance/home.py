@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
 from lakehouse_analytics.engines.registry import ENGINES
+from lakehouse_analytics.keys import EXPORTS_POOL
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -53,6 +54,10 @@ def open_home() -> DagsterInstance:
     instance = DagsterInstance.get()
     # `pools.default_limit` is not sufficient: it lets several runs start at once when a pool is used for the first
     # time.
+    storage = instance.event_log_storage
     for pool in sorted({engine.pool for engine in ENGINES.values() if engine.pool}):
-        instance.event_log_storage.set_concurrency_slots(pool, 1)
+        storage.set_concurrency_slots(pool, 1)
+    # A server can serve several exports at once, so a limit that someone has set stays.
+    if EXPORTS_POOL not in {one.name for one in storage.get_pool_limits() if not one.from_default}:
+        storage.set_concurrency_slots(EXPORTS_POOL, 1)
     return instance

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from lakehouse_analytics.common import durations
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.common.sql import literal
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.maintenance.policy import Policy
 
-Kind = Literal["temporaries", "optimize", "optimize_manifests", "expire_snapshots", "remove_orphan_files", "analyze"]
+Kind = Literal[
+    "drop_temp_relations", "optimize", "optimize_manifests", "expire_snapshots", "remove_orphan_files", "analyze"
+]
 #: Merging comes first, so that the files that it replaces can be expired later, and its result analyzed.
 ORDER: tuple[Kind, ...] = (
-    "temporaries",
+    "drop_temp_relations",
     "optimize",
     "optimize_manifests",
     "expire_snapshots",
@@ -57,7 +60,7 @@ class State:
         snapshots: Oldest first; the last is the current one.
         referenced: Ids of the snapshots to which branches or tags refer.
         analyzed, searched: When maintenance last collected statistics, and searched for orphan files.
-        temporaries: Temporary relations of dead builds, with their type: `table` or `view`.
+        temp_relations: Temporary relations of dead builds, with their type: `table` or `view`.
     """
 
     now: datetime
@@ -76,7 +79,7 @@ class State:
     referenced: frozenset[int] = frozenset()
     analyzed: datetime | None = None
     searched: datetime | None = None
-    temporaries: tuple[tuple[Relation, str], ...] = ()
+    temp_relations: tuple[tuple[Relation, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def plan(relation: Relation, policy: Policy, state: State) -> list[Step]:
 def due(kind: Kind, relation: Relation, policy: Policy, state: State) -> Step | None:
     """Return the step of a kind, or None if it is not due."""
     match kind:
-        case "temporaries":
+        case "drop_temp_relations":
             return _temporaries(state)
         case "optimize":
             return _optimize(relation, policy, state)
@@ -158,12 +161,12 @@ def expirable(policy: Policy, state: State) -> tuple[list[Snapshot], datetime | 
 
 
 def _temporaries(state: State) -> Step | None:
-    if not state.temporaries:
+    if not state.temp_relations:
         return None
     statements = tuple(
-        Statement(relation, f"DROP {kind.upper()} IF EXISTS {relation}") for relation, kind in state.temporaries
+        Statement(relation, f"DROP {kind.upper()} IF EXISTS {relation}") for relation, kind in state.temp_relations
     )
-    return Step("temporaries", f"{counted(len(statements), 'temporary relation')} of dead builds", statements)
+    return Step("drop_temp_relations", f"{counted(len(statements), 'temporary relation')} of dead builds", statements)
 
 
 def _optimize(relation: Relation, policy: Policy, state: State) -> Step | None:
@@ -195,7 +198,8 @@ def _expire_snapshots(relation: Relation, policy: Policy, state: State) -> Step 
     if not policy.expire_snapshots or not snapshots or keep_from is None:
         return None
     threshold = _seconds(max(policy.retain, state.now - keep_from + MARGIN))
-    reason = f"{len(snapshots)} of {counted(len(state.snapshots), 'snapshot')} older than {_ago(policy.retain)}"
+    of = counted(len(state.snapshots), "snapshot")
+    reason = f"{len(snapshots)} of {of} older than {durations.rounded(policy.retain)}"
     statement = f"ALTER TABLE {relation} EXECUTE expire_snapshots(retention_threshold => '{threshold}')"
     return Step("expire_snapshots", reason, (Statement(relation, statement),))
 
@@ -223,11 +227,6 @@ def _analyze(relation: Relation, policy: Policy, state: State) -> Step | None:
 
 def _seconds(time: timedelta) -> str:
     return f"{math.ceil(time.total_seconds())}s"
-
-
-def _ago(time: timedelta) -> str:
-    days, rest = divmod(time, timedelta(days=1))
-    return counted(days, "day") if days and not rest else _seconds(time)
 
 
 def _literals(texts: Collection[str]) -> str:

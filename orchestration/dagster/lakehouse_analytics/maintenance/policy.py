@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from lakehouse_analytics.arrivals.files.places import FILES_TABLE, QUARANTINE_TABLE
+from lakehouse_analytics.common import durations
 from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.contract.models import ContractError, Maintenance
 from lakehouse_analytics.dbt.graph import Graph, Key
@@ -76,8 +77,8 @@ def maintained_tables(graph: Graph, *, floor: timedelta, longest_write: timedelt
         minimum = {"retain": floor, "orphans": max(floor, longest_write)}
         where = f"{node.original_file_path} or dbt_project.yml: {node.resource_type} {node.name}"
         problems += [
-            f"{where}: meta.lakehouse.maintenance.{name} is {_duration(value)}: "
-            f"expected at least {_duration(minimum[name])}, "
+            f"{where}: meta.lakehouse.maintenance.{name} is {durations.exact(value)}: "
+            f"expected at least {durations.exact(minimum[name])}, "
             + ("the floor (LAKEHOUSE_MAINTENANCE_FLOOR)" if name == "retain" else _LEAST_ORPHANS)
             for name, value in retentions.items()
             if value is not None and value < minimum[name]
@@ -116,11 +117,3 @@ def _wanted(graph: Graph) -> Iterator[tuple[str, Node, Key, Maintenance | None]]
                 node = replace(source.node, identifier=source.node.table_name + suffix)
                 key = (*source.key[:-1], source.key[-1] + suffix)
                 yield source.unique_id + suffix, node, key, source.contract.maintenance
-
-
-def _duration(time: timedelta) -> str:
-    seconds = int(time.total_seconds())
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds and seconds % size == 0:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lakehouse_analytics.common.names import some
 from lakehouse_analytics.common.sql import literal
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import DatabaseError
@@ -402,5 +403,4 @@ def _outside(path: str, location: str) -> str:
 
 def _join_references(references: Mapping[str, str]) -> str:
     names = [f"the {kind} {name}" for name, kind in sorted(references.items())]
-    more = len(names) - _MAX_NAMES
-    return " and ".join([*names[:_MAX_NAMES], *([f"{more} more"] if more > 0 else [])])
+    return some(names, _MAX_NAMES, between=" and ")

@@ -15,7 +15,7 @@ from typing import Any
 from lakehouse_analytics.common.sql import literal
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import DatabaseError
-from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
+from lakehouse_analytics.engines.trino.temp_relations import stale_temp_relations
 from lakehouse_analytics.maintenance.plan import Snapshot, State
 from lakehouse_analytics.maintenance.policy import MaintainedTable
 
@@ -74,7 +74,7 @@ def left_behind(
         for relation, kind in relations.items()
         if relation.schema == table.relation.schema and relation.name.startswith(f"{table.relation.name}__dbt_tmp")
     }
-    return tuple(of_table[name] for name in sorted(stale_temporaries(of_table, now=now, older_than=older_than)))
+    return tuple(of_table[name] for name in sorted(stale_temp_relations(of_table, now=now, older_than=older_than)))
 
 
 def partitions_sql(relation: Relation) -> str:

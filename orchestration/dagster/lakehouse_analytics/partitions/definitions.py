@@ -302,7 +302,7 @@ def no_values(_table: Table, _parent: Table) -> Sequence[str]:
 def missing_upstream_partitions(
     graph: Graph,
     table: Table,
-    span: PartitionRange,
+    partition_range: PartitionRange,
     grain_partitions: Mapping[Grain, GrainPartitions],
     instance: dg.DagsterInstance,
     *,
@@ -313,7 +313,7 @@ def missing_upstream_partitions(
     Args:
         graph: The graph of the manifest.
         table: The table to build.
-        span: The partitions of the table to build.
+        partition_range: The partitions of the table to build.
         grain_partitions: The partitions definition of each grain.
         instance: The instance, which knows the materialized partitions.
         values_of: Returns the values that a table needs of one that it reads and that is partitioned by a column, too.
@@ -321,7 +321,7 @@ def missing_upstream_partitions(
     for parent in (graph.tables[unique_id] for unique_id in table.parents if unique_id in graph.tables):
         if parent.grain is None or not waits_for(table, parent):
             continue
-        wanted = overlapping_keys(grain_partitions[parent.grain], span.start, span.end)
+        wanted = overlapping_keys(grain_partitions[parent.grain], partition_range.start, partition_range.end)
         if column := parent.by:
             wanted = [joined_key(column, key, value) for key in wanted for value in values_of(table, parent)]
         built = instance.get_materialized_partitions(dg.AssetKey(parent.key))

@@ -20,11 +20,13 @@ class Decision:
         reused: Whether it is not built, because it would become what it is.
         reason: Why it is built; empty if it is not.
         because: The unique id of the input that has changed, if one has.
+        undecided: Whether it need not be built after all if the run makes of its inputs what they were.
     """
 
     reused: bool
     reason: str = ""
     because: str | None = None
+    undecided: bool = False
 
 
 def tracked(graph: Graph, selected: Collection[str]) -> set[str]:
@@ -66,6 +68,7 @@ class Versions:
 
     Attributes:
         own: The version of each table and source, and of the definition of each view, by unique id.
+        contents: The hashes of the contents of tables that are compared by them, by unique id.
     """
 
     def __init__(self, graph: Graph, code: Code, own: Mapping[str, str], states: Mapping[str, BuildState]) -> None:
@@ -77,6 +80,11 @@ class Versions:
             states: The states of the last builds, by unique id.
         """
         self._graph, self._code, self.own, self._states = graph, code, dict(own), dict(states)
+        self.contents = {
+            unique_id: state.contents
+            for unique_id, state in states.items()
+            if state.contents and own.get(unique_id) == state.output
+        }
 
     def of(self, unique_id: str) -> str | None:
         """Return the version of a table's contents; None if it is not known.
@@ -92,6 +100,8 @@ class Versions:
                 own = self._view(table, own, known)
             elif own is not None and own.startswith(VIEW):
                 own = None  # such as a source: nothing is known of what the view reads
+            elif own is not None:
+                own = self.contents.get(unique_id, own)
             known[unique_id] = own
         return known[unique_id]
 
@@ -119,6 +129,7 @@ def decide(
     code: Code,
     versions: Versions,
     states: Mapping[str, BuildState],
+    may_stay: Callable[[Table], bool],
     label: Callable[[str], str],
 ) -> dict[str, Decision]:
     """Decide which of the selected tables are built.
@@ -129,26 +140,28 @@ def decide(
         code: The code of the project.
         versions: The versions now.
         states: The states of the last builds, by unique id.
+        may_stay: Returns whether the version of a table can be the same after it was built.
         label: Returns the name of a table for messages.
     """
     found: dict[str, Decision] = {}
     for unique_id in sorted(selected, key=graph.order.__getitem__):
         table = graph.tables[unique_id]
-        building = next((p for p in _read_tables(graph, table, found) if p in found and not found[p].reused), None)
+        building = [p for p in inputs_of(graph, table, found) if p in found and not found[p].reused]
         reason = _own_reason(table, code, versions, states.get(unique_id))
-        if not reason and building:
-            found[unique_id] = Decision(False, f"{label(building)} is built", building)
-        elif reason:
+        changed = None if reason else changed_input(table, versions, states[unique_id], but=building)
+        if reason:
             found[unique_id] = Decision(False, reason)
+        elif changed:
+            found[unique_id] = Decision(False, changed[1].format(label(changed[0])), changed[0])
+        elif building:
+            undecided = all(found[p].undecided or may_stay(graph.tables[p]) for p in building)
+            found[unique_id] = Decision(False, f"{label(building[0])} is built", building[0], undecided)
         else:
-            changed = _changed_input(table, versions, states[unique_id])
-            found[unique_id] = (
-                Decision(False, changed[1].format(label(changed[0])), changed[0]) if changed else Decision(True)
-            )
+            found[unique_id] = Decision(True)
     return found
 
 
-def _read_tables(graph: Graph, table: Table, selected: Collection[str]) -> Iterator[str]:
+def inputs_of(graph: Graph, table: Table, selected: Collection[str]) -> Iterator[str]:
     """Yield the inputs of a table, and those behind views that the run does not build."""
     seen, waiting = set[str](), [*table.parents]
     while waiting:
@@ -186,9 +199,20 @@ _PARTS = {
 }
 
 
-def _changed_input(table: Table, versions: Versions, state: BuildState) -> tuple[str, str] | None:
-    """Return the first input that has changed, and how to say so."""
+def changed_input(
+    table: Table, versions: Versions, state: BuildState, *, but: Collection[str] = ()
+) -> tuple[str, str] | None:
+    """Return the first input that has changed, and how to say so.
+
+    Args:
+        table: The table.
+        versions: The versions now.
+        state: The state of its last build.
+        but: Inputs that do not count.
+    """
     for parent in table.parents:
+        if parent in but:
+            continue
         now = versions.of(parent)
         if now is None:
             return parent, "the version of {} is not known"

@@ -22,6 +22,7 @@ class BuildState:
         output: The version of the table after it was built.
         run: The id of the run.
         obstacle: Why the table must be built again although nothing has changed; empty if it need not be.
+        contents: A hash of the contents after it was built, if it is compared by them; otherwise empty.
     """
 
     code: Mapping[str, str]
@@ -29,6 +30,7 @@ class BuildState:
     output: str
     run: str
     obstacle: str = ""
+    contents: str = ""
     version: int = field(default=_VERSION)
 
     def as_json(self) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from lakehouse_analytics.common.environment import (
     repository_root,
     variable,
 )
-from lakehouse_analytics.common.text import most_similar
+from lakehouse_analytics.common.text import did_you_mean
+from lakehouse_analytics.common.validation import reason
 from lakehouse_analytics.dbt import profile as dbt_profile
 from lakehouse_analytics.dbt.profile import Profile, ProfileError
 from lakehouse_analytics.engines.duckdb.settings import DuckDBSettings
@@ -127,8 +128,7 @@ class Settings(
             for item in sorted(error.errors(include_url=False, include_input=False), key=lambda item: str(item["loc"])):
                 # LAKEHOUSE_ENV determines which other variables are required, so its message lists the values.
                 expected = f"expected one of: {', '.join(ENVIRONMENTS)}" if item["loc"][0] == "env" else ""
-                message = expected or item["msg"].removeprefix("Value error, ")
-                problems.append(f"{PREFIX}{str(item['loc'][0]).upper()}: {message}")
+                problems.append(f"{PREFIX}{str(item['loc'][0]).upper()}: {expected or reason(item)}")
         # The message has a line for each wrong variable already.
         missing = settings._missing(complete=complete)
         problems += [p for p in missing if p.split(":")[0].removeprefix(PREFIX).lower() not in wrong]
@@ -233,5 +233,5 @@ def _misspelt(variable: str) -> str | None:
     names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
     if not variable.startswith(PREFIX) or variable.startswith(CONNECTION_PREFIX) or variable in names:
         return None
-    near = most_similar(variable, names, cutoff=0.88)
-    return f"{variable}: no such setting; did you mean {near}?" if near else None
+    near = did_you_mean(variable, names, cutoff=0.88)
+    return f"{variable}: no such setting{near}" if near else None

@@ -54,7 +54,7 @@ def _sources(settings: Settings) -> ReportedSources:
     from lakehouse_analytics.webhook.sources import ReportedSources
 
     project = DbtProject.from_settings(settings)
-    graph = read(project.manifest(), project.configuration())
+    graph = read(project.manifest(), project.configuration(), project_dir=project.project_dir)
     sources = ReportedSources.of(graph.sources.values())
     if not sources.keys:
         raise click.ClickException(

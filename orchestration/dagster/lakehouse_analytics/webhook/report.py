@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError, field_validator, model_validator
 
-from lakehouse_analytics.common.text import suggestion
+from lakehouse_analytics.common.validation import explain, reason
 from lakehouse_analytics.contract.base import Section
 from lakehouse_analytics.dbt.graph import Key
 from lakehouse_analytics.triggers.base import Load
@@ -104,15 +104,13 @@ def parse(body: bytes) -> Report:
 def _problems(error: ValidationError) -> Iterator[str]:
     for item in error.errors(include_url=False, include_input=False):
         location = [str(part) for part in item["loc"]]
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            yield f"unknown key {location[-1][:60]!r}; {suggestion(location[-1], Report.model_fields, others='keys')}"
-        elif location[:1] == ["metadata"] and len(location) > 1:
+        if location[:1] == ["metadata"] and len(location) > 1:
             expected = f"text of at most {MAX_TEXT:,} characters, a number, true, false or null"
             yield f"metadata.{location[1][:60]}: expected {expected}"
         elif location and item["type"].startswith(("datetime", "timezone")):
             yield f"{location[0]}: expected a time with a time zone, such as 2026-01-31T06:00:00Z"
         elif location:
-            yield f"{location[0]}: {message[0].lower()}{message[1:]}"
+            key = repr(location[-1][:60]) if item["type"] == "extra_forbidden" else location[0]
+            yield explain(item, key, Report.model_fields, others="keys")
         else:
-            yield f"expected a JSON object: {message[0].lower()}{message[1:]}" if "type" in item["type"] else message
+            yield f"expected a JSON object: {reason(item)}" if "type" in item["type"] else reason(item)

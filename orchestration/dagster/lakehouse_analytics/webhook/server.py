@@ -31,18 +31,18 @@ from lakehouse_analytics.webhook.sources import ReportedSources, UnknownSourceEr
 
 logger = logging.getLogger(__name__)
 
-#: Requests that are served at once. Further ones are answered with 503.
+#: Requests that are served at once. Further ones get a 503.
 MAX_THREADS = 16
 #: Seconds within which a request must have been received.
 MAX_SECONDS = 10.0
-#: Seconds and bytes for which the rest of a refused request is read, so that the caller receives the answer.
+#: Seconds and bytes for which the rest of a refused request is read, so that the caller receives the response.
 _LINGER, _LINGER_BYTES = 1.0, 1_048_576
 _RETRY = {"Retry-After": "5"}
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The answer to a request.
+class Response:
+    """The response to a request.
 
     Attributes:
         status: The HTTP status.
@@ -60,7 +60,7 @@ class RefusedError(Exception):
 
     def __init__(self, status: HTTPStatus, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.answer = Answer(status, {"error": message}, headers or {})
+        self.response = Response(status, {"error": message}, headers or {})
 
 
 class _TimedSocket(io.RawIOBase):
@@ -133,7 +133,7 @@ class WebhookServer(ThreadingHTTPServer):
             self._slots.release()
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection. What has not been read is read first: otherwise, the caller may lose the answer."""
+        """Close a connection. What has not been read is read first: otherwise, the caller may lose the response."""
         with suppress(OSError):
             request.shutdown(socket.SHUT_WR)
             deadline, left = time.monotonic() + _LINGER, _LINGER_BYTES
@@ -177,25 +177,29 @@ class WebhookHandler(BaseHTTPRequestHandler):
         self.handle_one_request()
 
     def serve(self) -> None:
-        """Answer the request that has been read."""
+        """Respond to the request that has been read."""
         try:
-            answer = self._answer()
+            response = self._respond()
         except RefusedError as error:
-            answer = error.answer
+            response = error.response
         except TimeoutError:
-            answer = Answer(HTTPStatus.REQUEST_TIMEOUT, {"error": f"The request took more than {MAX_SECONDS:.0f} s."})
+            response = Response(
+                HTTPStatus.REQUEST_TIMEOUT, {"error": f"The request took more than {MAX_SECONDS:.0f} s."}
+            )
         except Exception:
             logger.exception("The request failed.")
-            answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "Internal error; see the log of the webhook."})
-        self._send(answer)
+            response = Response(
+                HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "Internal error; see the log of the webhook."}
+            )
+        self._send(response)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = serve  # noqa: N815
 
-    def _answer(self) -> Answer:
+    def _respond(self) -> Response:
         path = urlsplit(self.path).path
         if path == "/health":
             self._allow("GET", "HEAD")
-            return Answer(HTTPStatus.OK, {"status": "ok"})
+            return Response(HTTPStatus.OK, {"status": "ok"})
         # Split first: the name of a table may contain an encoded slash.
         parts = [unquote(part) for part in path.split("/")]
         if len(parts) != 4 or parts[:2] != ["", "arrived"]:
@@ -218,7 +222,7 @@ class WebhookHandler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
         except StorageError as error:
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), _RETRY) from None
-        return Answer(HTTPStatus.OK, {"source": name, "id": load.id, "stored": stored})
+        return Response(HTTPStatus.OK, {"source": name, "id": load.id, "stored": stored})
 
     def _allow(self, *methods: str) -> None:
         if self.command not in methods:
@@ -242,14 +246,14 @@ class WebhookHandler(BaseHTTPRequestHandler):
             raise RefusedError(HTTPStatus.BAD_REQUEST, "The body is shorter than its Content-Length.")
         return body
 
-    def _send(self, answer: Answer) -> None:
-        body = json.dumps(answer.body).encode()
+    def _send(self, response: Response) -> None:
+        body = json.dumps(response.body).encode()
         self.close_connection = True
         self.connection.settimeout(MAX_SECONDS)
-        self.log_request(answer.status)
-        self.send_response_only(answer.status)
+        self.log_request(response.status)
+        self.send_response_only(response.status)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
-        for name, value in {**headers, **answer.headers}.items():
+        for name, value in {**headers, **response.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
@@ -262,12 +266,12 @@ class WebhookHandler(BaseHTTPRequestHandler):
         return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """Answer a request that the standard library refuses, such as one that is not HTTP."""
+        """Respond to a request that the standard library refuses, such as one that is not HTTP."""
         status = HTTPStatus(code)
         if status is HTTPStatus.NOT_IMPLEMENTED:
             status = HTTPStatus.METHOD_NOT_ALLOWED
         self.request_version = "HTTP/1.1"
-        self._send(Answer(status, {"error": f"{status.phrase}."}))
+        self._send(Response(status, {"error": f"{status.phrase}."}))
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002
         """Log one line per request: without its query, headers and body, which may contain secrets."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from lakehouse_analytics.common.text import brief, most_similar
+from lakehouse_analytics.common.text import brief, did_you_mean
 from lakehouse_analytics.contract.arrivals import ReportedArrival
 from lakehouse_analytics.dbt.graph import Key, Source
 
@@ -60,6 +60,5 @@ class ReportedSources:
                 f"Loads of {brief(name)} cannot be reported: add `arrives: {{webhook: true}}` to its meta.lakehouse in "
                 "the dbt project."
             )
-        near = most_similar(name, self.keys)
-        hint = f" Did you mean {near}?" if near else ""
-        raise UnknownSourceError(f"The dbt project has no source table {brief(name)}.{hint}")
+        hint = did_you_mean(name, self.keys, otherwise=".")
+        raise UnknownSourceError(f"The dbt project has no source table {brief(name)}{hint}")

@@ -58,7 +58,7 @@ def objects(kind: str, *words: str) -> list[dict[str, Any]]:
 
 
 class Forwarded(DagsterUI):
-    """The webserver through `kubectl port-forward`, started anew when its pod went."""
+    """The webserver through `kubectl port-forward`, which is started again after its pod has ended."""
 
     def __init__(self) -> None:
         self.port = free_port()

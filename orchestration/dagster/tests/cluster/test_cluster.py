@@ -51,7 +51,7 @@ def test_the_demo_job_is_green_in_a_pod_of_its_own(release: Release) -> None:
     run_id = release.ui.launch("full_refresh", tags=DAYS)
     done = release.ui.finished(run_id, seconds=600)
     assert done.status == "SUCCESS", done.words
-    assert done.materialised == BUILT
+    assert done.materialized == BUILT
     assert all(done.checks.values())
     [pod] = pods_of(run_id)
     print(f"launched → started {done.start - began:.1f} s, run {done.end - done.start:.1f} s")
@@ -125,7 +125,7 @@ def test_a_killed_run_is_noticed_and_made_good_from_where_it_was(
     print(f"noticed after {time.time() - killed:.0f} s")
     done = release.ui.finished(retry_of(release, run_id), seconds=600)
     assert done.status == "SUCCESS", done.words
-    assert done.materialised < BUILT  # from where it was
+    assert done.materialized < BUILT  # from where it was
     assert contents(release) == undisturbed
 
 
@@ -312,12 +312,12 @@ def test_a_sync_of_airbyte_and_then_the_schedule_fire_by_themselves(release: Rel
         what="a run after the sync",
         release=release,
     )
-    print(f"sync ended → run asked for {time.time() - began:.0f} s")
+    print(f"sync ended → run requested {time.time() - began:.0f} s")
     done = release.ui.finished(synced[0], seconds=600)
     assert done.status == "SUCCESS", done.words
-    assert done.materialised >= {"bronze/stg_customers", "bronze/stg_orders", "bronze/stg_products"}
+    assert done.materialized >= {"bronze/stg_customers", "bronze/stg_orders", "bronze/stg_products"}
 
-    # Each minute, of the day that is running: that of yesterday is asked for at a midnight only.
+    # Each minute, of the day that is running: the one of yesterday is requested only at midnight.
     release.ui.switch_schedule("daily_refresh", on=True)
     scheduled = until(
         lambda: release.ui.runs_of("dagster/schedule_name", "daily_refresh") or None,
@@ -327,7 +327,7 @@ def test_a_sync_of_airbyte_and_then_the_schedule_fire_by_themselves(release: Rel
     )
     done = release.ui.finished(scheduled[-1], seconds=600)
     assert done.status == "SUCCESS", done.words
-    assert "gold/revenue_daily" in done.materialised
+    assert "gold/revenue_daily" in done.materialized
 
     def off() -> bool:
         """A tick that is going on stores what it read before: the schedule is on again."""
@@ -385,7 +385,7 @@ def test_a_job_whose_run_was_given_up_is_reaped(release: Release) -> None:
     until(lambda: release.ui.status(run_id) == "STARTED", seconds=180, what="its start", release=release)
     [pod] = pods_of(run_id)
     kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", "kill -STOP -1")  # a pod that hangs
-    # As run monitoring gives up a run whose node cannot be reached: nobody deletes the Job.
+    # Run monitoring gives up a run like this if its node cannot be reached. The Job is not deleted.
     kubectl("exec", f"deploy/{RELEASE}-daemon", "--", "python", "-c", CANCELED.format(run_id=run_id))
     time.sleep(65)  # its grace
     assert pods_of(run_id)
@@ -488,8 +488,8 @@ def test_nobody_reaches_what_is_not_said(release: Release) -> None:
 SCRAPE = "import urllib.request as u; print(u.urlopen('http://localhost:9464/metrics', timeout=30).read().decode())"
 
 
-def test_prometheus_is_told_of_a_dead_daemon_a_queue_and_a_database_that_is_away(release: Release) -> None:
-    def told() -> dict[tuple[str, ...], float]:
+def test_metrics_show_a_dead_daemon_a_queue_and_a_lost_database(release: Release) -> None:
+    def scraped() -> dict[tuple[str, ...], float]:
         families = text_string_to_metric_families(
             kubectl("exec", "deploy/support-metrics", "--", "python", "-c", SCRAPE)
         )
@@ -498,21 +498,21 @@ def test_prometheus_is_told_of_a_dead_daemon_a_queue_and_a_database_that_is_away
     def silent() -> float:
         """Seconds, of the daemon that is silent for longest."""
         name = "dagster_daemon_last_heartbeat_timestamp_seconds"
-        return time.time() - min(value for key, value in told().items() if key[0] == name)
+        return time.time() - min(value for key, value in scraped().items() if key[0] == name)
 
     def up() -> bool:
-        return told()["dagster_storage_up",] == 1
+        return scraped()["dagster_storage_up",] == 1
 
     kubectl("rollout", "status", "deployment/support-metrics", "--timeout=5m")
     until(lambda: up() and silent() < 60, seconds=120, what="heartbeats", release=release)
-    assert told()["dagster_runs", "QUEUED"] == 0
+    assert scraped()["dagster_runs", "QUEUED"] == 0
     kubectl("scale", f"deployment/{RELEASE}-daemon", "--replicas=0")
     try:
         run_id = release.ui.launch("bronze_refresh")
         until(lambda: silent() > 90, seconds=240, what="silence", release=release)
-        assert told()["dagster_runs", "QUEUED"] == 1
+        assert scraped()["dagster_runs", "QUEUED"] == 1
         # Not of another time zone. The cluster's clock may be another than ours.
-        assert abs(time.time() - told()["dagster_queue_oldest_run_timestamp_seconds",]) < 600
+        assert abs(time.time() - scraped()["dagster_queue_oldest_run_timestamp_seconds",]) < 600
     finally:
         kubectl("scale", f"deployment/{RELEASE}-daemon", "--replicas=1")
     assert release.ui.finished(run_id, seconds=600).status == "SUCCESS"
@@ -542,7 +542,7 @@ MAY = {
     "lakehouse-runs": set(),
     "dagster-dagster-user-deployments-user-deployments": set(),
 }
-ASKED = [
+REQUESTED = [
     *(
         f"{verb} {what}"
         for what in ("jobs.batch", "pods", "secrets", "configmaps")
@@ -556,7 +556,7 @@ ASKED = [
 def test_nobody_may_do_more_than_needed(release: Release, account: str) -> None:
     user = f"--as=system:serviceaccount:{RELEASE}:{account}"
     said = {}
-    for question in ASKED:
+    for question in REQUESTED:
         verb, what = question.split()
         resource, _, sub = what.partition("/")
         answer = run(

@@ -103,7 +103,7 @@ def test_a_password_that_expired_is_named_and_its_successor_needs_no_new_install
     kubectl("patch", "secret", "lakehouse-secrets", "-p", json.dumps(right))
     done = production.ui.finished(production.ui.retry_failed_assets(failed.run_id), seconds=600)
     assert done.status == "SUCCESS", done.words
-    assert {"bronze/stg_customers", "bronze/stg_orders", "bronze/stg_products"} <= done.materialised
+    assert {"bronze/stg_customers", "bronze/stg_orders", "bronze/stg_products"} <= done.materialized
     assert [pod["metadata"]["name"] for pod in objects("pods", "-l", "component=user-deployments")] == servers
     now = json.loads(kubectl("get", "deployment", f"{RELEASE}-daemon", "-o", "json"))["metadata"]["generation"]
     assert now == revision
@@ -113,7 +113,7 @@ def test_the_demo_is_green_on_trino_and_its_output_is_on_s3(production: Release)
     run_id = production.ui.launch("full_refresh", tags=DAYS)
     done = production.ui.finished(run_id, seconds=900)
     assert done.status == "SUCCESS", done.words
-    assert done.materialised == BUILT
+    assert done.materialized == BUILT
     print(f"full_refresh of 30 days on Trino: {done.end - done.start:.0f} s")
     said = until(lambda: printed(production, run_id) or None, seconds=120, what="its output", release=production)
     assert "fct_orders" in said

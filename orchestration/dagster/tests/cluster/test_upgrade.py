@@ -38,7 +38,7 @@ def test_an_upgrade_of_the_chart_loses_and_doubles_no_run(release: Release, requ
     for one in runs:
         done = release.ui.finished(one)
         assert done.status == "SUCCESS", done.words
-        assert done.materialised == BUILT
+        assert done.materialized == BUILT
     # DuckDB's pool lets one run write at a time, before, during and after the upgrade.
     assert max(together) == 1
     jobs = Counter(job["metadata"]["labels"].get("dagster/run-id") for job in objects("jobs"))

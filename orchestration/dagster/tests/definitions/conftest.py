@@ -64,7 +64,7 @@ class Location:
         return read(self.project.manifest(), self.project.configuration(), strict=self.settings.strict)
 
     def load(self) -> dg.Definitions:
-        """As Dagster loads the module, anew."""
+        """Load the module again, as Dagster does."""
         module = importlib.import_module("lakehouse_analytics.definitions")
         with environment(self.variables):
             loaded: Any = module.defs

@@ -14,7 +14,7 @@ def test_the_code_location_is_what_was_reviewed(definitions: dg.Definitions, gol
 
 def described(definitions: dg.Definitions) -> dict[str, Any]:
     graph = definitions.resolve_asset_graph()
-    nodes = sorted(graph.asset_nodes, key=lambda node: node.key.path)
+    nodes = sorted(graph.asset_nodes, key=lambda node: [*node.key.path])
     return {
         "assets": {node.key.to_user_string(): asset(graph, node) for node in nodes if node.is_materializable},
         "external_assets": {node.key.to_user_string(): asset(graph, node) for node in nodes if node.is_external},

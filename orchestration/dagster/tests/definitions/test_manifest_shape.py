@@ -189,7 +189,8 @@ def test_what_is_read_is_what_is_checked(manifest: dict[str, Any], kind: str) ->
     for entry in entries:
         keys, config_keys = set(), set()
         # Without a value, `meta` and `group` are looked up in a second place.
-        for empty in ({}, {"meta": {}, "group": None}):
+        without: list[dict[str, Any]] = [{}, {"meta": {}, "group": None}]
+        for empty in without:
             recorded = Recorded(entry | empty)
             config = recorded["config"] = Recorded({**(entry.get("config") or {}), **empty})
             recorded.read.clear()

@@ -132,8 +132,8 @@ def dagster_loads_the_instance(subject: Subject) -> Iterator[str]:
             module = importlib.import_module(value["module"].replace("dagster.core.", "dagster._core."))
             kind = getattr(module, value["class"])
             checked = process_config(resolve_to_config_type(kind.config_type()), value.get("config") or {})
-            for error in checked.errors or ():
-                yield f"{section} of dagster.yaml: Dagster refuses it: {error.message}"
+            for refusal in checked.errors or ():
+                yield f"{section} of dagster.yaml: Dagster refuses it: {refusal.message}"
 
 
 def sections_are_said_once(subject: Subject) -> Iterator[str]:
@@ -235,7 +235,7 @@ def pull_secrets_are_everywhere(subject: Subject) -> Iterator[str]:
 def pods_are_restricted(subject: Subject) -> Iterator[str]:
     """The `restricted` Pod Security Standard, which the guide's namespace enforces."""
     for name, pod in subject.rendered.every_pod():
-        yield from (f"{problem}. The namespace is labelled `restricted`." for problem in restricted(name, pod))
+        yield from (f"{problem}. The namespace has the label `restricted`." for problem in restricted(name, pod))
 
 
 def restricted(name: str, pod: Object) -> list[str]:

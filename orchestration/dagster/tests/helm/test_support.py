@@ -13,7 +13,7 @@ import pytest
 
 from .kube_api import KubeApi, config_map, secret
 from .rendered import NAMESPACE, ROOT, VALUES, Object, Rendered, conforms, helm, read
-from .test_rendered import restricted
+from .rules import restricted
 
 CHART = ROOT / "charts" / "lakehouse-support"
 MINIMAL = CHART / "ci" / "minimal-values.yaml"
@@ -746,7 +746,8 @@ def test_the_instance_is_migrated_and_its_pools_are_limited() -> None:
     [container] = job["spec"]["template"]["spec"]["containers"]
     words = container["args"][-1]
     assert "dagster instance migrate" in words
-    assert "dagster instance concurrency set duckdb 1" in words.split("\n")
+    for pool in ("duckdb", "exports"):
+        assert f"dagster instance concurrency set {pool} 1" in words.split("\n")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-install,post-upgrade"
 
 

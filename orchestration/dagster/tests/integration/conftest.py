@@ -95,7 +95,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     The slowest files come first, so that no worker waits for another at the end.
     """
     engine, brief = config.getoption("--engine"), config.getoption("--brief")
-    kept, left = [], []
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
     for item in items:
         marked = item.get_closest_marker("engine")
         default = "trino" if item.get_closest_marker("trino") else "duckdb"
@@ -211,13 +212,16 @@ class Lakehouse:
         materialized = [
             event.step_materialization_data.materialization for event in events if event.is_step_materialization
         ]
-        # Rows of a table that took long to count are told in an observation.
+        # If counting took long, an observation has the rows of the table.
         observed = [e.asset_observation_data.asset_observation for e in events if e.is_asset_observation]
-        told = [*materialized, *observed]
+        reported: list[dg.AssetMaterialization | dg.AssetObservation] = [*materialized, *observed]
         evaluations = [record.asset_check_evaluation for record in logs if record.asset_check_evaluation]
         failures = [event.step_failure_data for event in events if event.is_step_failure]
         names = {id(e): f"{e.asset_key.to_user_string()}:{e.check_name}" for e in evaluations}
-        words = [(f.user_failure_data.description if f.user_failure_data else f.error.to_string()) for f in failures]
+        words = [
+            f.user_failure_data.description if f.user_failure_data else f.error.to_string() if f.error else ""
+            for f in failures
+        ]
         return Outcome(
             run_id=run_id,
             success=success,
@@ -226,7 +230,7 @@ class Lakehouse:
             descriptions={names[id(e)]: e.description or "" for e in evaluations},
             metadata={
                 m.asset_key.to_user_string(): {
-                    k: v.value for o in told if o.asset_key == m.asset_key for k, v in o.metadata.items()
+                    k: v.value for o in reported if o.asset_key == m.asset_key for k, v in o.metadata.items()
                 }
                 for m in materialized
             },
@@ -244,7 +248,7 @@ class Lakehouse:
             rows={
                 m.asset_key.to_user_string(): {
                     o.partition: o.metadata["dagster/partition_row_count"].value
-                    for o in told
+                    for o in reported
                     if o.asset_key == m.asset_key and o.partition and "dagster/partition_row_count" in o.metadata
                 }
                 for m in materialized

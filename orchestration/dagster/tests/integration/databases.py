@@ -62,7 +62,7 @@ class Database(ABC):
         return found
 
     def insert_changed(self, relation: str, where: str, **changes: str) -> None:
-        """Insert rows of a table again, with some columns given anew as expressions."""
+        """Insert rows of a table again, with expressions for some of the columns."""
         schema, table = relation.split(".")
         names = [name for name, _ in self.columns(schema, table)]
         values = ", ".join(changes.get(name, f'"{name}"') for name in names)

@@ -56,8 +56,8 @@ def delete_equal(
 
         def _summary(self, snapshot_properties: Any = None) -> Summary:
             found = super()._summary()
-            told = {**found.additional_properties, **(summary or {})}
-            return Summary(found.operation, **{key: value for key, value in told.items() if value is not None})
+            properties = {**found.additional_properties, **(summary or {})}
+            return Summary(found.operation, **{key: value for key, value in properties.items() if value is not None})
 
     field = table.schema().find_field(column)
     # The Parquet file carries the field's id: readers match by it.

@@ -119,13 +119,14 @@ class Stack:
             return [list(row) for row in cursor.fetchall()]
 
     def arrow(self, table: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-        """A table's rows through pyiceberg, told by nothing but the file `env`."""
+        """Return a table's rows, read by pyiceberg with only the settings of the file `env`."""
         from pyiceberg.catalog import load_catalog
         from pyiceberg.utils.config import Config
 
         for name, value in self.env.items():
             monkeypatch.setenv(name, value)
-        catalog = load_catalog("lakehouse", **Config().get_catalog_config("lakehouse"))
+        config: dict[str, Any] = Config().get_catalog_config("lakehouse") or {}
+        catalog = load_catalog("lakehouse", **config)
         return catalog.load_table(table).scan().to_arrow()
 
 
@@ -162,10 +163,10 @@ def own_stack(state: Path, workers: int = 1) -> Iterator[Stack]:
     ports = {f"LAKEHOUSE_STACK_{name}_PORT": str(first + number) for number, name in enumerate(names)}
     try:
         started = stack.run("up", **ports, LAKEHOUSE_STACK_WORKERS=str(workers))
-        told = started.stdout
-        assert started.returncode == 0, told + started.stderr
-        assert "a table was written, read and dropped" in told
-        assert not [name for name, secret in stack.secrets.items() if secret in told]
+        output = started.stdout
+        assert started.returncode == 0, output + started.stderr
+        assert "a table was written, read and dropped" in output
+        assert not [name for name, secret in stack.secrets.items() if secret in output]
         yield stack
     finally:
         stack.run("down")

@@ -24,7 +24,7 @@ def code() -> str:
     text = (repository_root() / "docs" / "add-a-check.md").read_text()
     [module] = re.findall(rf'```python title="lakehouse_analytics/checks/{NAME}.py"\n(.*?)```', text, re.DOTALL)
     assert f'Kind("lakehouse_analytics.checks.{NAME}", EvaluationPoint.WITH_TABLES, ("{NAME}",))' in text
-    return module
+    return str(module)
 
 
 def register(name: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Airbyte's syncs through the real sensor daemon, which is killed again and again, on an instance in PostgreSQL.
 
-Every job must be in Dagster's history exactly once: a materialisation and a check evaluation on each of its tables,
+Every job must be in Dagster's history exactly once: a materialization and a check evaluation on each of its tables,
 and one run. Runs stay queued: what they would do is not the question here.
 """
 
@@ -31,7 +31,8 @@ from lakehouse_analytics.triggers.airbyte.events import SYNC_ID
 from lakehouse_analytics.triggers.airbyte.sensor import NAME
 from lakehouse_analytics.triggers.events import SYNC_CHECK
 
-from .daemon import free_port, poll
+from tests.dagster_ui import free_port, poll
+
 from .stack import empty_database
 
 pytestmark = [pytest.mark.integration, pytest.mark.trino]  # for the stack's PostgreSQL
@@ -113,9 +114,9 @@ class Orchestrator:
             "--module-name", "lakehouse_analytics.definitions",
         )  # fmt: skip
         try:
-            asked = ["dagster", "api", "grpc-health-check", "--port", str(self.port)]
+            probe = ["dagster", "api", "grpc-health-check", "--port", str(self.port)]
             poll(
-                lambda: subprocess.run(asked, env=self.environment, check=False, capture_output=True).returncode == 0,
+                lambda: subprocess.run(probe, env=self.environment, check=False, capture_output=True).returncode == 0,
                 seconds=120,
                 what="the code server",
                 because=self.log,
@@ -155,7 +156,7 @@ def airbyte() -> Iterator[Simulator]:
 
 def ticks(instance: dg.DagsterInstance) -> list[InstigatorTick]:
     """Of the sensor, the newest first."""
-    [state] = [s for s in instance.all_instigator_state() if s.instigator_name == NAME] or [None]
+    state = next((s for s in instance.all_instigator_state() if s.instigator_name == NAME), None)
     return [*instance.get_ticks(state.instigator_origin_id, state.selector_id)] if state else []
 
 
@@ -184,7 +185,7 @@ def test_every_sync_is_in_the_history_exactly_once_however_often_the_daemon_is_k
         def stored() -> int:
             with events.cursor() as cursor:
                 cursor.execute("select count(*) from event_logs")
-                return int(cursor.fetchone()[0])  # type: ignore[index]
+                return int(cursor.fetchone()[0])
 
         # The first tick says from when on syncs count.
         daemon = orchestrator.daemon()

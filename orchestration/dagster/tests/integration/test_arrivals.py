@@ -252,10 +252,10 @@ def test_partitions_of_a_run_that_died_after_its_commit_are_reported_by_the_next
     settings = Settings.load()
     arrival = FileArrival(
         files=f"{energy.root}/landing/dam/{{date}}_*.csv",
-        begin="2026-11-01",
+        begin=date(2026, 11, 1),
         split_by="market",
         columns={"starts": "timestamptz", "price": "decimal(10,2)"},
-    )  # type: ignore[arg-type]
+    )
     tables = tables_of(settings, Relation("lake", "landing", "prices"))
     assert len([*FileLoader(arrival, storage_of(arrival, energy.project), tables).load_new(died.run_id)]) == 1
     assert energy.materialized() == set()

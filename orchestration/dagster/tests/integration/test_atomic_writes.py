@@ -25,7 +25,7 @@ from lakehouse_analytics.dbt.run_results import DbtResult
 from lakehouse_analytics.dbt.runner import DbtRunner, DbtSession
 from lakehouse_analytics.engines.duckdb.database import connect
 from lakehouse_analytics.engines.trino.atomic_writes import lint
-from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
+from lakehouse_analytics.engines.trino.temp_relations import stale_temp_relations
 from lakehouse_analytics.settings import repository_root
 
 from .stack import stack_environment
@@ -126,7 +126,7 @@ class Lake:
     project: Path
     ask: Ask
     session: DbtSession
-    environment: dict[str, str]
+    environment: Mapping[str, str]
 
     def dbt(self, *args: str) -> DbtResult:
         result = self.session.run(args, lambda _level, _message: None, target_path=self.project / "target")
@@ -215,7 +215,7 @@ def asking_trino(environment: dict[str, str]) -> Ask:
 
 @contextmanager
 def lake_on(
-    target: str, root: Path, environment: dict[str, str], ask: Ask, files: Mapping[str, str] = FILES
+    target: str, root: Path, environment: Mapping[str, str], ask: Ask, files: Mapping[str, str] = FILES
 ) -> Iterator[Lake]:
     project = root / "project"
     for name, text in files.items():
@@ -226,7 +226,7 @@ def lake_on(
         profiles_dir=str(repository_root() / "dbt"),
         target=target,
         target_path=str(project / "target"),
-        environment=environment,
+        environment=dict(environment),
     )
     with runner.session("duckdb" if target == "local" else target) as session:
         lake = Lake(project, ask, session, environment)
@@ -489,11 +489,11 @@ def test_readers_see_a_seed_whole_while_it_is_loaded_again(lake: Lake) -> None:
 
 @contextmanager
 def _standing_still(lake: Lake, window: Sequence[int]) -> Iterator[subprocess.Popen[str]]:
-    """A run of its own process, held between its temporary view and its MERGE until the gate is empty."""
+    """A run in another process, which waits between its temporary view and its MERGE until the gate is empty."""
     lake.ask(f"create table {SCHEMA}.gate (x integer)")
     lake.ask(f"insert into {SCHEMA}.gate values 1")
     target = lake.project.parent / "standing_still"
-    command = [
+    command: list[str | Path] = [
         Path(sys.executable).with_name("dbt"),
         "run",
         "--select",
@@ -548,8 +548,8 @@ def test_what_a_killed_run_leaves_is_harmless_and_known_by_its_age(lake: Lake) -
 
     [left] = [name for name in lake.relations() if "__dbt_tmp" in name]
     now = datetime.now(UTC)
-    assert stale_temporaries(lake.relations(), now=now, older_than=timedelta(hours=1)) == []
-    assert stale_temporaries(lake.relations(), now=now + timedelta(hours=2), older_than=timedelta(hours=1)) == [left]
+    assert stale_temp_relations(lake.relations(), now=now, older_than=timedelta(hours=1)) == []
+    assert stale_temp_relations(lake.relations(), now=now + timedelta(hours=2), older_than=timedelta(hours=1)) == [left]
 
 
 def test_the_lint_finds_just_the_stock_strategy(lake: Lake) -> None:

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.dagster_ui import poll
+
 from . import shop
-from .daemon import CODE, Dev, Lake, dagster_dev, poll
+from .daemon import CODE, Dev, Lake, dagster_dev
 from .databases import new_database
 
 BEGIN = "2026-03-20"
@@ -46,7 +48,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Dev]:
 
 @dataclass
 class Samples:
-    """What the runs of a backfill were doing, each time somebody looked."""
+    """The states of a backfill's runs, as polled."""
 
     taken: list[Counter[str]] = field(default_factory=list)
 
@@ -113,7 +115,7 @@ def days_there(dev: Dev) -> list[str]:
 @pytest.mark.nightly("trino")
 def test_the_ui_fills_five_days_one_run_after_the_other_while_the_rest_is_queued(dev: Dev) -> None:
     assert dev.finished(dev.launch("__ASSET_JOB", assets=["bronze/orders"])).status == "SUCCESS"
-    # The table does not exist yet: the first run makes it, and none of the others makes it anew.
+    # The table does not exist yet: the first run creates it, and no other run replaces it.
     backfill = launched(dev, assetSelection=[{"path": ["silver", "days"]}], partitionNames=FIVE)
     samples = watched(dev, backfill, 5)
     runs = runs_of(dev, backfill)
@@ -127,6 +129,7 @@ def test_the_ui_fills_five_days_one_run_after_the_other_while_the_rest_is_queued
 
 
 @pytest.mark.engine("duckdb")
+@pytest.mark.nightly
 def test_the_command_line_does_so_too_and_lets_a_scheduled_run_go_first(dev: Dev) -> None:
     day = NEXT_FIVE[0], NEXT_FIVE[-1]
     said = dev.lake.command(

@@ -46,10 +46,10 @@ TESTED: dict[str, tuple[str, ...]] = {
     "base": ("integration/test_gates.py::test_everything_is_built_layer_by_layer_with_its_metadata",),
     "column-tags": (MEANING,),
     "connector": (
-        "unit/ingest/test_ingest_bad_input.py::test_a_config_reaches_the_connector_as_it_is_written",
-        "unit/ingest/test_ingest_bad_input.py::test_a_config_that_is_no_json_names_file_and_key",
-        "unit/ingest/test_ingest_bad_input.py::test_a_stored_state_that_cannot_be_read_is_one_error",
-        "unit/ingest/test_ingest_bad_input.py::test_a_database_that_is_no_file_is_refused_before_anything_is_read",
+        "unit/ingest/test_sync_bad_input.py::test_a_config_reaches_the_connector_as_it_is_written",
+        "unit/ingest/test_sync_bad_input.py::test_a_config_that_is_no_json_names_file_and_key",
+        "unit/ingest/test_sync_bad_input.py::test_a_stored_state_that_cannot_be_read_is_one_error",
+        "unit/ingest/test_sync_bad_input.py::test_a_database_that_is_no_file_is_refused_before_anything_is_read",
     ),
     "count-name": (f"{META}test_all_of_it_runs",),
     "dagster-ref": (f"{META}test_each_check_is_on_the_asset_that_dagster_dbt_puts_it_on",),
@@ -57,7 +57,7 @@ TESTED: dict[str, tuple[str, ...]] = {
     "dotted": (f"{META}test_all_of_it_runs",),
     "eager": (
         f"{HERE}test_a_table_below_a_tested_source_is_requested_after_each_sync",
-        "unit/assets/test_automation.py::test_a_table_is_requested_after_each_sync_of_its_source",
+        "unit/assets/test_specs_automation.py::test_a_table_is_requested_after_each_sync_of_its_source",
     ),
     "emptypk": (WORLD,),
     "env-schema": ("integration/test_manifest_world.py::test_variables_reach_parse_and_run",),
@@ -68,8 +68,8 @@ TESTED: dict[str, tuple[str, ...]] = {
     "git-package": ("integration/test_dbt_hooks.py::test_dbt_is_asked_for_packages_when_and_only_when_they_changed",),
     "hooks": (NAMES, "integration/test_gates.py::test_a_failing_hook_fails_the_run"),
     "ingest": (
-        "unit/ingest/test_ingest_bad_input.py::test_a_record_that_is_no_json_names_stream_position_and_reason",
-        "unit/ingest/test_ingest_columns.py::test_values_that_do_not_fit_are_null_and_listed",
+        "unit/ingest/test_sync_bad_input.py::test_a_record_that_is_no_json_names_stream_position_and_reason",
+        "unit/ingest/test_columns.py::test_values_that_do_not_fit_are_null_and_listed",
     ),
     "kubernetes": ("helm/test_rendered.py::test_a_run_queue_that_is_off_is_named_in_plain_words",),
     "layer-clash": (MEANING,),
@@ -81,8 +81,8 @@ TESTED: dict[str, tuple[str, ...]] = {
     "moved-over": (NAMES, f"{META}test_every_key_that_meta_names_is_that_of_dagster_dbt"),
     "nonascii": (NAMES, f"{META}test_all_of_it_runs"),
     "odd-names": (NAMES,),
-    "outside": ("unit/dbt/test_stale_manifest.py::test_every_file_that_dbt_reads_counts",),
-    "pkgstale": ("unit/dbt/test_stale_manifest.py::test_every_file_that_dbt_reads_counts",),
+    "outside": ("unit/dbt/test_project_stale_manifest.py::test_every_file_that_dbt_reads_counts",),
+    "pkgstale": ("unit/dbt/test_project_stale_manifest.py::test_every_file_that_dbt_reads_counts",),
     "same-stem": ("unit/dbt/test_profile.py::test_a_file_other_than_the_profiles_is_one_error",),
     "semantic": (MEANING,),
     "sources-only": (
@@ -97,7 +97,7 @@ TESTED: dict[str, tuple[str, ...]] = {
     ),
     "two-packages": (
         NAMES,
-        "unit/dbt/test_suggested_yaml.py::test_two_packages_with_one_model_name_are_one_error_with_both_files_and_both_ways_out",
+        "unit/dbt/lint/test_suggested_yaml.py::test_two_packages_with_one_model_name_are_one_error_with_both_files_and_both_ways_out",
     ),
     "udf": (KINDS, NODES),
     "vars": (MEANING,),
@@ -260,7 +260,7 @@ MEANINGS = {
           - {name: exposures, schema: main, tables: [{name: board}]}
         models:
           - name: stg_orders
-            config: {tags: ["cost centre: 12", nightly]}
+            config: {tags: ["cost center: 12", nightly]}
             columns:
               - {name: order_id, config: {tags: ["pii: high", "art. 9"]}, data_tests: [unique]}
           - name: orders

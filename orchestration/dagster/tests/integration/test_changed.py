@@ -52,7 +52,8 @@ def built(lakehouse: Lakehouse, *words: str, exit_code: int = 0) -> tuple[str, s
     """Build; the output, the tables that were built, and the checks that were evaluated."""
     before = {run.run_id for run in lakehouse.instance.get_runs()}
     output = command("build", "--changed", "--base", "HEAD", *words, exit_code=exit_code)
-    tables, checks = set(), set()
+    tables: set[str] = set()
+    checks: set[str] = set()
     for run in lakehouse.instance.get_runs():
         if run.run_id not in before:
             outcome = lakehouse.outcome(run.run_id, run.is_success)

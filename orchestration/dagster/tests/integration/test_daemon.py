@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import COUNT, Dev, Webhook, alive, dagster_dev, dbt_below, last_days, new_lake, poll
+from tests.dagster_ui import poll
+
+from .daemon import COUNT, Dev, Webhook, alive, dagster_dev, dbt_below, last_days, new_lake
 
 pytestmark = [pytest.mark.engine("duckdb", "trino"), pytest.mark.nightly("trino")]
 
@@ -112,8 +114,8 @@ def test_a_job_and_an_ad_hoc_run_launched_at_once_write_a_table_one_after_the_ot
         waited = [run for run in (full, ad_hoc) if "stg_products: in use by run" in run.words]
         assert waited or first.end <= second.start, full.words + ad_hoc.words
 
-    assert full.materialised == ALL
-    assert ad_hoc.materialised == {"bronze/stg_products"}
+    assert full.materialized == ALL
+    assert ad_hoc.materialized == {"bronze/stg_products"}
     whole = ALL - BY_DAY
     assert full.row_counts == {
         key: dev.lake.sql(f"from {key.replace('/', '.')} select count(*)")[0][0] for key in whole
@@ -122,7 +124,7 @@ def test_a_job_and_an_ad_hoc_run_launched_at_once_write_a_table_one_after_the_ot
     assert {table for table, check in full.checks if check == "freshness"} == SOURCES
     for run in (full, ad_hoc):
         assert run.checks.keys() == dev.planned_checks(run.run_id)
-        assert {table for table, _ in run.checks} - SOURCES == run.materialised
+        assert {table for table, _ in run.checks} - SOURCES == run.materialized
     assert full.checks[GATE]
     print(
         f"full_refresh {full.end - full.start:.0f} s, {len(full.checks)} checks; gap {second.start - first.end:.1f} s"
@@ -137,7 +139,7 @@ def test_gold_on_silver_asks_for_nothing_after_a_full_refresh(dev: Dev) -> None:
 
 def test_gold_on_silver_builds_gold_once_after_silver_was_built_alone(dev: Dev) -> None:
     silver = dev.finished(dev.launch("__ASSET_JOB", assets=["silver/dim_product"]))
-    assert (silver.status, silver.materialised) == ("SUCCESS", {"silver/dim_product"}), silver.words
+    assert (silver.status, silver.materialized) == ("SUCCESS", frozenset({"silver/dim_product"})), silver.words
     before = set(dev.run_ids())
 
     dev.start_sensor("gold_on_silver")
@@ -151,7 +153,7 @@ def test_gold_on_silver_builds_gold_once_after_silver_was_built_alone(dev: Dev) 
     gold = dev.finished(run_id)
 
     assert (gold.status, gold.tags["dagster/sensor_name"]) == ("SUCCESS", "gold_on_silver"), gold.words
-    assert gold.materialised == {"gold/fct_orders", "gold/customer_lifetime_value"}
+    assert gold.materialized == {"gold/fct_orders", "gold/customer_lifetime_value"}
     assert gold.checks.keys() == dev.planned_checks(run_id)
     assert dev.evaluate_sensor("gold_on_silver")["runRequests"] in (None, [])
 
@@ -177,14 +179,14 @@ def test_a_failed_gate_blocks_its_descendants_is_retried_once_told_once_and_mend
 
     failed = dev.finished(dev.launch("full_refresh", tags={**RETRY, **DAYS}))
     assert failed.status == "FAILURE"
-    assert failed.materialised == ALL - BELOW_PRODUCTS
+    assert failed.materialized == ALL - BELOW_PRODUCTS
     assert failed.checks[GATE] is False
-    assert {table for table, _ in failed.checks} - SOURCES == failed.materialised
+    assert {table for table, _ in failed.checks} - SOURCES == failed.materialized
 
     retried = dev.finished(_child_of(dev, failed.run_id))
     assert (retried.status, retried.tags["dagster/retry_number"]) == ("FAILURE", "1")
     assert retried.planned == {GATE[0], *BELOW_PRODUCTS}
-    assert retried.materialised == {GATE[0]}
+    assert retried.materialized == {GATE[0]}
 
     [text] = poll(lambda: list(webhook.texts) or None, seconds=90, what="the alert", because=dev.child.tail)
     assert f"/runs/{retried.run_id}|Run of full_refresh failed after 2 attempts" in text
@@ -193,15 +195,15 @@ def test_a_failed_gate_blocks_its_descendants_is_retried_once_told_once_and_mend
         assert f"{table} was blocked by bronze/stg_products" in text
 
     dev.lake.sql(f"update raw.products set price = {price} where id = {product}")
-    mended = dev.finished(dev.retry_failed_assets(retried.run_id))
-    assert mended.status == "SUCCESS", mended.words
-    assert mended.materialised == {GATE[0], *BELOW_PRODUCTS}
-    assert mended.checks[GATE]
-    assert mended.checks.keys() == dev.planned_checks(mended.run_id)
+    rebuilt = dev.finished(dev.retry_failed_assets(retried.run_id))
+    assert rebuilt.status == "SUCCESS", rebuilt.words
+    assert rebuilt.materialized == {GATE[0], *BELOW_PRODUCTS}
+    assert rebuilt.checks[GATE]
+    assert rebuilt.checks.keys() == dev.planned_checks(rebuilt.run_id)
 
 
 def test_gold_on_silver_does_not_carry_a_failed_silver_gate_into_gold(dev: Dev, webhook: Webhook) -> None:
-    before, told = set(dev.run_ids()), len(webhook.texts)
+    before, sent = set(dev.run_ids()), len(webhook.texts)
     # Bronze allows an address without a country; dim_customer does not.
     dev.lake.sql(
         "update raw.users set address = replace(address, 'country_code', 'country') "
@@ -209,15 +211,15 @@ def test_gold_on_silver_does_not_carry_a_failed_silver_gate_into_gold(dev: Dev, 
     )
     failed = dev.finished(dev.launch("__ASSET_JOB", assets=["bronze/stg_customers", "silver/dim_customer"]))
     assert failed.status == "FAILURE", failed.words
-    assert failed.materialised == {"bronze/stg_customers", "silver/dim_customer"}
+    assert failed.materialized == {"bronze/stg_customers", "silver/dim_customer"}
     assert failed.checks["silver/dim_customer", "not_null_dim_customer_country_code"] is False
 
     evaluated = dev.evaluate_sensor("gold_on_silver")
     assert evaluated["runRequests"] in (None, []), "gold would be built from silver that failed its gate"
     assert "not_null_dim_customer_country_code" in evaluated["skipReason"]
 
-    # As shipped, a failed gate is not retried: told at once, of one attempt.
-    texts = poll(lambda: webhook.texts[told:] or None, seconds=90, what="the alert", because=dev.child.tail)
+    # By default, a failed gate is not retried: the alert comes at once, after one attempt.
+    texts = poll(lambda: webhook.texts[sent:] or None, seconds=90, what="the alert", because=dev.child.tail)
     assert len(texts) == 1
     assert f"/runs/{failed.run_id}|Run of __ASSET_JOB failed>" in texts[0]
     assert set(dev.run_ids()) - before == {failed.run_id}

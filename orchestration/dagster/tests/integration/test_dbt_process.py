@@ -158,7 +158,7 @@ def test_what_lies_below_a_failed_gate_is_skipped_and_the_rest_is_built(build: B
     gate = f"gate.{model('quick')}"
     edges = [(model("quick"), gate), (gate, model("below")), (model("quick"), model("below"))]
     build.begin([model("quick"), model("below"), model("beside")], gates=[gate], edges=edges)
-    statuses = build.statuses(answers=lambda asked: "too few rows" if asked.kind == "gate" else None)
+    statuses = build.statuses(answers=lambda question: "too few rows" if question.kind == "gate" else None)
     assert statuses[model("below")] == "skipped"
     assert statuses[model("beside")] == "success"
     assert [m.node for m in build.said if isinstance(m, Question)] == [gate, ""]
@@ -169,8 +169,8 @@ def test_a_gate_is_asked_after_its_table_and_the_rows_can_be_counted_then(build:
     build.begin([model("quick"), model("below")], gates=[gate], edges=[(model("quick"), gate), (gate, model("below"))])
     rows: list[list[list[Any]]] = []
 
-    def count(asked: Question) -> None:
-        if asked.kind == "gate":
+    def count(question: Question) -> None:
+        if question.kind == "gate":
             rows.append(build.process.fetch_all("select count(*), cast(max(x) as varchar) from main.quick"))
 
     assert build.statuses(answers=count)[model("below")] == "success"
@@ -217,7 +217,7 @@ def test_a_failed_test_says_what_it_asked_and_skips_what_waits_for_it(build: Bui
 
 def test_a_table_that_may_not_be_written_is_an_error_of_its_own(build: Build) -> None:
     build.begin([model("quick"), model("below"), model("beside")], edges=[(model("quick"), model("below"))], ask=True)
-    statuses = build.statuses(answers=lambda asked: "in use" if asked.node == model("quick") else None)
+    statuses = build.statuses(answers=lambda question: "in use" if question.node == model("quick") else None)
     assert (statuses[model("quick")], statuses[model("below")], statuses[model("beside")]) == (
         "error",
         "skipped",

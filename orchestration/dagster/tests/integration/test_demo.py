@@ -36,7 +36,7 @@ def environment(home: Path, database: Database) -> dict[str, str]:
 
 
 def _demo(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [LAKEHOUSE, "demo", "--count", "300"]
+    command: list[str | Path] = [LAKEHOUSE, "demo", "--count", "300"]
     return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
 
 

@@ -89,7 +89,7 @@ def fill(database: Database, table: str, rows: list[Row]) -> None:
 
 def random_rows(chance: random.Random) -> tuple[list[Row], list[Row]]:
     """Two tables that share most rows, with repeated and null keys."""
-    pools = {
+    pools: dict[str, list[Any]] = {
         "part": [None, "a", "A", ""], "amount": [None, 0.0, -0.0, 0.1, 0.1000000001, 1e308, math.nan, math.inf],
         "price": [None, Decimal("-1.50"), Decimal("99999999999999.99")], "day": [None, dt.date(2026, 3, 29)],
         "moment": [None, dt.datetime(2026, 3, 29, 2, 30, 0, 1)], "tz": [None, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)],
@@ -145,11 +145,11 @@ def test_equal_to_brute_force(tables: Lakehouse, seed: int) -> None:
     base, head = random_rows(random.Random(seed))
     fill(tables.database, "pr_42.a", base)
     fill(tables.database, "bronze.a", head)
-    lists = [[tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in rows] for rows in (base, head)]
+    base, head = ([tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in rows] for rows in (base, head))
     for key, tolerance in ((["id"], None), (["id"], 1e-6), (["id", "amount"], None), (["part"], None)):
         options = Options(key=key, tolerance=tolerance, samples=5)
         found = diff(Settings.load(), "bronze/a", "schema:pr_42", "main", options)
-        expected = brute_force(NAMES, key, *lists, tolerance)
+        expected = brute_force(NAMES, key, base, head, tolerance)
         expected.check(found)
         assert expected.unchanged
         assert {sample.kind for sample in found.samples} == {

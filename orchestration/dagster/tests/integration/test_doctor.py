@@ -216,7 +216,7 @@ def test_a_file_that_is_missing_locked_or_no_database(lakehouse: Lakehouse, tmp_
 
 @contextmanager
 def serving(simulator: Simulator) -> Iterator[dict[str, str]]:
-    """An Airbyte with an application, and the variables with which it is asked."""
+    """An Airbyte with an application, and the variables of a client."""
     thread = threading.Thread(target=simulator.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -21,7 +21,7 @@ from lakehouse_analytics.settings import Settings
 
 from .conftest import Lakehouse
 from .daemon import last_days, new_lake
-from .databases import DuckDB, Row
+from .databases import Database, DuckDB, Row
 
 #: A layout that knows no layers, dbt's own schemas, versions, views and an ephemeral model.
 MARTS = {
@@ -70,7 +70,7 @@ MARTS = {
         select 1 where (select sum(cents) from {{ ref('payments') }}) <> (select sum(cents) from {{ ref('top') }}) * 0
         """,
 }
-#: Everything that dbt can materialise, hooks, and faults of every kind.
+#: Everything that dbt can materialize, hooks, and faults of every kind.
 KINDS = {
     "dbt_project.yml": """
         name: kinds
@@ -166,11 +166,11 @@ def ours(lakehouse: Lakehouse, windows: tuple[str, str] | None) -> Built:
     project = DbtProject.from_settings(settings)
     graph = read(project.manifest(), project.configuration(), strict=settings.strict)
     outcome = lakehouse.run(windows=windows)
-    told = {}
+    reported = {}
     for record in lakehouse.instance.all_logs(outcome.run_id):
         if (evaluation := record.asset_check_evaluation) and (status := evaluation.metadata.get("status")):
-            told[evaluation.asset_check_key] = str(status.value)
-    tests = {test.unique_id: told.get(check_key(graph, test), "skipped") for test in graph.tests.values()}
+            reported[evaluation.asset_check_key] = str(status.value)
+    tests = {test.unique_id: reported.get(check_key(graph, test), "skipped") for test in graph.tests.values()}
     [*lines] = outcome.failure.splitlines()
     tables = {}
     for table in graph.tables.values():
@@ -194,7 +194,7 @@ def dbts(database: DuckDB, project: Path, options: list[str]) -> Built:
     return Built(contents(database), statuses)
 
 
-def contents(database: DuckDB) -> dict[str, list[Row]]:
+def contents(database: Database) -> dict[str, list[Row]]:
     schemas = {str(row[0]) for row in database.sql("select schema_name from information_schema.schemata")}
     return database.contents(schemas - {"information_schema", "pg_catalog"})
 
@@ -206,9 +206,11 @@ def test_both_builds_are_equal(lakehouse: Lakehouse) -> None:
     copy.path.parent.mkdir()
     if database.path.exists():
         copy.path.write_bytes(database.path.read_bytes())
-    windows, options = None, []
+    windows: tuple[str, str] | None = None
+    options: list[str] = []
     if not lakehouse.files:  # the demo
-        windows = tuple(last_days(DAYS).values())
+        first, last = last_days(DAYS).values()
+        windows = (first, last)
         begin, end = (f"{day}T00:00:00" for day in windows)
         options = ["--event-time-start", begin, "--event-time-end", end, "--exclude", MONTHLY]
 

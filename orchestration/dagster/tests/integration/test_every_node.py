@@ -20,7 +20,7 @@ PLUGIN = """
     from dbt.plugins.manifest import PluginNodes
 
 
-    class Neighbour(dbtPlugin):
+    class Neighbor(dbtPlugin):
         def initialize(self): ...
 
         @dbt_hook
@@ -34,7 +34,7 @@ PLUGIN = """
             return nodes
 
 
-    plugins = [Neighbour]
+    plugins = [Neighbor]
     """
 OURS = {
     "dbt_project.yml": """

@@ -1,4 +1,4 @@
-"""What goes wrong on Trino while a build runs, on a stack of its own: what passes is waited out, the rest told.
+"""Failures of Trino during a build, on a stack of its own: transient ones are retried, others are reported.
 
 Everything is a real run against real servers that are killed, stopped and started again. The small project of
 `conftest.py` has its bronze tables already and one model, `sa`, replaced; `sb` shows what the failure leaves alone.
@@ -23,12 +23,14 @@ from urllib.parse import quote
 import jwt
 import psutil
 import pytest
-from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
+from lakehouse_analytics.engines.trino.temp_relations import stale_temp_relations
 from lakehouse_analytics.settings import repository_root
 from trino.exceptions import HttpError
 
+from tests.dagster_ui import poll
+
 from .conftest import Lakehouse, Outcome
-from .daemon import dbt_below, poll
+from .daemon import dbt_below
 from .databases import Trino
 from .stack import PARTS, Stack, own_stack
 
@@ -228,7 +230,7 @@ def test_a_trino_that_goes_and_never_comes_back_is_told_with_what_was_built(
 def test_a_trino_that_stands_still_is_waited_for(
     lake: Lakehouse, stack: Stack, mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes connections and answers nobody."""
+    """It accepts connections and does not respond."""
     monkeypatch.setenv("LAKEHOUSE_TRINO_REQUEST_TIMEOUT", "3")
     change(lake, slow(mark, SECONDS))
     lake.definitions()
@@ -328,7 +330,7 @@ def test_a_commit_that_comes_too_late_is_tried_again(half_built: Lakehouse, stac
     is_right(half_built)
 
 
-# --- Nobody is let in
+# --- Log-ins that are rejected
 
 
 def test_an_expired_token_is_refused_before_anything_is_built(
@@ -362,7 +364,7 @@ def test_a_log_in_that_ends_under_a_model_fails_it_at_once(lake: Lakehouse, stac
 
     def withdraw() -> None:
         in_state(stack, mark, "FINISHED")
-        file.write_text(known.replace("lakehouse:", "somebody:"))
+        file.write_text(known.replace("lakehouse:", "stranger:"))
 
     try:
         with meanwhile(stack, withdraw):
@@ -409,10 +411,10 @@ def test_what_a_killed_dbt_leaves_is_harmless_and_found_by_maintenance(
     left = [name for _, name in half_built.database.tables(["silver"]) if "__dbt_tmp" in name]
     assert len(left) == 1
     now = datetime.now(UTC)
-    assert stale_temporaries(left, now=now, older_than=timedelta(hours=6)) == []
-    assert stale_temporaries(left, now=now + timedelta(hours=7), older_than=timedelta(hours=6)) == left
+    assert stale_temp_relations(left, now=now, older_than=timedelta(hours=6)) == []
+    assert stale_temp_relations(left, now=now + timedelta(hours=7), older_than=timedelta(hours=6)) == left
 
-    # What it asked for is ended with it, and does not commit after the next one.
+    # Its query was killed with it, so it cannot commit after the next one.
     *_, (_, state, error) = queries(stack, MERGING)
     assert (state, error) == ("FAILED", "ADMINISTRATIVELY_KILLED")
     after = half_built.run(assets=SILVER)
@@ -420,7 +422,7 @@ def test_what_a_killed_dbt_leaves_is_harmless_and_found_by_maintenance(
     is_right(half_built)
 
 
-#: A model that is asked for twice waits until both have begun, so that they do overlap.
+#: A model that two runs build waits until both have begun, so that they overlap.
 MEETING = """
 {%- if execute %}
     {% do run_query("insert into " ~ target.database ~ ".raw.meeting select 1 as n") %}
@@ -453,14 +455,15 @@ def test_two_runs_of_one_model_at_once_both_end_right(
         environment = {**os.environ, "DAGSTER_HOME": str(home)}
         runs.append(subprocess.Popen(BUILD, env=environment, stdout=log, stderr=subprocess.STDOUT))
     ends = [run.wait(300) for run in runs]
-    told = [(tmp_path / f"run{number}.log").read_text() for number in range(2)]
+    logs = [(tmp_path / f"run{number}.log").read_text() for number in range(2)]
 
-    assert ends == [0, 0], "\n".join(told)
+    assert ends == [0, 0], "\n".join(logs)
     assert half_built.sql("select count(*), count(distinct id), sum(n) from silver.sa") == [(100, 100, 50_600)]
+    assert isinstance(half_built.database, Trino)
     texts = [row[0] for row in half_built.database.ask("select query from system.runtime.queries order by created")]
     names = {found[1] for text in texts if mark in text and (found := TEMPORARY.search(text))}
     assert len(names) >= 2
-    assert [1 for text in told if AGAIN in text]
+    assert [1 for text in logs if AGAIN in text]
 
 
 # --- Secrets
@@ -502,4 +505,4 @@ def test_no_secret_is_in_anything_that_a_build_leaves(
         assert place in places  # by the same search, what may be found is found everywhere
     secrets = {**stack.secrets, "log-in": f"lakehouse:{stack.env['LAKEHOUSE_TRINO_PASSWORD']}"}
     assert len(secrets) == 5
-    assert {name: places for name, secret in secrets.items() if (places := found_in(secret, folders, said))} == {}
+    assert {name: leaks for name, secret in secrets.items() if (leaks := found_in(secret, folders, said))} == {}

@@ -368,7 +368,7 @@ def test_a_misspelt_acceptance_names_the_nearest_model(lakehouse: Lakehouse) -> 
 def warnings_of(lakehouse: Lakehouse, outcome: Outcome) -> list[str]:
     """What a run logged from the level of warnings on, except Dagster's own events."""
     logs = lakehouse.instance.all_logs(outcome.run_id)
-    return [entry.user_message for entry in logs if entry.dagster_event is None and entry.level >= logging.WARNING]
+    return [entry.user_message for entry in logs if entry.dagster_event is None and int(entry.level) >= logging.WARNING]
 
 
 @pytest.mark.engine("duckdb")
@@ -389,15 +389,15 @@ def test_what_is_built_is_told_while_the_rest_is_being_built(
                     break
                 time.sleep(0.1)
             else:
-                raise RuntimeError("nobody said go")
+                raise RuntimeError("the file GO did not appear")
             return session.sql("select 1 as x")
         """
     lakehouse.write()
     lakehouse.definitions()  # parses here, not while the clock of the model runs
-    told = {*EVERYTHING, "bronze/a:unique_a_id", "gold/gb:row_count"} - {"metrics/m"}
+    expected = {*EVERYTHING, "bronze/a:unique_a_id", "gold/gb:row_count"} - {"metrics/m"}
 
     def watch() -> None:
-        while not told <= seen:
+        while not expected <= seen:
             for run in lakehouse.instance.get_runs():
                 for record in lakehouse.instance.all_logs(run.run_id):
                     event = record.dagster_event

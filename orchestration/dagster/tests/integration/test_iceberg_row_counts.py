@@ -1,4 +1,4 @@
-"""Counts from metadata equal Trino's `count(*)`, whatever was done to a table and whoever did it."""
+"""Counts from metadata equal Trino's `count(*)`, after any change to a table by any program."""
 
 from __future__ import annotations
 
@@ -121,10 +121,10 @@ def test_a_count_is_right_after_every_kind_of_commit_of_trino(lake: Lake) -> Non
         (f"create or replace table {t} as select 1 as id, 2 as part union all select 2, 3", 2, True),
         (f"delete from {t}", 0, True),
     ]
-    for statement, rows, told in steps:
+    for statement, rows, is_known in steps:
         lake.sql(statement)
         assert lake.true("t") == {"t": rows}, statement
-        assert lake.known("t") == ({"t": rows} if told else {}), statement
+        assert lake.known("t") == ({"t": rows} if is_known else {}), statement
 
 
 def test_a_count_is_right_after_going_back_and_after_maintenance(lake: Lake) -> None:
@@ -214,9 +214,9 @@ OPERATIONS = st.one_of(
 
 
 def test_any_sequence_of_writes_leaves_a_right_count_or_none(lake: Lake) -> None:
-    told: list[bool] = []
+    is_known: list[bool] = []
 
-    # A fixture for each example would make the schema anew each time.
+    # A fixture for each example would create the schema again each time.
     @settings(max_examples=6, suppress_health_check=[*HealthCheck])
     @given(st.lists(OPERATIONS, min_size=5, max_size=8))
     def run(operations: Sequence[tuple[Any, ...]]) -> None:
@@ -225,11 +225,11 @@ def test_any_sequence_of_writes_leaves_a_right_count_or_none(lake: Lake) -> None
             apply(lake, *operation)
             known = lake.known("t")
             assert known in ({}, lake.true("t")), operation
-            told.append(bool(known))
+            is_known.append(bool(known))
 
     run()
-    assert True in told
-    assert False in told
+    assert True in is_known
+    assert False in is_known
 
 
 def replace(lake: Lake, rows: int) -> None:
@@ -273,7 +273,7 @@ def apply(lake: Lake, operation: str, *numbers: Any) -> None:
 def test_a_catalog_that_lags_behind_trino_is_refused(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As after a migration from one catalog to another, when somebody forgot a variable."""
+    """As after a migration from one catalog to another, if a variable was forgotten."""
     lake.sql(f"create table {lake.relation('t')} as select 1 as x")
     address = f"sqlite:///{tmp_path}/old.db"
     old = SqlCatalog("old", uri=address, **{k: v for k, v in lake.catalog.properties.items() if k.startswith("s3.")})
@@ -311,10 +311,10 @@ class Limited:
         limits = {"query_max_stage_count": str(self.max_stages + 1), "distinct_aggregations_strategy": "mark_distinct"}
         self.trino = trino.model_copy(update={"session_properties": limits})
         self.failed = 0
-        self.asked = 0
+        self.queries = 0
 
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        self.asked += 1
+        self.queries += 1
         try:
             return self.trino.fetch_all(sql)
         except Exception:
@@ -344,7 +344,7 @@ def test_statements_stay_within_the_stages_of_trino_and_find_the_table_at_fault(
     assert [answer.distinct for answer in answers[:10] if isinstance(answer, Counts)] == [
         {"a": 50, "b": 7, "c": 3}
     ] * 10
-    assert (trino.asked, trino.failed) == (4, 0)
+    assert (trino.queries, trino.failed) == (4, 0)
 
     # The same limit refuses one table more.
     too_many = Limited(lake.trino)

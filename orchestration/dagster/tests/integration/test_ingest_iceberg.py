@@ -22,7 +22,8 @@ from lakehouse_analytics.settings import Settings, repository_root
 from pyiceberg.exceptions import CommitFailedException
 from trino.exceptions import TrinoExternalError
 
-from .daemon import poll
+from tests.dagster_ui import poll
+
 from .databases import Trino, new_database
 
 pytestmark = [pytest.mark.integration, pytest.mark.trino]
@@ -260,10 +261,10 @@ def test_of_two_syncs_that_write_at_once_the_second_is_refused(trino: Trino) -> 
     with pytest.raises(CommitFailedException):
         changes[1].commit()
 
-    def asked() -> list[tuple[Any, ...]] | None:
+    def counted() -> list[tuple[Any, ...]] | None:
         # pyiceberg deletes what it wrote in vain, and the stack's S3 server then hides the folder for a second.
         with suppress(TrinoExternalError):
             return trino.ask("select count(*), count(distinct n) from landed.met")
         return None
 
-    assert poll(asked, seconds=30, what="the table") == [(10, 10)]
+    assert poll(counted, seconds=30, what="the table") == [(10, 10)]

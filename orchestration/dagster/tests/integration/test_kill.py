@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 import duckdb
 import pytest
 
-from .daemon import Child, Lake, alive, dbt_below, full_refresh, new_lake, poll
+from tests.dagster_ui import poll
+
+from .daemon import Child, Lake, alive, dbt_below, full_refresh, new_lake
 from .databases import DuckDB, Trino
 
 pytestmark = pytest.mark.engine("duckdb", "trino")

@@ -14,8 +14,9 @@ from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.locks import TableBusyError, TableLocks, lock_name, postgres
 from postgres_server import PostgresServer, postgres_server
 
+from tests.dagster_ui import poll
+
 from .conftest import Lakehouse, project_on, small_lakehouse
-from .daemon import poll
 from .databases import Postgres
 
 TABLE = lock_name(Relation("tables", "silver", "sa"))

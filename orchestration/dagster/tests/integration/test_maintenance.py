@@ -35,7 +35,7 @@ from .stack import stack_environment
 pytestmark = [pytest.mark.integration, pytest.mark.trino]
 
 #: What most tests are not about.
-QUIET = {"remove_orphan_files": False, "analyze": False}
+QUIET: dict[str, Any] = {"remove_orphan_files": False, "analyze": False}
 
 
 #: What Trino says to a commit that came second.
@@ -111,17 +111,20 @@ class Lake:
             run_config={"ops": {"upkeep": {"config": {"dry_run": dry_run}}}},
             raise_on_error=False,
         )
-        done = {
+        done: dict[str, Mapping[str, Any]] = {
             event.materialization.asset_key.path[-1]: _plain(event.materialization.metadata)
             for event in (e.step_materialization_data for e in result.get_asset_materialization_events())
         }
         observations = [
             event.asset_observation_data.asset_observation for event in result.get_asset_observation_events()
         ]
-        said = {o.asset_key.path[-1]: (o.description or "", _plain(o.metadata)) for o in observations}
+        said: dict[str, tuple[str, Mapping[str, Any]]] = {
+            o.asset_key.path[-1]: (o.description or "", _plain(o.metadata)) for o in observations
+        }
         words = [e.step_failure_data for e in result.all_events if e.is_step_failure]
         failure = "\n".join(
-            (f.user_failure_data.description if f.user_failure_data else f.error.to_string()) or "" for f in words
+            (f.user_failure_data.description if f.user_failure_data else f.error.to_string() if f.error else "") or ""
+            for f in words
         )
         return Outcome(result.success, done, said, failure)
 
@@ -419,7 +422,7 @@ def test_what_dead_builds_left_is_dropped(lake: Lake) -> None:
     lake.sql(f"create view lake.{stale} as select 1 as id")
     lake.sql(f"create table lake.{other} as select 1 as id")
     lake.model("model", **QUIET)
-    assert "| temporaries | 1 temporary relation of dead builds |" in lake.look_after().done["model"]["steps"]
+    assert "| drop_temp_relations | 1 temporary relation of dead builds |" in lake.look_after().done["model"]["steps"]
     left = {name for (name,) in lake.sql(f"show tables from {lake.schema} like 'model%'")}
     assert left == {"model", other}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -22,7 +23,7 @@ from .test_maintenance import Lake, Outcome, _store
 pytestmark = [pytest.mark.integration, pytest.mark.trino, pytest.mark.nightly]
 
 #: Everything may go at once.
-EAGER = {"optimize": False, "analyze": False, "retain": "1s", "orphans": "1s"}
+EAGER: dict[str, Any] = {"optimize": False, "analyze": False, "retain": "1s", "orphans": "1s"}
 STALE = "__dbt_tmp_20260101000000_0123abcd"
 
 
@@ -143,7 +144,7 @@ def claimed() -> Iterator[Claimed]:
     with pytest.MonkeyPatch.context() as patch, dg.instance_for_test() as instance:
         for name, value in {**stack_environment(), "LAKEHOUSE_ENV": "trino"}.items():
             patch.setenv(name, value)
-        patch.setattr(maintenance, "MARGIN", maintenance.timedelta())
+        patch.setattr(maintenance, "MARGIN", timedelta())
         lake = Lake(TrinoResource.of(Settings.load()), instance)
         lake.sql(f"create schema {lake.schema}_other")
         for name in (*CLAIMS, "free", "lost_model", f"lost_model{STALE}"):
@@ -230,7 +231,7 @@ def test_the_table_is_asked_immediately_before_each_statement_that_deletes(claim
             return super().fetch_all(sql)
 
         def execute(self, sql: str, *args: Any) -> QueryResult:
-            if sql.startswith("ALTER"):  # not what is asked
+            if sql.startswith("ALTER"):  # not the queries before it
                 executed.append(sql)
             return super().execute(sql, *args)
 

@@ -1,4 +1,4 @@
-"""What Prometheus is told of an instance whose PostgreSQL goes away."""
+"""The metrics of an instance that loses its PostgreSQL."""
 
 from __future__ import annotations
 

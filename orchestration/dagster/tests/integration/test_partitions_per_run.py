@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.dagster_ui import poll
+
 from . import shop
-from .daemon import CODE, Dev, Lake, dagster_dev, poll
+from .daemon import CODE, Dev, Lake, dagster_dev
 from .databases import new_database
 
 pytestmark = [pytest.mark.integration, pytest.mark.nightly]

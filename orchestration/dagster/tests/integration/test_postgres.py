@@ -16,8 +16,9 @@ from lakehouse_analytics.doctor.probes import NAMES
 from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.engines.postgres.resource import PostgresResource
 
+from tests.dagster_ui import poll
+
 from .conftest import EVERYTHING, Lakehouse
-from .daemon import poll
 from .databases import Postgres
 
 pytestmark = pytest.mark.engine("postgres")

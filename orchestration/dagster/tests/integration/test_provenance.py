@@ -1,4 +1,4 @@
-"""Who asked, told from both ends: from a query in Trino to its run and asset, from an asset to its query's page."""
+"""The origin of a query: from a query in Trino to its run and asset, and from an asset to the page of its query."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.trino]
 COMMENT = re.compile(r"/\* (?P<json>\{.*?\}) \*/")
 
 
-def asked(trino: TrinoResource, run_id: str, **comment: str) -> list[dict[str, Any]]:
+def queries_of(trino: TrinoResource, run_id: str, **comment: str) -> list[dict[str, Any]]:
     """What Trino keeps of dbt's queries of a run whose comments say so, as its UI has it."""
     rows = trino.fetch_all(
         f"select query_id, query from system.runtime.queries where query like '%{run_id}%' and source like 'dbt%'"
@@ -50,18 +50,18 @@ def test_every_query_tells_its_run_and_every_materialization_its_query(lakehouse
     assert outcome.success, outcome.failure
     trino = TrinoResource.of(Settings.load())
 
-    queries = asked(trino, outcome.run_id, app="lakehouse-analytics", job="full_refresh", partition="")
+    queries = queries_of(trino, outcome.run_id, app="lakehouse-analytics", job="full_refresh", partition="")
     tags = Counter(tag for query in queries for tag in query["session"]["clientTags"])
     assert tags == dict.fromkeys(("job:full_refresh", f"run:{outcome.run_id}", "unpartitioned"), len(queries))
 
     for asset in outcome.built:
-        of_asset = {query["queryId"] for query in asked(trino, outcome.run_id, asset=asset)}
+        of_asset = {query["queryId"] for query in queries_of(trino, outcome.run_id, asset=asset)}
         address, _, query_id = outcome.metadata[asset]["query"].partition("?")
         assert query_id in of_asset
         assert address == f"{trino.ui_url or trino.server().address}/ui/query.html"
         assert "create" in page(trino, query_id)["query"].lower()
 
-    # Row counts are asked over dbt's connection, and are no node's. Trino may forget an old query between listing and
+    # Row counts use dbt's connection, and belong to no node. Trino may forget an old query between listing and
     # reading it: look at no query that is older than this run.
     began = min(query["queryStats"]["createTime"] for query in queries)
     counts = trino.fetch_all(

@@ -7,13 +7,17 @@ import random
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
+import psutil
 import pytest
 from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
 
-from .daemon import Child, Lake, alive, dbt_below, full_refresh, new_lake, poll
+from tests.dagster_ui import poll
+
+from .daemon import Child, Lake, alive, dbt_below, full_refresh, new_lake
 from .databases import Trino
 
 pytestmark = pytest.mark.engine("trino")
@@ -30,6 +34,10 @@ def lake(tmp_path: Path, engine: str) -> Lake:
     return new_lake(tmp_path, engine, {"LAKEHOUSE_PUBLISH": "run"})
 
 
+def _have_ended(processes: list[psutil.Process]) -> bool:
+    return not alive(processes)
+
+
 def test_a_killed_run_publishes_nothing_and_the_next_one_removes_what_it_left(lake: Lake) -> None:
     first = Child(lake, lake.root / "first.log", *RUN)
     assert first.wait() == 0, first.tail()
@@ -42,7 +50,7 @@ def test_a_killed_run_publishes_nothing_and_the_next_one_removes_what_it_left(la
         dbt = dbt_below(child.process.pid)
         child.kill_group()
         child.wait()
-        poll(lambda dbt=dbt: not alive(dbt), seconds=10, what="dbt's end", because=child.tail)
+        poll(partial(_have_ended, dbt), seconds=10, what="dbt's end", because=child.tail)
         if child.process.returncode == -signal.SIGKILL:
             assert lake.contents() == published, child.tail()
     last = Child(lake, lake.root / "last.log", *RUN)

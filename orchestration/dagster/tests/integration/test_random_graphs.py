@@ -157,9 +157,9 @@ def test_what_is_built_stopped_and_told_is_what_the_rules_say(lakehouse: Lakehou
     built = {_short(key) for key in outcome.built}
     checks = {_short(key): passed for key, passed in outcome.checks.items()}
     for graph in graphs:
-        tables, told = graph.expected()
+        tables, results = graph.expected()
         assert built & graph.models.keys() == tables, f"LAKEHOUSE_TEST_SEED={seed}: {graph}"
-        assert {n: p for n, p in checks.items() if n.partition(":")[0] in graph.models} == told, (
+        assert {n: p for n, p in checks.items() if n.partition(":")[0] in graph.models} == results, (
             f"LAKEHOUSE_TEST_SEED={seed}: {graph}"
         )
     assert not outcome.success

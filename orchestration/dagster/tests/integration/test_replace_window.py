@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -110,7 +111,7 @@ def replaced(lake: Lake, model: str, window: tuple[int, int]) -> None:
     lake.built(model, None, "--event-time-start", start, "--event-time-end", end)
 
 
-def held(lake: Lake, model: str) -> Counter[Row]:
+def content(lake: Lake, model: str) -> Counter[Row]:
     found = lake.ask(f'select id, happened_at, "Straße", nested.a, nested.b from {SCHEMA}.{model}')
     return Counter((number, at and at.replace(tzinfo=None), text, a, b) for number, at, text, a, b in found)
 
@@ -127,7 +128,7 @@ def check(lake: Lake, model: str, before: list[Drawn], rows: list[Drawn], window
     fill(lake, model, before)
     fill(lake, "raw", new)
     replaced(lake, model, window)
-    assert held(lake, model) == rows_of([row for row in before if not inside(row)] + new)
+    assert content(lake, model) == rows_of([row for row in before if not inside(row)] + new)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ class TestTwoWorkers:
         fill(lake, "raw", [(2, 60 * 30, None)])
         replaced(lake, "evolved", (24, 48))
         kept = [row for row in before if not 24 * 60 <= row[1] < 48 * 60]
-        assert held(lake, "evolved") == rows_of([*kept, *kept, (2, 60 * 30, None)])
+        assert content(lake, "evolved") == rows_of([*kept, *kept, (2, 60 * 30, None)])
         assert lake.ask(f'select count(distinct spec_id) from {SCHEMA}."evolved$files"') == [(2,)]
 
     def test_rows_that_an_equality_delete_removed_stay_removed(
@@ -218,12 +219,13 @@ class TestTwoWorkers:
         before = [(number, 60 * hour, "ä") for number in range(3) for hour in range(48)]
         lake.built("unpartitioned")
         fill(lake, "unpartitioned", before)
-        catalog = load_catalog("lakehouse", **Config().get_catalog_config("lakehouse"))
+        config: dict[str, Any] = Config().get_catalog_config("lakehouse") or {}
+        catalog = load_catalog("lakehouse", **config)
         delete_equal(catalog.load_table(f"{SCHEMA}.unpartitioned"), "id", [1])
         fill(lake, "raw", [(5, 60 * 30, "it's")])
         replaced(lake, "unpartitioned", (24, 48))
         kept = [row for row in before if row[0] != 1 and row[1] < 24 * 60]
-        assert held(lake, "unpartitioned") == rows_of([*kept, (5, 60 * 30, "it's")])
+        assert content(lake, "unpartitioned") == rows_of([*kept, (5, 60 * 30, "it's")])
 
     def test_rows_are_spread_over_the_buckets_whatever_is_null(self, lake: Lake) -> None:
         lake.ask(f"""

@@ -108,10 +108,10 @@ def store(instance: dg.DagsterInstance, names: Names, tables: list[Built], *, ov
             report(dg.DagsterEventType.RUN_SUCCESS)
         else:
             instance.report_run_failed(run)
-    return run.run_id
+    return str(run.run_id)
 
 
-def told(instance: dg.DagsterInstance, names: Names) -> dict[str, Any]:
+def recorded(instance: dg.DagsterInstance, names: Names) -> dict[str, Any]:
     """What Dagster answers about the assets of an example."""
     storage, found = instance.event_log_storage, {}
     kinds = dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
@@ -194,14 +194,14 @@ def test_nothing_is_lost_that_dagster_tells_of_the_assets(
     before = datetime.now(UTC)
     history += [(store(instance, names, tables), tables) for tables in new]
     young = {run_id for run_id, _ in history[1 + len(old) :]} | {unended}
-    known = told(instance, names)
+    known = recorded(instance, names)
     logs = {run_id: len(instance.all_logs(run_id)) for run_id in young}
 
     total = instance.get_runs_count()
 
     went = retention.prune(instance, before)
 
-    assert told(instance, names) == known
+    assert recorded(instance, names) == known
     assert {run_id: len(instance.all_logs(run_id)) for run_id in young} == logs
     there = {run.run_id for run in instance.get_runs(dg.RunsFilter(job_name=names.example))}
     assert there == kept(history) | young

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -89,7 +90,10 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Database) -
 
 
 def synced(night: Night, at: dt.datetime) -> None:
-    metadata = {"started": dg.MetadataValue.timestamp(at - dt.timedelta(seconds=60)), "runtime_seconds": 60.0}
+    metadata: dict[str, Any] = {
+        "started": dg.MetadataValue.timestamp(at - dt.timedelta(seconds=60)),
+        "runtime_seconds": 60.0,
+    }
     night.instance.report_runless_asset_event(dg.AssetMaterialization(["raw", "orders"], metadata=metadata))
 
 

@@ -24,8 +24,9 @@ import requests
 from lakehouse_analytics.iceberg.catalog import open_catalog
 from lakehouse_analytics.settings import repository_root
 
+from tests.dagster_ui import poll
+
 from .conftest import Lakehouse, Outcome
-from .daemon import poll
 from .databases import Trino
 from .stack import PARTS, Stack, configure_trino, own_stack
 from .test_doctor import doctor
@@ -51,7 +52,7 @@ PUBLISHED = json.loads(
     .read_text()
     .replace("lakehouse", "test1")
 )
-EVERYTHING = {
+EVERYTHING: dict[str, dict[str, Any]] = {
     "catalogs": {"allow": "all"},
     "queries": {"allow": ["execute", "kill", "view"]},
     "schemas": {"owner": True},
@@ -344,7 +345,7 @@ def test_a_user_with_the_published_rights_builds_the_demo(
     log_in(stack, monkeypatch, "dagster", LAKEHOUSE_TRINO_START_TIMEOUT="120")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
     monkeypatch.setenv("LAKEHOUSE_DBT_TARGET_PATH", str(tmp_path / "target"))
-    command = [Path(sys.executable).parent / "lakehouse", "demo", "--count", "300"]
+    command: list[str | Path] = [Path(sys.executable).parent / "lakehouse", "demo", "--count", "300"]
     for _ in range(2):  # again: incremental
         done = subprocess.run(command, text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -33,7 +33,7 @@ def up(stack: Stack) -> Stack:
 
 
 def runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return bool(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
 
 
 def snapshot(folder: Path) -> Mapping[Path, tuple[int, int]]:
@@ -67,14 +67,14 @@ def test_a_table_survives_a_stop_and_a_start(up: Stack, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_was_killed_is_started_again_alone(up: Stack, part: str) -> None:
     before = up.pids()
-    os.kill(before[part], 9)  # by somebody else: the tool must see it
+    os.kill(before[part], 9)  # by another program: the tool must detect it
     while runs(before[part]):
         time.sleep(0.05)
     assert re.search(f"{part} +stopped", up.run("status").stdout)
-    told = up.do("up")
+    output = up.do("up")
     after = up.pids()
     assert {name for name in PARTS if after[name] != before[name]} == {part}
-    assert re.search(rf"{part} +… started", told)
+    assert re.search(rf"{part} +… started", output)
     assert up.sql("select count(*) from tpch.tiny.region") == [[5]]
 
 
@@ -207,9 +207,9 @@ def test_s3_refuses_other_keys(up: Stack) -> None:
 
 def test_ports_are_not_moved_under_running_servers(up: Stack) -> None:
     before = up.settings
-    told = up.refused("up", LAKEHOUSE_STACK_S3_PORT="1")
-    assert "LAKEHOUSE_STACK_S3_PORT=1" in told
-    assert "make stack-down" in told
+    output = up.refused("up", LAKEHOUSE_STACK_S3_PORT="1")
+    assert "LAKEHOUSE_STACK_S3_PORT=1" in output
+    assert "make stack-down" in output
     assert up.settings == before
 
 
@@ -217,9 +217,9 @@ def test_a_port_that_somebody_took_meanwhile_is_named(up: Stack) -> None:
     up.do("stop", "s3")
     port = up.settings["s3_port"]
     with socket.create_server(("127.0.0.1", port)):
-        told = up.refused("up")
-    assert f"port {port} is taken by another program" in told
-    assert "LAKEHOUSE_STACK_S3_PORT=" in told
+        output = up.refused("up")
+    assert f"port {port} is taken by another program" in output
+    assert "LAKEHOUSE_STACK_S3_PORT=" in output
 
 
 def test_data_without_its_passwords_is_not_started(up: Stack) -> None:

@@ -1,4 +1,4 @@
-"""Every way to reach a real Trino, and what a person is told where there is none; dbt over the same settings."""
+"""Every way to connect to a real Trino, the message if that fails, and dbt with the same settings."""
 
 import json
 import os
@@ -107,8 +107,8 @@ def refused(trino: TrinoResource) -> TrinoUnavailableError:
     return asking.value
 
 
-def told(error: BaseException | None) -> str:
-    """Everything that a log shows of an exception: itself and what it does not suppress."""
+def logged(error: BaseException | None) -> str:
+    """Return what a log shows of an exception: its text, and that of the exceptions which it does not suppress."""
     text = ""
     while error is not None:
         text += f"{error} {error!r} "
@@ -133,16 +133,16 @@ def test_with_a_password_and_a_private_authority(
     assert trino.fetch_all("select current_user") == [("lakehouse",)]
 
 
-def test_a_wrong_password_is_told_at_once_and_not_shown(stack: Stack) -> None:
+def test_a_wrong_password_is_one_error_at_once_without_the_password(stack: Stack) -> None:
     error = refused(stack.trino(password="wr0ng-s3cret"))
     assert error.failure.name == "UNAUTHORIZED"
     assert "LAKEHOUSE_TRINO_PASSWORD" in str(error)
-    assert "wr0ng-s3cret" not in told(error)
+    assert "wr0ng-s3cret" not in logged(error)
 
 
 def test_a_user_that_is_not_who_logs_in_is_told_which_variable(stack: Stack) -> None:
     with pytest.raises(TrinoError, match="LAKEHOUSE_TRINO_USER"):
-        stack.trino(password=None, jwt=stack.token(), user="somebody").fetch_all("select 1")
+        stack.trino(password=None, jwt=stack.token(), user="stranger").fetch_all("select 1")
 
 
 def test_with_a_token(stack: Stack) -> None:
@@ -162,7 +162,7 @@ def test_a_token_of_another_key_is_refused_by_trino(stack: Stack) -> None:
     error = refused(stack.trino(password=None, jwt=token))
     assert error.failure.name == "UNAUTHORIZED"
     assert "LAKEHOUSE_TRINO_JWT" in str(error)
-    assert token not in told(error)
+    assert token not in logged(error)
 
 
 @pytest.mark.parametrize("made", ["expired", "s3cret-no-token"])
@@ -171,7 +171,7 @@ def test_an_expired_token_and_what_is_no_token_never_reach_trino(stack: Stack, m
     error = refused(stack.trino(password=None, jwt=token))
     assert error.failure.name == "LOG_IN"
     assert "LAKEHOUSE_TRINO_JWT" in str(error)
-    assert token not in told(error)
+    assert token not in logged(error)
 
 
 def run(trino: TrinoResource, instance: dg.DagsterInstance, sql: str = "select 1") -> dg.ExecuteInProcessResult:
@@ -179,7 +179,7 @@ def run(trino: TrinoResource, instance: dg.DagsterInstance, sql: str = "select 1
     def ask(context: dg.OpExecutionContext, engine: dg.ResourceParam[TrinoResource]) -> str:
         engine.wait_until_free()
         result = engine.execute(sql, ["asset:ga"])
-        context.log.info(f"asked {engine}")
+        context.log.info(f"queried {engine}")
         return result.query_id
 
     @dg.job
@@ -217,7 +217,7 @@ def test_a_run_s_queries_carry_its_tags_and_dagster_stores_no_secret(stack: Stac
         [row] = trino.fetch_all(f"select source from system.runtime.queries where query_id = '{query['queryId']}'")
         assert row == ("lakehouse-analytics",)
         stored = [serialize_value(entry) for entry in instance.all_logs(result.run_id)]
-        stored += [serialize_value(instance.get_run_by_id(result.run_id))]  # type: ignore[arg-type]
+        stored += [serialize_value(instance.get_run_by_id(result.run_id))]
     repository = dg.Definitions(resources={"engine": trino}).get_repository_def()
     shown = serialize_value(RepositorySnap.from_def(repository))
     assert trino.host in shown  # what is searched does show the resource's fields
@@ -308,7 +308,7 @@ def test_a_statement_whose_answer_is_lost_is_never_run(stack: Stack, schema: str
     for _ in range(5):
         assert trino.fetch_all(f"select count(*) from {schema}.t") == [(0,)]
         assert trino.fetch_all(f"select 1 from system.runtime.queries where query_id = '{answer['id']}'") == []
-    # Not for want of being right: it runs as soon as its first page is asked for.
+    # The statement is valid: it runs as soon as its first page is requested.
     while "nextUri" in answer:
         answer = requests.get(answer["nextUri"], headers=headers, timeout=30).json()
     assert trino.fetch_all(f"select count(*) from {schema}.t") == [(1,)]

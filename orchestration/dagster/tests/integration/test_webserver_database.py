@@ -60,7 +60,7 @@ def webserver(folder: Path, address: str, recycle: int) -> Iterator[Webserver]:
     (folder / "location.py").write_text(LOCATION)
     port = free_port()
     program = Path(sys.executable).with_name("dagster-webserver")
-    command = [program, "-h", "127.0.0.1", "-p", str(port), "-f", folder / "location.py"]
+    command: list[str | Path] = [program, "-h", "127.0.0.1", "-p", str(port), "-f", folder / "location.py"]
     with (folder / "log").open("w") as log:
         serving = subprocess.Popen(
             [*command, "--db-pool-recycle", str(recycle)],

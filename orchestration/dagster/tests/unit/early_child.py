@@ -1,4 +1,4 @@
-"""What a process that the code server starts sees. Imports nothing of ours before it is asked: nor does Dagster's."""
+"""What a process that the code server starts sees. Like Dagster's, it imports this package only on request."""
 
 from __future__ import annotations
 

@@ -19,7 +19,17 @@ Kill = float | str | None
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(
-    ["killed_sync", "pyarrow.parquet", "duckdb", "pymysql", "adbc_driver_postgresql.dbapi", "numpy", "duckdb.sqltypes"]
+    [
+        "killed_sync",
+        "pyarrow.parquet",
+        "duckdb",
+        "pymysql",
+        "adbc_driver_postgresql.dbapi",
+        "numpy",
+        "duckdb.sqltypes",
+        "pyiceberg.catalog.sql",
+        "pyiceberg.io.pyarrow",
+    ]
 )
 
 
@@ -68,7 +78,8 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _run(sync: DyingSync, contract: dict[str, Any], kill: Kill) -> None:
+def _run(sync: DyingSync, contract: dict[str, Any], kill: Kill, catalog: dict[str, str]) -> None:
+    os.environ.update(catalog)  # the server that forks has those of its start
     if isinstance(kill, str):
         sync.when = kill
     elif kill is not None:
@@ -81,8 +92,9 @@ def _run(sync: DyingSync, contract: dict[str, Any], kill: Kill) -> None:
 def run(sync: Sync, contract: dict[str, Any], kill: Kill) -> bool:
     """Sync in another process; return whether it was killed."""
     source = SourceDatabase(replace(sync.source.server, process=None), sync.source.name)
-    dying = DyingSync(source, sync.folder, sync.table, sync.file, clickhouse=sync.clickhouse)
-    process = _PROCESSES.Process(target=_run, args=(dying, contract, kill))
+    dying = DyingSync(source, sync.folder, sync.table, sync.file, sync.catalog, sync.clickhouse)
+    catalog = {name: value for name, value in os.environ.items() if name.startswith("PYICEBERG_")}
+    process = _PROCESSES.Process(target=_run, args=(dying, contract, kill, catalog))
     process.start()
     process.join(120)
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode

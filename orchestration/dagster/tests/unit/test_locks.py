@@ -78,7 +78,8 @@ def owners() -> Iterator[ExitStack]:
 
 
 def new_run(instance: dg.DagsterInstance, job: str = "full_refresh") -> str:
-    return create_run_for_test(instance, job_name=job, status=dg.DagsterRunStatus.STARTED).run_id
+    run: dg.DagsterRun = create_run_for_test(instance, job_name=job, status=dg.DagsterRunStatus.STARTED)
+    return run.run_id
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from lakehouse_analytics.resources import Airbyte, DuckDBResource, TrinoResource
 from lakehouse_analytics.settings import Settings, repository_root
 
 DUCKDB = DuckDBResource(path=None)
-TRINO = TrinoResource(host="trino.example", user="shop", catalog="lakehouse")
+TRINO = TrinoResource.model_validate({"host": "trino.example", "user": "shop", "catalog": "lakehouse"})
 URL = "http://127.0.0.1:9/api/public/v1"
 
 
@@ -46,7 +46,7 @@ def test_dbt_is_the_resource_of_dagster_dbt_under_each_annotation() -> None:
         found.append(dbt)
 
     @dg.asset(required_resource_keys={"dbt"})
-    def by_key(context):
+    def by_key(context):  # type: ignore[no-untyped-def]  # Dagster does not resolve the text of an annotation
         found.append(context.resources.dbt)
 
     assert dg.materialize([typed, untyped, by_key], resources={"dbt": made(DUCKDB, "duckdb")["dbt"]}).success

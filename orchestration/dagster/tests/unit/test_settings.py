@@ -207,7 +207,7 @@ def test_a_duration_that_no_calendar_holds_is_an_error(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_a_long_value_is_never_shown_whole(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Somebody pastes a file into the wrong field: neither a log nor a page is filled with it."""
+    """If a whole file is pasted into the wrong field, neither a log nor a page quotes all of it."""
     monkeypatch.setenv(PREFIX + name.upper(), "x" * 100_000)
     try:
         Settings.load()

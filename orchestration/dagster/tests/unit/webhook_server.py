@@ -108,7 +108,7 @@ def _serve(root: str, dies: str, pipe: Connection) -> None:
     with dg.DagsterInstance.from_config(root) as instance:
         storage, recorder = instance.event_log_storage, Recorder(instance, SOURCES.keys.values())
         if dies == "event":
-            storage.store_event = _die  # type: ignore[method-assign,assignment]
+            storage.store_event = _die  # type: ignore[method-assign]
         if dies == "index":
             storage._store_asset_event_tags = _die  # type: ignore[attr-defined]
         if dies == "answer":

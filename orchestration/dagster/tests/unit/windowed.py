@@ -40,7 +40,7 @@ def ladder(begin: str = "2026-01-01") -> Manifest:
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 
 
-def at(moment: dt.datetime) -> dg.PartitionLoadingContext:  # type: ignore[name-defined]
+def at(moment: dt.datetime) -> dg.PartitionLoadingContext:
     """Dagster's clock, for the partitions that exist."""
     return dg.partition_loading_context(effective_dt=moment)
 

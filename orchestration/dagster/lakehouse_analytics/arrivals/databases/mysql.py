@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ _SSL_MODES: dict[str, dict[str, Any]] = {
     "required": {"ssl": {"check_hostname": False, "verify_mode": "none"}},
     "verify_ca": {"ssl_verify_cert": True},
     "verify_identity": {"ssl_verify_cert": True, "ssl_verify_identity": True},
+}
+#: Codes of errors after which a retry may succeed: connection refused, lost or killed, too many connections, shutdown,
+#: networks, locks, and a table that was altered after the snapshot.
+_TRANSIENT = {
+    (code,)
+    for code in (1040, 1053, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1205, 1213, 1412, 1927, 2002, 2003, 2006, 2013)
 }
 _TRANSACTIONAL = ("InnoDB", None)  # a view has no engine
 
@@ -275,7 +282,18 @@ def _errors(connection: Connection) -> Iterator[None]:
         yield
     except (pymysql.MySQLError, pa.ArrowException, OSError, RuntimeError) as error:  # the last for authentication
         message = error.args[1] if len(error.args) > 1 else error
-        raise ArrivalError(f"{connection.redacted}: {connection.redact(message)}") from None
+        text = f"{connection.redacted}: {connection.redact(message)}"
+        raise ArrivalError(text, transient=_is_transient(error)) from None
+
+
+def _is_transient(error: Exception) -> bool:
+    import pymysql
+
+    if isinstance(error, pymysql.MySQLError):
+        # A wrong certificate has the code of a server that does not answer.
+        cause = getattr(error, "original_exception", None)
+        return error.args[:1] in _TRANSIENT and not isinstance(cause, ssl.SSLCertVerificationError)
+    return isinstance(error, ConnectionError | TimeoutError)
 
 
 def _run(driver: Driver[Any], statement: str) -> None:

@@ -15,6 +15,7 @@ from lakehouse_analytics.arrivals.databases.base import Nullified, SourceColumn
 from lakehouse_analytics.arrivals.databases.pool import Sessions, pooled
 from lakehouse_analytics.arrivals.databases.postgres_types import PostgresType, column
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.common.postgres_errors import is_transient
 from lakehouse_analytics.common.sql import identifier, literal
 from lakehouse_analytics.common.text import did_you_mean
 
@@ -205,13 +206,15 @@ _SESSIONS: Sessions[Driver] = Sessions(
 @contextmanager
 def _errors(connection: Connection) -> Iterator[None]:
     import pyarrow as pa
-    from adbc_driver_manager import Error
+    from adbc_driver_manager import Error, OperationalError
 
     try:
         yield
     except (Error, pa.ArrowException, OSError) as error:  # the last two while rows are read
         message = str(error).partition("\n\nQuery was:")[0].replace("[libpq] ", "").strip()
-        raise ArrivalError(f"{connection.redacted}: {connection.redact(message)}") from None
+        # Errors of the network are OSError while rows are read.
+        passes = isinstance(error, OperationalError | OSError) and is_transient(message, getattr(error, "sqlstate", ""))
+        raise ArrivalError(f"{connection.redacted}: {connection.redact(message)}", transient=passes) from None
 
 
 def _run(driver: Driver, statement: str) -> None:

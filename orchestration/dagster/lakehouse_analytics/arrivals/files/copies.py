@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _PARALLEL = 32
 #: If so many requests in a row fail on a network, the server is down: each was repeated several times.
 _FAILURES = 32
+#: Answers that stay the same: all of 4xx, except for timeouts and too many requests, and redirects to other regions.
+_REFUSED = re.compile(r"status code: 4(?!08|29)|incorrectly configured region")
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,24 @@ class Copies:
         read: The versions that were read, with their copies, whose names are numbers. A file that was overwritten since
             it was listed has another version than in the listing. A file that was deleted since is missing.
         unreadable: Why files that exist could not be read. Another attempt may succeed.
+        passing: Those of them that a server did not answer for, so that a retry is worth it.
     """
 
     read: list[tuple[FileVersion, Path]] = field(default_factory=list)
     unreadable: dict[FileVersion, str] = field(default_factory=dict)
+    passing: set[FileVersion] = field(default_factory=set)
 
 
 class ServerDownError(Exception):
-    """The server does not answer."""
+    """The server does not answer.
+
+    Attributes:
+        transient: Whether a retry may succeed.
+    """
+
+    def __init__(self, message: str, *, transient: bool) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
 def copy_files(store: ObjectStore, files: Sequence[FileVersion], folder: Path) -> Copies:
@@ -82,11 +95,24 @@ class _Copying:
                 path.unlink(missing_ok=True)
                 self._copies.unreadable[file] = reason_of(error)
                 self._failures += 1
-                if self._failures >= _FAILURES and not isinstance(self._store, LocalStore):
-                    raise ServerDownError(reason_of(error)) from None
+                on_network = not isinstance(self._store, LocalStore)
+                if on_network and is_transient(error):
+                    self._copies.passing.add(file)
+                if on_network and self._failures >= _FAILURES:
+                    raise ServerDownError(reason_of(error), transient=is_transient(error)) from None
             else:
                 self._failures = 0
                 self._copies.read.append((with_metadata(result.meta, file), path))
+
+
+def is_transient(error: Exception) -> bool:
+    """Return whether a request that failed on a network may succeed later, unchanged.
+
+    The client has then repeated it for some minutes already. Refused credentials have errors of their own.
+    """
+    import obstore
+
+    return isinstance(error, obstore.exceptions.GenericError) and not _REFUSED.search(str(error))
 
 
 def reason_of(error: Exception) -> str:

@@ -83,6 +83,7 @@ class FileLoader:
     tables: FileTables
     folder: Path | None = None
     log: Callable[[str], None] = print
+    _may_pass: bool = field(default=False, init=False)
 
     def load_new(self, run_id: str = "") -> Iterator[FileReport]:
         """Load each version of a file that was not loaded before, and yield a report per batch, which is one commit.
@@ -136,7 +137,8 @@ class FileLoader:
         if unreadable and not loaded and len(unreadable) == len(reasons):
             found = [f"{path}: {reasons[path]}" for path in sorted(unreadable)]
             raise ArrivalError(
-                f"{self.storage.pattern.text}: none of the new files can be read: {some(found, between='; ')}"
+                f"{self.storage.pattern.text}: none of the new files can be read: {some(found, between='; ')}",
+                transient=self._may_pass,
             )
 
     def last_batch(self) -> tuple[str, list[PartitionOfFiles]]:
@@ -261,6 +263,7 @@ class FileLoader:
                     copies = folder / "files"
                     copies.mkdir()
                     found = self.storage.read(files, copies)
+                    self._may_pass |= bool(found.passing)
                     batch = read_batch(db, self.arrival, found.read)
                     batch.add_unreadable(found.unreadable)
                     typing = separate(self.arrival, types, batch)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lakehouse_analytics.arrivals.files.copies import Copies, ServerDownError, copy_files, reason_of
+from lakehouse_analytics.arrivals.files.copies import Copies, ServerDownError, copy_files, is_transient, reason_of
 from lakehouse_analytics.arrivals.files.moves import MoveError, move_file, put_back
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
 from lakehouse_analytics.arrivals.files.places import MOVING
@@ -138,7 +138,8 @@ class FileStorage:
     def _error(self, what: str, error: Exception) -> ArrivalError:
         reason = reason_of(error)
         where = "the folder" if self.on_disk else "the bucket, the credentials (AWS_*) and AWS_ENDPOINT_URL"
-        return ArrivalError(f"{self.pattern.text}: cannot {what} the files: {reason}. Check {where}.")
+        passes = not self.on_disk and (error.transient if isinstance(error, ServerDownError) else is_transient(error))
+        return ArrivalError(f"{self.pattern.text}: cannot {what} the files: {reason}. Check {where}.", transient=passes)
 
 
 def _read_ahead(pages: Iterable[Any]) -> Iterator[Any]:

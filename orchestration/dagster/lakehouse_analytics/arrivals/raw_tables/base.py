@@ -12,7 +12,15 @@ COUNT = "SELECT count(*) FROM {table}"
 
 
 class ArrivalError(Exception):
-    """An arrival failed, and its table is unchanged. The message is for the user: what is wrong, where, what to do."""
+    """An arrival failed, and its table is unchanged. The message is for the user: what is wrong, where, what to do.
+
+    Attributes:
+        transient: Whether a retry may succeed.
+    """
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,8 @@ class ClickHouseTable:
                         pending.discard()
                 elif isinstance(error, ExportError):
                     outcome_unknown = "the result is not known; the next sync finds out"
-                    raise ArrivalError(f"{self}: {outcome_unknown}: {self._message(error)}") from None
+                    message = f"{self}: {outcome_unknown}: {self._message(error)}"
+                    raise ArrivalError(message, transient=True) from None
                 raise
             # The new rows are published. If this fails, the next change does it.
             with suppress(ExportError):
@@ -162,7 +163,7 @@ class ClickHouseTable:
             with ClickHouseClient(self.connection, self.database) as session:
                 yield session
         except ExportError as error:
-            raise ArrivalError(f"{self}: {outcome}{self._message(error)}") from None
+            raise ArrivalError(f"{self}: {outcome}{self._message(error)}", transient=error.transient) from None
         except (duckdb.Error, OSError) as error:
             message = str(error).strip().partition("\n")[0]
             raise ArrivalError(f"{self}: {outcome}{message}") from error
@@ -272,7 +273,8 @@ class ClickHouseTable:
 
     def _conflict(self) -> ArrivalError:
         return ArrivalError(
-            f"{self} was changed by another program while new rows were read; nothing was changed. Run it again"
+            f"{self} was changed by another program while new rows were read; nothing was changed. Run it again",
+            transient=True,
         )
 
 

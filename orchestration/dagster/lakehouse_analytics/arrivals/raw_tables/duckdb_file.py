@@ -58,7 +58,9 @@ class DuckDBTable:
             now, table_id = self._read(db)
             if now.version != before.version:
                 raise ArrivalError(
-                    f"{self} was changed by another program while new rows were read; nothing was changed. Run it again"
+                    f"{self} was changed by another program while new rows were read; nothing was changed. Run it "
+                    "again",
+                    transient=True,
                 )
             try:
                 rows = check(db, change, now.columns, normalized)

@@ -16,6 +16,7 @@ from lakehouse_analytics.arrivals.raw_tables.new_rows import NewRows, check, scr
 from lakehouse_analytics.common.scratch import ARRIVALS, scratch_folder
 from lakehouse_analytics.common.sql import identifier, literal
 from lakehouse_analytics.iceberg.data_files import batches, find
+from lakehouse_analytics.iceberg.errors import is_transient
 from lakehouse_analytics.iceberg.types import duckdb_type, stored_type
 
 if TYPE_CHECKING:
@@ -139,13 +140,15 @@ class IcebergTable:
             except Exception:
                 raise ArrivalError(
                     f"{self}: {self._reason(error)}. It is not known whether the change was committed. Run it again: "
-                    "it continues from the state that is stored with the table"
+                    "it continues from the state that is stored with the table",
+                    transient=True,
                 ) from None
             raise
 
     def _conflict(self) -> ArrivalError:
         return ArrivalError(
-            f"{self} was changed by another program while new rows were read; nothing was changed. Run it again"
+            f"{self} was changed by another program while new rows were read; nothing was changed. Run it again",
+            transient=True,
         )
 
     @contextmanager
@@ -158,13 +161,14 @@ class IcebergTable:
         except ArrivalError:
             raise
         except CatalogError as error:
-            raise ArrivalError(str(error)) from None
+            raise ArrivalError(str(error), transient=error.transient) from None
         except Exception as error:
             # pyarrow reports errors of the storage as OSError, and pyiceberg unknown names as ValueError.
             known = type(error).__module__.partition(".")[0] in _LIBRARIES or isinstance(error, OSError | ValueError)
             if not known:
                 raise
-            raise ArrivalError(f"{self}: {outcome}{self._reason(error)}") from error
+            message = f"{self}: {outcome}{self._reason(error)}"
+            raise ArrivalError(message, transient=is_transient(error)) from error
 
     def _reason(self, error: Exception) -> str:
         from lakehouse_analytics.iceberg.catalog import reason

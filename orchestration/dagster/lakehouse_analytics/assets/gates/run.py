@@ -45,7 +45,7 @@ class Run:
         Args:
             tables: Their unique ids.
         """
-        self.selection = replace(self.selection, reused=frozenset(tables))
+        self.selection = replace(self.selection, reused=self.selection.reused | {*tables})
         self.built |= {*tables}
 
     def plan(self) -> Plan:
@@ -83,6 +83,7 @@ class Run:
         """
         results = dbt.nodes
         before = self._failures()
+        self.reuse({node.unique_id for node in results.values() if node.unchanged})
         self._record_functions(plan.functions, dbt)
         self._record_others({*plan.nodes}, dbt)
         for table in plan.tables:

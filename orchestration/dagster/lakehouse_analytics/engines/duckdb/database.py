@@ -18,7 +18,7 @@ from lakehouse_analytics.engines.base import DatabaseError
 if TYPE_CHECKING:
     import duckdb
 
-_HOLDER = re.compile(r"Conflicting lock is held in (?P<who>.*?\(PID \d+\)[^.]*)")
+_HOLDER = re.compile(r"Conflicting lock is held in (?P<who>.*?\(PID \d+\)[^.]*)")  # codespell:ignore held
 VARIABLE = "LAKEHOUSE_DUCKDB_PATH"
 
 

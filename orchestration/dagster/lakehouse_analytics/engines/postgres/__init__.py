@@ -17,6 +17,7 @@ class Postgres(EngineType):
 
     name = "postgres"
     title = "PostgreSQL"
+    drops_views = True
     naming_fields = ("dbname", "database", "schema")
     connection_fields = (
         "host", "port", "user", "password", "pass", "sslmode", "sslcert", "sslkey", "sslrootcert", "connect_timeout",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lakehouse_analytics.common.postgres_errors import REFUSED
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -47,11 +49,6 @@ _FAILURES: tuple[tuple[re.Pattern[str], Failure], ...] = tuple(
         ),
         ("No space left on device", Failure(advice="The disk of the PostgreSQL server is full.")),
     )
-)
-#: Matches the server's messages about wrong credentials, databases and roles. Waiting does not help.
-REFUSED = re.compile(
-    "password authentication failed|no password supplied|no pg_hba.conf entry|does not exist|certificate verify failed",
-    re.IGNORECASE,
 )
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
 
+from lakehouse_analytics.common.postgres_errors import REFUSED
 from lakehouse_analytics.dbt.profile import ProfileError
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import DatabaseError, FetchAll, TableReader
 from lakehouse_analytics.engines.comparison import Comparison
 from lakehouse_analytics.engines.postgres.comparison import comparison
-from lakehouse_analytics.engines.postgres.errors import REFUSED, Failure, classify
+from lakehouse_analytics.engines.postgres.errors import Failure, classify
 from lakehouse_analytics.engines.postgres.reading import read_table
 from lakehouse_analytics.engines.postgres.versions import table_versions
 from lakehouse_analytics.settings import Settings

@@ -10,13 +10,14 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.common.sql import identifier
 from lakehouse_analytics.engines.trino.errors import FULL, Failure, Kind, classify, starting, still_queued, too_slow
 from lakehouse_analytics.engines.trino.queries import REPORT_AFTER, resource_group_of, waiting_message
+from lakehouse_analytics.engines.trino.server_info import server_info
 from lakehouse_analytics.engines.trino.session import (
     SOURCE,
     TrinoError,
@@ -318,15 +319,12 @@ def _refuse_starting(server: TrinoServer, session: requests.Session, timeout: fl
     import requests
 
     try:
-        response = session.get(f"{server.address}/v1/info", timeout=timeout)
+        info = server_info(server, session, timeout)
     except requests.RequestException as error:
         raise failed(classify(RuntimeError(f"failed to execute: {error}"))) from None
-    if response.status_code in (429, 502, 503, 504):
-        raise failed(classify(RuntimeError(f"error {response.status_code}: {response.reason}")))
-    info = None
-    with suppress(ValueError):  # a gateway may respond with something else; then the query decides
-        info = response.json()
-    if isinstance(info, dict) and info.get("starting") is True:
+    if info.is_unavailable:
+        raise failed(classify(RuntimeError(f"error {info.status}: {info.phrase}")))
+    if info.starting:
         raise failed(starting())
 
 
@@ -385,6 +383,6 @@ def connect(server: TrinoServer, client_tags: Sequence[str] = ()) -> trino.dbapi
 
 def _cancel(cursor: trino.dbapi.Cursor) -> None:
     try:
-        cursor.cancel()  # type: ignore[no-untyped-call]
+        cursor.cancel()
     except Exception as error:
         _LOGGER.warning("Trino: query %s could not be canceled and may still be running: %s", cursor.query_id, error)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 _NAME = re.compile(r".+__dbt_tmp(?:_\w+)?_(\d{14})_[0-9a-f]{8}")
 
 
-def stale_temporaries(names: Iterable[str], *, now: datetime, older_than: timedelta) -> list[str]:
+def stale_temp_relations(names: Iterable[str], *, now: datetime, older_than: timedelta) -> list[str]:
     """Return the temporary relations of runs that started more than `older_than` before `now`.
 
     No running run needs them. Relations that end with `__dbt_tmp` or `__dbt_backup` without a time are never returned:

@@ -234,11 +234,11 @@ class _Mapper:
     def _map_unnamed(self, table: SourceTable) -> bool:
         """Map a table whose contract names no connection; return False if no connection writes it."""
         candidates = self._candidates.get(table.table.lower(), ())
-        writers = _writers(candidates, table)
-        if len(writers) == 1:
-            self._mapped[writers[0].id].append(table)
-        self._problems += _several_writers(table, candidates, writers)
-        return bool(writers)
+        filling = _filled_by(candidates, table)
+        if len(filling) == 1:
+            self._mapped[filling[0].id].append(table)
+        self._problems += _ambiguous(table, candidates, filling)
+        return bool(filling)
 
 
 def _candidates(connections: Iterable[Connection]) -> Mapping[str, Sequence[Connection]]:
@@ -251,21 +251,21 @@ def _candidates(connections: Iterable[Connection]) -> Mapping[str, Sequence[Conn
     return dict(found)
 
 
-def _writers(connections: Sequence[Connection], table: SourceTable) -> list[Connection]:
+def _filled_by(connections: Sequence[Connection], table: SourceTable) -> list[Connection]:
     """Return the connections with a stream that is written to a table: under its own name, or else renamed."""
     name = table.table.lower()
     exact = [c for c in connections if any(_writes(c, stream, table) for stream in c.streams_by_table.get(name, ()))]
     return exact or [c for c in connections if _streams_of(c, table)]
 
 
-def _several_writers(table: SourceTable, connections: Sequence[Connection], writers: Sequence[Connection]) -> list[str]:
+def _ambiguous(table: SourceTable, connections: Sequence[Connection], filling: Sequence[Connection]) -> list[str]:
     """Return a message if several connections may write a table whose contract names no connection."""
     streams = [(connection, stream) for connection in connections for stream in _streams_of(connection, table)]
     if len({connection.id for connection, _ in streams}) < 2:
         return []
     message = _collision(table, streams, "meta.lakehouse.airbyte.connection")
-    if len(writers) == 1:
-        message += f". Until then, connection {writers[0].name!r} is used, whose stream has the name of the table"
+    if len(filling) == 1:
+        message += f". Until then, connection {filling[0].name!r} is used, whose stream has the name of the table"
     return [message]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
+from lakehouse_analytics.common import durations
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 
 #: Minimum age of a stalled job, and the multiple of its usual duration after which it counts as stalled.
@@ -88,23 +89,14 @@ def running_outcome(job: Job, now: datetime, past: Sequence[Job], limit: timedel
         if not usual:
             return None  # the usual duration is unknown
         limit = max(MIN_STALLED_AGE, timedelta(seconds=STALLED_FACTOR * median(usual)))
-        expected = f"usually {_duration(median(usual))}"
+        expected = f"usually {durations.rounded(median(usual))}"
     else:
-        expected = f"the limit is {_duration(limit.total_seconds())}"
+        expected = f"the limit is {durations.rounded(limit)}"
     if age <= limit:
         return None
-    reason = f"{job.kind or 'job'} {job.id} has been running for {_duration(age.total_seconds())}, {expected}"
+    reason = f"{job.kind or 'job'} {job.id} has been running for {durations.rounded(age)}, {expected}"
     return JobOutcome(False, False, False, STALLED, reason)
 
 
 def _after(job: Job) -> str:
-    return f" after {_duration(job.seconds)}" if job.seconds is not None else ""
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 7200:
-        return f"{whole // 60} min"
-    return f"{whole // 3600} h {whole // 60 % 60} min"
+    return f" after {durations.rounded(job.seconds)}" if job.seconds is not None else ""

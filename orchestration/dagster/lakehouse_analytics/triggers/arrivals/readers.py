@@ -17,11 +17,13 @@ from lakehouse_analytics.partitions.by_column import column_partitions, is_split
 from lakehouse_analytics.partitions.definitions import grain_partitions
 from lakehouse_analytics.partitions.time_and_column import rectangle_keys, rectangles
 from lakehouse_analytics.settings import Settings
+from lakehouse_analytics.triggers.arrivals.gates import closed_gate
 
 #: Materializations of a source that one tick reads. The next tick continues.
 MAX_EVENTS = 1000
 #: The trigger's name, the value of the runs' tag `source`.
 NAME = "arrivals"
+_NOTHING = "No source was loaded that a bronze model reads."
 
 
 @dataclass
@@ -30,11 +32,13 @@ class Loaded:
 
     Attributes:
         newest: Storage id of the newest event.
+        event: The newest event.
         days: The dates of its partitions.
         pairs: The dates with the values of `split_by` of its partitions.
     """
 
     newest: int
+    event: dg.EventLogRecord | None = None
     days: set[date] = field(default_factory=set)
     pairs: set[tuple[str, str]] = field(default_factory=set)
 
@@ -69,13 +73,16 @@ def arrival_sensor(settings: Settings, graph: Graph, sources: Sequence[Source]) 
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         before = json.loads(context.cursor or "{}")
-        loaded = loads_since(context.instance, sources, before)
+        found = loads_since(context.instance, sources, before)
+        # Until a gate opens, the cursor stays, so that no date of these loads is forgotten.
+        closed = {source: why for source, one in found.items() if (why := _closed(context.instance, source, one))}
+        loaded = {source: one for source, one in found.items() if source not in closed}
         requests = readers.requests(loaded, context.instance)
         after = {**before, **{"/".join(source.key): found.newest for source, found in loaded.items()}}
         return dg.SensorResult(
             run_requests=requests,
             cursor=json.dumps(after),
-            skip_reason=None if requests else "No source was loaded that a bronze model reads.",
+            skip_reason=None if requests else "; ".join(closed.values()) or _NOTHING,
         )
 
     return sensor
@@ -103,7 +110,7 @@ def loads_since(
             limit=MAX_EVENTS,
             ascending=True,
         ).records
-        loaded = Loaded(max([since, *(event.storage_id for event in events)]))
+        loaded = Loaded(max([since, *(event.storage_id for event in events)]), events[-1] if events else None)
         for event in events:
             if event.partition_key is not None:
                 for day, values in days_and_values(source, [event.partition_key]).items():
@@ -112,6 +119,10 @@ def loads_since(
         if events:
             found[source] = loaded
     return found
+
+
+def _closed(instance: dg.DagsterInstance, source: Source, loaded: Loaded) -> str | None:
+    return closed_gate(instance, source, loaded.event) if loaded.event else None
 
 
 class Readers:

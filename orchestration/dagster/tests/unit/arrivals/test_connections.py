@@ -115,7 +115,7 @@ def test_a_missing_variable() -> None:
         connection("shop", DATABASES, {"LAKEHOUSE_CONNECTIONS_SHOP": "x", "LAKEHOUSE_CONNECTION_SHOP": " "})
     assert str(error.value) == (
         "LAKEHOUSE_CONNECTION_SHOP is not set: the address of the connection `shop`, such as "
-        "postgresql://user:password@host/database. Did you mean LAKEHOUSE_CONNECTIONS_SHOP, which is set?"
+        "postgresql://user:password@host/database; did you mean LAKEHOUSE_CONNECTIONS_SHOP, which is set?"
     )
 
 

@@ -1,16 +1,27 @@
-"""Sources that are copied straight to ClickHouse: their assets, and the models and tests that cannot read them."""
+"""Sources that the lakehouse loads itself: their assets, their retries, and readers of those in ClickHouse."""
 
-from __future__ import annotations
-
+import os
 import re
+import socket
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 
 import dagster as dg
 import pytest
 from lakehouse_analytics.arrivals.connections import connection
+from lakehouse_analytics.arrivals.files.load import FileLoader
+from lakehouse_analytics.arrivals.files.storage import storage_of
+from lakehouse_analytics.arrivals.files.tables import tables_of
+from lakehouse_analytics.assets import arrivals
 from lakehouse_analytics.assets.arrivals import arrival_assets
+from lakehouse_analytics.assets.file_loads import FileLoad
+from lakehouse_analytics.assets.transfers import RETRIES
+from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.contract.models import ContractError
+from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.exports.clickhouse_client import connect
 from lakehouse_analytics.maintenance.policy import maintained_tables
 from lakehouse_analytics.settings import Settings
@@ -26,6 +37,7 @@ ARRIVES = {
     "to_table": "reporting.customers",
 }
 
+NOW = dg.RetryPolicy(max_retries=1)
 LIMITS = {"floor": timedelta(days=1), "longest_write": timedelta(hours=1)}
 
 
@@ -82,3 +94,72 @@ def test_its_run_reports_rows_and_a_check(tmp_path: Path, monkeypatch: pytest.Mo
     ]
     client.close()
     assert not (tmp_path / "lake.duckdb").exists()
+
+
+def failed_attempts(instance: dg.DagsterInstance, run_id: str) -> int:
+    """How often the step of a run failed and is executed again."""
+    return len(instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_UP_FOR_RETRY))
+
+
+def test_a_load_is_retried_while_its_database_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "RETRIES", dg.RetryPolicy(RETRIES.max_retries, delay=1, backoff=RETRIES.backoff))
+    manifest = Manifest()
+    manifest.source("shop", "customers", lakehouse={"arrives": {"database": "shop"}})
+    [asset] = arrival_assets(manifest.graph(), Settings(duckdb_path=tmp_path / "lake.duckdb"))
+    with postgres_server() as server, dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
+        name = server.new_database()
+        server.ask("create table customers as select 1 as id", database=name)
+        monkeypatch.setenv("LAKEHOUSE_CONNECTION_SHOP", server.url(name))
+        server.stop()
+        listener = socket.create_server(("127.0.0.1", server.port))
+
+        def drop_one_connection_and_start() -> None:
+            listener.accept()[0].close()
+            listener.close()
+            server.start()
+
+        starter = Thread(target=drop_one_connection_and_start)
+        starter.start()
+        run = dg.materialize([asset], instance=instance)
+        starter.join()
+        assert failed_attempts(instance, run.run_id) >= 1
+        [event] = run.asset_materializations_for_node("load_shop_customers")
+        assert event.metadata["dagster/row_count"].value == 1
+
+        server.ask("drop table customers", database=name)
+        failed = dg.materialize([asset], instance=instance, raise_on_error=False)
+        assert not failed.success
+        assert not failed_attempts(instance, failed.run_id)
+        monkeypatch.delenv("LAKEHOUSE_CONNECTION_SHOP")
+        unset = dg.materialize([asset], instance=instance, raise_on_error=False)
+        assert not unset.success
+        assert not failed_attempts(instance, unset.run_id)
+
+
+def test_a_retry_reports_what_the_failed_attempt_has_committed(tmp_path: Path) -> None:
+    """An attempt may fail between its commit and its events, such as when a catalog does not answer any more."""
+    manifest = Manifest()
+    contract = {"files": f"{tmp_path}/in/{{date}}.csv", "begin": "2026-01-01"}
+    manifest.source("landing", "prices", lakehouse={"arrives": contract})
+    [source] = manifest.graph().sources.values()
+    config = Settings(duckdb_path=tmp_path / "lake.duckdb")
+    arrival = FileArrival.model_validate(contract)
+    file = tmp_path / "in" / "2026-01-01.csv"
+    file.parent.mkdir()
+    file.write_text("n\n1\n")
+    os.utime(file, (time.time() - 60,) * 2)
+    [spec] = [asset.get_asset_spec() for asset in arrival_assets(manifest.graph(), config)]
+
+    @dg.multi_asset(
+        specs=[spec], check_specs=FileLoad(source, arrival, config).check_specs(), can_subset=True, retry_policy=NOW
+    )
+    def load(context: dg.AssetExecutionContext) -> Iterator[object]:
+        if not context.retry_number:
+            tables = tables_of(config, relation_of(source.node))
+            [_] = FileLoader(arrival, storage_of(arrival, tmp_path), tables).load_new(context.run.run_id)
+            raise dg.Failure("after the commit")
+        yield from FileLoad(source, arrival, config).events(context, reload=False)
+
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
+        assert dg.materialize([load], instance=instance).success
+        assert instance.get_materialized_partitions(spec.key) == {"2026-01-01"}

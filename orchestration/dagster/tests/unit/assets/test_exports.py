@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import dagster as dg
 import pytest
 from lakehouse_analytics.assets.exports import export_assets, exports_of
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.keys import EXPORTS_POOL
+from lakehouse_analytics.settings import Settings
 from manifests import Manifest
 
 
@@ -19,6 +22,7 @@ def test_an_export_has_the_owner_tags_and_gates_of_its_table(monkeypatch: pytest
     manifest = Manifest()
     lakehouse = {
         "owner": "team:growth",
+        "freshness": {"within": "2h", "cron": "0 6 * * *"},
         "rows": {"min": 1, "drift": {"severity": "warn"}},
         "serve": [serve("reporting.days"), serve("days", "pg")],
         "partition": "daily",
@@ -36,7 +40,7 @@ def test_an_export_has_the_owner_tags_and_gates_of_its_table(monkeypatch: pytest
     key = dg.AssetKey(["gold", "days"])
     gates = {dg.AssetCheckKey(key, "not_null_days_day"), dg.AssetCheckKey(key, "row_count")}
     assert [set(one.gates) for one in exports] == [gates, gates]
-    assets = export_assets(graph, exports, max_runtime=60)
+    assets = export_assets(graph, exports, Settings(timezone="Europe/Rome"))
     specs = {spec.key.to_user_string(): spec for one in assets for spec in one.specs}
     assert specs.keys() == {"ch/reporting/days", "pg/days"}
     for spec in specs.values():
@@ -46,6 +50,9 @@ def test_an_export_has_the_owner_tags_and_gates_of_its_table(monkeypatch: pytest
             {"finance": ""},
         )
         assert spec.partitions_def is None
+        assert spec.freshness_policy == dg.FreshnessPolicy.cron(
+            deadline_cron="0 6 * * *", lower_bound_delta=timedelta(hours=2), timezone="Europe/Rome"
+        )
         assert [dep.asset_key for dep in spec.deps] == [key]
     assert specs["pg/days"].kinds == {"postgresql"}
     assert specs["ch/reporting/days"].kinds == set()  # its connection is not set

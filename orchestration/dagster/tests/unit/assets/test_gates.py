@@ -28,7 +28,7 @@ def dbt(nodes: dict[str, NodeResult]) -> DbtResult:
 def dbt_build(
     plan: Plan, outcome: Mapping[str, str], broken: Collection[str]
 ) -> tuple[dict[str, NodeResult], set[str]]:
-    """What dbt reports of a plan whose nodes fail as told, and which gates it asked.
+    """Return what dbt reports of a plan with these failures, and the gates that were evaluated.
 
     It takes nodes in any order that the edges allow, and skips those below one that failed or was skipped, except that
     a skipped test stops nothing.
@@ -52,10 +52,12 @@ def dbt_build(
                 status[node] = "fail" if plan.row_count_gates[node] in broken else "pass"
             else:
                 status[node] = outcome.get(node, "pass" if node.startswith("test.") else "success")
-    asked = {plan.row_count_gates[node] for node in plan.row_count_gates if status[node] in ("pass", "fail")}
+    counted = {plan.row_count_gates[node] for node in plan.row_count_gates if status[node] in ("pass", "fail")}
     # "gone" stands for a node dbt says nothing of.
-    told = {u: said(u, s, f"{s} of {u}") for u, s in status.items() if s != "gone" and u not in plan.row_count_gates}
-    return told, asked
+    reported = {
+        u: said(u, s, f"{s} of {u}") for u, s in status.items() if s != "gone" and u not in plan.row_count_gates
+    }
+    return reported, counted
 
 
 #: What dbt skips the nodes below of; "gone" because it is a failure to us, and nothing may be built below one.
@@ -78,10 +80,10 @@ class Played:
         chosen = graph.tables if selected is None else selected
         self.run = Run(Selection(graph, frozenset(chosen), frozenset(checked), frozenset(counted)))
         self.plan = self.run.plan()
-        nodes, asked = dbt_build(self.plan, outcome or {}, broken_counts)
+        nodes, counted = dbt_build(self.plan, outcome or {}, broken_counts)
         self.nodes = nodes
         self.ran = {unique_id for unique_id, node in nodes.items() if node.status != "skipped"}
-        for table in sorted(asked & {*broken_counts}):
+        for table in sorted(counted & {*broken_counts}):
             self.run.fail_gate(table, "row_count: the table is empty")
         self.run.record(self.plan, dbt(nodes))
 
@@ -553,9 +555,9 @@ def test_an_exit_code_beside_passes_only_fails_the_run() -> None:
     graph = m.graph()
     run = Run(Selection(graph, frozenset({model("stg_a")})))
     nodes = {model("stg_a"): said(model("stg_a"), "success"), test: said(test, "warn")}
-    run.record(run.plan(), DbtResult(1, nodes, errors=("a warning that dbt was told to take for an error",)))
+    run.record(run.plan(), DbtResult(1, nodes, errors=("a warning that is an error here",)))
     assert not run.succeeded
-    assert "exit code 1: a warning that dbt was told to take for an error" in run.summary()
+    assert "exit code 1: a warning that is an error here" in run.summary()
 
 
 def test_a_failed_hook_is_named_beside_a_failed_test() -> None:
@@ -594,10 +596,10 @@ def test_a_run_succeeds_only_if_dbt_and_every_node_say_so(data: st.DataObject, e
     others = ["operation.shop.hook", "unit_test.shop.stg_a.u", "exposure.shop.board", "saved_query.shop.q"]
     graph = m.graph()
     run = Run(Selection(graph, frozenset({model("stg_a")})))
-    asked = {model("stg_a"), *wanted}
+    selected = {model("stg_a"), *wanted}
     answers = {
         unique_id: data.draw(st.sampled_from([*STATUSES, None, *["success", "pass"] * 5]), label=unique_id)
-        for unique_id in (*asked, *others)
+        for unique_id in (*selected, *others)
     }
     nodes = {unique_id: said(unique_id, status) for unique_id, status in answers.items() if status is not None}
     run.record(run.plan(), DbtResult(exit_code, nodes))

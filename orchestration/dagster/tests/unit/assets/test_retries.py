@@ -123,11 +123,10 @@ def test_only_what_may_pass_or_waits_for_it_is_asked_for(data: st.DataObject) ->
 
     for_good = {u for u in graph.tables if said[u] == "error syntax"}
     assert not {t.unique_id for t in tables} & (for_good | graph.descendants(for_good))
-    assert all(
-        said[thing.unique_id].split()[0] not in ("success", "pass", "fail", "warn") for thing in (*tables, *tests)
-    )
-    # Asked again after a success, it stands still: no further try.
-    fine = {thing.unique_id: NodeResult(thing.unique_id, "success", "", 0.1, None, None) for thing in (*tables, *tests)}
+    ids = [*(table.unique_id for table in tables), *(test.unique_id for test in tests)]
+    assert all(said[unique_id].split()[0] not in ("success", "pass", "fail", "warn") for unique_id in ids)
+    # After a success, nothing is retried.
+    fine = {unique_id: NodeResult(unique_id, "success", "", 0.1, None, None) for unique_id in ids}
     settled = merge(result, DbtResult(0, fine))
     assert not {t.unique_id for t in tables} & {
         t.unique_id
@@ -139,7 +138,7 @@ QUEUE_TIMEOUT = 100.0
 
 
 class Clock:
-    """Goes forward when somebody sleeps."""
+    """A clock that only advances during sleeps."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -154,7 +153,9 @@ def judged(message: str) -> Reason:
 
 def tries(outcomes: list[list[str]]) -> tuple[list[float], list[bool], float]:
     """Waits between the tries of one model each, until none is worth another; the last outcome comes again."""
-    clock, waits, full = Clock(), [], []
+    clock = Clock()
+    waits: list[float] = []
+    full: list[bool] = []
     patience = Patience(judged, QUEUE_TIMEOUT, clock)
     graph = medallion().graph()
     tables = list(graph.tables.values())

@@ -1,4 +1,4 @@
-"""Who owns an asset; the rest of the translation is held against dagster-dbt in tests/definitions."""
+"""Owners of assets. Tests in tests/definitions compare the rest of the translation with dagster-dbt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from lakehouse_analytics.assets.arrivals import arrival_assets
 from lakehouse_analytics.assets.external import external_assets
-from lakehouse_analytics.assets.specs import table_spec
+from lakehouse_analytics.assets.specs import source_spec, table_spec
 from lakehouse_analytics.dbt.manifest import read
 from lakehouse_analytics.settings import Settings
 from manifests import Manifest
@@ -42,6 +42,23 @@ def test_a_source_has_the_freshness_policy_of_its_contract(
 
 
 @pytest.mark.parametrize(
+    ("contract", "kinds"),
+    [
+        ({}, {"duckdb"}),
+        ({"airbyte": {"connection": "shop"}}, {"duckdb", "airbyte"}),
+        ({"arrives": {"webhook": True}}, {"duckdb", "webhook"}),
+        ({"arrives": {"database": "shop"}}, {"duckdb", "database"}),
+        ({"arrives": {"files": "s3://landing/*.jsonl"}}, {"duckdb", "json", "s3"}),
+    ],
+)
+def test_the_kinds_of_a_source_say_what_fills_it(contract: dict[str, Any], kinds: set[str]) -> None:
+    m = Manifest()
+    m.source("shop", "orders", lakehouse=contract)
+    [source] = m.graph().sources.values()
+    assert source_spec(m.graph(), source).kinds == kinds
+
+
+@pytest.mark.parametrize(
     ("said", "owners"),
     [
         ({}, []),
@@ -60,7 +77,7 @@ def test_the_contract_names_the_owner_then_dagsters_meta_then_dbts_group(
     manifest.nodes[orders]["group"] = said.get("group")
     manifest.nodes[orders]["columns"] = {}
     groups = {"group.shop.growth": {"name": "growth", "owner": {"email": "growth@example.com"}}}
-    groups["group.shop.nameless"] = {"name": "nameless", "owner": {"name": "Nobody"}}
+    groups["group.shop.nameless"] = {"name": "nameless", "owner": {"name": "Data"}}
     graph = read({**manifest.build(), "groups": groups}, {})
 
     assert list(table_spec(graph, graph.tables[orders], Path(), "UTC", {}).owners) == owners

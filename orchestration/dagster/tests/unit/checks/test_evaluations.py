@@ -57,7 +57,7 @@ def evaluated(
 ) -> list[Any]:
     """What a run of the op stores of its outputs and checks, in order."""
     build = built(days, ours=ours)
-    checks = dg.AssetSelection.checks_for_assets(BUILT, SYNCED, "never")
+    checks: dg.AssetSelection = dg.AssetSelection.checks_for_assets(BUILT, SYNCED, "never")
     if left_out:
         checks -= dg.AssetSelection.checks(dg.AssetCheckKey(BUILT, left_out))
     ran = dg.materialize(
@@ -114,7 +114,7 @@ def test_a_result_is_about_the_materialization_that_is_the_latest_when_it_is_giv
         yield about()
 
     run = dg.materialize([build], instance=instance)
-    assert [target.run_id == run.run_id for target in targets] == [False, True]
+    assert [target is not None and target.run_id == run.run_id for target in targets] == [False, True]
 
 
 def test_an_output_takes_no_longer_in_a_large_op(monkeypatch: pytest.MonkeyPatch) -> None:

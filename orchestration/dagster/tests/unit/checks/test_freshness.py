@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dbt.artifacts.resources import FreshnessThreshold
+from dbt.artifacts.resources.v1.components import FreshnessThreshold
 from dbt.graph.selector_spec import RAW_SELECTOR_PATTERN
 from hypothesis import given
 from hypothesis import strategies as st

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -109,7 +110,7 @@ class Gate:
 
 
 class NoEngine:
-    """The counts are given; nothing is asked."""
+    """The counts are given; nothing is queried."""
 
 
 def store(instance: dg.DagsterInstance, verdict: dg.AssetCheckResult | dg.AssetCheckEvaluation, run_id: str) -> None:
@@ -287,7 +288,7 @@ def test_drift_does_not_forget_what_evaluations_without_a_memory_hide(monkeypatc
         for _ in range(3):
             gate.look(200)
         for _ in range(10 * SHORT):
-            old = {"rows": 198, "not_in_history": "row_count failed"}
+            old: dict[str, Any] = {"rows": 198, "not_in_history": "row_count failed"}
             verdict = dg.AssetCheckResult(asset_key=asset_key(gate.table), check_name=DRIFT, passed=True, metadata=old)
             store(own, verdict, str(uuid.uuid4()))
         assert not gate.look(1000)[DRIFT][0]

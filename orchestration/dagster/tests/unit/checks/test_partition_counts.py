@@ -82,10 +82,10 @@ def test_every_row_is_counted_in_the_window_that_holds_it(
     sql = window_count_sql("duckdb", bins_of(span), [table, other])
     counts, plain = read_window_counts(bins_of(span), [table, other], connection.execute(sql).fetchall())
 
-    held = [(w.key, k) for time, k in rows for w in span.windows if w.start <= moment(time) < w.end]
-    expected = Counter(key for key, _ in held)
+    placed = [(w.key, k) for time, k in rows for w in span.windows if w.start <= moment(time) < w.end]
+    expected = Counter(key for key, _ in placed)
     assert {key: found.rows for key, found in counts.items()} == {w.key: expected[w.key] for w in span.windows}
     assert {key: found.rows for key, found in plain.items()} == {key: found.rows for key, found in counts.items()}
     for key, found in counts.items():
-        assert found.distinct == {"k": len({k for where, k in held if where == key})}
+        assert found.distinct == {"k": len({k for where, k in placed if where == key})}
         assert (found.newest is None) == (found.rows == 0)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC
 from math import ceil, log2
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lakehouse_analytics.checks.history import PastCount
 from lakehouse_analytics.checks.row_count_rules import Counts
 from lakehouse_analytics.checks.runner import MAX_FAILURES, Counter
 from lakehouse_analytics.dbt.graph import Table
@@ -26,11 +28,11 @@ class Lake:
         self.connection.execute("attach ':memory:' as lake; use lake")
         for n in set(range(tables)) - {*missing}:
             self.connection.execute(f"create table lake.main.t{n} as select range as id from range({n})")
-        self.asked: list[int] = []  # tables in each statement
+        self.table_counts: list[int] = []  # tables in each statement
         self.broken: Exception | None = None
 
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        self.asked.append(sql.count("select "))
+        self.table_counts.append(sql.count("select "))
         if self.broken:
             raise self.broken
         return self.connection.execute(sql).fetchall()
@@ -63,8 +65,18 @@ class BigLake(Lake):
         return {relation: self.known[relation.name] for relation in relations if relation.name in self.known}
 
 
+class NoHistory:
+    """Checks that have never run."""
+
+    def last(self, key: dg.AssetCheckKey, partition: str | None = None) -> None:
+        return None
+
+    def counts(self, key: dg.AssetCheckKey, partition: str | None = None) -> Sequence[PastCount]:
+        return ()
+
+
 def counter(engine: Any) -> Counter:
-    return Counter(engine, engine.fetch_all, lambda key: [], accepted=(), zone=UTC)
+    return Counter(engine, engine.fetch_all, NoHistory(), accepted=(), zone=UTC)
 
 
 def tables(number: int, **wanted: Any) -> list[Table]:
@@ -83,13 +95,14 @@ def answers(found: Mapping[str, Any]) -> list[Any]:
 def test_an_engine_without_limits_is_asked_once() -> None:
     lake = Lake(200)
     assert answers(counter(lake).count(tables(200))) == [*range(200)]
-    assert lake.asked == [200]
+    assert lake.table_counts == [200]
 
 
 def test_no_table_is_no_question() -> None:
     lake = BigLake(0)
     assert counter(lake).count([]) == {}
-    assert lake.asked == lake.looked_up == []
+    assert lake.table_counts == []
+    assert lake.looked_up == []
 
 
 def test_an_engine_with_limits_is_asked_in_chunks_by_weight() -> None:
@@ -97,7 +110,7 @@ def test_an_engine_with_limits_is_asked_in_chunks_by_weight() -> None:
     wanted = {"t3": {"distinct": ["id"]}, "t4": {"distinct": ["id"]}}
     found = counter(lake).count(tables(20, **wanted))
     assert answers(found) == [*range(20)]
-    assert lake.asked == [6, 8, 6]
+    assert lake.table_counts == [6, 8, 6]
     assert found["model.shop.t4"] == Counts(4, {"id": 4})
 
 
@@ -109,13 +122,13 @@ def test_only_missing_tables_go_uncounted_and_few_statements_find_them(number: i
     found = answers(counter(lake).count(tables(number)))
     assert [n for n, answer in enumerate(found) if answer != n] == sorted(missing)
     assert all(f"t{n} does not exist" in found[n] for n in missing)
-    assert len(lake.asked) <= 1 + 2 * len(missing) * max(1, ceil(log2(number)))
+    assert len(lake.table_counts) <= 1 + 2 * len(missing) * max(1, ceil(log2(number)))
 
 
 def test_when_every_statement_fails_not_every_table_is_asked_alone() -> None:
     lake = BigLake(300, missing=range(300))
     found = answers(counter(lake).count(tables(300)))
-    assert len(lake.asked) == MAX_FAILURES
+    assert len(lake.table_counts) == MAX_FAILURES
     assert "t0 does not exist" in found[0]
     assert found[-1].startswith("not counted: 64 statements that count rows have failed, the last: Catalog Error")
 
@@ -124,14 +137,14 @@ def test_an_engine_that_cannot_be_asked_is_asked_once() -> None:
     lake = BigLake(30)
     lake.broken = DatabaseError("the lake is shut")
     assert answers(counter(lake).count(tables(30))) == ["the lake is shut"] * 30
-    assert len(lake.asked) == 1
+    assert len(lake.table_counts) == 1
 
 
 def test_what_the_catalog_knows_is_not_asked() -> None:
     # Numbers that no query would give.
     lake = BigLake(5, known={"t1": 100, "t2": 0, "t4": 400})
     assert answers(counter(lake).count(tables(5))) == [0, 100, 0, 3, 400]
-    assert lake.asked == [2]
+    assert lake.table_counts == [2]
 
 
 def test_tables_of_which_more_than_rows_is_wanted_are_asked() -> None:
@@ -139,7 +152,7 @@ def test_tables_of_which_more_than_rows_is_wanted_are_asked() -> None:
     wanted = {"t0": {"distinct": ["id"]}, "t1": {"freshness": {"within": "1h", "column": "id"}}}
     found = counter(lake).count(tables(3, **wanted))
     assert lake.looked_up == ['"lake"."main"."t2"']
-    assert lake.asked == [2]
+    assert lake.table_counts == [2]
     assert answers(found) == [0, 1, 100]
 
 

@@ -47,5 +47,5 @@ def test_every_row_is_counted_in_its_partition(drawn: list[tuple[int, str | None
 def test_the_values_of_a_number_are_compared_as_text() -> None:
     counts = ValueCounts("duckdb", "id", {("", "7"): "7", ("", "8"): "8"})
     table = CountRequest("(select 7 as id union all select 7 union all select 77)", (), None)
-    [found] = counts.read([table], duckdb.sql(counts.sql([table])).fetchall())
+    [found] = counts.read([table], duckdb.execute(counts.sql([table])).fetchall())
     assert {key: count.rows for key, count in found.items()} == {"7": 2, "8": 0}

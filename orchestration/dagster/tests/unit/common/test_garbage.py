@@ -1,4 +1,4 @@
-"""A load is not held up by the garbage collector, and leaves nothing behind for ever."""
+"""The garbage collector does not run during a load, and collects afterwards what a load has left."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ def _as_it_was() -> Iterator[None]:
 
 def test_nothing_is_collected_during_a_load_and_what_it_made_is_passed_over_afterwards() -> None:
     during: list[bool] = []
-    made = without_garbage_collection(lambda: (during.append(gc.isenabled()), Cycle()))()[1]
+
+    def load() -> Cycle:
+        during.append(gc.isenabled())
+        return Cycle()
+
+    made = without_garbage_collection(load)()
     alive = weakref.ref(made)
     assert during == [False]
     assert gc.isenabled()

@@ -1,4 +1,4 @@
-"""Warnings are told once, by the process that serves the location."""
+"""The process that serves the location logs each warning once."""
 
 from __future__ import annotations
 

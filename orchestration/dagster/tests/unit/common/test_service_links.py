@@ -114,7 +114,7 @@ def loaded(environment: Mapping[str, str]) -> Settings:
     ("name", "value"),
     [
         ("LAKEHOUSE_TRINO_PORT", "8080"),
-        ("LAKEHOUSE_AIRBYTE_URL", "tcp://10.0.0.1:80"),  # wrong, and told as such
+        ("LAKEHOUSE_AIRBYTE_URL", "tcp://10.0.0.1:80"),  # wrong, and reported as wrong
         ("LAKEHOUSE_TRINO_PORT", "tcp://trino:8080"),  # no address that Kubernetes gives: a mistake of the user's
         ("LAKEHOUSE_TRINO_SERVICE_HOST", "10.0.0.1"),
         ("LAKEHOUSE_TRINO_SERVICE_PORT", "8080"),

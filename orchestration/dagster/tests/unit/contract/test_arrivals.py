@@ -59,3 +59,17 @@ def test_a_table_in_clickhouse_is_not_maintained() -> None:
     raw = {"arrives": {**TABLE, "to": "reports"}, "maintenance": {"enabled": True}}
     with pytest.raises(ContractError, match="maintenance has no effect on a table in ClickHouse"):
         parse(SourceContract, raw, resource="source shop.orders", files=["models/sources.yml"])
+
+
+@pytest.mark.parametrize("arrives", [{"files": "in/*.csv"}, {"database": "shop"}])
+def test_sources_that_are_loaded_may_have_row_count_rules(arrives: dict[str, Any]) -> None:
+    raw = {"arrives": arrives, "rows": {"min": 1, "max_drop": 0.2, "drift": {"severity": "error"}}}
+    found = parse(SourceContract, raw, resource="source shop.orders", files=["models/sources.yml"])
+    assert found.rows is not None
+    assert found.rows.max_drop == 0.2
+
+
+@pytest.mark.parametrize("filled", [{}, {"arrives": {"webhook": True}}, {"airbyte": {"connection": "shop"}}])
+def test_others_may_not(filled: dict[str, Any]) -> None:
+    with pytest.raises(ContractError, match="rows needs `arrives` with files or database"):
+        parse(SourceContract, {**filled, "rows": {"min": 1}}, resource="source a.b", files=["m.yml"])

@@ -162,7 +162,7 @@ def test_a_value_that_dagster_dbt_cannot_read_is_an_error_with_its_file(kind: st
 def test_keys_that_nobody_reads_are_one_line_with_counts() -> None:
     m = Manifest()
     for n in range(30):
-        more = {"automation_condition": {}} if n else {}
+        more: dict[str, Any] = {"automation_condition": {}} if n else {}
         m.model(f"m{n}", folder="gold", dagster={"group": "a", "kinds": ["x"], **more})
     m.model("lazy", folder="gold", dagster={"auto_materialize_policy": {"type": "lazy"}})
     [warning] = m.graph().warnings

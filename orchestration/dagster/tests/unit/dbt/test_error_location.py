@@ -12,7 +12,7 @@ SQL = """with base as (
 )
 select
     id,
-    nmae,   -- a typo
+    naem,   -- a typo
     id as again
 from base
 """
@@ -33,16 +33,16 @@ def message(quoted: str) -> str:
 @pytest.mark.parametrize(
     ("quoted", "line"),
     [
-        ("    nmae,   -- a typo", 6),
-        ("...  nmae, -- a typo...", 6),
-        ("nmae,", 6),
+        ("    naem,   -- a typo", 6),
+        ("...  naem, -- a typo...", 6),
+        ("naem,", 6),
         ("select * from {{ ref('stg') }}", 2),
     ],
 )
 def test_the_line_of_the_models_own_file_is_found(project: Path, quoted: str, line: int) -> None:
-    told = with_source_line(message(quoted), NODE, project)
-    assert told.splitlines()[0] == f"models/silver/dim.sql:{line}: Runtime Error"
-    assert f"LINE 14: {quoted}" in told
+    text = with_source_line(message(quoted), NODE, project)
+    assert text.splitlines()[0] == f"models/silver/dim.sql:{line}: Runtime Error"
+    assert f"LINE 14: {quoted}" in text
 
 
 @pytest.mark.parametrize("quoted", ["id", "select", 'from "lake"."bronze"."stg"', "...", "......"])
@@ -66,17 +66,17 @@ def test_a_message_without_a_line_names_the_file(project: Path) -> None:
 def test_a_file_that_is_gone_or_not_utf8_is_still_named(project: Path) -> None:
     file = project / NODE.original_file_path
     file.write_bytes(b"select 'caf\xe9' as drink,\nnmae from base\n")
-    assert with_source_line(message("nmae from base"), NODE, project).startswith("models/silver/dim.sql:2: ")
+    assert with_source_line(message("naem from base"), NODE, project).startswith("models/silver/dim.sql:2: ")
     file.unlink()
-    assert with_source_line(message("nmae from base"), NODE, project).startswith("models/silver/dim.sql: ")
+    assert with_source_line(message("naem from base"), NODE, project).startswith("models/silver/dim.sql: ")
 
 
 @pytest.mark.parametrize(
     "said",
     [
-        'Binder Error: Referenced column "nmae" not found in FROM clause!\nCandidate bindings: "id", "again"',
-        "TrinoUserError(type=USER_ERROR, name=COLUMN_NOT_FOUND): line 14:5: Column 'nmae' cannot be resolved",
-        'Catalog Error: Scalar Function with name NMAE does not exist!\nDid you mean "id"?',
+        'Binder Error: Referenced column "naem" not found in FROM clause!\nCandidate bindings: "id", "again"',
+        "TrinoUserError(type=USER_ERROR, name=COLUMN_NOT_FOUND): line 14:5: Column 'naem' cannot be resolved",
+        'Catalog Error: Scalar Function with name NAEM does not exist!\nDid you mean "id"?',
     ],
 )
 def test_without_a_quoted_line_the_name_complained_of_is_looked_up(project: Path, said: str) -> None:

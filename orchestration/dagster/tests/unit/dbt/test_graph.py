@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.contract.models import LAYERS, ContractError
+from lakehouse_analytics.contract.models import LAYERS, Airbyte, ContractError
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.manifest import read
 from manifests import PROJECT, Manifest, manifests, medallion
@@ -342,10 +342,8 @@ def test_a_source_table_completes_what_its_source_says() -> None:
     whole = m.source("raw", "a", whole={"airbyte": {"connection": "all"}})
     own = m.source("raw", "b", whole={"airbyte": {"connection": "all"}}, lakehouse={"airbyte": {"connection": "one"}})
     bare = m.source("raw", "c")
-    sources = m.graph().sources
-    assert sources[whole].contract.airbyte.connection == "all"
-    assert sources[own].contract.airbyte.connection == "one"
-    assert sources[bare].contract.airbyte is None
+    contracts = {unique_id: source.contract.airbyte for unique_id, source in m.graph().sources.items()}
+    assert contracts == {whole: Airbyte(connection="all"), own: Airbyte(connection="one"), bare: None}
 
 
 def test_versions_of_a_model_are_tables_of_their_own() -> None:
@@ -499,3 +497,20 @@ def test_a_prefix_is_the_start_of_every_asset_key_and_changes_nothing_else() -> 
     assert moved.children == graph.children
     assert moved.ranks == graph.ranks
     assert moved.prefix == ("pr_42",)
+
+
+def test_a_contract_of_an_exposure_is_refused() -> None:
+    m = Manifest()
+    revenue = m.model("daily_revenue", folder="gold")
+    serve = {"serve": {"to": "clickhouse", "table": "reporting.daily_revenue"}}
+    m.exposure("sales", revenue, config={"meta": {"lakehouse": serve}})
+    m.exposure("finance", meta={"lakehouse": {"layer": "gold"}})
+    m.exposure("other", revenue, config={"meta": {"lakehouse": {}, "team": "sales"}})
+    with pytest.raises(ContractError) as caught:
+        m.graph()
+    assert str(caught.value).splitlines() == [
+        "models/exposures.yml or dbt_project.yml: exposure sales: meta.lakehouse.serve: a copy is made of a model's "
+        "table; move it to a model that it reads (daily_revenue)",
+        "models/exposures.yml or dbt_project.yml: exposure finance: meta.lakehouse: exposures have no contract; remove "
+        "it, or move it to the model",
+    ]

@@ -36,8 +36,8 @@ class Tables:
             self.connection.executemany(f"insert into {name} values ({', '.join('?' * len(NAMES))})", rows)
 
     def diff(self, *key: str, **options: Any) -> Difference:
-        sides = [Side(name, name, self.session.columns(name)) for name in ("base", "head")]
-        return compare(self.session, *sides, Options(key=key, **options), table="gold/t")
+        base, head = (Side(name, name, self.session.columns(name)) for name in ("base", "head"))
+        return compare(self.session, base, head, Options(key=key, **options), table="gold/t")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def test_equal_to_brute_force(
     for name, rows in zip(("base", "head"), sides, strict=True):
         tables.fill(name, rows)
     found = tables.diff(*key, tolerance=tolerance, samples=3)
-    lists = [[tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in rows] for rows in sides]
-    brute_force(NAMES, key, *lists, tolerance).check(found)
+    base, head = ([tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in rows] for rows in sides)
+    brute_force(NAMES, key, base, head, tolerance).check(found)
     assert found.is_empty == (not (found.added or found.removed or found.changed))
     for kind in ("added", "removed", "changed"):
         shown = [sample for sample in found.samples if sample.kind == kind]
@@ -125,11 +125,11 @@ def test_repeated_and_null_keys_are_reported(tables: Tables) -> None:
 def test_the_first_declared_key_that_both_sides_have_is_used(tables: Tables) -> None:
     tables.make("base", "select 1 as id, 1 as n")
     tables.make("head", "select 1 as id, 2 as n")
-    sides = [Side(name, name, tables.session.columns(name)) for name in ("base", "head")]
+    base, head = (Side(name, name, tables.session.columns(name)) for name in ("base", "head"))
     declared = [Key(("gone",), "the config unique_key"), Key(("id",), "dbt's test unique")]
-    found = compare(tables.session, *sides, Options(), table="gold/t", declared=declared)
+    found = compare(tables.session, base, head, Options(), table="gold/t", declared=declared)
     assert (found.key, found.key_origin, found.changed) == (("id",), "dbt's test unique", 1)
-    found = compare(tables.session, *sides, Options(exclude=["id"]), table="gold/t", declared=declared)
+    found = compare(tables.session, base, head, Options(exclude=["id"]), table="gold/t", declared=declared)
     assert (found.key, found.added, found.removed) == ((), 1, 1)
 
 

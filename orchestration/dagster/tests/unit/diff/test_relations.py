@@ -66,6 +66,7 @@ def test_a_table_by_its_asset_key_or_its_name() -> None:
         with pytest.raises(DiffError, match=r"; did you mean gold/fct_orders\?$"):
             find_table(graph, wrong)
     with pytest.raises(
-        DiffError, match=r"^No table zzz\. The tables are gold/fct_orders, shop/orders, silver/dim_cust"
+        DiffError,
+        match=r"^The dbt project has no table zzz\. The tables are gold/fct_orders, shop/orders, silver/dim_cust",
     ):
         find_table(graph, "zzz")

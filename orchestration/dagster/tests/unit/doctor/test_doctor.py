@@ -74,7 +74,7 @@ def raising(error: Exception) -> Ask:
 
 
 def examine(*probes: Probe, timeout: float = 5.0, skip: tuple[str, ...] = ()) -> dict[str, tuple[str, str, str]]:
-    """Status, message and fix by name, in the order told."""
+    """Return status, message and fix by name, in the order of the report."""
     run = Run(probes, ProbeContext(timeout, frozenset(skip)), mask())
     return {result.name: (result.status.value, result.message, result.fix) for result in run.results()}
 
@@ -129,8 +129,8 @@ def test_a_probe_uses_what_another_found_out() -> None:
 def test_what_needs_a_failed_one_is_not_asked_and_names_the_cause() -> None:
     found = examine(
         Probe("a", ill),
-        Probe("b", raising(AssertionError("asked")), needs=("a",)),
-        Probe("c", raising(AssertionError("asked")), needs=("b",)),
+        Probe("b", raising(AssertionError("it was called")), needs=("a",)),
+        Probe("c", raising(AssertionError("it was called")), needs=("b",)),
         Probe("d", well, after=("a", "b")),
         Probe("e", well),
     )
@@ -144,7 +144,7 @@ def test_what_needs_a_failed_one_is_not_asked_and_names_the_cause() -> None:
 
 
 def test_what_is_left_out_is_not_asked_nor_what_needs_it() -> None:
-    found = examine(Probe("a", raising(AssertionError("asked"))), Probe("b", ill, needs=("a",)), skip=("a",))
+    found = examine(Probe("a", raising(AssertionError("it was called"))), Probe("b", ill, needs=("a",)), skip=("a",))
     assert found == {
         "a": ("skipped", "left out (--skip)", ""),
         "b": ("skipped", "not checked, because a is left out", ""),
@@ -332,10 +332,10 @@ def all_but(*names: str) -> list[str]:
 def test_the_command_leaves_out_what_it_is_told_to() -> None:
     result = lakehouse_doctor("--json", *all_but("settings", "airbyte"))
     assert result.exit_code == 0, result.output
-    asked = {one["name"]: one["status"] for one in json.loads(result.stdout)}
-    assert list(asked) == list(NAMES)
-    assert asked["settings"] == "ok"
-    assert asked["airbyte"] == "skipped"  # no URL is set
+    statuses = {one["name"]: one["status"] for one in json.loads(result.stdout)}
+    assert list(statuses) == list(NAMES)
+    assert statuses["settings"] == "ok"
+    assert statuses["airbyte"] == "skipped"  # no URL is set
 
 
 def test_a_former_name_of_a_probe_is_still_taken() -> None:
@@ -582,7 +582,7 @@ def trino(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trino]:
         yield server
 
 
-def asked(ask: Ask, timeout: float = 10.0) -> Finding:
+def finding_of(ask: Ask, timeout: float = 10.0) -> Finding:
     known = ProbeContext(timeout)
     known.settings = Settings.load()
     try:
@@ -592,14 +592,14 @@ def asked(ask: Ask, timeout: float = 10.0) -> Finding:
 
 
 def test_trino_that_refuses_the_log_in(trino: Trino) -> None:
-    found = asked(data.engine)
+    found = finding_of(data.engine)
     assert found.status is Status.FAILED
     assert found.message.startswith(f"Trino at http://127.0.0.1:{trino.server_port}: UNAUTHORIZED: error 401")
     assert "LAKEHOUSE_TRINO_PASSWORD" in found.fix
 
 
 @pytest.mark.parametrize(
-    ("told", "status", "words"),
+    ("version", "status", "words"),
     [
         ("476", Status.OK, "Trino 476; 476 or newer is needed"),
         ("480-e.3", Status.OK, "480-e.3"),
@@ -609,9 +609,9 @@ def test_trino_that_refuses_the_log_in(trino: Trino) -> None:
         (None, Status.UNCHECKED, "not checked"),
     ],
 )
-def test_trino_s_version(trino: Trino, told: str | None, status: Status, words: str) -> None:
-    trino.info["nodeVersion"] = told and {"version": told}
-    found = asked(doctor_of_trino.version)
+def test_trino_s_version(trino: Trino, version: str | None, status: Status, words: str) -> None:
+    trino.info["nodeVersion"] = version and {"version": version}
+    found = finding_of(doctor_of_trino.version)
     assert (found.status, words in found.message) == (status, True), found
 
 
@@ -646,31 +646,31 @@ def test_contracts_below_what_trino_refuses_to_delete() -> None:
 
 def test_trino_that_is_starting(trino: Trino) -> None:
     trino.info["starting"] = True
-    assert asked(data.engine).message.endswith("is still starting")
+    assert finding_of(data.engine).message.endswith("is still starting")
 
 
 def test_trino_that_is_not_there(trino: Trino, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_TRINO_PORT", "1")
-    found = asked(data.engine)
+    found = finding_of(data.engine)
     assert found.message == "Trino at http://127.0.0.1:1 cannot be reached: connection refused"
     assert "LAKEHOUSE_TRINO_HOST and LAKEHOUSE_TRINO_PORT" in found.fix
 
 
 def test_a_clock_that_agrees_and_one_that_does_not(trino: Trino, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_TIMEZONE", "Europe/Berlin")
-    agrees = asked(clock.clock)
+    agrees = finding_of(clock.clock)
     assert agrees.status is Status.OK
     assert agrees.message.startswith("LAKEHOUSE_TIMEZONE is Europe/Berlin, where it is ")
     assert agrees.message.endswith("this machine's clock agrees with Trino's")
     trino.date = trino_time = "Sat, 21 Nov 2020 02:00:00 GMT"
-    wrong = asked(clock.clock)
+    wrong = finding_of(clock.clock)
     assert wrong.status is Status.FAILED
     assert "s ahead of Trino's" in wrong.message, trino_time
 
 
 def test_a_clock_that_nobody_can_be_asked_for(trino: Trino, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_TRINO_PORT", "1")
-    found = asked(clock.clock)
+    found = finding_of(clock.clock)
     assert found.status is Status.UNCHECKED
     assert "because no server sent its time" in found.message
 
@@ -691,14 +691,14 @@ def lake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_what_is_written_into_the_warehouse_is_gone_afterwards(lake: Path) -> None:
-    found = asked(warehouse.warehouse)
+    found = finding_of(warehouse.warehouse)
     assert found.status is Status.OK, found
     assert [path.name for path in lake.rglob("*") if path.is_file()] == []
 
 
 def test_a_warehouse_that_cannot_be_written(lake: Path) -> None:
     lake.write_text("a file where a folder should be")
-    found = asked(warehouse.warehouse)
+    found = finding_of(warehouse.warehouse)
     assert found.status is Status.FAILED
     assert found.message.startswith(f"nothing can be written below file://{lake}: ")
     assert "PYICEBERG_CATALOG__LAKE__*" in found.fix
@@ -708,7 +708,7 @@ def test_a_warehouse_that_keeps_what_it_was_given(lake: Path, monkeypatch: pytes
     from pyiceberg.io.pyarrow import PyArrowFileIO
 
     monkeypatch.setattr(PyArrowFileIO, "delete", lambda *_: raising(OSError("denied"))(ProbeContext(1)))
-    found = asked(warehouse.warehouse)
+    found = finding_of(warehouse.warehouse)
     assert "was written and cannot be deleted: OSError: denied" in found.message
     [left] = [path for path in lake.rglob("*") if path.is_file()]
     assert str(left) in found.message  # so that a person can
@@ -716,7 +716,7 @@ def test_a_warehouse_that_keeps_what_it_was_given(lake: Path, monkeypatch: pytes
 
 def test_a_catalog_that_is_not_configured_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKEHOUSE_ICEBERG_CATALOG", "nowhere")
-    found = asked(warehouse.warehouse)
+    found = finding_of(warehouse.warehouse)
     assert "pyiceberg has no catalog of that name" in found.message
     assert "PYICEBERG_CATALOG__NOWHERE__URI" in found.fix
 
@@ -747,7 +747,7 @@ def test_an_instance_that_was_never_prepared(tmp_path: Path, monkeypatch: pytest
 
 def beat(known: ProbeContext, age: float, *kinds: str, error: str = "") -> None:
     from dagster._daemon.types import DaemonHeartbeat
-    from dagster._utils.error import SerializableErrorInfo
+    from dagster_shared.error import SerializableErrorInfo
 
     for kind in kinds:
         errors = [SerializableErrorInfo(error, [], None)] if error else []
@@ -770,7 +770,7 @@ def test_daemons_that_live_one_that_is_silent_and_one_with_an_error(known: Probe
     beat(known, 1, "SCHEDULER", error="Kaputt\n  at line 1")
     found = instance.daemons(known)
     assert found.status is Status.FAILED
-    assert {*found.message.splitlines()} == {"sensor: no heartbeat for 2 hours", "scheduler: Kaputt"}
+    assert {*found.message.splitlines()} == {"sensor: no heartbeat for 2 h", "scheduler: Kaputt"}
 
 
 def switch(known: ProbeContext, kind: str, name: str, status: str, location: str = "lakehouse_analytics") -> None:

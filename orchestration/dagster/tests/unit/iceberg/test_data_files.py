@@ -38,7 +38,8 @@ def table(catalog: SqlCatalog) -> Table:
 
 
 def rows(table: Table, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    return batches(table, columns=columns).read_all().to_pylist()
+    found: list[dict[str, Any]] = batches(table, columns=columns).read_all().to_pylist()
+    return found
 
 
 def test_rows_are_read_as_they_were_written(catalog: SqlCatalog, table: Table) -> None:

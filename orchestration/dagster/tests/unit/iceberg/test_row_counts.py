@@ -47,12 +47,15 @@ class Trino:
     """Answers what the current snapshot is, from the catalog itself."""
 
     def __init__(self, catalog: Catalog, behind: int = 0) -> None:
-        self.catalog, self.behind, self.asked = catalog, behind, []
+        self.catalog, self.behind = catalog, behind
+        self.statements: list[str] = []
 
     def __call__(self, sql: str) -> list[tuple[Any, ...]]:
-        self.asked.append(sql)
+        self.statements.append(sql)
         name = sql.split('"')[5].removesuffix("$refs").lower()
-        return [(self.catalog.load_table(("s", name)).metadata.current_snapshot_id - self.behind,)]
+        current = self.catalog.load_table(("s", name)).metadata.current_snapshot_id
+        assert current
+        return [(current - self.behind,)]
 
 
 def count(catalog: Catalog, *relations: Relation, trino: Trino | None = None) -> dict[str, int]:
@@ -83,7 +86,7 @@ def test_nothing_is_told_where_no_snapshot_can_be_compared(catalog: Catalog) -> 
     catalog.create_table("s.new", ROWS.schema)
     trino = Trino(catalog)
     assert count(catalog, table("new"), trino=trino) == {}
-    assert trino.asked == []
+    assert trino.statements == []
 
 
 def test_what_the_catalog_does_not_know_is_left_out(catalog: Catalog) -> None:
@@ -96,11 +99,12 @@ def test_names_are_asked_in_lower_case_and_with_their_dots(catalog: Catalog) -> 
     catalog.create_table(("s", "orders.daily"), ROWS.schema).append(ROWS)
     trino = Trino(catalog)
     assert count(catalog, table("Orders.Daily", schema="S", catalog="LAKE"), trino=trino) == {"Orders.Daily": 3}
-    assert '"LAKE"."S"."Orders.Daily$refs"' in trino.asked[0]
+    assert '"LAKE"."S"."Orders.Daily$refs"' in trino.statements[0]
 
 
 def test_of_a_run_with_few_tables_none_is_looked_up() -> None:
-    trino = TrinoResource(host="trino.invalid", port=1, user="ann", catalog="lake", iceberg_catalog="not_configured")
+    server: dict[str, Any] = {"host": "trino.invalid", "port": 1, "user": "ann", "catalog": "lake"}
+    trino = TrinoResource(iceberg_catalog="not_configured", **server)
     assert trino.known_counts([table("t")], of=METADATA_THRESHOLD - 1) == {}
     with pytest.raises(CatalogError, match="not_configured"):
         trino.known_counts([table("t")], of=METADATA_THRESHOLD)
@@ -114,7 +118,7 @@ def test_trino_is_asked_once_whether_it_is_the_same_catalog(catalog: Catalog) ->
     for name in ("a", "b", "c"):
         catalog.create_table(f"s.{name}", ROWS.schema).append(ROWS)
         assert counts.rows([table(name), table("new")]) == {table(name): 3, table("new"): 0}
-    assert trino.asked == ["""select snapshot_id from "lake"."s"."a$refs" where name = 'main'"""]
+    assert trino.statements == ["""select snapshot_id from "lake"."s"."a$refs" where name = 'main'"""]
 
 
 def test_another_catalog_under_the_same_names_is_refused(catalog: Catalog) -> None:
@@ -154,7 +158,7 @@ def test_one_table_that_cannot_be_read_is_left_out_and_all_of_them_are_an_error(
         (None, None),
     ],
 )
-def test_rows_are_exact_or_not_told(summary: dict[str, str] | None, rows: int | None) -> None:
+def test_rows_are_exact_or_unknown(summary: dict[str, str] | None, rows: int | None) -> None:
     assert exact_rows(summary) == rows
 
 
@@ -162,10 +166,10 @@ VALUES = st.none() | st.sampled_from(["0", "1", "-1", ""]) | st.text(max_size=3)
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(CLEAN, VALUES)))
-def test_a_count_is_told_only_where_every_total_is_there_and_no_delete_is(values: dict[str, str | None]) -> None:
+def test_a_count_is_known_only_if_every_total_is_there_and_there_are_no_deletes(values: dict[str, str | None]) -> None:
     rows = exact_rows({key: value for key, value in values.items() if value is not None})
-    told = rows is not None
-    assert told == (
+    is_known = rows is not None
+    assert is_known == (
         all(values[key] == "0" for key in CLEAN if key != "total-records")
         and bool(values["total-records"])
         and set(values["total-records"] or "") <= set("0123456789")

@@ -258,7 +258,7 @@ def test_rows_of_a_unit_test_of_a_reader(given: list[Any], expect: dict[str, Any
 @pytest.mark.parametrize("rows", [[{"n": 1}], "select 1 as n"])
 def test_expected_rows_and_own_rows_of_a_unit_test(rows: Any) -> None:
     for given, expect in (([], {"rows": rows}), ([{"input": "this", "rows": rows}], {"rows": []})):
-        unit_test = {"name": "rows", "model": "a", "given": given, "expect": expect}
+        unit_test: dict[str, Any] = {"name": "rows", "model": "a", "given": given, "expect": expect}
         section = {"unit_test.shop.a.rows": {**unit_test, "depends_on": {"nodes": ["model.shop.a"]}}}
         before = {**manifest(A), "unit_tests": section}
         impact = compared(before, {**manifest(node("a", "select 1 as id")), "unit_tests": section})

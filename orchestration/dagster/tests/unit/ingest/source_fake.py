@@ -11,30 +11,31 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, NoReturn
 
-scenario = json.loads((Path(__file__).parent / "scenario.json").read_text())
+scenario: dict[str, Any] = json.loads((Path(__file__).parent / "scenario.json").read_text())
 options = dict(zip(sys.argv[2::2], sys.argv[3::2], strict=True))
 
 
-def emit(message):
+def emit(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def record(stream, data, **more):
+def record(stream: str, data: dict[str, Any], **more: Any) -> None:
     emit({"type": "RECORD", "record": {"stream": stream, "data": data, "emitted_at": 1_700_000_000_000, **more}})
 
 
-def state(stream, cursor):
+def state(stream: str, cursor: Any) -> None:
     body = {"stream_descriptor": {"name": stream}, "stream_state": {"cursor": cursor}}
     emit({"type": "STATE", "state": {"type": "STREAM", "stream": body}})
 
 
-def status(stream, word):
+def status(stream: str, word: str) -> None:
     body = {"stream_descriptor": {"name": stream}, "status": word}
     emit({"type": "TRACE", "trace": {"type": "STREAM_STATUS", "emitted_at": 1.5, "stream_status": body}})
 
 
-def crash(how):
+def crash(how: str) -> NoReturn:
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "half a line":
@@ -43,7 +44,7 @@ def crash(how):
     sys.exit(3)
 
 
-def do(step):
+def do(step: dict[str, Any]) -> None:
     match step:
         case {"sleep": seconds}:
             time.sleep(seconds)
@@ -74,7 +75,7 @@ def do(step):
             emit(message)
 
 
-def read_in_order():
+def read_in_order() -> None:
     given = json.loads(Path(options["--state"]).read_text()) if "--state" in options else []
     cursors = dict.fromkeys(scenario["total"], 0)
     for item in given:

@@ -31,3 +31,14 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(HomeError, match=r"file/home is not writable \(Not a directory\): set it to a folder that is\."):
         open_home()
+
+
+def test_pools_are_limited_before_their_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    for limit in (1, 4):
+        with open_home() as instance:
+            limits = {one.name: one.limit for one in instance.event_log_storage.get_pool_limits()}
+            assert limits == {"duckdb": 1, "exports": limit}
+            # One that someone has set stays, except for an engine with a single writer.
+            instance.event_log_storage.set_concurrency_slots("exports", 4)
+            instance.event_log_storage.set_concurrency_slots("duckdb", 4)

@@ -1,4 +1,4 @@
-"""What Prometheus is told of a real instance."""
+"""The metrics of a real instance."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from dagster._core.scheduler.instigation import (
     TickData,
     TickStatus,
 )
+from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.storage.tags import BACKFILL_ID_TAG
 from dagster._core.test_utils import create_run_for_test
@@ -41,7 +42,7 @@ from tests.dagster_ui import free_port, poll
 
 STATUS = dg.DagsterRunStatus
 NOW = datetime(2026, 11, 22, 3, tzinfo=UTC)
-Told = dict[tuple[str, ...], float]
+Values = dict[tuple[str, ...], float]
 
 
 @pytest.fixture
@@ -50,17 +51,18 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def told(instance: dg.DagsterInstance) -> Told:
+def values_of(instance: dg.DagsterInstance) -> Values:
     """Each sample by its name and its labels' values."""
     registry = CollectorRegistry()
     registry.register(InstanceMetrics(instance))
     return {(s.name, *s.labels.values()): s.value for family in registry.collect() for s in family.samples}
 
 
-def queued(instance: dg.DagsterInstance, asked: datetime, **tags: str) -> None:
+def queued(instance: dg.DagsterInstance, created: datetime, **tags: str) -> None:
     run = create_run_for_test(instance, job_name="j", tags=tags)
     # Only a workspace can ask for a run that waits.
-    values = {"status": STATUS.QUEUED.value, "create_timestamp": asked.replace(tzinfo=None)}
+    values = {"status": STATUS.QUEUED.value, "create_timestamp": created.replace(tzinfo=None)}
+    assert isinstance(instance.run_storage, SqlRunStorage)
     with instance.run_storage.connect() as connection:
         connection.execute(RunsTable.update().where(RunsTable.c.run_id == run.run_id).values(values))
 
@@ -68,7 +70,7 @@ def queued(instance: dg.DagsterInstance, asked: datetime, **tags: str) -> None:
 def test_a_daemon_that_is_needed_and_was_never_heard_of_is_told_like_a_dead_one(instance: dg.DagsterInstance) -> None:
     error = SerializableErrorInfo("boom", [], "Boom")
     instance.add_daemon_heartbeat(DaemonHeartbeat(NOW.timestamp(), "SENSOR", "1", [error, error]))
-    found = told(instance)
+    found = values_of(instance)
     heard = {name[1]: value for name, value in found.items() if name[0].startswith("dagster_daemon_last_heartbeat")}
     assert heard == dict.fromkeys(instance.get_required_daemon_types(), 0) | {"SENSOR": NOW.timestamp()}
     assert found["dagster_daemon_errors", "SENSOR"] == 2
@@ -77,7 +79,7 @@ def test_a_daemon_that_is_needed_and_was_never_heard_of_is_told_like_a_dead_one(
 
 def test_an_empty_queue_is_told_as_such(instance: dg.DagsterInstance) -> None:
     create_run_for_test(instance, job_name="j", status=STATUS.SUCCESS)
-    found = told(instance)
+    found = values_of(instance)
     runs = {name[1]: value for name, value in found.items() if name[0] == "dagster_runs"}
     assert runs == {"QUEUED": 0, "NOT_STARTED": 0, "STARTING": 0, "STARTED": 0, "CANCELING": 0}
     assert ("dagster_queue_oldest_run_timestamp_seconds",) not in found
@@ -88,7 +90,7 @@ def test_the_oldest_in_the_queue_is_of_no_backfill(instance: dg.DagsterInstance)
     queued(instance, NOW - timedelta(hours=2))
     queued(instance, NOW)
     create_run_for_test(instance, job_name="j", status=STATUS.STARTED)
-    found = told(instance)
+    found = values_of(instance)
     assert found["dagster_runs", "QUEUED"] == 3
     assert found["dagster_runs", "STARTED"] == 1
     assert found["dagster_queue_oldest_run_timestamp_seconds",] == (NOW - timedelta(hours=2)).timestamp()
@@ -123,7 +125,7 @@ def test_of_what_is_on_the_last_tick_that_ended_counts(instance: dg.DagsterInsta
     tick("recovered", InstigatorStatus.DECLARED_IN_CODE, TickStatus.FAILURE, TickStatus.SKIPPED)
     tick("off", stopped, TickStatus.FAILURE)
     tick("new", running)
-    found = {name: value for name, value in told(instance).items() if name[0] == "dagster_last_tick_failed"}
+    found = {name: value for name, value in values_of(instance).items() if name[0] == "dagster_last_tick_failed"}
     assert found == {
         ("dagster_last_tick_failed", "schedule", "fails", "lakehouse_analytics"): 1,
         ("dagster_last_tick_failed", "schedule", "recovered", "lakehouse_analytics"): 0,
@@ -136,7 +138,7 @@ DERIVED = f"{__name__}.DerivedQueue"
 
 
 class DerivedQueue(QueuedRunCoordinator):
-    """A queue of somebody's own."""
+    """A queue of another class."""
 
 
 def name_run_coordinator(home: Path, path: str | None) -> None:
@@ -152,7 +154,7 @@ def name_run_coordinator(home: Path, path: str | None) -> None:
 def test_the_run_queue_is_on_if_the_run_coordinator_is_a_queue(tmp_path: Path, path: str | None, enabled: int) -> None:
     name_run_coordinator(tmp_path, path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        assert told(instance)["dagster_run_queue_enabled",] == enabled
+        assert values_of(instance)["dagster_run_queue_enabled",] == enabled
 
 
 def test_an_upgrade_that_switches_the_run_queue_off_is_seen_without_a_restart(
@@ -160,11 +162,11 @@ def test_an_upgrade_that_switches_the_run_queue_off_is_seen_without_a_restart(
 ) -> None:
     name_run_coordinator(tmp_path, QUEUE)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
-        assert told(instance)["dagster_run_queue_enabled",] == 1
+        assert values_of(instance)["dagster_run_queue_enabled",] == 1
         name_run_coordinator(tmp_path, SYNC)
-        assert told(instance)["dagster_run_queue_enabled",] == 0
+        assert values_of(instance)["dagster_run_queue_enabled",] == 0
         (tmp_path / "dagster.yaml").write_text("run_coordinator: [")
-        found = told(instance)
+        found = values_of(instance)
     assert found["dagster_storage_up",] == 1  # the other metrics do not depend on it
     assert ("dagster_run_queue_enabled",) not in found
     assert f"dagster.yaml in {tmp_path} cannot be read" in caplog.text
@@ -172,10 +174,10 @@ def test_an_upgrade_that_switches_the_run_queue_off_is_seen_without_a_restart(
 
 def test_storage_that_fails_is_told_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        assert told(instance)["dagster_storage_up",] == 1
+        assert values_of(instance)["dagster_storage_up",] == 1
         for file in tmp_path.rglob("runs.db"):
             file.write_bytes(b"no database" * 100)
-        assert told(instance) == {("dagster_storage_up",): 0}
+        assert values_of(instance) == {("dagster_storage_up",): 0}
         [line] = [record.getMessage() for record in caplog.records if "storage" in record.getMessage()]
         assert line.startswith("Dagster's storage does not answer: DatabaseError: ")
         assert "SELECT" not in line
@@ -185,10 +187,10 @@ def test_storage_that_hangs_is_told_and_scrapes_do_not_pile_up(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lakehouse_analytics.instance.metrics.MAX_WAIT", 0.1)
-    metrics, asked, hangs = InstanceMetrics(instance), threading.Event(), threading.Event()
+    metrics, began, hangs = InstanceMetrics(instance), threading.Event(), threading.Event()
 
     def hanging() -> dict[str, DaemonHeartbeat]:
-        asked.set()
+        began.set()
         hangs.wait()
         return {}
 
@@ -196,7 +198,7 @@ def test_storage_that_hangs_is_told_and_scrapes_do_not_pile_up(
     first = threading.Thread(target=lambda: [*metrics.collect()])
     first.start()
     try:
-        asked.wait()
+        began.wait()
         [up] = metrics.collect()
         assert [sample.value for sample in up.samples] == [0]
     finally:
@@ -208,7 +210,13 @@ def test_storage_that_hangs_is_told_and_scrapes_do_not_pile_up(
 def test_the_command_answers_until_it_is_told_to_end(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    command = [Path(sys.executable).with_name("lakehouse"), "instance", "metrics", "--port", str(port)]
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("lakehouse"),
+        "instance",
+        "metrics",
+        "--port",
+        str(port),
+    ]
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path)}
 
     def answered() -> str | None:

@@ -46,7 +46,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 def a_run(instance: dg.DagsterInstance, status: STATUS, *, launched_in: str | None = "dagster") -> dg.DagsterRun:
     started = STATUS.STARTING if status == STATUS.STARTING else STATUS.STARTED
-    run = create_run_for_test(instance, job_name="j", status=started)
+    run: dg.DagsterRun = create_run_for_test(instance, job_name="j", status=started)
     if launched_in:
         data = EngineEventData(
             {"Kubernetes Job name": f"dagster-run-{run.run_id}", "Kubernetes Namespace": launched_in}

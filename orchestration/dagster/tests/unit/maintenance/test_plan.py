@@ -29,7 +29,7 @@ from maintenance_states import COUNTS, NOW, POLICIES, RETENTIONS, states
 
 ORDERS = Relation("lakehouse", "silver", "orders")
 DAY = timedelta(days=1)
-#: Looked after a moment ago.
+#: Maintained a moment ago.
 RESTED = State(now=NOW, data_files=3, data_bytes=10**9, rows=1000, analyzed=NOW, searched=NOW)
 
 
@@ -130,12 +130,12 @@ def test_statistics_are_collected_when_enough_rows_changed() -> None:
 
 def test_what_dead_builds_left_is_dropped() -> None:
     view, table = Relation("lakehouse", "silver", "v"), Relation("lakehouse", "silver", "t")
-    state = replace(RESTED, temporaries=((table, "table"), (view, "view")))
-    assert steps(Policy(), state) == {"temporaries": "2 temporary relations of dead builds"}
+    state = replace(RESTED, temp_relations=((table, "table"), (view, "view")))
+    assert steps(Policy(), state) == {"drop_temp_relations": "2 temporary relations of dead builds"}
     assert sql(Policy(), state) == [f"DROP TABLE IF EXISTS {table}", f"DROP VIEW IF EXISTS {view}"]
 
 
-def test_temporaries_belong_to_one_model_and_are_told_by_their_age() -> None:
+def test_temp_relations_belong_to_one_model_and_are_recognized_by_their_age() -> None:
     old, new = "20261120000000_0123abcd", "20261121040000_0123abcd"
     names = [f"orders__dbt_tmp_{old}", f"orders__dbt_tmp_{new}", f"orders2__dbt_tmp_{old}", "orders", "orders__dbt_tmp"]
     relations = {replace(ORDERS, name=name): "view" for name in names}
@@ -164,8 +164,8 @@ def trino_does(kind: str, statement: str, state: State) -> State:
             match = re.search(r"'(\d+)s'", statement)
             assert match
             before = NOW - timedelta(seconds=int(match[1]))
-            held = state.referenced | {state.snapshots[-1].id}
-            return replace(state, snapshots=tuple(s for s in state.snapshots if s.at >= before or s.id in held))
+            kept = state.referenced | {state.snapshots[-1].id}
+            return replace(state, snapshots=tuple(s for s in state.snapshots if s.at >= before or s.id in kept))
         case "remove_orphan_files":
             return replace(state, searched=NOW)
         case "analyze":
@@ -208,10 +208,10 @@ def test_no_state_of_the_retained_time_is_ever_lost(policy: Policy, state: State
 def test_no_statement_asks_for_less_than_the_policy_retains(policy: Policy, state: State) -> None:
     for step in plan(ORDERS, policy, state):
         least = {"expire_snapshots": policy.retain, "remove_orphan_files": policy.orphans}.get(step.kind)
-        asked = re.search(r"retention_threshold => '(\d+)s'", step.statements[0].sql)
-        assert bool(least) == bool(asked)
-        if least and asked:
-            assert timedelta(seconds=int(asked[1])) >= least
+        threshold = re.search(r"retention_threshold => '(\d+)s'", step.statements[0].sql)
+        assert bool(least) == bool(threshold)
+        if least and threshold:
+            assert timedelta(seconds=int(threshold[1])) >= least
 
 
 @given(POLICIES, states(), RETENTIONS)
@@ -315,11 +315,14 @@ def test_raw_tables_are_those_of_airbyte_and_those_that_ask() -> None:
     by_id = found(
         source("silent", {}),
         source("filled", {"airbyte": {"connection": "prod"}}),
-        source("asked", {"maintenance": {"retain": "2d"}}),
+        source("configured", {"maintenance": {"retain": "2d"}}),
         source("refused", {"airbyte": {"connection": "prod"}, "maintenance": {"enabled": False}}),
     )
-    assert {key: table.connection for key, table in by_id.items()} == {"source.filled": "prod", "source.asked": None}
-    assert by_id["source.asked"].policy.retain == 2 * DAY
+    assert {key: table.connection for key, table in by_id.items()} == {
+        "source.filled": "prod",
+        "source.configured": None,
+    }
+    assert by_id["source.configured"].policy.retain == 2 * DAY
     assert by_id["source.filled"].policy.analyze
 
 

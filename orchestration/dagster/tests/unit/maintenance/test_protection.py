@@ -30,7 +30,7 @@ class Trino:
 
     tables: dict[Relation, Files | Exception]
     executed: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
 
     query_id = "q1"
 
@@ -39,7 +39,7 @@ class Trino:
         return self
 
     def fetch_all(self, sql: str) -> list[tuple[Any, ...]]:
-        self.asked.append(sql)
+        self.statements.append(sql)
         if "iceberg_tables" in sql:
             return [(relation.schema, relation.name) for relation in self.tables]
         named = [relation for relation in self.tables if relation.metadata("properties") in sql]
@@ -116,7 +116,7 @@ def test_a_catalog_that_takes_long_to_read_is_read_once() -> None:
     protected = Protected(trino, clock=lambda: now)
     for _ in range(3):
         protected.expected_refusal(drop(ORDERS))
-    assert len([sql for sql in trino.asked if "iceberg_tables" in sql]) == 1
+    assert len([sql for sql in trino.statements if "iceberg_tables" in sql]) == 1
 
 
 def test_a_table_of_its_own_is_not_protected() -> None:
@@ -248,7 +248,10 @@ def test_a_statement_that_is_not_known_asks(sql: str) -> None:
 def test_temporary_views_have_no_files() -> None:
     view = Relation("lakehouse", "silver", "orders__dbt_tmp")
     step = due(
-        "temporaries", ORDERS, Policy(), State(NOW, snapshots=(Snapshot(1, NOW),), temporaries=((view, "view"),))
+        "drop_temp_relations",
+        ORDERS,
+        Policy(),
+        State(NOW, snapshots=(Snapshot(1, NOW),), temp_relations=((view, "view"),)),
     )
     assert step is not None
     assert [statement.deletes_files for statement in step.statements] == [False]

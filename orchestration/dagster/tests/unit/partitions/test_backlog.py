@@ -26,11 +26,17 @@ from windowed import at, ladder, windowed
 CRONS = {"hourly": "10 * * * *", "daily": "0 2 * * *", "weekly": "0 4 * * 1", "monthly": "0 5 1 * *"}
 
 
+def settings_in(zone: str) -> Settings:
+    """Settings with a schedule per grain."""
+    crons: dict[str, Any] = {f"{grain}_refresh_cron": cron for grain, cron in CRONS.items()}
+    return Settings.model_construct(timezone=zone, catch_up=7, **crons)
+
+
 def plan(grain: Grain, zone: str = "UTC", **more: Any) -> SchedulePlan:
     m = Manifest()
     windowed(m, "m", grain=grain, begin="2026-01-01")
     graph = m.graph()
-    found = Settings.model_construct(timezone=zone, catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    found = settings_in(zone)
     [made] = plans(
         found.model_copy(update=more), graph, grain_partitions(graph, zone, end_offset=more.pop("end_offset", 0))
     )
@@ -173,7 +179,7 @@ def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
     m = Manifest()
     windowed(m, "days", m.source("shop", "orders"), grain="daily", lakehouse={"after": "shop.orders"})
     graph = m.graph()
-    base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    base = settings_in("UTC")
     [made] = plans(base, graph, grain_partitions(graph, "UTC"))
     assert made.may_wait
     tick = dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC)
@@ -188,7 +194,7 @@ def test_a_window_waits_for_a_sync_that_began_after_its_end() -> None:
         sync(instance, midnight + minutes[5], 600, midnight - minutes[5])
         assert synced_until(instance, dg.AssetKey(["shop", "orders"])) == midnight - minutes[5]
         assert "its last sync began 2026-05-09 23:55 UTC" in made.unmet_conditions(window, instance)[0]
-        # A short last attempt, no duration at all, another's materialisation: none of them says when reading began.
+        # A short last attempt, no duration at all, another's materialization: none of them says when reading began.
         sync(instance, midnight + minutes[50], 10, midnight - minutes[10])
         sync(instance, midnight + minutes[51], 60)
         sync(instance, midnight + minutes[52], None)
@@ -202,7 +208,7 @@ def test_a_sync_without_its_begin_is_named_with_a_way_out_and_another_tool_can_g
     m = Manifest()
     windowed(m, "days", m.source("shop", "orders"), grain="daily", lakehouse={"after": "shop.orders"})
     graph = m.graph()
-    base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    base = settings_in("UTC")
     [made] = plans(base, graph, grain_partitions(graph, "UTC"))
     [window] = made.backlog(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
     midnight = dt.datetime(2026, 5, 10, tzinfo=dt.UTC)
@@ -265,7 +271,7 @@ def test_a_window_is_ready_when_a_sync_began_after_its_end_in_whatever_order_syn
     m, source = Manifest(), next(SOURCES)
     windowed(m, "days", m.source(source, "orders"), grain="daily", lakehouse={"after": f"{source}.orders"})
     graph = m.graph()
-    base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    base = settings_in("UTC")
     [made] = plans(base, graph, grain_partitions(graph, "UTC"))
     [window] = made.backlog(None, dt.datetime(2026, 5, 10, 2, tzinfo=dt.UTC), None)
     ready = False
@@ -278,7 +284,7 @@ def test_a_window_is_ready_when_a_sync_began_after_its_end_in_whatever_order_syn
 
 def test_a_month_waits_for_its_days_and_a_day_for_its_hours() -> None:
     graph = ladder().graph()
-    base = Settings.model_construct(timezone="UTC", catch_up=7, **{f"{g}_refresh_cron": c for g, c in CRONS.items()})
+    base = settings_in("UTC")
     made = {p.name: p for p in plans(base, graph, grain_partitions(graph, "UTC"))}
     assert {name: p.may_wait for name, p in made.items()} == {
         "hourly_refresh": False,

@@ -162,12 +162,12 @@ def test_no_secret_stands_in_the_configuration() -> None:
 
 
 def test_trino_is_given_what_its_catalog_asks_for() -> None:
-    asked = {
+    required = {
         variable
         for path in (LOCAL / "compose" / "trino").rglob("*.properties")
         for variable in re.findall(r"\$\{ENV:(\w+)\}", path.read_text())
     }
-    assert asked == set(SERVICES["trino"]["environment"])
+    assert required == set(SERVICES["trino"]["environment"])
 
 
 def test_trino_and_pyiceberg_open_the_same_catalog() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[5]
 SCRIPT = Path("infrastructure", "local", "env.sh")
-ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/home/somebody", "OUTER": "outer"}
+ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/home/ann", "OUTER": "outer"}
 
 
 @pytest.fixture(scope="module")

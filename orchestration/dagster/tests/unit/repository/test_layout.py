@@ -84,3 +84,32 @@ def test_the_root_configures_dagster_and_pytest_as_the_package_does() -> None:
     for name in ("testpaths", "pythonpath"):
         options[name] = [f"{path}/{folder}".removesuffix("/.") for folder in options[name]]
     assert root["pytest"]["ini_options"] == options
+
+
+# Unit tests of something that is not one module of the package.
+NO_MODULE = {
+    "dbt/test_replace_window.py": "dbt/macros/replace_window.sql, outside the package",
+    "reuse/test_histories.py": "the modules of reuse together, in random histories of a project",
+}
+
+
+def test_unit_tests_mirror_the_package() -> None:
+    """A file is named after a module or package, and after a topic if there are several: `test_sync_faults.py`."""
+    unit, package = TESTS / "unit", CODE / "lakehouse_analytics"
+    misplaced = set()
+    for path in unit.rglob("test_*.py"):
+        folder = path.relative_to(unit).parent
+        if folder.parts[:1] == ("repository",):
+            continue
+        # A folder's own name stands for the tests of the whole package.
+        modules = {module.stem.lstrip("_") for module in (package / folder).glob("*")} | {folder.name}
+        words = path.stem.removeprefix("test_").split("_")
+        if not any("_".join(words[:count]) in modules for count in range(1, len(words) + 1)):
+            misplaced.add(path.relative_to(unit).as_posix())
+    assert misplaced == NO_MODULE.keys()
+
+
+def test_folders_of_unit_tests_are_packages() -> None:
+    unit, package = TESTS / "unit", CODE / "lakehouse_analytics"
+    folders = {path.parent.relative_to(unit) for path in unit.rglob("test_*.py")} - {Path("repository")}
+    assert {folder.as_posix() for folder in folders if not (package / folder / "__init__.py").exists()} == set()

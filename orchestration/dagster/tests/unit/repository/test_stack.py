@@ -1,4 +1,4 @@
-"""The tool of `make stack-up`: what can be told without starting a server of the stack."""
+"""The tool of `make stack-up`: what can be tested without starting a server of the stack."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def layout(tmp_path: Path) -> Layout:
 @hypothesis_settings(max_examples=40, deadline=None)
 def test_a_shell_reads_back_every_value(values: dict[str, str]) -> None:
     script = f"set -aeu\n{client_env.render(values)}env -0"
-    told = subprocess.run(["bash"], input=script.encode(), capture_output=True, check=True).stdout.decode()
-    read = dict(line.split("=", 1) for line in told.split("\0") if line)
+    output = subprocess.run(["bash"], input=script.encode(), capture_output=True, check=True).stdout.decode()
+    read = dict(line.split("=", 1) for line in output.split("\0") if line)
     assert {name: read[name] for name in values} == values
 
 
@@ -116,12 +116,12 @@ def test_the_environment_moves_a_port_and_keeps_the_secrets(tmp_path: Path) -> N
 @pytest.mark.parametrize("text", ["0", "65536", "http", "-1", "1e3"])
 def test_a_port_that_is_none_is_named(text: str) -> None:
     with pytest.raises(StackError, match=f"LAKEHOUSE_STACK_POSTGRES_PORT={text}: expected a port"):
-        settings.asked_ports({"LAKEHOUSE_STACK_POSTGRES_PORT": text})
+        settings.requested_ports({"LAKEHOUSE_STACK_POSTGRES_PORT": text})
 
 
 def test_one_port_for_two_parts_is_refused() -> None:
     with pytest.raises(StackError, match="LAKEHOUSE_STACK_S3_PORT=20000"):
-        settings.asked_ports({"LAKEHOUSE_STACK_POSTGRES_PORT": "20000", "LAKEHOUSE_STACK_S3_PORT": "20000"})
+        settings.requested_ports({"LAKEHOUSE_STACK_POSTGRES_PORT": "20000", "LAKEHOUSE_STACK_S3_PORT": "20000"})
 
 
 # --- Trino workers
@@ -436,7 +436,7 @@ def test_the_check_waits_for_a_trino_that_schedules_nothing_yet_on_its_node() ->
     client = object.__new__(verify._Client)
     starting = {"id": "q1", "error": {"errorName": "NO_NODES_AVAILABLE", "message": "No nodes available to run query"}}
     answers = iter([starting, starting, {"id": "q3", "data": [[1]]}, {"id": "q4", "error": {"message": "denied"}}])
-    client._request = lambda *_: next(answers)
+    client._request = lambda *_: next(answers)  # type: ignore[method-assign,assignment]
 
     assert client.ask("insert into proof values 1") == [[1]]
     with pytest.raises(StackError, match=r"denied \(query q4\)"):

@@ -47,7 +47,7 @@ def _blocks(kind: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(FOLDER.glob("*.tf")):
         with path.open() as file:
-            parsed = _unquoted(hcl2.load(file))  # type: ignore[attr-defined]
+            parsed = _unquoted(hcl2.load(file))
         for block in parsed.get(kind, []):
             for label, body in block.items():
                 if kind in ("resource", "data"):
@@ -237,7 +237,7 @@ def test_no_secret_is_written_down() -> None:
 
 def test_the_example_sets_every_required_variable() -> None:
     with (FOLDER / "terraform.tfvars.example").open() as file:
-        given = _unquoted(hcl2.load(file))  # type: ignore[attr-defined]
+        given = _unquoted(hcl2.load(file))
     required = {name for name, variable in _blocks("variable").items() if "default" not in variable}
     assert set(given) == required | {"releases"}
 

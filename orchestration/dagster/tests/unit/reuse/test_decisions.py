@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ class Project:
         self.graph = m.graph()
         self.code = Code(m.build(), Path("nowhere"), environment={})
         self.own = {self.source: "1", self.p: "1", self.v: "view:1", self.c: "1"}
+        #: The tables whose version can be the same after they were built.
+        self.may_stay = {self.p}
         self.states: dict[str, BuildState] = {}
         for unique_id in (self.p, self.v, self.c):
             versions = Versions(self.graph, self.code, self.own, self.states)
@@ -38,7 +41,13 @@ class Project:
     def decide(self, *selected: str) -> dict[str, Decision]:
         versions = Versions(self.graph, self.code, self.own, self.states)
         return decide(
-            self.graph, selected, code=self.code, versions=versions, states=self.states, label=lambda name: name
+            self.graph,
+            selected,
+            code=self.code,
+            versions=versions,
+            states=self.states,
+            may_stay=lambda table: table.unique_id in self.may_stay,
+            label=lambda name: name,
         )
 
 
@@ -56,6 +65,29 @@ def test_an_input_behind_a_view_that_is_not_selected_is_built(project: Project) 
     found = project.decide(project.p, project.c)
     assert not found[project.p].reused
     assert (found[project.c].reused, found[project.c].because) == (False, project.p)
+
+
+def test_what_reads_a_table_that_may_stay_the_same_is_undecided(project: Project) -> None:
+    project.own[project.source] = "2"
+    found = project.decide(project.p, project.v, project.c)
+    assert [found[one].undecided for one in (project.p, project.v, project.c)] == [False, True, True]
+    project.may_stay.clear()
+    assert not any(one.undecided for one in project.decide(project.p, project.v, project.c).values())
+
+
+def test_a_table_is_undecided_only_if_nothing_else_is_a_reason_to_build_it(project: Project) -> None:
+    project.own |= {project.source: "2", project.c: "2"}
+    found = project.decide(project.p, project.v, project.c)
+    assert [found[one].undecided for one in (project.p, project.v, project.c)] == [False, True, False]
+    assert found[project.c].reason == "something else has changed the table since"
+
+
+def test_tables_that_are_compared_by_their_contents(project: Project) -> None:
+    state = project.states[project.p]
+    project.states[project.p] = replace(state, contents="rows")
+    assert Versions(project.graph, project.code, project.own, project.states).of(project.p) == "rows"
+    project.own[project.p] = "2"  # something else has changed the table since
+    assert Versions(project.graph, project.code, project.own, project.states).of(project.p) == "2"
 
 
 def test_the_contents_of_a_source_that_is_a_view_are_not_known(project: Project) -> None:

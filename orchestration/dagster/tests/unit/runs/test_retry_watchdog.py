@@ -47,7 +47,7 @@ class Ears:
 
     def send(self, alert: Alert) -> None:
         if self.deaf:
-            raise NotifyError("nobody there")
+            raise NotifyError("no server")
         self.heard.append(alert)
 
 
@@ -70,7 +70,7 @@ class House:
         [location] = workspace.code_locations
         [repository] = location.get_repositories().values()
         job = repository.get_full_job("nightly")
-        return create_run_for_test(
+        run: dg.DagsterRun = create_run_for_test(
             self.instance,
             job_name="nightly",
             status=STATUS.STARTED,
@@ -79,6 +79,7 @@ class House:
             # From its failure on, a run would need a plan of its steps.
             tags={"dagster/retry_strategy": "ALL_STEPS", **tags},
         )
+        return run
 
     def fails(self, run: dg.DagsterRun, *, ago: float, passed_over: bool) -> None:
         """As the engine tells of it; the daemon may come by between the event and the status."""

@@ -50,7 +50,8 @@ class World:
     """The definitions of the triggers, an instance, and the folder with the marker files."""
 
     def __init__(self, instance: dg.DagsterInstance, folder: Path) -> None:
-        self.instance, self.folder, self.cursor, self.time = instance, folder, None, 10**18
+        self.instance, self.folder, self.time = instance, folder, 10**18
+        self.cursor: str | None = None
         graph = project(folder)
         self.triggers = configured_triggers(Settings.load(), graph)
         assets = [dg.AssetSpec(dg.AssetKey(source.key)) for source in graph.sources.values()]

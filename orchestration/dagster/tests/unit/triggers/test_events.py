@@ -33,9 +33,9 @@ def test_a_sync_is_recorded_on_the_key_that_the_graph_gives_the_source() -> None
     with dg.DagsterInstance.ephemeral() as instance:
         done = report("orders", "items", "users", "bestellungen.größe", "not_in_dbt")
         syncs.record(instance, done, map(node_of, m.sources.values()))
-        told = {key for key in (*keys.values(), dg.AssetKey(["shop", "not_in_dbt"])) if synced_until(instance, key)}
-        assert told == {*keys.values(), dg.AssetKey(["shop", "not_in_dbt"])} - {dg.AssetKey(["other", "orders"])}
-        assert set(instance.all_asset_keys()) == told
+        synced = {key for key in (*keys.values(), dg.AssetKey(["shop", "not_in_dbt"])) if synced_until(instance, key)}
+        assert synced == {*keys.values(), dg.AssetKey(["shop", "not_in_dbt"])} - {dg.AssetKey(["other", "orders"])}
+        assert set(instance.all_asset_keys()) == synced
         assert synced_until(instance, dg.AssetKey(["warehouse", "raw", "orders"])) == BEGAN
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -119,15 +120,16 @@ def test_a_report_is_stored_once_although_the_server_was_killed(home: str, dies:
 
 def test_reports_survive_random_kills(home: str) -> None:
     """A caller repeats each report until it gets an answer. The server is killed at random moments meanwhile."""
+    kills = int(os.environ.get("LAKEHOUSE_TEST_KILLS", "3"))
     moments = random.Random(7)
-    wanted = [f"n{number}" for number in range(24)]
+    wanted = [f"n{number}" for number in range(3 * kills)]
     left, killed = list(wanted), 0
     with opened(home) as instance, ThreadPoolExecutor(1) as thread:
         while left:
             with server_process(home) as (client, process):
                 done = thread.submit(_report_all, client, left)
                 with suppress(TimeoutError):
-                    done.result(timeout=moments.uniform(0.02, 0.4) if killed < 8 else 60)
+                    done.result(timeout=moments.uniform(0.02, 0.4) if killed < kills else 60)
                 process.kill()
                 left = left[done.result() :]
                 killed += 1

@@ -27,7 +27,7 @@ def test_sources_are_found_by_dbts_names() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("shop/order", "The dbt project has no source table shop/order. Did you mean shop/orders?"),
+        ("shop/order", "The dbt project has no source table shop/order; did you mean shop/orders?"),
         ("x/y", "The dbt project has no source table x/y."),
         (
             "shop/people",

@@ -118,7 +118,13 @@ def test_every_type_and_null(sync: Sync, source: SourceDatabase) -> None:
     assert list(filled[1:]) == [value for *_, value in TYPES]
     assert set(empty[1:]) == {None}
     in_iceberg = sync.in_iceberg()
-    contract = {"mode": "incremental", "primary_key": "id", "update_key": "id", "lag": "0m", "deletes": "reconcile"}
+    contract: dict[str, Any] = {
+        "mode": "incremental",
+        "primary_key": "id",
+        "update_key": "id",
+        "lag": "0m",
+        "deletes": "reconcile",
+    }
     for mode in ("full", "incremental"):
         assert in_iceberg(**contract).mode == mode
         assert in_iceberg.rows(order="id") == [filled, empty]

@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
@@ -111,7 +112,13 @@ def test_every_type_and_null(sync: Sync, source: SourceDatabase) -> None:
     assert list(filled[1:]) == [value for *_, value in TYPES]
     assert set(empty[1:]) == {None}
     in_iceberg = sync.in_iceberg()
-    contract = {"mode": "incremental", "primary_key": "id", "update_key": "id", "lag": "0m", "deletes": "reconcile"}
+    contract: dict[str, Any] = {
+        "mode": "incremental",
+        "primary_key": "id",
+        "update_key": "id",
+        "lag": "0m",
+        "deletes": "reconcile",
+    }
     for mode in ("full", "incremental"):
         assert in_iceberg(**contract).mode == mode
         assert in_iceberg.rows(order="id") == [filled, empty]
@@ -179,6 +186,7 @@ def test_errors_name_the_table_and_no_password(sync: Sync, source: SourceDatabas
     source.ask("create table t (id int)")
     role = f"r{source.name}"
     source.ask(f"create role {role} login password 'Tr0ub4dor&3'")
+    assert isinstance(source.server, PostgresServer)
     url = f"postgresql://{role}:Tr0ub4dor%263@127.0.0.1:{source.server.port}/{source.name}"
     limited = Sync(Limited(source.server, source.name, url), sync.folder)
     with pytest.raises(ArrivalError, match=r"permission denied for table t") as error:

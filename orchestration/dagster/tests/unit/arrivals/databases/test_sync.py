@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
 import pytest
-from lakehouse_analytics.arrivals.databases.sync import sync_table
-from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
+from lakehouse_analytics.arrivals.connections import connection
+from lakehouse_analytics.arrivals.databases.base import Nullified
+from lakehouse_analytics.arrivals.databases.sync import SCHEMES, opener, sync_table
+from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change
 from lakehouse_analytics.contract.arrivals import TableArrival
+from postgres_server import PostgresServer
 from source_databases import SourceDatabase, Sync
 
 INCREMENTAL: dict[str, Any] = {"mode": "incremental", "update_key": "updated_at", "primary_key": "id", "lag": "5m"}
@@ -508,3 +511,71 @@ def test_a_folder_that_cannot_be_written(sync: Sync, table: SourceDatabase) -> N
     with pytest.raises(ArrivalError, match=r"the rows could not be stored in .*/file/staging: .*Not a directory"):
         sync_table(arrival, sync.raw, table.connection, sync.folder / "file" / "staging", table="t")
     assert not sync.raw.read().exists
+
+
+def failure(sync: Sync, **contract: Any) -> ArrivalError:
+    """The error of a sync."""
+    with pytest.raises(ArrivalError) as caught:
+        sync(**contract)
+    return caught.value
+
+
+def test_what_may_pass_is_transient_and_what_does_not_is_not(sync: Sync, table: SourceDatabase) -> None:
+    assert not failure(replace(sync, table="missing")).transient
+    assert not failure(sync, mode="incremental", update_key="missing", primary_key="id").transient
+    assert not failure(replace(sync, source=replace(table, name="missing"))).transient
+    table.server.stop()
+    try:
+        assert failure(sync).transient
+    finally:
+        table.server.start()
+    sync()
+    sync.source.ask("alter table t drop column name")
+    assert not failure(sync, schema_changes="fail").transient
+
+
+def test_a_session_that_ends_while_rows_are_read_is_transient(sync: Sync, source: SourceDatabase) -> None:
+    source.ask("create table t (id int, content text)")
+    series = "generate_series(1, 200000) as s(seq)" if source.is_postgres else "seq_1_to_200000"
+    source.ask(f"insert into t select seq, repeat('x', 300) from {series}")
+
+    def read() -> None:
+        with opener(source.connection)(source.connection, "t", timedelta(seconds=60)) as table:
+            for _ in table.batches([*table.columns.values()], "true", Nullified()):
+                source.server.stop()
+
+    try:
+        with pytest.raises(ArrivalError) as caught:
+            read()
+    finally:
+        source.server.start()
+    assert caught.value.transient
+    sync()
+
+
+def test_a_wrong_password_is_not_transient(sync: Sync, table: SourceDatabase) -> None:
+    server = table.server
+    if isinstance(server, PostgresServer):
+        rules = server.data / "pg_hba.conf"
+        before = rules.read_text()
+        table.ask("create role reader login password 'right'")
+        rules.write_text("host all reader all scram-sha-256\n" + before)
+        table.ask("select pg_reload_conf()")
+        url = f"postgresql://reader:wrong@127.0.0.1:{server.port}/{table.name}"
+    else:
+        url = f"mariadb://etl:wrong@127.0.0.1:{server.port}/{table.name}"
+    at = connection("shop", SCHEMES, {"LAKEHOUSE_CONNECTION_SHOP": url})
+    with pytest.raises(ArrivalError, match=r"(?i)authentication failed|access denied") as caught:
+        sync_table(TableArrival(database="shop"), sync.raw, at, sync.folder / "staging", table="t")
+    assert not caught.value.transient
+    assert "wrong" not in str(caught.value)
+
+
+def test_a_change_by_another_program_is_transient(sync: Sync, table: SourceDatabase) -> None:
+    sync()
+    before = sync.raw.read()
+    put(table, 1, "new", 1)
+    sync()
+    with pytest.raises(ArrivalError, match="changed by another program") as caught:
+        sync.raw.apply(Change(before.columns, [], {}), before)
+    assert caught.value.transient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +177,7 @@ def test_a_file_with_too_many_bad_rows_is_bad_as_a_whole(db: duckdb.DuckDBPyConn
 
 
 def test_values_that_cannot_be_partitions_are_bad_rows(db: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    arrival = {"files": "in/{date}.csv", "begin": "2026-01-01", "split_by": "MARKET"}
-    contract = FileArrival(**{**arrival, "max_bad_rows": 1})
+    contract = FileArrival(files="in/{date}.csv", begin=date(2026, 1, 1), split_by="MARKET", max_bad_rows=1)
     copy = tmp_path / "0"
     copy.write_text("market,n\nIT,1\n ,2\nA|B,3\nA...B,4\n")
     day = datetime(2026, 1, 1, tzinfo=UTC)

@@ -192,7 +192,7 @@ def test_the_value_of_a_partition_is_stored_without_blanks(landing: Landing, kin
 @pytest.mark.parametrize("without", ["date", "value"])
 def test_rows_of_an_older_contract_without_a_date_or_value_are_replaced(landing: Landing, without: str) -> None:
     """Rows that were loaded before the contract had `{date}` or `split_by` belong to no partition."""
-    landing.arrival = FileArrival(files="in/*.csv", max_bad_rows=1)  # type: ignore[call-arg]
+    landing.arrival = FileArrival(files="in/*.csv", max_bad_rows=1)
     if without == "value":
         landing.arrival = FileArrival(**DATED)  # type: ignore[arg-type]
     landing.put("2026-01-01_a.csv", numbers(1))

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import date
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
 from lakehouse_analytics.arrivals.files.storage import FileStorage, storage_of
+from lakehouse_analytics.arrivals.files.versions import FileVersion
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
 from lakehouse_analytics.contract.arrivals import FileArrival
+from obstore.store import S3Store
+from postgres_server import free_port
 
 
 def storage_in(folder: Path, pattern: str = "**.csv") -> FileStorage:
@@ -101,3 +108,81 @@ def test_paths_are_relative_to_the_dbt_project(tmp_path: Path) -> None:
     (tmp_path / "dbt").mkdir()
     found = storage_of(FileArrival(files="../landing/*.csv"), tmp_path / "dbt")
     assert [file.path for file in found.versions()] == ["a.csv"]
+
+
+@dataclass
+class Answers:
+    """A server that answers every request with a status, and a store whose client repeats a request once."""
+
+    server: ThreadingHTTPServer
+    status: int = 200
+
+    @property
+    def store(self) -> S3Store:
+        return store_at(self.server.server_port)
+
+
+def store_at(port: int) -> S3Store:
+    return S3Store(
+        "bucket",
+        endpoint=f"http://127.0.0.1:{port}",
+        client_options={"allow_http": True},
+        access_key_id="a",
+        secret_access_key="b",
+        region="x",
+        retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=10)},
+    )
+
+
+@pytest.fixture
+def answers() -> Iterator[Answers]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(found.status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    found = Answers(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+    thread = Thread(target=found.server.serve_forever)
+    thread.start()
+    yield found
+    found.server.shutdown()
+    thread.join()
+    found.server.server_close()
+
+
+def listed(store: S3Store) -> ArrivalError:
+    """The error of a listing by a client."""
+    storage = FileStorage(FilePattern("s3://bucket/in/*.csv"))
+    vars(storage)["_store"] = store
+    with pytest.raises(ArrivalError, match="cannot list the files") as caught:
+        list(storage.versions())
+    return caught.value
+
+
+def test_a_server_that_does_not_answer_may_do_so_later() -> None:
+    assert listed(store_at(free_port())).transient
+
+
+@pytest.mark.parametrize(("status", "passes"), [(500, True), (503, True), (429, True), (400, False), (403, False)])
+def test_answers_of_a_server_that_may_change(answers: Answers, status: int, passes: bool) -> None:
+    answers.status = status
+    assert listed(answers.store).transient is passes
+
+
+@pytest.mark.parametrize(("status", "passes"), [(503, True), (400, False)])
+def test_files_that_a_server_does_not_send(tmp_path: Path, answers: Answers, status: int, passes: bool) -> None:
+    answers.status = status
+    storage = FileStorage(FilePattern("s3://bucket/in/*.csv"))
+    vars(storage)["_store"] = answers.store
+    now = datetime.now(UTC)
+    versions = [FileVersion(f"{number}.csv", "v", 1, now, None, "") for number in range(40)]
+    copies = storage.read(versions[:2], tmp_path)
+    assert copies.unreadable.keys() == set(versions[:2])
+    assert copies.passing == (set(versions[:2]) if passes else set())
+    with pytest.raises(ArrivalError, match="cannot read the files") as caught:
+        storage.read(versions, tmp_path)
+    assert caught.value.transient is passes

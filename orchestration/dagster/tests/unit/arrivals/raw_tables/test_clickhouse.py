@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lakehouse_analytics.arrivals.connections import connection
 from lakehouse_analytics.arrivals.raw_tables.base import COUNT, ArrivalError, Change, Outcome
 from lakehouse_analytics.arrivals.raw_tables.clickhouse import MARKER, ClickHouseTable
 from lakehouse_analytics.arrivals.raw_tables.clickhouse_change import ClickHouseChange
 from lakehouse_analytics.exports.base import ExportError
 from lakehouse_analytics.exports.clickhouse_client import ClickHouseClient
+from postgres_server import free_port
 from raw_clickhouse import clickhouse_table
 
 from .conftest import SCHEMA, TABLE, Storage
@@ -189,7 +191,8 @@ def test_what_a_killed_change_has_left_is_dropped_and_nothing_else(
 def test_a_change_of_another_program_is_kept(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also between the last comparison and the exchange."""
     storage.change(ORDERS, state={"n": 1})
-    exchange, calls = ClickHouseClient.exchange, []
+    exchange = ClickHouseClient.exchange
+    calls: list[str] = []
 
     def late(self: ClickHouseClient, table: str, other: str) -> None:
         if not calls:
@@ -256,3 +259,20 @@ def test_errors_name_the_address_without_the_password(tmp_path: Path) -> None:
     with pytest.raises(ArrivalError, match=r"orders in clickhouse://loader:\*+@127.0.0.1:1/reports: Error") as caught:
         ClickHouseTable(there, None, "orders", "shop/orders").read()
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_may_do_so_later() -> None:
+    url = f"clickhouse://loader:secret@127.0.0.1:{free_port()}/reporting"
+    there = connection("reports", ["clickhouse"], {"LAKEHOUSE_CONNECTION_REPORTS": url})
+    with pytest.raises(ArrivalError) as caught:
+        ClickHouseTable(there, None, "orders", "shop/orders").read()
+    assert caught.value.transient
+    assert "secret" not in str(caught.value)
+
+
+def test_a_table_of_another_program_stays_one(storage: Storage) -> None:
+    storage.clickhouse(f"create database if not exists {SCHEMA}")
+    storage.create("")
+    with pytest.raises(ArrivalError, match="another program has created it") as caught:
+        storage.change(ORDERS)
+    assert not caught.value.transient

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError, Change, Outcome
-from lakehouse_analytics.arrivals.raw_tables.iceberg import scratch
 from lakehouse_analytics.arrivals.raw_tables.iceberg_change import IcebergChange
 from lakehouse_analytics.arrivals.raw_tables.iceberg_pruning import candidates
+from lakehouse_analytics.arrivals.raw_tables.new_rows import scratch
 from pyiceberg.catalog.sql import SqlCatalog
 
 from .conftest import SCHEMA, TABLE, Storage
@@ -334,11 +334,12 @@ def test_a_query_reads_only_the_columns_it_names(three_files: Storage, monkeypat
 
     read: list[list[str]] = []
     copy = iceberg._copy
-    monkeypatch.setattr(
-        iceberg,
-        "_copy",
-        lambda db, table, columns, *rest: (read.append(list(columns)), copy(db, table, columns, *rest)),
-    )
+
+    def recorded(db: Any, table: Any, columns: Any, *rest: Any) -> None:
+        read.append(list(columns))
+        copy(db, table, columns, *rest)
+
+    monkeypatch.setattr(iceberg, "_copy", recorded)
     table = three_files.table()
     assert list(table.query("SELECT DISTINCT _FILE FROM {table} ORDER BY 1")) == [(f"file-{n}",) for n in range(3)]
     assert list(table.query("SELECT count(*) FROM {table}")) == [(3000,)]

@@ -1,4 +1,4 @@
-"""Opening the DuckDB file, and what a person is told when that does not work."""
+"""Opening the DuckDB file, and the message if that fails."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import SimpleNamespace
+from typing import Any
 
 import jwt
 import pytest
@@ -126,8 +127,14 @@ def coordinator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Coordinator]:
 
 
 def server_at(port: int, **more: object) -> TrinoServer:
-    fields = {"host": "127.0.0.1", "port": port, "http_scheme": "http", "user": "me", "catalog": "lakehouse"}
-    return TrinoServer(**{**fields, "start_timeout": 5.0, **more})  # type: ignore[arg-type]
+    fields: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": port,
+        "http_scheme": "http",
+        "user": "me",
+        "catalog": "lakehouse",
+    }
+    return TrinoServer(**{**fields, "start_timeout": 5.0, **more})
 
 
 def ask(coordinator: Coordinator, sql: str) -> str:
@@ -145,7 +152,7 @@ def refused(coordinator: Coordinator, sql: str) -> TrinoError:
 def test_a_statement_that_was_never_taken_is_sent_again(coordinator: Coordinator, answer: Answer, sql: str) -> None:
     coordinator.answers = [answer]
     assert ask(coordinator, sql) == QUERY_ID
-    assert coordinator.statements == 3  # of which one asked whether the server is ready
+    assert coordinator.statements == 3  # of which one tests whether the server is ready
 
 
 @pytest.mark.parametrize("answer", [503, 404, "drop"])
@@ -235,10 +242,20 @@ def test_readiness_sets_no_session_property_of_its_own(coordinator: Coordinator)
     assert coordinator.session == "query_max_run_time=1h"
 
 
+def _delayed(page: dict[str, Any], seconds: float) -> Callable[[], dict[str, Any]]:
+    """Return an answer that takes some time."""
+
+    def answer() -> dict[str, Any]:
+        time.sleep(seconds)
+        return page
+
+    return answer
+
+
 def queued(coordinator: Coordinator, pages: int, seconds: float = 0.4) -> list[Answer]:
     """Pages of a statement that waits, and what `/v1/query/<id>` says while it does."""
     page = coordinator.page(more=True, stats={"state": "QUEUED"})
-    return [{"starting": False}, *[lambda: (time.sleep(seconds), page)[1]] * pages]
+    return [{"starting": False}, *[_delayed(page, seconds)] * pages]
 
 
 GROUP: dict[str, object] = {"resourceGroupId": ["global", "etl"], "state": "QUEUED"}
@@ -256,7 +273,7 @@ def test_time_in_the_queue_uses_up_no_outage(coordinator: Coordinator, monkeypat
 
 def test_a_statement_that_runs_on_is_ended_after_the_wait(coordinator: Coordinator) -> None:
     running = coordinator.page(more=True)
-    coordinator.answers = [{"starting": False}, *[lambda: (time.sleep(0.4), running)[1]] * 99]
+    coordinator.answers = [{"starting": False}, *[_delayed(running, 0.4)] * 99]
     with pytest.raises(TrinoUnavailableError, match=r"was not ready within 1 s .*EXCEEDED_TIME_LIMIT.*cluster is busy"):
         wait_until_ready(server_at(coordinator.server_port, start_timeout=1))
     assert any(line.startswith("DELETE") for line in coordinator.seen)
@@ -302,7 +319,7 @@ def test_a_statement_with_a_bound_does_not_stay_in_the_queue(coordinator: Coordi
 def test_queries_are_listed_and_ended_over_http(coordinator: Coordinator) -> None:
     query = {"queryId": QUERY_ID, "state": "QUEUED", "resourceGroupId": ["a", "b"], "query": "select 1"}
     session = {"source": "dbt-trino-1", "clientTags": ["run:x"]}
-    coordinator.query = [{**query, "session": session, "queryStats": {"queuedTime": "1.50m"}}, {}]  # type: ignore[list-item]
+    coordinator.query = [{**query, "session": session, "queryStats": {"queuedTime": "1.50m"}}, {}]
     server = server_at(coordinator.server_port)
     found = next(query for query in list_queries(server) if query.id == QUERY_ID)
     assert (found.resource_group, found.queued, found.ended) == ("a.b", timedelta(seconds=90), False)
@@ -433,7 +450,7 @@ def test_a_token_that_does_not_last_is_refused_without_being_shown(claims: dict[
         check_token(made, now=NOW, until=NOW + timedelta(hours=6))
     assert words in str(caught.value)
     assert "LAKEHOUSE_TRINO_JWT" in str(caught.value)
-    assert made not in told(caught.value)
+    assert made not in logged(caught.value)
 
 
 @given(st.text())
@@ -441,7 +458,7 @@ def test_what_is_no_token_gets_one_error_that_does_not_show_it(text: str) -> Non
     text = f"s3cret{text}"
     with pytest.raises(TrinoUnavailableError, match="LAKEHOUSE_TRINO_JWT is not a JSON Web Token") as caught:
         check_token(text, now=NOW, until=None)
-    assert "s3cret" not in told(caught.value)
+    assert "s3cret" not in logged(caught.value)
 
 
 @given(st.integers(-9, 9), st.integers(0, 9))
@@ -455,8 +472,8 @@ def test_a_token_is_taken_exactly_when_it_lasts(expires: int, needed: int) -> No
     assert taken is (expires > 0 and expires >= needed)
 
 
-def told(error: BaseException | None) -> str:
-    """Everything that a log shows of an exception: itself and what it does not suppress."""
+def logged(error: BaseException | None) -> str:
+    """Return what a log shows of an exception: its text, and that of the exceptions which it does not suppress."""
     text = ""
     while error is not None:
         text += f"{error} {error!r} "

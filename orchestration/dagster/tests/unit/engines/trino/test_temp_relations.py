@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.engines.trino.temp_relations import stale_temporaries
+from lakehouse_analytics.engines.trino.temp_relations import stale_temp_relations
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -26,7 +26,7 @@ def test_only_old_names_of_ours_are_stale() -> None:
         "__dbt_tmp_20200101000000_0a1b2c3d",
         "fct__dbt_tmp_20200101000000_0a1b2c3d_kept",
     ]
-    assert stale_temporaries(names, now=NOW, older_than=timedelta(days=1)) == [old, batch]
+    assert stale_temp_relations(names, now=NOW, older_than=timedelta(days=1)) == [old, batch]
 
 
 @given(
@@ -36,5 +36,5 @@ def test_only_old_names_of_ours_are_stale() -> None:
 def test_the_age_is_that_of_the_run(started: datetime, age: timedelta) -> None:
     name = f"fct__dbt_tmp_{started:%Y%m%d%H%M%S}_0a1b2c3d"
     second = started.replace(microsecond=0, tzinfo=UTC)
-    assert stale_temporaries([name], now=second + age, older_than=age) == []
-    assert stale_temporaries([name], now=second + age + timedelta(seconds=1), older_than=age) == [name]
+    assert stale_temp_relations([name], now=second + age, older_than=age) == []
+    assert stale_temp_relations([name], now=second + age + timedelta(seconds=1), older_than=age) == [name]

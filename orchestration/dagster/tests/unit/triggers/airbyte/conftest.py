@@ -1,4 +1,4 @@
-"""An Airbyte for each test, both of whose sides are held against the official OpenAPI document where there is one."""
+"""An Airbyte for each test. Its requests and responses are validated against the official OpenAPI document, if any."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from lakehouse_analytics.devtools.airbyte_simulator import BASE_PATH, Answer, Request, Simulator, refusal
+from lakehouse_analytics.devtools.airbyte_simulator import BASE_PATH, Request, Response, Simulator, refusal
 from lakehouse_analytics.devtools.simulated_airbyte import RefusedError, Store
 from lakehouse_analytics.settings import repository_root
 from openapi_core import Config, OpenAPI
@@ -45,7 +45,7 @@ class Official:
             wrong = [_in_words(error) for error in self._api.iter_request_errors(mock)]
         return [f"{request.method} {request.path}: {words}" for words in [*wrong, *self._unknown(request, base_path)]]
 
-    def wrong_answer(self, request: Request, answer: Answer, base_path: str) -> list[str]:
+    def wrong_answer(self, request: Request, answer: Response, base_path: str) -> list[str]:
         if answer.status in UNDOCUMENTED:
             return []
         body = b"" if answer.body is None else json.dumps(answer.body).encode()
@@ -81,12 +81,12 @@ class CheckedSimulator(Simulator):
         super().__init__(store, **more)
         self.violations: list[str] = []
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: Request) -> Response:
         if self.official:
             self.violations += self.official.wrong_request(request, self.base_path)
         return super().answer(request)
 
-    def _route(self, request: Request) -> Answer:
+    def _route(self, request: Request) -> Response:
         try:
             answer = super()._route(request)
         except RefusedError as refused:
@@ -99,13 +99,13 @@ class CheckedSimulator(Simulator):
 def pytest_report_header() -> str:
     """Heads a run of this folder; a run of everything shows the test that is skipped instead."""
     if DOCUMENT.is_file():
-        return f"airbyte: requests and answers are held against {DOCUMENT}"
-    return f"airbyte: no official document at {DOCUMENT} ({VARIABLE}): requests and answers are not held against it"
+        return f"airbyte: requests and responses are validated against {DOCUMENT}"
+    return f"airbyte: no official document at {DOCUMENT} ({VARIABLE}): requests and responses are not validated"
 
 
 @pytest.fixture(scope="session")
 def official() -> Official | None:
-    """The document; None where it is absent and nobody said where it is."""
+    """Return the document; None if it is absent and its path is not set."""
     if not DOCUMENT.is_file() and not os.environ.get(VARIABLE):
         return None
     return Official(yaml.safe_load(DOCUMENT.read_text()))

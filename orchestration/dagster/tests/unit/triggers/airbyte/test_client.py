@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request
+from lakehouse_analytics.devtools.airbyte_simulator import Request, Response
 from lakehouse_analytics.triggers.airbyte import client as module
 from lakehouse_analytics.triggers.airbyte import http, responses, transport
 from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteError, AirbyteServer
+from lakehouse_analytics.triggers.airbyte.poller import Page
 from pydantic import SecretStr
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
 ANY = "00000000-0000-4000-8000-000000000000"
 SECRET = "s3cr3t-" + "x" * 20
 ALL_PAUSES = [http.FIRST_WAIT, 2 * http.FIRST_WAIT, 4 * http.FIRST_WAIT]
-HTML = Answer(200, "<html>Sign in</html>", kind="text/html; charset=utf-8")
-HANG_UP = Answer(0, hang_up=True)
+HTML = Response(200, "<html>Sign in</html>", kind="text/html; charset=utf-8")
+HANG_UP = Response(0, hang_up=True)
 
 Ask = Callable[[Airbyte], object]
 
@@ -66,7 +67,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def shop(airbyte: CheckedSimulator) -> str:
     """A connection."""
-    return airbyte.store.add_connection("Shop")
+    return str(airbyte.store.add_connection("Shop"))
 
 
 def client_of(airbyte: CheckedSimulator, clock: Clock | None = None, **more: Any) -> Airbyte:
@@ -88,13 +89,13 @@ def use(airbyte: CheckedSimulator, auth: str) -> None:
     airbyte.basic = ("me", SECRET) if auth == "basic" else None
 
 
-def answers(*wanted: Answer, path: str = "/jobs") -> Callable[[Request], Answer | None]:
+def answers(*wanted: Response, path: str = "/jobs") -> Callable[[Request], Response | None]:
     """A fault: these answers, in turn, on one path."""
     left = [*wanted]
     return lambda request: left.pop(0) if left and request.path.endswith(path) else None
 
 
-def always(answer: Answer, path: str = "/jobs") -> Callable[[Request], Answer | None]:
+def always(answer: Response, path: str = "/jobs") -> Callable[[Request], Response | None]:
     return lambda request: answer if path in request.path else None
 
 
@@ -153,11 +154,11 @@ def test_a_name_in_netrc_does_not_take_the_place_of_the_log_in(
     airbyte: CheckedSimulator, auth: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
-    netrc.write_text("machine 127.0.0.1 login somebody password else\n")
+    netrc.write_text("machine 127.0.0.1 login stranger password else\n")
     monkeypatch.setenv("NETRC", str(netrc))
     use(airbyte, auth)
     client_of(airbyte).running_jobs()
-    other = "Basic " + base64.b64encode(b"somebody:else").decode()
+    other = "Basic " + base64.b64encode(b"stranger:else").decode()
     assert all(request.headers.get("authorization") != other for request in airbyte.requests)
 
 
@@ -183,7 +184,7 @@ def test_a_token_is_used_until_shortly_before_its_end(
 def test_a_token_of_strange_life_is_used(airbyte: CheckedSimulator, life: object) -> None:
     use(airbyte, "client_credentials")
     airbyte.tokens["given"] = float("inf")
-    airbyte.faults.append(answers(Answer(200, {"access_token": "given", "expires_in": life}), path="/token"))
+    airbyte.faults.append(answers(Response(200, {"access_token": "given", "expires_in": life}), path="/token"))
     client = client_of(airbyte)
     for _ in range(2):
         client.running_jobs()
@@ -193,7 +194,7 @@ def test_a_token_of_strange_life_is_used(airbyte: CheckedSimulator, life: object
 @pytest.mark.parametrize("token", [None, "", 5, ["x"]])
 def test_an_answer_without_a_token_is_told(airbyte: CheckedSimulator, token: object) -> None:
     use(airbyte, "client_credentials")
-    airbyte.faults.append(always(Answer(200, {"access_token": token, "message": "not today"}), path="/token"))
+    airbyte.faults.append(always(Response(200, {"access_token": token, "message": "not today"}), path="/token"))
     error = failure(client_of(airbyte).running_jobs)
     assert "without an access_token: not today" in str(error)
     assert "LAKEHOUSE_AIRBYTE_URL" in str(error)
@@ -213,7 +214,7 @@ def test_a_token_that_was_withdrawn_is_replaced_once(airbyte: CheckedSimulator, 
 
 def test_a_fresh_token_that_is_refused_ends_it(airbyte: CheckedSimulator) -> None:
     use(airbyte, "client_credentials")
-    airbyte.faults.append(always(Answer(401, {"message": "Unauthorized"})))
+    airbyte.faults.append(always(Response(401, {"message": "Unauthorized"})))
     error = failure(client_of(airbyte).running_jobs)
     assert sent(airbyte) == [TOKEN, JOBS, TOKEN, JOBS]
     assert error.status == 401
@@ -226,12 +227,12 @@ def test_a_token_that_another_thread_has_replaced_is_not_replaced_again(airbyte:
     client.running_jobs()
     others = [client.running_jobs]
 
-    def meanwhile(request: Request) -> Answer | None:
+    def meanwhile(request: Request) -> Response | None:
         if not others:
             return None
         airbyte.tokens.clear()
         others.pop()()
-        return Answer(401)
+        return Response(401)
 
     airbyte.faults.append(meanwhile)
     client.running_jobs()
@@ -259,7 +260,7 @@ def test_a_log_in_that_is_refused_is_not_tried_again(
     airbyte: CheckedSimulator, status: int, auth: str, variable: str
 ) -> None:
     use(airbyte, auth)
-    airbyte.faults.append(always(Answer(status, {"detail": "go away"})))
+    airbyte.faults.append(always(Response(status, {"detail": "go away"})))
     error = failure(client_of(airbyte).running_jobs)
     assert sent(airbyte) == [JOBS]
     assert error.status == status
@@ -269,7 +270,7 @@ def test_a_log_in_that_is_refused_is_not_tried_again(
 
 def test_a_token_that_ends_during_an_outage_is_replaced(airbyte: CheckedSimulator) -> None:
     use(airbyte, "client_credentials")
-    airbyte.faults.append(answers(*[Answer(503)] * (http.MAX_ATTEMPTS - 1), Answer(401)))
+    airbyte.faults.append(answers(*[Response(503)] * (http.MAX_ATTEMPTS - 1), Response(401)))
     client_of(airbyte).running_jobs()
     assert sent(airbyte) == [TOKEN, *[JOBS] * http.MAX_ATTEMPTS, TOKEN, JOBS]
 
@@ -289,11 +290,11 @@ def test_a_token_that_no_header_can_hold_is_told(airbyte: CheckedSimulator, cloc
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 529])
 def test_what_may_pass_is_tried_again_a_few_times(airbyte: CheckedSimulator, clock: Clock, status: int) -> None:
-    airbyte.faults.append(answers(*[Answer(status)] * (http.MAX_ATTEMPTS - 1)))
+    airbyte.faults.append(answers(*[Response(status)] * (http.MAX_ATTEMPTS - 1)))
     client_of(airbyte).running_jobs()
     assert clock.pauses == ALL_PAUSES
 
-    airbyte.faults.append(always(Answer(status, {"detail": "overloaded"})))
+    airbyte.faults.append(always(Response(status, {"detail": "overloaded"})))
     error = failure(client_of(airbyte).running_jobs)
     assert sent(airbyte) == [JOBS] * 2 * http.MAX_ATTEMPTS
     assert error.status == status
@@ -302,7 +303,7 @@ def test_what_may_pass_is_tried_again_a_few_times(airbyte: CheckedSimulator, clo
 
 def test_a_token_that_cannot_be_had_now_is_asked_for_again(airbyte: CheckedSimulator, clock: Clock) -> None:
     use(airbyte, "client_credentials")
-    airbyte.faults.append(answers(Answer(503), HANG_UP, Answer(429), path="/token"))
+    airbyte.faults.append(answers(Response(503), HANG_UP, Response(429), path="/token"))
     client_of(airbyte).running_jobs()
     assert sent(airbyte) == [TOKEN] * 4 + [JOBS]
     assert clock.pauses == ALL_PAUSES
@@ -310,7 +311,7 @@ def test_a_token_that_cannot_be_had_now_is_asked_for_again(airbyte: CheckedSimul
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_the_server_says_how_long_to_wait(airbyte: CheckedSimulator, clock: Clock, status: int) -> None:
-    airbyte.faults.append(answers(Answer(status, headers={"Retry-After": "7"})))
+    airbyte.faults.append(answers(Response(status, headers={"Retry-After": "7"})))
     client_of(airbyte).running_jobs()
     assert clock.pauses == [7]
 
@@ -318,7 +319,7 @@ def test_the_server_says_how_long_to_wait(airbyte: CheckedSimulator, clock: Cloc
 def test_the_server_says_until_when_to_wait(airbyte: CheckedSimulator, clock: Clock) -> None:
     now = datetime.now(UTC)
     dates = [email.utils.format_datetime(now + timedelta(seconds=s), usegmt=True) for s in (-60, 600)]
-    airbyte.faults.append(answers(*[Answer(429, headers={"Retry-After": date}) for date in dates]))
+    airbyte.faults.append(answers(*[Response(429, headers={"Retry-After": date}) for date in dates]))
     client_of(airbyte, timeout=1000.0).running_jobs()
     assert clock.pauses[0] == 0
     assert 500 < clock.pauses[1] <= 600
@@ -326,7 +327,7 @@ def test_the_server_says_until_when_to_wait(airbyte: CheckedSimulator, clock: Cl
 
 @pytest.mark.parametrize("said", ["soon", "-5", "²", "Wed, 21 Oct 2026 07:28:00 +99999999999999", ""])
 def test_a_wait_that_cannot_be_read_is_ours_to_choose(airbyte: CheckedSimulator, clock: Clock, said: str) -> None:
-    airbyte.faults.append(answers(Answer(429, headers={"Retry-After": said})))
+    airbyte.faults.append(answers(Response(429, headers={"Retry-After": said})))
     client_of(airbyte).running_jobs()
     assert clock.pauses == [http.FIRST_WAIT]
 
@@ -338,7 +339,7 @@ def test_any_wait_is_a_length_or_nothing(text: str) -> None:
 
 
 def test_who_is_to_wait_too_long_gives_up_at_once(airbyte: CheckedSimulator, clock: Clock) -> None:
-    airbyte.faults.append(always(Answer(429, headers={"Retry-After": "3600"})))
+    airbyte.faults.append(always(Response(429, headers={"Retry-After": "3600"})))
     failure(client_of(airbyte).running_jobs)
     failure(lambda: client_of(airbyte, clock, timeout=9999.0).running_jobs(deadline=clock.now + 60))
     assert sent(airbyte) == [JOBS] * 2
@@ -346,7 +347,7 @@ def test_who_is_to_wait_too_long_gives_up_at_once(airbyte: CheckedSimulator, clo
 
 
 def test_no_try_begins_after_the_deadline(airbyte: CheckedSimulator, clock: Clock) -> None:
-    airbyte.faults.append(always(Answer(503)))
+    airbyte.faults.append(always(Response(503)))
     client = client_of(airbyte, clock)
     failure(lambda: client.running_jobs(deadline=clock.now + 2 * http.FIRST_WAIT))
     assert clock.pauses == [http.FIRST_WAIT]
@@ -365,7 +366,7 @@ def test_a_page_after_the_deadline_is_not_asked_for(airbyte: CheckedSimulator, c
     for number in range(150):
         airbyte.store.add_connection(f"c{number}")
 
-    def slow(request: Request) -> Answer | None:
+    def slow(request: Request) -> Response | None:
         clock.now += 3
         return None
 
@@ -377,7 +378,7 @@ def test_a_page_after_the_deadline_is_not_asked_for(airbyte: CheckedSimulator, c
 def test_who_does_not_answer_is_asked_a_few_times(airbyte: CheckedSimulator, clock: Clock) -> None:
     done = Event()
 
-    def silent(request: Request) -> Answer:
+    def silent(request: Request) -> Response:
         done.wait(10)
         return HANG_UP
 
@@ -414,7 +415,7 @@ def test_a_server_that_hangs_up(airbyte: CheckedSimulator, clock: Clock) -> None
 
 @pytest.fixture
 def raw() -> Iterator[Callable[..., str]]:
-    """Serves bytes as they are, then, if asked to, a byte now and again for ever; gives the address."""
+    """Serve these bytes, then optionally one byte from time to time without end; return the address."""
     stop = Event()
     threads: list[Thread] = []
 
@@ -474,11 +475,11 @@ def test_an_address_that_is_none_is_told_at_once(clock: Clock, url: str) -> None
 # --- Starting a sync
 
 
-@pytest.mark.parametrize("answer", [Answer(500), Answer(502), Answer(503), Answer(504), HANG_UP, HTML])
+@pytest.mark.parametrize("answer", [Response(500), Response(502), Response(503), Response(504), HANG_UP, HTML])
 def test_a_start_whose_outcome_is_unknown_is_not_repeated(
-    airbyte: CheckedSimulator, clock: Clock, shop: str, answer: Answer
+    airbyte: CheckedSimulator, clock: Clock, shop: str, answer: Response
 ) -> None:
-    def taken_and_lost(request: Request) -> Answer:
+    def taken_and_lost(request: Request) -> Response:
         assert airbyte._route(request).status == 200
         return answer
 
@@ -492,7 +493,7 @@ def test_a_start_whose_outcome_is_unknown_is_not_repeated(
 def test_a_start_without_an_answer_in_time_is_not_repeated(airbyte: CheckedSimulator, shop: str) -> None:
     done = Event()
 
-    def silent(request: Request) -> Answer:
+    def silent(request: Request) -> Response:
         done.wait(10)
         return HANG_UP
 
@@ -504,7 +505,7 @@ def test_a_start_without_an_answer_in_time_is_not_repeated(airbyte: CheckedSimul
 
 def test_a_start_that_was_certainly_not_taken_is_repeated(airbyte: CheckedSimulator, shop: str) -> None:
     use(airbyte, "client_credentials")
-    airbyte.faults += [answers(Answer(503), path="/token"), answers(Answer(429), Answer(401), Answer(429))]
+    airbyte.faults += [answers(Response(503), path="/token"), answers(Response(429), Response(401), Response(429))]
     job = client_of(airbyte).start_sync(shop)
     assert sent(airbyte) == [TOKEN, TOKEN, START, START, TOKEN, START, START]
     assert [*airbyte.store.jobs] == [job.id]
@@ -545,22 +546,22 @@ def test_a_job_is_looked_at_and_cancelled(airbyte: CheckedSimulator, shop: str) 
     "answer",
     [
         HTML,
-        Answer(200, "[]"),
-        Answer(200, "null"),
-        Answer(200, '"data"'),
-        Answer(200, ""),
-        Answer(200, "{"),
-        pytest.param(Answer(200, "[" * 100_000), id="deep"),
-        Answer(204),
-        Answer(302, headers={"Location": "/api/public/v1/jobs?followed=1"}),
-        Answer(301, headers={"Location": "http://127.0.0.1:1/"}),
-        Answer(404, "<html>nothing here</html>", kind="text/html"),
-        Answer(404, {"message": "Object not found."}),
-        Answer(405),
-        Answer(400),
+        Response(200, "[]"),
+        Response(200, "null"),
+        Response(200, '"data"'),
+        Response(200, ""),
+        Response(200, "{"),
+        pytest.param(Response(200, "[" * 100_000), id="deep"),
+        Response(204),
+        Response(302, headers={"Location": "/api/public/v1/jobs?followed=1"}),
+        Response(301, headers={"Location": "http://127.0.0.1:1/"}),
+        Response(404, "<html>nothing here</html>", kind="text/html"),
+        Response(404, {"message": "Object not found."}),
+        Response(405),
+        Response(400),
     ],
 )
-def test_what_is_no_airbyte_is_told_where_to_look(airbyte: CheckedSimulator, clock: Clock, answer: Answer) -> None:
+def test_what_is_no_airbyte_is_told_where_to_look(airbyte: CheckedSimulator, clock: Clock, answer: Response) -> None:
     airbyte.faults.append(always(answer))
     error = failure(client_of(airbyte).running_jobs)
     assert airbyte.url in str(error)
@@ -571,7 +572,7 @@ def test_what_is_no_airbyte_is_told_where_to_look(airbyte: CheckedSimulator, clo
 
 @pytest.mark.parametrize("body", [{"status": 500, "detail": "database is down"}, {"data": {}, "message": "sorry"}])
 def test_an_error_that_says_ok_is_told(airbyte: CheckedSimulator, body: dict[str, object]) -> None:
-    airbyte.faults.append(lambda request: Answer(200, body))
+    airbyte.faults.append(lambda request: Response(200, body))
     client = client_of(airbyte)
     words = str(body.get("detail") or body.get("message"))
     for ask in (client.running_jobs, client.connections, lambda: client.job(1), lambda: client.start_sync(ANY)):
@@ -580,12 +581,15 @@ def test_an_error_that_says_ok_is_told(airbyte: CheckedSimulator, body: dict[str
 
 @pytest.mark.parametrize("body", [{"detail": ["a", {"b": 1}]}, {"detail": {"x": "y" * 10_000}}, {"error": 5}])
 def test_words_of_any_shape_are_cut_short(airbyte: CheckedSimulator, body: dict[str, object]) -> None:
-    airbyte.faults.append(always(Answer(400, body)))
+    airbyte.faults.append(always(Response(400, body)))
     assert len(str(failure(client_of(airbyte).running_jobs))) < 500
 
 
-def page_of(airbyte: CheckedSimulator, *rows: object) -> module.Page:
-    airbyte.faults.append(always(Answer(200, {"data": [*rows]})))
+SMALL_PAGE = 5
+
+
+def page_of(airbyte: CheckedSimulator, *rows: object) -> Page:
+    airbyte.faults.append(always(Response(200, {"data": [*rows]})))
     return client_of(airbyte).changed_jobs(NOW, 0)
 
 
@@ -625,7 +629,7 @@ def test_times_are_sent_in_aware_utc(airbyte: CheckedSimulator, shop: str, zone:
     airbyte.store.end(airbyte.store.start(shop))
     page = client_of(airbyte).changed_jobs(now.astimezone(zone), 0)
     assert airbyte.requests[-1].query["updatedAtStart"] == ["2026-11-21T02:00:00Z"]
-    assert [job.ended for job in page.jobs] == [NOW]  # its second is part of what is asked for
+    assert [job.ended for job in page.jobs] == [NOW]  # its second is part of the requested range
 
 
 def test_the_order_the_limit_and_the_place_are_ours(airbyte: CheckedSimulator, shop: str) -> None:
@@ -662,7 +666,7 @@ def test_no_workspaces_are_all(airbyte: CheckedSimulator, shop: str) -> None:
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAGE", 5)
+    monkeypatch.setattr(module, "PAGE", SMALL_PAGE)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -686,17 +690,17 @@ def test_a_connection_that_is_deleted_meanwhile_hides_no_other(airbyte: CheckedS
 
 @pytest.mark.usefixtures("small_pages")
 def test_a_server_that_knows_no_offset_is_not_asked_for_ever(airbyte: CheckedSimulator) -> None:
-    rows = [{"connectionId": f"c{number}"} for number in range(module.PAGE - 1)]
-    airbyte.faults.append(always(Answer(200, {"data": rows, "next": "http://more"}), path="/connections"))
-    assert len(client_of(airbyte).connections()) == module.PAGE - 1
+    rows = [{"connectionId": f"c{number}"} for number in range(SMALL_PAGE - 1)]
+    airbyte.faults.append(always(Response(200, {"data": rows, "next": "http://more"}), path="/connections"))
+    assert len(client_of(airbyte).connections()) == SMALL_PAGE - 1
     assert len(airbyte.requests) == 2
 
 
 @pytest.mark.usefixtures("small_pages")
 def test_full_pages_that_ignore_the_offset_are_an_error_and_no_list(airbyte: CheckedSimulator) -> None:
     """Behind the first page may be connections that fill tables: without them their syncs would go unanswered."""
-    rows = [{"connectionId": f"c{number}"} for number in range(module.PAGE)]
-    airbyte.faults.append(always(Answer(200, {"data": rows, "next": "http://more"}), path="/connections"))
+    rows = [{"connectionId": f"c{number}"} for number in range(SMALL_PAGE)]
+    airbyte.faults.append(always(Response(200, {"data": rows, "next": "http://more"}), path="/connections"))
     with pytest.raises(AirbyteError, match="/connections ignores `offset`: it lists the same"):
         client_of(airbyte).connections()
     assert len(airbyte.requests) == 2
@@ -705,10 +709,10 @@ def test_full_pages_that_ignore_the_offset_are_an_error_and_no_list(airbyte: Che
 def test_a_server_of_smaller_pages_is_read_to_its_end(airbyte: CheckedSimulator) -> None:
     rows = [{"connectionId": f"c{number}"} for number in range(7)]
 
-    def two_at_most(request: Request) -> Answer:
+    def two_at_most(request: Request) -> Response:
         offset = int(request.query["offset"][0])
         page = rows[offset : offset + 2]
-        return Answer(200, {"data": page, "next": "http://more" if len(page) == 2 else ""})
+        return Response(200, {"data": page, "next": "http://more" if len(page) == 2 else ""})
 
     airbyte.faults.append(two_at_most)
     assert [connection.id for connection in client_of(airbyte).connections()] == [row["connectionId"] for row in rows]
@@ -716,7 +720,7 @@ def test_a_server_of_smaller_pages_is_read_to_its_end(airbyte: CheckedSimulator)
 
 def test_rows_that_are_no_connections_are_left_out(airbyte: CheckedSimulator) -> None:
     strange = [None, 5, {}, {"connectionId": ""}, {"connectionId": 5}, {"connectionId": "A", "tags": 5}]
-    airbyte.faults.append(lambda request: Answer(200, {"data": [*strange, {"connectionId": "a", "name": "again"}]}))
+    airbyte.faults.append(lambda request: Response(200, {"data": [*strange, {"connectionId": "a", "name": "again"}]}))
     assert [(c.id, c.name) for c in client_of(airbyte).connections()] == [("a", "")]
 
 
@@ -756,39 +760,39 @@ def test_no_answer_brings_a_secret_into_an_error(
     client = client_of(airbyte)
     client.running_jobs()
 
-    def echo(request: Request) -> Answer | None:
+    def echo(request: Request) -> Response | None:
         if request.path.endswith("/token"):
             return None
         words = "." * before + f"{request.headers['authorization']} {SECRET} {request.headers['authorization']}"
-        return Answer(status, {"detail": words, "data": words})
+        return Response(status, {"detail": words, "data": words})
 
     airbyte.faults.append(echo)
     for ask in (client.running_jobs, client.connections, lambda: client.job(1), lambda: client.start_sync(ANY)):
-        told = told_of(failure(ask))
+        text = told_of(failure(ask))
         for secret in forms_of(airbyte):
-            assert secret[:8] not in told
+            assert secret[:8] not in text
     assert not any(secret in repr(client) + str(client) + repr(client.server) for secret in forms_of(airbyte))
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 500])
 def test_no_refusal_of_a_token_brings_the_secret_into_an_error(airbyte: CheckedSimulator, status: int) -> None:
     use(airbyte, "client_credentials")
-    airbyte.faults.append(lambda request: Answer(status, {"detail": f"not {request.body.decode()}"}))
-    told = told_of(failure(client_of(airbyte).running_jobs))
-    assert SECRET not in told
-    assert "***" in told
+    airbyte.faults.append(lambda request: Response(status, {"detail": f"not {request.body.decode()}"}))
+    text = told_of(failure(client_of(airbyte).running_jobs))
+    assert SECRET not in text
+    assert "***" in text
 
 
 def test_no_kind_of_answer_brings_a_secret_into_an_error(airbyte: CheckedSimulator) -> None:
     use(airbyte, "bearer")
-    airbyte.faults.append(lambda request: Answer(200, "", kind=request.headers["authorization"]))
+    airbyte.faults.append(lambda request: Response(200, "", kind=request.headers["authorization"]))
     assert SECRET not in told_of(failure(client_of(airbyte).running_jobs))
 
 
 def test_a_token_is_sent_to_its_own_server_only(airbyte: CheckedSimulator, shop: str) -> None:
-    # `next` of the double points elsewhere, and so does this redirect: nobody would answer there.
+    # `next` of the double points elsewhere, and so does this redirect: there is no server at that address.
     use(airbyte, "client_credentials")
-    airbyte.faults.append(answers(Answer(307, headers={"Location": "http://127.0.0.1:1/"}), path="/token"))
+    airbyte.faults.append(answers(Response(307, headers={"Location": "http://127.0.0.1:1/"}), path="/token"))
     client = client_of(airbyte)
     assert "307" in str(failure(client.running_jobs))
     for _ in range(120):
@@ -804,10 +808,10 @@ def test_an_answer_that_is_too_large_to_be_airbytes_is_not_read_to_its_end(
     monkeypatch.setattr(transport, "MAX_RESPONSE_BYTES", 1 << 20)
     client = client_of(airbyte)
     ask = client.running_jobs if path == "/jobs" else client.connections
-    airbyte.faults.append(answers(Answer(200, '{"data": [], "next": "' + "x" * (1 << 19) + '"}'), path=path))
+    airbyte.faults.append(answers(Response(200, '{"data": [], "next": "' + "x" * (1 << 19) + '"}'), path=path))
     ask()
     airbyte.requests.clear()
-    airbyte.faults.append(always(Answer(200, '{"data": [], "next": "' + "x" * (8 << 20) + '"}'), path=path))
+    airbyte.faults.append(always(Response(200, '{"data": [], "next": "' + "x" * (8 << 20) + '"}'), path=path))
     error = failure(ask)
     assert f"{path} answered with more than 1 MiB" in str(error)
     assert "LAKEHOUSE_AIRBYTE_URL should be the base URL of the public API" in str(error)

@@ -18,7 +18,7 @@ TAGS = st.text("abcxyz-_0", min_size=3, max_size=3)
 
 
 def seen_of(jobs: list[tuple[int, str, bool, datetime]]) -> dict[JobEnd, datetime]:
-    """As the feed remembers them: where Airbyte gives no end, under the second that was asked for."""
+    """Jobs as the cursor remembers them: if Airbyte gives no end, by the second that was requested."""
     return {JobEnd(job_id, tag, until if dated else None): until for job_id, tag, dated, until in jobs}
 
 
@@ -60,7 +60,7 @@ def test_it_stays_short_at_any_load(jobs: int, seconds: int) -> None:
         assert len(text) <= MAX_LENGTH < 64 * 1024
         kept = Cursor.loads(text)
         assert kept.seen.items() <= seen.items()
-        # The newest are kept, or their second is done with; and what the pass has not come to is still asked for.
+        # The newest are kept, or their second is done with; and what the pass has not reached is still requested.
         assert len(kept.seen) > 1000 or kept.floor > max(seen.values())
         assert not kept.position or (kept.seen and kept.floor <= kept.position.since)
 

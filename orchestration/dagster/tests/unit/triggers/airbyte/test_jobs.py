@@ -1,4 +1,4 @@
-"""Rows of the list of jobs: whatever JSON comes is a job or is told to be none."""
+"""Rows of the list of jobs: every JSON value is a job or an error."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_any_json_is_a_job_or_told_to_be_none(value: object) -> None:
     try:
         job = parse_job(value)
     except InvalidJobError as error:
-        told = str(error)
-        assert len(told.splitlines()) == 1
-        assert len(told) < 100
+        message = str(error)
+        assert len(message.splitlines()) == 1
+        assert len(message) < 100
         return
     assert 0 <= job.id < 2**63
     assert job.connection == job.connection.lower() != ""

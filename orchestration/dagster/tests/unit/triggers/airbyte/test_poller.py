@@ -105,7 +105,7 @@ def parse_job(row: Row) -> Job:
     return Job(row.id, row.connection, "sync", row.status, ended=ended)
 
 
-#: What a job is told by: connection, id, status and end.
+#: What identifies an ended job: connection, id, status and end.
 End = tuple[str, int, str, datetime | None]
 
 
@@ -127,7 +127,7 @@ class Feed(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.airbyte = Airbyte()
-        self.told: Counter[End] = Counter()
+        self.reported: Counter[End] = Counter()
         self.history: set[End] = set()
         self.cursor = Cursor.starting(BEGIN).dumps()
 
@@ -192,14 +192,14 @@ class Feed(RuleBasedStateMachine):
         found = poll(self.airbyte.ask, Cursor.loads(self.cursor), overlap=OVERLAP, max_requests=requests, max_jobs=jobs)
         self.airbyte.between = []
         if not crashes:
-            self.told.update(end_of(job) for job in found.jobs)
+            self.reported.update(end_of(job) for job in found.jobs)
             self.cursor = found.cursor.dumps()
 
     @invariant()
     def nothing_is_told_twice_or_before_its_end(self) -> None:
-        assert not [end for end, times in self.told.items() if times > 1]
-        assert not [end for end in self.told if end[2] not in ("succeeded", "failed", "cancelled")]
-        assert not self.told.keys() & self.history
+        assert not [end for end, times in self.reported.items() if times > 1]
+        assert not [end for end in self.reported if end[2] not in ("succeeded", "failed", "cancelled")]
+        assert not self.reported.keys() & self.history
 
     def teardown(self) -> None:
         self.airbyte.now += OVERLAP
@@ -207,11 +207,11 @@ class Feed(RuleBasedStateMachine):
             finished = False
             while not finished:
                 found = poll(self.airbyte.ask, Cursor.loads(self.cursor), overlap=OVERLAP)
-                self.told.update(end_of(job) for job in found.jobs)
+                self.reported.update(end_of(job) for job in found.jobs)
                 self.cursor, finished = found.cursor.dumps(), found.finished
         # Those of a server that is gone, or that were tried again, may have been seen before.
-        assert self.airbyte.ends() - self.history <= self.told.keys()
-        assert {*self.told.values()} <= {1}
+        assert self.airbyte.ends() - self.history <= self.reported.keys()
+        assert {*self.reported.values()} <= {1}
 
 
 def test_rows_that_move_away_within_one_second_take_nothing_with_them() -> None:
@@ -238,16 +238,16 @@ def test_a_server_that_ignores_the_offset_is_one_error_and_loses_no_job(since_is
     def ask(since: datetime, _: int) -> Page:
         return airbyte.ask(BEGIN if since_is_ignored else since, 0)
 
-    told: list[int] = []
+    reported: list[int] = []
     cursor = Cursor.starting(BEGIN)
     for _ in range(3):
         found = poll(ask, cursor, overlap=OVERLAP)
         assert not found.finished
         assert found.requests < 10
         assert "ignores `offset`" in str(found.error)
-        told += [job.id for job in found.jobs]
+        reported += [job.id for job in found.jobs]
         cursor = Cursor.loads(found.cursor.dumps())
-    assert told == ended[:SMALL_PAGE]
+    assert reported == ended[:SMALL_PAGE]
     # The server is repaired: what it had hidden is still to come.
     found = poll(airbyte.ask, cursor, overlap=OVERLAP)
     assert (found.finished, found.error) == (True, None)
@@ -261,7 +261,7 @@ def small_pages():  # type: ignore[no-untyped-def]
         yield
 
 
-class TestFeed(Feed.TestCase):  # type: ignore[name-defined,misc]
+class TestFeed(Feed.TestCase):  # type: ignore[valid-type,misc]
     settings = settings(
         max_examples=HISTORIES, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from airbyte_api import api, errors
-from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request
+from lakehouse_analytics.devtools.airbyte_simulator import Request, Response
 from lakehouse_analytics.settings import repository_root
 from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteError, AirbyteServer
 from pydantic import SecretStr
@@ -26,7 +26,7 @@ SECRET = "s3cr3t-of-the-application"
 def client(airbyte: CheckedSimulator) -> Airbyte:
     """A client that needs a token."""
     airbyte.client = ("the-client-id", SECRET)
-    return Airbyte(AirbyteServer(airbyte.url, "client_credentials", *airbyte.client[:1], SecretStr(SECRET)))
+    return Airbyte(AirbyteServer(airbyte.url, "client_credentials", airbyte.client[0], SecretStr(SECRET)))
 
 
 def sent(airbyte: CheckedSimulator) -> list[str]:
@@ -40,12 +40,12 @@ def test_a_sync_is_started_and_cancelled_whatever_airbyte_calls_its_status(
 ) -> None:
     shop = airbyte.store.add_connection("Shop")
 
-    def a_newer_airbyte(request: Request) -> Answer | None:
+    def a_newer_airbyte(request: Request) -> Response | None:
         if request.path.endswith("/token"):
             return None
         answer = airbyte._route(request)
         assert isinstance(answer.body, dict)
-        return Answer(answer.status, {**answer.body, "status": status, "jobType": "vacuum"}, kind=kind)
+        return Response(answer.status, {**answer.body, "status": status, "jobType": "vacuum"}, kind=kind)
 
     airbyte.faults.append(a_newer_airbyte)
     job = client.start_sync(shop)
@@ -76,7 +76,7 @@ def test_an_address_that_is_wrong_is_named(url: str) -> None:
 
 
 def test_its_errors_are_the_clients(airbyte: CheckedSimulator, client: Airbyte) -> None:
-    airbyte.faults.append(lambda r: None if r.path.endswith("/token") else Answer(403, {"detail": f"not {SECRET}"}))
+    airbyte.faults.append(lambda r: None if r.path.endswith("/token") else Response(403, {"detail": f"not {SECRET}"}))
     with pytest.raises(AirbyteError, match="does not permit this request") as caught:
         client.sdk.jobs.get_job(request=api.GetJobRequest(job_id=1))
     assert SECRET not in str(caught.value)
@@ -86,9 +86,9 @@ def test_its_errors_are_the_clients(airbyte: CheckedSimulator, client: Airbyte) 
 def test_why_jobs_are_not_read_with_it(airbyte: CheckedSimulator, client: Airbyte) -> None:
     job = airbyte.store.start(airbyte.store.add_connection("Shop"))
 
-    def a_newer_airbyte(request: Request) -> Answer | None:
+    def a_newer_airbyte(request: Request) -> Response | None:
         answer = airbyte._route(request)
-        return Answer(200, {**answer.body, "status": "paused"}) if isinstance(answer.body, dict) else None
+        return Response(200, {**answer.body, "status": "paused"}) if isinstance(answer.body, dict) else None
 
     airbyte.faults.append(lambda request: None if request.path.endswith("/token") else a_newer_airbyte(request))
     with pytest.raises(errors.ResponseValidationError):

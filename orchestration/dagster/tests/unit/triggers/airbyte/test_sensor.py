@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.contract.models import SourceContract
 from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.dbt.nodes import Node
-from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request, Simulator
+from lakehouse_analytics.devtools.airbyte_simulator import Request, Response, Simulator
 from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers import event_log
@@ -55,7 +55,7 @@ def project() -> Manifest:
 
 
 class Clock:
-    """Airbyte's, and nobody else's: ours is an hour behind."""
+    """Airbyte's clock. Ours is an hour behind."""
 
     def __init__(self) -> None:
         self.ahead = timedelta(hours=1)
@@ -107,13 +107,13 @@ class World:
         ]
 
     def syncs(self, key: str) -> list[str]:
-        """Jobs of a source's materialisations, the oldest first."""
+        """Jobs of a source's materializations, the oldest first."""
         records = self.instance.fetch_materializations(dg.AssetKey(key.split("/")), limit=100).records
         found = [record.asset_materialization for record in reversed(records)]
         return [str(one.metadata["airbyte/sync_id"].value) for one in found if one]
 
     def versions(self, key: str) -> list[str]:
-        """Data versions of a source's materialisations, the oldest first."""
+        """Data versions of a source's materializations, the oldest first."""
         records = self.instance.fetch_materializations(dg.AssetKey(key.split("/")), limit=100).records
         found = [record.asset_materialization for record in reversed(records)]
         return [(one.tags or {})["dagster/data_version"] for one in found if one]
@@ -373,11 +373,11 @@ def test_a_job_that_becomes_visible_late_does_not_hide_rows_of_a_later_one(world
 def test_jobs_without_rows_cost_one_query_a_tick(world: World, monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
     world.sync(SHOP, rows=0, bytes=0)
     world.tick()
-    asked: list[int] = []
+    sizes: list[int] = []
     latest = world.instance.event_log_storage.get_latest_asset_check_execution_by_key
 
     def counted(keys: Sequence[dg.AssetCheckKey], *more: Any, **named: Any) -> Any:
-        asked.append(len(keys))
+        sizes.append(len(keys))
         return latest(keys, *more, **named)
 
     monkeypatch.setattr(world.instance.event_log_storage, "get_latest_asset_check_execution_by_key", counted)
@@ -391,7 +391,7 @@ def test_jobs_without_rows_cost_one_query_a_tick(world: World, monkeypatch: pyte
         world.sync(SHOP, status="failed", rows=0, bytes=0)
     result = world.evaluate()
     assert len(result.asset_events) == 2 * 2 * jobs
-    assert asked == [2]  # shop/orders and shop/items
+    assert sizes == [2]  # shop/orders and shop/items
 
 
 def test_a_history_is_read_once_a_tick_where_the_newest_evaluation_does_not_tell(
@@ -598,10 +598,11 @@ def test_another_server_with_the_same_connection_id_and_end_is_another_job(
         assert skipped(world.tick()) == "No Airbyte job has ended."
 
 
-def as_before(event: dg.AssetMaterialization | dg.AssetCheckEvaluation) -> Any:
+def as_before(event: dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation) -> Any:
     """The event as release 0.1 stored it: known by the job's id."""
     added = ("airbyte/identity", "airbyte/connection_id", "started")
     metadata = {name: value for name, value in event.metadata.items() if name not in added}
+    assert not isinstance(event, dg.AssetObservation)
     if isinstance(event, dg.AssetMaterialization):
         tags = {"dagster/data_version": str(event.metadata["airbyte/sync_id"].value)}
         return dg.AssetMaterialization(event.asset_key, description=event.description, metadata=metadata, tags=tags)
@@ -704,13 +705,13 @@ def test_the_events_of_a_burst_are_found_however_many_ticks_it_takes(
     for event in world.evaluate().asset_events:
         world.instance.report_runless_asset_event(event)
     monkeypatch.setattr(sync_sensor, "MAX_JOBS", 7)
-    told: list[int] = []
+    requested: list[int] = []
     while requests := (result := world.tick()).run_requests:
         assert result.asset_events == []
-        told += [
+        requested += [
             int(job) for r in requests for job in r.tags.get("airbyte/sync_ids", r.tags["airbyte/sync_id"]).split(",")
         ]
-    assert told == jobs
+    assert requested == jobs
 
 
 def test_a_cursor_set_to_a_time_replays_what_ended_since_in_runs_of_their_own(world: World) -> None:
@@ -811,10 +812,10 @@ def test_a_sync_that_runs_beyond_its_usual_time_fails_its_check_once_and_the_nex
         assert world.cursor
         world.cursor = world.cursor.replace(f'"asked_for_stalled":{_asked(world.cursor)}', '"asked_for_stalled":0')
         world.tick()
-        told = [said for said in world.history("shop/orders") if said["airbyte/status"] == "stalled"]
-        assert len(told) == stalled
-    assert told[0]["said"] == f"sync {stuck} has been running for 61 min, usually 20 min"
-    assert (told[0]["passed"], told[0]["severity"]) == (False, "ERROR")
+        found = [said for said in world.history("shop/orders") if said["airbyte/status"] == "stalled"]
+        assert len(found) == stalled
+    assert found[0]["said"] == f"sync {stuck} has been running for 61 min, usually 20 min"
+    assert (found[0]["passed"], found[0]["severity"]) == (False, "ERROR")
     world.store.end(stuck)
     world.tick()
     assert world.history("shop/orders")[-1]["passed"]
@@ -848,20 +849,20 @@ def _asked(cursor: str) -> int:
     return round(Cursor.loads(cursor).stalled_checked)
 
 
-def html(_: Request) -> Answer:
-    return Answer(200, "<html>login</html>", kind="text/html")
+def html(_: Request) -> Response:
+    return Response(200, "<html>login</html>", kind="text/html")
 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
         (html, "answered with text/html where JSON was expected: LAKEHOUSE_AIRBYTE_URL"),
-        (lambda _: Answer(200, {"message": "workspace not found"}), "without a list of jobs: workspace not found"),
-        (lambda _: Answer(200, {"status": "error", "data": None}), "without a list of jobs"),
-        (lambda _: Answer(503, "x", kind="text/plain"), "answered 503"),
-        (lambda _: Answer(401, {"detail": f"bad {SECRET}"}), "rejects the credentials"),
-        (lambda _: Answer(403, {}), "LAKEHOUSE_AIRBYTE_CLIENT_ID"),
-        (lambda _: Answer(200, hang_up=True), "cannot be reached"),
+        (lambda _: Response(200, {"message": "workspace not found"}), "without a list of jobs: workspace not found"),
+        (lambda _: Response(200, {"status": "error", "data": None}), "without a list of jobs"),
+        (lambda _: Response(503, "x", kind="text/plain"), "answered 503"),
+        (lambda _: Response(401, {"detail": f"bad {SECRET}"}), "rejects the credentials"),
+        (lambda _: Response(403, {}), "LAKEHOUSE_AIRBYTE_CLIENT_ID"),
+        (lambda _: Response(200, hang_up=True), "cannot be reached"),
     ],
 )
 def test_an_airbyte_that_does_not_answer_as_it_should_is_told_in_one_line_and_recovered_from(
@@ -892,7 +893,7 @@ def test_a_server_that_ignores_the_offset_is_named_and_what_it_lists_is_answered
     monkeypatch.setattr(
         Simulator,
         "_list_jobs",
-        lambda self, asked: listed(self, replace(asked, query={**asked.query, "offset": ["0"]})),
+        lambda self, request: listed(self, replace(request, query={**request.query, "offset": ["0"]})),
     )
     result = world.tick()
     assert answered(result) == [jobs[99]]
@@ -932,7 +933,7 @@ def test_a_clock_of_airbyte_that_is_set_back_loses_no_job(world: World) -> None:
 def test_connections_that_cannot_be_listed_cost_no_job(world: World) -> None:
     job = world.sync(SHOP)
     world.workspace.connections._fetched = -10_000.0
-    world.simulator.faults.append(lambda r: Answer(500, {}) if r.path.endswith("/connections") else None)
+    world.simulator.faults.append(lambda r: Response(500, {}) if r.path.endswith("/connections") else None)
     assert "connections answered 500" in skipped(world.tick())
     world.simulator.faults.clear()
     assert answered(world.tick()) == [job]

@@ -1,4 +1,4 @@
-"""What is known of the connections: asked for when it must be, and not more often."""
+"""The list of connections is requested when it is needed, and not more often."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Server:
 
     def __init__(self) -> None:
         self.there = [Connection(SHOP, "Shop", tags=("finance",)), Connection(CRM, "CRM")]
-        self.asked: list[float | None] = []
+        self.requests: list[float | None] = []
         self.down = False
         self.now = 50.0
 
     def connections(self, *, deadline: float | None = None) -> list[Connection]:
-        self.asked.append(deadline)
+        self.requests.append(deadline)
         if self.down:
             raise AirbyteError("down")
         return [*self.there]
@@ -39,10 +39,10 @@ def server() -> Server:
 
 def test_it_asks_once(server: Server) -> None:
     cache = server.cache(TABLE)
-    assert not server.asked  # to be made costs nothing
+    assert not server.requests  # creating the cache sends no request
     known = cache.snapshot(deadline=7.0)
     assert cache.snapshot({SHOP, CRM}) is known
-    assert server.asked == [7.0]
+    assert server.requests == [7.0]
     assert [table.table for table in known.mapping.tables_by_connection[SHOP]] == ["orders"]
     assert (known.name(SHOP), known.name(MISSING)) == ("Shop", MISSING)
 
@@ -52,14 +52,14 @@ def test_it_asks_again_when_it_is_old(server: Server) -> None:
     cache.snapshot()
     server.now += MAX_AGE
     cache.snapshot()
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     server.now += 1
     server.there.append(Connection(NEW, "New"))
     assert NEW in cache.snapshot().connections
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
     server.now += MAX_AGE
     cache.snapshot()
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_it_asks_once_for_one_that_is_new(server: Server) -> None:
@@ -68,19 +68,19 @@ def test_it_asks_once_for_one_that_is_new(server: Server) -> None:
     server.there.append(Connection(NEW, "New"))
     assert NEW in cache.snapshot({SHOP, NEW}).connections
     cache.snapshot({NEW})
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_it_does_not_ask_again_for_one_that_is_not_there(server: Server) -> None:
     cache = server.cache()
     for _ in range(3):
         assert MISSING not in cache.snapshot({MISSING}).connections
-    assert len(server.asked) == 1  # the first answer was fresh
+    assert len(server.requests) == 1  # the first answer was fresh
     for _ in range(3):
         cache.snapshot({NEW})
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
     cache.snapshot({MISSING, NEW, SHOP})
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_it_asks_again_for_one_that_was_not_there_when_all_is_old(server: Server) -> None:
@@ -89,7 +89,7 @@ def test_it_asks_again_for_one_that_was_not_there_when_all_is_old(server: Server
     server.now += MAX_AGE + 1
     server.there.append(Connection(MISSING, "Found"))
     assert cache.snapshot({MISSING}).name(MISSING) == "Found"
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_what_could_not_be_asked_is_asked_the_next_time(server: Server) -> None:
@@ -106,7 +106,7 @@ def test_what_could_not_be_asked_is_asked_the_next_time(server: Server) -> None:
     assert cache.snapshot({SHOP}) is known  # what it knows it still knows
     server.now += MAX_AGE + 1
     with pytest.raises(AirbyteError):
-        cache.snapshot()  # old is not told as new
+        cache.snapshot()  # the old list is not passed off as new
     server.down = False
     assert cache.snapshot() is not known
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
-from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request, Simulator
+from lakehouse_analytics.devtools.airbyte_simulator import Request, Response, Simulator
 from lakehouse_analytics.devtools.simulated_airbyte import Store
 from lakehouse_analytics.settings import Settings
 from lakehouse_analytics.triggers.airbyte import http
@@ -61,7 +61,7 @@ def run(workspace: AirbyteWorkspace, connection: str) -> tuple[bool, str]:
 
 
 def end_when_asked(simulator: Simulator) -> None:
-    """A job ends when somebody asks after it."""
+    """A job ends when its status is requested."""
 
     def end(request: Request) -> None:
         number = request.path.rpartition("/")[2]
@@ -102,26 +102,26 @@ def test_a_sync_that_runs_already_is_waited_for_and_none_is_started(
 
 def test_one_who_was_faster_is_joined(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
     """Between the question whether one runs and the start of ours."""
-    asked: list[int] = []
+    started: list[int] = []
 
-    def someone_else(request: Request) -> Answer | None:
-        if request.method == "POST" and not asked:
-            asked.append(simulator.store.start(SHOP))
+    def someone_else(request: Request) -> Response | None:
+        if request.method == "POST" and not started:
+            started.append(simulator.store.start(SHOP))
         return None
 
     simulator.faults.append(someone_else)
     end_when_asked(simulator)
     success, said = run(workspace, "Shop")
     assert success, said
-    assert f"Attached to job {asked[0]}" in said
+    assert f"Attached to job {started[0]}" in said
     assert len(simulator.store.jobs) == 1
 
 
 def test_a_start_whose_answer_is_lost_starts_no_second_sync(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
-    def lost(request: Request) -> Answer | None:
+    def lost(request: Request) -> Response | None:
         if request.method == "POST" and not simulator.store.jobs:
             simulator.store.start(SHOP)
-            return Answer(200, hang_up=True)
+            return Response(200, hang_up=True)
         return None
 
     simulator.faults.append(lost)
@@ -149,7 +149,7 @@ def test_an_unknown_connection_is_told_with_the_nearest(workspace: AirbyteWorksp
 
 def test_an_airbyte_that_goes_away_for_a_while_is_waited_for(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
     job = simulator.store.start(SHOP)
-    gone = iter([Answer(502, {})] * 10)
+    gone = iter([Response(502, {})] * 10)
     simulator.faults.append(lambda r: next(gone, None) if r.path.endswith(f"/jobs/{job}") else None)
     end_when_asked(simulator)
     success, said = run(workspace, "Shop")
@@ -176,7 +176,7 @@ def test_an_interrupted_run_cancels_what_it_started_and_nothing_else(
     assert simulator.store.jobs[1].status == ("cancelled" if ours else "running")
 
 
-# --- The checks, asked again
+# --- Evaluating the checks again
 
 
 def evaluate(workspace: AirbyteWorkspace) -> dict[str, dg.AssetCheckEvaluation]:
@@ -222,6 +222,6 @@ def test_maintenance_knows_of_a_running_sync_by_id_and_by_name(
 
 
 def test_maintenance_stays_away_when_nobody_answers_or_knows(simulator: Simulator, workspace: AirbyteWorkspace) -> None:
-    assert "no connection with the id or name 'Nobody'" in (workspace.running("Nobody") or "")
-    simulator.faults.append(lambda _: Answer(500, {}))
+    assert "no connection with the id or name 'Unknown'" in (workspace.running("Unknown") or "")
+    simulator.faults.append(lambda _: Response(500, {}))
     assert "is unknown whether" in (workspace.running("Shop") or "")

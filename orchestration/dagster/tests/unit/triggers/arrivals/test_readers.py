@@ -19,6 +19,7 @@ from windowed import windowed
 
 FILES = {"files": "s3://landing/{date}_*.csv", "begin": "2026-01-01", "split_by": "market"}
 TABLE = {"database": "shop"}
+PRICES = dg.AssetKey(["landing", "prices"])
 
 
 @pytest.fixture
@@ -158,3 +159,54 @@ def test_models_by_date_and_value_are_built_for_exactly_the_loaded_dates_with_th
         ({"bronze/both"}, "2026-01-05|FR", "2026-01-06|FR"),
         ({"bronze/both"}, "2026-01-06|IT", "2026-01-06|IT"),
     ]
+
+
+def gated(severity: str) -> Graph:
+    m = Manifest()
+    rows = {"min": 1, "severity": severity}
+    prices = m.source("landing", "prices", lakehouse={"arrives": FILES, "rows": rows})
+    windowed(m, "stg_prices", prices, grain="daily", begin="2026-01-01", lakehouse={"layer": "bronze"})
+    return m.graph()
+
+
+def evaluate(instance: dg.DagsterInstance, passed: bool) -> None:
+    check = dg.AssetCheckEvaluation(asset_key=PRICES, check_name="row_count", passed=passed)
+    instance.report_runless_asset_event(check)
+
+
+def test_a_failed_row_count_closes_the_gate_until_it_passes(instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(instance, gated("error"))
+    sensor.load("landing/prices", "2026-01-01|IT")
+    evaluate(instance, False)
+    assert sensor.tick() == []
+    sensor.load("landing/prices", "2026-01-02|IT")
+    assert sensor.tick() == []
+    evaluate(instance, True)
+    assert sensor.tick() == [({"bronze/stg_prices"}, "2026-01-01", "2026-01-02")]
+    assert sensor.tick() == []
+
+
+def test_a_warning_does_not(instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(instance, gated("warn"))
+    sensor.load("landing/prices", "2026-01-01|IT")
+    evaluate(instance, False)
+    assert sensor.tick() == [({"bronze/stg_prices"}, "2026-01-01", "2026-01-01")]
+
+
+def test_the_gate_waits_for_the_check_of_a_load_that_runs(instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(instance, gated("error"))
+    ticks = []
+
+    @dg.op(out={})
+    def load(context):  # type: ignore[no-untyped-def]
+        context.log_event(dg.AssetMaterialization(PRICES, partition="2026-01-01|IT"))
+        ticks.append(sensor.tick())
+        context.log_event(dg.AssetCheckEvaluation(asset_key=PRICES, check_name="row_count", passed=True))
+        ticks.append(sensor.tick())
+
+    @dg.job
+    def loading() -> None:
+        load()
+
+    assert loading.execute_in_process(instance=instance).success
+    assert ticks == [[], [({"bronze/stg_prices"}, "2026-01-01", "2026-01-01")]]

@@ -1,4 +1,4 @@
-"""Somebody pastes a file into the wrong field: no message is filled with it, wherever the value was written."""
+"""If a whole file is pasted into the wrong field, no message quotes all of it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 from airbyte_api import AirbyteAPI, api, errors, models
-from lakehouse_analytics.devtools.airbyte_simulator import Answer, Request, Simulator
+from lakehouse_analytics.devtools.airbyte_simulator import Request, Response, Simulator
 from lakehouse_analytics.triggers.airbyte.client import Airbyte, AirbyteServer
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def sdk(airbyte: Simulator) -> AirbyteAPI:
     return AirbyteAPI(server_url=airbyte.url, security=models.Security(client_credentials=log_in))
 
 
-def told(airbyte: Simulator, path: str) -> list[object]:
+def entries(airbyte: Simulator, path: str) -> list[object]:
     return list(requests.get(f"{airbyte.url}{path}", timeout=10).json()["data"])
 
 
@@ -67,8 +67,10 @@ def test_why_it_is_not_used_one_unknown_status_costs_it_the_whole_page(airbyte: 
     airbyte.store.end(airbyte.store.start(shop))
     newer = {"jobId": 2, "status": "paused", "jobType": "sync", "startTime": "2026-11-21T02:00Z", "connectionId": shop}
 
-    def a_newer_airbyte(request: Request) -> Answer | None:
-        return Answer(200, {"data": [*map(_told_job, airbyte.store.jobs), newer]}) if "/jobs" in request.path else None
+    def a_newer_airbyte(request: Request) -> Response | None:
+        return (
+            Response(200, {"data": [*map(_told_job, airbyte.store.jobs), newer]}) if "/jobs" in request.path else None
+        )
 
     def _told_job(job: int) -> dict[str, object]:
         return {**newer, "jobId": job, "status": airbyte.store.jobs[job].status}
@@ -85,7 +87,7 @@ def test_why_it_is_not_used_one_unknown_status_costs_it_the_whole_page(airbyte: 
 
 def test_the_official_document_is_there(official: Official | None) -> None:
     if official is None:
-        pytest.skip("no official document: requests and answers are not held against it")
+        pytest.skip("no official document: requests and responses are not validated")
 
 
 def wrong_query(airbyte: CheckedSimulator) -> None:
@@ -110,12 +112,12 @@ def wrong_body(airbyte: CheckedSimulator) -> None:
 
 def wrong_answer(airbyte: CheckedSimulator) -> None:
     airbyte.store.start(airbyte.store.add_connection("Shop"), kind="vacuum")
-    told(airbyte, "/jobs")
+    entries(airbyte, "/jobs")
 
 
 def incomplete_answer(airbyte: CheckedSimulator) -> None:
     airbyte.store.add_connection("Shop", tags=[{"name": "without an id"}])
-    told(airbyte, "/connections")
+    entries(airbyte, "/connections")
 
 
 @pytest.mark.parametrize(
@@ -136,9 +138,9 @@ def test_what_becomes_visible_late_is_seen_as_it_was_until_then(airbyte: Checked
     now = NOW
     airbyte.store.clock = lambda: now
     airbyte.store.end(airbyte.store.start(airbyte.store.add_connection("Shop")), late=timedelta(seconds=5))
-    before = told(airbyte, "/jobs")
+    before = entries(airbyte, "/jobs")
     now += timedelta(seconds=5)
-    after = told(airbyte, "/jobs")
+    after = entries(airbyte, "/jobs")
     assert [[row["status"] for row in rows] for rows in (before, after)] == [["running"], ["succeeded"]]  # type: ignore[index]
     assert after[0]["lastUpdatedAt"] == "2026-11-21T02:00Z"  # type: ignore[index]
 

@@ -188,7 +188,7 @@ def test_a_signal_leaves_no_half_sync_and_no_connector(lake: Lake, number: signa
         process.send_signal(number)
         assert process.wait(30) != 0
     if number == signal.SIGKILL:
-        # Nobody is left to end the worker; the connector itself fails at its next line.
+        # No process is left that could end the worker. The connector itself fails at its next line.
         _wait_until_gone(connector)
         os.kill(worker, signal.SIGKILL)
     else:

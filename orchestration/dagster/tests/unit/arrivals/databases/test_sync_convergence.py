@@ -27,12 +27,12 @@ deletes = st.tuples(st.just("delete"), ids)
 late = st.tuples(st.just("late"), st.integers(101, 102), st.integers(1, LAG))
 waits = st.tuples(st.just("wait"), st.integers(1, 8))
 kills = st.one_of(st.none(), st.none(), st.sampled_from(["before the commit", "after the commit"]), st.floats(0, 0.3))
-#: A sync to ClickHouse, which is started in its process, takes longer.
+#: A sync to ClickHouse, which is started in its process, or to Iceberg takes longer.
 late_kills = st.one_of(kills, st.floats(0.3, 1.5))
 syncs = st.tuples(st.just("sync"), kills)
 histories = st.lists(st.one_of(puts, puts, deletes, late, waits, syncs, syncs), min_size=4, max_size=25)
 late_syncs = st.tuples(st.just("sync"), late_kills)
-to_clickhouse = st.lists(st.one_of(puts, puts, deletes, late, waits, late_syncs, late_syncs), min_size=4, max_size=12)
+slow_histories = st.lists(st.one_of(puts, puts, deletes, late, waits, late_syncs, late_syncs), min_size=4, max_size=12)
 
 
 class History:
@@ -116,12 +116,18 @@ class History:
         self.session.close()
 
 
-def converge(database: SourceDatabase, deletes: str, history: list[Any], *, clickhouse: bool = False) -> None:
+def sync_to(storage: str, database: SourceDatabase, folder: Path) -> Sync:
+    """A sync into a storage."""
+    sync = Sync(database, folder, clickhouse=storage == "clickhouse")
+    return sync.in_iceberg() if storage == "iceberg" else sync
+
+
+def converge(database: SourceDatabase, deletes: str, history: list[Any], *, to: str = "duckdb") -> None:
     """Run a history and a last sync, and compare."""
     database.ask("drop table if exists t")
     database.ask(f"create table t (id int primary key, value int, updated_at {database.time}, deleted int)")
     with tempfile.TemporaryDirectory() as folder:
-        run_ = History(database, Sync(database, Path(folder), clickhouse=clickhouse), CONTRACT | {"deletes": deletes})
+        run_ = History(database, sync_to(to, database, Path(folder)), CONTRACT | {"deletes": deletes})
         steps: dict[str, Callable[..., None]] = {
             "put": run_.put,
             "delete": run_.delete,
@@ -171,21 +177,26 @@ def test_histories_of_mariadb(mariadb_database: SourceDatabase, deletes: str, hi
 
 
 @random_histories
-@given(policies, to_clickhouse)
-def test_histories_of_postgresql_to_clickhouse(
+@given(policies, slow_histories)
+def test_histories_of_postgresql_slow_histories(
     postgres_database: SourceDatabase, deletes: str, history: list[Any]
 ) -> None:
-    converge(postgres_database, deletes, history, clickhouse=True)
+    converge(postgres_database, deletes, history, to="clickhouse")
 
 
-@pytest.mark.parametrize("clickhouse", [False, True])
-@pytest.mark.parametrize("kill", ["before the commit", "after the commit"])
-def test_a_sync_that_is_killed_beside_its_commit(
-    source: SourceDatabase, tmp_path: Path, kill: str, clickhouse: bool
+@settings(random_histories, max_examples=max(1, EXAMPLES // 3))
+@given(policies, slow_histories)
+def test_histories_of_postgresql_to_iceberg(
+    postgres_database: SourceDatabase, deletes: str, history: list[Any]
 ) -> None:
+    converge(postgres_database, deletes, history, to="iceberg")
+
+
+def kill_beside_the_commit(sync: Sync, kill: str) -> None:
+    """Sync, change the source, and kill the next sync."""
+    source = sync.source
     source.ask(f"create table t (id int primary key, value int, updated_at {source.time})")
     source.ask("insert into t values (1, 1, '2026-01-01'), (2, 1, '2026-01-01')")
-    sync = Sync(source, tmp_path, clickhouse=clickhouse)
     contract = CONTRACT | {"deletes": "reconcile"}
     sync(**contract)
     source.ask("delete from t where id = 1")
@@ -195,3 +206,17 @@ def test_a_sync_that_is_killed_beside_its_commit(
     assert sync.rows("id, value") == expected
     assert not run(sync, contract, None)
     assert sync.rows("id, value") == [(2, 2)]
+
+
+@pytest.mark.parametrize("source", ["PostgreSQL"], indirect=True)
+@pytest.mark.parametrize("kill", ["before the commit", "after the commit"])
+def test_a_sync_to_iceberg_that_is_killed_beside_its_commit(source: SourceDatabase, tmp_path: Path, kill: str) -> None:
+    kill_beside_the_commit(sync_to("iceberg", source, tmp_path), kill)
+
+
+@pytest.mark.parametrize("storage", ["duckdb", "clickhouse"])
+@pytest.mark.parametrize("kill", ["before the commit", "after the commit"])
+def test_a_sync_that_is_killed_beside_its_commit(
+    source: SourceDatabase, tmp_path: Path, kill: str, storage: str
+) -> None:
+    kill_beside_the_commit(sync_to(storage, source, tmp_path), kill)

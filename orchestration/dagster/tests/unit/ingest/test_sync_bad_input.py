@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +218,12 @@ def test_a_database_that_is_no_file_is_refused_before_anything_is_read(duckdb_la
 
     lake = duckdb_lake
     lake.data.mkdir(exist_ok=True)
-    {
+    make: dict[str, Callable[[], None]] = {
         "fifo": lambda: os.mkfifo(lake.database),
         "folder": lake.database.mkdir,
         "link": lambda: lake.database.symlink_to("gone/lakehouse.duckdb"),
-    }[kind]()
+    }
+    make[kind]()
     with pytest.raises(IngestError, match=r"LAKEHOUSE_DUCKDB_PATH=.*: it is "):
         lake.run()
     assert not lake.lines
@@ -232,7 +234,7 @@ def test_a_disk_that_is_full_when_a_file_is_closed_is_one_error(tmp_path: Path) 
     staging = Staging(tmp_path, [(None, "users")], lambda _line: None)
     record = {"type": "RECORD", "record": {"stream": "users", "data": {"id": 1}, "emitted_at": 1}}
     with pytest.raises(IngestError, match="No space left on device"):
-        staging.consume((message, b"{}") for message in [record])  # type: ignore[arg-type]
+        staging.consume((message, b"{}") for message in [record])
 
 
 def test_a_disk_that_is_full_anywhere_else_is_one_error(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

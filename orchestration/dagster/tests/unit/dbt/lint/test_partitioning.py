@@ -58,7 +58,11 @@ def test_what_windows_would_spoil_is_refused_by_file_and_model(config: dict[str,
 
 def test_a_microbatch_that_is_rebuilt_each_time_is_refused_beside_windows_only() -> None:
     m = Manifest()
-    rebuilt = {"materialized": "incremental", "incremental_strategy": "microbatch", "full_refresh": True}
+    rebuilt: dict[str, Any] = {
+        "materialized": "incremental",
+        "incremental_strategy": "microbatch",
+        "full_refresh": True,
+    }
     m.model("all_of_it", folder="silver", event_time="t", begin="2026-01-01", **rebuilt)
     m.graph()
     windowed(m, "days", grain="daily")

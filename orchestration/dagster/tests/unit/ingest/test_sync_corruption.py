@@ -12,7 +12,7 @@ import pytest
 from lakehouse_analytics.ingest import IngestError
 
 from .conftest import ID, Lake
-from .test_ingest_bad_input import GOOD
+from .test_sync_bad_input import GOOD
 
 STATE = "raw._airbyte_state"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -42,7 +43,10 @@ def test_data_and_state_agree(
     with TemporaryDirectory(dir=root) as data:
         lake = KINDS[kind](root, Path(data))
         lake.config["streams"] = [{"name": name, "sync_mode": "incremental_append"} for name in STREAMS]
-        scenario = {"schemas": dict.fromkeys(STREAMS, ID), "total": dict(zip(STREAMS, totals, strict=True))}
+        scenario: dict[str, Any] = {
+            "schemas": dict.fromkeys(STREAMS, ID),
+            "total": dict(zip(STREAMS, totals, strict=True)),
+        }
         succeeded = False
         for order, crash_at, crash in runs:
             lake.scenario(**scenario, order=order, crash_at=crash_at, crash=crash)

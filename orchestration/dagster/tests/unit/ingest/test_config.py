@@ -19,7 +19,7 @@ from .conftest import ID, Lake
         ({"schema_name": "raw"}, "unknown key 'schema_name'; did you mean 'schema'?"),
         ({"path": "x"}, "unknown key 'path'"),
         ({"streams": [{"name": "users", "sync": "x"}]}, "unknown key 'streams.0.sync'; did you mean 'sync_mode'?"),
-        ({"streams": [{"name": "users", "sync_mode": "append"}]}, "key 'streams.0.sync_mode': Input should be"),
+        ({"streams": [{"name": "users", "sync_mode": "append"}]}, "key 'streams.0.sync_mode': input should be"),
         ({"streams": [{"name": "user"}]}, "the connector has no stream 'user'; did you mean 'users'?"),
         ({"streams": [{"name": "_Airbyte_State"}]}, "table '_Airbyte_State' is where syncs store their state; give"),
         ({"streams": [{"name": "users"}, {"name": "x", "table": "USERS"}]}, "two streams have table 'USERS'"),

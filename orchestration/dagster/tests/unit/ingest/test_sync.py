@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from lakehouse_analytics.ingest import IngestError
@@ -15,7 +16,7 @@ LAKES = KINDS
 COMPLETE = {"status": ["users", "COMPLETE"]}
 
 
-def rows(*ids: int, cursor: int) -> list[dict]:
+def rows(*ids: int, cursor: int) -> list[dict[str, Any]]:
     return [*({"record": ["users", {"id": i}]} for i in ids), {"state": ["users", cursor]}, COMPLETE]
 
 
@@ -70,7 +71,7 @@ def test_a_sync_that_says_nothing_keeps_the_state(lake: Lake) -> None:
         ),
     ],
 )
-def test_what_is_read_differently_is_read_anew(lake: Lake, change: dict, reason: str) -> None:
+def test_what_is_read_differently_is_read_anew(lake: Lake, change: dict[str, Any], reason: str) -> None:
     lake.scenario(schemas={"users": ID}, steps=rows(1, 2, cursor=2))
     lake.run()
     seen = lake.root / "state-seen.json"
@@ -195,7 +196,7 @@ def test_nothing_is_left_beside_the_database(duckdb_lake: Lake) -> None:
 def test_a_legacy_state_that_one_stream_loses_is_lost_by_all(lake: Lake) -> None:
     state = {"type": "LEGACY", "data": {"a": 1, "b": 1}}
     lake.config["streams"] = [{"name": "a"}, {"name": "b"}]
-    sent = [{"record": [name, {"id": 1}]} for name in "ab"] + [{"type": "STATE", "state": state}]
+    sent: list[dict[str, Any]] = [{"record": [name, {"id": 1}]} for name in "ab"] + [{"type": "STATE", "state": state}]
     sent += [{"status": [name, "COMPLETE"]} for name in "ab"]
     lake.scenario(schemas={"a": ID, "b": ID}, steps=sent)
     lake.run()
@@ -221,8 +222,8 @@ def test_fields_equal_but_for_case_keep_their_values_in_whatever_order_they_are_
     sync(order, 2)
     columns = [row[0] for row in lake.query("SELECT column_name FROM duckdb_columns() WHERE table_name = 'users'")][4:]
     for column in columns:
-        held = {str(value).split()[0] for value in lake.column(f'SELECT "{column}" FROM raw.users') if value}
-        assert len(held) <= 1, column
+        stamps = {str(value).split()[0] for value in lake.column(f'SELECT "{column}" FROM raw.users') if value}
+        assert len(stamps) <= 1, column
 
 
 def test_a_field_that_changes_its_case_and_its_type_is_a_refresh(lake: Lake) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.specs import table_spec
 from lakehouse_analytics.checks.evaluations import Evaluations
@@ -61,9 +62,11 @@ class Daemon:
                     yield from evaluations.events([evaluation])
 
         self.failing = ""
-        self.definitions = dg.Definitions(assets=[build, *external_assets(graph)])
+        self.assets: list[dg.AssetsDefinition | dg.AssetSpec] = [build, *external_assets(graph)]
+        self.definitions = dg.Definitions(assets=self.assets)
         self.partitioned = {"/".join(table.key) for table in tables if not table.is_whole}
-        self.instance, self.cursor, self.now = instance, None, NOW
+        self.instance, self.now = instance, NOW
+        self.cursor: AssetDaemonCursor | None = None
 
     def tick(self) -> set[str]:
         """Assets that are requested."""
@@ -84,7 +87,7 @@ class Daemon:
         self.failing = failing
         for partition in partitions if key in self.partitioned else (None,):
             done = dg.materialize(
-                [*self.definitions.assets],
+                self.assets,
                 selection=[key],
                 instance=self.instance,
                 partition_key=partition,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
@@ -36,7 +37,7 @@ SECRET = "s3cret"
 
 
 class Hook(HTTPServer):
-    """A webhook's endpoint: keeps what it was sent, answers as told."""
+    """A webhook's endpoint: keeps what it was sent, answers as logged."""
 
     status = 200
 
@@ -75,7 +76,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hook]:
 
 
 class Mailbox:
-    """Takes mail, but for one receiver nobody knows."""
+    """Accepts mail, except for one unknown recipient."""
 
     def __init__(self) -> None:
         self.received: list[tuple[str, list[str], EmailMessage]] = []
@@ -98,7 +99,8 @@ class Mailbox:
 class MailServer:
     def __init__(self, controller: Controller, mailbox: Mailbox) -> None:
         self.received = mailbox.received
-        self.port = controller.server.sockets[0].getsockname()[1] if controller.server else 0
+        assert isinstance(controller.server, asyncio.Server)
+        self.port = controller.server.sockets[0].getsockname()[1]
 
     def notifier(self, *to: str, **more: Any) -> SmtpNotifier:
         return SmtpNotifier(
@@ -134,8 +136,8 @@ def refused(notifier: Any, alert: Alert = ALERT) -> NotifyError:
     return caught.value
 
 
-def told(error: BaseException | None) -> str:
-    """Everything that a log shows of an exception: itself and what it does not suppress."""
+def logged(error: BaseException | None) -> str:
+    """Return what a log shows of an exception: its text, and that of the exceptions which it does not suppress."""
     text = ""
     while error is not None:
         text += f"{error} {error!r} "
@@ -183,7 +185,7 @@ def test_slack_saying_no_is_an_error_without_the_webhook(hook: Hook, status: int
     hook.status = status
     error = refused(SlackNotifier(hook.url))
     assert str(error) == f"Slack: HTTP {status}; check LAKEHOUSE_SLACK_WEBHOOK_URL"
-    assert SECRET not in told(error)
+    assert SECRET not in logged(error)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_slack_saying_no_is_an_error_without_the_webhook(hook: Hook, status: int
 def test_an_unreachable_or_nonsensical_webhook_is_an_error_without_the_webhook(url: str) -> None:
     error = refused(SlackNotifier(url.format(port=free_port(), secret=SECRET)))
     assert "LAKEHOUSE_SLACK_WEBHOOK_URL" in str(error)
-    assert SECRET not in told(error)
+    assert SECRET not in logged(error)
 
 
 def test_a_mail_holds_title_link_and_reason(mail: MailServer) -> None:
@@ -216,7 +218,7 @@ def test_a_refused_log_in_is_an_error_without_the_password(mail: MailServer, pas
     error = refused(mail.notifier(user="lake", password=password))
     assert f"SMTP 127.0.0.1:{mail.port}: " in str(error)
     assert "LAKEHOUSE_SMTP_*" in str(error)
-    assert SECRET not in told(error)
+    assert SECRET not in logged(error)
     assert mail.received == []
 
 
@@ -230,7 +232,7 @@ def test_a_server_nobody_listens_on_is_an_error() -> None:
     port = free_port()
     error = refused(SmtpNotifier("127.0.0.1", port, "a@example.com", ("b@example.com",), password=SECRET))
     assert str(error) == f"SMTP 127.0.0.1:{port}: ConnectionRefusedError; check LAKEHOUSE_SMTP_*"
-    assert SECRET not in told(error)
+    assert SECRET not in logged(error)
 
 
 def test_nothing_is_sent_in_the_clear_where_encryption_is_asked_for(mail: MailServer) -> None:

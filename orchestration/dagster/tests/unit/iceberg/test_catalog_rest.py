@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
             error = {"message": f"not authorized: {self.headers['Authorization']}", "type": "NotAuthorizedException"}
             return self._answer(401, {"error": error | {"code": 401}})
         self.server.delegations.add(self.headers["X-Iceberg-Access-Delegation"])
-        answers = {
+        answers: dict[str, dict[str, Any]] = {
             "/v1/config": {"defaults": {}, "overrides": {}},
             "/v1/namespaces": {"namespaces": [["silver"]]},
             "/v1/namespaces/silver": {"namespace": ["silver"], "properties": {"location": self.server.location}},
