@@ -69,7 +69,7 @@ def ready(settings: Settings) -> bool:
     """Whether it answers."""
     try:
         with build_opener(ProxyHandler({})).open(f"{url(settings)}/v1/config", timeout=5) as answer:
-            return answer.status == 200
+            return bool(answer.status == 200)
     except (OSError, HTTPException):
         return False
 
