@@ -17,7 +17,7 @@ def main() -> int:
     actions.add_parser("down", help="stop everything; the data stays")
     actions.add_parser("status", help="what runs, and where")
     for action in ("start", "stop", "kill"):
-        help_of_part = f"{', '.join(commands.FIXED)}, or a worker such as trino-2"
+        help_of_part = f"{', '.join([*commands.FIXED, *commands.OPTIONAL])}, or a worker such as trino-2"
         actions.add_parser(action, help=f"{action} one part").add_argument("part", help=help_of_part)
     arguments = parser.parse_args()
     os.umask(0o077)

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping
 
-from stack import postgres, s3, trino_config
+from stack import nessie, postgres, s3, trino_config
 from stack.layout import Layout
 from stack.settings import HOST, Settings
 
@@ -11,6 +11,7 @@ from stack.settings import HOST, Settings
 def variables(layout: Layout, settings: Settings) -> dict[str, str]:
     """Variables of the code location and of pyiceberg, which reads its own."""
     iceberg = f"PYICEBERG_CATALOG__{trino_config.CATALOG.upper()}__"
+    rest = f"PYICEBERG_CATALOG__{trino_config.REST_CATALOG.upper()}__"
     return {
         "LAKEHOUSE_STACK_DIR": str(layout.state),
         "LAKEHOUSE_STACK_POSTGRES_URL": postgres.url(settings, postgres.DAGSTER_DATABASE),
@@ -26,13 +27,23 @@ def variables(layout: Layout, settings: Settings) -> dict[str, str]:
         f"{iceberg}TYPE": "sql",
         f"{iceberg}URI": postgres.url(settings, postgres.CATALOG_DATABASE, "+psycopg2"),
         f"{iceberg}WAREHOUSE": s3.warehouse(trino_config.CATALOG),
-        f"{iceberg}S3__ENDPOINT": f"http://{HOST}:{settings.s3_port}",
-        f"{iceberg}S3__REGION": s3.REGION,
-        f"{iceberg}S3__ACCESS_KEY_ID": settings.s3_access_key,
-        f"{iceberg}S3__SECRET_ACCESS_KEY": settings.s3_secret_key,
-        f"{iceberg}S3__FORCE_VIRTUAL_ADDRESSING": "false",
+        **_storage(settings, iceberg),
+        f"{rest}TYPE": "rest",
+        f"{rest}URI": nessie.url(settings),
+        f"{rest}WAREHOUSE": nessie.WAREHOUSE,
+        **_storage(settings, rest),
         # Newer AWS clients send checksums in a way that rclone and Garage do not take (pyarrow's does).
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    }
+
+
+def _storage(settings: Settings, catalog: str) -> dict[str, str]:
+    return {
+        f"{catalog}S3__ENDPOINT": f"http://{HOST}:{settings.s3_port}",
+        f"{catalog}S3__REGION": s3.REGION,
+        f"{catalog}S3__ACCESS_KEY_ID": settings.s3_access_key,
+        f"{catalog}S3__SECRET_ACCESS_KEY": settings.s3_secret_key,
+        f"{catalog}S3__FORCE_VIRTUAL_ADDRESSING": "false",
     }
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from stack import client_env, download, postgres, s3, trino
+from stack import client_env, download, nessie, postgres, s3, trino
 from stack import settings as remembered
 from stack.errors import StackError
 from stack.files import locked, private_folder, write_private
@@ -45,10 +45,12 @@ class Part:
 
 # What every stack has, in the order of starting.
 FIXED: Mapping[str, Program] = {"postgres": postgres, "s3": s3, "trino": trino}
+# What starts only by its name.
+OPTIONAL: Mapping[str, Program] = {"rest": nessie}
 
 
 def parts(settings: Settings) -> dict[str, Part]:
-    """All parts of a stack, its Trino workers included, in the order of starting."""
+    """All parts that `up` starts, the Trino workers included, in the order of starting."""
     ports = {name: settings.port(name) for name in remembered.PORTS}
     return {
         "postgres": Part(postgres, {"postgres": ports["postgres"]}, 60),
@@ -56,6 +58,11 @@ def parts(settings: Settings) -> dict[str, Part]:
         "trino": Part(trino, {name: ports[name] for name in ("trino_http", "trino_https")}, 300),
         **{name: Part(trino.Worker(name, port), {name: port}, 300) for name, port in settings.workers.items()},
     }
+
+
+def optional_parts(settings: Settings) -> dict[str, Part]:
+    """The parts that `up` does not start."""
+    return {name: Part(program, {name: settings.port(name)}, 120) for name, program in OPTIONAL.items()}
 
 
 def up(layout: Layout) -> None:
@@ -97,7 +104,8 @@ def down(layout: Layout) -> None:
         return
     with locked(layout.lock, WAITING):
         known = remembered.load(layout.settings)
-        for name in [*_surplus(layout, known), *reversed(_names(known))]:
+        optional = [name for name in OPTIONAL if _server(layout, name).pid() is not None]
+        for name in [*optional, *_surplus(layout, known), *reversed(_names(known))]:
             step(name, partial(_end, layout, name, "stop"))
 
 
@@ -105,17 +113,18 @@ def status(layout: Layout) -> int:
     """Say what runs; the exit status is 0 when everything answers."""
     known = remembered.load(layout.settings)
     answers = 0
-    for name in _names(known):
+    running = [name for name in OPTIONAL if _server(layout, name).pid() is not None]
+    for name in [*_names(known), *running]:
         pid = _server(layout, name).pid()
         if known is None or pid is None:
             say(f"{name:<9} stopped")
             continue
-        part = parts(known)[name]
+        part = (parts(known) | optional_parts(known))[name]
         ready = part.program.ready(known)
         answers += ready
         ports = ", ".join(map(str, part.ports.values()))
         say(f"{name:<9} {'answers' if ready else 'does not answer'}, pid {pid}, port {ports}")
-    if answers < len(_names(known)):
+    if answers < len(_names(known)) + len(running):
         return 1
     _tell(layout)
     return 0
@@ -126,8 +135,8 @@ def one(layout: Layout, action: str, name: str) -> None:
     known = remembered.load(layout.settings)
     if known is None:
         raise StackError(f"there is no stack in {layout.state}: `make stack-up` makes one")
-    if name not in parts(known):
-        raise StackError(f"{name} is not a part of this stack: expected one of {', '.join(parts(known))}")
+    if name not in (names := [*parts(known), *OPTIONAL]):
+        raise StackError(f"{name} is not a part of this stack: expected one of {', '.join(names)}")
     with locked(layout.lock, WAITING):
         if action == "start":
             step(name, partial(_start, layout, known, name))
@@ -141,7 +150,7 @@ def _download(folder: Path) -> str:
 
 
 def _start(layout: Layout, settings: Settings, name: str) -> str:
-    part, server = parts(settings)[name], _server(layout, name)
+    part, server = (parts(settings) | optional_parts(settings))[name], _server(layout, name)
     state = "runs already"
     if server.pid() is None:
         for port, number in part.ports.items():
@@ -156,7 +165,8 @@ def _start(layout: Layout, settings: Settings, name: str) -> str:
 
 def _end(layout: Layout, name: str, action: str) -> str:
     server = _server(layout, name)
-    layout.checked.unlink(missing_ok=True)
+    if name not in OPTIONAL:
+        layout.checked.unlink(missing_ok=True)
     if action == "stop":
         return "stopped" if server.stop() else "was not running"
     return "killed" if server.kill() else "was not running"
@@ -179,7 +189,7 @@ def _demand_usable(layout: Layout, known: Settings | None) -> None:
         return
     requested = remembered.requested_ports(os.environ)
     moved = [name for name, port in requested.items() if known.port(name) != port]
-    if moved and any(_server(layout, name).pid() for name in _names(known)):
+    if moved and any(_server(layout, name).pid() for name in [*_names(known), *OPTIONAL]):
         named = ", ".join(f"{remembered.variable(name)}={requested[name]}" for name in moved)
         raise StackError(f"parts run on other ports than {named} asks for: `make stack-down` first")
 
@@ -211,7 +221,8 @@ def _all_answer(layout: Layout, settings: Settings) -> bool:
 
 
 def _server(layout: Layout, name: str) -> Server:
-    return FIXED[name].server(layout) if name in FIXED else trino.Worker(name, 0).server(layout)
+    programs = {**FIXED, **OPTIONAL}
+    return programs[name].server(layout) if name in programs else trino.Worker(name, 0).server(layout)
 
 
 def _tell(layout: Layout) -> None:

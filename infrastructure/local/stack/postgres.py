@@ -22,6 +22,7 @@ from stack.settings import HOST, Settings
 USER = "lakehouse"
 CATALOG_DATABASE = "iceberg"
 DAGSTER_DATABASE = "dagster"
+NESSIE_DATABASE = "nessie"
 
 # As Iceberg's JdbcCatalog (schema version V1) and pyiceberg's SqlCatalog both make them.
 CATALOG_TABLES = """
@@ -93,7 +94,7 @@ def prepare(settings: Settings) -> None:
     connection = psycopg2.connect(url(settings, "postgres"))
     connection.autocommit = True  # `create database` refuses a transaction
     with connection.cursor() as cursor:
-        for database in (CATALOG_DATABASE, DAGSTER_DATABASE):
+        for database in (CATALOG_DATABASE, DAGSTER_DATABASE, NESSIE_DATABASE):
             cursor.execute("select 1 from pg_database where datname = %s", [database])
             if cursor.fetchone() is None:
                 cursor.execute(sql.SQL("create database {}").format(sql.Identifier(database)))

@@ -13,7 +13,7 @@ from stack.errors import StackError
 from stack.files import write_private
 
 HOST = "127.0.0.1"
-PORTS = {"postgres": 15432, "s3": 19000, "trino_http": 18080, "trino_https": 18443}
+PORTS = {"postgres": 15432, "s3": 19000, "trino_http": 18080, "trino_https": 18443, "rest": 19120}
 WORKERS = "LAKEHOUSE_STACK_WORKERS"
 MOST_WORKERS = 4  # each is a Java process with a heap of its own
 WORKER_PORT = 18090
@@ -32,6 +32,8 @@ class Settings:
     s3_secret_key: str
     trino_password: str
     trino_shared_secret: str
+    #: The port of the REST catalog, which is optional.
+    rest_port: int = PORTS["rest"]
     #: Ports of the Trino workers beside the coordinator, which works too.
     worker_ports: tuple[int, ...] = ()
 
@@ -124,6 +126,7 @@ def _new(requested: Mapping[str, int]) -> Settings:
         s3_port=ports["s3"],
         trino_http_port=ports["trino_http"],
         trino_https_port=ports["trino_https"],
+        rest_port=ports["rest"],
         postgres_password=secrets.token_urlsafe(24),
         s3_access_key=secrets.token_hex(10),
         s3_secret_key=secrets.token_urlsafe(30),

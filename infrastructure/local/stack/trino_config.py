@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from stack import postgres, s3
+from stack import nessie, postgres, s3
 from stack.errors import StackError
 from stack.layout import Layout
 from stack.settings import HOST, Settings
@@ -13,6 +13,8 @@ USER = "lakehouse"
 CATALOG = "lakehouse"
 # Where tests write, so that they never touch what a person built in `lakehouse`: one for each that runs at once.
 TEST_CATALOGS = ("test1", "test2", "test3", "test4")
+# In the REST catalog, which is an optional part: Trino asks it when a query names this catalog.
+REST_CATALOG = "rest"
 HEAP = "LAKEHOUSE_STACK_TRINO_HEAP"
 
 JVM = (
@@ -59,6 +61,7 @@ def files(layout: Layout, settings: Settings, home: Path) -> dict[str, str]:
             {"password-authenticator.name": "file", "file.password-file": str(layout.etc / "password.db")}
         ),
         **{f"catalog/{name}.properties": _lines(catalog(settings, name)) for name in (CATALOG, *TEST_CATALOGS)},
+        f"catalog/{REST_CATALOG}.properties": _lines(rest_catalog(settings)),
         "catalog/tpch.properties": _lines({"connector.name": "tpch"}),
     }
 
@@ -127,6 +130,24 @@ def catalog(settings: Settings, name: str) -> dict[str, str]:
         # PostgreSQL's words for "I was restarted": without them the first statements after it fail on old connections.
         "iceberg.jdbc-catalog.retryable-status-codes": "57P01,57P02,57P03",
         "iceberg.jdbc-catalog.default-warehouse-dir": s3.warehouse(name),
+        **_storage(settings),
+    }
+
+
+def rest_catalog(settings: Settings) -> dict[str, str]:
+    """The properties of the catalog in Nessie."""
+    return {
+        "connector.name": "iceberg",
+        "iceberg.catalog.type": "rest",
+        "iceberg.rest-catalog.uri": nessie.url(settings),
+        "iceberg.rest-catalog.warehouse": nessie.WAREHOUSE,
+        "iceberg.rest-catalog.view-endpoints-enabled": "true",
+        **_storage(settings),
+    }
+
+
+def _storage(settings: Settings) -> dict[str, str]:
+    return {
         # Trino's minimum is 7 days. Maintenance has a minimum of its own, and tests need to see deletions.
         "iceberg.expire-snapshots.min-retention": "0s",
         "iceberg.remove-orphan-files.min-retention": "0s",

@@ -196,16 +196,20 @@ class Maintenance:
 
     def drop_branches(self, catalog: str) -> None:
         """Drop the branches of runs that have died, and those that have expired."""
-        from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog, has_branches
+        from lakehouse_analytics.branches.opening import has_branches, open_branches
 
         try:
             found = has_branches(catalog)
-            dropped = remove_dead_branches(SqlBranchCatalog(catalog)) if found else []
+            branches = open_branches(catalog) if found else None
+            dropped = remove_dead_branches(branches) if branches else []
+            replaced = branches.delete_replaced() if branches else 0
         except (BranchError, CatalogError) as error:
             self._fail("branches", str(error))
             return
         for branch in dropped:
             self.context.log.info(f"Dropped the branch {branch}.")
+        if replaced:
+            self.context.log.info(f"Deleted {counted(replaced, 'file')} that publications had replaced.")
 
     def _may_be_read(self, table: MaintainedTable) -> bool:
         if self.relations.get(table.relation) == "table":

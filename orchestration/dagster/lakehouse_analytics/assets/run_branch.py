@@ -28,7 +28,7 @@ from lakehouse_analytics.iceberg.catalog import CatalogError
 from lakehouse_analytics.keys import BRANCH, asset_key
 
 if TYPE_CHECKING:
-    from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
+    from lakehouse_analytics.branches.catalog import BranchCatalog
     from lakehouse_analytics.settings import Settings
 
 #: Statements that delete files which an older snapshot, or another table at the same location, needs.
@@ -99,7 +99,7 @@ class RunBranch:
         return self
 
     def _open(self) -> None:
-        from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
+        from lakehouse_analytics.branches.opening import open_branches
 
         catalogs = {relation_of(table.node).catalog for table in self._tables}
         if len(catalogs) > 1:
@@ -108,7 +108,7 @@ class RunBranch:
             )
         [self._trino_catalog] = catalogs
         refuse_harmful_hooks(self._tables)
-        self._catalog = SqlBranchCatalog(self._catalog_name)
+        self._catalog = open_branches(self._catalog_name)
         # As long as this process lives, so that others know whether the branch is still needed.
         self._stack.enter_context(self._catalog.in_use(self.name))
         for table in self._tables:
@@ -205,12 +205,12 @@ class StandingBranch:
         Raises:
             dg.Failure: There is no such branch, or it cannot be read.
         """
-        from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
+        from lakehouse_analytics.branches.opening import open_branches
 
         try:
             refuse_harmful_hooks(self._graph.tables.values())
             refuse_functions(self._graph)
-            self._opened = SqlBranchCatalog(self._catalog)
+            self._opened = open_branches(self._catalog)
             self._stack.enter_context(self._opened.in_use(self.name, shared=True))
             self._opened.extend(self.name, copies_of(self._graph.tables.values()))
         except BaseException as error:
@@ -239,7 +239,7 @@ class StandingBranch:
         self._stack.close()
 
 
-def remove_dead_branches(catalog: SqlBranchCatalog, *, own: str = "") -> list[str]:
+def remove_dead_branches(catalog: BranchCatalog, *, own: str = "") -> list[str]:
     """Drop the branches of runs that have died, and those that have expired, unless they are in use.
 
     Args:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 from lakehouse_analytics.common.names import some
 from lakehouse_analytics.common.text import brief
 
 #: Seconds after which readers with time travel may rely on a publication being visible in all tables.
 SETTLED = 10.0
+#: Characters with which a run can be abbreviated, as in Dagster's UI.
+ABBREVIATED = 8
 #: Between the schema and the branch in the name of a branch's schema.
 SEPARATOR = "__"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,47}")
@@ -121,6 +124,114 @@ class Publication:
     def run(self) -> str:
         """The id of the run."""
         return self.name.split("/")[0]
+
+
+class BranchCatalog(Protocol):
+    """The branches and publications of one Iceberg catalog. See `branches.opening` for the types of catalogs."""
+
+    def create(
+        self,
+        branch: str,
+        tables: Mapping[Name, bool],
+        *,
+        kind: Literal["run", "branch"] = "branch",
+        expires: datetime | None = None,
+    ) -> None:
+        """Create a branch.
+
+        Args:
+            branch: A name of lower-case letters, digits and underscores.
+            tables: The tables that the branch may change. True copies the table as it is; False starts without it,
+                because it will be created from scratch.
+            kind: The kind of the branch.
+            expires: The time after which the branch may be dropped.
+
+        Raises:
+            BranchError: A branch of that name exists, or the catalog or a table cannot have branches.
+        """
+
+    def extend(self, branch: str, tables: Mapping[Name, bool]) -> None:
+        """Add tables to a branch, such as new models. Tables that it has already stay as they are.
+
+        Args:
+            branch: The branch.
+            tables: See `create`.
+
+        Raises:
+            BranchError: There is no such branch.
+        """
+
+    def built(self, branch: str) -> Sequence[Name]:
+        """Return the tables that a branch has, as named outside of it.
+
+        Raises:
+            BranchError: There is no such branch.
+        """
+
+    def record_results(self, branch: str, passed: Collection[Name], failed: Collection[Name]) -> None:
+        """Record which tables of a branch a run has built and which have passed their gates."""
+
+    def failed(self, branch: str) -> Sequence[Name]:
+        """Return the tables of a branch that failed, or were not built, in the last run that should have built them."""
+
+    def publish(self, branch: str, tables: Collection[Name], publication: str) -> Published:
+        """Replace tables with those of the branch, all of them or none.
+
+        Args:
+            branch: The branch.
+            tables: The tables to publish, as named outside of the branch.
+            publication: The id of the run, under which `rollback` finds what was replaced.
+
+        Raises:
+            ConflictError: A table has changed since the branch was created.
+            BranchError: The branch has no such table.
+        """
+
+    def publications(self, run: str) -> Sequence[Publication]:
+        """Return the publications of a run, the oldest first.
+
+        Args:
+            run: The id of the run, or at least its first 8 characters.
+
+        Raises:
+            BranchError: Several runs begin so.
+        """
+
+    def rollback(self, run: str) -> Published:
+        """Restore the tables as they were before the publications of a run.
+
+        Raises:
+            BranchError: The run has published nothing, it was rolled back already, or a table has changed since.
+        """
+
+    def drop(self, branch: str) -> int:
+        """Drop a branch and the files that only it has. Return the number of deleted files.
+
+        Raises:
+            BranchError: Files cannot be deleted yet. `delete_dropped` repeats it.
+        """
+
+    def delete_dropped(self) -> int:
+        """Delete the files of dropped branches, also those that a killed process has left. Return their number."""
+
+    def delete_replaced(self) -> int:
+        """Delete files that publications have replaced long ago, if maintenance of the tables does not find them.
+
+        Returns:
+            The number of deleted files.
+        """
+
+    def branches(self) -> Sequence[Branch]:
+        """Return all branches, the oldest first."""
+
+    def in_use(self, branch: str, *, shared: bool = False) -> AbstractContextManager[None]:
+        """Mark a branch as being used for as long as the block runs, or this process lives.
+
+        Several blocks may share a branch. Dropping and publishing it, and the branch of a run, are exclusive.
+
+        Raises:
+            BranchBusyError: Another process is using the branch.
+        """
 
 
 def check_name(branch: str) -> None:

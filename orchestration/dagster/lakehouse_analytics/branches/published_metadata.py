@@ -6,6 +6,7 @@ its view specification (https://iceberg.apache.org/view-spec/).
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import uuid
@@ -54,7 +55,7 @@ def published_table(io: FileIO, location: str, metadata: Mapping[str, Any], know
         ],
         "metadata-log": [*metadata.get("metadata-log", ()), log],
     }
-    return _write(io, changed, location)
+    return write_next(io, changed, location)
 
 
 def published_view(io: FileIO, location: str, schemas: Mapping[str, str]) -> str:
@@ -65,19 +66,29 @@ def published_view(io: FileIO, location: str, schemas: Mapping[str, str]) -> str
         location: The metadata of the branch.
         schemas: The schema to write instead of each schema of the branch.
     """
-    view = read_json(io, location)
+    return write_next(io, renamed_view(read_json(io, location), schemas), location)
+
+
+def renamed_view(view: Mapping[str, Any], schemas: Mapping[str, str]) -> dict[str, Any]:
+    """Return a view's metadata with other names of schemas in its SQL.
+
+    Args:
+        view: The metadata.
+        schemas: The schema to write instead of each schema.
+    """
     names = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in sorted(schemas, key=len, reverse=True)))
-    for version in view.get("versions", ()):
+    renamed: dict[str, Any] = copy.deepcopy(dict(view))
+    for version in renamed.get("versions", ()):
         for representation in version.get("representations", ()):
             if "sql" in representation:
                 representation["sql"] = names.sub(lambda found: schemas[found[0]], representation["sql"])
         if "default-namespace" in version:
             version["default-namespace"] = [schemas.get(name, name) for name in version["default-namespace"]]
-    return _write(io, view, location)
+    return renamed
 
 
-def _write(io: FileIO, metadata: Mapping[str, Any], location: str) -> str:
-    """Write the next version of a metadata file, and return its location."""
+def write_next(io: FileIO, metadata: Mapping[str, Any], location: str) -> str:
+    """Write the next version of a metadata file beside it, and return its location."""
     found = _VERSION.match(location)
     version = int(found[1]) + 1 if found else 1
     written = f"{location.rsplit('/', 1)[0]}/{version:05}-{uuid.uuid4()}.metadata.json"

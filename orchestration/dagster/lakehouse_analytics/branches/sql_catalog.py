@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from lakehouse_analytics.branches.catalog import Branch, BranchError, Name, branch_schema, check_name
 from lakehouse_analytics.branches.files import THREADS, delete, exclusive_files, in_stages, location_of
@@ -13,7 +13,6 @@ from lakehouse_analytics.branches.sql_publications import SqlPublications
 from lakehouse_analytics.branches.sql_session import Base, CatalogSession
 from lakehouse_analytics.branches.sql_tables import create_tables, has_tables
 from lakehouse_analytics.common.names import FEW, some
-from lakehouse_analytics.iceberg.catalog import catalog_type, open_catalog
 from lakehouse_analytics.iceberg.metadata_file import read_json
 
 #: Iceberg's property with which a commit deletes the oldest metadata files of its log.
@@ -236,6 +235,10 @@ class SqlBranchCatalog(SqlPublications):
             raise BranchError(f"The files of {len(problems)} dropped tables cannot be deleted yet: {first}")
         return deleted
 
+    def delete_replaced(self) -> int:
+        """Return 0: replaced files are in the table's own folder, where maintenance of the table finds them."""
+        return 0
+
     def _delete(self, session: CatalogSession, location: str, base: str | None, *, is_view: bool) -> int:
         io = self.io(location)
         if not io.new_input(location).exists():
@@ -258,15 +261,3 @@ class SqlBranchCatalog(SqlPublications):
                 "group by 1, 2, 3, 4 order by 3, 1"
             )
         return [Branch(*row) for row in rows]
-
-
-def has_branches(catalog: str) -> bool:
-    """Return whether a catalog is one that can have branches, and had some. Only a SQL catalog is opened.
-
-    Raises:
-        CatalogError: The catalog cannot be opened.
-    """
-    if catalog_type(catalog) != "sql":
-        return False
-    opened: Any = open_catalog(catalog)
-    return has_tables(opened.engine)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from lakehouse_analytics.branches.catalog import (
+    ABBREVIATED,
     BranchError,
     ConflictError,
     Name,
@@ -27,8 +28,6 @@ from lakehouse_analytics.iceberg.metadata_file import read_json
 
 #: How long the files of a table are kept that a rollback has removed.
 KEPT_AFTER_ROLLBACK = timedelta(days=7)
-#: Characters with which a run can be abbreviated, as in Dagster's UI.
-ABBREVIATED = 8
 
 
 class SqlPublications(CatalogDatabase):

@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from lakehouse_analytics.branches.catalog import BranchError, Name
+from lakehouse_analytics.branches.catalog import BranchCatalog, BranchError, Name
 from lakehouse_analytics.branches.names import branch_name, copies_of
-from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
+from lakehouse_analytics.branches.opening import open_branches
 from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.settings import Settings
 
 
-def opened(settings: Settings) -> SqlBranchCatalog:
+def opened(settings: Settings) -> BranchCatalog:
     """Return the catalog that has the branches.
 
     Raises:
@@ -27,7 +27,7 @@ def opened(settings: Settings) -> SqlBranchCatalog:
         )
     if not settings.iceberg_catalog:
         raise BranchError("LAKEHOUSE_ICEBERG_CATALOG is not set, and branches need it: see docs/safe-changes.md.")
-    return SqlBranchCatalog(settings.iceberg_catalog)
+    return open_branches(settings.iceberg_catalog)
 
 
 def create(settings: Settings, name: str, *, days: int, replace: bool = False) -> str:
@@ -116,7 +116,7 @@ def drop(settings: Settings, name: str, *, if_exists: bool = False) -> str:
     return f"Dropped the branch {branch} and {counted(files, 'file')} that only it had."
 
 
-def _exists(catalog: SqlBranchCatalog, branch: str) -> bool:
+def _exists(catalog: BranchCatalog, branch: str) -> bool:
     return branch in {existing.name for existing in catalog.branches()}
 
 

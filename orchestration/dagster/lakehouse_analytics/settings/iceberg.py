@@ -28,8 +28,8 @@ class IcebergSettings(BaseModel):
     publish: Literal["table", "run"] = Field(
         "table",
         description="When readers see what a run has built: each `table` when it is built, or all tables of the `run` "
-        "at its end, if their gates passed. `run` needs Trino with a JDBC catalog in PostgreSQL, and "
-        "LAKEHOUSE_ICEBERG_CATALOG.",
+        "at its end, if their gates passed. `run` needs Trino with a JDBC catalog in PostgreSQL or "
+        "with Nessie, and LAKEHOUSE_ICEBERG_CATALOG.",
     )
     branch: str | None = Field(
         None,

@@ -20,7 +20,7 @@ from lakehouse_analytics.branches.catalog import SEPARATOR
 from lakehouse_analytics.contract.models import LAYERS
 from lakehouse_analytics.engines.duckdb.database import connect
 
-from .stack import stack_environment
+from .stack import stack_environment, start_part
 
 Row = tuple[Any, ...]
 
@@ -151,12 +151,27 @@ class Trino(Database):
                 self.ask(f'drop schema "{schema}" cascade')
 
     def _drop_branches(self) -> None:
-        from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
+        from lakehouse_analytics.branches.opening import open_branches
 
         with patch.dict(os.environ, self.environment):
-            branches = SqlBranchCatalog(self.catalog)
+            branches = open_branches(self.catalog)
             for branch in branches.branches():
                 branches.drop(branch.name)
+
+
+class Rest(Trino):
+    """The catalog in Nessie, emptied. One test uses it at a time."""
+
+    def __init__(self) -> None:
+        start_part("rest")
+        self.catalog = "rest"
+        self.environment = {
+            **stack_environment(),
+            "LAKEHOUSE_ENV": "trino",
+            "LAKEHOUSE_TRINO_CATALOG": self.catalog,
+            "LAKEHOUSE_ICEBERG_CATALOG": self.catalog,
+        }
+        self.wipe()
 
 
 class Postgres(Database):

@@ -34,6 +34,15 @@ def stack_environment() -> dict[str, str]:
     return dict(word.split("=", 1) for word in words)
 
 
+def start_part(name: str) -> None:
+    """Start an optional part of the stack that is up, unless it runs already."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("LAKEHOUSE_")}
+    tool = repository_root() / "infrastructure" / "local" / "stack.sh"
+    environment = {**clean, "LAKEHOUSE_STACK_DIR": str(STACK)}
+    done = subprocess.run([tool, "start", name], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @contextmanager
 def empty_database() -> Iterator[str]:
     """The address of a database of the stack's PostgreSQL that lives as long as the block."""

@@ -341,13 +341,13 @@ def test_without_maven_one_error_says_how_to_get_it(machine: Path) -> None:
 
 def test_an_archive_with_another_checksum_is_never_unpacked(machine: Path) -> None:
     maven = machine / "bin" / "mvn"
-    archive = machine / "cache" / "maven" / download.IN_REPOSITORY
+    archive = machine / "cache" / "maven" / download.TRINO.in_repository
     maven.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\nmkdir -p '{archive.parent}'\necho other > '{archive}'\n")
     maven.chmod(0o755)
-    own = machine / "home" / ".m2" / "repository" / download.IN_REPOSITORY
+    own = machine / "home" / ".m2" / "repository" / download.TRINO.in_repository
     own.parent.mkdir(parents=True)
     own.write_text("damaged too")
-    with pytest.raises(StackError, match=f"expected {download.SHA256}: thrown away"):
+    with pytest.raises(StackError, match=f"expected {download.TRINO.sha256}: thrown away"):
         download.trino(machine / "cache")
     assert [path.name for path in (machine / "cache").iterdir()] == ["trino.lock"]
     assert own.exists()  # the user's own repository is not ours to clean
@@ -362,9 +362,9 @@ def test_mavens_own_words_are_told(machine: Path) -> None:
 
 
 def test_files_that_plugins_share_survive_the_plugins_that_go(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = machine / "home" / ".m2" / "repository" / download.IN_REPOSITORY
+    archive = machine / "home" / ".m2" / "repository" / download.TRINO.in_repository
     archive.parent.mkdir(parents=True)
-    top = f"trino-server-{download.VERSION}"
+    top = f"trino-server-{download.TRINO.version}"
     with tarfile.open(archive, "w:gz") as packed:
         shared = tarfile.TarInfo(f"{top}/plugin/accumulo/shared.jar")
         shared.size = 6
@@ -373,7 +373,7 @@ def test_files_that_plugins_share_survive_the_plugins_that_go(machine: Path, mon
             link = tarfile.TarInfo(f"{top}/plugin/{plugin}/shared.jar")
             link.type, link.linkname = tarfile.LNKTYPE, shared.name
             packed.addfile(link)
-    monkeypatch.setattr(download, "SHA256", download._sha256(archive))
+    monkeypatch.setattr(download, "TRINO", replace(download.TRINO, sha256=download._sha256(archive)))
     (machine / "cache" / ".trino-interrupted").mkdir()
 
     home = download.trino(machine / "cache")
@@ -382,6 +382,33 @@ def test_files_that_plugins_share_survive_the_plugins_that_go(machine: Path, mon
     assert {path.read_bytes() for path in home.glob("plugin/*/shared.jar")} == {b"shared"}
     assert {path.name for path in (machine / "cache").iterdir()} == {home.name, "trino.lock"}
     assert download.trino(machine / "cache") == home
+
+
+def test_nessie_is_kept_in_the_cache_if_its_checksum_is_the_expected_one(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = machine / "home" / ".m2" / "repository" / download.NESSIE.in_repository
+    program.parent.mkdir(parents=True)
+    program.write_text("a program")
+    with pytest.raises(StackError, match=r"nessie-quarkus:0\.99\.0:jar:runner, 245 MB\) and `mvn` is not installed"):
+        download.nessie(machine / "cache")
+    monkeypatch.setattr(download, "NESSIE", replace(download.NESSIE, sha256=download._sha256(program)))
+    kept = download.nessie(machine / "cache")
+    assert kept.read_text() == "a program"
+    assert {path.name for path in (machine / "cache").iterdir()} == {kept.name, "nessie.lock"}
+
+
+def test_trino_and_pyiceberg_know_the_catalog_of_the_optional_part(tmp_path: Path) -> None:
+    known = settings._new({"rest": 19999})
+    properties = trino_config.rest_catalog(known)
+    address = properties["iceberg.rest-catalog.uri"]
+    assert address == "http://127.0.0.1:19999/iceberg/main"
+    assert client_env.variables(Layout(tmp_path), known)["PYICEBERG_CATALOG__REST__URI"] == address
+    old = {field.name: getattr(known, field.name) for field in fields(known) if field.name != "rest_port"}
+    (tmp_path / "settings.json").write_text(json.dumps(old))
+    of_older_stack = settings.load(tmp_path / "settings.json")
+    assert of_older_stack
+    assert of_older_stack.rest_port == settings.PORTS["rest"]
 
 
 def test_the_lock_of_a_killed_postgresql_that_nobody_buried_is_removed_and_no_other(tmp_path: Path) -> None:

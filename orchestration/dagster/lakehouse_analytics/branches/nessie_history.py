@@ -1,0 +1,139 @@
+"""What was published in a catalog of Nessie, as its commits say, and the rollback of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from lakehouse_analytics.branches.catalog import ABBREVIATED, BranchError, Name, Publication, Published
+from lakehouse_analytics.branches.nessie_api import NAMESPACE, ChangedError, Content, delete, put
+from lakehouse_analytics.branches.nessie_files import metadata_of
+from lakehouse_analytics.branches.nessie_tables import NessieTables
+from lakehouse_analytics.common.names import FEW, some
+
+#: The properties of commits that have published tables, or rolled a run back.
+PUBLICATION, ROLLBACK = "lakehouse.publication", "lakehouse.rollback"
+#: The property that has the name of the branch.
+BRANCH = "lakehouse.branch"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit that has published tables, or rolled back a publication."""
+
+    name: str
+    is_rollback: bool
+    branch: str
+    parent: str
+    time: datetime
+    tables: Mapping[Name, Content]
+
+
+class NessieHistory(NessieTables):
+    """Lists publications, and restores what was there before them, all tables in one commit."""
+
+    def publications(self, run: str) -> Sequence[Publication]:
+        """Return the publications of a run, the oldest first. See `BranchCatalog.publications`.
+
+        Raises:
+            BranchError: Several runs begin so.
+        """
+        found: dict[str, Publication] = {}
+        for commit in self._commits(run):
+            known = found.get(commit.name)
+            if commit.is_rollback:
+                found |= {
+                    name: Publication(name, of.published, of.rolled_back or commit.time, of.tables)
+                    for name, of in found.items()
+                    if of.run == commit.name
+                }
+            elif known and not known.rolled_back:
+                tables = sorted({*known.tables, *commit.tables})
+                found[commit.name] = Publication(commit.name, known.published, None, tables)
+            else:
+                found[commit.name] = Publication(commit.name, commit.time, None, sorted(commit.tables))
+        runs = sorted({publication.run for publication in found.values()})
+        if len(runs) > 1:
+            raise BranchError(f"{run} is the beginning of several runs: {some(runs, FEW)}. Give more of the id.")
+        return list(found.values())
+
+    def _commits(self, run: str) -> list[Commit]:
+        """Return the commits that have published or rolled back a run, the oldest first."""
+        return [
+            commit
+            for commit in self._all_commits()
+            if commit.name == run or (len(run) >= ABBREVIATED and commit.name.startswith(run))
+        ]
+
+    def _all_commits(self) -> list[Commit]:
+        """Return the commits that have published or rolled back anything, the oldest first."""
+        commits = []
+        for entry in self._nessie.log(f"'{PUBLICATION}' in commit.properties || '{ROLLBACK}' in commit.properties"):
+            meta = entry["commitMeta"]
+            properties = {key: values[0] for key, values in meta["allProperties"].items()}
+            name = properties.get(PUBLICATION) or properties[ROLLBACK]
+            tables = {
+                Name(*operation["key"]["elements"]): operation["content"]
+                for operation in entry["operations"]
+                if operation["type"] == "PUT" and operation["content"]["type"] != NAMESPACE
+            }
+            when, branch = datetime.fromisoformat(meta["commitTime"]), properties.get(BRANCH, "")
+            commits.append(Commit(name, ROLLBACK in properties, branch, entry["parentCommitHash"], when, tables))
+        return commits[::-1]
+
+    def rollback(self, run: str) -> Published:
+        """Restore the tables as they were before the publications of a run. See `BranchCatalog.rollback`.
+
+        Raises:
+            BranchError: The run has published nothing, it was rolled back already, or a table has changed since.
+        """
+        publications = self.publications(run)
+        if not publications:
+            raise BranchError(
+                f"The run {run} has published nothing. Give the id of a run, or its first {ABBREVIATED} characters."
+            )
+        run = publications[0].run
+        if done := [publication.rolled_back for publication in publications if publication.rolled_back]:
+            raise BranchError(f"The run {run} was rolled back already, at {done[0]:%Y-%m-%d %H:%M:%S %Z}.")
+        before, published = self._replaced(run)
+        at = self._nessie.current()
+        now = self._nessie.contents(before, at)
+        changed = [str(name) for name in before if metadata_of(now.get(name)) != metadata_of(published[name])]
+        if changed:
+            raise _changed(run, changed)
+        for name, content in before.items():
+            if content and not self._files.is_restorable(content):
+                raise BranchError(
+                    f"The run {run} cannot be rolled back: the snapshot of {name} before it has expired. "
+                    "Build the table again."
+                )
+        operations = [put(name, content) if content else delete(name) for name, content in before.items()]
+        try:
+            self._nessie.commit(operations, at, f"lakehouse: roll back {run}", properties={ROLLBACK: run})
+        except ChangedError:
+            raise _changed(run, [str(name) for name in before]) from None
+        return Published([*before])
+
+    def _replaced(self, run: str) -> tuple[dict[Name, Content | None], dict[Name, Content]]:
+        """Return the tables as they were before the publications of a run, and as it has published them."""
+        before: dict[Name, Content | None] = {}
+        published: dict[Name, Content] = {}
+        for commit in self._commits(run):
+            if commit.is_rollback:
+                before, published = {}, {}
+                continue
+            previous = self._nessie.contents(commit.tables, commit.parent)
+            for name, content in commit.tables.items():
+                # A retried step publishes again: what was there before its first attempt is what is restored.
+                if name not in published or metadata_of(previous.get(name)) != metadata_of(published[name]):
+                    before[name] = previous.get(name)
+                published[name] = content
+        return before, published
+
+
+def _changed(run: str, names: Sequence[str]) -> BranchError:
+    return BranchError(
+        f"The run {run} cannot be rolled back, because tables have been changed since: {some([*names], FEW)}. "
+        "Roll back the later runs first, or build the tables again."
+    )

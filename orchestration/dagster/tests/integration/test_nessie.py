@@ -1,0 +1,549 @@
+"""Branches and publications of a REST catalog: Nessie, which the local stack starts for these tests."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import requests
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lakehouse_analytics.assets.run_branch import remove_dead_branches
+from lakehouse_analytics.branches import nessie_leases, nessie_replaced
+from lakehouse_analytics.branches.catalog import BranchBusyError, BranchError, ConflictError, Name, RefusedError
+from lakehouse_analytics.branches.nessie_api import Nessie, delete, put
+from lakehouse_analytics.branches.nessie_catalog import NessieBranchCatalog
+from lakehouse_analytics.branches.opening import open_branches
+from lakehouse_analytics.iceberg.catalog import open_catalog
+
+from .conftest import Lakehouse
+from .databases import Rest, Trino
+from .stack import stack_environment, start_part
+from .test_publish import (  # noqa: F401  # the same on this catalog
+    LAYERS,
+    schemas,
+    test_a_code_location_on_a_branch_writes_nowhere_else,
+)
+
+pytestmark = pytest.mark.engine("trino")
+
+ORDERS, CUSTOMERS, NEW = Name("silver", "orders"), Name("silver", "customers"), Name("gold", "totals")
+#: More with LAKEHOUSE_TEST_KILLS.
+KILLS = int(os.environ.get("LAKEHOUSE_TEST_KILLS", "3"))
+PUBLICATIONS = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nessie() -> None:
+    start_part("rest")
+
+
+@pytest.fixture
+def database() -> Trino:
+    return Rest()
+
+
+@dataclass
+class Lake:
+    """A reference of Nessie with two tables, which no other test uses."""
+
+    catalog: Any
+    branches: NessieBranchCatalog
+    nessie: Nessie
+
+    def ids(self, name: Name) -> list[int]:
+        return sorted(self.catalog.load_table((name.schema, name.table)).scan().to_arrow()["id"].to_pylist())
+
+    def append(self, name: Name, *ids: int) -> None:
+        self.catalog.load_table((name.schema, name.table)).append(pa.table({"id": [*ids]}))
+
+    def create(self, name: Name, *ids: int) -> None:
+        table = self.catalog.create_table((name.schema, name.table), pa.schema([("id", pa.int64())]))
+        table.append(pa.table({"id": [*ids]}))
+
+    def location(self, name: Name) -> str:
+        return str(self.catalog.load_table((name.schema, name.table)).location())
+
+    def names(self) -> set[str]:
+        return {".".join(key) for key, _ in self.nessie.entries(self.nessie.current())}
+
+    def files(self, folder: str) -> set[str]:
+        from pyarrow.fs import FileSelector
+
+        path = folder.removeprefix("s3://")
+        system = self.catalog._load_file_io().fs_by_scheme("s3", path.partition("/")[0])
+        found = system.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
+        return {file.path for file in found if file.is_file}
+
+
+def new_lake(patch: pytest.MonkeyPatch) -> Lake:
+    environment = stack_environment()
+    reference = f"test_{uuid.uuid4().hex[:8]}"
+    of, checksums = "PYICEBERG_CATALOG__REST__", "AWS_REQUEST_CHECKSUM_CALCULATION"
+    patch.setenv(checksums, environment[checksums])
+    for name, value in environment.items():
+        if name.startswith(of):
+            patch.setenv(name, value)
+    Nessie("rest").create_reference(reference)
+    for name, value in environment.items():
+        if name.startswith(of):
+            patch.setenv(name.replace("__REST__", "__LAKE__"), value)
+    patch.setenv("PYICEBERG_CATALOG__LAKE__URI", environment[f"{of}URI"].rsplit("/", 1)[0] + f"/{reference}")
+    branches = open_branches("lake")
+    assert isinstance(branches, NessieBranchCatalog)
+    lake = Lake(open_catalog("lake"), branches, Nessie("lake"))
+    assert lake.nessie.reference == reference
+    lake.catalog.create_namespace("silver")
+    lake.create(ORDERS, 1, 2)
+    lake.create(CUSTOMERS, 1)
+    return lake
+
+
+@pytest.fixture
+def lake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    made = new_lake(monkeypatch)
+    yield made
+    made.nessie.delete_reference(made.nessie.reference, made.nessie.current())
+
+
+def test_tables_are_published_together(lake: Lake) -> None:
+    before = lake.nessie.current()
+    folder = lake.location(ORDERS)
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True, NEW: True})
+    files = lake.files(folder)
+    lake.append(ORDERS.on("b"), 3)
+    lake.append(ORDERS.on("b"), 4)
+    lake.create(NEW.on("b"), 7)
+    assert (lake.ids(ORDERS), lake.ids(ORDERS.on("b"))) == ([1, 2], [1, 2, 3, 4])
+    # Nessie's GC tool lists the folder of each table, and deletes what this table does not need.
+    assert lake.files(folder) == files
+    assert not lake.location(ORDERS.on("b")).startswith(folder)
+    published = lake.branches.publish("b", [ORDERS, CUSTOMERS, NEW], "run-1")
+    assert (published.tables, published.unchanged) == ([NEW, ORDERS], [CUSTOMERS])
+    assert (lake.ids(ORDERS), lake.ids(NEW)) == ([1, 2, 3, 4], [7])
+    assert lake.location(ORDERS) == folder
+    lake.append(ORDERS, 5)
+    assert lake.branches.drop("b") == 1  # the metadata of the copy of customers
+    assert lake.names() == {"silver", "silver.orders", "silver.customers", "gold", "gold.totals"}
+    assert (lake.ids(ORDERS), lake.ids(CUSTOMERS), lake.ids(NEW)) == ([1, 2, 3, 4, 5], [1], [7])
+    old = lake.nessie.contents([ORDERS], before)[ORDERS]
+    assert lake.branches._files.is_restorable(old)
+
+
+def test_a_changed_table_refuses_the_whole(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    lake.append(CUSTOMERS.on("b"), 3)
+    lake.append(CUSTOMERS, 9)
+    before = lake.nessie.current()
+    with pytest.raises(
+        ConflictError, match=r"other writers have changed tables since it was created: silver\.customers"
+    ):
+        lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
+    assert lake.nessie.current() == before
+    assert lake.branches.publications("run-1") == []
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_publication_whose_answer_is_lost_is_found(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, *, arrives: bool
+) -> None:
+    lake.branches.create("b", {ORDERS: True, CUSTOMERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    session = lake.catalog._session
+    request = session.request
+
+    def lost(method: str, url: str, **options: Any) -> Any:
+        if not url.endswith("/history/commit"):
+            return request(method, url, **options)
+        if arrives:
+            request(method, url, **options)
+        raise requests.ConnectionError("Connection reset by peer")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(session, "request", lost)
+        if arrives:
+            assert lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1").tables == [ORDERS]
+        else:
+            with pytest.raises(BranchError, match="Whether the branch b was published is not known: Nessie cannot be"):
+                lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
+    assert lake.ids(ORDERS) == ([1, 2, 3] if arrives else [1, 2])
+
+
+def test_dropping_leaves_neither_keys_nor_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = lake.names()
+    lake.branches.create("b", {ORDERS: True, NEW: True})
+    lake.append(ORDERS.on("b"), 3)
+    lake.create(NEW.on("b"), 7)
+    folders = [lake.location(name.on("b")) for name in (ORDERS, NEW)]
+    with monkeypatch.context() as broken:
+
+        def fail(*_: object) -> int:
+            raise OSError("no connection")
+
+        broken.setattr("lakehouse_analytics.branches.nessie_files.delete", fail)
+        with pytest.raises(BranchError, match=r"cannot be deleted yet: OSError: no connection\."):
+            lake.branches.drop("b")
+    with pytest.raises(BranchError, match="There is no branch b"):
+        lake.branches.publish("b", [ORDERS, NEW], "run-1")
+    assert lake.branches.delete_dropped() > 0
+    assert [lake.files(folder) for folder in folders] == [set(), set()]
+    assert lake.names() == before
+    assert (lake.ids(ORDERS), lake.branches.branches()) == ([1, 2], [])
+
+
+def test_a_folder_that_a_published_table_needs_is_kept(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    metadata = lake.catalog.load_table(("silver__b", "orders")).metadata_location
+    lake.catalog.register_table(("silver__b", "same"), metadata)
+    lake.branches.publish("b", [ORDERS], "run-1")
+    lake.branches.drop("b")
+    assert lake.ids(ORDERS) == [1, 2, 3]
+
+
+def test_folders_of_replaced_states_are_deleted_later(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+    for n in range(4):
+        lake.branches.create(f"b{n}", {ORDERS: True})
+        table = lake.catalog.load_table((f"silver__b{n}", "orders"))
+        table.append(pa.table({"id": [n]})) if n == 2 else table.overwrite(pa.table({"id": [n]}))
+        folders.append(lake.location(ORDERS.on(f"b{n}")))
+        lake.branches.publish(f"b{n}", [ORDERS], f"run-{n}")
+        lake.branches.drop(f"b{n}")
+        if n == 0:
+            lake.nessie.create_reference(f"{lake.nessie.reference}_kept", lake.nessie.current())
+    assert lake.branches.delete_replaced() == 0  # not yet
+    monkeypatch.setattr(nessie_replaced, "KEPT", timedelta())
+    assert lake.branches.delete_replaced() > 0
+    assert [bool(lake.files(folder)) for folder in folders] == [True, False, False, True]  # the first is on a reference
+    assert lake.branches.delete_replaced() == 0
+    assert lake.ids(ORDERS) == [3]
+    with pytest.raises(BranchError, match=r"the snapshot of silver\.orders before it has expired"):
+        lake.branches.rollback("run-3")
+    content = lake.nessie.contents([ORDERS], lake.nessie.current())[ORDERS]
+    renamed = Name("silver", "renamed")
+    lake.nessie.commit([delete(ORDERS), put(renamed, content)], lake.nessie.current(), "rename")
+    assert lake.branches.delete_replaced() == 0
+    assert lake.ids(renamed) == [3]
+    kept = f"{lake.nessie.reference}_kept"
+    head = lake.nessie.head(kept)
+    assert head
+    lake.nessie.delete_reference(kept, head)
+
+
+def test_a_publication_is_rolled_back_whole(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: True, NEW: True})
+    lake.append(ORDERS.on("b"), 3)
+    lake.create(NEW.on("b"), 7)
+    lake.branches.publish("b", [ORDERS, NEW], "12345678-run")
+    lake.branches.drop("b")
+    lake.append(ORDERS, 4)
+    with pytest.raises(BranchError, match=r"tables have been changed since: silver\.orders"):
+        lake.branches.rollback("12345678")
+    [publication] = lake.branches.publications("12345678")
+    assert (publication.tables, publication.rolled_back) == ([NEW, ORDERS], None)
+    content = lake.nessie.log("'lakehouse.publication' in commit.properties")
+    published = {tuple(op["key"]["elements"]): op.get("content") for op in next(iter(content))["operations"]}
+    lake.nessie.commit([put(ORDERS, published["silver", "orders"])], lake.nessie.current(), "undo the append")
+    assert lake.branches.rollback("12345678").tables == [NEW, ORDERS]
+    assert lake.ids(ORDERS) == [1, 2]
+    assert "gold.totals" not in lake.names()
+    with pytest.raises(BranchError, match="was rolled back already, at "):
+        lake.branches.rollback("12345678-run")
+
+
+def test_a_view_cannot_replace_a_table(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: False, CUSTOMERS: True})
+    lake.append(CUSTOMERS.on("b"), 3)
+    schema = {"schema-id": 0, "type": "struct", "fields": [{"id": 1, "name": "id", "required": False, "type": "long"}]}
+    sql = {"type": "sql", "sql": "select id from silver__b.customers", "dialect": "trino"}
+    version = {
+        "version-id": 1,
+        "schema-id": 0,
+        "timestamp-ms": int(time.time() * 1000),
+        "summary": {},
+        "representations": [sql],
+        "default-namespace": ["silver__b"],
+    }
+    view = {"schemas": [schema], "versions": [version], "current-version-id": 1}
+    lake.nessie.create_view(ORDERS.on("b"), view)
+    with pytest.raises(RefusedError, match=r"Nessie cannot do that in one commit: silver\.orders\."):
+        lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
+    lake.nessie.commit([delete(ORDERS)], lake.nessie.current(), "drop the table")
+    with pytest.raises(ConflictError):
+        lake.branches.publish("b", [ORDERS, CUSTOMERS], "run-1")
+    assert lake.ids(CUSTOMERS) == [1]
+
+
+def test_of_branches_that_publish_at_once_one_wins_and_nothing_is_half(lake: Lake) -> None:
+    names = [f"b{n}" for n in range(4)]
+    for n, branch in enumerate(names):
+        lake.branches.create(branch, {ORDERS: True, CUSTOMERS: True})
+        lake.append(ORDERS.on(branch), 100 + n)
+        lake.append(CUSTOMERS.on(branch), 100 + n)
+    outcomes: dict[str, str] = {}
+
+    def publish(branch: str) -> None:
+        try:
+            lake.branches.publish(branch, [ORDERS, CUSTOMERS], branch)
+            outcomes[branch] = "published"
+        except ConflictError:
+            outcomes[branch] = "refused"
+
+    threads = [threading.Thread(target=publish, args=[branch]) for branch in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes.values()) == ["published", "refused", "refused", "refused"]
+    [winner] = [branch for branch, outcome in outcomes.items() if outcome == "published"]
+    n = 100 + names.index(winner)
+    assert (lake.ids(ORDERS), lake.ids(CUSTOMERS)) == ([1, 2, n], [1, n])
+
+
+def test_a_branch_in_use_is_exclusive_or_shared_and_free_after_a_crash(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.branches.create("run_1", {ORDERS: True}, kind="run")
+    with lake.branches.in_use("run_1"):
+        with pytest.raises(BranchBusyError), lake.branches.in_use("run_1", shared=True):
+            pass
+        assert remove_dead_branches(lake.branches) == []
+    shared = lake.branches.in_use("run_1", shared=True), lake.branches.in_use("run_1", shared=True)
+    with shared[0], shared[1], pytest.raises(BranchBusyError), lake.branches.in_use("run_1"):
+        pass
+    monkeypatch.setattr(nessie_leases, "EXPIRY", timedelta(seconds=2))
+    monkeypatch.setattr(nessie_leases, "RENEWAL", 0.5)
+    lease = nessie_leases.Lease(lake.nessie, "run_1", shared=False)
+    lease._change(lease._acquired)  # a process that dies does no more
+    assert remove_dead_branches(lake.branches) == []
+    time.sleep(2.1)
+    with lake.branches.in_use("run_1"):
+        time.sleep(2.5)  # renewed in the meantime
+        assert remove_dead_branches(lake.branches) == []
+    assert remove_dead_branches(lake.branches) == ["run_1"]
+    assert lake.nessie.head(lease._reference) is None
+
+
+_PUBLISH = """
+import sys
+import time
+from lakehouse_analytics.branches.catalog import Name
+from lakehouse_analytics.branches.opening import open_branches
+branches = open_branches("lake")
+print("begin", flush=True)
+branches.publish(sys.argv[1], [Name("silver", "orders"), Name("silver", "customers"), Name("gold", "totals")], "r")
+print("end", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_publication_is_whole_or_none(lake: Lake) -> None:
+    seconds = 0.0  # of the first one, which is not killed
+    for kill in range(KILLS + 1):
+        branch, new = f"b{kill}", 100 + kill
+        lake.branches.create(branch, {ORDERS: True, CUSTOMERS: True, NEW: True})
+        lake.append(ORDERS.on(branch), new)
+        lake.append(CUSTOMERS.on(branch), new)
+        if "gold.totals" in lake.names():
+            lake.append(NEW.on(branch), new)
+        else:
+            lake.create(NEW.on(branch), new)
+        tables = [ORDERS, CUSTOMERS, NEW]
+        before = lake.nessie.contents(tables, lake.nessie.current())
+        child = subprocess.Popen([sys.executable, "-c", _PUBLISH, branch], stdout=subprocess.PIPE, text=True)
+        assert child.stdout
+        assert child.stdout.readline() == "begin\n"
+        began = time.monotonic()
+        if kill:
+            time.sleep(random.uniform(0, seconds))
+        else:
+            assert child.stdout.readline() == "end\n"
+            seconds = time.monotonic() - began
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        after = lake.nessie.contents(tables, lake.nessie.current())
+        assert len({after.get(name) == before.get(name) for name in tables}) == 1
+        lake.branches.drop(branch)
+        assert not [name for name in lake.names() if "__" in name]
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["branch", "write", "write_main", "publish", "drop", "rollback"]),
+        st.integers(0, 1),
+        st.sampled_from([ORDERS, CUSTOMERS]),
+    ),
+    max_size=10,
+)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(actions=ACTIONS)
+def test_any_order_of_actions_agrees_with_a_model(actions: list[tuple[str, int, Name]]) -> None:
+    """The model has versions of tables as lists of ids: what is published is what the branch had, or nothing is."""
+    tables = (ORDERS, CUSTOMERS)
+    with pytest.MonkeyPatch.context() as patch:
+        lake = new_lake(patch)
+        main: dict[Name, tuple[int, ...]] = {ORDERS: (1, 2), CUSTOMERS: (1,)}
+        on_branch: dict[str, dict[Name, tuple[int, ...]]] = {}
+        base: dict[str, dict[Name, tuple[int, ...]]] = {}
+        publications: dict[str, tuple[dict[Name, tuple[int, ...]], dict[Name, tuple[int, ...]]]] = {}
+        for number, (action, which, table) in enumerate(actions):
+            branch, new = f"b{which}", 1000 + number
+            if action == "branch" and branch not in on_branch:
+                lake.branches.create(branch, dict.fromkeys(tables, True))
+                on_branch[branch], base[branch] = dict(main), dict(main)
+            elif action == "write" and branch in on_branch:
+                lake.append(table.on(branch), new)
+                on_branch[branch][table] += (new,)
+            elif action == "write_main":
+                lake.append(table, new)
+                main[table] += (new,)
+            elif action == "publish" and branch in on_branch:
+                if base[branch] == main:
+                    lake.branches.publish(branch, tables, f"p{number}")
+                    changed = {name for name in tables if on_branch[branch][name] != main[name]}
+                    publications[f"p{number}"] = (
+                        {name: main[name] for name in changed},
+                        {name: on_branch[branch][name] for name in changed},
+                    )
+                    main |= on_branch[branch]
+                else:
+                    with pytest.raises(ConflictError):
+                        lake.branches.publish(branch, tables, f"p{number}")
+                lake.branches.drop(branch)
+                del on_branch[branch], base[branch]
+            elif action == "drop" and branch in on_branch:
+                lake.branches.drop(branch)
+                del on_branch[branch], base[branch]
+            elif action == "rollback" and publications:
+                publication, (before, after) = publications.popitem()
+                if before and all(main[name] == after[name] for name in after):
+                    lake.branches.rollback(publication)
+                    main |= before
+                else:
+                    with pytest.raises(BranchError):
+                        lake.branches.rollback(publication)
+            assert {name: tuple(lake.ids(name)) for name in tables} == main
+            for name, expected in on_branch.items():
+                assert {table: tuple(lake.ids(table.on(name))) for table in tables} == expected
+        lake.nessie.delete_reference(lake.nessie.reference, lake.nessie.current())
+
+
+@pytest.fixture(autouse=True)
+def _publish(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "lakehouse" in request.fixturenames:
+        monkeypatch.setenv("LAKEHOUSE_PUBLISH", "run")
+
+
+def test_everything_is_published_or_nothing(lakehouse: Lakehouse) -> None:
+    first = lakehouse.run()
+    assert first.success, first.failure
+    assert lakehouse.sql("select a, b from metrics.m") == [(50600, 50600)]
+    before, commit = lakehouse.database.contents(LAYERS), Nessie("rest").current()
+    lakehouse.sql("insert into raw.a select 1, 5")  # a duplicate id: bronze/a fails its gate
+    failed = lakehouse.run(assets=["bronze/a", "silver/sa"])
+    assert not failed.success
+    assert "Nothing was published because of bronze/a." in failed.failure
+    assert lakehouse.database.contents(LAYERS) == before
+    assert failed.built == set()
+    assert schemas(lakehouse) == {"raw", *LAYERS}
+
+    lakehouse.sql("delete from raw.a where n = 5")
+    lakehouse.sql("insert into raw.b select 101, 0")
+    again = lakehouse.run(assets=["bronze/b", "silver/sb", "gold/gb", "metrics/m"])
+    assert again.success, again.failure
+    # Trino reads a table as of a commit of Nessie, so all tables of a query can be as of one.
+    database = lakehouse.database
+    assert isinstance(database, Trino)
+    assert database.ask(f'select a, b from metrics."m#{commit}"') == [(50600, 50600)]
+    assert lakehouse.sql("select a, b from metrics.m") == [(50600, 50601)]
+    assert schemas(lakehouse) == {"raw", *LAYERS}
+
+
+def test_trino_loses_no_file_of_a_table_on_a_branch(lakehouse: Lakehouse) -> None:
+    database = lakehouse.database
+    assert isinstance(database, Trino)
+    database.ask("create schema silver")
+    database.ask(
+        "create table silver.orders (id bigint, day date) "
+        "with (partitioning = array['month(day)'], sorted_by = array['id'])"
+    )
+    database.ask("insert into silver.orders values (1, date '2026-11-29'), (2, date '2026-11-30')")
+    shown = database.ask("show create table silver.orders")[0][0].replace("silver/orders", "…")
+    branches = open_branches("rest")
+    branches.create("pr_1", {ORDERS: True})
+    for statement in (
+        "insert into silver__pr_1.orders values (3, date '2026-12-01')",
+        "alter table silver__pr_1.orders execute remove_orphan_files(retention_threshold => '0s')",
+        "delete from silver__pr_1.orders where id = 1",
+        "merge into silver__pr_1.orders as t using (values 2) as s (id) on t.id = s.id when matched then delete",
+    ):
+        database.ask(statement)
+    assert database.ask("select id from silver__pr_1.orders") == [(3,)]
+    branches.publish("pr_1", [ORDERS], "run-1")
+    branches.drop("pr_1")
+    assert database.ask("select id from silver.orders") == [(3,)]
+    assert _without_location(database.ask("show create table silver.orders")[0][0]) == _without_location(shown)
+    database.ask("insert into silver.orders values (4, date '2026-12-01')")
+
+    branches.create("pr_2", {ORDERS: True})
+    database.ask("create or replace table silver__pr_2.orders as select 9 as id")
+    database.ask("drop table silver__pr_2.orders")
+    assert database.ask("select id from silver.orders order by 1") == [(3,), (4,)]
+    branches.drop("pr_2")
+    assert database.ask("select id from silver.orders order by 1") == [(3,), (4,)]
+
+
+def _without_location(statement: str) -> list[str]:
+    return [line for line in statement.splitlines() if "location" not in line]
+
+
+def test_queries_as_of_a_moment_ago_see_no_mixture(lakehouse: Lakehouse) -> None:
+    database = lakehouse.database
+    assert isinstance(database, Trino)
+    database.ask("create schema silver")
+    names = [Name("silver", table) for table in ("a", "b", "c")]
+    for name in names:
+        database.ask(f"create table {name} as select 0 as id")
+    branches, catalog = open_branches("rest"), open_catalog("rest")
+    done, seen = threading.Event(), list[tuple[int, ...]]()
+
+    def read() -> None:
+        while not done.is_set():
+            ago = int((time.time() - 1) * 1000)
+            tables = (f'(select max(id) from silver."{name.table}#*{ago}")' for name in names)
+            seen.extend(database.ask(f"select {', '.join(tables)}"))
+
+    time.sleep(1.1)  # the tables exist as of then
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for n in range(1, PUBLICATIONS + 1):
+        branches.create(f"b{n}", dict.fromkeys(names, True))
+        for name in names:
+            catalog.load_table((name.on(f"b{n}").schema, name.table)).append(
+                pa.table({"id": pa.array([n], pa.int32())})
+            )
+        branches.publish(f"b{n}", names, f"run-{n}")
+        branches.drop(f"b{n}")
+    time.sleep(2)
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert {state for state in seen if len(set(state)) > 1} == set()
+    assert len(set(seen)) > PUBLICATIONS / 2

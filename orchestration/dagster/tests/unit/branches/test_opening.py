@@ -1,0 +1,52 @@
+"""Which catalogs can have branches."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from lakehouse_analytics.branches.catalog import BranchError
+from lakehouse_analytics.branches.opening import has_branches, open_branches
+
+
+class _Config(BaseHTTPRequestHandler):
+    """What every REST catalog answers first: its configuration, here with nothing in it."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"defaults": {}, "overrides": {}}).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def rest_catalog(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Config) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("PYICEBERG_CATALOG__OTHER__TYPE", "rest")
+        monkeypatch.setenv("PYICEBERG_CATALOG__OTHER__URI", f"http://127.0.0.1:{server.server_port}")
+        yield "other"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_rest_catalog_that_is_not_nessie_is_refused(rest_catalog: str) -> None:
+    assert not has_branches(rest_catalog)
+    with pytest.raises(
+        BranchError, match=r"is other, a REST catalog that is not Nessie\. On other servers, `drop table`"
+    ):
+        open_branches(rest_catalog)
+
+
+def test_other_types_of_catalogs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYICEBERG_CATALOG__AWS__TYPE", "glue")
+    monkeypatch.setenv("PYICEBERG_CATALOG__AWS__GLUE__REGION", "us-east-1")
+    assert not has_branches("aws")
+    with pytest.raises(BranchError, match=r"is aws, a catalog of type GlueCatalog\. Branches need a SQL catalog in"):
+        open_branches("aws")
