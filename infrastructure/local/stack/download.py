@@ -103,13 +103,11 @@ def _fetched(artifact: Artifact, repository: Path, lock: int) -> Path:
     )  # fmt: skip
     if done.returncode or not fetched.exists():
         output = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-15:])
-        raise StackError(
-            f"Maven could not fetch {artifact.coordinate}; a second start resumes. Its output:\n{output}"
-        )
+        raise StackError(f"Maven could not fetch {artifact.coordinate}; a second start resumes. Its output:\n{output}")
     if (have := _sha256(fetched)) != artifact.sha256:
         shutil.rmtree(repository)
         raise StackError(
-            f"{artifact.coordinate} has the sha256 {have}, expected {artifact.sha256}: thrown away, nothing was unpacked"
+            f"{artifact.coordinate} has the sha256 {have}, expected {artifact.sha256}: deleted, nothing was unpacked"
         )
     return fetched
 

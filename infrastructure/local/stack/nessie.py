@@ -51,7 +51,8 @@ def start(layout: Layout, settings: Settings) -> None:
         f"{storage}.path-style-access": "true",
         f"{storage}.access-key": "urn:nessie-secret:quarkus:storage",
     }
-    command = [str(java_program()), "-Xmx512M", f"-Djava.io.tmpdir={data / 'tmp'}", "--enable-native-access=ALL-UNNAMED"]
+    temporary = f"-Djava.io.tmpdir={data / 'tmp'}"
+    command = [str(java_program()), "-Xmx512M", temporary, "--enable-native-access=ALL-UNNAMED"]
     command += [*(f"-D{name}={value}" for name, value in properties.items()), _mark(layout), "-jar", str(program)]
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
