@@ -107,7 +107,8 @@ def _fetched(artifact: Artifact, repository: Path, lock: int) -> Path:
     if (have := _sha256(fetched)) != artifact.sha256:
         shutil.rmtree(repository)
         raise StackError(
-            f"{artifact.coordinate} has the sha256 {have}, expected {artifact.sha256}: deleted, nothing was unpacked"
+            f"{artifact.coordinate} has the sha256 {have}, expected {artifact.sha256}: thrown away, "
+            "nothing was unpacked"
         )
     return fetched
 
