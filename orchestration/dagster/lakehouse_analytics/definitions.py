@@ -18,8 +18,8 @@ from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.common.garbage import without_garbage_collection
-from lakehouse_analytics.common.load_errors import repeat_message_at_end
 from lakehouse_analytics.common.load_warnings import warn_once
+from lakehouse_analytics.common.startup_errors import repeat_message_at_end
 from lakehouse_analytics.components import with_components
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.manifest import read

@@ -16,7 +16,7 @@ from lakehouse_analytics.keys import BRANCH, MAINTENANCE_GROUP, WINDOWS_OF, buil
 from lakehouse_analytics.partitions.by_column import ColumnPartitions, column_partitions
 from lakehouse_analytics.partitions.definitions import GRAINS, GRAINS_OF_ONE_OP, GrainPartitions
 from lakehouse_analytics.partitions.time_and_column import table_partitions
-from lakehouse_analytics.runs.retry_on_lost_database import retry_after_a_lost_database
+from lakehouse_analytics.runs.retry_on_lost_storage import retry_after_a_lost_database
 
 MAIN, DAILY = "full_refresh", "daily_backfill"
 MAINTENANCE = "iceberg_maintenance"

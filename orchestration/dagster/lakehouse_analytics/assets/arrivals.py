@@ -14,7 +14,7 @@ from lakehouse_analytics.assets.file_loads import FileLoad
 from lakehouse_analytics.assets.multi_asset import multi_asset
 from lakehouse_analytics.assets.specs import source_spec
 from lakehouse_analytics.assets.table_loads import TableLoad
-from lakehouse_analytics.assets.transfers import RETRIES
+from lakehouse_analytics.assets.transfer_retries import RETRIES
 from lakehouse_analytics.checks.freshness import thresholds
 from lakehouse_analytics.common.environment import SettingsError
 from lakehouse_analytics.common.names import apart, some

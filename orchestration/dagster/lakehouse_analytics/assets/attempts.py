@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from lakehouse_analytics.assets.build_events import Event
+from lakehouse_analytics.assets.dbt_retries import Patience, merge, retryable_nodes, should_restart_after_crash
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
-from lakehouse_analytics.assets.retries import Patience, merge, retryable_nodes, should_restart_after_crash
 from lakehouse_analytics.assets.run_log import RunLog
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.dbt.graph import DbtTest, Table

@@ -24,10 +24,10 @@ from lakehouse_analytics.assets.build_locks import BuildLocks
 from lakehouse_analytics.assets.build_selection import checked_tables, selection_of
 from lakehouse_analytics.assets.dbt_build import DbtBuild, DbtOfRun, Report
 from lakehouse_analytics.assets.dbt_commands import DbtCommands, rebuilds
+from lakehouse_analytics.assets.dbt_retries import Patience
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
-from lakehouse_analytics.assets.retries import Patience
 from lakehouse_analytics.assets.reuse import Reuse
 from lakehouse_analytics.assets.run_branch import BranchOf, RunBranch, StandingBranch
 from lakehouse_analytics.assets.run_log import RunLog

@@ -9,9 +9,9 @@ import dagster as dg
 
 from lakehouse_analytics.assets.column_lineage import ColumnLineage
 from lakehouse_analytics.assets.dbt_build import NOT_COUNTED, Report
+from lakehouse_analytics.assets.dbt_retries import Patience
 from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
-from lakehouse_analytics.assets.retries import Patience
 from lakehouse_analytics.assets.reuse import Reuse
 from lakehouse_analytics.checks.dbt_tests import dbt_test_result
 from lakehouse_analytics.checks.evaluations import Evaluations

@@ -9,7 +9,7 @@ import dagster as dg
 from lakehouse_analytics.arrivals.connections import connection_variable
 from lakehouse_analytics.assets.export_gates import closed_gates, gates_of
 from lakehouse_analytics.assets.specs import export_spec
-from lakehouse_analytics.assets.transfers import RETRIES
+from lakehouse_analytics.assets.transfer_retries import RETRIES
 from lakehouse_analytics.contract.exports import Serve
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph, Table

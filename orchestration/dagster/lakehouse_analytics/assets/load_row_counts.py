@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from lakehouse_analytics.checks.history import history_of
-from lakehouse_analytics.checks.results import Subject, outcomes_of
+from lakehouse_analytics.checks.row_count_results import Subject, outcomes_of
 from lakehouse_analytics.common.names import DRIFT, ROW_COUNT
 from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.keys import asset_key

@@ -1,4 +1,7 @@
-"""Branches of a REST catalog of Nessie: schemas beside the others, in the reference of Nessie that Trino reads."""
+"""Branches of a REST catalog of Nessie: schemas beside the others, in the reference of Nessie that Trino reads.
+
+Here, they are created, extended and dropped. `nessie_publications` publishes them, and `nessie_history` rolls back.
+"""
 
 from __future__ import annotations
 

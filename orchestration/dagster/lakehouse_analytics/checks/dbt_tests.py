@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from lakehouse_analytics.checks.registry import Owner, Scope
-from lakehouse_analytics.checks.results import SEVERITY
+from lakehouse_analytics.checks.row_count_results import SEVERITY
 from lakehouse_analytics.dbt.graph import DbtTest, Graph
 from lakehouse_analytics.dbt.run_results import FAILED_STATUS, NodeResult
 from lakehouse_analytics.keys import asset_key, check_key

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 import dagster as dg
 
 from lakehouse_analytics.checks.history import History
-from lakehouse_analytics.checks.results import (
+from lakehouse_analytics.checks.row_count_results import (
     DEFAULT_RULES,
     drift_outcome,
     last_count,

@@ -11,11 +11,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import dagster as dg
 
-from lakehouse_analytics.assets.retries import Patience
+from lakehouse_analytics.assets.dbt_retries import Patience
 from lakehouse_analytics.checks.history import History
 from lakehouse_analytics.checks.partition_counts import STAGES, read_window_counts, window_count_sql
 from lakehouse_analytics.checks.partitioned import partition_evaluations, value_evaluations
-from lakehouse_analytics.checks.results import row_count_results, uncounted_results
+from lakehouse_analytics.checks.row_count_results import row_count_results, uncounted_results
 from lakehouse_analytics.checks.row_count_rules import CountRequest, Counts, chunks, count_sql, read_counts
 from lakehouse_analytics.checks.value_counts import ValueCounts
 from lakehouse_analytics.dbt.graph import Table

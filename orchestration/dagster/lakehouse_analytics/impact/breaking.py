@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lakehouse_analytics.column_lineage.query import Ref
-from lakehouse_analytics.column_lineage.types import compare
+from lakehouse_analytics.column_lineage.type_changes import compare
 from lakehouse_analytics.impact.changes import ColumnChange, ModelChange, contract_of
 from lakehouse_analytics.impact.names import mentions, reads_of_test, settings_of, tests_of, unit_tests_of
 from lakehouse_analytics.impact.nodes import CompiledNode

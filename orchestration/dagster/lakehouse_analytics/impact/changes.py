@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lakehouse_analytics.column_lineage.query import Output, Query
-from lakehouse_analytics.column_lineage.types import compare
+from lakehouse_analytics.column_lineage.type_changes import compare
 from lakehouse_analytics.dbt.macro_calls import MacroCalls
 from lakehouse_analytics.impact.names import names_of
 from lakehouse_analytics.impact.nodes import CompiledNode

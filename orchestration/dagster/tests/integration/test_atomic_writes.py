@@ -24,7 +24,7 @@ from lakehouse_analytics.dbt.nodes import manifest_of
 from lakehouse_analytics.dbt.run_results import DbtResult
 from lakehouse_analytics.dbt.runner import DbtRunner, DbtSession
 from lakehouse_analytics.engines.duckdb.database import connect
-from lakehouse_analytics.engines.trino.atomic_writes import lint
+from lakehouse_analytics.engines.trino.atomic_write_lint import lint
 from lakehouse_analytics.engines.trino.temp_relations import stale_temp_relations
 from lakehouse_analytics.settings import repository_root
 

@@ -98,6 +98,6 @@ class Trino(EngineType):
 
     def lint(self, manifest: Manifest) -> list[Finding]:
         """Return findings about settings with which a build is more than one commit, because each statement is one."""
-        from lakehouse_analytics.engines.trino.atomic_writes import lint
+        from lakehouse_analytics.engines.trino.atomic_write_lint import lint
 
         return lint(manifest)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lakehouse_analytics.triggers.airbyte.identity import TAG_LENGTH, JobEnd
+from lakehouse_analytics.triggers.airbyte.job_identity import TAG_LENGTH, JobEnd
 from lakehouse_analytics.triggers.airbyte.jobs import parse_time
 
 VERSION = 2

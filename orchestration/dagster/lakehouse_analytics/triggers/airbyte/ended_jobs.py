@@ -11,7 +11,7 @@ import dagster as dg
 from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.dbt.graph import Key
 from lakehouse_analytics.triggers.airbyte.events import job_events
-from lakehouse_analytics.triggers.airbyte.identity import identity_of
+from lakehouse_analytics.triggers.airbyte.job_identity import identity_of
 from lakehouse_analytics.triggers.airbyte.job_outcome import JobOutcome, job_outcome
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 from lakehouse_analytics.triggers.airbyte.partial_rows import PartialRows

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from lakehouse_analytics.triggers.airbyte.identity import identity_of
+from lakehouse_analytics.triggers.airbyte.job_identity import identity_of
 from lakehouse_analytics.triggers.airbyte.job_outcome import JobOutcome
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 from lakehouse_analytics.triggers.event_log import Event, EventId

@@ -14,7 +14,7 @@ import dagster as dg
 from lakehouse_analytics._dagster_internals import AssetCheckExecutionRecordStatus
 from lakehouse_analytics.triggers import event_log
 from lakehouse_analytics.triggers.airbyte import events
-from lakehouse_analytics.triggers.airbyte.identity import identity_of
+from lakehouse_analytics.triggers.airbyte.job_identity import identity_of
 from lakehouse_analytics.triggers.airbyte.job_outcome import JobOutcome, may_have_written
 from lakehouse_analytics.triggers.airbyte.jobs import FINAL_STATUSES, Job
 from lakehouse_analytics.triggers.events import EMPTIED, ENDED, SYNC_CHECK, metadata_value

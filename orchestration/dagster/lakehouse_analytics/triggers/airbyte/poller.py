@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 from lakehouse_analytics.triggers.airbyte.cursor import Cursor, Position
 from lakehouse_analytics.triggers.airbyte.errors import AirbyteError
-from lakehouse_analytics.triggers.airbyte.identity import JobEnd, job_end
+from lakehouse_analytics.triggers.airbyte.job_identity import JobEnd, job_end
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 
 #: Jobs per page; the maximum of the API.

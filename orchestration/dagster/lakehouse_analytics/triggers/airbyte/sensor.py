@@ -14,7 +14,7 @@ from lakehouse_analytics.triggers.airbyte.client import AirbyteError
 from lakehouse_analytics.triggers.airbyte.cursor import Cursor, CursorError
 from lakehouse_analytics.triggers.airbyte.ended_jobs import EndedJobs
 from lakehouse_analytics.triggers.airbyte.events import job_event_ids
-from lakehouse_analytics.triggers.airbyte.identity import server_digest
+from lakehouse_analytics.triggers.airbyte.job_identity import server_digest
 from lakehouse_analytics.triggers.airbyte.jobs import Job, parse_time
 from lakehouse_analytics.triggers.airbyte.poller import PollResult, poll
 from lakehouse_analytics.triggers.airbyte.stalled_jobs import StalledJobs

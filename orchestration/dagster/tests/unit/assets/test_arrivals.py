@@ -18,7 +18,7 @@ from lakehouse_analytics.arrivals.files.tables import tables_of
 from lakehouse_analytics.assets import arrivals
 from lakehouse_analytics.assets.arrivals import arrival_assets
 from lakehouse_analytics.assets.file_loads import FileLoad
-from lakehouse_analytics.assets.transfers import RETRIES
+from lakehouse_analytics.assets.transfer_retries import RETRIES
 from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.relation import relation_of

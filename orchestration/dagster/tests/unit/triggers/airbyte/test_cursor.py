@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.triggers.airbyte.cursor import MAX_LENGTH, Cursor, CursorError, Position
-from lakehouse_analytics.triggers.airbyte.identity import JobEnd, job_end
+from lakehouse_analytics.triggers.airbyte.job_identity import JobEnd, job_end
 from lakehouse_analytics.triggers.airbyte.jobs import Job
 
 NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lakehouse_analytics.column_lineage.types import compare
+from lakehouse_analytics.column_lineage.type_changes import compare
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from lakehouse_analytics.common.load_errors import repeat_message_at_end
+from lakehouse_analytics.common.startup_errors import repeat_message_at_end
 from lakehouse_analytics.settings import SettingsError
 
 WRONG = {"LAKEHOUSE_TIMEZONE": "Europe/Berln", "LAKEHOUSE_TRINO_PORT": "many"}

@@ -1,8 +1,8 @@
 """Retries runs that failed because Dagster's own database was unavailable for a moment.
 
 Dagster stores an event with several statements, and only retries to connect, for some seconds. If a connection is cut
-off or cannot be established, the step fails. Failed steps are not retried in this project (a gate that failed would
-fail again), so such a failure is tagged for a retry.
+off or cannot be established, the step fails. Steps that build tables are not retried (a gate that failed would fail
+again), so such a failure is tagged for a retry.
 """
 
 import dagster as dg

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hypothesis import given
 from hypothesis import strategies as st
-from lakehouse_analytics.assets.retries import (
+from lakehouse_analytics.assets.dbt_retries import (
     BACKOFF,
     QUEUE_BACKOFF,
     Patience,

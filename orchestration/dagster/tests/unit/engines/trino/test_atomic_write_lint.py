@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from lakehouse_analytics.dbt.lint.findings import Finding, warnings
 from lakehouse_analytics.dbt.nodes import manifest_of
-from lakehouse_analytics.engines.trino.atomic_writes import lint
+from lakehouse_analytics.engines.trino.atomic_write_lint import lint
 from manifests import PROJECT, Manifest
 
 CONTRACT = {"enforced": True, "alias_types": True}

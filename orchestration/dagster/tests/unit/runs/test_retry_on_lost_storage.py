@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 from dagster_postgres.utils import DagsterPostgresException
-from lakehouse_analytics.runs.retry_on_lost_database import retry_after_a_lost_database
+from lakehouse_analytics.runs.retry_on_lost_storage import retry_after_a_lost_database
 from sqlalchemy.exc import OperationalError
 
 LOST = OperationalError("INSERT", {}, Exception("server closed the connection unexpectedly"))

@@ -9,8 +9,8 @@ import pytest
 from lakehouse_analytics.checks.dbt_tests import dbt_test_result as result_of_test
 from lakehouse_analytics.checks.history import PastCount, history_of
 from lakehouse_analytics.checks.registry import Scope
-from lakehouse_analytics.checks.results import row_count_results
 from lakehouse_analytics.checks.row_count import RowCounts
+from lakehouse_analytics.checks.row_count_results import row_count_results
 from lakehouse_analytics.checks.row_count_rules import Counts
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.dbt.run_results import NodeResult
