@@ -65,7 +65,7 @@ def test_a_message_without_a_line_names_the_file(project: Path) -> None:
 
 def test_a_file_that_is_gone_or_not_utf8_is_still_named(project: Path) -> None:
     file = project / NODE.original_file_path
-    file.write_bytes(b"select 'caf\xe9' as drink,\nnmae from base\n")
+    file.write_bytes(b"select 'caf\xe9' as drink,\nnaem from base\n")
     assert with_source_line(message("naem from base"), NODE, project).startswith("models/silver/dim.sql:2: ")
     file.unlink()
     assert with_source_line(message("naem from base"), NODE, project).startswith("models/silver/dim.sql: ")
