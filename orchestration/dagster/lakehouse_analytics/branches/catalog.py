@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from lakehouse_analytics.common.names import some
+from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.common.text import brief
 
 #: Seconds after which readers with time travel may rely on a publication being visible in all tables.
@@ -124,6 +124,53 @@ class Publication:
     def run(self) -> str:
         """The id of the run."""
         return self.name.split("/")[0]
+
+
+def of_one_run(run: str, found: Sequence[Publication]) -> Sequence[Publication]:
+    """Return publications whose name begins with a text, if all are of one run.
+
+    Raises:
+        BranchError: Several runs begin so.
+    """
+    runs = sorted({publication.run for publication in found})
+    if len(runs) > 1:
+        raise BranchError(f"{run} is the beginning of several runs: {some(runs, FEW)}. Give more of the id.")
+    return found
+
+
+def run_to_roll_back(run: str, found: Sequence[Publication]) -> str:
+    """Return the id of a run that can be rolled back.
+
+    Args:
+        run: The id, or its first characters.
+        found: The publications of the run.
+
+    Raises:
+        BranchError: The run has published nothing, or was rolled back already.
+    """
+    if not found:
+        raise BranchError(
+            f"The run {run} has published nothing. Give the id of a run, or its first {ABBREVIATED} characters."
+        )
+    run = found[0].run
+    if done := [publication.rolled_back for publication in found if publication.rolled_back]:
+        raise BranchError(f"The run {run} was rolled back already, at {done[0]:%Y-%m-%d %H:%M:%S %Z}.")
+    return run
+
+
+def changed_since(run: str, names: Sequence[Name]) -> BranchError:
+    """Return the error for a run whose tables have been changed since."""
+    return BranchError(
+        f"The run {run} cannot be rolled back, because tables have been changed since: "
+        f"{some([str(name) for name in names], FEW)}. Roll back the later runs first, or build the tables again."
+    )
+
+
+def expired(run: str, name: Name) -> BranchError:
+    """Return the error for a run before which a table had a state whose files are gone."""
+    return BranchError(
+        f"The run {run} cannot be rolled back: the snapshot of {name} before it has expired. Build the table again."
+    )
 
 
 class BranchCatalog(Protocol):

@@ -6,11 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from lakehouse_analytics.branches.catalog import ABBREVIATED, BranchError, Name, Publication, Published
+from lakehouse_analytics.branches.catalog import (
+    ABBREVIATED,
+    Name,
+    Publication,
+    Published,
+    changed_since,
+    expired,
+    of_one_run,
+    run_to_roll_back,
+)
 from lakehouse_analytics.branches.nessie_api import NAMESPACE, ChangedError, Content, delete, put
 from lakehouse_analytics.branches.nessie_files import metadata_of
 from lakehouse_analytics.branches.nessie_tables import NessieTables
-from lakehouse_analytics.common.names import FEW, some
 
 #: The properties of commits that have published tables, or rolled a run back.
 PUBLICATION, ROLLBACK = "lakehouse.publication", "lakehouse.rollback"
@@ -53,10 +61,7 @@ class NessieHistory(NessieTables):
                 found[commit.name] = Publication(commit.name, known.published, None, tables)
             else:
                 found[commit.name] = Publication(commit.name, commit.time, None, sorted(commit.tables))
-        runs = sorted({publication.run for publication in found.values()})
-        if len(runs) > 1:
-            raise BranchError(f"{run} is the beginning of several runs: {some(runs, FEW)}. Give more of the id.")
-        return list(found.values())
+        return of_one_run(run, list(found.values()))
 
     def _commits(self, run: str) -> list[Commit]:
         """Return the commits that have published or rolled back a run, the oldest first."""
@@ -89,30 +94,20 @@ class NessieHistory(NessieTables):
             BranchError: The run has published nothing, it was rolled back already, or a table has changed since.
         """
         publications = self.publications(run)
-        if not publications:
-            raise BranchError(
-                f"The run {run} has published nothing. Give the id of a run, or its first {ABBREVIATED} characters."
-            )
-        run = publications[0].run
-        if done := [publication.rolled_back for publication in publications if publication.rolled_back]:
-            raise BranchError(f"The run {run} was rolled back already, at {done[0]:%Y-%m-%d %H:%M:%S %Z}.")
+        run = run_to_roll_back(run, publications)
         before, published = self._replaced(run)
         at = self._nessie.current()
         now = self._nessie.contents(before, at)
-        changed = [str(name) for name in before if metadata_of(now.get(name)) != metadata_of(published[name])]
-        if changed:
-            raise _changed(run, changed)
+        if changed := [name for name in before if metadata_of(now.get(name)) != metadata_of(published[name])]:
+            raise changed_since(run, changed)
         for name, content in before.items():
             if content and not self._files.is_restorable(content):
-                raise BranchError(
-                    f"The run {run} cannot be rolled back: the snapshot of {name} before it has expired. "
-                    "Build the table again."
-                )
+                raise expired(run, name)
         operations = [put(name, content) if content else delete(name) for name, content in before.items()]
         try:
             self._nessie.commit(operations, at, f"lakehouse: roll back {run}", properties={ROLLBACK: run})
         except ChangedError:
-            raise _changed(run, [str(name) for name in before]) from None
+            raise changed_since(run, [*before]) from None
         return Published([*before])
 
     def _replaced(self, run: str) -> tuple[dict[Name, Content | None], dict[Name, Content]]:
@@ -130,10 +125,3 @@ class NessieHistory(NessieTables):
                     before[name] = previous.get(name)
                 published[name] = content
         return before, published
-
-
-def _changed(run: str, names: Sequence[str]) -> BranchError:
-    return BranchError(
-        f"The run {run} cannot be rolled back, because tables have been changed since: {some([*names], FEW)}. "
-        "Roll back the later runs first, or build the tables again."
-    )

@@ -17,6 +17,10 @@ from lakehouse_analytics.branches.catalog import (
     Published,
     RefusedError,
     branch_schema,
+    changed_since,
+    expired,
+    of_one_run,
+    run_to_roll_back,
 )
 from lakehouse_analytics.branches.files import THREADS, delete, location_of
 from lakehouse_analytics.branches.published_metadata import newest_time, published_table, published_view
@@ -161,10 +165,7 @@ class SqlPublications(CatalogDatabase):
         found = [
             Publication(row[0], row[1], row[2], [Name(*name.split(".", 1)) for name in sorted(row[3])]) for row in rows
         ]
-        runs = sorted({publication.run for publication in found})
-        if len(runs) > 1:
-            raise BranchError(f"{run} is the beginning of several runs: {some(runs, FEW)}. Give more of the id.")
-        return found
+        return of_one_run(run, found)
 
     def rollback(self, run: str) -> Published:
         """Restore the tables as they were before the publications of a run.
@@ -173,13 +174,7 @@ class SqlPublications(CatalogDatabase):
             BranchError: The run has published nothing, it was rolled back already, or a table has changed since.
         """
         publications = self.publications(run)
-        if not publications:
-            raise BranchError(
-                f"The run {run} has published nothing. Give the id of a run, or its first {ABBREVIATED} characters."
-            )
-        run = publications[0].run
-        if done := [publication.rolled_back for publication in publications if publication.rolled_back]:
-            raise BranchError(f"The run {run} was rolled back already, at {done[0]:%Y-%m-%d %H:%M:%S %Z}.")
+        run = run_to_roll_back(run, publications)
         with self.transaction(f"The run {run} cannot be rolled back") as session:
             rows = session.run(
                 "select table_namespace, table_name, previous_location, previous_type, metadata_location "
@@ -190,11 +185,8 @@ class SqlPublications(CatalogDatabase):
             before = {Name(row[0], row[1]): Row(row[2], row[3]) if row[2] else None for row in rows}
             published = {Name(row[0], row[1]): row[4] for row in rows}
             now = session.rows(before, lock=True)
-            if changed := [str(name) for name in before if _location(now.get(name)) != published[name]]:
-                raise BranchError(
-                    f"The run {run} cannot be rolled back, because tables have been changed since: "
-                    f"{some(changed, FEW)}. Roll back the later runs first, or build the tables again."
-                )
+            if changed := [name for name in before if _location(now.get(name)) != published[name]]:
+                raise changed_since(run, changed)
             restored = {name: row for name, row in before.items() if row}
             for name, row in restored.items():
                 self._check_restorable(run, name, row)
@@ -232,10 +224,7 @@ class SqlPublications(CatalogDatabase):
             snapshot = FromInputFile.table_metadata(io.new_input(row.location)).current_snapshot()
             there = snapshot is None or io.new_input(snapshot.manifest_list).exists()
         if not there:
-            raise BranchError(
-                f"The run {run} cannot be rolled back: the snapshot of {name} before it has expired. "
-                "Build the table again."
-            )
+            raise expired(run, name)
 
 
 def _location(row: Row | None) -> str | None:
