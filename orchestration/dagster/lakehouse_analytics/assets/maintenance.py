@@ -202,14 +202,15 @@ class Maintenance:
             found = has_branches(catalog)
             branches = open_branches(catalog) if found else None
             dropped = remove_dead_branches(branches) if branches else []
-            replaced = branches.delete_replaced() if branches else 0
-        except (BranchError, CatalogError) as error:
+        except CatalogError as error:
+            # Maintenance itself does not need the catalog.
+            self.context.log.warning(f"Branches that are not needed anymore were not dropped: {error}")
+            return
+        except BranchError as error:
             self._fail("branches", str(error))
             return
         for branch in dropped:
             self.context.log.info(f"Dropped the branch {branch}.")
-        if replaced:
-            self.context.log.info(f"Deleted {counted(replaced, 'file')} that publications had replaced.")
 
     def _may_be_read(self, table: MaintainedTable) -> bool:
         if self.relations.get(table.relation) == "table":

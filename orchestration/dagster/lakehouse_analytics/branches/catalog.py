@@ -261,13 +261,6 @@ class BranchCatalog(Protocol):
     def delete_dropped(self) -> int:
         """Delete the files of dropped branches, also those that a killed process has left. Return their number."""
 
-    def delete_replaced(self) -> int:
-        """Delete files that publications have replaced long ago, if maintenance of the tables does not find them.
-
-        Returns:
-            The number of deleted files.
-        """
-
     def branches(self) -> Sequence[Branch]:
         """Return all branches, the oldest first."""
 

@@ -70,12 +70,22 @@ class Nessie:
 
         Raises:
             CatalogError: The catalog cannot be opened.
+            BranchError: The address of Nessie's API is not known, or has no TLS although the catalog has.
         """
         opened: Any = open_catalog(catalog)
         self.name, self.properties = catalog, dict(opened.properties)
         # pyiceberg's session has the authentication and the certificates of the catalog's configuration.
-        self._session = opened._session
-        self._api = f"{str(self.properties['nessie.core-base-uri']).rstrip('/')}/v2"
+        self._catalog, self._session = opened, opened._session
+        base = str(self.properties.get("nessie.core-base-uri") or "").rstrip("/")
+        if not base:
+            raise BranchError(f"The catalog {catalog} does not say where Nessie's API is (nessie.core-base-uri).")
+        if base.startswith("http:") and str(self.properties.get("uri", "")).startswith("https:"):
+            raise BranchError(
+                f"Nessie says that its API is at {base}, without TLS, and the token of the catalog {catalog} is not "
+                "sent there. Behind a proxy, let Nessie use its forwarding headers "
+                "(quarkus.http.proxy.proxy-address-forwarding), or set the property nessie.core-base-uri."
+            )
+        self._api = f"{base}/v2"
         default = str(self.properties.get("nessie.default-branch.name", "main"))
         prefix = unquote(str(self.properties.get("prefix", "")))
         self.reference = prefix.partition("|")[0].partition("@")[0] or default
@@ -235,6 +245,9 @@ class Nessie:
 
         try:
             response: Response = self._session.request(method, url, timeout=TIMEOUT, **options)
+            if response.status_code in (401, 419):  # the token has expired, which pyiceberg sees in its own requests
+                self._catalog._refresh_token()
+                response = self._session.request(method, url, timeout=TIMEOUT, **options)
             if response.ok:
                 return response.json() if response.content else {}
             failure = _failure(response)

@@ -45,15 +45,18 @@ class NessieBranchCatalog(NessiePublications):
         def operations(at: str) -> tuple[Operations, dict[Name, Content]]:
             if branch in self._records(at):
                 raise BranchError(f"The branch {branch} exists already.")
-            new = SchemaRecord(branch, kind, created, expires, schema="", location="")
+            new = SchemaRecord(branch, kind, created, expires, self._nessie.reference, schema="", location="")
             return self._added(Record({}), new, tables, at)
 
-        self._commit(operations, f"lakehouse: create the branch {branch}")
+        self._commit(branch, operations, f"lakehouse: create the branch {branch}")
 
-    def _commit(self, operations: Callable[[str], tuple[Operations, dict[Name, Content]]], message: str) -> None:
+    def _commit(
+        self, branch: str, operations: Callable[[str], tuple[Operations, dict[Name, Content]]], message: str
+    ) -> None:
         """Commit operations, again if another writer has changed one of their keys in the meantime.
 
         Args:
+            branch: The branch.
             operations: Returns the operations after a commit, and the contents whose metadata was written for them.
             message: The message of the commit.
         """
@@ -65,7 +68,11 @@ class NessieBranchCatalog(NessiePublications):
             try:
                 self._nessie.commit(found, at, message)
             except ChangedError:
-                self._files.remove(written)
+                there = self._nessie.contents([name.on(branch) for name in written], self._nessie.current())
+                used = set(map(metadata_of, there.values()))  # if a proxy has sent the request twice
+                self._files.remove({name: of for name, of in written.items() if metadata_of(of) not in used})
+                if written and len(used) == len(written):
+                    return
             else:
                 return
         raise RefusedError(f"Nothing was changed, because other writers change the same tables ({message}). Try again.")
@@ -153,7 +160,7 @@ class NessieBranchCatalog(NessiePublications):
             removed = [delete(name.on(branch)) for name in obsolete]
             return [*removed, *added], written
 
-        self._commit(operations, f"lakehouse: extend the branch {branch}")
+        self._commit(branch, operations, f"lakehouse: extend the branch {branch}")
 
     def record_results(self, branch: str, passed: Collection[Name], failed: Collection[Name]) -> None:
         """Record which tables of a branch a run has built and which have passed their gates."""
@@ -170,7 +177,7 @@ class NessieBranchCatalog(NessiePublications):
                     changed.append(put(schema.on_branch, schema.with_tables(tables).content()))
             return changed, {}
 
-        self._commit(operations, f"lakehouse: results of the branch {branch}")
+        self._commit(branch, operations, f"lakehouse: results of the branch {branch}")
 
     def failed(self, branch: str) -> Sequence[Name]:
         """Return the tables of a branch that failed, or were not built, in the last run that should have built them."""
@@ -192,7 +199,7 @@ class NessieBranchCatalog(NessiePublications):
             schemas = [schema for schema in (record.schemas.values() if record else ()) if not schema.dropped]
             return [put(schema.on_branch, replace(schema, dropped=True).content()) for schema in schemas], {}
 
-        self._commit(mark, f"lakehouse: drop the branch {branch}")
+        self._commit(branch, mark, f"lakehouse: drop the branch {branch}")
         return self._delete(branch)
 
     def delete_dropped(self) -> int:
@@ -219,7 +226,7 @@ class NessieBranchCatalog(NessiePublications):
             deleted += self._delete_files(tables, schemas, others)
             return [*map(delete, tables), *map(delete, schemas)], {}
 
-        self._commit(operations, f"lakehouse: drop the branch {branch}")
+        self._commit(branch, operations, f"lakehouse: drop the branch {branch}")
         return deleted
 
     def _delete_files(

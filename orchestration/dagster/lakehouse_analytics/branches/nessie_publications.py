@@ -14,9 +14,8 @@ from lakehouse_analytics.branches.catalog import BranchError, ConflictError, Nam
 from lakehouse_analytics.branches.files import THREADS
 from lakehouse_analytics.branches.nessie_api import NAMESPACE, TABLE, VIEW, ChangedError, Content, delete, put
 from lakehouse_analytics.branches.nessie_files import folder_of, metadata_of
-from lakehouse_analytics.branches.nessie_history import BRANCH, PUBLICATION
+from lakehouse_analytics.branches.nessie_history import BRANCH, PUBLICATION, NessieHistory
 from lakehouse_analytics.branches.nessie_records import Record
-from lakehouse_analytics.branches.nessie_replaced import NessieReplaced
 from lakehouse_analytics.branches.published_metadata import newest_time, renamed_view
 from lakehouse_analytics.common.names import FEW, some
 
@@ -24,7 +23,7 @@ from lakehouse_analytics.common.names import FEW, some
 ATTEMPTS = 5
 
 
-class NessiePublications(NessieReplaced):
+class NessiePublications(NessieHistory):
     """Publishes branches: all tables in one commit, or none."""
 
     def publish(self, branch: str, tables: Collection[Name], publication: str) -> Published:
@@ -67,7 +66,9 @@ class NessiePublications(NessieReplaced):
         at = self._nessie.current()
         there = self._nessie.contents([*now, *views.values()], at)
         after: dict[Name, Content] = {}
-        if all(there.get(name) == content for name, content in now.items()):
+        # The record is that of `now`, and must not replace one by which the branch is being dropped.
+        as_before = self._records(at).get(branch) == record
+        if as_before and all(there.get(name) == content for name, content in now.items()):
             after, when = self._published_tables(branch, names, now)
             for name, view in views.items():
                 after[name] = {**there[view], "id": now[name]["id"]} if name in now else there[view]
@@ -80,7 +81,9 @@ class NessiePublications(NessieReplaced):
             try:
                 self._nessie.commit(operations, at, message, properties=properties)
             except ChangedError:
-                pass
+                # Also the answer to a request that a proxy has sent twice.
+                if self._is_published(after):
+                    return time.time() - when
             except BranchError as error:
                 if not self._is_published(after):
                     raise BranchError(f"Whether the branch {branch} was published is not known: {error}") from None

@@ -42,6 +42,7 @@ class SchemaRecord:
 
     Attributes:
         branch, kind, created, expires: Those of the branch.
+        reference: The reference of Nessie in which the branch is.
         schema: The schema that it belongs to.
         location: The folder of its tables.
         dropped: Whether the branch is being dropped.
@@ -54,6 +55,7 @@ class SchemaRecord:
     kind: Literal["run", "branch"]
     created: datetime
     expires: datetime | None
+    reference: str
     schema: str
     location: str
     dropped: bool = False
@@ -78,6 +80,7 @@ class SchemaRecord:
             kind=cast(Literal["run", "branch"], properties[f"{_OF}kind"]),
             created=datetime.fromisoformat(properties[f"{_OF}created"]),
             expires=datetime.fromisoformat(expires) if expires else None,
+            reference=properties[f"{_OF}reference"],
             schema=properties[f"{_OF}schema"],
             location=properties["location"].rstrip("/"),
             dropped=f"{_OF}dropped" in properties,
@@ -96,6 +99,7 @@ class SchemaRecord:
             NAME: self.branch,
             f"{_OF}kind": self.kind,
             f"{_OF}created": self.created.isoformat(),
+            f"{_OF}reference": self.reference,
             f"{_OF}schema": self.schema,
             "location": self.location,
             **({f"{_OF}expires": self.expires.isoformat()} if self.expires else {}),

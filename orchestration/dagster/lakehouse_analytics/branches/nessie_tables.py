@@ -33,10 +33,14 @@ class NessieTables:
         return Lease(self._nessie, branch, shared=shared).marked()
 
     def _records(self, at: str) -> dict[str, Record]:
-        """Return the branches at a commit, by their names."""
+        """Return the branches at a commit, by their names.
+
+        A reference of Nessie that was made from this one has copies of the records. They are not branches of it: their
+        files are those of the branches here.
+        """
         found: dict[str, dict[str, SchemaRecord]] = {}
         for _, content in self._nessie.entries(at, f"entry.contentType == '{NAMESPACE}'"):
-            if schema := SchemaRecord.of(content):
+            if (schema := SchemaRecord.of(content)) and schema.reference == self._nessie.reference:
                 found.setdefault(schema.branch, {})[schema.schema] = schema
         return {branch: Record(schemas) for branch, schemas in found.items()}
 

@@ -235,10 +235,6 @@ class SqlBranchCatalog(SqlPublications):
             raise BranchError(f"The files of {len(problems)} dropped tables cannot be deleted yet: {first}")
         return deleted
 
-    def delete_replaced(self) -> int:
-        """Return 0: replaced files are in the table's own folder, where maintenance of the table finds them."""
-        return 0
-
     def _delete(self, session: CatalogSession, location: str, base: str | None, *, is_view: bool) -> int:
         io = self.io(location)
         if not io.new_input(location).exists():

@@ -88,11 +88,16 @@ def publish(settings: Settings, name: str, *, force: bool = False) -> str:
                 f"built in the last run on the branch: {some(failed, FEW)}. Build them again, or use --force."
             )
         published = catalog.publish(branch, tables, f"{branch} {datetime.now(UTC):%Y%m%dT%H%M%S}")
-        catalog.drop(branch)
+        try:
+            catalog.drop(branch)
+        except BranchError as error:
+            left = f"\nThe branch itself was not dropped: {error}"
+        else:
+            left = ""
     if not published.tables:
-        return f"The branch {branch} had changed nothing, and was dropped."
+        return f"The branch {branch} had changed nothing, and {'was dropped' if not left else 'is not needed'}.{left}"
     names = "".join(f"\n  {table}" for table in published.tables)
-    return f"Published {counted(len(published.tables), 'table')} of the branch {branch}:{names}"
+    return f"Published {counted(len(published.tables), 'table')} of the branch {branch}:{names}{left}"
 
 
 def drop(settings: Settings, name: str, *, if_exists: bool = False) -> str:

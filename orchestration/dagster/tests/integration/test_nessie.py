@@ -21,7 +21,7 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lakehouse_analytics.assets.run_branch import remove_dead_branches
-from lakehouse_analytics.branches import nessie_leases, nessie_replaced
+from lakehouse_analytics.branches import nessie_leases
 from lakehouse_analytics.branches.catalog import BranchBusyError, BranchError, ConflictError, Name, RefusedError
 from lakehouse_analytics.branches.nessie_api import Nessie, delete, put
 from lakehouse_analytics.branches.nessie_catalog import NessieBranchCatalog
@@ -214,34 +214,75 @@ def test_a_folder_that_a_published_table_needs_is_kept(lake: Lake) -> None:
     assert lake.ids(ORDERS) == [1, 2, 3]
 
 
-def test_folders_of_replaced_states_are_deleted_later(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = []
-    for n in range(4):
-        lake.branches.create(f"b{n}", {ORDERS: True})
-        table = lake.catalog.load_table((f"silver__b{n}", "orders"))
-        table.append(pa.table({"id": [n]})) if n == 2 else table.overwrite(pa.table({"id": [n]}))
-        folders.append(lake.location(ORDERS.on(f"b{n}")))
-        lake.branches.publish(f"b{n}", [ORDERS], f"run-{n}")
-        lake.branches.drop(f"b{n}")
-        if n == 0:
-            lake.nessie.create_reference(f"{lake.nessie.reference}_kept", lake.nessie.current())
-    assert lake.branches.delete_replaced() == 0  # not yet
-    monkeypatch.setattr(nessie_replaced, "KEPT", timedelta())
-    assert lake.branches.delete_replaced() > 0
-    assert [bool(lake.files(folder)) for folder in folders] == [True, False, False, True]  # the first is on a reference
-    assert lake.branches.delete_replaced() == 0
-    assert lake.ids(ORDERS) == [3]
-    with pytest.raises(BranchError, match=r"the snapshot of silver\.orders before it has expired"):
-        lake.branches.rollback("run-3")
-    content = lake.nessie.contents([ORDERS], lake.nessie.current())[ORDERS]
-    renamed = Name("silver", "renamed")
-    lake.nessie.commit([delete(ORDERS), put(renamed, content)], lake.nessie.current(), "rename")
-    assert lake.branches.delete_replaced() == 0
-    assert lake.ids(renamed) == [3]
-    kept = f"{lake.nessie.reference}_kept"
-    head = lake.nessie.head(kept)
+def test_another_reference_does_not_drop_the_branches_of_this_one(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reference of Nessie that is made from `main` during a run has its branch, too, and later no use for it."""
+    lake.branches.create("run_1", {ORDERS: True}, kind="run")
+    lake.append(ORDERS.on("run_1"), 3)
+    other = f"{lake.nessie.reference}_dev"
+    lake.nessie.create_reference(other, lake.nessie.current())
+    uri = os.environ["PYICEBERG_CATALOG__LAKE__URI"].replace(lake.nessie.reference, other)
+    for name in [name for name in os.environ if name.startswith("PYICEBERG_CATALOG__LAKE__")]:
+        monkeypatch.setenv(name.replace("__LAKE__", "__DEV__"), os.environ[name])
+    monkeypatch.setenv("PYICEBERG_CATALOG__DEV__URI", uri)
+    elsewhere = open_branches("dev")
+    assert remove_dead_branches(elsewhere) == []
+    assert elsewhere.branches() == []
+    lake.branches.publish("run_1", [ORDERS], "run-1")
+    assert (remove_dead_branches(elsewhere), elsewhere.delete_dropped()) == ([], 0)
+    assert lake.ids(ORDERS) == [1, 2, 3]
+    head = lake.nessie.head(other)
     assert head
-    lake.nessie.delete_reference(kept, head)
+    lake.nessie.delete_reference(other, head)
+
+
+def test_a_branch_that_is_being_dropped_is_not_published(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may drop it between two requests of the publication, such as after a pause of this one."""
+    lake.branches.create("b", {ORDERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    create_views = lake.branches._create_views
+
+    def dropped_meanwhile(*args: Any) -> Any:
+        monkeypatch.setattr(lake.branches, "_create_views", create_views)
+        open_branches("lake").drop("b")
+        return create_views(*args)
+
+    monkeypatch.setattr(lake.branches, "_create_views", dropped_meanwhile)
+    with pytest.raises(BranchError, match="There is no branch b"):
+        lake.branches.publish("b", [ORDERS], "run-1")
+    assert lake.ids(ORDERS) == [1, 2]
+
+
+def test_a_commit_that_a_proxy_sends_twice_is_known(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = lake.catalog._session
+    request = session.request
+
+    def twice(method: str, url: str, **options: Any) -> Any:
+        answer = request(method, url, **options)
+        return request(method, url, **options) if url.endswith("/history/commit") else answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "request", twice)
+        lake.branches.create("b", {ORDERS: True})
+    lake.append(ORDERS.on("b"), 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "request", twice)
+        assert lake.branches.publish("b", [ORDERS], "run-1").tables == [ORDERS]
+    assert lake.ids(ORDERS) == [1, 2, 3]
+
+
+def test_an_expired_token_is_renewed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = lake.catalog._session
+    request, renewed = session.request, list[bool]()
+    refused = requests.Response()
+    refused.status_code = 401
+
+    def expired(method: str, url: str, **options: Any) -> Any:
+        return request(method, url, **options) if renewed else refused
+
+    monkeypatch.setattr(session, "request", expired)
+    monkeypatch.setattr(lake.catalog, "_refresh_token", lambda: renewed.append(True))
+    assert lake.nessie.head()
+    assert renewed == [True]
 
 
 def test_a_publication_is_rolled_back_whole(lake: Lake) -> None:
@@ -325,14 +366,14 @@ def test_a_branch_in_use_is_exclusive_or_shared_and_free_after_a_crash(
     shared = lake.branches.in_use("run_1", shared=True), lake.branches.in_use("run_1", shared=True)
     with shared[0], shared[1], pytest.raises(BranchBusyError), lake.branches.in_use("run_1"):
         pass
-    monkeypatch.setattr(nessie_leases, "EXPIRY", timedelta(seconds=2))
+    monkeypatch.setattr(nessie_leases, "EXPIRY", timedelta(seconds=6))
     monkeypatch.setattr(nessie_leases, "RENEWAL", 0.5)
     lease = nessie_leases.Lease(lake.nessie, "run_1", shared=False)
     lease._change(lease._acquired)  # a process that dies does no more
     assert remove_dead_branches(lake.branches) == []
-    time.sleep(2.1)
+    time.sleep(6.1)
     with lake.branches.in_use("run_1"):
-        time.sleep(2.5)  # renewed in the meantime
+        time.sleep(6.5)  # renewed in the meantime
         assert remove_dead_branches(lake.branches) == []
     assert remove_dead_branches(lake.branches) == ["run_1"]
     assert lake.nessie.head(lease._reference) is None

@@ -40,6 +40,7 @@ def test_a_record_is_read_as_it_was_written(schema: SchemaRecord) -> None:
 def test_a_branch_has_the_tables_of_all_its_schemas() -> None:
     now = datetime.now(UTC)
     of = {"branch": "b", "kind": "branch", "created": now, "expires": now + timedelta(days=7), "location": ""}
+    of["reference"] = "main"
     tables = {"orders": TableRecord("m1", "m2"), "customers": TableRecord(None)}
     silver = SchemaRecord(schema="silver", tables=tables, **of)  # type: ignore[arg-type]
     gold = SchemaRecord(schema="gold", tables={"totals": TableRecord(None)}, dropped=True, **of)  # type: ignore[arg-type]
