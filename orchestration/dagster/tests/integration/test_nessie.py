@@ -31,11 +31,8 @@ from lakehouse_analytics.iceberg.catalog import open_catalog
 from .conftest import Lakehouse
 from .databases import Rest, Trino
 from .stack import stack_environment, start_part
-from .test_publish import (  # noqa: F401  # the same on this catalog
-    LAYERS,
-    schemas,
-    test_a_code_location_on_a_branch_writes_nowhere_else,
-)
+from .test_publish import LAYERS, schemas
+from .test_publish import test_a_code_location_on_a_branch_writes_nowhere_else as _on_a_branch
 
 pytestmark = pytest.mark.engine("trino")
 
@@ -514,6 +511,11 @@ def test_everything_is_published_or_nothing(lakehouse: Lakehouse) -> None:
     assert database.ask(f'select a, b from metrics."m#{commit}"') == [(50600, 50600)]
     assert lakehouse.sql("select a, b from metrics.m") == [(50600, 50601)]
     assert schemas(lakehouse) == {"raw", *LAYERS}
+
+
+@pytest.mark.nightly
+def test_a_code_location_on_a_branch_writes_nowhere_else(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    _on_a_branch(lakehouse, monkeypatch)
 
 
 def test_trino_loses_no_file_of_a_table_on_a_branch(lakehouse: Lakehouse) -> None:
