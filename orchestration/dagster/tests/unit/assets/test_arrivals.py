@@ -129,9 +129,9 @@ def test_a_load_is_retried_while_its_database_restarts(tmp_path: Path, monkeypat
         starter.join()
         retries = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_UP_FOR_RETRY)
         assert retries
-        event = retries[0].dagster_event
-        assert event is not None
-        assert f"/{name}: " in event.step_retry_data.error.to_string()  # the reason, which names the database
+        retry = retries[0].dagster_event
+        assert retry is not None
+        assert f"/{name}: " in retry.step_retry_data.error.to_string()  # the reason, which names the database
         [event] = run.asset_materializations_for_node("load_shop_customers")
         assert event.metadata["dagster/row_count"].value == 1
 
