@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -92,17 +92,21 @@ class FileLoad:
             log=context.log.info,
         )
         report = FileReport()
-        yield from self._load(context, loader, report, reload=reload)
+        found_lost_batch = yield from self._load(context, loader, report, reload=reload)
         rows = report.total
-        if rows is None and (accept or report.partitions):  # the latter of an attempt that failed after its commit
+        if rows is None and (accept or found_lost_batch):
             rows = next((number for (number,) in loader.tables.rows.query(COUNT)), None)
         if rows is not None:
             yield from row_count_checks(self.source, rows, context.instance, self.settings, accepted=accept)
 
     def _load(
         self, context: dg.AssetExecutionContext, loader: FileLoader, report: FileReport, *, reload: bool
-    ) -> Iterator[Event]:
-        """Load files, add what was done to the report, and yield the events but those of row counts."""
+    ) -> Generator[Event, None, bool]:
+        """Load files, add what was done to the report, and yield the events but those of row counts.
+
+        Returns:
+            Whether an earlier load failed after its commit, so that its rows may not have been counted.
+        """
         started = datetime.now(UTC)
         if context.has_partition_key or context.has_partition_key_range:
             wanted = days_and_values(self.source, context.partition_keys)
@@ -111,7 +115,7 @@ class FileLoad:
             missing = [day.isoformat() for day in wanted if day not in report.days]
             yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
             yield from self._checks(report, missing)
-            return
+            return False
         lost = self._lost_batch(context, loader)
         if lost is not None:
             report.partitions.update(dict.fromkeys(lost, 0))
@@ -127,6 +131,7 @@ class FileLoad:
             yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
         if report.found_something:
             yield from self._checks(report, [])
+        return lost is not None
 
     @property
     def _partitions(self) -> dg.PartitionsDefinition[str] | None:
