@@ -22,7 +22,7 @@ from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph, Source
 from lakehouse_analytics.dbt.relation import relation_of
-from lakehouse_analytics.keys import BROKEN_ROW_COUNT, EXPORTS_POOL
+from lakehouse_analytics.keys import EXPORTS_POOL, broken_row_count_tag
 from lakehouse_analytics.locks import TableBusyError, TableLocks, export_lock, lock_name
 from lakehouse_analytics.partitions.arrivals import source_partitions
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
@@ -121,7 +121,7 @@ def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.As
                             broken[str(event.check_name)] = event.description or "failed"
             if broken:
                 # The rows are loaded. The failure stops what this run would build from them.
-                context.instance.add_run_tags(context.run.run_id, {BROKEN_ROW_COUNT: ", ".join(broken)})
+                context.instance.add_run_tags(context.run.run_id, broken_row_count_tag(context.run.run_id, broken))
                 reasons = some([f"{check}: {reason}" for check, reason in broken.items()], between="; ")
                 raise dg.Failure(f"{'/'.join(source.key)}: {reasons}", allow_retries=False)
         except ArrivalError as error:

@@ -19,7 +19,7 @@ from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.dbt.relation import relation_of
-from lakehouse_analytics.keys import BROKEN_ROW_COUNT, UNREADABLE_FILES, asset_key
+from lakehouse_analytics.keys import UNREADABLE_FILES, asset_key, has_broken_row_count
 from lakehouse_analytics.partitions.arrivals import (
     days_and_values,
     exists,
@@ -146,7 +146,7 @@ class FileLoad:
         if run_id == context.run.run_id and context.retry_number:
             return partitions
         run = context.instance.get_run_by_id(run_id) if run_id and run_id != context.run.run_id else None
-        if run is None or run.status == dg.DagsterRunStatus.SUCCESS or BROKEN_ROW_COUNT in run.tags:
+        if run is None or run.status == dg.DagsterRunStatus.SUCCESS or has_broken_row_count(run):
             return None
         return partitions
 

@@ -15,7 +15,7 @@ from lakehouse_analytics.arrivals.files.tables import tables_of
 from lakehouse_analytics.assets.arrivals import arrival_assets
 from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.dbt.relation import relation_of
-from lakehouse_analytics.keys import BROKEN_ROW_COUNT
+from lakehouse_analytics.keys import broken_row_count_tag, has_broken_row_count
 from lakehouse_analytics.settings import Settings
 from manifests import Manifest
 from postgres_server import postgres_server
@@ -77,7 +77,7 @@ def test_files_that_lose_rows(tmp_path: Path, instance: dg.DagsterInstance) -> N
     assert "landing/prices: row_count: 3 rows, 85% fewer" in str(failure.step_failure_data.user_failure_data)
     stored = instance.get_run_by_id(loads.run.run_id)
     assert stored is not None
-    assert stored.tags[BROKEN_ROW_COUNT] == "row_count"
+    assert has_broken_row_count(stored)
 
     # The rows are loaded and reported: there is nothing that the next run has to do again.
     assert loads.load() == (True, {}, {})
@@ -96,7 +96,9 @@ def test_rows_of_a_load_that_was_killed_after_its_commit_are_counted(
     arrives = {"files": f"{tmp_path}/in/*.csv"}
     loads = Loads(tmp_path, instance, "landing.prices", arrives, max=10)
     put(tmp_path, 1, 10)
-    killed = create_run_for_test(instance, status=dg.DagsterRunStatus.FAILURE)
+    # A new execution of a run whose row count was wrong inherits its tag.
+    inherited = broken_row_count_tag("another-run", ["row_count"])
+    killed = create_run_for_test(instance, status=dg.DagsterRunStatus.FAILURE, tags=inherited)
     arrival = FileArrival.model_validate(arrives)
     tables = tables_of(loads.settings, relation_of(loads.source.node))
     [_] = FileLoader(arrival, storage_of(arrival, tmp_path), tables).load_new(killed.run_id)
