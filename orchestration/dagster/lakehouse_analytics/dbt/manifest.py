@@ -23,7 +23,7 @@ from lakehouse_analytics.contract.models import (
     deep_merge,
     parse,
 )
-from lakehouse_analytics.dbt.contract_lines import place_of
+from lakehouse_analytics.dbt.contract_lines import ContractLines
 from lakehouse_analytics.dbt.dagster_meta import DagsterMeta, read_meta
 from lakehouse_analytics.dbt.graph import DbtTest, External, Function, Graph, Key, Source, Table
 from lakehouse_analytics.dbt.lineage import externals_of, tests_of, unresolved_refs, with_lineage
@@ -71,11 +71,12 @@ class _Reader:
     """Reads one manifest, and collects all errors and findings before it reports any."""
 
     def __init__(self, manifest: Manifest, configuration: Mapping[str, Any], project_dir: Path | None) -> None:
-        self.manifest, self.configuration, self.project_dir = manifest, configuration, project_dir
+        self.manifest, self.configuration = manifest, configuration
         self.nodes = manifest.nodes
         self.constants = constant_models(self.nodes)
         self.externals = externals_of(self.nodes)
         self.root, self.adapter = manifest.project_name, manifest.adapter_type
+        self.lines = ContractLines(project_dir, self.root) if project_dir else None
         self.engine = ENGINES.get(self.adapter)
         self.metas: dict[str, DagsterMeta] = {}
         self.problems: list[str] = []
@@ -165,7 +166,7 @@ class _Reader:
 
     def _locate(self, node: Node, keys: Sequence[object]) -> str | None:
         """Return the file and line of a key of a contract; None if it is not found."""
-        return place_of(node, keys, self.project_dir, self.root) if self.project_dir else None
+        return self.lines.place_of(node, keys) if self.lines else None
 
     def _collect_errors(self, make: Callable[[], Any]) -> Any:
         try:
