@@ -95,7 +95,8 @@ class _Reader:
         owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
         keys = self._exposure_keys(exposures, {owner.key for owner in owners})
         self.problems += [*self._clashes(owners, keys), *_filled_twice(sources.values())]
-        self.problems += _contracts_of_exposures(exposures.values(), self.nodes)
+        self.problems += _contracts_of_exposures(exposures.values(), self.nodes, self.root)
+        self.findings += _ignored_contracts(exposures.values(), self.root)
         if self.engine:
             self.findings += self.engine.lint(self.manifest)
         accepted = {(table.unique_id, name) for table in tables.values() for name in table.contract.accept}
@@ -226,26 +227,37 @@ class _Reader:
 
 
 def _filled_twice(sources: Iterable[Source]) -> Iterator[str]:
-    """Yield the errors about sources that are one asset, but are filled in different ways."""
+    """Yield the errors about sources that are one asset, but are filled or counted in different ways."""
     by_key: dict[Key, list[Source]] = defaultdict(list)
     for source in sources:
         if source.contract.arrives or source.contract.airbyte:
             by_key[source.key].append(source)
     for key, filled in by_key.items():
         ways = [(source.contract.arrives, source.contract.airbyte) for source in filled]
+        names = " and ".join(f"{source.node.source_name}.{source.node.name}" for source in filled)
+        what = f"{names} are the asset {'/'.join(key)} (meta.dagster.asset_key), but their meta.lakehouse"
         if any(way != ways[0] for way in ways) and any(arrives for arrives, _ in ways):
-            names = " and ".join(f"{source.node.source_name}.{source.node.name}" for source in filled)
             yield (
-                f"{names} are the asset {'/'.join(key)} (meta.dagster.asset_key), but their meta.lakehouse fills it in "
-                "different ways: remove one of the keys arrives and airbyte, or give one of the sources another key"
+                f"{what} fills it in different ways: remove one of the keys arrives and airbyte, or give one of the "
+                "sources another key"
             )
+        elif any(source.contract.rows != filled[0].contract.rows for source in filled):
+            yield f"{what} has different rows: write the same rules for all, or give one of the sources another key"
 
 
-def _contracts_of_exposures(exposures: Iterable[Exposure], nodes: Mapping[str, Node]) -> Iterator[str]:
-    """Yield the errors about contracts of exposures, which have none: nothing would read them."""
+def _ignored_contracts(exposures: Iterable[Exposure], root: str) -> Iterator[Finding]:
+    """Yield the findings about contracts of exposures of packages, which the user cannot change."""
+    for exposure in exposures:
+        if exposure.meta.get("lakehouse") and exposure.package_name != root:
+            problem = "meta.lakehouse has no effect, because exposures have no contract"
+            yield Finding(exposure.unique_id, exposure.label, exposure.name, problem, noun="exposure")
+
+
+def _contracts_of_exposures(exposures: Iterable[Exposure], nodes: Mapping[str, Node], root: str) -> Iterator[str]:
+    """Yield the errors about contracts of the project's exposures, which have none: nothing would read them."""
     for exposure in exposures:
         raw = exposure.meta.get("lakehouse")
-        if not raw:
+        if not raw or exposure.package_name != root:
             continue
         read = some([node.name for parent in exposure.depends_on if (node := nodes.get(parent)) and is_table(node)])
         where = f"a model that it reads ({read})" if read else "the model"
