@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from lakehouse_analytics.arrivals.files.earlier_attempts import loaded_since
 from lakehouse_analytics.arrivals.files.load import FileLoader, Statistics
 from lakehouse_analytics.arrivals.files.staging import FileReport, PartitionOfFiles
 from lakehouse_analytics.arrivals.files.storage import storage_of
@@ -120,6 +121,8 @@ class FileLoad:
         if lost is not None:
             report.partitions.update(dict.fromkeys(lost, 0))
             yield from self._batch(context, loader, report, started)
+        if lost is not None and context.retry_number and not reload:
+            report.add(_of_earlier_attempts(context, loader))
         for batch in [loader.reload()] if reload else loader.load_new(context.run.run_id):
             yield from self._batch(context, loader, batch, started)
             report.add(batch)
@@ -223,3 +226,11 @@ class FileLoad:
             description=some([*files, *reasons], between="\n") or "All rows were loaded.",
             metadata={"bad_rows": report.bad_rows, "bad_files": len(files)},
         )
+
+
+def _of_earlier_attempts(context: dg.AssetExecutionContext, loader: FileLoader) -> FileReport:
+    """Return what the attempts of this run have loaded before they failed, whose checks were not evaluated."""
+    record = context.instance.get_run_record_by_id(context.run.run_id)
+    if record is None or record.start_time is None:
+        return FileReport()
+    return loaded_since(loader.tables, datetime.fromtimestamp(record.start_time, UTC))

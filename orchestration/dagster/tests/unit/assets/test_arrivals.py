@@ -187,14 +187,14 @@ def test_an_unexpected_exception_is_not_retried(tmp_path: Path, monkeypatch: pyt
 def test_a_retry_reports_what_the_failed_attempt_has_committed(tmp_path: Path) -> None:
     """An attempt may fail between its commit and its events, such as when a catalog does not answer any more."""
     manifest = Manifest()
-    contract = {"files": f"{tmp_path}/in/{{date}}.csv", "begin": "2026-01-01"}
+    contract = {"files": f"{tmp_path}/in/{{date}}.csv", "begin": "2026-01-01", "max_bad_rows": 1}
     manifest.source("landing", "prices", lakehouse={"arrives": contract})
     [source] = manifest.graph().sources.values()
     config = Settings(duckdb_path=tmp_path / "lake.duckdb")
     arrival = FileArrival.model_validate(contract)
     file = tmp_path / "in" / "2026-01-01.csv"
     file.parent.mkdir()
-    file.write_text("n\n1\n")
+    file.write_text("n\n1\n2,too many\n")
     os.utime(file, (time.time() - 60,) * 2)
     [spec] = [asset.get_asset_spec() for asset in arrival_assets(manifest.graph(), config)]
 
@@ -207,5 +207,10 @@ def test_a_retry_reports_what_the_failed_attempt_has_committed(tmp_path: Path) -
         yield from FileLoad(source, arrival, config).events(context, reload=False)
 
     with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
-        assert dg.materialize([load], instance=instance).success
+        run = dg.materialize([load], instance=instance)
+        assert run.success
         assert instance.get_materialized_partitions(spec.key) == {"2026-01-01"}
+        checks = {check.check_name: check for check in run.get_asset_check_evaluations()}
+        assert checks["arrived"].metadata["files"].value == 1
+        assert not checks["quarantined_rows"].passed
+        assert checks["quarantined_rows"].metadata["bad_rows"].value == 1
