@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import dagster as dg
 
 from lakehouse_analytics.dbt.graph import DbtTest, External, Graph, Source, Table
@@ -19,7 +21,8 @@ WINDOWS_OF = "lakehouse/windows_of"
 BRANCH = "lakehouse/branch"
 #: Tag of a run that could not read some files, with their number. The sensor of the files requests another load.
 UNREADABLE_FILES = "lakehouse/unreadable_files"
-#: Tag of a run that has loaded a source completely, and failed because of its row count. Its value names the checks.
+#: Tag of a run that has loaded a source completely, and failed because of its row count. Its value names the run,
+#: because a new execution of the run inherits the tag, and the checks.
 BROKEN_ROW_COUNT = "lakehouse/broken_row_count"
 
 
@@ -45,3 +48,13 @@ def build_tags(max_runtime: int) -> dict[str, str]:
 def max_runtime_tags(seconds: int) -> dict[str, str]:
     """Return the tag that makes Dagster's daemon terminate a run after some seconds."""
     return {"dagster/max_runtime": str(seconds)}
+
+
+def broken_row_count_tag(run_id: str, checks: Iterable[str]) -> dict[str, str]:
+    """Return the tag of a run whose load is complete, but failed some checks of its row count."""
+    return {BROKEN_ROW_COUNT: f"{run_id}: {', '.join(checks)}"}
+
+
+def has_broken_row_count(run: dg.DagsterRun) -> bool:
+    """Return whether a run has loaded its source completely, and failed because of its row count."""
+    return run.tags.get(BROKEN_ROW_COUNT, "").startswith(f"{run.run_id}: ")

@@ -14,7 +14,7 @@ from lakehouse_analytics.assets.file_loads import FileLoad
 from lakehouse_analytics.assets.multi_asset import multi_asset
 from lakehouse_analytics.assets.specs import source_spec
 from lakehouse_analytics.assets.table_loads import TableLoad
-from lakehouse_analytics.assets.transfer_retries import RETRIES
+from lakehouse_analytics.assets.transfer_retries import fail_or_retry
 from lakehouse_analytics.checks.freshness import thresholds
 from lakehouse_analytics.common.environment import SettingsError
 from lakehouse_analytics.common.names import apart, some
@@ -22,7 +22,7 @@ from lakehouse_analytics.contract.arrivals import FileArrival, TableArrival
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph, Source
 from lakehouse_analytics.dbt.relation import relation_of
-from lakehouse_analytics.keys import BROKEN_ROW_COUNT, EXPORTS_POOL
+from lakehouse_analytics.keys import EXPORTS_POOL, broken_row_count_tag
 from lakehouse_analytics.locks import TableBusyError, TableLocks, export_lock, lock_name
 from lakehouse_analytics.partitions.arrivals import source_partitions
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
@@ -106,7 +106,6 @@ def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.As
         backfill_policy=dg.BackfillPolicy.single_run() if partitions else None,
         # A folder of chdb can be open in one process, and exports may use the same.
         pool=graph.engine.pool or (EXPORTS_POOL if source.contract.copied_to else None),
-        retry_policy=RETRIES,
     )
     def run(context: dg.AssetExecutionContext, config: LoadConfig) -> Iterator[Event]:
         refuse_failed_launch(context.instance, context.run.run_id)
@@ -122,11 +121,11 @@ def _asset(graph: Graph, source: Source, settings: Settings, name: str) -> dg.As
                             broken[str(event.check_name)] = event.description or "failed"
             if broken:
                 # The rows are loaded. The failure stops what this run would build from them.
-                context.instance.add_run_tags(context.run.run_id, {BROKEN_ROW_COUNT: ", ".join(broken)})
+                context.instance.add_run_tags(context.run.run_id, broken_row_count_tag(context.run.run_id, broken))
                 reasons = some([f"{check}: {reason}" for check, reason in broken.items()], between="; ")
                 raise dg.Failure(f"{'/'.join(source.key)}: {reasons}", allow_retries=False)
         except ArrivalError as error:
-            raise dg.Failure(str(error), allow_retries=error.transient) from None
+            fail_or_retry(context, str(error), transient=error.transient)
         except (SettingsError, TableBusyError) as error:
             raise dg.Failure(str(error), allow_retries=False) from None
         except OSError as error:  # such as a full disk

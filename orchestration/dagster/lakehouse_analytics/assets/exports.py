@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import dagster as dg
 
 from lakehouse_analytics.arrivals.connections import connection_variable
 from lakehouse_analytics.assets.export_gates import closed_gates, gates_of
 from lakehouse_analytics.assets.specs import export_spec
-from lakehouse_analytics.assets.transfer_retries import RETRIES
+from lakehouse_analytics.assets.transfer_retries import fail_or_retry
 from lakehouse_analytics.contract.exports import Serve
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph, Table
@@ -104,7 +104,6 @@ def _asset(graph: Graph, one: Export, settings: Settings) -> dg.AssetsDefinition
             )
         ],
         pool=graph.engine.pool or EXPORTS_POOL,
-        retry_policy=RETRIES,
     )
     def execute(context: dg.AssetExecutionContext, engine: dg.ResourceParam[Engine]) -> Iterator[Any]:
         refuse_failed_launch(context.instance, context.run.run_id)
@@ -134,18 +133,17 @@ class _Execution:
             yield dg.AssetCheckResult(
                 check_name=ROWS_SERVED, asset_key=self._export.key, passed=False, description=str(error)
             )
-            raise self._failure(str(error), retry=error.transient) from None
+            self._fail(str(error), transient=error.transient)
         except (ExportError, TableBusyError) as error:
-            raise self._failure(str(error), retry=getattr(error, "transient", False)) from None
+            self._fail(str(error), transient=getattr(error, "transient", False))
         except DatabaseError as error:
-            retry = self._engine.classify_error(str(error)).transient
-            raise self._failure(str(error), retry=retry) from None
+            self._fail(str(error), transient=self._engine.classify_error(str(error)).transient)
         yield self._result(url, published, copied)
 
     def _refuse_closed_gates(self) -> None:
         if closed := closed_gates(self._context.instance, self._export.gates):
             lines = "\n".join(f"✘ {line}" for line in closed)
-            raise self._failure(f"its gates do not allow it. Fix the data, and build the table again.\n{lines}")
+            self._fail(f"its gates do not allow it. Fix the data, and build the table again.\n{lines}")
 
     def _newest(self) -> int:
         """Return the storage id of the table's latest materialization; 0 if there is none."""
@@ -189,5 +187,6 @@ class _Execution:
         )
         return dg.MaterializeResult(asset_key=self._export.key, metadata=metadata, check_results=[served])
 
-    def _failure(self, reason: str, *, retry: bool = False) -> dg.Failure:
-        return dg.Failure(f"{self._table} was not exported to {self._export.serve.to}: {reason}", allow_retries=retry)
+    def _fail(self, reason: str, *, transient: bool = False) -> NoReturn:
+        message = f"{self._table} was not exported to {self._export.serve.to}: {reason}"
+        fail_or_retry(self._context, message, transient=transient)

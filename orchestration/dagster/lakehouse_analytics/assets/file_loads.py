@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
+from lakehouse_analytics.arrivals.files.earlier_attempts import loaded_since
 from lakehouse_analytics.arrivals.files.load import FileLoader, Statistics
 from lakehouse_analytics.arrivals.files.staging import FileReport, PartitionOfFiles
 from lakehouse_analytics.arrivals.files.storage import storage_of
@@ -19,7 +20,7 @@ from lakehouse_analytics.common.names import counted, some
 from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.dbt.graph import Source
 from lakehouse_analytics.dbt.relation import relation_of
-from lakehouse_analytics.keys import BROKEN_ROW_COUNT, UNREADABLE_FILES, asset_key
+from lakehouse_analytics.keys import UNREADABLE_FILES, asset_key, has_broken_row_count
 from lakehouse_analytics.partitions.arrivals import (
     days_and_values,
     exists,
@@ -92,17 +93,21 @@ class FileLoad:
             log=context.log.info,
         )
         report = FileReport()
-        yield from self._load(context, loader, report, reload=reload)
+        found_lost_batch = yield from self._load(context, loader, report, reload=reload)
         rows = report.total
-        if rows is None and (accept or report.partitions):  # the latter of an attempt that failed after its commit
+        if rows is None and (accept or found_lost_batch):
             rows = next((number for (number,) in loader.tables.rows.query(COUNT)), None)
         if rows is not None:
             yield from row_count_checks(self.source, rows, context.instance, self.settings, accepted=accept)
 
     def _load(
         self, context: dg.AssetExecutionContext, loader: FileLoader, report: FileReport, *, reload: bool
-    ) -> Iterator[Event]:
-        """Load files, add what was done to the report, and yield the events but those of row counts."""
+    ) -> Generator[Event, None, bool]:
+        """Load files, add what was done to the report, and yield the events but those of row counts.
+
+        Returns:
+            Whether an earlier load failed after its commit, so that its rows may not have been counted.
+        """
         started = datetime.now(UTC)
         if context.has_partition_key or context.has_partition_key_range:
             wanted = days_and_values(self.source, context.partition_keys)
@@ -111,11 +116,13 @@ class FileLoad:
             missing = [day.isoformat() for day in wanted if day not in report.days]
             yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
             yield from self._checks(report, missing)
-            return
+            return False
         lost = self._lost_batch(context, loader)
         if lost is not None:
             report.partitions.update(dict.fromkeys(lost, 0))
             yield from self._batch(context, loader, report, started)
+        if lost is not None and context.retry_number and not reload:
+            report.add(_of_earlier_attempts(context, loader))
         for batch in [loader.reload()] if reload else loader.load_new(context.run.run_id):
             yield from self._batch(context, loader, batch, started)
             report.add(batch)
@@ -127,6 +134,7 @@ class FileLoad:
             yield dg.MaterializeResult(self.key, metadata=self._metadata(report, started))
         if report.found_something:
             yield from self._checks(report, [])
+        return lost is not None
 
     @property
     def _partitions(self) -> dg.PartitionsDefinition[str] | None:
@@ -141,7 +149,7 @@ class FileLoad:
         if run_id == context.run.run_id and context.retry_number:
             return partitions
         run = context.instance.get_run_by_id(run_id) if run_id and run_id != context.run.run_id else None
-        if run is None or run.status == dg.DagsterRunStatus.SUCCESS or BROKEN_ROW_COUNT in run.tags:
+        if run is None or run.status == dg.DagsterRunStatus.SUCCESS or has_broken_row_count(run):
             return None
         return partitions
 
@@ -218,3 +226,11 @@ class FileLoad:
             description=some([*files, *reasons], between="\n") or "All rows were loaded.",
             metadata={"bad_rows": report.bad_rows, "bad_files": len(files)},
         )
+
+
+def _of_earlier_attempts(context: dg.AssetExecutionContext, loader: FileLoader) -> FileReport:
+    """Return what the attempts of this run have loaded before they failed, whose checks were not evaluated."""
+    record = context.instance.get_run_record_by_id(context.run.run_id)
+    if record is None or record.start_time is None:
+        return FileReport()
+    return loaded_since(loader.tables, datetime.fromtimestamp(record.start_time, UTC))

@@ -45,7 +45,6 @@ def multi_asset(
     backfill_policy: dg.BackfillPolicy | None = None,
     pool: str | None = None,
     op_tags: Mapping[str, str] | None = None,
-    retry_policy: dg.RetryPolicy | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Create an op that builds several assets, like `dg.multi_asset`, with any asset keys.
 
@@ -58,7 +57,6 @@ def multi_asset(
         backfill_policy: The backfill policy of the partitioned assets.
         pool: The concurrency pool of the op.
         op_tags: The tags of the op.
-        retry_policy: When the op is executed again after a failure.
 
     Raises:
         ValueError: A check is on another asset, and `allow_arbitrary_check_specs` is not set.
@@ -76,7 +74,7 @@ def multi_asset(
     checks = {output: spec for output, spec in outs.items() if isinstance(spec, dg.AssetCheckSpec)}
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
-        op = _Op.of(function, name, ins, _outs(outs, can_subset), tags=op_tags, pool=pool, retry_policy=retry_policy)
+        op = _Op.of(function, name, ins, _outs(outs, can_subset), tags=op_tags, pool=pool)
         return _Assets(
             node_def=op,
             keys_by_input_name=ins,
@@ -187,7 +185,6 @@ class _Op(dg.OpDefinition):
         *,
         tags: Mapping[str, str] | None,
         pool: str | None,
-        retry_policy: dg.RetryPolicy | None = None,
     ) -> _Op:
         """Create the op of a function that has resources and a config as parameters."""
         ins = dict.fromkeys(inputs, dg.In(dg.Nothing))
@@ -202,7 +199,6 @@ class _Op(dg.OpDefinition):
             required_resource_keys=read.required_resource_keys,
             tags=tags,
             pool=pool,
-            retry_policy=retry_policy,
         )
 
     @cached_property

@@ -17,36 +17,62 @@ if TYPE_CHECKING:
 PROJECT_FILE = "dbt_project.yml"
 
 
-def place_of(node: Node, keys: Sequence[object], project_dir: Path, project: str) -> str | None:
-    """Return `<file>:<line>` of a key; None if it is not found, such as one that is set in SQL or by an anchor.
+class ContractLines:
+    """Finds the lines of the keys of one project's contracts. Each file is parsed once.
 
     Args:
-        node: A model, seed, snapshot or source.
-        keys: The key and those above it, below `meta.lakehouse`. The last may be missing in the file.
         project_dir: The folder of the dbt project.
         project: The name of the dbt project. Files of its packages are elsewhere.
     """
-    own = (node.patch_path, node.original_file_path) if node.package_name == project else ()
-    files = [file for file in dict.fromkeys(own) if file.endswith((".yml", ".yaml"))]
-    found = [
-        (depth, f"{file}:{line}")
-        for file in (*files, PROJECT_FILE)
-        for depth, line in _found(project_dir / file, node, keys)
-    ]
-    # Contracts of folders and sources are merged with those below them, so the whole path may be in another file.
-    return max(found, key=lambda one: one[0])[1] if found else None
+
+    def __init__(self, project_dir: Path, project: str) -> None:
+        self._project_dir, self._project = project_dir, project
+        self._roots: dict[str, yaml.Node | None] = {}
+
+    def place_of(self, node: Node, keys: Sequence[object]) -> str | None:
+        """Return `<file>:<line>` of a key; None if it is not found, such as one that an anchor sets.
+
+        It is not searched if the code of the resource may set it by `config()`, or if the resource has versions, each
+        of which may have a `config` of its own.
+
+        Args:
+            node: A model, seed, snapshot or source.
+            keys: The key and those above it, below `meta.lakehouse`. The last may be missing in the file.
+        """
+        if node.version is not None or "lakehouse" in (node.raw_code or ""):
+            return None
+        own = (node.patch_path, node.original_file_path) if node.package_name == self._project else ()
+        files = [file for file in dict.fromkeys(own) if file.endswith((".yml", ".yaml"))]
+        found = [
+            (depth, f"{file}:{line}")
+            for file in (*files, PROJECT_FILE)
+            for depth, line in _found(self._root(file), file, node, keys)
+        ]
+        # Contracts of folders and sources are merged with those below them, so the whole path may be in another file.
+        return max(found, key=lambda one: one[0])[1] if found else None
+
+    def _root(self, file: str) -> yaml.Node | None:
+        """Return the parsed file; None if it cannot be read."""
+        if file not in self._roots:
+            self._roots[file] = _composed(self._project_dir / file)
+        return self._roots[file]
 
 
-def _found(file: Path, node: Node, keys: Sequence[object]) -> Iterator[tuple[int, int]]:
-    """Yield how many of the keys a contract of the file has, and the line of the last one."""
+def _composed(file: Path) -> yaml.Node | None:
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # that of libyaml is ten times as fast
     try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root: yaml.Node | None = yaml.compose(file.read_text(encoding="utf-8"), Loader=loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return
+        return None
+    return root
+
+
+def _found(root: yaml.Node | None, file: str, node: Node, keys: Sequence[object]) -> Iterator[tuple[int, int]]:
+    """Yield how many of the keys a contract of a file has, and the line of the last one."""
     below = _value(root, f"{node.resource_type}s")
-    places = _folders(below, node) if file.name == PROJECT_FILE else _properties(below, node)
+    places = _folders(below, node) if file == PROJECT_FILE else _properties(below, node)
     for place in places:
         for meta in (_value(_value(place, "config"), "meta"), _value(place, "meta"), _value(place, "+meta")):
             depth, line = _deepest(_value(meta, "lakehouse"), keys)

@@ -23,7 +23,7 @@ from lakehouse_analytics.contract.models import (
     deep_merge,
     parse,
 )
-from lakehouse_analytics.dbt.contract_lines import place_of
+from lakehouse_analytics.dbt.contract_lines import ContractLines
 from lakehouse_analytics.dbt.dagster_meta import DagsterMeta, read_meta
 from lakehouse_analytics.dbt.graph import DbtTest, External, Function, Graph, Key, Source, Table
 from lakehouse_analytics.dbt.lineage import externals_of, tests_of, unresolved_refs, with_lineage
@@ -71,11 +71,12 @@ class _Reader:
     """Reads one manifest, and collects all errors and findings before it reports any."""
 
     def __init__(self, manifest: Manifest, configuration: Mapping[str, Any], project_dir: Path | None) -> None:
-        self.manifest, self.configuration, self.project_dir = manifest, configuration, project_dir
+        self.manifest, self.configuration = manifest, configuration
         self.nodes = manifest.nodes
         self.constants = constant_models(self.nodes)
         self.externals = externals_of(self.nodes)
         self.root, self.adapter = manifest.project_name, manifest.adapter_type
+        self.lines = ContractLines(project_dir, self.root) if project_dir else None
         self.engine = ENGINES.get(self.adapter)
         self.metas: dict[str, DagsterMeta] = {}
         self.problems: list[str] = []
@@ -94,7 +95,8 @@ class _Reader:
         owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
         keys = self._exposure_keys(exposures, {owner.key for owner in owners})
         self.problems += [*self._clashes(owners, keys), *_filled_twice(sources.values())]
-        self.problems += _contracts_of_exposures(exposures.values(), self.nodes)
+        self.problems += _contracts_of_exposures(exposures.values(), self.nodes, self.root)
+        self.findings += _ignored_contracts(exposures.values(), self.root)
         if self.engine:
             self.findings += self.engine.lint(self.manifest)
         accepted = {(table.unique_id, name) for table in tables.values() for name in table.contract.accept}
@@ -165,7 +167,7 @@ class _Reader:
 
     def _locate(self, node: Node, keys: Sequence[object]) -> str | None:
         """Return the file and line of a key of a contract; None if it is not found."""
-        return place_of(node, keys, self.project_dir, self.root) if self.project_dir else None
+        return self.lines.place_of(node, keys) if self.lines else None
 
     def _collect_errors(self, make: Callable[[], Any]) -> Any:
         try:
@@ -225,26 +227,37 @@ class _Reader:
 
 
 def _filled_twice(sources: Iterable[Source]) -> Iterator[str]:
-    """Yield the errors about sources that are one asset, but are filled in different ways."""
+    """Yield the errors about sources that are one asset, but are filled or counted in different ways."""
     by_key: dict[Key, list[Source]] = defaultdict(list)
     for source in sources:
         if source.contract.arrives or source.contract.airbyte:
             by_key[source.key].append(source)
     for key, filled in by_key.items():
         ways = [(source.contract.arrives, source.contract.airbyte) for source in filled]
+        names = " and ".join(f"{source.node.source_name}.{source.node.name}" for source in filled)
+        what = f"{names} are the asset {'/'.join(key)} (meta.dagster.asset_key), but their meta.lakehouse"
         if any(way != ways[0] for way in ways) and any(arrives for arrives, _ in ways):
-            names = " and ".join(f"{source.node.source_name}.{source.node.name}" for source in filled)
             yield (
-                f"{names} are the asset {'/'.join(key)} (meta.dagster.asset_key), but their meta.lakehouse fills it in "
-                "different ways: remove one of the keys arrives and airbyte, or give one of the sources another key"
+                f"{what} fills it in different ways: remove one of the keys arrives and airbyte, or give one of the "
+                "sources another key"
             )
+        elif any(source.contract.rows != filled[0].contract.rows for source in filled):
+            yield f"{what} has different rows: write the same rules for all, or give one of the sources another key"
 
 
-def _contracts_of_exposures(exposures: Iterable[Exposure], nodes: Mapping[str, Node]) -> Iterator[str]:
-    """Yield the errors about contracts of exposures, which have none: nothing would read them."""
+def _ignored_contracts(exposures: Iterable[Exposure], root: str) -> Iterator[Finding]:
+    """Yield the findings about contracts of exposures of packages, which the user cannot change."""
+    for exposure in exposures:
+        if exposure.meta.get("lakehouse") and exposure.package_name != root:
+            problem = "meta.lakehouse has no effect, because exposures have no contract"
+            yield Finding(exposure.unique_id, exposure.label, exposure.name, problem, noun="exposure")
+
+
+def _contracts_of_exposures(exposures: Iterable[Exposure], nodes: Mapping[str, Node], root: str) -> Iterator[str]:
+    """Yield the errors about contracts of the project's exposures, which have none: nothing would read them."""
     for exposure in exposures:
         raw = exposure.meta.get("lakehouse")
-        if not raw:
+        if not raw or exposure.package_name != root:
             continue
         read = some([node.name for parent in exposure.depends_on if (node := nodes.get(parent)) and is_table(node)])
         where = f"a model that it reads ({read})" if read else "the model"

@@ -15,7 +15,11 @@ from lakehouse_analytics.settings import repository_root
 VALUES = "values.yaml"
 #: Labels that Dagster's chart sets. They do not depend on the name of the release.
 _DAEMON, _WEBSERVER = "component=dagster-daemon", "component=dagster-webserver"
-_WEBHOOK = "app.kubernetes.io/component=webhook"
+#: For a webhook that does not answer.
+START_WEBHOOK = (
+    "Start `lakehouse webhook` with the same DAGSTER_HOME, LAKEHOUSE_WEBHOOK_TOKEN, LAKEHOUSE_WEBHOOK_HOST and "
+    "LAKEHOUSE_WEBHOOK_PORT."
+)
 _LOAD = "python -m lakehouse_analytics.doctor.load"
 _MIGRATE = "dagster instance migrate"
 #: Accepted by the charts 1.9.3 and 1.12.19. The limits stay in `concurrency`.
@@ -193,17 +197,6 @@ def switch_on(place: Place, what: str, name: str, page: str) -> str:
     else:
         return f"Switch it on in the UI ({page})."
     return f"Switch it on in the UI ({page}), or: `{command}`"
-
-
-def start_webhook(place: Place) -> str:
-    """Return the instruction for a webhook that does not answer."""
-    if place is Place.POD:
-        logs = f"{_kubectl('logs')} -l {_WEBHOOK} --tail=100"
-        return f"Set webhook.enabled in the values of lakehouse-support, and see the log of its pod: `{logs}`"
-    return (
-        "Set LAKEHOUSE_WEBHOOK_TOKEN, and start `lakehouse webhook` with the same DAGSTER_HOME, LAKEHOUSE_WEBHOOK_HOST "
-        "and LAKEHOUSE_WEBHOOK_PORT."
-    )
 
 
 def set_clock(place: Place) -> str:

@@ -22,10 +22,11 @@ def webhook(context: ProbeContext) -> Finding:
         return skipped("no source has arrives: {webhook: true}")
     settings, place = context.settings, fixes.here()
     what = f"loads of {counted(len(sources.keys), 'source table')} are reported ({some(sorted(sources.keys))})"
+    if place is fixes.Place.POD:
+        # Also with the token: the other pods may get it from the same Secret.
+        return skipped(f"{what}, to a pod of its own, which Kubernetes probes")
     if settings.webhook_token is None:
-        if place is fixes.Place.POD:
-            return skipped(f"{what}, to a pod of its own, which Kubernetes probes")
-        return failed(f"{what}, but LAKEHOUSE_WEBHOOK_TOKEN is not set", fixes.start_webhook(place))
+        return skipped(f"{what}, but LAKEHOUSE_WEBHOOK_TOKEN is not set: no webhook runs here")
     host = _EVERYWHERE.get(settings.webhook_host, settings.webhook_host)
     where = f"http://{f'[{host}]' if ':' in host else host}:{settings.webhook_port}/health"
     try:
@@ -33,7 +34,7 @@ def webhook(context: ProbeContext) -> Finding:
     except (OSError, HTTPException) as error:
         problem = f"does not answer: {getattr(error, 'strerror', None) or error or type(error).__name__}"
     if problem:
-        return failed(f"{what}, but {where} {problem}", fixes.start_webhook(place))
+        return failed(f"{what}, but {where} {problem}", fixes.START_WEBHOOK)
     return fine(f"{where} answers; {what}")
 
 

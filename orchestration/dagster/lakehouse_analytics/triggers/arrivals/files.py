@@ -15,7 +15,7 @@ from lakehouse_analytics.arrivals.files.versions import fingerprint
 from lakehouse_analytics.common.names import apart, counted
 from lakehouse_analytics.contract.arrivals import FileArrival
 from lakehouse_analytics.dbt.graph import Source
-from lakehouse_analytics.keys import BROKEN_ROW_COUNT, UNREADABLE_FILES, asset_key, max_runtime_tags
+from lakehouse_analytics.keys import UNREADABLE_FILES, asset_key, has_broken_row_count, max_runtime_tags
 from lakehouse_analytics.settings import Settings
 
 #: A load that failed, or could not read all files, is requested again after this time.
@@ -118,7 +118,7 @@ def _has_failed(instance: dg.DagsterInstance, key: dg.AssetKey, cursor: FileCurs
         return False
     run = runs[0]
     failed = run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-    return (failed and BROKEN_ROW_COUNT not in run.tags) or (run.is_finished and UNREADABLE_FILES in run.tags)
+    return (failed and not has_broken_row_count(run)) or (run.is_finished and UNREADABLE_FILES in run.tags)
 
 
 def _run_key(key: dg.AssetKey, cursor: FileCursor) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
+from typing import NoReturn
 
 import dagster as dg
 import pytest
+from lakehouse_analytics.assets import exports as module
+from lakehouse_analytics.assets import transfer_retries
 from lakehouse_analytics.assets.exports import export_assets, exports_of
 from lakehouse_analytics.contract.models import ContractError
+from lakehouse_analytics.exports.base import ExportError
 from lakehouse_analytics.keys import EXPORTS_POOL
 from lakehouse_analytics.settings import Settings
 from manifests import Manifest
@@ -76,3 +81,38 @@ def test_a_copy_cannot_have_the_key_of_a_table() -> None:
     manifest.model("a", folder="gold", lakehouse={"serve": serve("a", "gold")})
     with pytest.raises(ContractError, match="gold/a is the key of another asset; rename the copy"):
         exports_of(manifest.graph())
+
+
+@pytest.mark.parametrize(
+    ("error", "retries"),
+    [
+        (ExportError("connection lost", transient=True), 2),
+        (ExportError("no such database"), 0),
+        (RuntimeError("a bug"), 0),
+        (KeyboardInterrupt(), 0),
+    ],
+)
+def test_only_a_failure_that_may_pass_is_retried(
+    error: BaseException, retries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def destination(*_: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(module, "destination", destination)
+    monkeypatch.setattr(transfer_retries, "RETRIES", dg.RetryPolicy(max_retries=2))
+    monkeypatch.setenv("LAKEHOUSE_CONNECTION_PG", "postgresql://u@h/d")
+    manifest = Manifest()
+    manifest.model("a", folder="gold", lakehouse={"serve": serve("a", "pg")})
+    graph = manifest.graph()
+    assets = export_assets(graph, exports_of(graph), Settings())
+    with dg.DagsterInstance.ephemeral() as instance:
+        with suppress(KeyboardInterrupt):
+            dg.materialize(assets, instance=instance, resources={"engine": object()}, raise_on_error=False)
+        [run] = instance.get_runs()
+        assert len(instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_UP_FOR_RETRY)) == retries
+        [failed] = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+        event = failed.dagster_event
+        assert event is not None
+        reason = event.step_failure_data.error
+        assert reason is not None
+        assert str(error) in reason.to_string()

@@ -8,8 +8,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.test_utils import create_run_for_test
+from lakehouse_analytics.arrivals.files.load import FileLoader
+from lakehouse_analytics.arrivals.files.storage import storage_of
+from lakehouse_analytics.arrivals.files.tables import tables_of
 from lakehouse_analytics.assets.arrivals import arrival_assets
-from lakehouse_analytics.keys import BROKEN_ROW_COUNT
+from lakehouse_analytics.contract.arrivals import FileArrival
+from lakehouse_analytics.dbt.relation import relation_of
+from lakehouse_analytics.keys import broken_row_count_tag, has_broken_row_count
 from lakehouse_analytics.settings import Settings
 from manifests import Manifest
 from postgres_server import postgres_server
@@ -23,7 +29,8 @@ class Loads:
     def __init__(self, folder: Path, instance: dg.DagsterInstance, source: str, arrives: dict[str, Any], **rows: Any):
         manifest = Manifest()
         manifest.source(*source.split("."), lakehouse={"arrives": arrives, "rows": rows})
-        [self.asset] = arrival_assets(manifest.graph(), Settings(duckdb_path=folder / "lake.duckdb"))
+        graph, self.settings = manifest.graph(), Settings(duckdb_path=folder / "lake.duckdb")
+        [self.source], [self.asset] = graph.sources.values(), arrival_assets(graph, self.settings)
         self.instance = instance
 
     def load(self, **config: Any) -> tuple[bool, dict[str, bool], dict[str, str]]:
@@ -70,7 +77,7 @@ def test_files_that_lose_rows(tmp_path: Path, instance: dg.DagsterInstance) -> N
     assert "landing/prices: row_count: 3 rows, 85% fewer" in str(failure.step_failure_data.user_failure_data)
     stored = instance.get_run_by_id(loads.run.run_id)
     assert stored is not None
-    assert stored.tags[BROKEN_ROW_COUNT] == "row_count"
+    assert has_broken_row_count(stored)
 
     # The rows are loaded and reported: there is nothing that the next run has to do again.
     assert loads.load() == (True, {}, {})
@@ -80,6 +87,27 @@ def test_files_that_lose_rows(tmp_path: Path, instance: dg.DagsterInstance) -> N
     assert loads.load(accept_row_count=True)[:2] == (True, {"row_count": True})
     put(tmp_path, 2, 2)
     assert loads.load()[:2] == (True, {"row_count": True})
+
+
+def test_rows_of_a_load_that_was_killed_after_its_commit_are_counted(
+    tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    """Its files have no dates, so the next load has no partition to report."""
+    arrives = {"files": f"{tmp_path}/in/*.csv"}
+    loads = Loads(tmp_path, instance, "landing.prices", arrives, max=10)
+    put(tmp_path, 1, 10)
+    # A new execution of a run whose row count was wrong inherits its tag.
+    inherited = broken_row_count_tag("another-run", ["row_count"])
+    killed = create_run_for_test(instance, status=dg.DagsterRunStatus.FAILURE, tags=inherited)
+    arrival = FileArrival.model_validate(arrives)
+    tables = tables_of(loads.settings, relation_of(loads.source.node))
+    [_] = FileLoader(arrival, storage_of(arrival, tmp_path), tables).load_new(killed.run_id)
+    assert loads.load()[:2] == (True, {"row_count": True})
+    [event] = loads.run.asset_materializations_for_node("load_landing_prices")
+    assert event.metadata["files"].value == 0
+    put(tmp_path, 2, 1)
+    assert loads.load()[:2] == (False, {"row_count": False})
+    assert loads.load() == (True, {}, {})
 
 
 def test_a_database_that_loses_rows(

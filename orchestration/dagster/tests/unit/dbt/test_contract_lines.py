@@ -123,3 +123,37 @@ def test_a_package_and_a_missing_file_have_no_line(tmp_path: Path, manifest: Man
     (tmp_path / "models/gold.yml").unlink()
     [first, *_] = mistakes(tmp_path, manifest)
     assert first.startswith("models/gold.yml or models/gold/orders.sql or dbt_project.yml: model orders")
+
+
+NO_LINE = "models/gold.yml or models/gold/orders.sql or dbt_project.yml: model orders"
+
+
+@pytest.mark.parametrize("code", ['{{ config(meta={"lakehouse": {"rows": {"max_dorp": 1}}}) }} select 1', None])
+def test_a_model_whose_code_may_set_the_key_has_no_line(tmp_path: Path, manifest: Manifest, code: str | None) -> None:
+    """The same key may be in a file as well, which the code replaces."""
+    [orders] = manifest.nodes.values()
+    orders["raw_code"] = code
+    [first, *_] = mistakes(tmp_path, manifest, PROJECT_FILE)
+    assert first.startswith(NO_LINE) == (code is not None)
+
+
+def test_a_version_has_no_line(tmp_path: Path, manifest: Manifest) -> None:
+    """Each version may have a `config` of its own."""
+    [orders] = manifest.nodes.values()
+    orders["version"] = 2
+    assert all(line.startswith(NO_LINE) for line in mistakes(tmp_path, manifest))
+
+
+def test_each_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = Manifest()
+    for number in range(20):
+        manifest.model(f"m{number}", folder="gold")
+    parsed, compose = [], yaml.compose
+
+    def counted(text: str, **options: Any) -> Any:
+        parsed.append(text)
+        return compose(text, **options)
+
+    monkeypatch.setattr(yaml, "compose", counted)
+    assert len(mistakes(tmp_path, manifest, PROJECT_FILE)) == 40
+    assert parsed == [PROJECT_FILE]

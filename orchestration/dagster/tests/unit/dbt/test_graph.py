@@ -514,3 +514,33 @@ def test_a_contract_of_an_exposure_is_refused() -> None:
         "models/exposures.yml or dbt_project.yml: exposure finance: meta.lakehouse: exposures have no contract; remove "
         "it, or move it to the model",
     ]
+
+
+def test_a_contract_of_an_exposure_of_a_package_is_a_warning() -> None:
+    """Users cannot edit a package."""
+    m = Manifest()
+    for name in ("weekly", "monthly"):
+        m.exposure(name, m.model(name, folder="gold"), package="addon", meta={"lakehouse": {"layer": "gold"}})
+    m.exposure("own", meta={"lakehouse": {}})
+    found = [line for line in m.graph(strict=True).warnings if "exposure" in line]
+    assert found == ["2 exposures (weekly, monthly): meta.lakehouse has no effect, because exposures have no contract"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "other", "refused"), [(None, {"min": 1}, True), ({"min": 1}, {"min": 1}, False), (None, None, False)]
+)
+def test_sources_that_are_one_asset_have_the_same_row_count_rules(rows: Any, other: Any, refused: bool) -> None:
+    m = Manifest()
+    one = {"asset_key": ["lake", "orders"]}
+    arrives = {"arrives": {"database": "shop"}}
+    m.source("shop", "orders", lakehouse={**arrives, "rows": rows} if rows else arrives, dagster=one)
+    m.source("legacy", "orders", lakehouse={**arrives, "rows": other} if other else arrives, dagster=one)
+    if not refused:
+        assert len(m.graph().sources) == 2
+        return
+    with pytest.raises(ContractError) as caught:
+        m.graph()
+    assert str(caught.value) == (
+        "shop.orders and legacy.orders are the asset lake/orders (meta.dagster.asset_key), but their meta.lakehouse "
+        "has different rows: write the same rules for all, or give one of the sources another key"
+    )

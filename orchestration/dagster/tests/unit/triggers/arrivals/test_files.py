@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lakehouse_analytics.arrivals.files.pattern import FilePattern
 from lakehouse_analytics.arrivals.files.storage import FileStorage
 from lakehouse_analytics.arrivals.raw_tables.base import ArrivalError
-from lakehouse_analytics.keys import BROKEN_ROW_COUNT, UNREADABLE_FILES
+from lakehouse_analytics.keys import UNREADABLE_FILES, broken_row_count_tag
 from lakehouse_analytics.triggers.arrivals import files
 from lakehouse_analytics.triggers.arrivals.files import FileCursor, look_for_files
 
@@ -130,10 +130,16 @@ def test_a_load_that_failed_by_its_row_count_is_complete(
     sensor = Sensor(instance, tmp_path / "in")
     sensor.put("a.csv")
     [request] = sensor.tick().run_requests or []
-    tags = {"dagster/run_key": str(request.run_key), BROKEN_ROW_COUNT: "row_count"}
-    create_run_for_test(instance, job_name="any", status=dg.DagsterRunStatus.FAILURE, tags=tags)
+    tags = {"dagster/run_key": str(request.run_key)}
+    failed = create_run_for_test(instance, job_name="any", status=dg.DagsterRunStatus.FAILURE, tags=tags)
+    instance.add_run_tags(failed.run_id, broken_row_count_tag(failed.run_id, ["row_count"]))
     monkeypatch.setattr(files, "RETRY_AFTER", files.RETRY_AFTER * 0)
     assert not sensor.tick().run_requests
+
+    # A new execution inherits the tags. It may fail for another reason, so that its load is not complete.
+    inherited = {**tags, **broken_row_count_tag(failed.run_id, ["row_count"])}
+    create_run_for_test(instance, job_name="any", status=dg.DagsterRunStatus.FAILURE, tags=inherited)
+    assert sensor.tick().run_requests
 
 
 def test_a_folder_that_is_missing_fails_the_tick(instance: dg.DagsterInstance, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
+from dagster._core.events import DagsterEvent, DagsterEventType
 from lakehouse_analytics.assets.arrivals import arrival_assets
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.dbt.graph import Graph, Source
@@ -184,6 +186,43 @@ def test_a_failed_row_count_closes_the_gate_until_it_passes(instance: dg.Dagster
     evaluate(instance, True)
     assert sensor.tick() == [({"bronze/stg_prices"}, "2026-01-01", "2026-01-02")]
     assert sensor.tick() == []
+
+
+def test_a_load_without_an_evaluation_keeps_the_gate_closed(instance: dg.DagsterInstance) -> None:
+    """Its run was killed between its commit and the check."""
+    sensor = Sensor(instance, gated("error"))
+    evaluate(instance, True)
+    sensor.load("landing/prices", "2026-01-01|IT")
+    result = sensor.sensor(dg.build_sensor_context(instance=instance))
+    assert isinstance(result, dg.SensorResult)
+    assert not result.run_requests
+    assert result.skip_reason == dg.SkipReason(
+        "landing/prices: row_count has not been evaluated since the load; to count again and accept the number of "
+        "rows, launch a load with accept_row_count: true in its config"
+    )
+    evaluate(instance, True)
+    assert sensor.tick() == [({"bronze/stg_prices"}, "2026-01-01", "2026-01-01")]
+
+
+def test_a_source_that_has_just_got_its_rules_is_open(instance: dg.DagsterInstance) -> None:
+    sensor = Sensor(instance, gated("error"))
+    sensor.load("landing/prices", "2026-01-01|IT")
+    assert sensor.tick() == [({"bronze/stg_prices"}, "2026-01-01", "2026-01-01")]
+
+
+def test_the_evaluation_that_ended_last_counts(instance: dg.DagsterInstance) -> None:
+    """The run that was planned last, and so has the last record, may have ended first."""
+    sensor = Sensor(instance, gated("error"))
+    sensor.load("landing/prices", "2026-01-01|IT")
+    planned = AssetCheckEvaluationPlanned(asset_key=PRICES, check_name="row_count")
+    kind = DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED.value
+    instance.report_dagster_event(DagsterEvent(kind, "job", event_specific_data=planned), "first-queued")
+    evaluate(instance, False)
+    assert sensor.tick() == []
+    passed = dg.AssetCheckEvaluation(asset_key=PRICES, check_name="row_count", passed=True)
+    kind = DagsterEventType.ASSET_CHECK_EVALUATION.value
+    instance.report_dagster_event(DagsterEvent(kind, "job", event_specific_data=passed), "first-queued")
+    assert sensor.tick() == [({"bronze/stg_prices"}, "2026-01-01", "2026-01-01")]
 
 
 def test_a_warning_does_not(instance: dg.DagsterInstance) -> None:
