@@ -129,7 +129,6 @@ def test_the_ui_fills_five_days_one_run_after_the_other_while_the_rest_is_queued
 
 
 @pytest.mark.engine("duckdb")
-@pytest.mark.nightly
 def test_the_command_line_does_so_too_and_lets_a_scheduled_run_go_first(dev: Dev) -> None:
     day = NEXT_FIVE[0], NEXT_FIVE[-1]
     said = dev.lake.command(
