@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ from lakehouse_analytics.reuse.state import KEY, BuildState
 
 #: The metadata with the run that built a reused table.
 REUSED = "lakehouse/reused"
+#: Seconds after which the version of an input that the run does not build is read again.
+LOOK_AGAIN = 60.0
 #: Metadata of a build that does not describe the contents of the table.
 _OF_ITS_BUILD = frozenset({"runtime_seconds", "query", KEY, REUSED})
 
@@ -84,6 +88,31 @@ def versions_of(engine: Versioned, graph: Graph, ids: Collection[str], fetch_all
     }
 
 
+class Outside:
+    """The inputs that a run does not build, such as sources, which other programs may change during the run.
+
+    Each is looked at once a minute, because many tables may read it, and its version may be a hash of all its rows.
+    """
+
+    def __init__(self, versions: Mapping[str, str], read: Callable[[Collection[str]], Mapping[str, str]]) -> None:
+        """
+        Args:
+            versions: The versions at the start of the run, by unique id.
+            read: Returns the versions now.
+        """
+        self._versions, self._read = versions, read
+        self._looked_at, self._changed = dict[str, float](), set[str]()
+
+    def has_changed(self, inputs: Iterable[str]) -> bool:
+        """Return whether one of some inputs has changed since the start of the run."""
+        known, now = {*inputs} & self._versions.keys(), time.monotonic()
+        if due := [one for one in known if now - self._looked_at.get(one, -math.inf) > LOOK_AGAIN]:
+            found = self._read(due)
+            self._looked_at |= dict.fromkeys(due, now)
+            self._changed |= {one for one in due if found.get(one) != self._versions[one]}
+        return not self._changed.isdisjoint(known)
+
+
 class Reuse:
     """What one execution of the op reuses and records.
 
@@ -119,6 +148,7 @@ class Reuse:
         self.graph, self._engine, self._run_id, self._warn = graph, engine, run_id, warn
         self.keeps_views = not graph.engine.drops_views
         self._fetch_all: FetchAll | None = None
+        self._outside: Outside | None = None
         self._metadata: Mapping[str, Mapping[str, Any]] = {}
         self._versions: Versions | None = None
         self._tracked = tracked(graph, selected)
@@ -141,6 +171,7 @@ class Reuse:
             self._states = {one: state for one, found in self._metadata.items() if (state := _state(found))}
             own = versions_of(engine, graph, self._tracked, None)
             self._versions = Versions(graph, self._code, own, self._states)
+            self._outside = Outside(dict(own), lambda ids: versions_of(engine, graph, ids, self._fetch_all))
             for unique_id in self.recorded:  # before dbt reads the files of seeds
                 self._code.fingerprint(unique_id)
             if not full_refresh:
@@ -199,19 +230,19 @@ class Reuse:
                 if version := self._versions.own.pop(table.unique_id, None):
                     self._before[table.unique_id] = version
 
-    def inputs(self, table: Table) -> Collection[str]:
+    def inputs(self, table: Table) -> set[str]:
         """Return the unique ids of what a table reads, also behind views that the run does not build."""
         return {*inputs_of(self.graph, table, self._selected)}
 
     def is_unchanged(self, table: Table) -> bool:
-        """Return whether a table need not be built, because the run has made of its inputs what they were.
+        """Return whether an undecided table need not be built, because the run has made of its inputs what they were.
 
         Called in threads, after its inputs were `seen`.
         """
         unique_id = table.unique_id
         # Only once: if dbt has begun to build the table, its contents may have changed.
         before = self._before.pop(unique_id, None)
-        if not self._versions or before is None or unique_id not in self.undecided:
+        if not self._versions or before is None:
             return False
         try:
             if changed_input(table, self._versions, self._states[unique_id]) or self._changed_since(table):
@@ -227,11 +258,8 @@ class Reuse:
 
     def _changed_since(self, table: Table) -> bool:
         """Return whether an input that the run does not build, such as a source, has changed since its start."""
-        assert self._versions is not None  # noqa: S101  # checked by the caller
-        assert isinstance(self._engine, Versioned)  # noqa: S101  # otherwise, nothing is decided
-        others = [one for one in self.inputs(table) if one not in self._selected and one in self._versions.own]
-        now = versions_of(self._engine, self.graph, others, self._fetch_all)
-        return any(now.get(one) != self._versions.own[one] for one in others)
+        outside = self._outside if self.graph.engine.concurrent_writers else None
+        return outside is not None and outside.has_changed(self.inputs(table) - self._selected)
 
     def seen(self, tables: Sequence[Table], fetch_all: FetchAll) -> None:
         """Read the versions of tables that have just been built, and that no other run can change yet.

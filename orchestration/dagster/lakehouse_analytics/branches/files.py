@@ -54,6 +54,20 @@ def exclusive_files(io: FileIO, metadata_location: str, base_location: str | Non
     return {file for file in files if file.startswith(inside)}
 
 
+def is_restorable(io: FileIO, metadata_location: str, *, is_view: bool) -> bool:
+    """Return whether a table or view can be read as of its metadata: the files of its snapshot may have been deleted.
+
+    Args:
+        io: Reads the files.
+        metadata_location: The metadata file.
+        is_view: Whether it is that of a view.
+    """
+    if not io.new_input(metadata_location).exists():
+        return False
+    snapshot = None if is_view else _read(io, metadata_location).current_snapshot()
+    return snapshot is None or io.new_input(snapshot.manifest_list).exists()
+
+
 def location_of(io: FileIO, metadata_location: str) -> str:
     """Return the folder of a table or view, with a slash at its end."""
     return str(read_json(io, metadata_location)["location"]).rstrip("/") + "/"

@@ -8,6 +8,7 @@ Nessie returns to clients of Iceberg REST.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -183,17 +184,6 @@ class Nessie:
         path = f"{self._tree(expected, reference)}/history/commit"
         self._call("POST", path, json={"commitMeta": meta, "operations": [*operations]})
 
-    def references(self) -> dict[str, str]:
-        """Return all branches and tags of Nessie, and the newest commit of each."""
-        found: dict[str, str] = {}
-        params: dict[str, Any] = {"max-records": _PAGE}
-        while True:
-            answer = self._call("GET", f"{self._api}/trees", params=params)
-            found |= {one["name"]: one["hash"] for one in answer["references"]}
-            if not answer.get("hasMore"):
-                return found
-            params["page-token"] = answer["token"]
-
     def create_view(self, name: Name, metadata: Mapping[str, Any]) -> None:
         """Create a view by Iceberg's REST API: from a metadata file, Nessie 0.99 would not read the SQL.
 
@@ -231,11 +221,8 @@ class Nessie:
 
     def delete_reference(self, reference: str, expected: str) -> None:
         """Delete a reference if its newest commit is the expected one."""
-        path = f"{self._tree(expected, reference)}"
-        try:
-            self._call("DELETE", path, params={"type": "BRANCH"}, missing_ok=True)
-        except ChangedError:
-            return
+        with suppress(ChangedError):
+            self._call("DELETE", self._tree(expected, reference), params={"type": "BRANCH"}, missing_ok=True)
 
     def _tree(self, at: str, reference: str | None = None) -> str:
         return f"{self._api}/trees/{quote(reference or self.reference, safe='')}@{at}"

@@ -140,7 +140,7 @@ class NessieBranchCatalog(NessiePublications):
         return [name for name in tables if name.on(branch) in there]
 
     def extend(self, branch: str, tables: Mapping[Name, bool]) -> None:
-        """Add tables to a branch, such as new models. Tables that it has already stay as they are.
+        """Add tables to a branch. See `BranchCatalog.extend`.
 
         Raises:
             BranchError: There is no such branch.

@@ -7,17 +7,16 @@ published gets its own folder back, in which later commits write.
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.branches.catalog import BranchError, Name
-from lakehouse_analytics.branches.files import THREADS, delete
-from lakehouse_analytics.branches.nessie_api import Content
+from lakehouse_analytics.branches.files import THREADS, delete, is_restorable
+from lakehouse_analytics.branches.nessie_api import VIEW, Content
 from lakehouse_analytics.branches.published_metadata import write_next
-from lakehouse_analytics.iceberg.metadata_file import read_json
+from lakehouse_analytics.iceberg.metadata_file import read_json, write_json
 
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO
@@ -67,8 +66,7 @@ class NessieFiles:
         copied = f"{folder}/metadata/00000-{uuid.uuid4()}.metadata.json"
         # Without the log, no writer deletes metadata files of the table itself.
         changed = {**metadata, "location": folder, "metadata-log": []}
-        with self.io(copied).new_output(copied).create() as output:
-            output.write(json.dumps(changed).encode())
+        write_json(self.io(copied), copied, changed)
         return {**{key: value for key, value in content.items() if key != "id"}, "metadataLocation": copied}
 
     def read(self, content: Content) -> dict[str, Any]:
@@ -103,10 +101,6 @@ class NessieFiles:
         """Delete the files of a folder, and return their number."""
         return delete(self.io(folder), self._listed(folder))
 
-    def has_files(self, folder: str) -> bool:
-        """Return whether a folder has files."""
-        return bool(self._listed(folder))
-
     def _listed(self, folder: str) -> list[str]:
         io: Any = self.io(folder)
         if not hasattr(io, "fs_by_scheme"):
@@ -118,41 +112,10 @@ class NessieFiles:
         listed = system.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
         return [f"{scheme}://{file.path}" for file in listed if file.type == FileType.File]
 
-    def used_folders(self, contents: Iterable[Content], folders: Collection[str]) -> set[str]:
-        """Return those of some folders that states of a table have files in."""
-        used = set[str]()
-        for content in contents:
-            for file in self._all_files(content):
-                used |= {folder for folder in folders if file.startswith(f"{folder}/")}
-        return used
-
-    def _all_files(self, content: Content) -> Iterator[str]:
-        from pyiceberg.serializers import FromInputFile
-
-        location = str(content["metadataLocation"])
-        io = self.io(location)
-        metadata = FromInputFile.table_metadata(io.new_input(location))
-        yield from (file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics))
-        for snapshot in metadata.snapshots:
-            if snapshot != metadata.current_snapshot() and not io.new_input(snapshot.manifest_list).exists():
-                continue  # expired
-            yield snapshot.manifest_list
-            for manifest in snapshot.manifests(io):
-                yield manifest.manifest_path
-                yield from (entry.data_file.file_path for entry in manifest.fetch_manifest_entry(io))
-
     def is_restorable(self, content: Content) -> bool:
         """Return whether the files of a state of a table or view are still there."""
-        from pyiceberg.serializers import FromInputFile
-
         location = str(content["metadataLocation"])
-        io = self.io(location)
-        if not io.new_input(location).exists():
-            return False
-        if content["type"] != "ICEBERG_TABLE":
-            return True
-        snapshot = FromInputFile.table_metadata(io.new_input(location)).current_snapshot()
-        return snapshot is None or io.new_input(snapshot.manifest_list).exists()
+        return is_restorable(self.io(location), location, is_view=content["type"] == VIEW)
 
     def remove(self, contents: Mapping[Name, Content]) -> None:
         """Delete metadata files that were written for a commit which was refused."""

@@ -22,8 +22,6 @@ from lakehouse_analytics.branches.nessie_tables import NessieTables
 
 #: The properties of commits that have published tables, or rolled a run back.
 PUBLICATION, ROLLBACK = "lakehouse.publication", "lakehouse.rollback"
-#: The property that has the name of the branch.
-BRANCH = "lakehouse.branch"
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,6 @@ class Commit:
 
     name: str
     is_rollback: bool
-    branch: str
     parent: str
     time: datetime
     tables: Mapping[Name, Content]
@@ -65,26 +62,20 @@ class NessieHistory(NessieTables):
 
     def _commits(self, run: str) -> list[Commit]:
         """Return the commits that have published or rolled back a run, the oldest first."""
-        return [
-            commit
-            for commit in self._all_commits()
-            if commit.name == run or (len(run) >= ABBREVIATED and commit.name.startswith(run))
-        ]
-
-    def _all_commits(self) -> list[Commit]:
-        """Return the commits that have published or rolled back anything, the oldest first."""
         commits = []
         for entry in self._nessie.log(f"'{PUBLICATION}' in commit.properties || '{ROLLBACK}' in commit.properties"):
             meta = entry["commitMeta"]
             properties = {key: values[0] for key, values in meta["allProperties"].items()}
             name = properties.get(PUBLICATION) or properties[ROLLBACK]
+            if name != run and (len(run) < ABBREVIATED or not name.startswith(run)):
+                continue
             tables = {
                 Name(*operation["key"]["elements"]): operation["content"]
                 for operation in entry["operations"]
                 if operation["type"] == "PUT" and operation["content"]["type"] != NAMESPACE
             }
-            when, branch = datetime.fromisoformat(meta["commitTime"]), properties.get(BRANCH, "")
-            commits.append(Commit(name, ROLLBACK in properties, branch, entry["parentCommitHash"], when, tables))
+            when = datetime.fromisoformat(meta["commitTime"])
+            commits.append(Commit(name, ROLLBACK in properties, entry["parentCommitHash"], when, tables))
         return commits[::-1]
 
     def rollback(self, run: str) -> Published:

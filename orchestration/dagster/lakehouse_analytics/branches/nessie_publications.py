@@ -14,7 +14,7 @@ from lakehouse_analytics.branches.catalog import BranchError, ConflictError, Nam
 from lakehouse_analytics.branches.files import THREADS
 from lakehouse_analytics.branches.nessie_api import NAMESPACE, TABLE, VIEW, ChangedError, Content, delete, put
 from lakehouse_analytics.branches.nessie_files import folder_of, metadata_of
-from lakehouse_analytics.branches.nessie_history import BRANCH, PUBLICATION, NessieHistory
+from lakehouse_analytics.branches.nessie_history import PUBLICATION, NessieHistory
 from lakehouse_analytics.branches.nessie_records import Record
 from lakehouse_analytics.branches.published_metadata import newest_time, renamed_view
 from lakehouse_analytics.common.names import FEW, some
@@ -77,7 +77,7 @@ class NessiePublications(NessieHistory):
                 *_forgotten(record, names, now),
                 *map(delete, views.values()),
             ]
-            message, properties = f"lakehouse: publish {publication}", {PUBLICATION: publication, BRANCH: branch}
+            message, properties = f"lakehouse: publish {publication}", {PUBLICATION: publication}
             try:
                 self._nessie.commit(operations, at, message, properties=properties)
             except ChangedError:

@@ -45,7 +45,7 @@ def open_branches(catalog: str) -> BranchCatalog:
 
 
 def has_branches(catalog: str) -> bool:
-    """Return whether a catalog is one that can have branches, and had some.
+    """Return whether a catalog may have branches: a SQL catalog that had some, or Nessie.
 
     Only catalogs of the types SQL and REST are opened.
 

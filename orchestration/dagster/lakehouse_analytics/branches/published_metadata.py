@@ -7,13 +7,12 @@ its view specification (https://iceberg.apache.org/view-spec/).
 from __future__ import annotations
 
 import copy
-import json
 import re
 import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lakehouse_analytics.iceberg.metadata_file import read_json
+from lakehouse_analytics.iceberg.metadata_file import read_json, write_json
 
 if TYPE_CHECKING:
     from pyiceberg.io import FileIO
@@ -92,6 +91,5 @@ def write_next(io: FileIO, metadata: Mapping[str, Any], location: str) -> str:
     found = _VERSION.match(location)
     version = int(found[1]) + 1 if found else 1
     written = f"{location.rsplit('/', 1)[0]}/{version:05}-{uuid.uuid4()}.metadata.json"
-    with io.new_output(written).create() as output:
-        output.write(json.dumps(metadata).encode())
+    write_json(io, written, metadata)
     return written

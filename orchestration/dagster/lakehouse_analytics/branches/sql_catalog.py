@@ -42,14 +42,7 @@ class SqlBranchCatalog(SqlPublications):
         kind: Literal["run", "branch"] = "branch",
         expires: datetime | None = None,
     ) -> None:
-        """Create a branch.
-
-        Args:
-            branch: A name of lower-case letters, digits and underscores.
-            tables: The tables that the branch may change. True copies the table as it is; False starts without it,
-                because it will be created from scratch.
-            kind: The kind of the branch.
-            expires: The time after which the branch may be dropped.
+        """Create a branch. See `BranchCatalog.create`.
 
         Raises:
             BranchError: A branch of that name exists, or the catalog or a table cannot have branches.
@@ -141,11 +134,7 @@ class SqlBranchCatalog(SqlPublications):
         return [name for name in bases if name.on(branch) in there]
 
     def extend(self, branch: str, tables: Mapping[Name, bool]) -> None:
-        """Add tables to a branch, such as new models. Tables that it has already stay as they are.
-
-        Args:
-            branch: The branch.
-            tables: See `create`.
+        """Add tables to a branch. See `BranchCatalog.extend`.
 
         Raises:
             BranchError: There is no such branch.

@@ -22,7 +22,7 @@ from lakehouse_analytics.branches.catalog import (
     of_one_run,
     run_to_roll_back,
 )
-from lakehouse_analytics.branches.files import THREADS, delete, location_of
+from lakehouse_analytics.branches.files import THREADS, delete, is_restorable, location_of
 from lakehouse_analytics.branches.published_metadata import newest_time, published_table, published_view
 from lakehouse_analytics.branches.sql_database import CatalogDatabase
 from lakehouse_analytics.branches.sql_session import Base, CatalogSession, Row
@@ -38,12 +38,7 @@ class SqlPublications(CatalogDatabase):
     """Publishes branches, and restores what was there before: all tables in one transaction, or none."""
 
     def publish(self, branch: str, tables: Collection[Name], publication: str) -> Published:
-        """Replace tables with those of the branch.
-
-        Args:
-            branch: The branch.
-            tables: The tables to publish, as named outside of the branch.
-            publication: The id of the run, under which `rollback` finds what was replaced.
+        """Replace tables with those of the branch. See `BranchCatalog.publish`.
 
         Raises:
             ConflictError: A table has changed since the branch was created.
@@ -143,10 +138,7 @@ class SqlPublications(CatalogDatabase):
         return read_json(io, row.location), known
 
     def publications(self, run: str) -> Sequence[Publication]:
-        """Return the publications of a run, the oldest first.
-
-        Args:
-            run: The id of the run, or at least its first 8 characters.
+        """Return the publications of a run, the oldest first. See `BranchCatalog.publications`.
 
         Raises:
             BranchError: Several runs begin so.
@@ -189,7 +181,8 @@ class SqlPublications(CatalogDatabase):
                 raise changed_since(run, changed)
             restored = {name: row for name, row in before.items() if row}
             for name, row in restored.items():
-                self._check_restorable(run, name, row)
+                if not is_restorable(self.io(row.location), row.location, is_view=row.type == "VIEW"):
+                    raise expired(run, name)
             session.replace(restored)
             for row in restored.values():
                 session.run(
@@ -213,18 +206,6 @@ class SqlPublications(CatalogDatabase):
         """Return whether two rows are versions of one table, which share its files."""
         locations = {location_of(self.io(one.location), one.location) for one in (row, other)}
         return row.type == other.type and len(locations) == 1
-
-    def _check_restorable(self, run: str, name: Name, row: Row) -> None:
-        """Refuse to restore a table whose files maintenance has deleted."""
-        from pyiceberg.serializers import FromInputFile
-
-        io = self.io(row.location)
-        there = io.new_input(row.location).exists()
-        if there and row.type != "VIEW":
-            snapshot = FromInputFile.table_metadata(io.new_input(row.location)).current_snapshot()
-            there = snapshot is None or io.new_input(snapshot.manifest_list).exists()
-        if not there:
-            raise expired(run, name)
 
 
 def _location(row: Row | None) -> str | None:

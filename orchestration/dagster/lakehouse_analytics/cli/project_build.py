@@ -102,6 +102,8 @@ def run(options: Options) -> bool:
 
 
 def _all_reused(settings: Settings, project: DbtProject, graph: Graph, chosen: Selection) -> bool:
+    if not all(graph.tables[name].contract.reuse for name in chosen.built):
+        return False
     try:
         found = decisions(settings, project, graph, chosen.built)
     except DatabaseError as error:

@@ -94,8 +94,8 @@ def _one(graph: Graph, decisions: Mapping[str, Decision], unique_id: str) -> str
         return f"{_label(graph, unique_id)} is reused: neither its code nor its inputs have changed."
     lines = []
     while decision and not decision.reused:
-        only = ", and only if the rows of its inputs change" if decision.undecided else ""
-        lines.append(f"{_label(graph, unique_id)} is built: {decision.reason}{only}.")
+        only = " if the rows of its inputs change" if decision.undecided else ""
+        lines.append(f"{_label(graph, unique_id)} is built{only}: {decision.reason}.")
         unique_id = decision.because or ""
         decision = decisions.get(unique_id)
     return "\n".join(lines)

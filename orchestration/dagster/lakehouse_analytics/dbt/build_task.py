@@ -206,7 +206,7 @@ def _unchanged(runner: Any) -> Any:
         start_time=time.time(),
         status=RunStatus.Success,
         timing_info=[],
-        message="not built, because its inputs have the same contents as before",
+        message=UNCHANGED,
         adapter_response={UNCHANGED: True},
     )
 

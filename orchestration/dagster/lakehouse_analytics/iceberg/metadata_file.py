@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,3 +19,9 @@ def read_json(io: FileIO, location: str) -> dict[str, Any]:
         content = stream.read()
     metadata: dict[str, Any] = json.loads(gzip.decompress(content) if content.startswith(_GZIP) else content)
     return metadata
+
+
+def write_json(io: FileIO, location: str, metadata: Mapping[str, Any]) -> None:
+    """Write a new metadata file."""
+    with io.new_output(location).create() as output:
+        output.write(json.dumps(metadata).encode())

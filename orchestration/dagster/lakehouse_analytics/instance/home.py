@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from lakehouse_analytics.common.text import MAX_TEXT, brief, shortened
 from lakehouse_analytics.engines.registry import ENGINES
-from lakehouse_analytics.keys import EXPORTS_POOL
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -50,6 +49,8 @@ def open_home() -> DagsterInstance:
     os.environ["DAGSTER_HOME"] = str(home)
 
     from dagster import DagsterInstance
+
+    from lakehouse_analytics.keys import EXPORTS_POOL
 
     instance = DagsterInstance.get()
     # `pools.default_limit` is not sufficient: it lets several runs start at once when a pool is used for the first

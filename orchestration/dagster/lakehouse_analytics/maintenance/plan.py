@@ -118,7 +118,7 @@ def due(kind: Kind, relation: Relation, policy: Policy, state: State) -> Step | 
     """Return the step of a kind, or None if it is not due."""
     match kind:
         case "drop_temp_relations":
-            return _temporaries(state)
+            return _drop_temp_relations(state)
         case "optimize":
             return _optimize(relation, policy, state)
         case "optimize_manifests":
@@ -160,7 +160,7 @@ def expirable(policy: Policy, state: State) -> tuple[list[Snapshot], datetime | 
     return [s for s in state.snapshots if s.at < keep_from - MARGIN and s.id not in needed], keep_from
 
 
-def _temporaries(state: State) -> Step | None:
+def _drop_temp_relations(state: State) -> Step | None:
     if not state.temp_relations:
         return None
     statements = tuple(

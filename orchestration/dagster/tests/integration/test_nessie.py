@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import requests
+from branch_histories import Action, actions, agrees_with_the_model
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from lakehouse_analytics.assets.run_branch import remove_dead_branches
 from lakehouse_analytics.branches import nessie_leases
 from lakehouse_analytics.branches.catalog import BranchBusyError, BranchError, ConflictError, Name, RefusedError
@@ -419,66 +419,12 @@ def test_a_killed_publication_is_whole_or_none(lake: Lake) -> None:
         assert not [name for name in lake.names() if "__" in name]
 
 
-ACTIONS = st.lists(
-    st.tuples(
-        st.sampled_from(["branch", "write", "write_main", "publish", "drop", "rollback"]),
-        st.integers(0, 1),
-        st.sampled_from([ORDERS, CUSTOMERS]),
-    ),
-    max_size=10,
-)
-
-
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(actions=ACTIONS)
-def test_any_order_of_actions_agrees_with_a_model(actions: list[tuple[str, int, Name]]) -> None:
-    """The model has versions of tables as lists of ids: what is published is what the branch had, or nothing is."""
-    tables = (ORDERS, CUSTOMERS)
+@given(actions=actions(branches=2, most=10))
+def test_any_order_of_actions_agrees_with_a_model(actions: list[Action]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         lake = new_lake(patch)
-        main: dict[Name, tuple[int, ...]] = {ORDERS: (1, 2), CUSTOMERS: (1,)}
-        on_branch: dict[str, dict[Name, tuple[int, ...]]] = {}
-        base: dict[str, dict[Name, tuple[int, ...]]] = {}
-        publications: dict[str, tuple[dict[Name, tuple[int, ...]], dict[Name, tuple[int, ...]]]] = {}
-        for number, (action, which, table) in enumerate(actions):
-            branch, new = f"b{which}", 1000 + number
-            if action == "branch" and branch not in on_branch:
-                lake.branches.create(branch, dict.fromkeys(tables, True))
-                on_branch[branch], base[branch] = dict(main), dict(main)
-            elif action == "write" and branch in on_branch:
-                lake.append(table.on(branch), new)
-                on_branch[branch][table] += (new,)
-            elif action == "write_main":
-                lake.append(table, new)
-                main[table] += (new,)
-            elif action == "publish" and branch in on_branch:
-                if base[branch] == main:
-                    lake.branches.publish(branch, tables, f"p{number}")
-                    changed = {name for name in tables if on_branch[branch][name] != main[name]}
-                    publications[f"p{number}"] = (
-                        {name: main[name] for name in changed},
-                        {name: on_branch[branch][name] for name in changed},
-                    )
-                    main |= on_branch[branch]
-                else:
-                    with pytest.raises(ConflictError):
-                        lake.branches.publish(branch, tables, f"p{number}")
-                lake.branches.drop(branch)
-                del on_branch[branch], base[branch]
-            elif action == "drop" and branch in on_branch:
-                lake.branches.drop(branch)
-                del on_branch[branch], base[branch]
-            elif action == "rollback" and publications:
-                publication, (before, after) = publications.popitem()
-                if before and all(main[name] == after[name] for name in after):
-                    lake.branches.rollback(publication)
-                    main |= before
-                else:
-                    with pytest.raises(BranchError):
-                        lake.branches.rollback(publication)
-            assert {name: tuple(lake.ids(name)) for name in tables} == main
-            for name, expected in on_branch.items():
-                assert {table: tuple(lake.ids(table.on(name))) for table in tables} == expected
+        agrees_with_the_model(lake, {ORDERS: (1, 2), CUSTOMERS: (1,)}, actions)
         lake.nessie.delete_reference(lake.nessie.reference, lake.nessie.current())
 
 

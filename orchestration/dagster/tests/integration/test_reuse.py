@@ -187,7 +187,16 @@ def test_the_command_starts_no_run_if_nothing_would_be_built(
     lakehouse.write()
     assert "None of 7 tables would change, so nothing is built or tested." in build()
     assert lakehouse.instance.get_runs_count() == runs + 1
+    why = CliRunner().invoke(main, ["why", "metrics/total"])
+    assert why.output == "metrics/total is reused: neither its code nor its inputs have changed.\n"
     lakehouse.sql("insert into raw.orders values (3, 1, 30)")
+    why = CliRunner().invoke(main, ["why", "metrics/total"])
+    assert why.output == (
+        "metrics/total is built if the rows of its inputs change: gold/sums is built.\n"
+        "gold/sums is built if the rows of its inputs change: silver/enriched is built.\n"
+        "silver/enriched is built if the rows of its inputs change: bronze/orders is built.\n"
+        "bronze/orders is built: raw/orders has changed.\n"
+    )
     assert "7 of 7 assets built" in build()
     assert lakehouse.sql("select amount from metrics.total") == [(60,)]
 

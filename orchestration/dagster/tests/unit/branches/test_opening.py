@@ -6,8 +6,10 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
+from lakehouse_analytics.branches import nessie_api
 from lakehouse_analytics.branches.catalog import BranchError
 from lakehouse_analytics.branches.opening import has_branches, open_branches
 
@@ -50,3 +52,22 @@ def test_other_types_of_catalogs_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert not has_branches("aws")
     with pytest.raises(BranchError, match=r"is aws, a catalog of type GlueCatalog\. Branches need a SQL catalog in"):
         open_branches("aws")
+
+
+@pytest.mark.parametrize(
+    ("properties", "problem"),
+    [
+        ({}, "does not say where Nessie's API is"),
+        (
+            {"uri": "https://nessie.example/iceberg/main", "nessie.core-base-uri": "http://nessie.example/api/"},
+            "its API is at http://nessie.example/api, without TLS, and the token of the catalog lake is not sent there",
+        ),
+    ],
+)
+def test_the_token_is_sent_to_a_known_address_only(
+    monkeypatch: pytest.MonkeyPatch, properties: dict[str, str], problem: str
+) -> None:
+    opened = SimpleNamespace(properties=properties, _session=None)
+    monkeypatch.setattr(nessie_api, "open_catalog", lambda _: opened)
+    with pytest.raises(BranchError, match=problem):
+        nessie_api.Nessie("lake")

@@ -16,8 +16,8 @@ from typing import Any
 import psycopg2
 import pyarrow as pa
 import pytest
+from branch_histories import Action, actions, agrees_with_the_model
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from lakehouse_analytics.branches.catalog import BranchBusyError, BranchError, ConflictError, Name
 from lakehouse_analytics.branches.files import delete
 from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
@@ -576,66 +576,11 @@ def test_of_branches_that_publish_at_once_one_wins_and_nothing_is_half(lake: Lak
     assert len(outcomes) == len(names)
 
 
-ACTIONS = st.lists(
-    st.tuples(
-        st.sampled_from(["branch", "write", "write_main", "publish", "drop", "rollback"]),
-        st.integers(0, 2),
-        st.sampled_from([ORDERS, CUSTOMERS]),
-    ),
-    max_size=25,
-)
-
-
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(actions=ACTIONS)
+@given(actions=actions(branches=3, most=25))
 def test_any_order_of_actions_agrees_with_a_model(
-    server: PostgresServer, tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int, Name]]
+    server: PostgresServer, tmp_path_factory: pytest.TempPathFactory, actions: list[Action]
 ) -> None:
-    """The model has versions of tables as lists of ids: what is published is what the branch had, or nothing is."""
-    tables = (ORDERS, CUSTOMERS)
     with pytest.MonkeyPatch.context() as patch:
         lake = new_lake(server, tmp_path_factory.mktemp("lake"), patch)
-        main: dict[Name, tuple[int, ...]] = {ORDERS: (1, 2), CUSTOMERS: (1,)}
-        on_branch: dict[str, dict[Name, tuple[int, ...]]] = {}
-        base: dict[str, dict[Name, tuple[int, ...]]] = {}
-        publications: dict[str, tuple[dict[Name, tuple[int, ...]], dict[Name, tuple[int, ...]]]] = {}
-        for number, (action, which, table) in enumerate(actions):
-            branch, new = f"b{which}", 1000 + number
-            if action == "branch" and branch not in on_branch:
-                lake.branches.create(branch, dict.fromkeys(tables, True))
-                on_branch[branch], base[branch] = dict(main), dict(main)
-            elif action == "write" and branch in on_branch:
-                lake.append(table.on(branch), new)
-                on_branch[branch][table] += (new,)
-            elif action == "write_main":
-                lake.append(table, new)
-                main[table] += (new,)
-            elif action == "publish" and branch in on_branch:
-                publication = f"p{number}"
-                if base[branch] == main:
-                    lake.branches.publish(branch, tables, publication)
-                    changed = {name for name in tables if on_branch[branch][name] != main[name]}
-                    publications[publication] = (
-                        {name: main[name] for name in changed},
-                        {name: on_branch[branch][name] for name in changed},
-                    )
-                    main |= on_branch[branch]
-                else:
-                    with pytest.raises(ConflictError):
-                        lake.branches.publish(branch, tables, publication)
-                lake.branches.drop(branch)
-                del on_branch[branch], base[branch]
-            elif action == "drop" and branch in on_branch:
-                lake.branches.drop(branch)
-                del on_branch[branch], base[branch]
-            elif action == "rollback" and publications:
-                publication, (before, after) = publications.popitem()
-                if before and all(main[name] == after[name] for name in after):
-                    lake.branches.rollback(publication)
-                    main |= before
-                else:
-                    with pytest.raises(BranchError):
-                        lake.branches.rollback(publication)
-            assert {name: tuple(lake.ids(name)) for name in tables} == main
-            for name, expected in on_branch.items():
-                assert {table: tuple(lake.ids(table.on(name))) for table in tables} == expected
+        agrees_with_the_model(lake, {ORDERS: (1, 2), CUSTOMERS: (1,)}, actions)

@@ -1,0 +1,93 @@
+"""Random histories of branches and publications, compared with a model. For catalogs of each type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import pytest
+from hypothesis import strategies as st
+from lakehouse_analytics.branches.catalog import BranchCatalog, BranchError, ConflictError, Name
+
+#: What is done, with the number of a branch and of a table.
+Action = tuple[str, int, int]
+Tables = dict[Name, tuple[int, ...]]
+
+
+class Lake(Protocol):
+    """A catalog whose tables have a column `id`."""
+
+    @property
+    def branches(self) -> BranchCatalog: ...
+
+    def ids(self, name: Name) -> list[int]: ...
+
+    def append(self, name: Name, *ids: int) -> None: ...
+
+
+def actions(*, branches: int, most: int) -> st.SearchStrategy[list[Action]]:
+    """Actions on some branches and two tables."""
+    kinds = st.sampled_from(["branch", "write", "write_main", "publish", "drop", "rollback"])
+    return st.lists(st.tuples(kinds, st.integers(0, branches - 1), st.integers(0, 1)), max_size=most)
+
+
+def agrees_with_the_model(lake: Lake, main: Mapping[Name, tuple[int, ...]], actions: Sequence[Action]) -> None:
+    """The model has versions of tables as lists of ids: what is published is what the branch had, or nothing is."""
+    model = _Model(lake, dict(main))
+    for number, (action, which, table) in enumerate(actions):
+        branch, name = f"b{which}", [*main][table]
+        if action == "branch" and branch not in model.on_branch:
+            lake.branches.create(branch, dict.fromkeys(main, True))
+            model.on_branch[branch], model.base[branch] = dict(model.main), dict(model.main)
+        elif action == "write" and branch in model.on_branch:
+            lake.append(name.on(branch), 1000 + number)
+            model.on_branch[branch][name] += (1000 + number,)
+        elif action == "write_main":
+            lake.append(name, 1000 + number)
+            model.main[name] += (1000 + number,)
+        elif action == "publish" and branch in model.on_branch:
+            model.publish(branch, f"p{number}")
+            model.drop(branch)
+        elif action == "drop" and branch in model.on_branch:
+            model.drop(branch)
+        elif action == "rollback" and model.publications:
+            model.rollback()
+        assert {one: tuple(lake.ids(one)) for one in main} == model.main
+        for other, expected in model.on_branch.items():
+            assert {one: tuple(lake.ids(one.on(other))) for one in main} == expected
+
+
+class _Model:
+    def __init__(self, lake: Lake, main: Tables) -> None:
+        self.lake, self.main = lake, main
+        self.on_branch: dict[str, Tables] = {}
+        self.base: dict[str, Tables] = {}
+        #: What each publication has replaced, and by what.
+        self.publications: dict[str, tuple[Tables, Tables]] = {}
+
+    def publish(self, branch: str, publication: str) -> None:
+        built, tables = self.on_branch[branch], [*self.main]
+        if self.base[branch] != self.main:
+            with pytest.raises(ConflictError):
+                self.lake.branches.publish(branch, tables, publication)
+            return
+        self.lake.branches.publish(branch, tables, publication)
+        changed = [name for name in tables if built[name] != self.main[name]]
+        self.publications[publication] = (
+            {name: self.main[name] for name in changed},
+            {name: built[name] for name in changed},
+        )
+        self.main |= built
+
+    def drop(self, branch: str) -> None:
+        self.lake.branches.drop(branch)
+        del self.on_branch[branch], self.base[branch]
+
+    def rollback(self) -> None:
+        publication, (before, after) = self.publications.popitem()
+        if before and all(self.main[name] == after[name] for name in after):
+            self.lake.branches.rollback(publication)
+            self.main |= before
+        else:
+            with pytest.raises(BranchError):
+                self.lake.branches.rollback(publication)
