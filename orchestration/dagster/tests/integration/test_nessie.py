@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import requests
-from branch_histories import Action, actions, agrees_with_the_model
+from branch_histories import Action, actions, agrees_with_the_model, publish_at_once
 from hypothesis import HealthCheck, given, settings
 from lakehouse_analytics.assets.run_branch import remove_dead_branches
 from lakehouse_analytics.branches import nessie_leases
@@ -327,29 +327,7 @@ def test_a_view_cannot_replace_a_table(lake: Lake) -> None:
 
 
 def test_of_branches_that_publish_at_once_one_wins_and_nothing_is_half(lake: Lake) -> None:
-    names = [f"b{n}" for n in range(4)]
-    for n, branch in enumerate(names):
-        lake.branches.create(branch, {ORDERS: True, CUSTOMERS: True})
-        lake.append(ORDERS.on(branch), 100 + n)
-        lake.append(CUSTOMERS.on(branch), 100 + n)
-    outcomes: dict[str, str] = {}
-
-    def publish(branch: str) -> None:
-        try:
-            lake.branches.publish(branch, [ORDERS, CUSTOMERS], branch)
-            outcomes[branch] = "published"
-        except ConflictError:
-            outcomes[branch] = "refused"
-
-    threads = [threading.Thread(target=publish, args=[branch]) for branch in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(outcomes.values()) == ["published", "refused", "refused", "refused"]
-    [winner] = [branch for branch, outcome in outcomes.items() if outcome == "published"]
-    n = 100 + names.index(winner)
-    assert (lake.ids(ORDERS), lake.ids(CUSTOMERS)) == ([1, 2, n], [1, n])
+    publish_at_once(lake, {ORDERS: (1, 2), CUSTOMERS: (1,)}, branches=4)
 
 
 def test_a_branch_in_use_is_exclusive_or_shared_and_free_after_a_crash(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import pytest
@@ -55,6 +56,27 @@ def agrees_with_the_model(lake: Lake, main: Mapping[Name, tuple[int, ...]], acti
         assert {one: tuple(lake.ids(one)) for one in main} == model.main
         for other, expected in model.on_branch.items():
             assert {one: tuple(lake.ids(one.on(other))) for one in main} == expected
+
+
+def publish_at_once(lake: Lake, main: Mapping[Name, tuple[int, ...]], *, branches: int) -> None:
+    """Publish several branches of the same tables at once: one wins, and nothing of the others is published."""
+    for number in range(branches):
+        lake.branches.create(f"b{number}", dict.fromkeys(main, True))
+        for name in main:
+            lake.append(name.on(f"b{number}"), 100 + number)
+
+    def is_published(number: int) -> bool:
+        try:
+            lake.branches.publish(f"b{number}", [*main], f"b{number}")
+        except ConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(branches) as threads:
+        published = [*threads.map(is_published, range(branches))]
+    assert published.count(True) == 1
+    expected = {name: [*ids, 100 + published.index(True)] for name, ids in main.items()}
+    assert {name: lake.ids(name) for name in main} == expected
 
 
 class _Model:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 import psycopg2
 import pyarrow as pa
 import pytest
-from branch_histories import Action, actions, agrees_with_the_model
+from branch_histories import Action, actions, agrees_with_the_model, publish_at_once
 from hypothesis import HealthCheck, given, settings
 from lakehouse_analytics.branches.catalog import BranchBusyError, BranchError, ConflictError, Name
 from lakehouse_analytics.branches.files import delete
@@ -551,29 +550,7 @@ def test_branches_need_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_of_branches_that_publish_at_once_one_wins_and_nothing_is_half(lake: Lake) -> None:
-    names = [f"b{n}" for n in range(6)]
-    for n, branch in enumerate(names):
-        lake.branches.create(branch, {ORDERS: True, CUSTOMERS: True})
-        lake.append(ORDERS.on(branch), 100 + n)
-        lake.append(CUSTOMERS.on(branch), 100 + n)
-    outcomes: dict[str, str] = {}
-
-    def publish(branch: str) -> None:
-        try:
-            lake.branches.publish(branch, [ORDERS, CUSTOMERS], branch)
-            outcomes[branch] = "published"
-        except ConflictError:
-            outcomes[branch] = "refused"
-
-    threads = [threading.Thread(target=publish, args=[branch]) for branch in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    [winner] = [branch for branch, outcome in outcomes.items() if outcome == "published"]
-    n = 100 + names.index(winner)
-    assert (lake.ids(ORDERS), lake.ids(CUSTOMERS)) == ([1, 2, n], [1, n])
-    assert len(outcomes) == len(names)
+    publish_at_once(lake, {ORDERS: (1, 2), CUSTOMERS: (1,)}, branches=6)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
