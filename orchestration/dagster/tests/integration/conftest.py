@@ -134,7 +134,19 @@ class Outcome:
     failure: str
     partitions: dict[str, set[str]] = field(default_factory=dict)
     by_partition: dict[str, dict[str, dg.AssetCheckEvaluation]] = field(default_factory=dict)
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    partition_metadata: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The row counts of partitions, by asset."""
+        return {
+            asset: {
+                partition: metadata["dagster/partition_row_count"]
+                for partition, metadata in partitions.items()
+                if "dagster/partition_row_count" in metadata
+            }
+            for asset, partitions in self.partition_metadata.items()
+        }
 
 
 @dataclass
@@ -245,11 +257,11 @@ class Lakehouse:
                 name: {e.partition: e for e in evaluations if e.partition and names[id(e)] == name}
                 for name in names.values()
             },
-            rows={
+            partition_metadata={
                 m.asset_key.to_user_string(): {
-                    o.partition: o.metadata["dagster/partition_row_count"].value
+                    o.partition: {k: v.value for k, v in o.metadata.items()}
                     for o in reported
-                    if o.asset_key == m.asset_key and o.partition and "dagster/partition_row_count" in o.metadata
+                    if o.asset_key == m.asset_key and o.partition and o.metadata
                 }
                 for m in materialized
             },

@@ -141,19 +141,17 @@ def partition_rows(lakehouse: Lakehouse, name: str) -> dict[str, tuple[int, bool
 
 
 def test_each_partition_shows_and_checks_its_own_rows(lakehouse: Lakehouse) -> None:
-    assert lakehouse.run("daily_region_refresh", windows=("2026-03-01|IT", f"2026-03-02|{KOELN}")).success
+    outcome = lakehouse.run("daily_region_refresh", windows=("2026-03-01|IT", f"2026-03-02|{KOELN}"))
+    assert outcome.success, outcome.failure
     rows = {"IT": 2, "DE": 1, KOELN: 1}
     assert partition_rows(lakehouse, "silver/placed") == {
         f"2026-03-0{day}|{region}": (count, True) for day in (1, 2) for region, count in rows.items()
     }
-    events = lakehouse.instance.fetch_materializations(dg.AssetKey(["silver", "placed"]), limit=20).records
-    metadata = {
-        event.partition_key: event.asset_materialization.metadata for event in events if event.asset_materialization
-    }
-    assert {key: found["dagster/partition_row_count"].value for key, found in metadata.items()} == {
+    metadata = outcome.partition_metadata["silver/placed"]
+    assert {key: found["dagster/partition_row_count"] for key, found in metadata.items()} == {
         f"2026-03-0{day}|{region}": count for day in (1, 2) for region, count in rows.items()
     }
-    assert metadata["2026-03-01|IT"]["unique_ids"].value == 2
+    assert metadata["2026-03-01|IT"]["unique_ids"] == 2
 
     assert lakehouse.run("region_refresh", windows=("IT", KOELN)).success
     assert partition_rows(lakehouse, "gold/regions") == dict.fromkeys(("IT", "DE", KOELN), (1, True))
