@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 
 import dagster as dg
 
@@ -17,6 +18,7 @@ from lakehouse_analytics.assets.exports import export_assets, exports_of
 from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.assets.maintenance import maintenance_assets
 from lakehouse_analytics.assets.own import OwnAssets
+from lakehouse_analytics.branches.opening import existing_branches
 from lakehouse_analytics.common.garbage import without_garbage_collection
 from lakehouse_analytics.common.load_warnings import warn_once
 from lakehouse_analytics.common.startup_errors import repeat_message_at_end
@@ -62,7 +64,9 @@ def defs() -> dg.Definitions:
     triggers = configured_triggers(settings, graph) if is_main else []
     floor, guard = settings.maintenance_floor, guard_of(triggers)
     maintenance = (
-        maintenance_assets(graph, floor=floor, max_runtime=limit, guard=guard, iceberg_catalog=settings.iceberg_catalog)
+        maintenance_assets(
+            graph, floor=floor, max_runtime=limit, guard=guard, branches=partial(existing_branches, settings)
+        )
         if is_main
         else []
     )

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from lakehouse_analytics.assets.accepted_tables import accepted_tables
 from lakehouse_analytics.assets.attempts import Attempts
+from lakehouse_analytics.assets.branch_choice import BranchOf, OpenedBranch
 from lakehouse_analytics.assets.build_events import BuildEvents, Event
 from lakehouse_analytics.assets.build_locks import BuildLocks
 from lakehouse_analytics.assets.build_selection import checked_tables, selection_of
@@ -29,7 +30,6 @@ from lakehouse_analytics.assets.gates.plan import Plan
 from lakehouse_analytics.assets.gates.run import Run
 from lakehouse_analytics.assets.registered_checks import SourceChecks, TableChecks
 from lakehouse_analytics.assets.reuse import Reuse
-from lakehouse_analytics.assets.run_branch import BranchOf, RunBranch, StandingBranch
 from lakehouse_analytics.assets.run_log import RunLog
 from lakehouse_analytics.assets.table_results import TableResults
 from lakehouse_analytics.checks.registry import Scope
@@ -124,7 +124,7 @@ class Build:
 
     def _reused(
         self, graph: Graph, keys: AbstractSet[dg.AssetKey], branch: BranchOf | None
-    ) -> tuple[RunBranch | StandingBranch | None, Reuse]:
+    ) -> tuple[OpenedBranch | None, Reuse]:
         """Return the branch of the run, and what need not be built, for which a run's own branch has no tables."""
         full_refresh = rebuilds(self.dbt, full_refresh=self.config.full_refresh)
         opened = branch(graph, self.context, keys, full_refresh) if branch else None

@@ -8,11 +8,12 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from lakehouse_analytics._dagster_internals import remember_output_keys
+from lakehouse_analytics.assets.branch_choice import branch_of
 from lakehouse_analytics.assets.build import DEFAULT_THREADS, OP_NAME, Build, BuildConfig, Context
 from lakehouse_analytics.assets.build_events import Event
 from lakehouse_analytics.assets.multi_asset import multi_asset, multi_asset_check
 from lakehouse_analytics.assets.own import OwnAssets
-from lakehouse_analytics.assets.run_branch import branch_of, refuse_other_branch
+from lakehouse_analytics.assets.run_branch import refuse_other_branch
 from lakehouse_analytics.assets.specs import table_spec
 from lakehouse_analytics.checks.registry import EvaluationPoint, Scope, specs
 from lakehouse_analytics.contract.models import Grain

@@ -4,7 +4,7 @@ The op measures each table, and skips it if nothing is due. Steps that are due r
 table. After each step, the op measures the table again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -14,10 +14,11 @@ from pydantic import Field
 
 from lakehouse_analytics.assets.multi_asset import multi_asset
 from lakehouse_analytics.assets.run_branch import remove_dead_branches
-from lakehouse_analytics.branches.catalog import BranchError
+from lakehouse_analytics.branches.catalog import BranchCatalog, BranchError
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.dbt.graph import Graph, Key
 from lakehouse_analytics.dbt.relation import Relation
+from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.engines.trino.errors import COMMIT_ERROR
 from lakehouse_analytics.engines.trino.session import TrinoError, TrinoUnavailableError
 from lakehouse_analytics.iceberg.catalog import CatalogError
@@ -42,6 +43,8 @@ from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 
 #: Not "maintenance", because run configurations contain the name of the op, and retries of stored runs use them.
 OP_NAME = "upkeep"
+#: Opens the branches of the lakehouse; None if there are none. It gets a function that logs.
+OpenBranches = Callable[[Callable[[str], None]], BranchCatalog | None]
 
 
 class MaintenanceConfig(dg.Config):
@@ -97,7 +100,7 @@ def maintenance_assets(
     floor: timedelta,
     max_runtime: float,
     guard: SyncGuard | None = None,
-    iceberg_catalog: str | None = None,
+    branches: OpenBranches | None = None,
 ) -> list[dg.AssetsDefinition]:
     """Return one asset per maintained table; none on an engine without Iceberg.
 
@@ -106,7 +109,7 @@ def maintenance_assets(
         floor: Minimum retention. A table's contract cannot go below it.
         max_runtime: Maximum duration of a run in seconds. Older files and temporary relations belong to no run.
         guard: Finds out which syncs are running; None if that is unknown.
-        iceberg_catalog: Name of the catalog in pyiceberg's configuration, of which expired branches are dropped.
+        branches: Opens the branches, of which the expired ones are dropped; None if there are none.
 
     Raises:
         ContractError: A contract's retention is below the floor.
@@ -125,8 +128,8 @@ def maintenance_assets(
         selected = [table for table in tables if maintenance_key(table.key) in context.selected_asset_keys]
         execution = Maintenance(context, engine, sync_guard, longest_write, dry_run=config.dry_run)
         with execution.locks:
-            if iceberg_catalog and selected and not config.dry_run:
-                execution.drop_branches(iceberg_catalog)
+            if branches and selected and not config.dry_run:
+                execution.drop_branches(branches)
             yield from execution.events(selected)
 
     return [maintenance]
@@ -194,16 +197,13 @@ class Maintenance:
             what = f"{counted(len(self.failed), 'table')} of {len(tables)}"
             raise dg.Failure(f"Maintenance of {what} failed; the others are done.\n{lines}", allow_retries=False)
 
-    def drop_branches(self, catalog: str) -> None:
+    def drop_branches(self, opened: OpenBranches) -> None:
         """Drop the branches of runs that have died, and those that have expired."""
-        from lakehouse_analytics.branches.opening import has_branches, open_branches
-
         try:
-            found = has_branches(catalog)
-            branches = open_branches(catalog) if found else None
+            branches = opened(self.context.log.warning)
             dropped = remove_dead_branches(branches) if branches else []
-        except CatalogError as error:
-            # Maintenance itself does not need the catalog.
+        except (CatalogError, DatabaseError) as error:
+            # Maintenance itself does not need them.
             self.context.log.warning(f"Branches that are not needed anymore were not dropped: {error}")
             return
         except BranchError as error:

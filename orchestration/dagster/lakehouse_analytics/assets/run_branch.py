@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
@@ -25,15 +24,13 @@ from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.relation import Relation, relation_of
 from lakehouse_analytics.engines.base import Queried
 from lakehouse_analytics.iceberg.catalog import CatalogError
-from lakehouse_analytics.keys import BRANCH, asset_key
+from lakehouse_analytics.keys import BRANCH
 
 if TYPE_CHECKING:
     from lakehouse_analytics.branches.catalog import BranchCatalog
-    from lakehouse_analytics.settings import Settings
 
 #: Statements that delete files which an older snapshot, or another table at the same location, needs.
 _HARMFUL = re.compile(r"expire_snapshots|remove_orphan_files", re.IGNORECASE)
-Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
 
 class RunBranch:
@@ -321,27 +318,3 @@ def _summary(run: Run, good: Collection[str], bad: Collection[str]) -> str:
     if not good:
         return f"Nothing was published{because}."
     return f"Published {counted(len(good), 'table')}; {len(bad)} were not published{because}."
-
-
-BranchOf = Callable[[Graph, Context, AbstractSet[dg.AssetKey], bool], RunBranch | StandingBranch | None]
-
-
-def branch_of(settings: Settings) -> BranchOf | None:
-    """Return the function that returns the branch of an execution; None if runs write the tables themselves.
-
-    Its arguments are the graph, the context, the assets to build, and whether it is a full refresh.
-    """
-    name, catalog = settings.branch, settings.iceberg_catalog or ""
-    if name:
-        return lambda graph, *_: StandingBranch(graph, name, catalog)
-    if settings.publish != "run":
-        return None
-
-    def of_run(graph: Graph, context: Context, keys: AbstractSet[dg.AssetKey], full_refresh: bool) -> RunBranch | None:
-        tables = [table.unique_id for table in graph.tables.values() if asset_key(table) in keys]
-        step = context.op_execution_context.op_def.name
-        run_id = context.run.run_id
-        branch = RunBranch(graph, tables, catalog, run_id=run_id, step=step, full_refresh=full_refresh)
-        return branch if tables else None
-
-    return of_run

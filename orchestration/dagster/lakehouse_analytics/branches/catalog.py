@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from lakehouse_analytics.common.names import FEW, some
 from lakehouse_analytics.common.text import brief
@@ -174,7 +174,14 @@ def expired(run: str, name: Name) -> BranchError:
 
 
 class BranchCatalog(Protocol):
-    """The branches and publications of one Iceberg catalog. See `branches.opening` for the types of catalogs."""
+    """The branches and publications of one catalog. See `branches.opening` for the types of catalogs.
+
+    Attributes:
+        copies_tables: Whether a branch begins with copies of tables. Otherwise, it has only what was built there, and
+            everything else is read from production.
+    """
+
+    copies_tables: ClassVar[bool]
 
     def create(
         self,

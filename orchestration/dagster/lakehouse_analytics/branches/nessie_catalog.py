@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lakehouse_analytics.branches.catalog import Branch, BranchError, Name, RefusedError, branch_schema, check_name
 from lakehouse_analytics.branches.nessie_api import NAMESPACE, TABLE, ChangedError, Content, delete, put
@@ -23,6 +23,8 @@ Operations = list[dict[str, Any]]
 
 class NessieBranchCatalog(NessiePublications):
     """The branches of a REST catalog of Nessie, whose tables can be copied without their data."""
+
+    copies_tables: ClassVar[bool] = True
 
     def create(
         self,

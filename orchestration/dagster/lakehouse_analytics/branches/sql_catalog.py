@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 
 from lakehouse_analytics.branches.catalog import Branch, BranchError, Name, branch_schema, check_name
 from lakehouse_analytics.branches.files import THREADS, delete, exclusive_files, in_stages, location_of
@@ -33,6 +33,8 @@ limit 1 for update skip locked
 
 class SqlBranchCatalog(SqlPublications):
     """The branches of a catalog of pyiceberg's type `sql`, whose tables can be copied without their data."""
+
+    copies_tables: ClassVar[bool] = True
 
     def create(
         self,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 
 import click
 
 from lakehouse_analytics.branches.catalog import BranchCatalog, BranchError, Name
+from lakehouse_analytics.branches.deferral import refuse_other_databases
 from lakehouse_analytics.branches.names import branch_name, copies_of
-from lakehouse_analytics.branches.opening import open_branches
+from lakehouse_analytics.branches.opening import branches_of
+from lakehouse_analytics.branches.schema_catalog import NOT_PUBLISHED
 from lakehouse_analytics.common.names import FEW, counted, some
+from lakehouse_analytics.dbt.graph import Table
 from lakehouse_analytics.settings import Settings
 
 
@@ -19,15 +22,9 @@ def opened(settings: Settings) -> BranchCatalog:
 
     Raises:
         BranchError: The lakehouse cannot have branches.
+        DatabaseError: The database cannot be used.
     """
-    if not settings.engine_type.iceberg:
-        raise BranchError(
-            f"Branches need Iceberg tables, which the engine {settings.engine_type.title} does not have. "
-            "Set LAKEHOUSE_ENV=trino or LAKEHOUSE_ENGINE=trino."
-        )
-    if not settings.iceberg_catalog:
-        raise BranchError("LAKEHOUSE_ICEBERG_CATALOG is not set, and branches need it: see docs/safe-changes.md.")
-    return open_branches(settings.iceberg_catalog)
+    return branches_of(settings, click.echo)
 
 
 def create(settings: Settings, name: str, *, days: int, replace: bool = False) -> str:
@@ -44,23 +41,43 @@ def create(settings: Settings, name: str, *, days: int, replace: bool = False) -
     """
     branch, catalog = branch_name(name), opened(settings)
     tables = tables_of_project(settings)
+    names = copies_of(tables)
+    if not catalog.copies_tables:
+        refuse_other_databases(tables, settings.profile.database)
     expires = datetime.now(UTC) + timedelta(days=days)
     dropped = drop(settings, name, if_exists=True) + "\n" if replace and _exists(catalog, branch) else ""
-    catalog.create(branch, tables, expires=expires)
+    if not catalog.copies_tables:  # no maintenance does it
+        dropped += "".join(f"Dropped the branch {old}, which had expired.\n" for old in _drop_expired(catalog))
+    catalog.create(branch, names, expires=expires)
     return (
-        f"{dropped}Created the branch {branch} of {counted(len(tables), 'table')}; it expires on {expires:%Y-%m-%d}.\n"
+        f"{dropped}Created the branch {branch} {_beginning(catalog, names)}; it expires on {expires:%Y-%m-%d}.\n"
         f"A run with LAKEHOUSE_BRANCH={branch} writes there."
     )
 
 
-def tables_of_project(settings: Settings) -> Mapping[Name, bool]:
-    """Return the tables of the dbt project, and whether a branch begins with a copy of each."""
+def _beginning(catalog: BranchCatalog, names: Mapping[Name, bool]) -> str:
+    """Return what a branch begins with."""
+    if catalog.copies_tables:
+        return f"of {counted(len(names), 'table')}"
+    return "without tables: what is not built on it is read from production"
+
+
+def _drop_expired(catalog: BranchCatalog) -> list[str]:
+    """Drop the branches that have expired, and return their names."""
+    now = datetime.now(UTC)
+    expired = [one.name for one in catalog.branches() if one.expires and one.expires < now]
+    for branch in expired:
+        catalog.drop(branch)
+    return expired
+
+
+def tables_of_project(settings: Settings) -> Collection[Table]:
+    """Return the tables of the dbt project."""
     from lakehouse_analytics.dbt.manifest import read
     from lakehouse_analytics.dbt.project import DbtProject
 
     project = DbtProject.from_settings(settings)
-    graph = read(project.manifest(), project.configuration(), project_dir=project.project_dir)
-    return copies_of(graph.tables.values())
+    return read(project.manifest(), project.configuration(), project_dir=project.project_dir).tables.values()
 
 
 def listing(settings: Settings) -> str:
@@ -82,6 +99,8 @@ def publish(settings: Settings, name: str, *, force: bool = False) -> str:
     branch, catalog = branch_name(name), opened(settings)
     with catalog.in_use(branch):
         tables = catalog.built(branch)
+        if not catalog.copies_tables:
+            raise BranchError(NOT_PUBLISHED)
         if (failed := [str(table) for table in catalog.failed(branch)]) and not force:
             raise BranchError(
                 f"Nothing of the branch {branch} was published, because these tables failed their gates or were not "
@@ -117,22 +136,25 @@ def drop(settings: Settings, name: str, *, if_exists: bool = False) -> str:
             return f"There is no branch {branch}."
         raise BranchError(f"There is no branch {branch}. `lakehouse branch list` shows all.")
     with catalog.in_use(branch):
-        files = catalog.drop(branch)
-    return f"Dropped the branch {branch} and {counted(files, 'file')} that only it had."
+        count = catalog.drop(branch)
+    what = f"{counted(count, 'file')} that only it had" if catalog.copies_tables else counted(count, "table")
+    return f"Dropped the branch {branch} and {what}."
 
 
 def _exists(catalog: BranchCatalog, branch: str) -> bool:
     return branch in {existing.name for existing in catalog.branches()}
 
 
-def require(settings: Settings, name: str) -> None:
-    """Check that there is a branch.
+def require(settings: Settings, name: str) -> bool:
+    """Check that there is a branch, and return whether it began with copies of tables.
 
     Raises:
         BranchError: There is no such branch, or the lakehouse cannot have branches.
     """
-    if not _exists(opened(settings), name):
+    catalog = opened(settings)
+    if not _exists(catalog, name):
         raise BranchError(f"There is no branch {name}. Create it: lakehouse branch create {name}")
+    return catalog.copies_tables
 
 
 def rollback(settings: Settings, run: str, *, yes: bool) -> str:

@@ -66,8 +66,7 @@ def run(options: Options) -> bool:
     if options.branch is not None:
         os.environ["LAKEHOUSE_BRANCH"] = branch_name(options.branch)
     settings = Settings.load()
-    if settings.branch:
-        branches.require(settings, settings.branch)
+    copied = branches.require(settings, settings.branch) if settings.branch else False
     project = DbtProject.from_settings(settings)
     runner = dbt_runner(settings, project)
     if project.changes() != []:
@@ -78,7 +77,7 @@ def run(options: Options) -> bool:
     if options.base:
         title(f"Comparison with {options.base}")
         base, current = both_sides(project, runner, options.base, parsed=True)
-        chosen = select_changed(graph, base, current, on_branch=settings.branch is not None)
+        chosen = select_changed(graph, base, current, without_views=copied)
         click.echo(_describe(graph, chosen, options.base))
     else:
         chosen = Selection({}, frozenset(graph.tables), frozenset(), frozenset())
@@ -86,7 +85,7 @@ def run(options: Options) -> bool:
     _write_tables(graph, chosen, options.tables)
     if options.dry_run or not (chosen.built or chosen.tests):
         return True
-    on_branch = graph_on_branch(graph, settings.branch)
+    on_branch = graph_on_branch(graph, settings, chosen.built)
     if options.skip_unchanged and not chosen.tests and _all_reused(settings, project, on_branch, chosen):
         click.echo(f"None of {counted(len(chosen.built), 'table')} would change, so nothing is built or tested.")
         return True

@@ -33,14 +33,14 @@ class Selection:
         return self.tables | self.views
 
 
-def select_changed(graph: Graph, base: Inputs, current: Inputs, *, on_branch: bool) -> Selection:
+def select_changed(graph: Graph, base: Inputs, current: Inputs, *, without_views: bool) -> Selection:
     """Return what differs from the base, and all downstream of it.
 
     Args:
         graph: The graph of the project as it is.
         base: The project before the change.
         current: The project as it is.
-        on_branch: Whether the tables are built on a branch.
+        without_views: Whether the tables are built on a branch that began with copies of tables, so without views.
     """
     changed = modified(base, current)
     tables = frozenset(downstream(current.manifest, _data(current.manifest, changed)) & graph.tables.keys())
@@ -49,7 +49,7 @@ def select_changed(graph: Graph, base: Inputs, current: Inputs, *, on_branch: bo
         for name, test in graph.tests.items()
         if test.attached not in tables and (name in changed or not tables.isdisjoint(test.parents))
     )
-    views = _views_above(graph, tables, tests) if on_branch else frozenset()
+    views = _views_above(graph, tables, tests) if without_views else frozenset()
     return Selection(changed, tables, views, tests)
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+import click
+
 from lakehouse_analytics.assets.reuse import Reuse
+from lakehouse_analytics.branches.deferral import schemas_of_build
 from lakehouse_analytics.branches.names import schemas_on_branch
+from lakehouse_analytics.branches.opening import schema_branches
 from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.dbt.graph import Graph, Table
 from lakehouse_analytics.dbt.manifest import read
@@ -35,7 +39,7 @@ def why(settings: Settings, name: str | None) -> str:
     project = DbtProject.from_settings(settings)
     graph = read(project.manifest(), project.configuration(), project_dir=project.project_dir)
     table = find_table(graph, name) if name else None
-    graph = graph_on_branch(graph, settings.branch)
+    graph = graph_on_branch(graph, settings, graph.tables)
     if not any(one.contract.reuse for one in graph.tables.values()):
         return "Every run builds all its tables: no model has `reuse: true`. See docs/reuse.md."
     found = decisions(settings, project, graph, graph.tables)
@@ -46,11 +50,28 @@ def why(settings: Settings, name: str | None) -> str:
     return _one(graph, found, table.unique_id)
 
 
-def graph_on_branch(graph: Graph, branch: str | None) -> Graph:
-    """Return the graph with the tables and the asset keys of a branch; as it is, without one."""
+def graph_on_branch(graph: Graph, settings: Settings, selected: Collection[str]) -> Graph:
+    """Return the graph with the tables and the asset keys of a branch; as it is, without one.
+
+    Args:
+        graph: The graph of the project.
+        settings: The settings, which name the branch.
+        selected: Unique ids of the tables that a run would build.
+
+    Raises:
+        BranchError: There is no such branch, or the lakehouse cannot have branches.
+        DatabaseError: The database cannot be used.
+    """
+    branch = settings.branch
     if not branch:
         return graph
-    return graph.with_schemas(schemas_on_branch(graph.tables.values(), branch)).with_prefix(branch)
+    catalog = schema_branches(settings, click.echo)
+    if catalog is None:
+        schemas = schemas_on_branch(graph.tables.values(), branch)
+    else:
+        built = catalog.built(branch)
+        schemas = schemas_of_build(graph.tables.values(), branch, selected=selected, built=built)
+    return graph.with_schemas(schemas).with_prefix(branch)
 
 
 def decisions(

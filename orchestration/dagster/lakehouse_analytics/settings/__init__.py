@@ -158,13 +158,13 @@ class Settings(
         return missing + self.trino_problems() + self.airbyte_problems() + self._publish_problems()
 
     def _publish_problems(self) -> list[str]:
-        needing = {"BRANCH": self.branch, "PUBLISH": self.publish if self.publish == "run" else None}
-        found = [f"{PREFIX}{name}={value}" for name, value in needing.items() if value]
-        if found and not self.engine_type.iceberg:
+        if self.publish != "run" or self.branch:
+            return []
+        if not self.engine_type.iceberg:
             title = self.engine_type.title
-            return [f"{found[0]}: needs Iceberg tables, which the engine {title} does not have; unset it"]
-        if found and not self.iceberg_catalog:
-            return [f"{PREFIX}ICEBERG_CATALOG: not set, needed because {found[0]}"]
+            return [f"{PREFIX}PUBLISH=run: needs Iceberg tables, which the engine {title} does not have; unset it"]
+        if not self.iceberg_catalog:
+            return [f"{PREFIX}ICEBERG_CATALOG: not set, needed because {PREFIX}PUBLISH=run"]
         return []
 
     @cached_property

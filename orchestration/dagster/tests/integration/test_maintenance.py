@@ -14,7 +14,8 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 from lakehouse_analytics.assets.maintenance import SyncGuard, maintenance_assets
-from lakehouse_analytics.branches.catalog import Name
+from lakehouse_analytics.branches.catalog import BranchCatalog, Name
+from lakehouse_analytics.branches.opening import has_branches, open_branches
 from lakehouse_analytics.branches.sql_catalog import SqlBranchCatalog
 from lakehouse_analytics.contract.models import ModelContract, SourceContract
 from lakehouse_analytics.dbt.graph import Graph, Source, Table
@@ -101,9 +102,11 @@ class Lake:
         self, *, dry_run: bool = False, engine: TrinoResource | None = None, guard: SyncGuard | None = None
     ) -> Outcome:
         graph = Graph(tables=self.tables, sources=self.sources, tests={}, exposures={}, adapter="trino")
-        assets = maintenance_assets(
-            graph, floor=timedelta(), max_runtime=0, guard=guard, iceberg_catalog=self.trino.catalog
-        )
+
+        def branches(_: object) -> BranchCatalog | None:
+            return open_branches(self.trino.catalog) if has_branches(self.trino.catalog) else None
+
+        assets = maintenance_assets(graph, floor=timedelta(), max_runtime=0, guard=guard, branches=branches)
         result = dg.materialize(
             assets,
             instance=self.instance,

@@ -16,7 +16,9 @@ from lakehouse_analytics.engines.comparison import Comparison
 from lakehouse_analytics.engines.duckdb.comparison import comparison
 from lakehouse_analytics.engines.duckdb.database import connect
 from lakehouse_analytics.engines.duckdb.reading import read_table
+from lakehouse_analytics.engines.duckdb.schemas import schema_session
 from lakehouse_analytics.engines.duckdb.versions import table_versions
+from lakehouse_analytics.engines.schema_session import SchemaSession
 from lakehouse_analytics.settings import Settings
 
 if TYPE_CHECKING:
@@ -105,6 +107,14 @@ class DuckDBResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         profile = Settings.load().profile
         attached = {name: str(item["path"]) for name, item in profile.attached.items()}
         with comparison(Path(self.path), timeout=self.lock_timeout, attached=attached) as session:
+            yield session
+
+    @contextmanager
+    def schema_session(self, *, write: bool) -> Iterator[SchemaSession]:
+        """Open a session for schemas, in one transaction. No other process can use the file in the meantime."""
+        if self.path is None:
+            raise DatabaseError("Branches need a DuckDB file, and the target's database is not one.")
+        with schema_session(Path(self.path), timeout=self.lock_timeout, write=write) as session:
             yield session
 
     def table_versions(self, relations: Collection[Relation], fetch_all: FetchAll | None) -> Mapping[Relation, str]:

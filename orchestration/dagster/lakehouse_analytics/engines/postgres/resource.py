@@ -18,7 +18,9 @@ from lakehouse_analytics.engines.comparison import Comparison
 from lakehouse_analytics.engines.postgres.comparison import comparison
 from lakehouse_analytics.engines.postgres.errors import Failure, classify
 from lakehouse_analytics.engines.postgres.reading import read_table
+from lakehouse_analytics.engines.postgres.schemas import schema_session
 from lakehouse_analytics.engines.postgres.versions import table_versions
+from lakehouse_analytics.engines.schema_session import SchemaSession
 from lakehouse_analytics.settings import Settings
 
 if TYPE_CHECKING:
@@ -114,6 +116,13 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def comparison(self) -> Iterator[Comparison]:
         """Open a session for comparisons of tables, in one snapshot."""
         with connect() as connection, comparison(connection) as session:
+            yield session
+
+    @contextmanager
+    def schema_session(self, *, write: bool) -> Iterator[SchemaSession]:
+        """Open a session for schemas, in one transaction."""
+        role = Settings.load().profile.fields.get("role")
+        with connect() as connection, schema_session(connection, role=role, write=write) as session:
             yield session
 
     def classify_error(self, message: str) -> Failure:

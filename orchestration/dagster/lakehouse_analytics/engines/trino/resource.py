@@ -15,12 +15,14 @@ from lakehouse_analytics.dbt.query_tags import Provenance
 from lakehouse_analytics.dbt.relation import Relation
 from lakehouse_analytics.engines.base import FetchAll, TableReader
 from lakehouse_analytics.engines.comparison import Comparison
+from lakehouse_analytics.engines.schema_session import SchemaSession
 from lakehouse_analytics.engines.trino.client import QueryResult, execute, wait_until_ready
 from lakehouse_analytics.engines.trino.comparison import TrinoComparison
 from lakehouse_analytics.engines.trino.connection import TrinoConnection
 from lakehouse_analytics.engines.trino.errors import Failure, classify_dbt
 from lakehouse_analytics.engines.trino.queries import kill_query, list_queries, queue_reported
 from lakehouse_analytics.engines.trino.reading import read_files, read_query
+from lakehouse_analytics.engines.trino.schemas import TrinoSchemas
 from lakehouse_analytics.engines.trino.session import TrinoServer
 from lakehouse_analytics.engines.trino.views import view_versions
 from lakehouse_analytics.iceberg.catalog import check_client
@@ -158,6 +160,11 @@ class TrinoResource(TrinoConnection, dg.ConfigurableResource):  # type: ignore[t
     def comparison(self) -> Iterator[Comparison]:
         """Open a session for comparisons of tables."""
         yield TrinoComparison(self.server(), self._client_tags)
+
+    @contextmanager
+    def schema_session(self, *, write: bool) -> Iterator[SchemaSession]:  # noqa: ARG002
+        """Open a session for schemas. Each statement is its own transaction."""
+        yield TrinoSchemas(self.server(), self._client_tags)
 
     def wait_until_free(self, log: Callable[[str], None] = _LOGGER.warning) -> None:
         """Wait until Trino has started and responds to a query on the catalog.

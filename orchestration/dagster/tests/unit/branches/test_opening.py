@@ -50,7 +50,7 @@ def test_other_types_of_catalogs_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PYICEBERG_CATALOG__AWS__TYPE", "glue")
     monkeypatch.setenv("PYICEBERG_CATALOG__AWS__GLUE__REGION", "us-east-1")
     assert not has_branches("aws")
-    with pytest.raises(BranchError, match=r"is aws, a catalog of type GlueCatalog\. Branches need a SQL catalog in"):
+    with pytest.raises(BranchError, match=r"is aws, a catalog of type GlueCatalog\. Copies of tables, and with them"):
         open_branches("aws")
 
 

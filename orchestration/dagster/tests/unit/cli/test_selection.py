@@ -47,17 +47,17 @@ def test_a_branch_gets_the_views_that_the_built_tables_and_their_tests_read() ->
     current.nodes["model.shop.b"]["raw_code"] = "select 1"
     graph = current.graph()
     sides = Inputs(base.build()), Inputs(current.build())
-    on_branch = select_changed(graph, *sides, on_branch=True)
+    on_branch = select_changed(graph, *sides, without_views=True)
     assert on_branch.tables == {"model.shop.b", "model.shop.c"}
     assert on_branch.views == {"model.shop.v", "model.shop.w", "model.shop.lookup"}
     assert on_branch.built == on_branch.tables | on_branch.views
-    assert select_changed(graph, *sides, on_branch=False).built == on_branch.tables
+    assert select_changed(graph, *sides, without_views=False).built == on_branch.tables
 
 
 def test_a_changed_ephemeral_model_reaches_its_readers() -> None:
     base, current = _project(), _project()
     current.nodes["model.shop.short"]["raw_code"] = "select 1"
-    chosen = select_changed(current.graph(), Inputs(base.build()), Inputs(current.build()), on_branch=False)
+    chosen = select_changed(current.graph(), Inputs(base.build()), Inputs(current.build()), without_views=False)
     assert chosen.changed == {"model.shop.short": ["SQL"]}
     assert chosen.tables == {"model.shop.b", "model.shop.c"}
 
@@ -66,9 +66,9 @@ def test_changed_tests_build_nothing() -> None:
     base, current = _project(), _project()
     current.nodes["test.shop.unique_a.0a1b2c"]["config"]["severity"] = "WARN"
     graph = current.graph()
-    chosen = select_changed(graph, Inputs(base.build()), Inputs(current.build()), on_branch=True)
+    chosen = select_changed(graph, Inputs(base.build()), Inputs(current.build()), without_views=True)
     assert chosen.built == frozenset()
     assert chosen.tests == {"test.shop.unique_a.0a1b2c"}
     current.nodes["model.shop.a"]["raw_code"] = "select 1"
-    with_table = select_changed(graph, Inputs(base.build()), Inputs(current.build()), on_branch=True)
+    with_table = select_changed(graph, Inputs(base.build()), Inputs(current.build()), without_views=True)
     assert with_table.tests == frozenset()  # those of a table that is built run with it

@@ -1,0 +1,91 @@
+"""Branches that are schemas, where tables cannot be copied: what is not built there is read from production."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable
+
+import pytest
+from lakehouse_analytics.branches import schema_records
+from lakehouse_analytics.engines.schema_session import HasSchemas
+from lakehouse_analytics.settings import Settings
+
+from .conftest import EVERYTHING, Lakehouse
+from .test_changed import MORE, built, command, git
+
+pytestmark = pytest.mark.engine("duckdb", "postgres")
+
+LAYERS = ("bronze", "silver", "gold", "metrics")
+ON_BRANCH = [f"{layer}__pr_42" for layer in LAYERS]
+
+
+@pytest.fixture(autouse=True)
+def _repository(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project is committed and built."""
+    monkeypatch.setenv("DAGSTER_HOME", str(lakehouse.root))
+    lakehouse.files |= MORE
+    lakehouse.write()
+    (lakehouse.project / ".gitignore").write_text("target\n")
+    git(lakehouse.root, "init", "--quiet")
+    git(lakehouse.root, "add", "dbt")
+    git(lakehouse.root, "commit", "--quiet", "--message", "one")
+    assert lakehouse.run().success
+
+
+def schemas(lakehouse: Lakehouse) -> set[str]:
+    rows = lakehouse.sql("select schema_name from information_schema.schemata")
+    return {str(name) for (name,) in rows if "__" in str(name)}
+
+
+def write(lakehouse: Lakehouse, **models: str) -> None:
+    lakehouse.files |= {f"models/{name.replace('__', '/')}.sql": text for name, text in models.items()}
+    lakehouse.write()
+
+
+def test_a_change_is_built_compared_and_dropped(lakehouse: Lakehouse) -> None:
+    main = lakehouse.database.contents()
+    created = command("branch", "create", "pr-42")
+    assert "Created the branch pr_42 without tables: what is not built on it is read from production" in created
+    assert schemas(lakehouse) == {*ON_BRANCH}
+    assert lakehouse.database.tables(ON_BRANCH) == []
+    assert "The branch pr_42 exists already." in command("branch", "create", "pr-42", exit_code=1)
+
+    write(lakehouse, gold__ga="select sum(n) + 1 as n from {{ ref('va') }}")
+    output, tables, checks = built(lakehouse, "--branch", "PR-42")
+    # The view that it reads is that of production: nothing else is built.
+    assert tables == {"pr_42/gold/ga", "pr_42/metrics/m"}, output
+    assert not {name for name in checks if "bronze" in name}
+    assert "6 tables of the project are read from production" in output
+    assert lakehouse.database.tables(ON_BRANCH) == [("gold__pr_42", "ga"), ("metrics__pr_42", "m")]
+    assert lakehouse.database.contents() == main
+    [[before]], [[after]] = (lakehouse.sql(f"select n from {schema}.ga") for schema in ("gold", "gold__pr_42"))
+    assert after == before + 1
+    assert lakehouse.sql("select a - 1, b from metrics__pr_42.m") == lakehouse.sql("select a, b from metrics.m")
+
+    # It is read on the branch now, although this run does not select it.
+    write(lakehouse, gold__ga=MORE["models/gold/ga.sql"])
+    write(lakehouse, metrics__m="select ga.n * 2 as a, 0 as b from {{ ref('ga') }} as ga")
+    _, tables, _ = built(lakehouse, "--branch", "pr_42")
+    assert tables == {"pr_42/metrics/m"}
+    assert lakehouse.sql("select a from metrics__pr_42.m") == [(2 * after,)]
+    assert lakehouse.database.contents() == main
+
+    listed = command("branch", "list")
+    assert listed.startswith("pr_42 ")
+    assert listed.rstrip().endswith(" 2 tables")
+    expires = dt.datetime.now(dt.UTC) + dt.timedelta(days=7)
+    assert f"expires {expires:%Y-%m-%d}" in listed
+    difference = json.loads(command("diff", "gold/ga", "--base", "main", "--head", "branch:pr-42", "--format", "json"))
+    assert difference["rows"]["added"] == difference["rows"]["removed"] == 1
+
+    refused = command("branch", "publish", "pr-42", exit_code=1)
+    assert "cannot be published" in refused
+    assert "Merge the change" in refused
+    assert lakehouse.database.contents() == main
+
+    assert command("branch", "drop", "pr-42") == "Dropped the branch pr_42 and 2 tables.\n"
+    assert schemas(lakehouse) == set()
+    assert lakehouse.database.contents() == main
+    assert command("branch", "list") == "There are no branches.\n"
+    assert "There is no branch pr_42." in command("branch", "drop", "pr-42", exit_code=1)
