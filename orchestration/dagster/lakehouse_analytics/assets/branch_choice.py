@@ -12,6 +12,7 @@ from lakehouse_analytics.assets.run_branch import RunBranch, StandingBranch
 from lakehouse_analytics.assets.schema_branch import SchemaBranch
 from lakehouse_analytics.branches.catalog import BranchError
 from lakehouse_analytics.branches.opening import schema_branches
+from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.iceberg.catalog import CatalogError
@@ -61,4 +62,7 @@ def _standing(
     if found is None:
         return StandingBranch(graph, name, settings.iceberg_catalog or "")
     selected = [table.unique_id for table in graph.tables.values() if asset_key(table) in keys]
-    return SchemaBranch(graph, name, found, selected=selected, database=settings.profile.database)
+    branch = SchemaBranch(graph, name, found, selected=selected, database=settings.profile.database)
+    deferred = len(graph.tables) - len(branch.schemas)
+    context.log.info(f"Of the project, {counted(deferred, 'table')} are read from production if they are read.")
+    return branch

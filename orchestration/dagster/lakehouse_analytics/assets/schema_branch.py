@@ -14,7 +14,6 @@ from lakehouse_analytics.branches.catalog import BranchError
 from lakehouse_analytics.branches.deferral import refuse_other_databases, schemas_of_build
 from lakehouse_analytics.branches.names import copies_of
 from lakehouse_analytics.branches.schema_catalog import SchemaBranches
-from lakehouse_analytics.common.names import counted
 from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.engines.base import DatabaseError, Queried
 
@@ -62,9 +61,6 @@ class SchemaBranch:
     def opened(self, locks: BuildLocks, engine: Queried, log: Callable[[str], None]) -> Self:  # noqa: ARG002
         """Return the context manager. See `RunBranch.opened`."""
         self._log = log
-        deferred = len(self._graph.tables) - len(self.schemas)
-        if deferred:
-            log(f"On the branch {self.name}, {counted(deferred, 'table')} of the project are read from production.")
         return self
 
     def __enter__(self) -> Self:
