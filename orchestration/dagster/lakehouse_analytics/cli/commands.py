@@ -211,16 +211,17 @@ def why(table: str | None) -> None:
 
 @main.group()
 def branch() -> None:
-    """Branches of the lakehouse: copies of its tables that take no space, to build and compare changes.
+    """Branches of the lakehouse, to build and compare changes of models without touching production.
 
-    They need Trino with a JDBC catalog in PostgreSQL. See docs/safe-changes.md.
+    With a JDBC catalog in PostgreSQL, and with Nessie, a branch has copies of all tables that take no space. Otherwise, it
+    has what was built there, and everything else is read from production. See docs/safe-changes.md.
     """
 
 
 @branch.command("create")
 @click.argument("name")
 @click.option("--days", type=click.IntRange(min=1, max=90), default=7, show_default=True,
-              help="Days after which maintenance may drop it.")  # fmt: skip
+              help="Days after which it may be dropped.")  # fmt: skip
 @click.option("--replace", is_flag=True, help="Drop a branch of this name first, with all that was built on it.")
 def branch_create(name: str, *, days: int, replace: bool) -> None:
     """Create the branch NAME of all tables of the dbt project."""
@@ -247,7 +248,7 @@ def branch_list() -> None:
 def branch_publish(name: str, *, force: bool) -> None:
     """Replace the tables of the lakehouse with those of the branch NAME, all together, and drop the branch.
 
-    Refused if one of them has changed since the branch was created.
+    Refused if one of them has changed since the branch was created, and if the branch has no copies of tables.
     """
     from lakehouse_analytics.cli import branches
     from lakehouse_analytics.settings import Settings
@@ -260,7 +261,7 @@ def branch_publish(name: str, *, force: bool) -> None:
 @click.argument("name")
 @click.option("--if-exists", is_flag=True, help="Do nothing if there is no such branch.")
 def branch_drop(name: str, *, if_exists: bool) -> None:
-    """Drop the branch NAME, and the files that only it has."""
+    """Drop the branch NAME, and the tables or files that only it has."""
     from lakehouse_analytics.cli import branches
     from lakehouse_analytics.settings import Settings
 

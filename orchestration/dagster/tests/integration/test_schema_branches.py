@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 
+import dagster as dg
 import pytest
+from lakehouse_analytics.assets.schema_branch import SchemaBranch
 
 from .conftest import Lakehouse
 from .test_changed import MORE, built, command, git
@@ -85,3 +87,75 @@ def test_a_change_is_built_compared_and_dropped(lakehouse: Lakehouse) -> None:
     assert lakehouse.database.contents() == main
     assert command("branch", "list") == "There are no branches.\n"
     assert "There is no branch pr_42." in command("branch", "drop", "pr-42", exit_code=1)
+
+
+HISTORY = {
+    "models/silver/sb.sql": (
+        "{{ config(materialized='incremental', unique_key='id', incremental_strategy='merge' if target.type == 'trino' "
+        "else 'delete+insert') }}"
+        "select id, n + {{ var('factor') }} as n from {{ ref('b') }}"
+        "{% if is_incremental() %} where id > (select max(id) from {{ this }}){% endif %}"
+    ),
+    "snapshots/history.sql": (
+        "{% snapshot history %}{{ config(schema='silver', unique_key='id', strategy='check', check_cols=['n'], "
+        "meta={'lakehouse': {'layer': 'silver'}}) }}"
+        "select id, n from {{ ref('b') }} where id < 3{% endsnapshot %}"
+    ),
+}
+
+
+@pytest.mark.engine("duckdb")
+def test_tables_with_a_history_begin_again(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with dbt's `defer`, an incremental model is built in full; once it is there, it goes on there."""
+    lakehouse.files |= HISTORY
+    lakehouse.write()
+    assert lakehouse.run().success
+    lakehouse.sql("update raw.b set n = 7 where id = 1")
+    assert lakehouse.run().success
+    main = lakehouse.database.contents()
+    command("branch", "create", "pr-42")
+    monkeypatch.setenv("LAKEHOUSE_BRANCH", "pr_42")
+    first = lakehouse.run(assets=["pr_42/silver/sb", "pr_42/silver/history"])
+    assert first.success, first.failure
+    # With production's bronze, which has the new value; production's silver was not built in full.
+    assert lakehouse.sql("select n from silver__pr_42.sb where id = 1") == [(8,)]
+    assert lakehouse.sql("select n from silver.sb where id = 1") == [(11,)]
+    assert lakehouse.sql("select count(*) from silver.history") == [(3,)]
+    assert lakehouse.sql("select count(*) from silver__pr_42.history") == [(2,)]
+
+    lakehouse.sql("insert into raw.b select 101, 0")
+    again = lakehouse.run(assets=["pr_42/bronze/b", "pr_42/silver/sb"])
+    assert again.success, again.failure
+    assert lakehouse.sql("select count(*) from silver__pr_42.sb") == [(101,)]
+    assert lakehouse.database.contents() == main
+    # The tests of a table that is not on the branch read production's.
+    checked = lakehouse.run(checks=dg.AssetSelection.checks_for_assets(dg.AssetKey(["pr_42", "bronze", "a"])))
+    assert checked.success, checked.failure
+    assert "pr_42/bronze/a:unique_a_id" in checked.checks
+
+
+@pytest.mark.engine("duckdb")
+def test_a_run_whose_branch_does_not_exist_fails(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEHOUSE_BRANCH", "pr_42")
+    outcome = lakehouse.run()
+    assert not outcome.success
+    assert "LAKEHOUSE_BRANCH is pr_42: There is no branch pr_42" in outcome.failure
+    assert schemas(lakehouse) == set()
+
+
+@pytest.mark.engine("duckdb")
+def test_a_branch_that_is_dropped_during_a_run_leaves_nothing(
+    lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("branch", "create", "pr-42")
+    entered = SchemaBranch.__enter__
+
+    def drop_first(branch: SchemaBranch) -> SchemaBranch:
+        entered(branch)
+        command("branch", "drop", "pr-42")
+        return branch
+
+    monkeypatch.setattr(SchemaBranch, "__enter__", drop_first)
+    monkeypatch.setenv("LAKEHOUSE_BRANCH", "pr_42")
+    lakehouse.run(assets=["pr_42/gold/ga"])
+    assert schemas(lakehouse) == set()

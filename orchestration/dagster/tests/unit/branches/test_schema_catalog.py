@@ -26,7 +26,8 @@ from postgres_server import PostgresServer, postgres_server
 
 #: An event trigger that refuses `create table`.
 REFUSING = """
-create or replace function refuse() returns event_trigger language plpgsql as $$ begin raise exception 'refused'; end $$;
+create or replace function refuse() returns event_trigger language plpgsql
+as $$ begin raise exception 'refused'; end $$;
 drop event trigger if exists refusing;
 create event trigger refusing on ddl_command_start when tag in ('CREATE TABLE') execute function refuse();
 """
@@ -221,7 +222,7 @@ def test_on_postgres_no_view_of_others_is_dropped(server: PostgresServer) -> Non
 def test_on_postgres_names_that_would_be_cut_are_refused(server: PostgresServer) -> None:
     engine = OnPostgres(server, server.new_database())
     branches, name = SchemaBranches(engine, "PostgreSQL"), "b" * 48
-    with pytest.raises(BranchError, match="PostgreSQL limits names to 63 bytes. Choose a shorter name"):
+    with pytest.raises(BranchError, match="and PostgreSQL limits names to 63 bytes"):
         branches.create(name, {Name("s" * 14, "t"): True})
     branches.create(name, {Name("s" * 13, "t"): True})
     assert schemas(engine) == {f"{'s' * 13}__{name}"}
