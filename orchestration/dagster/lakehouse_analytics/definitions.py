@@ -16,7 +16,7 @@ from lakehouse_analytics.assets.arrivals import arrival_assets
 from lakehouse_analytics.assets.build_ops import BuildOps
 from lakehouse_analytics.assets.exports import export_assets, exports_of
 from lakehouse_analytics.assets.external import external_assets
-from lakehouse_analytics.assets.maintenance import maintenance_assets
+from lakehouse_analytics.assets.maintenance import SyncGuard, maintenance_assets
 from lakehouse_analytics.assets.own import OwnAssets
 from lakehouse_analytics.branches.opening import existing_branches
 from lakehouse_analytics.common.garbage import without_garbage_collection
@@ -62,14 +62,7 @@ def defs() -> dg.Definitions:
     limit, channels, url = settings.max_runtime, notifiers(settings), settings.webserver_url
     windows = grain_partitions(graph, settings.timezone, end_offset=settings.partition_end_offset)
     triggers = configured_triggers(settings, graph) if is_main else []
-    floor, guard = settings.maintenance_floor, guard_of(triggers)
-    maintenance = (
-        maintenance_assets(
-            graph, floor=floor, max_runtime=limit, guard=guard, branches=partial(existing_branches, settings)
-        )
-        if is_main
-        else []
-    )
+    maintenance = maintenance_definitions(graph, settings, guard_of(triggers)) if is_main else []
     among = OwnAssets(graph, own.definitions.assets or ())
     jobs = build_jobs(graph, windows, among, max_runtime=limit, maintenance=bool(maintenance))
     ops = BuildOps(graph, project, windows, settings, among, pool=graph.engine.pool)
@@ -105,6 +98,17 @@ def defs() -> dg.Definitions:
         ours = dg.Definitions.merge(built, scheduled, exports, *(trigger.definitions() for trigger in triggers))
     check_collisions(ours, own, graph)
     return dg.Definitions.merge(ours, own.definitions)
+
+
+def maintenance_definitions(graph: Graph, settings: Settings, guard: SyncGuard | None) -> list[dg.AssetsDefinition]:
+    """Return the assets that maintain tables, and drop expired branches."""
+    return maintenance_assets(
+        graph,
+        floor=settings.maintenance_floor,
+        max_runtime=settings.max_runtime,
+        guard=guard,
+        branches=partial(existing_branches, settings),
+    )
 
 
 def export_definitions(graph: Graph, settings: Settings) -> dg.Definitions:
