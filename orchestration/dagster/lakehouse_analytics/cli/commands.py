@@ -213,8 +213,8 @@ def why(table: str | None) -> None:
 def branch() -> None:
     """Branches of the lakehouse, to build and compare changes of models without touching production.
 
-    With a JDBC catalog in PostgreSQL, and with Nessie, a branch has copies of all tables that take no space. Otherwise, it
-    has what was built there, and everything else is read from production. See docs/safe-changes.md.
+    With a JDBC catalog in PostgreSQL, and with Nessie, a branch has copies of all tables that take no space. Otherwise,
+    it has what was built there, and everything else is read from production. See docs/safe-changes.md.
     """
 
 

@@ -88,6 +88,15 @@ def test_a_change_is_built_compared_and_dropped(lakehouse: Lakehouse) -> None:
     assert command("branch", "list") == "There are no branches.\n"
     assert "There is no branch pr_42." in command("branch", "drop", "pr-42", exit_code=1)
 
+    command("branch", "create", "old")
+    lakehouse.sql("update lakehouse_branches.branch_schemas set expires = '2026-01-01T00:00:00+00:00'")
+    if lakehouse.database.engine == "trino":
+        assert lakehouse.run("iceberg_maintenance").success
+        assert schemas(lakehouse) == set()
+    else:  # no maintenance
+        assert "Dropped the branch old, which had expired.\n" in command("branch", "create", "pr-42")
+        assert schemas(lakehouse) == {*ON_BRANCH}
+
 
 HISTORY = {
     "models/silver/sb.sql": (
