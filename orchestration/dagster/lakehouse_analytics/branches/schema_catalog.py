@@ -29,8 +29,7 @@ from lakehouse_analytics.engines.schema_session import HasSchemas, SchemaSession
 #: Why a branch is not published, and what to do.
 NOT_PUBLISHED = (
     "A branch that consists of schemas cannot be published: its incremental tables and snapshots have no earlier rows, "
-    "and production may have changed since. Merge the change, build production (`lakehouse build --changed`), and drop "
-    "the branch."
+    "and production may have changed since. Merge the change, build production, and drop the branch."
 )
 
 

@@ -158,7 +158,7 @@ class Settings(
         return missing + self.trino_problems() + self.airbyte_problems() + self._publish_problems()
 
     def _publish_problems(self) -> list[str]:
-        if self.publish != "run" or self.branch:
+        if self.publish != "run":
             return []
         if not self.engine_type.iceberg:
             title = self.engine_type.title
