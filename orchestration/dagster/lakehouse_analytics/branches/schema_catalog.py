@@ -196,11 +196,12 @@ class SchemaBranches:
         Returns:
             Whether the branch had been dropped.
         """
-        with self._engine.schema_session(write=True) as session:
-            of_branches = records.read(session, session.schemas())
-            if branch in of_branches:
+        with self._engine.schema_session(write=False) as session:
+            if branch in records.read(session, session.schemas()):
                 return False
-            session.drop_schemas(schemas)
+        with self._engine.schema_session(write=True) as session:
+            of_others = [record.schemas for record in records.read(session, session.schemas()).values()]
+            session.drop_schemas({*schemas}.difference(*of_others))  # it may have been created again
         return True
 
     def schemas(self, branch: str) -> frozenset[str]:
