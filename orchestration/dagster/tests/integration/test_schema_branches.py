@@ -42,6 +42,7 @@ def write(lakehouse: Lakehouse, **models: str) -> None:
     lakehouse.write()
 
 
+@pytest.mark.nightly("trino")
 def test_a_change_is_built_compared_and_dropped(lakehouse: Lakehouse) -> None:
     main = lakehouse.database.contents()
     created = command("branch", "create", "pr-42")
