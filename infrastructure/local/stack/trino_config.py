@@ -16,6 +16,7 @@ TEST_CATALOGS = ("test1", "test2", "test3", "test4")
 # In the REST catalog, which is an optional part: Trino asks it when a query names this catalog.
 REST_CATALOG = "rest"
 HEAP = "LAKEHOUSE_STACK_TRINO_HEAP"
+JAVA_OPTIONS = "LAKEHOUSE_STACK_TRINO_JAVA_OPTIONS"
 
 JVM = (
     "-server",
@@ -50,6 +51,7 @@ def java_options(layout: Layout, environment: Mapping[str, str], node: str = "tr
         f"-Xmx{heap(environment)}",
         f"-XX:ErrorFile={layout.log(f'{node}-crash-%p')}",
         f"-Djava.io.tmpdir={layout.trino(node) / 'tmp'}",  # killed servers leave files there
+        *(environment.get(JAVA_OPTIONS) or "").split(),
     ]
 
 

@@ -71,7 +71,9 @@ class Stack:
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the tool as `make` does, unaware of any other stack that the environment names."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("LAKEHOUSE_")}
-        clean |= {"LAKEHOUSE_STACK_DIR": str(self.state), "LAKEHOUSE_STACK_TRINO_HEAP": "1G", **environment}
+        clean |= {"LAKEHOUSE_STACK_DIR": str(self.state), "LAKEHOUSE_STACK_TRINO_HEAP": "1G"}
+        # It answers few queries, so optimized code does not pay.
+        clean |= {"LAKEHOUSE_STACK_TRINO_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1", **environment}
         tool = repository_root() / "infrastructure" / "local" / "stack.sh"
         return subprocess.run([tool, *words], env=clean, capture_output=True, text=True, check=False)
 

@@ -15,6 +15,7 @@ from .databases import Database, new_database
 pytestmark = [pytest.mark.engine("duckdb", "trino"), pytest.mark.nightly("trino")]
 
 LAKEHOUSE = Path(sys.executable).parent / "lakehouse"
+ROOT = Path(__file__).parents[4]
 TARGETS = {"duckdb": "local", "trino": "trino"}
 
 
@@ -36,12 +37,15 @@ def environment(home: Path, database: Database) -> dict[str, str]:
 
 
 def _demo(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command: list[str | Path] = [LAKEHOUSE, "demo", "--count", "300"]
-    return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+    return _run(environment, str(LAKEHOUSE), "demo", "--count", "300")
+
+
+def _run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
 
 
 def test_a_first_demo_builds_every_layer_and_reports_it(environment: dict[str, str], database: Database) -> None:
-    done = _demo(environment)
+    done = _run(environment, "make", "demo", "ARGS=--count 300")
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout
 
@@ -89,7 +93,7 @@ def test_a_second_demo_is_incremental_and_heals_a_dropped_table(
 def test_dbts_unit_tests_pass(home: Path, environment: dict[str, str], engine: str) -> None:
     done = subprocess.run(
         [LAKEHOUSE.parent / "dbt", "test", "--select", "test_type:unit", "--target", TARGETS[engine]],
-        cwd=Path(__file__).parents[4] / "dbt",
+        cwd=ROOT / "dbt",
         env={
             **environment,
             "REQUESTS_CA_BUNDLE": environment.get("LAKEHOUSE_TRINO_CA_BUNDLE", ""),

@@ -210,6 +210,15 @@ def test_a_heap_that_java_would_refuse_is_named(text: str) -> None:
         trino_config.heap({"LAKEHOUSE_STACK_TRINO_HEAP": text})
 
 
+def test_java_options_are_added(layout: Layout) -> None:
+    options = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    plain = trino_config.java_options(layout, {})
+    assert trino_config.java_options(layout, {"LAKEHOUSE_STACK_TRINO_JAVA_OPTIONS": options}) == [
+        *plain,
+        *options.split(),
+    ]
+
+
 def test_trino_listens_on_loopback_and_asks_who_calls(known: settings.Settings, layout: Layout) -> None:
     config = trino_config.config(layout, known, Path("server"))
     assert config["node.bind-ip"] == config["node.internal-address"] == "127.0.0.1"
