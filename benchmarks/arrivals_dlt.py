@@ -44,12 +44,14 @@ def main() -> None:
 def _table(arguments: list[str]) -> Any:
     scheme, _, address = arguments[0].partition(":")
     url = f"{DRIVERS[scheme]}:{address}"
-    return sql_table(url, table="customers", backend="pyarrow", type_adapter_callback=_without_decimals)
+    return sql_table(url, table="customers", backend="pyarrow", table_adapter_callback=_floats_as_floats)
 
 
-def _without_decimals(found: Any) -> Any:
-    """Return the type of a column. For SQLAlchemy, MySQL's double is a decimal, which fails in the second batch."""
-    return Float() if isinstance(found, Float) else found
+def _floats_as_floats(table: Any) -> None:
+    """Read MySQL's double as such: for SQLAlchemy, it is a decimal, whose precision dlt derives from each batch."""
+    for column in table.columns.values():
+        if isinstance(column.type, Float):
+            column.type.asdecimal = False
 
 
 def _files(arguments: list[str]) -> Any:

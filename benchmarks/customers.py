@@ -6,14 +6,16 @@ databases write the same.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sides import CLICKHOUSE_MD5, UNIT_TESTS
+
+if TYPE_CHECKING:
+    from lakehouse_analytics.arrivals.connections import Connection
 
 sys.path.insert(0, str(UNIT_TESTS))  # the servers of the tests
 
@@ -126,8 +128,18 @@ CLICKHOUSE_TABLE = (
 )
 
 
-def checksum_in_clickhouse(session: Any, table: str) -> list[str]:
-    """Return the checksum of a table, in a session of chdb."""
-    result = session.query(CLICKHOUSE_CHECKSUM.format(table=table), "JSONCompact")
-    [checksum] = json.loads(result.bytes())["data"]
+def clickhouse(address: str) -> Connection:
+    """Return the connection of an address, such as `chdb:///folder`."""
+    from lakehouse_analytics.arrivals.connections import connection
+    from lakehouse_analytics.arrivals.raw_tables.registry import CLICKHOUSE
+
+    return connection("reports", CLICKHOUSE, {"LAKEHOUSE_CONNECTION_REPORTS": address})
+
+
+def checksum_in_clickhouse(address: str, table: str) -> list[str]:
+    """Return the checksum of a table in ClickHouse."""
+    from lakehouse_analytics.exports.clickhouse_client import ClickHouseClient
+
+    with ClickHouseClient(clickhouse(address), None) as client:
+        [checksum] = client.rows(CLICKHOUSE_CHECKSUM.format(table=table))
     return [str(value) for value in checksum]

@@ -170,10 +170,14 @@ def _values(options: argparse.Namespace) -> None:
                 [column] = [batch.column("v") for batch in batches if batch.num_rows]
             found.append(f"{column.type}: {_value(column)}")
         except BaseException as error:  # also a panic of Rust
-            while error.__cause__ or error.__context__:
-                error = error.__cause__ or error.__context__
-            found.append(f"error: {type(error).__name__} {str(error).strip().splitlines()[0][:100]}")
+            found.append(f"error: {_reason(error)}")
     print(json.dumps({"values": found}))
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the error that caused another one."""
+    cause = error.__cause__ or error.__context__
+    return _reason(cause) if cause else str(error).strip().partition("\n")[0][:100]
 
 
 def _value(column: pa.Array[Any]) -> str:

@@ -4,10 +4,11 @@ Starts a server of its own, with a table of ten columns of different types, and 
 
 - into DuckDB: by `sync_table`, and by what the database itself writes (`COPY … TO STDOUT`, `SELECT … INTO OUTFILE`)
   to a file that DuckDB reads into a table; for MariaDB, PyMySQL alone fetches the rows as well, and drops them;
-- into ClickHouse (chdb): by `sync_table`, and by ClickHouse's table functions `postgresql` and `mysql`.
+- into ClickHouse: by `sync_table`, to chdb and by HTTP to another process, and by the table functions `postgresql` and
+  `mysql` of chdb.
 
 Each side is a process of its own, the sides take turns, and the medians of the rounds are printed. Exits with 1 if the
-contents differ from the source, or if a sync into DuckDB needs more than 500 MB of memory.
+contents differ from the source, or if a sync into DuckDB or by HTTP needs more than 500 MB of memory.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from customers import (
     POSTGRESQL,
     Source,
     checksum_in_clickhouse,
+    clickhouse,
 )
 from sides import Figures, check_memory, measured, medians, print_ratios, progress, run_dlt, run_side
 
@@ -43,7 +45,8 @@ CONTRACT = {
     "primary_key": "id",
     "deletes": "reconcile",
 }
-SYNC, CHANGES, CLICKHOUSE = "full sync", "incremental sync, 1% changed and 1% deleted", "full sync to ClickHouse"
+SYNC, CHANGES = "full sync", "incremental sync, 1% changed and 1% deleted"
+TO_CLICKHOUSE = {"sync-to-chdb": SYNC, "sync-to-server": "the same, by HTTP to another process"}
 #: The sides by database: names of the commands, and what is printed.
 INTO_DUCKDB = {
     "postgresql": {"copy": "COPY to CSV, read by DuckDB", "sync": SYNC, "dlt": "dlt, full load"},
@@ -55,8 +58,8 @@ INTO_DUCKDB = {
     },
 }
 INTO_CLICKHOUSE = {
-    "postgresql": {"function": "ClickHouse's function postgresql()", "sync-to-clickhouse": CLICKHOUSE},
-    "mariadb": {"function": "ClickHouse's function mysql()", "sync-to-clickhouse": CLICKHOUSE},
+    "postgresql": {"function": "ClickHouse's function postgresql()"} | TO_CLICKHOUSE,
+    "mariadb": {"function": "ClickHouse's function mysql()"} | TO_CLICKHOUSE,
 }
 
 
@@ -76,12 +79,14 @@ def main() -> None:
         "fetch": _fetch,
         "sync": _sync,
         "function": _function,
-        "sync-to-clickhouse": _sync_to_clickhouse,
+        "sync-to-chdb": _sync_to_clickhouse,
+        "sync-to-server": _sync_to_clickhouse,
     }
     for name, run in sides.items():
         child = commands.add_parser(name)
         child.add_argument("source")
         child.add_argument("folder", type=Path)
+        child.add_argument("address", help="of ClickHouse")
         child.set_defaults(run=run)
     options = parser.parse_args()
     options.run(options)
@@ -89,8 +94,11 @@ def main() -> None:
 
 def compare(name: str, source: Source, options: argparse.Namespace) -> None:
     """Copy the table by all sides, and print them."""
+    from exports.clickhouse_http import clickhouse_http
+
     into_duckdb, into_clickhouse = INTO_DUCKDB[name], INTO_CLICKHOUSE[name]
-    with source.server() as server, tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as text:
+    folders = tempfile.TemporaryDirectory(prefix="lakehouse-bench-")
+    with source.server() as server, folders as text, clickhouse_http(Path(text) / "server") as clickhouse_server:
         database = server.new_database()
         progress(f"writing {options.rows:,} rows")
         for statement in source.create:
@@ -100,7 +108,9 @@ def compare(name: str, source: Source, options: argparse.Namespace) -> None:
         for number in range(1, options.rounds + 1):
             folder = Path(text) / str(number)
             folder.mkdir(mode=0o777)
-            rounds.append({side: _run(side, url, folder) for side in (*into_duckdb, *into_clickhouse)})
+            addresses = {"sync-to-server": clickhouse_server.url}
+            sides = (*into_duckdb, *into_clickhouse)
+            rounds.append({side: _run(side, url, folder, addresses.get(side)) for side in sides})
             _check(rounds[-1], server.ask(source.checksum, database=database))
         changes = []
         for number in range(1, options.rounds + 1):
@@ -111,16 +121,18 @@ def compare(name: str, source: Source, options: argparse.Namespace) -> None:
     figures = medians(rounds) | medians(changes)
     print(f"{options.rows:,} rows of {source.title} into DuckDB; contents equal by checksum")
     print_ratios(figures, into_duckdb | {"changes": CHANGES})
-    print(f"{options.rows:,} rows of {source.title} into ClickHouse (chdb); contents equal by checksum")
+    print(f"{options.rows:,} rows of {source.title} into ClickHouse; contents equal by checksum")
     print_ratios(figures, into_clickhouse)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    check_memory(figures[side] for side in ("sync", "changes"))
+    check_memory(figures[side] for side in ("sync", "changes", "sync-to-server"))
 
 
-def _run(side: str, url: str, folder: Path) -> Figures:
+def _run(side: str, url: str, folder: Path, clickhouse_server: str | None = None) -> Figures:
     progress(side)
-    return run_dlt("database", url, str(folder)) if side == "dlt" else run_side(__file__, side, url, str(folder))
+    if side == "dlt":
+        return run_dlt("database", url, str(folder))
+    return run_side(__file__, side, url, str(folder), clickhouse_server or f"chdb://{folder / side}")
 
 
 def _check(figures: dict[str, Figures], found: Any) -> None:
@@ -214,16 +226,13 @@ def _sync(options: argparse.Namespace) -> None:
 
 
 def _sync_to_clickhouse(options: argparse.Namespace) -> None:
-    import chdb
     import clickhouse_connect  # noqa: F401
-    from lakehouse_analytics.arrivals.connections import connection
     from lakehouse_analytics.arrivals.raw_tables.clickhouse import ClickHouseTable
 
-    address = {"LAKEHOUSE_CONNECTION_REPORTS": f"chdb://{options.folder / 'copies'}"}
-    raw = ClickHouseTable(connection("reports", ["chdb"], address), "bench", "customers", "shop/customers", ["id"])
+    database = f"round_{options.folder.name}"
+    raw = ClickHouseTable(clickhouse(options.address), database, "customers", "shop/customers", ["id"])
     figures = _measured_sync(options, raw)
-    session = chdb.connect(str(options.folder / "copies"))
-    print(json.dumps(figures | {"sum": [checksum_in_clickhouse(session, "bench.customers")]}))
+    print(json.dumps(figures | {"sum": [checksum_in_clickhouse(options.address, f"{database}.customers")]}))
 
 
 def _measured_sync(options: argparse.Namespace, raw: Any) -> Figures:
@@ -255,8 +264,10 @@ def _function(options: argparse.Namespace) -> None:
         session.query(CLICKHOUSE_TABLE.format(table="customers"))
         session.query(f"insert into customers select * from {function}({words})")
 
-    session = chdb.connect(str(options.folder / "bare"))
-    print(json.dumps(measured(work) | {"sum": [checksum_in_clickhouse(session, "customers")]}))
+    session = chdb.connect(options.address.removeprefix("chdb://"))
+    figures = measured(work)
+    session.close()
+    print(json.dumps(figures | {"sum": [checksum_in_clickhouse(options.address, "customers")]}))
 
 
 if __name__ == "__main__":

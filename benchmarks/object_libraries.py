@@ -19,12 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sides import UNIT_TESTS, Figures, measured, medians, print_ratios, progress, run_side
 
@@ -135,6 +135,14 @@ def _copy(options: argparse.Namespace) -> None:
     print(json.dumps(figures | {"files": sum(path.is_file() for path in options.folder.rglob("*"))}))
 
 
+class _Library(Protocol):
+    def versions(self) -> list[Any]:
+        """Return the objects with their entity tags."""
+
+    def copy(self, folder: Path) -> None:
+        """List the objects, and copy them to a folder."""
+
+
 class _Obstore:
     """As arrivals do it."""
 
@@ -188,7 +196,7 @@ class _Boto3:
             list(threads.map(get, enumerate(self.versions())))
 
 
-_OPEN = {"arrivals": _Obstore, "s3fs": _S3fs, "boto3": _Boto3}
+_OPEN: dict[str, Callable[[], _Library]] = {"arrivals": _Obstore, "s3fs": _S3fs, "boto3": _Boto3}
 
 
 if __name__ == "__main__":
