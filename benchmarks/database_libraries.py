@@ -1,8 +1,8 @@
 """Libraries that could read tables of databases, against those that arrivals use: docs/adr/0011-arrival-libraries.md.
 
 `postgresql` and `mariadb` read a million rows into a Parquet file, each library in a process of its own, in turns.
-`types` prints what each library makes of unusual values of PostgreSQL. The alternatives are in another environment,
-whose Python is named by LIBRARIES_PYTHON:
+`postgresql-types` and `mariadb-types` print what each library makes of unusual values. The alternatives are in another
+environment, whose Python is named by LIBRARIES_PYTHON:
 
     uv venv /tmp/libraries
     uv pip install --python /tmp/libraries connectorx "dlt[parquet,sql-database]" psycopg2-binary pymysql \\
@@ -51,14 +51,46 @@ LIBRARIES = {
     },
 }
 BATCH_ROWS, FILE = 20_000, "customers.parquet"
-#: Values of PostgreSQL, each of a type that other systems do not have like this.
-VALUES = (
-    "1e50::numeric", "'Infinity'::numeric", "12345678901234567890.0123456789::numeric(38,10)", "'NaN'::numeric(10,2)",
-    "'infinity'::date", "'infinity'::timestamptz", "'2026-07-01 12:00:00.123456+02'::timestamptz", "'24:00'::time",
-    "'1 month 2 days 00:00:03'::interval", "'{{1,null},{3,4}}'::int[]", "array['a', null, 'b,c']",
-    """'{"a": [1, null]}'::jsonb""", "'00000000-0000-0000-0000-0000000000ff'::uuid", "12345.67::money",
-    "'10.0.0.1/8'::inet", "'[1,5)'::int4range", r"'\\x00ff'::bytea",
-)  # fmt: skip
+#: Types with a value that other systems do not have like this.
+VALUES = {
+    "postgresql": [
+        ("numeric", "1e50"),
+        ("numeric", "1.123456789012345"),
+        ("numeric", "'Infinity'"),
+        ("numeric(38,10)", "12345678901234567890.0123456789"),
+        ("numeric(10,2)", "'NaN'"),
+        ("date", "'infinity'"),
+        ("timestamptz", "'infinity'"),
+        ("timestamptz", "'2026-07-01 12:00:00.123456+02'"),
+        ("time", "'24:00'"),
+        ("interval", "'1 month 2 days 00:00:03'"),
+        ("int[]", "'{{1,null},{3,4}}'"),
+        ("text[]", "array['a', null, 'b,c']"),
+        ("jsonb", """'{"a": [1, null]}'"""),
+        ("uuid", "'00000000-0000-0000-0000-0000000000ff'"),
+        ("money", "12345.67"),
+        ("inet", "'10.0.0.1/8'"),
+        ("int4range", "'[1,5)'"),
+        ("bytea", r"'\x00ff'"),
+    ],
+    "mariadb": [
+        ("bigint unsigned", "18446744073709551615"),
+        ("decimal(38,10)", "12345678901234567890.0123456789"),
+        ("decimal(65,30)", "1e30"),
+        ("tinyint(1)", "2"),
+        ("bit(1)", "b'1'"),
+        ("double", "0.1"),
+        ("date", "'0000-00-00'"),
+        ("datetime(6)", "'2026-07-01 12:00:00.123456'"),
+        ("timestamp(6)", "'2026-07-01 12:00:00.123456'"),
+        ("time(6)", "'-25:00:00.5'"),
+        ("year", "2026"),
+        ("json", """'{"a": [1, null]}'"""),
+        ("varchar(9)", "'Zoë 😀'"),
+        ("varbinary(4)", "x'00ff'"),
+        ("enum('a','b')", "'b'"),
+    ],
+}
 
 
 def main() -> None:
@@ -70,7 +102,8 @@ def main() -> None:
         command.add_argument("--rows", type=int, default=1_000_000, help="how many (default: %(default)s)")
         command.add_argument("--rounds", type=int, default=3, help="of each library (default: %(default)s)")
         command.set_defaults(run=partial(compare, name, source))
-    commands.add_parser("types", help="unusual values of PostgreSQL").set_defaults(run=compare_types)
+        types = commands.add_parser(f"{name}-types", help=f"unusual values of {source.title}")
+        types.set_defaults(run=partial(compare_types, name, source))
     for name, run in (("read", _read), ("values", _values)):
         child = commands.add_parser(name)
         child.add_argument("library")
@@ -116,21 +149,22 @@ def _changed(ours: Path, theirs: Path) -> list[str]:
     return [name for name, changed in zip(DUCKDB_TYPES, found, strict=True) if changed]
 
 
-def compare_types(options: argparse.Namespace) -> None:  # noqa: ARG001
+def compare_types(name: str, source: Source, options: argparse.Namespace) -> None:  # noqa: ARG001
     """Read each value by all libraries, and print a table in Markdown."""
-    libraries = [*LIBRARIES["postgresql"]]
-    with POSTGRESQL.server() as server, tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as text:
+    libraries = [*LIBRARIES[name]]
+    with source.server() as server, tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as text:
         database = server.new_database()
-        for number, value in enumerate(VALUES):
-            server.ask(f"create table v{number} as select {value} as v", database=database)
-        found = {
-            library: _run("values", library, server.url(database), Path(text) / library)["values"]
-            for library in libraries
-        }
+        if name == "mariadb":
+            server.ask("set global sql_mode = ''")  # without it, zero dates are refused
+        for number, (declared, value) in enumerate(VALUES[name]):
+            server.ask(f"create table v{number} (v {declared})", database=database)
+            server.ask(f"insert into v{number} values ({value})", database=database)
+        url = server.url(database)
+        found = {library: _run("values", library, url, Path(text) / library)["values"] for library in libraries}
     print(f"| | {' | '.join(libraries)} |")
     print(f"|---{'|---' * len(libraries)}|")
-    for number, value in enumerate(VALUES):
-        print(f"| `{value}` | {' | '.join(found[library][number] for library in libraries)} |")
+    for number, (declared, value) in enumerate(VALUES[name]):
+        print(f"| `{declared}`: `{value}` | {' | '.join(found[library][number] for library in libraries)} |")
 
 
 def _run(what: str, library: str, url: str, folder: Path) -> Figures:
@@ -164,7 +198,7 @@ def _write(table: str, options: argparse.Namespace) -> None:
 def _values(options: argparse.Namespace) -> None:
     """Read one table per value, and print their types and values as text."""
     found = []
-    for number in range(len(VALUES)):
+    for number in range(len(VALUES[urlsplit(options.source).scheme])):
         try:
             with _READERS[options.library](options.source, f"v{number}", options.folder) as batches:
                 [column] = [batch.column("v") for batch in batches if batch.num_rows]
