@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -273,13 +273,24 @@ def _dlt(url: str, table: str, folder: Path) -> Iterator[Iterable[pa.RecordBatch
     pipeline = dlt.pipeline(
         f"read_{table}", pipelines_dir=str(folder / "dlt"), destination="duckdb", dataset_name="raw"
     )
-    rows = sql_table(f"{drivers[scheme]}:{address}", table=table, backend="pyarrow")
+    rows = sql_table(
+        f"{drivers[scheme]}:{address}", table=table, backend="pyarrow", table_adapter_callback=_floats_as_floats
+    )
     pipeline.extract(rows, write_disposition="replace")
     pipeline.normalize()
     files = sorted((folder / "dlt").rglob(f"started_jobs/{table}.*.parquet")) or sorted(
         (folder / "dlt").rglob(f"new_jobs/{table}.*.parquet")
     )
     yield (batch for file in files for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS))
+
+
+def _floats_as_floats(table: Any) -> None:
+    """Read MySQL's double as such: for SQLAlchemy, it is a decimal, whose precision dlt derives from each batch."""
+    from sqlalchemy import Float
+
+    for column in table.columns.values():
+        if isinstance(column.type, Float):
+            column.type.asdecimal = False
 
 
 @contextmanager
@@ -301,9 +312,17 @@ def _pymysql(url: str, table: str, folder: Path) -> Iterator[Iterable[pa.RecordB
         cursor.execute(f"select * from {table}")
         names = [each[0] for each in cursor.description]
         yield (
-            pa.RecordBatch.from_arrays([pa.array(values) for values in zip(*rows, strict=True)], names=names)
+            pa.RecordBatch.from_arrays([_array(values) for values in zip(*rows, strict=True)], names=names)
             for rows in iter(lambda: cursor.fetchmany(BATCH_ROWS), ())
         )
+
+
+def _array(values: Sequence[Any]) -> pa.Array[Any]:
+    import pyarrow as pa
+
+    array = pa.array(values)
+    # Otherwise, the precision would be that of the longest value of the batch.
+    return array.cast(pa.decimal128(38, array.type.scale)) if pa.types.is_decimal128(array.type) else array
 
 
 _READERS = {

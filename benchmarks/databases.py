@@ -94,7 +94,7 @@ def main() -> None:
 
 def compare(name: str, source: Source, options: argparse.Namespace) -> None:
     """Copy the table by all sides, and print them."""
-    from exports.clickhouse_http import clickhouse_http
+    from clickhouse_http import clickhouse_http
 
     into_duckdb, into_clickhouse = INTO_DUCKDB[name], INTO_CLICKHOUSE[name]
     folders = tempfile.TemporaryDirectory(prefix="lakehouse-bench-")

@@ -54,7 +54,7 @@ def main() -> None:
 
 def compare(options: argparse.Namespace) -> None:
     """Copy the table by all sides, and print them."""
-    from exports.clickhouse_http import clickhouse_http
+    from clickhouse_http import clickhouse_http
 
     with tempfile.TemporaryDirectory(prefix="lakehouse-bench-") as text:
         progress(f"writing {options.rows:,} rows")
