@@ -213,7 +213,7 @@ schema: $(RUNTIME) ## Rewrite the JSON Schema of meta.lakehouse for editors
 	@lakehouse schema --out dbt/lakehouse.schema.json
 
 .PHONY: bench
-bench: bench-load bench-run bench-row-counts bench-airbyte bench-backfill bench-arrivals bench-diff bench-branch bench-reuse bench-ui ## Run all benchmarks, each compared with stock Dagster or dbt
+bench: bench-load bench-run bench-row-counts bench-airbyte bench-backfill bench-arrivals bench-exports bench-diff bench-branch bench-reuse bench-ui ## Run all benchmarks, each compared with stock Dagster or dbt
 
 .PHONY: bench-load
 bench-load: $(DEV) ## Measure load time
@@ -236,10 +236,15 @@ bench-backfill: $(DEV) stack-up ## Backfill 365 days in one run, compared with p
 	@python benchmarks/backfill.py $(ARGS)
 
 .PHONY: bench-arrivals
-bench-arrivals: $(DEV) $(VENV)/.dlt ## Load a million rows of PostgreSQL, and 10,000 files, compared with bare DuckDB and with dlt
-	@DLT_PYTHON=$(VENV)/dlt/bin/python python benchmarks/arrivals.py database
+bench-arrivals: $(DEV) $(MARIADB) $(VENV)/.dlt ## Load a million rows of PostgreSQL and MariaDB, and 10,000 files, compared with bare tools and with dlt
+	@DLT_PYTHON=$(VENV)/dlt/bin/python python benchmarks/databases.py postgresql $(ARGS)
+	@DLT_PYTHON=$(VENV)/dlt/bin/python python benchmarks/databases.py mariadb $(ARGS)
 	@DLT_PYTHON=$(VENV)/dlt/bin/python python benchmarks/arrivals.py files
 	@python benchmarks/arrivals.py listing
+
+.PHONY: bench-exports
+bench-exports: $(DEV) ## Export a million rows into ClickHouse, compared with bare DuckDB and chdb
+	@python benchmarks/exports.py $(ARGS)
 
 $(VENV)/.dlt: benchmarks/dlt.lock | $(DEV)
 	@echo "Installing dlt into .venv/dlt (once)"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from clickhouse_http import clickhouse_http
 from lakehouse_analytics.exports.base import ExportError
 from lakehouse_analytics.exports.clickhouse_client import connect
 
-from .clickhouse_http import clickhouse_http
 from .copies import EVERY_TYPE, Chdb, Lake, connection_to
 
 
