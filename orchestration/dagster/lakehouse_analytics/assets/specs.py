@@ -51,7 +51,7 @@ def table_spec(
     """
     return dg.AssetSpec(
         key=asset_key(table),
-        deps=list({dep.asset_key: dep for dep in _dependencies(graph, table)}.values()),
+        deps=list({dep.asset_key: dep for dep in _dependencies(graph, table, grain_partitions)}.values()),
         partitions_def=table_partitions(table, grain_partitions, column_partitions or {}),
         description=_description(table.node),
         group_name=table.group,
@@ -166,10 +166,12 @@ def export_spec(
     )
 
 
-def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
+def _dependencies(
+    graph: Graph, table: Table, grain_partitions: Mapping[Grain, GrainPartitions]
+) -> Iterator[dg.AssetDep]:
     for parent in table.parents:
         above = graph.resource(parent)
-        yield dg.AssetDep(asset_key(above), partition_mapping=dependency_mapping(above, table))
+        yield dg.AssetDep(asset_key(above), partition_mapping=dependency_mapping(above, table, grain_partitions))
 
 
 def _description(node: Node) -> str:
