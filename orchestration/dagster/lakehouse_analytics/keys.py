@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from lakehouse_analytics.dbt.graph import DbtTest, External, Graph, Source, Table
+from lakehouse_analytics.dbt.graph import Copy, DbtTest, External, Graph, Source, Table
 
 #: Group of the assets that maintain Iceberg tables.
 MAINTENANCE_GROUP = "maintenance"
@@ -33,6 +33,11 @@ def asset_key(owner: Table | Source | External) -> dg.AssetKey:
     `meta.dagster.asset_key`.
     """
     return dg.AssetKey(owner.key)
+
+
+def copy_key(copy: Copy) -> dg.AssetKey:
+    """Return the asset key of a copy of a table: the connection, then the parts of the copy's name."""
+    return dg.AssetKey([copy.serve.to, *copy.serve.table.split(".")])
 
 
 def check_key(graph: Graph, test: DbtTest) -> dg.AssetCheckKey:

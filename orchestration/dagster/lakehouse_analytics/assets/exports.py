@@ -13,12 +13,13 @@ from lakehouse_analytics.assets.transfer_retries import fail_or_retry
 from lakehouse_analytics.contract.exports import Serve
 from lakehouse_analytics.contract.models import ContractError
 from lakehouse_analytics.dbt.graph import Graph, Table
+from lakehouse_analytics.dbt.nodes import Exposure
 from lakehouse_analytics.dbt.relation import relation_of
 from lakehouse_analytics.engines.base import DatabaseError, Engine
 from lakehouse_analytics.exports.base import ExportError, NotEqualError, Target
 from lakehouse_analytics.exports.registry import connection_of, destination, kind_of
 from lakehouse_analytics.exports.run import Published, export
-from lakehouse_analytics.keys import EXPORTS_POOL, asset_key
+from lakehouse_analytics.keys import EXPORTS_POOL, asset_key, copy_key
 from lakehouse_analytics.locks import TableBusyError, TableLocks, export_lock
 from lakehouse_analytics.runs.failed_launch import refuse_failed_launch
 from lakehouse_analytics.settings import Settings
@@ -36,16 +37,21 @@ class Export:
         table: The table.
         serve: The copy, as the contract describes it.
         gates: The blocking checks of the table.
+        key: The asset key.
+        exposure: The exposure whose contract describes the copy; None if it is that of the table.
     """
 
     table: Table
     serve: Serve
     gates: Sequence[dg.AssetCheckKey]
+    key: dg.AssetKey
+    exposure: Exposure | None = None
 
     @property
-    def key(self) -> dg.AssetKey:
-        """The asset key: the connection, then the parts of the copy's name."""
-        return dg.AssetKey([self.serve.to, *self.serve.table.split(".")])
+    def owner(self) -> str:
+        """What describes the copy, as messages name it: `model orders` or `exposure sales`."""
+        node = self.exposure or self.table.node
+        return f"{node.resource_type} {node.name}"
 
     @property
     def variable(self) -> str:
@@ -57,24 +63,21 @@ def exports_of(graph: Graph) -> list[Export]:
     """Return all exports of a project.
 
     Raises:
-        ContractError: Two tables have the same copy, or a copy has the key of another asset.
+        ContractError: Two contracts describe the same copy, or a copy has the key of another asset.
     """
     found: dict[dg.AssetKey, Export] = {}
     taken = {asset_key(owner) for owner in (*graph.tables.values(), *graph.unbuilt.values())}
-    for table in graph.tables.values():
-        for serve in table.contract.serve:
-            one = Export(table, serve, gates_of(graph, table))
-            where = f"{table.node.original_file_path}: {table.node.resource_type} {table.name}: meta.lakehouse.serve"
-            if one.key in found:
-                raise ContractError(
-                    f"{where}: {serve.to} and {serve.table} are also those of {found[one.key].table.name}. "
-                    "Each copy needs a name of its own."
-                )
-            if one.key in taken:
-                raise ContractError(
-                    f"{where}: {one.key.to_user_string()} is the key of another asset; rename the copy."
-                )
-            found[one.key] = one
+    for copy in graph.copies:
+        table, serve = graph.tables[copy.table], copy.serve
+        one = Export(table, serve, gates_of(graph, table), copy_key(copy), copy.exposure)
+        where = f"{(copy.exposure or table.node).original_file_path}: {one.owner}: meta.lakehouse.serve"
+        if one.key in found:
+            other = found[one.key]
+            fix = "Remove one of the two." if other.table is table else "Each copy needs a name of its own."
+            raise ContractError(f"{where}: {serve.to} and {serve.table} are also those of {other.owner}. {fix}")
+        if one.key in taken:
+            raise ContractError(f"{where}: {one.key.to_user_string()} is the key of another asset; rename the copy.")
+        found[one.key] = one
     return [found[key] for key in sorted(found)]
 
 
@@ -95,7 +98,7 @@ def _asset(graph: Graph, one: Export, settings: Settings) -> dg.AssetsDefinition
 
     @dg.multi_asset(
         name=name,
-        specs=[export_spec(graph, one.table, one.key, kind, settings.timezone)],
+        specs=[export_spec(graph, one.table, one.key, kind, settings.timezone, exposure=one.exposure)],
         check_specs=[
             dg.AssetCheckSpec(
                 ROWS_SERVED,

@@ -27,7 +27,7 @@ def external_assets(
         graph: The manifest's graph.
         own: Keys of the user's Python assets. A source with such a key is that asset, unless Airbyte fills it.
         timezone: The IANA time zone of freshness deadlines.
-        loads: Whether the code location has the assets of sources that it loads itself.
+        loads: Whether the code location has the assets of sources that it loads itself, and the copies of tables.
     """
     loaded = {source.key for source in graph.sources.values() if is_loaded(source)}
     sources: dict[Key, dg.AssetSpec] = {}
@@ -39,7 +39,7 @@ def external_assets(
         # Sources with the same key in `meta.dagster.asset_key` are one table.
         sources.setdefault(source.key, source_spec(graph, source, timezone))
     externals = [_external_spec(graph, external) for external in graph.externals.values()]
-    exposures = [exposure_spec(graph, unique_id) for unique_id in graph.exposures]
+    exposures = [exposure_spec(graph, unique_id, copies=loads) for unique_id in graph.exposures]
     return [*sources.values(), *externals, *exposures]
 
 

@@ -17,8 +17,8 @@ from lakehouse_analytics.contract.arrivals import FileArrival, ReportedArrival, 
 from lakehouse_analytics.contract.models import Grain, LoadFreshness, is_owner
 from lakehouse_analytics.dbt.dagster_meta import read_meta
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
-from lakehouse_analytics.dbt.nodes import Node
-from lakehouse_analytics.keys import EXPORTS_GROUP, asset_key
+from lakehouse_analytics.dbt.nodes import Exposure, Node
+from lakehouse_analytics.keys import EXPORTS_GROUP, asset_key, copy_key
 from lakehouse_analytics.partitions.by_column import ColumnPartitions
 from lakehouse_analytics.partitions.definitions import GrainPartitions
 from lakehouse_analytics.partitions.time_and_column import dependency_mapping, table_partitions
@@ -51,7 +51,7 @@ def table_spec(
     """
     return dg.AssetSpec(
         key=asset_key(table),
-        deps=list({dep.asset_key: dep for dep in _dependencies(graph, table)}.values()),
+        deps=list({dep.asset_key: dep for dep in _dependencies(graph, table, grain_partitions)}.values()),
         partitions_def=table_partitions(table, grain_partitions, column_partitions or {}),
         description=_description(table.node),
         group_name=table.group,
@@ -109,20 +109,27 @@ def _arrival_kinds(source: Source) -> list[str]:
     return ["webhook"] if isinstance(arrival, ReportedArrival) else []
 
 
-def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
+def exposure_spec(graph: Graph, unique_id: str, *, copies: bool = True) -> dg.AssetSpec:
     """Return the spec of a dbt exposure as an external asset.
 
     An exposure is a dashboard, a notebook, or another reader of the lakehouse.
+
+    Args:
+        graph: The manifest's graph.
+        unique_id: The unique id of the exposure.
+        copies: Whether the code location has the copies that are made for the exposure, which are upstream of it.
     """
     exposure = graph.exposures[unique_id]
     meta, _ = read_meta(exposure)
     parents = {asset_key(graph.resource(parent)): None for parent in graph.exposure_parents[unique_id]}
+    if copies:
+        parents |= {copy_key(copy): None for copy in graph.exposure_copies if copy.exposure is exposure}
     return dg.AssetSpec(
         key=dg.AssetKey(graph.exposure_keys[unique_id]),
         deps=[*parents],
         description=exposure.description or exposure.title or None,
         group_name=meta.group or "exposures",
-        owners=list(meta.owners) or [email for email in _to_list(exposure.owner.get("email")) if is_owner(email)],
+        owners=_owners_of_exposure(exposure),
         kinds={exposure.type},
         tags=_tags(exposure),
         metadata={
@@ -133,7 +140,9 @@ def exposure_spec(graph: Graph, unique_id: str) -> dg.AssetSpec:
     )
 
 
-def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None, timezone: str) -> dg.AssetSpec:
+def export_spec(
+    graph: Graph, table: Table, key: dg.AssetKey, kind: str | None, timezone: str, *, exposure: Exposure | None = None
+) -> dg.AssetSpec:
     """Return the spec of a copy of a table in another database.
 
     Args:
@@ -142,23 +151,27 @@ def export_spec(graph: Graph, table: Table, key: dg.AssetKey, kind: str | None, 
         key: The key of the copy.
         kind: Dagster's kind of the other database; None if it is unknown.
         timezone: The IANA time zone of freshness deadlines.
+        exposure: The exposure whose contract describes the copy; None if it is that of the table.
     """
+    readers = f"exposure {exposure.name}" if exposure else "dashboards"
     return dg.AssetSpec(
         key=key,
         deps=[asset_key(table)],
-        description=f"Copy of {'/'.join(table.key)} for dashboards, made after each build whose gates passed.",
+        description=f"Copy of {'/'.join(table.key)} for {readers}, made after each build whose gates passed.",
         group_name=EXPORTS_GROUP,
-        owners=_owners(graph, table),
+        owners=(_owners_of_exposure(exposure) if exposure else []) or _owners(graph, table),
         kinds={kind} if kind else set(),
         tags=_tags(table.node),
         freshness_policy=freshness_policy(table.contract.freshness, timezone),
     )
 
 
-def _dependencies(graph: Graph, table: Table) -> Iterator[dg.AssetDep]:
+def _dependencies(
+    graph: Graph, table: Table, grain_partitions: Mapping[Grain, GrainPartitions]
+) -> Iterator[dg.AssetDep]:
     for parent in table.parents:
         above = graph.resource(parent)
-        yield dg.AssetDep(asset_key(above), partition_mapping=dependency_mapping(above, table))
+        yield dg.AssetDep(asset_key(above), partition_mapping=dependency_mapping(above, table, grain_partitions))
 
 
 def _description(node: Node) -> str:
@@ -172,6 +185,11 @@ def _owners(graph: Graph, table: Table) -> list[str]:
         return [table.contract.owner]
     of_group = graph.group_owners.get(table.node.group or "")
     return list(read_meta(table.node)[0].owners) or [email for email in _to_list(of_group) if is_owner(email)]
+
+
+def _owners_of_exposure(exposure: Exposure) -> list[str]:
+    own = list(read_meta(exposure)[0].owners)
+    return own or [email for email in _to_list(exposure.owner.get("email")) if is_owner(email)]
 
 
 def _to_list(value: object) -> list[str]:

@@ -1,4 +1,4 @@
-"""The key `serve` of a model's contract: where a copy of its table is kept for dashboards."""
+"""The key `serve` of a contract: where a copy of a model's table is kept for dashboards."""
 
 from __future__ import annotations
 
@@ -49,9 +49,33 @@ class Serve(Section):
         return self.table.rpartition(".")[2]
 
 
+class ServeOfExposure(Serve):
+    """A copy of the table of a model that the exposure depends on, in ClickHouse or PostgreSQL."""
+
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="The model, seed or snapshot whose table is copied, such as daily_revenue, or dim_customer.v2 if "
+        "it has versions. Default: the only one that the exposure depends on.",
+    )
+
+
 def _serves(value: object) -> object:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 #: One export of a model, or several. Always a tuple once validated.
 Serves = Annotated[tuple[Serve, ...], BeforeValidator(_serves, json_schema_input_type=Serve | list[Serve])]
+
+
+class ExposureContract(Section):
+    """The contract of an exposure."""
+
+    serve: Annotated[
+        tuple[ServeOfExposure, ...],
+        BeforeValidator(_serves, json_schema_input_type=ServeOfExposure | list[ServeOfExposure]),
+    ] = Field(
+        (),
+        description="A copy of the table of a model that the exposure depends on, in ClickHouse or PostgreSQL, or a "
+        "list of them. Made after each build. The owner of the exposure is the owner of the copy.",
+    )

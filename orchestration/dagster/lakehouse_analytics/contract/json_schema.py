@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lakehouse_analytics.contract.exports import ExposureContract
 from lakehouse_analytics.contract.models import ModelContract, SourceContract
 
 _MODELS = ("models", "seeds", "snapshots")
@@ -16,8 +17,9 @@ def editor_schema() -> dict[str, Any]:
     """
     model = ModelContract.model_json_schema(ref_template="#/$defs/{model}")
     source = SourceContract.model_json_schema(ref_template="#/$defs/{model}")
-    definitions = {**model.pop("$defs", {}), **source.pop("$defs", {})}
-    definitions |= {"ModelContract": model, "SourceContract": source}
+    exposure = ExposureContract.model_json_schema(ref_template="#/$defs/{model}")
+    definitions = {**model.pop("$defs", {}), **source.pop("$defs", {}), **exposure.pop("$defs", {})}
+    definitions |= {"ModelContract": model, "SourceContract": source, "ExposureContract": exposure}
 
     def resource(contract: str, **more: Any) -> dict[str, Any]:
         meta = {"type": "object", "properties": {"lakehouse": {"$ref": f"#/$defs/{contract}"}}}
@@ -31,6 +33,7 @@ def editor_schema() -> dict[str, Any]:
         "properties": {
             **{kind: resource("ModelContract") for kind in _MODELS},
             "sources": resource("SourceContract", tables=resource("SourceContract")),
+            "exposures": resource("ExposureContract"),
         },
         "$defs": definitions,
     }

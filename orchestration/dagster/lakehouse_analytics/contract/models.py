@@ -21,7 +21,7 @@ from lakehouse_analytics.common.text import brief, shortened
 from lakehouse_analytics.common.validation import explain, reason
 from lakehouse_analytics.contract.arrivals import ARRIVALS, Arrival, FileArrival, TableArrival
 from lakehouse_analytics.contract.base import Cron, Duration, Section
-from lakehouse_analytics.contract.exports import Serves
+from lakehouse_analytics.contract.exports import ExposureContract, Serves
 from lakehouse_analytics.contract.partitions import PARTITIONS, Partition
 from lakehouse_analytics.contract.partitions import Grain as Grain  # noqa: PLC0414  # the contract is imported from here
 
@@ -285,7 +285,7 @@ class SourceContract(Section):
         return self.arrives if isinstance(self.arrives, TableArrival) and self.arrives.to else None
 
 
-C = TypeVar("C", ModelContract, SourceContract)
+C = TypeVar("C", ModelContract, SourceContract, ExposureContract)
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -308,7 +308,7 @@ def parse(
     """Validate the raw `meta.lakehouse` of one resource.
 
     Args:
-        kind: `ModelContract` or `SourceContract`.
+        kind: `ModelContract`, `SourceContract` or `ExposureContract`.
         raw: The value from dbt's manifest, or None if it is not set.
         resource: The resource as messages name it, such as `model stg_orders`.
         files: The files that may set the value, most likely first.

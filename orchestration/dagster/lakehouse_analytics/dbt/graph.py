@@ -6,11 +6,12 @@ Pure: no Dagster, no dbt.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from lakehouse_analytics.contract.exports import Serve
 from lakehouse_analytics.contract.models import LAYERS, Grain, ModelContract, SourceContract
 from lakehouse_analytics.contract.partitions import ColumnPartition
 from lakehouse_analytics.dbt.nodes import Exposure, Node
@@ -149,6 +150,21 @@ class DbtTest:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """A copy of a table in another database.
+
+    Attributes:
+        table: The unique id of the table.
+        serve: The copy, as the contract describes it.
+        exposure: The exposure whose contract it is; None if it is that of the table.
+    """
+
+    table: str
+    serve: Serve
+    exposure: Exposure | None = None
+
+
+@dataclass(frozen=True)
 class Graph:
     """Everything in a manifest that becomes an asset or a check.
 
@@ -166,6 +182,7 @@ class Graph:
         exposure_parents: The tables, sources and externals upstream of each exposure, including those behind metrics
             and semantic models.
         exposure_keys: The asset keys of the exposures.
+        exposure_copies: The copies of tables that contracts of exposures describe.
         prefix: The start of all asset keys, which is the name of a branch; empty for the lakehouse itself.
     """
 
@@ -181,6 +198,7 @@ class Graph:
     project: str = ""
     exposure_parents: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     exposure_keys: Mapping[str, Key] = field(default_factory=dict)
+    exposure_copies: tuple[Copy, ...] = ()
     prefix: Key = ()
 
     @property
@@ -196,6 +214,14 @@ class Graph:
     def unbuilt(self) -> Mapping[str, Source | External]:
         """Sources and externals, which are assets that no run of this project builds."""
         return {**self.sources, **self.externals}
+
+    @property
+    def copies(self) -> Iterator[Copy]:
+        """The copies of tables in other databases."""
+        for table in self.tables.values():
+            for serve in table.contract.serve:
+                yield Copy(table.unique_id, serve)
+        yield from self.exposure_copies
 
     def with_schemas(self, schemas: Mapping[str, str]) -> Graph:
         """Return the graph with tables in other schemas.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lakehouse_analytics.checks.registry import reserved_names
-from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part, some
+from lakehouse_analytics.common.names import apart, check_name, digest, group_name, key_part
 from lakehouse_analytics.contract.models import (
     LAYERS,
     ContractError,
@@ -25,7 +25,8 @@ from lakehouse_analytics.contract.models import (
 )
 from lakehouse_analytics.dbt.contract_lines import ContractLines
 from lakehouse_analytics.dbt.dagster_meta import DagsterMeta, read_meta
-from lakehouse_analytics.dbt.graph import DbtTest, External, Function, Graph, Key, Source, Table
+from lakehouse_analytics.dbt.exposure_contracts import ignored_contracts, read_contract
+from lakehouse_analytics.dbt.graph import Copy, DbtTest, External, Function, Graph, Key, Source, Table
 from lakehouse_analytics.dbt.lineage import externals_of, tests_of, unresolved_refs, with_lineage
 from lakehouse_analytics.dbt.lint import partitioning as windows
 from lakehouse_analytics.dbt.lint.findings import Finding, errors, warnings
@@ -95,8 +96,8 @@ class _Reader:
         owners: list[Table | Source | External] = [*tables.values(), *sources.values(), *self.externals.values()]
         keys = self._exposure_keys(exposures, {owner.key for owner in owners})
         self.problems += [*self._clashes(owners, keys), *_filled_twice(sources.values())]
-        self.problems += _contracts_of_exposures(exposures.values(), self.nodes, self.root)
-        self.findings += _ignored_contracts(exposures.values(), self.root)
+        copies = self._exposure_copies(exposures.values())
+        self.findings += ignored_contracts(exposures.values(), self.root)
         if self.engine:
             self.findings += self.engine.lint(self.manifest)
         accepted = {(table.unique_id, name) for table in tables.values() for name in table.contract.accept}
@@ -112,6 +113,7 @@ class _Reader:
             adapter=self.adapter,
             group_owners=self.manifest.group_owners,
             exposure_keys=keys,
+            exposure_copies=copies,
             externals=self.externals,
             functions={node.unique_id: Function(node.unique_id, node) for node in self.manifest.of_type("function")},
             project=self.root,
@@ -164,6 +166,17 @@ class _Reader:
             for problem in windows.mixed_run_problems(table.node, table.contract)
         ]
         return tables
+
+    def _exposure_copies(self, exposures: Iterable[Exposure]) -> tuple[Copy, ...]:
+        """Return the copies of tables that the contracts of the project's own exposures describe."""
+        found: list[Copy] = []
+        for exposure in exposures:
+            raw = _with_folder_contracts(exposure, self.configuration.get("exposures"))
+            if raw and exposure.package_name == self.root:
+                copies, problems = read_contract(exposure, raw, self.nodes, partial(self._locate, exposure))
+                found += copies
+                self.problems += problems
+        return tuple(found)
 
     def _locate(self, node: Node, keys: Sequence[object]) -> str | None:
         """Return the file and line of a key of a contract; None if it is not found."""
@@ -243,28 +256,6 @@ def _filled_twice(sources: Iterable[Source]) -> Iterator[str]:
             )
         elif any(source.contract.rows != filled[0].contract.rows for source in filled):
             yield f"{what} has different rows: write the same rules for all, or give one of the sources another key"
-
-
-def _ignored_contracts(exposures: Iterable[Exposure], root: str) -> Iterator[Finding]:
-    """Yield the findings about contracts of exposures of packages, which the user cannot change."""
-    for exposure in exposures:
-        if exposure.meta.get("lakehouse") and exposure.package_name != root:
-            problem = "meta.lakehouse has no effect, because exposures have no contract"
-            yield Finding(exposure.unique_id, exposure.label, exposure.name, problem, noun="exposure")
-
-
-def _contracts_of_exposures(exposures: Iterable[Exposure], nodes: Mapping[str, Node], root: str) -> Iterator[str]:
-    """Yield the errors about contracts of the project's exposures, which have none: nothing would read them."""
-    for exposure in exposures:
-        raw = exposure.meta.get("lakehouse")
-        if not raw or exposure.package_name != root:
-            continue
-        read = some([node.name for parent in exposure.depends_on if (node := nodes.get(parent)) and is_table(node)])
-        where = f"a model that it reads ({read})" if read else "the model"
-        if isinstance(raw, Mapping) and "serve" in raw:
-            yield f"{exposure.label}: meta.lakehouse.serve: a copy is made of a model's table; move it to {where}"
-        else:
-            yield f"{exposure.label}: meta.lakehouse: exposures have no contract; remove it, or move it to {where}"
 
 
 def _name(node: Node) -> str:

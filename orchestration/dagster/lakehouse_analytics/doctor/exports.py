@@ -26,7 +26,7 @@ def exports(context: ProbeContext) -> Finding:
     """Create an empty table in each schema that has copies, and drop it."""
     wanted = _schemas(with_components(context.graph, load_user_defs().tree))
     if not wanted:
-        return skipped("no model has meta.lakehouse.serve")
+        return skipped("no model or exposure has meta.lakehouse.serve")
     words, problems, fixes = [], [], []
     for (name, schema), copies in sorted(wanted.items(), key=str):
         try:
@@ -48,10 +48,9 @@ def exports(context: ProbeContext) -> Finding:
 def _schemas(graph: Graph) -> dict[tuple[str, str | None], int]:
     """Return the number of copies by connection and schema."""
     found: dict[tuple[str, str | None], int] = {}
-    for table in graph.tables.values():
-        for serve in table.contract.serve:
-            place = serve.to, serve.schema_name
-            found[place] = found.get(place, 0) + 1
+    for copy in graph.copies:
+        place = copy.serve.to, copy.serve.schema_name
+        found[place] = found.get(place, 0) + 1
     return found
 
 

@@ -65,7 +65,7 @@ def _pool(context: ProbeContext) -> tuple[str, bool] | None:
         return context.graph.engine.pool, True
     graph = with_components(context.graph, load_user_defs().tree)
     copied = [source.contract.copied_to for source in graph.sources.values()]
-    names = {serve.to for table in graph.tables.values() for serve in table.contract.serve}
+    names = {copy.serve.to for copy in graph.copies}
     names |= {str(arrival.to) for arrival in copied if arrival}
     if not names:
         return None

@@ -19,7 +19,7 @@ from lakehouse_analytics.contract.partitions import DATE_DIMENSION
 from lakehouse_analytics.dbt.graph import External, Graph, Source, Table
 from lakehouse_analytics.partitions.arrivals import source_mapping
 from lakehouse_analytics.partitions.by_column import ColumnPartitions, column_mapping
-from lakehouse_analytics.partitions.definitions import GrainPartitions, partition_mapping, waits_for
+from lakehouse_analytics.partitions.definitions import GRAINS, GrainPartitions, partition_mapping, waits_for
 from lakehouse_analytics.partitions.keys import joined_key, partition_stretches
 
 # Only the mappings are in beta, and a warning per model would hide our own.
@@ -43,7 +43,9 @@ def table_partitions(
     return time if time is not None else values
 
 
-def dependency_mapping(above: Table | Source | External, below: Table) -> dg.PartitionMapping | None:
+def dependency_mapping(
+    above: Table | Source | External, below: Table, grain_partitions: Mapping[Grain, GrainPartitions]
+) -> dg.PartitionMapping | None:
     """Return the partition mapping from what a table reads to the table, or None for Dagster's default.
 
     A partition depends on the upstream partitions that overlap its time and have its value. Where only one of two has a
@@ -52,9 +54,34 @@ def dependency_mapping(above: Table | Source | External, below: Table) -> dg.Par
     Args:
         above: What the table reads.
         below: The table.
+        grain_partitions: The partitions definition of each grain.
     """
     if isinstance(above, External):
         return None
+    found = _mapping(above, below)
+    by_time = isinstance(found, dg.MultiToSingleDimensionPartitionMapping) and (
+        found.partition_dimension_name == DATE_DIMENSION
+    )
+    if by_time and below.contract.automation != "eager" and _begins_earlier(below, above, grain_partitions):
+        # Dagster refuses a backfill of the first month if it begins before the first day: unlike the mapping of one
+        # dimension, this one cannot ignore days that do not exist. `eager` needs the exact days.
+        return dg.AllPartitionMapping()
+    return found
+
+
+def _begins_earlier(below: Table, above: Table | Source, grain_partitions: Mapping[Grain, GrainPartitions]) -> bool:
+    """Return whether windows of a table are longer than those of what it reads, and the first one begins earlier."""
+    if isinstance(above, Table):
+        grain, begin = above.grain, grain_partitions[above.grain].start.date() if above.grain else None
+    else:
+        arrival = above.contract.arrives
+        grain, begin = "daily", arrival.begin if isinstance(arrival, FileArrival) else None
+    if below.grain is None or grain is None or begin is None:
+        return False
+    return GRAINS.index(below.grain) > GRAINS.index(grain) and grain_partitions[below.grain].start.date() < begin
+
+
+def _mapping(above: Table | Source, below: Table) -> dg.PartitionMapping | None:
     (upstream_time, upstream_column), (time, column) = _dimensions(above), (below.grain is not None, below.by)
     upstream_both, both = upstream_time and upstream_column is not None, time and column is not None
     if not (both or (upstream_both and isinstance(above, Table))):

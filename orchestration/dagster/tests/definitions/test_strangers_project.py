@@ -70,6 +70,7 @@ exposures:
     type: dashboard
     owner: {name: Board, email: the board}
     depends_on: [ref('fct_orders')]
+    config: {meta: {lakehouse: {serve: {to: ch, table: reports.board, key: [id]}}}}
 """,
     "seeds/kinds.csv": "id,name\n1,a\n",
     "tests/orders_add_up.sql": "select 1 from {{ ref('int_orders') }}, {{ ref('fct_orders') }} where false",
@@ -104,11 +105,13 @@ def test_keys_groups_and_lineage_are_as_the_folders_say(stranger: Any) -> None:
         "gold/fct_orders": "gold",
         "default/adhoc": "default",
         "exposures/board": "exposures",
+        "ch/reports/board": "exports",
     }
     deps = {key: sorted(parent.to_user_string() for parent in node.parent_keys) for key, node in nodes.items()}
     assert deps["bronze/stg_orders"] == ["shop-system/orders_v2"]
     assert deps["silver/int_orders"] == ["bronze/kinds", "bronze/stg_orders"]  # through the ephemeral model
-    assert deps["exposures/board"] == ["gold/fct_orders"]
+    assert deps["exposures/board"] == ["ch/reports/board", "gold/fct_orders"]
+    assert deps["ch/reports/board"] == ["gold/fct_orders"]
     assert nodes["bronze/stg_orders"].owners == ["team:platform"]
     assert nodes["exposures/board"].owners == []
 
@@ -133,6 +136,7 @@ def test_checks_are_those_of_dbt_and_of_the_contract(stranger: Any) -> None:
         "gold/fct_orders:unique_fct_orders_id": False,
         "gold/fct_orders:orders_add_up": True,
         "default/adhoc:row_count": False,
+        "ch/reports/board:rows_served": False,
     }
 
 

@@ -17,13 +17,15 @@ import pytest
 
 from tests.dagster_ui import poll
 
-from . import shop
+from . import prices, shop
 from .daemon import CODE, Dev, Lake, dagster_dev
 from .databases import new_database
 
 BEGIN = "2026-03-20"
 FIVE = ["2026-03-21", "2026-03-22", "2026-03-23", "2026-03-24", "2026-03-25"]
 NEXT_FIVE = ["2026-03-26", "2026-03-27", "2026-03-28", "2026-03-29", "2026-03-30"]
+MARCH = [f"2026-03-{day}" for day in range(20, 32)]
+MODULE = ("--module-name", "lakehouse_analytics.definitions")
 WORKSPACE = str(CODE / "dagster_workspace.yaml")
 
 
@@ -32,7 +34,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Dev]:
     root = tmp_path_factory.mktemp("backfill")
     variables = {"LAKEHOUSE_MAX_PARTITIONS_PER_RUN": "1", "LAKEHOUSE_DBT_PROFILES_DIR": str(shop.MACROS.parent)}
     lake = Lake(root, new_database(engine, root / "shop.duckdb"), variables)
-    for name, text in shop.files(BEGIN).items():
+    for name, text in {**shop.files(BEGIN), **prices.files(BEGIN)}.items():
         path = lake.project / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dedent(text).lstrip())
@@ -40,10 +42,16 @@ def dev(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Dev]:
     lake.sql("create table raw.orders (id bigint, ordered_at timestamp(6), customer bigint, amount bigint)")
     rows = [(day * 10 + n, f"2026-03-{day} {n:02}:00:00") for day in range(20, 32) for n in range(4)]
     lake.sql("insert into raw.orders values " + ", ".join(f"({n}, timestamp '{at}', {n}, 5)" for n, at in rows))
+    prices.fill(lake, MARCH)
     lake.command("lakehouse", "manifest")
     lake.command("lakehouse", "init")
     with dagster_dev(lake) as running:
         yield running
+
+
+def unbounded(dev: Dev) -> Lake:
+    """The same lake, where one run builds all partitions of a range."""
+    return Lake(dev.lake.root, dev.lake.database, {**dev.lake.variables, "LAKEHOUSE_MAX_PARTITIONS_PER_RUN": ""})
 
 
 @dataclass
@@ -185,11 +193,9 @@ def test_the_window_that_failed_is_retried_alone(dev: Dev) -> None:
 
 @pytest.mark.engine("duckdb")
 def test_dg_launch_builds_a_range_in_one_run_with_an_event_a_partition(dev: Dev) -> None:
-    module = ("--module-name", "lakehouse_analytics.definitions")
     # `dg launch` takes a range only where one run builds all of it: without LAKEHOUSE_MAX_PARTITIONS_PER_RUN.
-    unbounded = Lake(dev.lake.root, dev.lake.database, {**dev.lake.variables, "LAKEHOUSE_MAX_PARTITIONS_PER_RUN": ""})
-    unbounded.command(
-        *("dg", "launch", *module, "--assets", "key:gold/day_sums", "--partition-range", f"{FIVE[0]}...{NEXT_FIVE[-1]}")
+    unbounded(dev).command(
+        *("dg", "launch", *MODULE, "--assets", "key:gold/day_sums", "--partition-range", f"{FIVE[0]}...{NEXT_FIVE[-1]}")
     )
     run = dev.finished(dev.run_ids()[0])
     assert run.status == "SUCCESS"
@@ -202,6 +208,49 @@ def test_dg_launch_builds_a_range_in_one_run_with_an_event_a_partition(dev: Dev)
     assert (stats["numMaterialized"], stats["numFailed"]) == (10, 0)
     days = dev.lake.sql("select day, orders from gold.day_sums order by day")
     assert days == [(dt.date.fromisoformat(day), 4) for day in [*FIVE, *NEXT_FIVE]]
+
+
+@pytest.mark.engine("duckdb")
+def test_the_ui_fills_one_day_of_a_market_and_a_range_of_days(dev: Dev) -> None:
+    asset = [{"path": prices.PRICES.split("/")}]
+    one = prices.keys(["2026-03-21"], "IT")
+    watched(dev, launched(dev, assetSelection=asset, partitionNames=one), 1)
+    assert prices.built(dev.lake) == {*one}
+    assert prices.rows(dev.lake) == {one[0]: (10, 10)}
+
+    # The days on both sides of the first one: the market's row of the UI, without the day that is there.
+    prices.correct(dev.lake, 20)
+    others = prices.keys(["2026-03-20", "2026-03-22"], "IT")
+    backfill = launched(dev, assetSelection=asset, partitionNames=others)
+    watched(dev, backfill, 2)
+    assert {window_of(run) for run in runs_of(dev, backfill)} == {*others}
+    assert prices.built(dev.lake) == {*one, *others}
+    assert prices.rows(dev.lake) == {one[0]: (10, 10), **dict.fromkeys(others, (20, 20))}
+
+
+@pytest.mark.engine("duckdb")
+@pytest.mark.nightly
+def test_dg_launch_builds_days_of_a_market_and_the_month_above(dev: Dev) -> None:
+    before = prices.rows(dev.lake)
+    prices.correct(dev.lake, 30)
+    launch = ("dg", "launch", *MODULE, "--assets")
+    dev.lake.command(*launch, f"key:{prices.PRICES}", "--partition", "2026-03-31|DE")
+    assert prices.rows(dev.lake) == before | {"2026-03-31|DE": (30, 30)}
+    assert prices.built(dev.lake) == prices.rows(dev.lake).keys()
+
+    prices.correct(dev.lake, 40)
+    unbounded(dev).command(*launch, f"key:{prices.PRICES}", "--partition-range", "2026-03-20|DE...2026-03-30|DE")
+    germany = dict.fromkeys(prices.keys(MARCH[:-1], "DE"), (40, 40))
+    assert prices.rows(dev.lake) == before | {"2026-03-31|DE": (30, 30)} | germany
+    assert prices.built(dev.lake) == prices.rows(dev.lake).keys()
+
+    # A range from one market to the other one has the days of both.
+    unbounded(dev).command(*launch, f"key:{prices.PRICES}", "--partition-range", "2026-03-20|DE...2026-03-31|IT")
+    assert prices.rows(dev.lake) == dict.fromkeys(prices.keys(MARCH, "DE", "IT"), (40, 40))
+    dev.lake.command(*launch, f"key:{prices.MONTHS}", "--partition", "2026-03-01")
+    march = dt.date(2026, 3, 1)
+    assert prices.months(dev.lake) == [(march, market, 2 * 40 * len(MARCH)) for market in prices.MARKETS]
+    assert prices.built(dev.lake, prices.MONTHS) == {"2026-03-01"}
 
 
 @pytest.mark.engine("duckdb")

@@ -10,20 +10,24 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from tests.docs_examples import block
+
 pytestmark = [pytest.mark.engine("duckdb"), pytest.mark.nightly]
 
-LAKEHOUSE = Path(sys.executable).parent / "lakehouse"
+COMMAND = block("arrivals.md", "lakehouse example energy")
 
 
-def run(folder: Path) -> subprocess.CompletedProcess[str]:
+def run(home: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command of docs/arrivals.md, with another home folder."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LAKEHOUSE_", "DAGSTER_"))}
-    command = [str(LAKEHOUSE), "example", "energy", str(folder)]
-    return subprocess.run(command, env=inherited, text=True, capture_output=True, check=False)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**inherited, "HOME": str(home), "PATH": path}
+    return subprocess.run(["bash", "-ec", COMMAND], env=environment, text=True, capture_output=True, check=False)
 
 
 def test_the_example_of_an_energy_market_is_built_from_an_empty_folder(tmp_path: Path) -> None:
     folder = tmp_path / "energy"
-    done = run(folder)
+    done = run(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     # The one price that is not a number is a warning of the source.
     assert "4 of 4 assets built" in done.stdout
@@ -40,6 +44,6 @@ def test_the_example_of_an_energy_market_is_built_from_an_empty_folder(tmp_path:
         assert db.sql(f"select count(*) = 4 * {whole} from gold.price_daily").fetchall() == [(True,)]
         assert db.sql("select count(*) >= 4 and count(*) % 4 = 0 from gold.price_monthly").fetchall() == [(True,)]
 
-    again = run(folder)
+    again = run(tmp_path)
     assert again.returncode != 0
     assert "has files. Name an empty folder, or one that does not exist" in again.stderr

@@ -198,3 +198,33 @@ def test_a_connection_that_is_not_set_is_named(
     failed = export(lakehouse, {"dashboards/reporting/ga"})
     assert not failed.success
     assert "gold/ga was not exported to dashboards: LAKEHOUSE_CONNECTION_DASHBOARDS is not set" in failed.failure
+
+
+def test_a_copy_for_an_exposure_waits_for_the_gates_of_its_model(lakehouse: Lakehouse, dashboards: Dashboards) -> None:
+    lakehouse.files["models/exposures.yml"] = """
+        exposures:
+          - name: board
+            type: dashboard
+            owner: {name: Ann, email: ann@shop.com}
+            depends_on: [ref('ga'), ref('gb')]
+            config: {meta: {lakehouse: {serve: [
+              {to: dashboards, table: board.a, model: ga},
+              {to: dashboards, table: board.b, model: gb, key: n}]}}}
+        """
+    lakehouse.write()
+    lakehouse.sql("update raw.a set n = null")  # closes the gate of ga
+    assert not lakehouse.run().success
+    requested, _ = tick(lakehouse)
+    assert requested == {"dashboards/reporting/gb", "dashboards/board/b"}
+    outcome = export(lakehouse, requested)
+    assert outcome.success, outcome.failure
+    assert dashboards.rows("board.b") == lakehouse.sql("select n from gold.gb")
+    assert dashboards.rows("board.a") == []
+    requested, reason = tick(lakehouse)
+    assert requested == set()
+    assert "dashboards/board/a: gold/ga:not_null_ga_n failed" in reason
+    graph = lakehouse.definitions().resolve_asset_graph()
+    copy, board = graph.get(dg.AssetKey(["dashboards", "board", "b"])), graph.get(dg.AssetKey(["exposures", "board"]))
+    assert copy.owners == ["ann@shop.com"]
+    assert copy.parent_keys == {dg.AssetKey(["gold", "gb"])}
+    assert copy.key in board.parent_keys

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import dagster as dg
 import pytest
 from lakehouse_analytics.assets import exports as module
 from lakehouse_analytics.assets import transfer_retries
 from lakehouse_analytics.assets.exports import export_assets, exports_of
+from lakehouse_analytics.assets.external import external_assets
 from lakehouse_analytics.contract.models import ContractError
+from lakehouse_analytics.dbt.graph import Graph
 from lakehouse_analytics.exports.base import ExportError
 from lakehouse_analytics.keys import EXPORTS_POOL
 from lakehouse_analytics.settings import Settings
@@ -71,8 +73,82 @@ def test_two_tables_cannot_have_one_copy() -> None:
     manifest.model("b", folder="gold", lakehouse={"serve": serve("reporting.t")})
     with pytest.raises(
         ContractError,
-        match=r"models/gold/b\.sql: model b: meta\.lakehouse\.serve: ch and reporting\.t are also those of a\.",
+        match=r"models/gold/b\.sql: model b: meta\.lakehouse\.serve: ch and reporting\.t are also those of model a\.",
     ):
+        exports_of(manifest.graph())
+
+
+def of_exposure(serve: object, **more: object) -> dict[str, Any]:
+    return {"config": {"meta": {"lakehouse": {"serve": serve}}}, **more}
+
+
+def test_a_copy_for_an_exposure_has_its_owner_and_the_rest_of_its_table() -> None:
+    manifest = Manifest()
+    lakehouse = {"owner": "team:growth", "freshness": {"within": "2h"}, "serve": serve("a")}
+    days = manifest.model("days", folder="gold", lakehouse=lakehouse)
+    manifest.nodes[days]["tags"] = ["finance"]
+    manifest.test("not_null_days_day", days, attached=days)
+    manifest.exposure("sales", days, **of_exposure(serve("b"), owner={"email": ["ann@shop.com", "sales"]}))
+    manifest.exposure("anonymous", days, **of_exposure(serve("c"), owner={"name": "Finance"}))
+    graph = manifest.graph()
+
+    exports = {one.serve.table: one for one in exports_of(graph)}
+    assert {table: one.owner for table, one in exports.items()} == {
+        "a": "model days",
+        "b": "exposure sales",
+        "c": "exposure anonymous",
+    }
+    assert exports["a"].gates == exports["b"].gates != []
+    specs = {spec.key: spec for one in export_assets(graph, [*exports.values()], Settings()) for spec in one.specs}
+    a, b, c = (specs[dg.AssetKey(["ch", table])] for table in "abc")
+    assert (a.owners, b.owners, c.owners) == (["team:growth"], ["ann@shop.com"], ["team:growth"])
+    assert b.description == "Copy of gold/days for exposure sales, made after each build whose gates passed."
+    of_table = [spec.replace_attributes(key=a.key, owners=[], description="") for spec in (a, b, c)]
+    assert of_table == [of_table[0]] * 3
+
+
+def test_a_dashboard_is_downstream_of_its_copy() -> None:
+    manifest = Manifest()
+    days = manifest.model("days", folder="gold")
+    manifest.exposure("sales", days, **of_exposure(serve("reporting.days")))
+    manifest.exposure("other", days)
+    graph = manifest.graph()
+
+    def above(graph: Graph, *, loads: bool = True) -> dict[str, list[str]]:
+        specs = external_assets(graph, loads=loads)
+        return {
+            spec.key.to_user_string(): sorted(dep.asset_key.to_user_string() for dep in spec.deps) for spec in specs
+        }
+
+    assert above(graph) == {"exposures/sales": ["ch/reporting/days", "gold/days"], "exposures/other": ["gold/days"]}
+    # A branch makes no copies.
+    assert above(graph.with_prefix("pr_42"), loads=False)["pr_42/exposures/sales"] == ["pr_42/gold/days"]
+
+
+@pytest.mark.parametrize(
+    ("on_model", "other", "expected"),
+    [
+        (
+            True,
+            [],
+            r"exposure sales: meta\.lakehouse\.serve: ch and t are also those of model days\. Remove one of the",
+        ),
+        (
+            False,
+            ["days"],
+            r"exposure b: meta\.lakehouse\.serve: ch and t are also those of exposure sales\. Remove one",
+        ),
+        (False, ["hours"], r"exposure b: .* are also those of exposure sales\. Each copy needs a name of its own\."),
+    ],
+)
+def test_an_exposure_cannot_have_the_copy_of_another_contract(on_model: bool, other: list[str], expected: str) -> None:
+    manifest = Manifest()
+    days = manifest.model("days", folder="gold", lakehouse={"serve": serve("t")} if on_model else None)
+    manifest.model("hours", folder="gold")
+    manifest.exposure("sales", days, **of_exposure(serve("t")))
+    for name in other:
+        manifest.exposure("b", f"model.shop.{name}", **of_exposure(serve("t")))
+    with pytest.raises(ContractError, match=rf"models/exposures\.yml: {expected}"):
         exports_of(manifest.graph())
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lakehouse_analytics.contract.exports import Serve
+from lakehouse_analytics.contract.exports import ExposureContract, Serve, ServeOfExposure
 from lakehouse_analytics.contract.models import ContractError, ModelContract, parse
 
 
@@ -43,3 +43,12 @@ def test_one_copy_or_several() -> None:
 def test_a_mistake_names_the_file_the_key_and_what_to_write(raw: Any, message: str) -> None:
     assert message in mistake(raw)
     assert mistake(raw).startswith("models/gold.yml: model fct: ")
+
+
+def test_the_copy_of_an_exposure_may_name_its_model() -> None:
+    raw = {"serve": {"to": "ch", "table": "t", "model": "days"}}
+    found = parse(ExposureContract, raw, resource="exposure sales", files=[]).serve
+    assert found == (ServeOfExposure(to="ch", table="t", model="days"),)
+    with pytest.raises(ContractError, match=r"x\.yml: exposure sales: unknown key meta\.lakehouse\.serve\.0\.modle"):
+        parse(ExposureContract, {"serve": {"modle": "days"}}, resource="exposure sales", files=["x.yml"])
+    assert "unknown key meta.lakehouse.serve.0.model" in mistake(raw["serve"])

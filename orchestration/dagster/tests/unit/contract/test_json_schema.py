@@ -60,3 +60,16 @@ def test_the_schema_accepts_a_full_contract() -> None:
     jsonschema.validate(full, editor_schema())
     source = {"sources": [{"name": "s", "config": {"meta": {"lakehouse": {"airbyte": {"connection": "x"}}}}}]}
     jsonschema.validate(source, editor_schema())
+
+
+def test_the_schema_knows_what_an_exposure_can_have() -> None:
+    def exposure(**contract: Any) -> dict[str, Any]:
+        return {"exposures": [{"name": "sales", "config": {"meta": {"lakehouse": contract}}}]}
+
+    copy = {"to": "clickhouse", "table": "reporting.days"}
+    jsonschema.validate(exposure(serve=[copy, copy | {"model": "days"}]), editor_schema())
+    for wrong in ({"layer": "gold"}, {"serve": copy | {"modle": "days"}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(exposure(**wrong), editor_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(_model(serve=copy | {"model": "days"}), editor_schema())

@@ -499,33 +499,6 @@ def test_a_prefix_is_the_start_of_every_asset_key_and_changes_nothing_else() -> 
     assert moved.prefix == ("pr_42",)
 
 
-def test_a_contract_of_an_exposure_is_refused() -> None:
-    m = Manifest()
-    revenue = m.model("daily_revenue", folder="gold")
-    serve = {"serve": {"to": "clickhouse", "table": "reporting.daily_revenue"}}
-    m.exposure("sales", revenue, config={"meta": {"lakehouse": serve}})
-    m.exposure("finance", meta={"lakehouse": {"layer": "gold"}})
-    m.exposure("other", revenue, config={"meta": {"lakehouse": {}, "team": "sales"}})
-    with pytest.raises(ContractError) as caught:
-        m.graph()
-    assert str(caught.value).splitlines() == [
-        "models/exposures.yml or dbt_project.yml: exposure sales: meta.lakehouse.serve: a copy is made of a model's "
-        "table; move it to a model that it reads (daily_revenue)",
-        "models/exposures.yml or dbt_project.yml: exposure finance: meta.lakehouse: exposures have no contract; remove "
-        "it, or move it to the model",
-    ]
-
-
-def test_a_contract_of_an_exposure_of_a_package_is_a_warning() -> None:
-    """Users cannot edit a package."""
-    m = Manifest()
-    for name in ("weekly", "monthly"):
-        m.exposure(name, m.model(name, folder="gold"), package="addon", meta={"lakehouse": {"layer": "gold"}})
-    m.exposure("own", meta={"lakehouse": {}})
-    found = [line for line in m.graph(strict=True).warnings if "exposure" in line]
-    assert found == ["2 exposures (weekly, monthly): meta.lakehouse has no effect, because exposures have no contract"]
-
-
 @pytest.mark.parametrize(
     ("rows", "other", "refused"), [(None, {"min": 1}, True), ({"min": 1}, {"min": 1}, False), (None, None, False)]
 )

@@ -53,7 +53,7 @@ def upstream(graph: Graph, above: str, below: str, key: str) -> set[str]:
         theirs, owner = source_partitions(graph.sources[above], "UTC"), graph.resource(above)
     else:
         theirs, owner = table_partitions(graph.tables[above], grains, columns), graph.resource(above)
-    mapping = dependency_mapping(owner, table)
+    mapping = dependency_mapping(owner, table, grains)
     assert own
     assert theirs
     assert mapping is not None
@@ -101,6 +101,28 @@ def test_a_partition_depends_on_the_same_day_and_value_and_on_all_of_what_one_si
             of_value = upstream(graph, gold, markets, "IT")
             assert {key.split("|")[1] for key in of_value} == {"IT"}
             assert len(of_value) > 300
+
+
+def test_the_first_month_may_begin_before_the_first_day() -> None:
+    """Dagster refuses a backfill that needs partitions which do not exist."""
+    m = Manifest()
+    later = {"arrives": PRICES["arrives"] | {"begin": "2026-01-30"}}
+    prices = m.source("landing", "prices", lakehouse=later)
+    gold = by_both(m, "gold", begin="2026-01-30")
+    months = windowed(m, "months", gold, prices, grain="monthly", begin="2026-01-30")
+    days = windowed(m, "days", gold, prices, grain="daily", begin="2026-01-30")
+    eager = windowed(m, "eager", gold, grain="monthly", begin="2026-01-30", lakehouse={"automation": "eager"})
+    graph = m.graph()
+    grains = grain_partitions(graph, "UTC")
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions("landing/prices/Market", MARKETS)
+        with dg.partition_loading_context(NOW, instance):
+            first = {f"2026-01-{day}|{market}" for day in (30, 31) for market in MARKETS}
+            assert first < upstream(graph, gold, months, "2026-01-01")
+            assert "DE|2026-01-30" in upstream(graph, prices, months, "2026-01-01")
+            assert upstream(graph, gold, days, "2026-01-30") == {"2026-01-30|DE", "2026-01-30|IT"}
+    exact = dg.MultiToSingleDimensionPartitionMapping("date")
+    assert dependency_mapping(graph.tables[gold], graph.tables[eager], grains) == exact
 
 
 def test_a_value_depends_on_all_days_of_a_table_by_time_only() -> None:
