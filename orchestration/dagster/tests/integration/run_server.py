@@ -27,7 +27,7 @@ MODULES = (
     "boto3.s3.transfer",
     "dagster._core.executor.in_process",
     "dagster._core.instance.factory",
-    "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.storage.noop_compute_log_manager",
     "dagster_postgres",
     "dbt.adapters.trino",
     "dbt.cli.main",

@@ -198,8 +198,13 @@ def world(tmp_path: Path, engine: str, postgres: str, monkeypatch: pytest.Monkey
         path.write_text(dedent(text).lstrip())
     (tmp_path / "home").mkdir()
     # As in production, where the locks of tables are in Dagster's PostgreSQL.
-    storage = {"storage": {"postgres": {"postgres_url": postgres}}, "telemetry": {"enabled": False}}
-    (tmp_path / "home" / "dagster.yaml").write_text(json.dumps(storage))
+    no_logs = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+    instance = {
+        "storage": {"postgres": {"postgres_url": postgres}},
+        "compute_logs": no_logs,  # the others start four processes for each step
+        "telemetry": {"enabled": False},
+    }
+    (tmp_path / "home" / "dagster.yaml").write_text(json.dumps(instance))
     environment = {
         **database.environment,
         "DAGSTER_HOME": str(tmp_path / "home"),
