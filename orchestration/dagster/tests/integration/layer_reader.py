@@ -14,11 +14,12 @@ from typing import Any
 
 #: Seconds between the beginnings of two reads, if they are not slower.
 PAUSE = {"as of": 0.05, "plain": 0.5}
-QUERY = """
+STATE = "max(generation) as generation, count(*) as n, count_if(fault <> 0) as bad"
+QUERY = f"""
 select b.generation, b.n, b.bad, s.generation, s.n, s.bad, g.generation, g.n, g.bad
-from (select max(generation) as generation, count(*) as n, count_if(fault <> 0) as bad from bronze.stg_orders{at}) as b
-cross join (select max(generation) as generation, count(*) as n, count_if(fault <> 0) as bad from silver.orders{at}) as s
-cross join gold.revenue{at} as g
+from (select {STATE} from bronze.stg_orders{{at}}) as b
+cross join (select {STATE} from silver.orders{{at}}) as s
+cross join gold.revenue{{at}} as g
 """
 
 
@@ -53,7 +54,7 @@ def read(kind: str, at: str, lock: threading.Lock) -> None:
         except Exception as error:
             found["error"] = f"{type(error).__name__}: {error}"
         with lock:
-            print(json.dumps({"kind": kind, "began": began, **found}), flush=True)  # noqa: T201
+            print(json.dumps({"kind": kind, "began": began, **found}), flush=True)
         time.sleep(max(0.0, began + PAUSE[kind] - time.time()))
 
 

@@ -33,6 +33,7 @@ MODULES = (
     "dbt.cli.main",
     "lakehouse_analytics.assets.maintenance",
     "lakehouse_analytics.branches.opening",
+    "lakehouse_analytics.branches.nessie_catalog",
     "lakehouse_analytics.branches.sql_catalog",
     "lakehouse_analytics.column_lineage.query",
     "lakehouse_analytics.dbt.build_task",
@@ -48,6 +49,8 @@ MODULES = (
     "tenacity",
     "upath",
 )
+#: How long a killed run's mark of its branch lasts.
+LEASE = timedelta(seconds=10)
 #: The location, which is loaded once.
 DEFINITIONS: list[Any] = []
 
@@ -202,25 +205,32 @@ def _serve(waiting: socket.socket, output: int) -> None:
 
 
 def run(folder: Path, run_id: str) -> dict[str, Any]:
-    """Build everything as a run with LAKEHOUSE_PUBLISH=run."""
+    """Build everything as a run with LAKEHOUSE_PUBLISH=run. On Nessie, its marks expire soon after its death."""
     dbt = WaitingDbt(folder)  # before there are threads
 
     import dagster as dg
-    from lakehouse_analytics.branches import sql_publications
-    from lakehouse_analytics.branches.catalog import Published
+    from lakehouse_analytics.branches import nessie_leases
+    from lakehouse_analytics.branches.nessie_publications import NessiePublications
+    from lakehouse_analytics.branches.sql_publications import SqlPublications
     from lakehouse_analytics.dbt import session
 
     session.start_server = dbt.start  # type: ignore[assignment]
     seconds: list[float] = []
-    publish = sql_publications.SqlPublications.publish
+    nessie_leases.EXPIRY, nessie_leases.RENEWAL = LEASE, 1.0
 
-    def observed(*arguments: Any, **options: Any) -> Published:
-        (folder / "publishing").touch()
-        done = publish(*arguments, **options)
-        seconds.append(done.seconds)
-        return done
+    def observe(catalog: Any) -> None:
+        publish = catalog.publish
 
-    sql_publications.SqlPublications.publish = observed  # type: ignore[method-assign]
+        def observed(*arguments: Any, **options: Any) -> Any:
+            (folder / "publishing").touch()
+            done = publish(*arguments, **options)
+            seconds.append(done.seconds)
+            return done
+
+        catalog.publish = observed
+
+    observe(SqlPublications)
+    observe(NessiePublications)
     with dg.DagsterInstance.get() as instance:
         job = DEFINITIONS[0].resolve_job_def("full_refresh")
         done = job.execute_in_process(instance=instance, raise_on_error=False, run_id=run_id)
@@ -306,7 +316,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             _in_child(work["kind"], Path(work["folder"]), work["arguments"])
-        print(pid, flush=True)  # noqa: T201
+        print(pid, flush=True)
 
 
 if __name__ == "__main__":
