@@ -446,6 +446,7 @@ def test_a_killed_publication_is_whole_or_none(lake: Lake) -> None:
 @pytest.mark.nightly
 def test_nessie_that_dies_during_a_publication_has_published_all_or_nothing(lake: Lake) -> None:
     tables, died, seconds = [ORDERS, CUSTOMERS, NEW], list[str](), 0.0
+    lake.catalog.create_namespace("gold")
     lake.create(NEW, 1)
     for kill in range(KILLS + 1):
         branch = f"b{kill}"
