@@ -36,20 +36,18 @@ def stack_environment() -> dict[str, str]:
 
 def start_part(name: str) -> None:
     """Start an optional part of the stack that is up, unless it runs already."""
-    _do("start", name)
-
-
-def kill_part(name: str) -> None:
-    """Kill an optional part of the stack that is up."""
-    _do("kill", name)
-
-
-def _do(action: str, name: str) -> None:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("LAKEHOUSE_")}
     tool = repository_root() / "infrastructure" / "local" / "stack.sh"
     environment = {**clean, "LAKEHOUSE_STACK_DIR": str(STACK)}
-    done = subprocess.run([tool, action, name], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([tool, "start", name], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def kill_part(name: str) -> None:
+    """Kill an optional part of the stack at once, which the tool would do a second later."""
+    process = psutil.Process(int((STACK / "run" / f"{name}.pid").read_text()))
+    process.kill()
+    process.wait(30)
 
 
 @contextmanager
