@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -24,6 +25,8 @@ TABLE, VIEW, NAMESPACE = "ICEBERG_TABLE", "ICEBERG_VIEW", "NAMESPACE"
 #: Seconds to wait for an answer.
 TIMEOUT = 60.0
 _PAGE = 500
+#: Commits that one request for the history reads.
+HISTORY_PART = 5000
 _IS_NESSIE = "nessie.is-nessie-catalog"
 
 
@@ -53,6 +56,12 @@ def put(name: Name | str, content: Content) -> dict[str, Any]:
 def delete(name: Name | str) -> dict[str, Any]:
     """Return the operation that removes a key."""
     return {"type": "DELETE", "key": {"elements": key_of(name)}}
+
+
+def literal(text: str) -> str:
+    """Return a text as Nessie's filter language writes it."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 class Nessie:
@@ -148,15 +157,40 @@ class Nessie:
                 return
             params["page-token"] = answer["token"]
 
-    def log(self, condition: str) -> Iterator[Mapping[str, Any]]:
-        """Yield the commits that meet a condition, with their operations, the newest first."""
-        params: dict[str, Any] = {"filter": condition, "fetch": "ALL", "max-records": _PAGE}
-        while True:
-            answer = self._call("GET", f"{self._tree(self.current())}/history", params=params)
-            yield from answer["logEntries"]
-            if not answer.get("hasMore"):
-                return
-            params["page-token"] = answer["token"]
+    def log(self, condition: str) -> Iterator[tuple[Sequence[Mapping[str, Any]], datetime | None]]:
+        """Yield the commits that meet a condition, without their operations, the newest first, part by part.
+
+        Nessie reads every commit for a condition. So that no request lasts for minutes after months of commits, each
+        one is for a part of the history, and the caller need not read all parts.
+
+        Args:
+            condition: A condition of Nessie's filter language.
+
+        Yields:
+            The commits of a part, and the time of the commit before it; None if there is none.
+        """
+        at: str | None = self.current()
+        while at:
+            found: list[Mapping[str, Any]] = []
+            params: dict[str, Any] = {"filter": condition, "fetch": "MINIMAL", "max-records": _PAGE}
+            params["limit-hash"] = f"{at}~{HISTORY_PART - 1}"
+            while True:
+                answer = self._call("GET", f"{self._tree(at)}/history", params=params)
+                found += answer["logEntries"]
+                if not answer.get("hasMore"):
+                    break
+                params["page-token"] = answer["token"]
+            before = self._call("GET", f"{self._tree(f'{at}~{HISTORY_PART}')}/history", params={"max-records": 1})
+            at, when = None, None
+            for entry in before["logEntries"]:
+                at, when = entry["commitMeta"]["hash"], datetime.fromisoformat(entry["commitMeta"]["commitTime"])
+            yield found, when
+
+    def operations(self, commit: str) -> Sequence[Mapping[str, Any]]:
+        """Return the operations of a commit."""
+        params = {"fetch": "ALL", "max-records": 1}
+        [entry] = self._call("GET", f"{self._tree(commit)}/history", params=params)["logEntries"]
+        return list(entry["operations"])
 
     def commit(
         self,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 from lakehouse_analytics.branches.catalog import (
     ABBREVIATED,
@@ -16,12 +17,14 @@ from lakehouse_analytics.branches.catalog import (
     of_one_run,
     run_to_roll_back,
 )
-from lakehouse_analytics.branches.nessie_api import NAMESPACE, ChangedError, Content, delete, put
+from lakehouse_analytics.branches.nessie_api import NAMESPACE, ChangedError, Content, delete, literal, put
 from lakehouse_analytics.branches.nessie_files import metadata_of
 from lakehouse_analytics.branches.nessie_tables import NessieTables
 
 #: The properties of commits that have published tables, or rolled a run back.
 PUBLICATION, ROLLBACK = "lakehouse.publication", "lakehouse.rollback"
+#: A run does not publish tables so long after it has published others.
+LONGEST_RUN = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -63,20 +66,36 @@ class NessieHistory(NessieTables):
     def _commits(self, run: str) -> list[Commit]:
         """Return the commits that have published or rolled back a run, the oldest first."""
         commits = []
-        for entry in self._nessie.log(f"'{PUBLICATION}' in commit.properties || '{ROLLBACK}' in commit.properties"):
+        for entry in self._entries(run):
             meta = entry["commitMeta"]
             properties = {key: values[0] for key, values in meta["allProperties"].items()}
-            name = properties.get(PUBLICATION) or properties[ROLLBACK]
-            if name != run and (len(run) < ABBREVIATED or not name.startswith(run)):
-                continue
             tables = {
                 Name(*operation["key"]["elements"]): operation["content"]
-                for operation in entry["operations"]
+                for operation in self._nessie.operations(meta["hash"])
                 if operation["type"] == "PUT" and operation["content"]["type"] != NAMESPACE
             }
-            when = datetime.fromisoformat(meta["commitTime"])
-            commits.append(Commit(name, ROLLBACK in properties, entry["parentCommitHash"], when, tables))
+            name = properties.get(PUBLICATION) or properties[ROLLBACK]
+            commits.append(Commit(name, ROLLBACK in properties, entry["parentCommitHash"], _time(entry), tables))
         return commits[::-1]
+
+    def _entries(self, run: str) -> Sequence[Mapping[str, Any]]:
+        """Return the entries of the history that have published or rolled back a run, the newest first.
+
+        The history may have years. It is read until all publications of the run must have been found.
+        """
+        text = literal(run)
+        condition = " || ".join(
+            f"('{key}' in commit.properties && {matches})"
+            for key in (PUBLICATION, ROLLBACK)
+            for value in [f"commit.properties['{key}']"]
+            for matches in [f"{value}.startsWith({text})" if len(run) >= ABBREVIATED else f"{value} == {text}"]
+        )
+        entries: list[Mapping[str, Any]] = []
+        for found, before in self._nessie.log(condition):
+            entries += found
+            if before is None or (entries and before < _time(entries[-1]) - LONGEST_RUN):
+                break
+        return entries
 
     def rollback(self, run: str) -> Published:
         """Restore the tables as they were before the publications of a run. See `BranchCatalog.rollback`.
@@ -116,3 +135,7 @@ class NessieHistory(NessieTables):
                     before[name] = previous.get(name)
                 published[name] = content
         return before, published
+
+
+def _time(entry: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(entry["commitMeta"]["commitTime"])

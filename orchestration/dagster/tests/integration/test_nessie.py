@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +23,7 @@ import requests
 from branch_histories import Action, actions, agrees_with_the_model, publish_at_once
 from hypothesis import HealthCheck, given, settings
 from lakehouse_analytics.assets.run_branch import remove_dead_branches
-from lakehouse_analytics.branches import nessie_leases
+from lakehouse_analytics.branches import nessie_api, nessie_history, nessie_leases
 from lakehouse_analytics.branches.catalog import BranchBusyError, BranchError, ConflictError, Name, RefusedError
 from lakehouse_analytics.branches.nessie_api import Nessie, delete, put
 from lakehouse_analytics.branches.nessie_catalog import NessieBranchCatalog
@@ -30,7 +32,10 @@ from lakehouse_analytics.iceberg.catalog import open_catalog
 
 from .conftest import Lakehouse
 from .databases import Rest, Trino
-from .stack import stack_environment, start_part
+from .generations import GOOD, NAMES, ROWS, new_world
+from .generations import LAYERS as GENERATIONS
+from .run_server import LEASE
+from .stack import kill_part, stack_environment, start_part
 from .test_publish import LAYERS, schemas
 from .test_publish import test_a_code_location_on_a_branch_writes_nowhere_else as _on_a_branch
 
@@ -293,14 +298,55 @@ def test_a_publication_is_rolled_back_whole(lake: Lake) -> None:
         lake.branches.rollback("12345678")
     [publication] = lake.branches.publications("12345678")
     assert (publication.tables, publication.rolled_back) == ([NEW, ORDERS], None)
-    content = lake.nessie.log("'lakehouse.publication' in commit.properties")
-    published = {tuple(op["key"]["elements"]): op.get("content") for op in next(iter(content))["operations"]}
+    [[entry], _] = next(lake.nessie.log("'lakehouse.publication' in commit.properties"))
+    operations = lake.nessie.operations(entry["commitMeta"]["hash"])
+    published = {tuple(op["key"]["elements"]): op["content"] for op in operations if op["type"] == "PUT"}
     lake.nessie.commit([put(ORDERS, published["silver", "orders"])], lake.nessie.current(), "undo the append")
     assert lake.branches.rollback("12345678").tables == [NEW, ORDERS]
     assert lake.ids(ORDERS) == [1, 2]
     assert "gold.totals" not in lake.names()
     with pytest.raises(BranchError, match="was rolled back already, at "):
         lake.branches.rollback("12345678-run")
+
+
+def test_the_history_is_read_in_parts_and_not_further_than_needed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(4):
+        lake.branches.create(f"b{n}", {ORDERS: True})
+        lake.append(ORDERS.on(f"b{n}"), 10 + n)
+        lake.branches.publish(f"b{n}", [ORDERS], f"0000000{n}-run")
+        lake.branches.drop(f"b{n}")
+    [[whole, before]] = lake.nessie.log("true")
+    assert before is None
+    monkeypatch.setattr(nessie_api, "HISTORY_PART", 3)
+    parts = [*lake.nessie.log("true")]
+    assert [len(entries) for entries, _ in parts[:-1]] == [3] * (len(parts) - 1)
+    assert [entry for entries, _ in parts for entry in entries] == whole
+
+    read, log = list[object](), lake.branches._nessie.log
+
+    def observed(condition: str) -> Iterator[Any]:
+        for part in log(condition):
+            read.append(part)
+            yield part
+
+    monkeypatch.setattr(lake.branches._nessie, "log", observed)
+    for n in range(4):
+        read.clear()
+        [publication] = lake.branches.publications(f"0000000{n}")
+        assert (publication.run, publication.tables) == (f"0000000{n}-run", [ORDERS])
+        assert len(read) == len(parts)  # a run of a week may have published before
+    with monkeypatch.context() as patch:
+        patch.setattr(nessie_history, "LONGEST_RUN", timedelta())
+        read.clear()
+        assert lake.branches.publications("00000003")
+        assert len(read) < len(parts) / 2
+        assert lake.branches.publications("00000000")
+    assert lake.branches.publications("0000000") == []
+    assert lake.branches.publications("o'clock\\' || true || '") == []
+    assert lake.branches.rollback("00000003").tables == [ORDERS]
+    assert lake.ids(ORDERS) == [1, 2, 10, 11, 12]
+    assert lake.branches.rollback("00000002-run").tables == [ORDERS]
+    assert lake.ids(ORDERS) == [1, 2, 10, 11]
 
 
 def test_a_view_cannot_replace_a_table(lake: Lake) -> None:
@@ -395,6 +441,81 @@ def test_a_killed_publication_is_whole_or_none(lake: Lake) -> None:
         assert len({after.get(name) == before.get(name) for name in tables}) == 1
         lake.branches.drop(branch)
         assert not [name for name in lake.names() if "__" in name]
+
+
+@pytest.mark.nightly
+def test_nessie_that_dies_during_a_publication_has_published_all_or_nothing(lake: Lake) -> None:
+    tables, died, seconds = [ORDERS, CUSTOMERS, NEW], list[str](), 0.0
+    lake.catalog.create_namespace("gold")
+    lake.create(NEW, 1)
+    for kill in range(KILLS + 1):
+        branch = f"b{kill}"
+        lake.branches.create(branch, dict.fromkeys(tables, True))
+        for name in tables:
+            lake.append(name.on(branch), 100 + kill)
+        before = [lake.ids(name) for name in tables]
+
+        def publish(branch: str = branch) -> None:
+            try:
+                open_branches("lake").publish(branch, tables, f"run-{branch}")
+            except BranchError as error:
+                died.append(str(error))
+
+        thread = threading.Thread(target=publish)
+        began = time.monotonic()
+        thread.start()
+        if kill:
+            time.sleep(random.uniform(0, seconds))
+            kill_part("rest")
+            thread.join()
+            start_part("rest")
+        else:
+            thread.join()
+            seconds = time.monotonic() - began
+        after = [lake.ids(name) for name in tables]
+        assert after in (before, [[*ids, 100 + kill] for ids in before])
+        published = lake.branches.publications(f"run-{branch}")
+        assert [publication.tables for publication in published] == ([sorted(tables)] if after != before else [])
+        if after == before:  # the next attempt is that of another run
+            lake.branches.publish(branch, tables, f"again-{branch}")
+        lake.branches.drop(branch)
+        assert [lake.ids(name) for name in tables] == [[*ids, 100 + kill] for ids in before]
+        assert not [name for name in lake.names() if "__" in name]
+    assert all(re.match("Nessie cannot be used|Whether the branch b. was published is not known", one) for one in died)
+
+
+@pytest.mark.nightly
+def test_runs_that_are_killed_or_lose_nessie_leave_nothing(
+    tmp_path: Path, database: Trino, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nessie_leases, "EXPIRY", LEASE)
+    with new_world(tmp_path, database, monkeypatch) as world:
+        world.step(1, "run")
+        world.step(2, "kill")
+        world.load(3, GOOD)
+        job, run_id = world.start()
+        while job.is_alive and not job.is_publishing:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 1))
+        kill_part("rest")
+        job.wait()
+        start_part("rest")
+        assert job.result, job.log[-4000:]  # it ends by itself, and says what it knows
+        assert world.publications(run_id) in (0, 3)
+        assert job.result["success"] or "Nessie" in job.result["failure"]
+        world.step(4, "run")
+        for name in NAMES:
+            assert database.ask(f"select max(generation), count(*) from {name}") in (
+                [(4, 4 * ROWS)],
+                [(4, 1)],  # of gold
+            )
+        time.sleep(LEASE.seconds)
+        remove_dead_branches(world.branches)
+        assert world.branches.branches() == []
+        assert {str(schema) for (schema,) in database.ask("show schemas")} - {"information_schema", "system"} == {
+            "raw",
+            *GENERATIONS,
+        }
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
