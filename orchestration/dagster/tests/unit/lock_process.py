@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -22,9 +22,9 @@ class RunProcess:
     process: BaseProcess
     pipe: Connection
 
-    def lock(self, table: str) -> None:
-        """Let it try to lock a table."""
-        self.pipe.send(table)
+    def lock(self, *tables: str) -> None:
+        """Let it try to lock tables."""
+        self.pipe.send(tables)
 
     def answer(self) -> str:
         """`won` or `lost`. It keeps what it has won until `release`."""
@@ -33,7 +33,7 @@ class RunProcess:
 
     def release(self) -> None:
         """Let it release what it has."""
-        self.pipe.send("")
+        self.pipe.send(())
         assert self.answer() == "released"
 
     def kill(self) -> None:
@@ -62,7 +62,9 @@ def _run(root: str, run_id: str, pipe: Connection) -> None:
     with dg.DagsterInstance.from_config(root) as instance, TableLocks(instance, run_id, "build") as locks:
         while True:
             try:
-                with locks.locked(pipe.recv()):
+                with ExitStack() as held:
+                    for table in pipe.recv():
+                        held.enter_context(locks.locked(table))
                     pipe.send("won")
                     pipe.recv()
             except TableBusyError:

@@ -230,6 +230,19 @@ def test_a_killed_runs_table_is_free_and_the_next_writer_ends_its_queries(
         assert stale == [dead]
 
 
+def test_the_next_writer_waits_once_for_all_tables_of_a_killed_run(
+    in_postgresql: dg.DagsterInstance, owners: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "GRACE", 3.0)
+    with run_process(in_postgresql.root_directory, new_run(in_postgresql)) as process:
+        process.lock(A, B, C)
+        assert process.answer() == "won"
+        process.kill()
+    alive = new_step(in_postgresql, owners)
+    with alive.locked(A, wait=60), alive.locked(B), alive.locked(C) as last:
+        last.check()
+
+
 def test_a_stopped_run_keeps_its_table_until_it_is_killed(
     instance: dg.DagsterInstance, step: partial[TableLocks], monkeypatch: pytest.MonkeyPatch
 ) -> None:

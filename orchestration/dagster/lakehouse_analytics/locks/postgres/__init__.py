@@ -125,6 +125,7 @@ class PostgresLocks:
                 if waits:
                     self._wait_in_line(table)
                 return Busy(before)
+            self._registry.mark_others_unlocked(table)
         self._registry.record(table, self.owner)
         return Granted(before if before != self.owner else None)
 

@@ -82,6 +82,21 @@ class LockRegistry:
         )
         return float(rows[0][0]) if rows else None
 
+    def mark_others_unlocked(self, table: str) -> None:
+        """Record that the other tables of the owner of a table have been unlocked for as long as this one.
+
+        An owner that has reconnected has locked all its tables again. So the next owner waits once for all of them.
+        """
+        # A row that is locked belongs to another waiting owner, which does the same.
+        self._ask(
+            "with dead as (select * from lakehouse_table_locks where table_name = :table), others as ("
+            "select table_name from lakehouse_table_locks where unlocked_since is null"
+            " and (run_id, step_key) = (select run_id, step_key from dead) for update skip locked"
+            ") update lakehouse_table_locks set unlocked_since = (select unlocked_since from dead)"
+            " where table_name in (select table_name from others)",
+            table=table,
+        )
+
     def mark_locked(self, table: str) -> None:
         """Record that the owner of a table has locked it again."""
         self._ask("update lakehouse_table_locks set unlocked_since = null where table_name = :table", table=table)
