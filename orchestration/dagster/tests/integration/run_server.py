@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,7 @@ def maintain(folder: Path, retain: str) -> dict[str, Any]:
 
     import dagster as dg
     from lakehouse_analytics.assets.maintenance import maintenance_assets
+    from lakehouse_analytics.branches.opening import existing_branches
     from lakehouse_analytics.contract.models import Maintenance
     from lakehouse_analytics.dbt.manifest import read
     from lakehouse_analytics.dbt.project import DbtProject
@@ -266,7 +268,10 @@ def maintain(folder: Path, retain: str) -> dict[str, Any]:
         for unique_id, table in graph.tables.items()
     }
     assets = maintenance_assets(
-        replace(graph, tables=tables), floor=timedelta(), max_runtime=0, iceberg_catalog=settings.iceberg_catalog
+        replace(graph, tables=tables),
+        floor=timedelta(),
+        max_runtime=0,
+        branches=partial(existing_branches, settings),
     )
     with dg.DagsterInstance.get() as instance:
         done = dg.materialize(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lakehouse_analytics.common.sql import identifier, literal
 from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.engines.duckdb.database import connect
+from lakehouse_analytics.engines.schema_session import InformationSchema
 
 if TYPE_CHECKING:
     import duckdb
 
 
-class DuckDBSchemas:
+class DuckDBSchemas(InformationSchema):
     """A session on a DuckDB file. See `SchemaSession`.
 
     Args:
@@ -41,26 +41,6 @@ class DuckDBSchemas:
         """Return the names of all schemas of the file."""
         rows = self.fetch_all("select schema_name from duckdb_schemas() where database_name = current_database()")
         return {str(name) for (name,) in rows}
-
-    def relations(self, schemas: Collection[str]) -> set[tuple[str, str]]:
-        """Return the schema and the name of each table and view in some schemas."""
-        if not schemas:
-            return set()
-        rows = self.fetch_all(
-            "select table_schema, table_name from information_schema.tables where table_catalog = current_database() "  # noqa: S608
-            f"and table_schema in ({', '.join(map(literal, sorted(schemas)))})"
-        )
-        return {(str(schema), str(name)) for schema, name in rows}
-
-    def create_schema(self, schema: str, *, if_missing: bool = False) -> None:
-        """Create a schema."""
-        words = "if not exists " if if_missing else ""
-        self.fetch_all(f"create schema {words}{identifier(self.database)}.{identifier(schema)}")
-
-    def drop_schemas(self, schemas: Collection[str]) -> None:
-        """Drop schemas with all their tables and views. DuckDB does not know which views read a table."""
-        for schema in sorted(schemas):
-            self.fetch_all(f"drop schema if exists {identifier(self.database)}.{identifier(schema)} cascade")
 
 
 @contextmanager
