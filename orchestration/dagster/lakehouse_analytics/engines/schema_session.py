@@ -67,7 +67,7 @@ class InformationSchema(ABC):
         if not schemas:
             return set()
         rows = self.fetch_all(
-            f"select table_schema, table_name from {identifier(self.database)}.information_schema.tables "  # noqa: S608
+            "select table_schema, table_name from information_schema.tables "  # noqa: S608
             f"where table_catalog = {literal(self.database)} "
             f"and table_schema in ({', '.join(map(literal, sorted(schemas)))})"
         )
