@@ -34,6 +34,8 @@ from lakehouse_analytics.dbt.secrets_in_text import SecretsInText
 
 #: Seconds between SIGINT, upon which dbt cancels its queries, and SIGKILL. Pods need a longer grace period.
 TERMINATION_SECONDS = 25.0
+#: Seconds between two attempts to interrupt a build.
+INTERRUPT_SECONDS = 0.5
 #: Seconds between two attempts to cancel the queries of an interrupted build.
 CANCEL_SECONDS = 1.0
 #: Maximum number of concurrent statements of the run: gates, and counts that are only reported.
@@ -125,8 +127,12 @@ class Server:
                     self._work.put(message)
         # The run has ended, so dbt must not keep the database locked.
         self._work.put(None)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(TERMINATION_SECONDS)
+        # A signal that arrives at the moment when the main thread begins to wait for a lock does not wake it.
+        end = time.monotonic() + TERMINATION_SECONDS
+        while time.monotonic() < end:
+            if not self._stopping.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(INTERRUPT_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _send(self, message: dict[str, Any]) -> None:
