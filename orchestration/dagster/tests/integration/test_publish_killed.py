@@ -20,7 +20,8 @@ from tests.dagster_ui import poll
 from .daemon import Child, Lake, alive, dbt_below, full_refresh, new_lake
 from .databases import Trino
 
-pytestmark = pytest.mark.engine("trino")
+# On each push, test_publish_readers.py kills runs.
+pytestmark = [pytest.mark.engine("trino"), pytest.mark.nightly]
 
 RUN = full_refresh(days=30)
 #: Files of replaced views are kept for a rollback.
