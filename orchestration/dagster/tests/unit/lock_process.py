@@ -62,9 +62,9 @@ def _run(root: str, run_id: str, pipe: Connection) -> None:
     with dg.DagsterInstance.from_config(root) as instance, TableLocks(instance, run_id, "build") as locks:
         while True:
             try:
-                with ExitStack() as held:
+                with ExitStack() as locked:
                     for table in pipe.recv():
-                        held.enter_context(locks.locked(table))
+                        locked.enter_context(locks.locked(table))
                     pipe.send("won")
                     pipe.recv()
             except TableBusyError:
