@@ -71,7 +71,6 @@ class SchemaBranch:
         """
         try:
             self._catalog.extend(self.name, copies_of(self._graph.tables.values()))
-            self._own = self._catalog.schemas(self.name)
         except (BranchError, DatabaseError) as error:
             raise self._failure(error) from error
         return self
@@ -83,7 +82,7 @@ class SchemaBranch:
     def __exit__(self, *_: object) -> None:
         """Leave the branch as it is, unless it was dropped while the run was writing."""
         try:
-            if self._catalog.drop_remains(self.name, self._own):
+            if self._catalog.drop_remains(self.name, copies_of(self._graph.tables.values())):
                 self._log(f"The branch {self.name} was dropped during the run, so what the run built was dropped, too.")
         except DatabaseError as error:
             self._log(f"It is not known whether the branch {self.name} still exists: {error}")

@@ -83,12 +83,9 @@ class NessieHistory(NessieTables):
 
         The history may have years. It is read until all publications of the run must have been found.
         """
-        text = literal(run)
+        matches = f".startsWith({literal(run)})" if len(run) >= ABBREVIATED else f" == {literal(run)}"
         condition = " || ".join(
-            f"('{key}' in commit.properties && {matches})"
-            for key in (PUBLICATION, ROLLBACK)
-            for value in [f"commit.properties['{key}']"]
-            for matches in [f"{value}.startsWith({text})" if len(run) >= ABBREVIATED else f"{value} == {text}"]
+            f"('{key}' in commit.properties && commit.properties['{key}']{matches})" for key in (PUBLICATION, ROLLBACK)
         )
         entries: list[Mapping[str, Any]] = []
         for found, before in self._nessie.log(condition):

@@ -82,8 +82,9 @@ class SchemaBranches:
             BranchError: There is no such branch, or a schema that it needs exists and is not of it.
             DatabaseError: The database cannot be used.
         """
-        own = self._record(branch).schemas
-        if {branch_schema(name.schema, branch) for name in tables} <= own:
+        with self._engine.schema_session(write=False) as session:
+            own = _known(branch, records.read(session, session.schemas())).schemas
+        if _schemas_of(branch, tables) <= own:
             return
         with self._engine.schema_session(write=True) as session:
             existing = session.schemas()
@@ -100,7 +101,7 @@ class SchemaBranches:
         own: frozenset[str],
         expires: datetime | None,
     ) -> None:
-        needed = sorted({branch_schema(name.schema, branch) for name in tables} - own)
+        needed = sorted(_schemas_of(branch, tables) - own)
         taken = {schema.lower() for schema in existing}
         for schema in needed:
             if schema in taken:
@@ -186,12 +187,12 @@ class SchemaBranches:
             records.remove(session, branch)
         return count
 
-    def drop_remains(self, branch: str, schemas: Collection[str]) -> bool:
+    def drop_remains(self, branch: str, tables: Collection[Name]) -> bool:
         """Drop schemas that dbt has created again, because the branch was dropped while a run was building there.
 
         Args:
             branch: The branch of the run.
-            schemas: The schemas of the branch, from which the run has its own.
+            tables: The tables that the run may have built, for which `extend` made sure that the branch had schemas.
 
         Returns:
             Whether the branch had been dropped.
@@ -201,16 +202,8 @@ class SchemaBranches:
                 return False
         with self._engine.schema_session(write=True) as session:
             of_others = [record.schemas for record in records.read(session, session.schemas()).values()]
-            session.drop_schemas({*schemas}.difference(*of_others))  # it may have been created again
+            session.drop_schemas(_schemas_of(branch, tables).difference(*of_others))  # it may have been created again
         return True
-
-    def schemas(self, branch: str) -> frozenset[str]:
-        """Return the schemas of a branch.
-
-        Raises:
-            BranchError: There is no such branch.
-        """
-        return self._record(branch).schemas
 
     def delete_dropped(self) -> int:
         """Return 0: dropping a branch leaves no files."""
@@ -230,9 +223,9 @@ class SchemaBranches:
         """Do nothing. A run whose branch is dropped meanwhile fails, and removes what it has left."""
         return nullcontext()
 
-    def _record(self, branch: str) -> records.Record:
-        with self._engine.schema_session(write=False) as session:
-            return _known(branch, records.read(session, session.schemas()))
+
+def _schemas_of(branch: str, tables: Collection[Name]) -> set[str]:
+    return {branch_schema(name.schema, branch) for name in tables}
 
 
 def _known(branch: str, found: Mapping[str, records.Record]) -> records.Record:

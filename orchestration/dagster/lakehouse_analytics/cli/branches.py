@@ -11,9 +11,9 @@ from lakehouse_analytics.branches.catalog import BranchCatalog, BranchError, Nam
 from lakehouse_analytics.branches.deferral import refuse_other_databases
 from lakehouse_analytics.branches.names import branch_name, copies_of
 from lakehouse_analytics.branches.opening import branches_of
-from lakehouse_analytics.branches.schema_catalog import NOT_PUBLISHED
 from lakehouse_analytics.common.names import FEW, counted, some
 from lakehouse_analytics.dbt.graph import Table
+from lakehouse_analytics.engines.base import DatabaseError
 from lakehouse_analytics.settings import Settings
 
 
@@ -46,8 +46,8 @@ def create(settings: Settings, name: str, *, days: int, replace: bool = False) -
         refuse_other_databases(tables, settings.profile.database)
     expires = datetime.now(UTC) + timedelta(days=days)
     dropped = drop(settings, name, if_exists=True) + "\n" if replace and _exists(catalog, branch) else ""
-    if not catalog.copies_tables:  # no maintenance does it
-        dropped += "".join(f"Dropped the branch {old}, which had expired.\n" for old in _drop_expired(catalog))
+    if not catalog.copies_tables:  # maintenance does it only on Trino
+        dropped += _drop_expired(catalog)
     catalog.create(branch, names, expires=expires)
     return (
         f"{dropped}Created the branch {branch} {_beginning(catalog, names)}; it expires on {expires:%Y-%m-%d}.\n"
@@ -62,13 +62,15 @@ def _beginning(catalog: BranchCatalog, names: Mapping[Name, bool]) -> str:
     return "without tables: what is not built on it is read from production"
 
 
-def _drop_expired(catalog: BranchCatalog) -> list[str]:
-    """Drop the branches that have expired, and return their names."""
-    now = datetime.now(UTC)
-    expired = [one.name for one in catalog.branches() if one.expires and one.expires < now]
-    for branch in expired:
-        catalog.drop(branch)
-    return expired
+def _drop_expired(catalog: BranchCatalog) -> str:
+    """Drop the branches that have expired, and return what was done. A failure does not prevent a new branch."""
+    from lakehouse_analytics.assets.run_branch import remove_dead_branches
+
+    try:
+        expired = remove_dead_branches(catalog)
+    except (BranchError, DatabaseError) as error:
+        return f"Not all branches that have expired were dropped: {error}\n"
+    return "".join(f"Dropped the branch {old}, which had expired.\n" for old in expired)
 
 
 def tables_of_project(settings: Settings) -> Collection[Table]:
@@ -99,8 +101,6 @@ def publish(settings: Settings, name: str, *, force: bool = False) -> str:
     branch, catalog = branch_name(name), opened(settings)
     with catalog.in_use(branch):
         tables = catalog.built(branch)
-        if not catalog.copies_tables:
-            raise BranchError(NOT_PUBLISHED)
         if (failed := [str(table) for table in catalog.failed(branch)]) and not force:
             raise BranchError(
                 f"Nothing of the branch {branch} was published, because these tables failed their gates or were not "

@@ -37,7 +37,11 @@ def command(*words: str, exit_code: int = 0) -> str:
 
 @pytest.fixture(autouse=True)
 def _repository(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project is committed and built."""
+    commit_and_build(lakehouse, monkeypatch)
+
+
+def commit_and_build(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commit the project, and build it."""
     monkeypatch.setenv("DAGSTER_HOME", str(lakehouse.root))
     lakehouse.files |= MORE
     lakehouse.write()

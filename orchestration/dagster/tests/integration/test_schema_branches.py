@@ -10,7 +10,7 @@ import pytest
 from lakehouse_analytics.assets.schema_branch import SchemaBranch
 
 from .conftest import Lakehouse
-from .test_changed import MORE, built, command, git
+from .test_changed import MORE, built, command, commit_and_build
 
 pytestmark = pytest.mark.engine("duckdb", "postgres", "trino")
 
@@ -20,16 +20,8 @@ ON_BRANCH = [f"{layer}__pr_42" for layer in LAYERS]
 
 @pytest.fixture(autouse=True)
 def _repository(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project is committed and built."""
-    monkeypatch.setenv("DAGSTER_HOME", str(lakehouse.root))
     monkeypatch.delenv("LAKEHOUSE_ICEBERG_CATALOG", raising=False)  # on Trino: as with Hive or Glue
-    lakehouse.files |= MORE
-    lakehouse.write()
-    (lakehouse.project / ".gitignore").write_text("target\n")
-    git(lakehouse.root, "init", "--quiet")
-    git(lakehouse.root, "add", "dbt")
-    git(lakehouse.root, "commit", "--quiet", "--message", "one")
-    assert lakehouse.run().success
+    commit_and_build(lakehouse, monkeypatch)
 
 
 def schemas(lakehouse: Lakehouse) -> set[str]:
@@ -94,6 +86,18 @@ def test_a_change_is_built_compared_and_dropped(lakehouse: Lakehouse) -> None:
     assert "Dropped the branch old, which had expired.\n" in command("branch", "create", "pr-42")
     assert schemas(lakehouse) == {*ON_BRANCH}
     command("branch", "drop", "pr-42")
+
+
+@pytest.mark.engine("postgres")
+def test_an_expired_branch_that_cannot_be_dropped_does_not_prevent_a_new_one(lakehouse: Lakehouse) -> None:
+    command("branch", "create", "old")
+    lakehouse.sql("create table gold__old.a as select 1 as n")
+    lakehouse.sql("create view raw.reads_a as select * from gold__old.a")
+    lakehouse.sql("update lakehouse_branches.branch_schemas set expires = '2026-01-01T00:00:00+00:00'")
+    printed = command("branch", "create", "pr-42")
+    assert "Not all branches that have expired were dropped: PostgreSQL would drop views" in printed
+    assert "raw.reads_a" in printed
+    assert "Created the branch pr_42" in printed
 
 
 HISTORY = {

@@ -178,12 +178,11 @@ def test_expired_branches_are_dropped(engine: OnDuckDB | OnPostgres) -> None:
 def test_what_dbt_creates_after_a_drop_is_dropped(engine: OnDuckDB | OnPostgres) -> None:
     branches = SchemaBranches(engine, "The engine")
     branches.create("pr_42", TABLES)
-    own = branches.schemas("pr_42")
-    assert not branches.drop_remains("pr_42", own)
-    assert schemas(engine) == own
+    assert not branches.drop_remains("pr_42", TABLES)
+    assert schemas(engine) == {"silver__pr_42", "gold__pr_42"}
     branches.drop("pr_42")
     run(engine, "create schema gold__pr_42", "create table gold__pr_42.revenue as select 2 as amount")
-    assert branches.drop_remains("pr_42", own)
+    assert branches.drop_remains("pr_42", TABLES)
     assert schemas(engine) == set()
 
 
