@@ -102,9 +102,10 @@ class SchemaBranches:
         expires: datetime | None,
     ) -> None:
         needed = sorted(_schemas_of(branch, tables) - own)
-        taken = {schema.lower() for schema in existing}
+        there = {schema.lower() for schema in existing} & {*needed}
+        left = _left_by_killed(session, branch, existing) if there else set()
         for schema in needed:
-            if schema in taken:
+            if schema in there - left:
                 raise BranchError(
                     f"The branch {branch} needs the schema {schema}, which exists and is not of a branch. "
                     "Choose another name for the branch."
@@ -115,18 +116,23 @@ class SchemaBranches:
                     f"The branch {branch} needs the schema {schema}, and {self._title} limits names to {limit} bytes. "
                     "Choose a shorter name for the branch."
                 )
+        if not needed:
+            return
+        # Where each statement is a transaction, this process may be killed after any of them.
         created: list[str] = []
         try:
+            records.plan(session, branch, needed)
             for schema in needed:
-                session.create_schema(schema)
-                created.append(schema)
-            if needed:
-                records.add(session, branch, needed, expires)
+                if schema not in there:
+                    session.create_schema(schema)
+                    created.append(schema)
+            records.add(session, branch, needed, expires)
         except DatabaseError:
-            # Where a statement is its own transaction. They are empty.
             with suppress(DatabaseError):
-                session.drop_schemas(created)
+                session.drop_schemas(created)  # they are empty
+                records.remove_plan(session, branch)
             raise
+        records.remove_plan(session, branch)
 
     def built(self, branch: str) -> Sequence[Name]:
         """Return the tables and views that were built on a branch, as named outside of it.
@@ -226,6 +232,12 @@ class SchemaBranches:
 
 def _schemas_of(branch: str, tables: Collection[Name]) -> set[str]:
     return {branch_schema(name.schema, branch) for name in tables}
+
+
+def _left_by_killed(session: SchemaSession, branch: str, existing: Collection[str]) -> set[str]:
+    """Return empty schemas that a process has created for a branch, and was killed before it could record them."""
+    planned = records.planned(session, branch, existing)
+    return planned - {schema for schema, _ in session.relations(planned)}
 
 
 def _known(branch: str, found: Mapping[str, records.Record]) -> records.Record:

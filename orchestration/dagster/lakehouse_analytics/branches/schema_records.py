@@ -42,11 +42,10 @@ def read(session: SchemaSession, existing: Collection[str]) -> Mapping[str, Reco
     Raises:
         DatabaseError: The table cannot be read.
     """
-    if SCHEMA not in existing or (SCHEMA, TABLE) not in session.relations([SCHEMA]):
-        return {}
-    rows = session.fetch_all(f"select branch, schema_name, created, expires from {_table(session)}")  # noqa: S608
     found: dict[str, Record] = {}
-    for branch, schema, created, expires in sorted((tuple(map(str, row)) for row in rows), key=lambda row: row[2]):
+    for branch, schema, created, expires in sorted(_rows(session, existing), key=lambda row: row[2]):
+        if not created:
+            continue
         known = found.get(branch)
         schemas = (known.schemas if known else frozenset()) | {schema}
         times = (known.created, known.expires) if known else (_time(created), _time(expires) if expires else None)
@@ -54,8 +53,22 @@ def read(session: SchemaSession, existing: Collection[str]) -> Mapping[str, Reco
     return found
 
 
-def add(session: SchemaSession, branch: str, schemas: Collection[str], expires: datetime | None) -> None:
-    """Record that schemas were created for a branch.
+def planned(session: SchemaSession, branch: str, existing: Collection[str]) -> set[str]:
+    """Return the schemas that were to be created for a branch. They may exist.
+
+    Args:
+        session: The database.
+        branch: The branch.
+        existing: The names of all schemas of the database.
+
+    Raises:
+        DatabaseError: The table cannot be read.
+    """
+    return {schema for of, schema, created, _ in _rows(session, existing) if of == branch and not created}
+
+
+def plan(session: SchemaSession, branch: str, schemas: Collection[str]) -> None:
+    """Record that schemas, which do not exist, are about to be created for a branch.
 
     Raises:
         DatabaseError: The table cannot be written.
@@ -65,9 +78,25 @@ def add(session: SchemaSession, branch: str, schemas: Collection[str], expires: 
         f"create table if not exists {_table(session)} "
         "(branch varchar, schema_name varchar, created varchar, expires varchar)"
     )
-    times = literal(datetime.now(UTC).isoformat()), literal(expires.isoformat() if expires else "")
-    rows = [f"({', '.join((literal(branch), literal(schema), *times))})" for schema in sorted(schemas)]
-    session.fetch_all(f"insert into {_table(session)} values {', '.join(rows)}")  # noqa: S608
+    _insert(session, branch, schemas, "", "")
+
+
+def remove_plan(session: SchemaSession, branch: str) -> None:
+    """Remove what was planned for a branch.
+
+    Raises:
+        DatabaseError: The table cannot be written.
+    """
+    session.fetch_all(f"delete from {_table(session)} where branch = {literal(branch)} and created = ''")  # noqa: S608
+
+
+def add(session: SchemaSession, branch: str, schemas: Collection[str], expires: datetime | None) -> None:
+    """Record that schemas, which were planned, have been created for a branch.
+
+    Raises:
+        DatabaseError: The table cannot be written.
+    """
+    _insert(session, branch, schemas, datetime.now(UTC).isoformat(), expires.isoformat() if expires else "")
 
 
 def remove(session: SchemaSession, branch: str) -> None:
@@ -77,6 +106,19 @@ def remove(session: SchemaSession, branch: str) -> None:
         DatabaseError: The table cannot be written.
     """
     session.fetch_all(f"delete from {_table(session)} where branch = {literal(branch)}")  # noqa: S608
+
+
+def _rows(session: SchemaSession, existing: Collection[str]) -> list[tuple[str, str, str, str]]:
+    """Return the rows of the table. The time of creation is empty for what is planned."""
+    if SCHEMA not in existing or (SCHEMA, TABLE) not in session.relations([SCHEMA]):
+        return []
+    rows = session.fetch_all(f"select branch, schema_name, created, expires from {_table(session)}")  # noqa: S608
+    return [(str(branch), str(schema), str(created), str(expires)) for branch, schema, created, expires in rows]
+
+
+def _insert(session: SchemaSession, branch: str, schemas: Collection[str], created: str, expires: str) -> None:
+    rows = [f"({', '.join(map(literal, (branch, schema, created, expires)))})" for schema in sorted(schemas)]
+    session.fetch_all(f"insert into {_table(session)} values {', '.join(rows)}")  # noqa: S608
 
 
 def _table(session: SchemaSession) -> str:

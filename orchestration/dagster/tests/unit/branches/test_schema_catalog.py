@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,8 @@ class EachStatement(OnPostgres):
     """A database in which each statement is its own transaction."""
 
     unwritable = False
+    #: The number of statements after which the process is killed; None for none.
+    statements: int | None = None
 
     @contextmanager
     def schema_session(self, *, write: bool) -> Iterator[SchemaSession]:
@@ -76,9 +78,28 @@ class EachStatement(OnPostgres):
             with connection.cursor() as cursor:
                 cursor.execute(REFUSING)
         try:
-            yield PostgresSchemas(connection)
+            yield Killed(connection, self.statements)
         finally:
             connection.close()
+
+
+class KilledError(BaseException):
+    """The end of the process, which no handler of errors sees."""
+
+
+class Killed(PostgresSchemas):
+    """A session that ends after some statements."""
+
+    def __init__(self, connection: psycopg2.extensions.connection, statements: int | None) -> None:
+        self.left = statements
+        super().__init__(connection)
+
+    def fetch_all(self, sql: str) -> Sequence[Sequence[Any]]:
+        if self.left is not None and not sql.startswith("select"):
+            if self.left == 0:
+                raise KilledError
+            self.left -= 1
+        return super().fetch_all(sql)
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +262,45 @@ def test_nothing_is_left_of_a_branch_that_cannot_be_recorded(server: PostgresSer
     with pytest.raises(DatabaseError, match="refused"):
         SchemaBranches(engine, "PostgreSQL").create("pr_42", TABLES)
     assert schemas(engine) == set()
+
+
+@pytest.mark.parametrize("statements", range(9))
+def test_a_branch_can_be_created_after_a_process_was_killed_that_was_creating_it(
+    server: PostgresServer, statements: int
+) -> None:
+    engine = EachStatement(server, server.new_database())
+    branches = SchemaBranches(engine, "PostgreSQL")
+    engine.statements = statements
+    # Create the table of the records and its schema, record the plan, create two schemas, record them, remove the plan.
+    if statements < 7:
+        with pytest.raises(KilledError):
+            branches.create("pr_42", TABLES)
+    else:
+        branches.create("pr_42", TABLES)
+    engine.statements = None
+    run(engine, "create schema gold__other")
+    with pytest.raises(BranchError, match="gold__other, which exists and is not of a branch"):
+        branches.create("other", TABLES)
+    if statements < 6:
+        assert branches.branches() == []
+        branches.create("pr_42", TABLES)
+    assert [branch.name for branch in branches.branches()] == ["pr_42"]
+    branches.drop("pr_42")
+    assert schemas(engine) == {"gold__other"}
+    assert run(engine, f"select * from {schema_records.SCHEMA}.branch_schemas") == []
+
+
+def test_a_schema_that_somebody_uses_is_not_part_of_a_branch_although_it_was_planned(server: PostgresServer) -> None:
+    engine = EachStatement(server, server.new_database())
+    branches = SchemaBranches(engine, "PostgreSQL")
+    engine.statements = 4
+    with pytest.raises(KilledError):
+        branches.create("pr_42", TABLES)
+    engine.statements = None
+    run(engine, "create table gold__pr_42.mine as select 1 as n")
+    with pytest.raises(BranchError, match="gold__pr_42, which exists and is not of a branch"):
+        branches.create("pr_42", TABLES)
+    assert schemas(engine) == {"gold__pr_42"}
 
 
 BRANCHES, SCHEMAS = ("a", "b"), ("x", "y")
