@@ -8,14 +8,16 @@ published gets its own folder back, in which later commits write.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lakehouse_analytics.branches.catalog import BranchError, Name
 from lakehouse_analytics.branches.files import THREADS, delete, is_restorable
-from lakehouse_analytics.branches.nessie_api import VIEW, Content
+from lakehouse_analytics.branches.nessie_api import TABLE, VIEW, Content
 from lakehouse_analytics.branches.published_metadata import write_next
+from lakehouse_analytics.branches.restoration import is_rewritten
 from lakehouse_analytics.iceberg.metadata_file import read_json, write_json
 
 if TYPE_CHECKING:
@@ -116,6 +118,23 @@ class NessieFiles:
         """Return whether the files of a state of a table or view are still there."""
         location = str(content["metadataLocation"])
         return is_restorable(self.io(location), location, is_view=content["type"] == VIEW)
+
+    def is_rewritten(self, states: Sequence[Content]) -> bool:
+        """Return whether only the files of a table were rewritten from one state to the other.
+
+        Args:
+            states: All of its states, the newest first.
+        """
+        if any(content.get("type") != TABLE for content in states):
+            return False
+        read = [self._without_own_properties(content) for content in states]
+        return all(is_rewritten(later, earlier) for later, earlier in pairwise(read))
+
+    def _without_own_properties(self, content: Content) -> dict[str, Any]:
+        """Return the metadata of a table without properties that Nessie sets in each commit."""
+        metadata = self.read(content)
+        properties = metadata.get("properties", {}).items()
+        return {**metadata, "properties": {key: value for key, value in properties if not key.startswith("nessie.")}}
 
     def remove(self, contents: Mapping[Name, Content]) -> None:
         """Delete metadata files that were written for a commit which was refused."""

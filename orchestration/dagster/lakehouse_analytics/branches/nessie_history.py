@@ -105,8 +105,9 @@ class NessieHistory(NessieTables):
         before, published = self._replaced(run)
         at = self._nessie.current()
         now = self._nessie.contents(before, at)
-        if changed := [name for name in before if metadata_of(now.get(name)) != metadata_of(published[name])]:
-            raise changed_since(run, changed)
+        changed = {name for name in before if metadata_of(now.get(name)) != metadata_of(published[name])}
+        if changed := changed - self._rewritten({name: published[name] for name in changed if name in now}):
+            raise changed_since(run, sorted(changed))
         for name, content in before.items():
             if content and not self._files.is_restorable(content):
                 raise expired(run, name)
@@ -116,6 +117,27 @@ class NessieHistory(NessieTables):
         except ChangedError:
             raise changed_since(run, [*before]) from None
         return Published([*before])
+
+    def _rewritten(self, published: Mapping[Name, Content]) -> set[Name]:
+        """Return the tables of which only files have been rewritten since they were published."""
+        later: dict[tuple[str, ...], list[Content]] = {(name.schema, name.table): [] for name in published}
+        found = set[Name]()
+        keys = ", ".join(literal(str(name)) for name in published)
+        for entries, _ in self._nessie.log(f"operations.exists(op, op.key in [{keys}])") if published else ():
+            for entry in entries:
+                for operation in self._nessie.operations(entry["commitMeta"]["hash"]):
+                    key = tuple(operation["key"]["elements"])
+                    if key not in later:
+                        continue
+                    later[key].append(operation.get("content", {}))
+                    name = Name(*key)
+                    if metadata_of(later[key][-1]) != metadata_of(published[name]):
+                        continue
+                    if self._files.is_rewritten(later.pop(key)):
+                        found.add(name)
+            if not later:
+                break
+        return found
 
     def _replaced(self, run: str) -> tuple[dict[Name, Content | None], dict[Name, Content]]:
         """Return the tables as they were before the publications of a run, and as it has published them."""

@@ -23,7 +23,8 @@ from lakehouse_analytics.branches.catalog import (
     run_to_roll_back,
 )
 from lakehouse_analytics.branches.files import THREADS, delete, is_restorable, location_of
-from lakehouse_analytics.branches.published_metadata import newest_time, published_table, published_view
+from lakehouse_analytics.branches.published_metadata import newest_time, published_table, published_view, write_next
+from lakehouse_analytics.branches.restoration import is_rewritten, restored
 from lakehouse_analytics.branches.sql_database import CatalogDatabase
 from lakehouse_analytics.branches.sql_session import Base, CatalogSession, Row
 from lakehouse_analytics.branches.sql_tables import has_tables
@@ -177,14 +178,14 @@ class SqlPublications(CatalogDatabase):
             before = {Name(row[0], row[1]): Row(row[2], row[3]) if row[2] else None for row in rows}
             published = {Name(row[0], row[1]): row[4] for row in rows}
             now = session.rows(before, lock=True)
-            if changed := [name for name in before if _location(now.get(name)) != published[name]]:
-                raise changed_since(run, changed)
-            restored = {name: row for name, row in before.items() if row}
-            for name, row in restored.items():
-                if not is_restorable(self.io(row.location), row.location, is_view=row.type == "VIEW"):
-                    raise expired(run, name)
-            session.replace(restored)
-            for row in restored.values():
+            with ThreadPoolExecutor(THREADS, thread_name_prefix="rollback") as pool:
+                unchanged = pool.map(lambda name: self._is_unchanged(now.get(name), published[name]), before)
+                if changed := [name for name, same in zip(before, unchanged, strict=True) if not same]:
+                    raise changed_since(run, changed)
+                existed = {name: row for name, row in before.items() if row}
+                after = self._restored(run, pool, {name: (now[name], row) for name, row in existed.items()})
+            session.replace(after)
+            for row in existed.values():
                 session.run(
                     "delete from lakehouse_dropped_tables "
                     "where catalog_name = :catalog and metadata_location = :location",
@@ -192,7 +193,7 @@ class SqlPublications(CatalogDatabase):
                 )
             created = [name for name, row in before.items() if row is None]
             session.remove(created)
-            replaced = [name for name, row in restored.items() if not self._is_version(now[name], row)]
+            replaced = [name for name, row in existed.items() if not self._is_version(now[name], row)]
             for name in (*created, *replaced):
                 session.mark_dropped(now[name], None, after=KEPT_AFTER_ROLLBACK)
             session.run(
@@ -206,6 +207,54 @@ class SqlPublications(CatalogDatabase):
         """Return whether two rows are versions of one table, which share its files."""
         locations = {location_of(self.io(one.location), one.location) for one in (row, other)}
         return row.type == other.type and len(locations) == 1
+
+    def _is_unchanged(self, row: Row | None, published: str) -> bool:
+        """Return whether a table or view is as it was published. Maintenance may have rewritten its files."""
+        if row is None or row.location == published:
+            return row is not None
+        io = self.io(row.location)
+        if row.type == "VIEW" or not io.new_input(published).exists():
+            return False
+        return is_rewritten(read_json(io, row.location), read_json(io, published))
+
+    def _restored(self, run: str, pool: ThreadPoolExecutor, tables: Mapping[Name, tuple[Row, Row]]) -> dict[Name, Row]:
+        """Return the rows of tables and views with the state before a run, for which metadata is written.
+
+        Args:
+            run: The run.
+            pool: Reads and writes the files.
+            tables: The row of each as it is, and as it was. The latter is returned if it was another table, or a view.
+
+        Raises:
+            BranchError: A snapshot has expired.
+        """
+
+        def read(name: Name) -> tuple[dict[str, Any], dict[str, Any]] | None:
+            now, before = tables[name]
+            io = self.io(before.location)
+            if not is_restorable(io, before.location, is_view=before.type == "VIEW"):
+                raise expired(run, name)
+            if "VIEW" in (now.type, before.type):
+                return None
+            metadata, previous = read_json(io, now.location), read_json(io, before.location)
+            return (metadata, previous) if metadata["table-uuid"] == previous["table-uuid"] else None
+
+        found = {name: states for name, states in zip(tables, pool.map(read, tables), strict=True) if states}
+        when = max([int(time.time() * 1000), *(newest_time(metadata) + 1 for metadata, _ in found.values())])
+        written: dict[Name, dict[str, Any]] = {}
+        for name, (metadata, previous) in found.items():
+            version = restored(metadata, previous, location=tables[name][0].location, now_ms=when)
+            if version is None:
+                raise expired(run, name)
+            written[name] = version
+
+        def write(name: Name) -> Row:
+            now, before = tables[name]
+            if name not in written:
+                return before
+            return Row(write_next(self.io(now.location), written[name], now.location), before.type)
+
+        return dict(zip(tables, pool.map(write, tables), strict=True))
 
 
 def _location(row: Row | None) -> str | None:

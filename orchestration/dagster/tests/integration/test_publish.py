@@ -12,7 +12,7 @@ from lakehouse_analytics.cli.commands import main
 from lakehouse_analytics.iceberg.catalog import open_catalog
 
 from .conftest import Lakehouse, Outcome
-from .databases import Trino
+from .databases import Row, Trino
 
 pytestmark = pytest.mark.engine("trino")
 
@@ -195,19 +195,46 @@ def test_a_code_location_on_a_branch_writes_nowhere_else(lakehouse: Lakehouse, m
     assert "There is no branch pr_42" in command("branch", "drop", "pr_42", exit_code=1).output
 
 
-def test_a_run_is_rolled_back(lakehouse: Lakehouse) -> None:
+def test_a_run_is_rolled_back_also_after_maintenance(lakehouse: Lakehouse) -> None:
+    before, run_id, after = published_and_compacted(lakehouse)
+    [(published,)] = lakehouse.sql('select max_by(snapshot_id, committed_at) from "silver"."sb$snapshots"')
+    for table in ("bronze.b", "silver.sb", "gold.gb"):
+        lakehouse.sql(f"alter table {table} execute expire_snapshots(retention_threshold => '7d')")
+    shown = command("rollback", run_id[:8], exit_code=1, answer="n\n").output
+    assert f"The run {run_id} published, at " in shown
+    assert "  gold.gb\n" in shown
+    assert command("rollback", run_id[:8], "--yes").output == "Restored 3 tables.\n"
+    assert lakehouse.database.contents(LAYERS) == before
+    assert lakehouse.sql(f"select count(*) from silver.sb for version as of {published}") == [(101,)]
+    assert "was rolled back already" in command("rollback", run_id, "--yes", exit_code=1).output
+    again = lakehouse.run(assets=["bronze/b", "silver/sb", "gold/gb"])
+    assert again.success, again.failure
+    assert lakehouse.database.contents(LAYERS) == after
+
+
+def published_and_compacted(lakehouse: Lakehouse) -> tuple[dict[str, list[Row]], str, dict[str, list[Row]]]:
+    """The contents before a run, its id, and the contents after it. Its files have been rewritten since."""
+    lakehouse.files["models/silver/sb.sql"] = (
+        "{{ config(materialized='incremental', incremental_strategy='append') }}"
+        "select id, n + 1 as n from {{ ref('b') }}"
+        "{% if is_incremental() %} where id > (select max(id) from {{ this }}){% endif %}"
+    )
+    lakehouse.write()
     assert lakehouse.run().success
     before = lakehouse.database.contents(LAYERS)
     lakehouse.sql("insert into raw.b select 101, 0")
     second = lakehouse.run(assets=["bronze/b", "silver/sb", "gold/gb"])
     assert second.success, second.failure
-    assert lakehouse.database.contents(LAYERS) != before
-    shown = command("rollback", second.run_id[:8], exit_code=1, answer="n\n").output
-    assert f"The run {second.run_id} published, at " in shown
-    assert "  gold.gb\n" in shown
-    assert command("rollback", second.run_id[:8], "--yes").output == "Restored 3 tables.\n"
-    assert lakehouse.database.contents(LAYERS) == before
-    assert "was rolled back already" in command("rollback", second.run_id, "--yes", exit_code=1).output
+    after = lakehouse.database.contents(LAYERS)
+    assert after != before
+    assert lakehouse.sql('select count(*) from "silver"."sb$files"') == [(2,)]
+    for table in ("bronze.b", "silver.sb", "gold.gb"):
+        lakehouse.sql(f"alter table {table} execute optimize")
+        lakehouse.sql(f"alter table {table} execute optimize_manifests")
+        lakehouse.sql(f"analyze {table}")
+    assert lakehouse.sql('select count(*) from "silver"."sb$files"') == [(1,)]
+    assert lakehouse.database.contents(LAYERS) == after
+    return before, second.run_id, after
 
 
 def run_on_branch(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) -> Outcome:
