@@ -157,14 +157,17 @@ class Nessie:
                 return
             params["page-token"] = answer["token"]
 
-    def log(self, condition: str) -> Iterator[tuple[Sequence[Mapping[str, Any]], datetime | None]]:
-        """Yield the commits that meet a condition, without their operations, the newest first, part by part.
+    def log(
+        self, condition: str, *, operations: bool = False
+    ) -> Iterator[tuple[Sequence[Mapping[str, Any]], datetime | None]]:
+        """Yield the commits that meet a condition, the newest first, part by part.
 
         Nessie reads every commit for a condition. So that no request lasts for minutes after months of commits, each
         one is for a part of the history, and the caller need not read all parts.
 
         Args:
             condition: A condition of Nessie's filter language.
+            operations: Whether the condition, and the commits that are returned, have their operations.
 
         Yields:
             The commits of a part, and the time of the commit before it; None if there is none.
@@ -172,7 +175,8 @@ class Nessie:
         at: str | None = self.current()
         while at:
             found: list[Mapping[str, Any]] = []
-            params: dict[str, Any] = {"filter": condition, "fetch": "MINIMAL", "max-records": _PAGE}
+            params: dict[str, Any] = {"filter": condition, "max-records": _PAGE}
+            params["fetch"] = "ALL" if operations else "MINIMAL"
             params["limit-hash"] = f"{at}~{HISTORY_PART - 1}"
             while True:
                 answer = self._call("GET", f"{self._tree(at)}/history", params=params)

@@ -128,7 +128,7 @@ class NessieFiles:
         if any(content.get("type") != TABLE for content in states):
             return False
         read = [self._without_own_properties(content) for content in states]
-        return all(is_rewritten(later, earlier) for later, earlier in pairwise(read))
+        return all(is_rewritten(_with_parent(later, earlier), earlier) for later, earlier in pairwise(read))
 
     def _without_own_properties(self, content: Content) -> dict[str, Any]:
         """Return the metadata of a table without properties that Nessie sets in each commit."""
@@ -141,6 +141,12 @@ class NessieFiles:
         for content in contents.values():
             location = str(content["metadataLocation"])
             delete(self.io(location), [location])
+
+
+def _with_parent(metadata: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata whose snapshot has a parent, which Nessie does not write: that of the commit before."""
+    parent = {"parent-snapshot-id": earlier.get("current-snapshot-id")}
+    return {**metadata, "snapshots": [{**parent, **snapshot} for snapshot in metadata.get("snapshots", ())]}
 
 
 def folder_of(content: Content) -> str:

@@ -123,18 +123,17 @@ class NessieHistory(NessieTables):
         later: dict[tuple[str, ...], list[Content]] = {(name.schema, name.table): [] for name in published}
         found = set[Name]()
         keys = ", ".join(literal(str(name)) for name in published)
-        for entries, _ in self._nessie.log(f"operations.exists(op, op.key in [{keys}])") if published else ():
-            for entry in entries:
-                for operation in self._nessie.operations(entry["commitMeta"]["hash"]):
-                    key = tuple(operation["key"]["elements"])
-                    if key not in later:
-                        continue
-                    later[key].append(operation.get("content", {}))
-                    name = Name(*key)
-                    if metadata_of(later[key][-1]) != metadata_of(published[name]):
-                        continue
-                    if self._files.is_rewritten(later.pop(key)):
-                        found.add(name)
+        condition = f"operations.exists(op, op.key in [{keys}])"
+        for entries, _ in self._nessie.log(condition, operations=True) if published else ():
+            for operation in (operation for entry in entries for operation in entry["operations"]):
+                key = tuple(operation["key"]["elements"])
+                if key not in later:
+                    continue
+                later[key].append(operation.get("content", {}))
+                name = Name(*key)
+                is_published = metadata_of(later[key][-1]) == metadata_of(published[name])
+                if is_published and self._files.is_rewritten(later.pop(key)):
+                    found.add(name)
             if not later:
                 break
         return found
