@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.trino]  # for the stack's Pos
 
 CONNECTIONS = {f"c{n}": str(uuid.UUID(int=n)) for n in range(4)}
 TABLES = ("orders", "items")
-KILLS = int(os.environ.get("LAKEHOUSE_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("LAKEHOUSE_TEST_KILLS", "8"))
 SECRET = "the-secret-of-this-test"
 
 

@@ -149,6 +149,7 @@ def energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> Iter
         yield lake
 
 
+@pytest.mark.nightly("trino")
 def test_models_by_the_values_of_a_source_are_built_for_the_loaded_values(energy: Energy) -> None:
     energy.files["models/bronze/markets.sql"] = """
         {{ config(materialized='incremental', incremental_strategy='replace_window',

@@ -72,6 +72,7 @@ def test_a_first_build_has_every_customer_and_a_second_changes_nothing(customers
     assert customers.count("silver.dim_customer_history") == 200
 
 
+@pytest.mark.nightly("trino")
 def test_a_changed_customer_gets_a_new_version(customers: Customers) -> None:
     customers.database.insert_changed(
         "raw.users",
@@ -88,6 +89,7 @@ def test_a_changed_customer_gets_a_new_version(customers: Customers) -> None:
     assert customers.count("silver.dim_customer_history", "customer_id = 1 and dbt_valid_to is null") == 1
 
 
+@pytest.mark.nightly("trino")
 def test_a_late_row_is_not_missed(customers: Customers) -> None:
     customers.database.insert_changed(
         "raw.users",
@@ -117,6 +119,7 @@ def test_a_cdc_delete_leaves_bronze_and_silver(customers: Customers) -> None:
     assert customers.count("silver.dim_customer_history", "customer_id = 3 and dbt_valid_to is null") == 0
 
 
+@pytest.mark.nightly("trino")
 def test_a_new_generation_replaces_the_old_one_whole(customers: Customers) -> None:
     customers.database.insert_changed(
         "raw.users",

@@ -87,6 +87,7 @@ def test_an_undisturbed_run_fills_every_table(scene: Scene) -> None:
     assert {table: len(rows) - 1 for table, rows in scene.undisturbed.items() if len(rows) < 2} == {}
 
 
+@pytest.mark.nightly("trino")
 def test_a_run_killed_with_its_dbt_in_silver_is_made_good_by_the_next(scene: Scene) -> None:
     scene.reset()
     child = scene.run()
@@ -102,6 +103,7 @@ def test_a_run_killed_with_its_dbt_in_silver_is_made_good_by_the_next(scene: Sce
 
 
 @pytest.mark.engine("duckdb")
+@pytest.mark.nightly
 def test_a_run_killed_without_its_dbt_is_made_good_by_one_that_waits_for_the_orphan(scene: Scene) -> None:
     scene.reset()
     child = scene.run()

@@ -100,6 +100,7 @@ def test_an_empty_table_that_says_nothing_of_rows_is_a_warning(lakehouse: Lakeho
     assert outcome.built == EVERYTHING
 
 
+@pytest.mark.nightly("trino", "postgres")
 def test_a_drop_is_judged_against_the_last_passed_count_until_somebody_accepts_it(lakehouse: Lakehouse) -> None:
     first = lakehouse.run(assets=["bronze/a"])
     assert "no earlier count" in first.descriptions["bronze/a:row_count"]

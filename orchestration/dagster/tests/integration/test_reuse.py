@@ -100,6 +100,7 @@ def test_only_what_has_changed_is_built(lakehouse: Lakehouse) -> None:
     assert built(run(lakehouse)) == {"gold/clock"}
 
 
+@pytest.mark.nightly("trino", "postgres")
 def test_a_table_that_is_built_and_stays_the_same_stops_the_wave(lakehouse: Lakehouse) -> None:
     # Trino's tables have another snapshot after each build, so they are compared by their rows only where it is set.
     lakehouse.files["dbt_project.yml"] = lakehouse.files["dbt_project.yml"].replace("reuse: true", "reuse: contents")
@@ -157,6 +158,7 @@ def test_changes_of_code(lakehouse: Lakehouse, monkeypatch: pytest.MonkeyPatch) 
     assert built(run(lakehouse, config={"full_refresh": True})) == TABLES
 
 
+@pytest.mark.nightly("trino", "postgres")
 def test_a_table_that_something_else_has_changed_is_built(lakehouse: Lakehouse) -> None:
     run(lakehouse)
     lakehouse.sql("delete from silver.enriched where id = 1")

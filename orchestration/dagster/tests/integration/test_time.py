@@ -167,6 +167,7 @@ def test_a_run_of_windows_without_one_is_refused_before_anything_is_built(lakeho
     assert lakehouse.run(assets=["bronze/orders"]).success
 
 
+@pytest.mark.nightly("trino", "postgres")
 def test_a_part_of_history_is_no_full_refresh(
     lakehouse: Lakehouse, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_part_of_history_is_no_full_refresh(
         assert len(lakehouse.sql("select * from silver.days")) == 36
 
 
+@pytest.mark.nightly("trino", "postgres")
 def test_a_month_is_built_of_all_its_days_or_not_at_all(lakehouse: Lakehouse) -> None:
     some = ["bronze/orders", "silver/days", "gold/day_sums"]
     assert lakehouse.run(assets=some, windows=("2026-03-20", "2026-03-30")).success

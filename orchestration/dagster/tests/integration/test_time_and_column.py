@@ -162,6 +162,7 @@ def test_each_partition_shows_and_checks_its_own_rows(lakehouse: Lakehouse) -> N
     assert partition_rows(lakehouse, "gold/regions") == {"IT": (1, True), "DE": (0, False), KOELN: (1, True)}
 
 
+@pytest.mark.nightly("trino")
 def test_a_day_waits_for_all_of_its_values_and_a_run_needs_both_dimensions(lakehouse: Lakehouse) -> None:
     without = lakehouse.run("daily_region_refresh")
     assert (without.success, without.built) == (False, set())
