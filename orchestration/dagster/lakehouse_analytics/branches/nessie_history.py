@@ -25,6 +25,8 @@ from lakehouse_analytics.branches.nessie_tables import NessieTables
 PUBLICATION, ROLLBACK = "lakehouse.publication", "lakehouse.rollback"
 #: A run does not publish tables so long after it has published others.
 LONGEST_RUN = timedelta(days=7)
+#: How much the clocks of Nessie's servers, which write the times of commits, may differ.
+CLOCKS = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class NessieHistory(NessieTables):
         at = self._nessie.current()
         now = self._nessie.contents(before, at)
         changed = {name for name in before if metadata_of(now.get(name)) != metadata_of(published[name])}
-        if changed := changed - self._rewritten({name: published[name] for name in changed if name in now}):
+        there = {name: published[name] for name in changed if name in now}
+        if changed := changed - self._rewritten(there, publications[0].published):
             raise changed_since(run, sorted(changed))
         for name, content in before.items():
             if content and not self._files.is_restorable(content):
@@ -118,13 +121,18 @@ class NessieHistory(NessieTables):
             raise changed_since(run, [*before]) from None
         return Published([*before])
 
-    def _rewritten(self, published: Mapping[Name, Content]) -> set[Name]:
-        """Return the tables of which only files have been rewritten since they were published."""
+    def _rewritten(self, published: Mapping[Name, Content], since: datetime) -> set[Name]:
+        """Return the tables of which only files have been rewritten since they were published.
+
+        Args:
+            published: The tables as they were published.
+            since: The time of the publication.
+        """
         later: dict[tuple[str, ...], list[Content]] = {(name.schema, name.table): [] for name in published}
         found = set[Name]()
-        keys = ", ".join(literal(str(name)) for name in published)
-        condition = f"operations.exists(op, op.key in [{keys}])"
-        for entries, _ in self._nessie.log(condition, operations=True) if published else ():
+        since -= CLOCKS
+        condition = f"timestamp(commit.commitTime) >= timestamp({literal(since.isoformat())})"
+        for entries, before in self._nessie.log(condition, operations=True) if published else ():
             for operation in (operation for entry in entries for operation in entry["operations"]):
                 key = tuple(operation["key"]["elements"])
                 if key not in later:
@@ -134,7 +142,7 @@ class NessieHistory(NessieTables):
                 is_published = metadata_of(later[key][-1]) == metadata_of(published[name])
                 if is_published and self._files.is_rewritten(later.pop(key)):
                     found.add(name)
-            if not later:
+            if not later or before is None or before < since:
                 break
         return found
 

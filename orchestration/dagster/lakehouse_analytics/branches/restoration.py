@@ -6,10 +6,7 @@ Source: Iceberg's table specification, "Table metadata fields" and "Snapshots" (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
+from typing import Any
 
 #: What makes the definition of a table. `schema` and `partition-spec` are those of format version 1.
 _DEFINITION = (
@@ -48,7 +45,9 @@ def is_rewritten(metadata: Mapping[str, Any], published: Mapping[str, Any]) -> b
     return True
 
 
-def restored(metadata: Mapping[str, Any], previous: Mapping[str, Any], *, location: str, now_ms: int) -> Any:
+def restored(
+    metadata: Mapping[str, Any], previous: Mapping[str, Any], *, location: str, now_ms: int
+) -> dict[str, Any] | None:
     """Return metadata in which the snapshot and the definition of earlier metadata are current again.
 
     All later snapshots stay in the history, as after Iceberg's own rollback.
