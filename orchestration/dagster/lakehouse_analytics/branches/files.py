@@ -26,8 +26,9 @@ def exclusive_files(io: FileIO, metadata_location: str, base_location: str | Non
     """Return the files of a table's metadata that the metadata it was copied from does not have.
 
     These are metadata files, manifest lists, manifests, and the files that a snapshot of the branch has added. Files
-    that were there before are never among them, and neither are files outside of the table's location. If the metadata
-    that was copied is gone, there are none: maintenance of the original then removes them as orphan files.
+    that were there before are never among them, also if the snapshot that added them has expired, and neither are files
+    outside of the table's location. If the metadata that was copied is gone, there are none: maintenance of the
+    original then removes them as orphan files.
 
     Args:
         io: Reads the files.
@@ -40,13 +41,15 @@ def exclusive_files(io: FileIO, metadata_location: str, base_location: str | Non
     base = _read(io, base_location) if base_location else None
     known = {snapshot.snapshot_id for snapshot in base.snapshots} if base else set[int]()
     files = {metadata_location, *(entry.metadata_file for entry in own.metadata_log)}
+    new = {snapshot.snapshot_id for snapshot in own.snapshots} - known
     for snapshot in own.snapshots:
-        if snapshot.snapshot_id not in known and io.new_input(snapshot.manifest_list).exists():
+        if snapshot.snapshot_id in new and io.new_input(snapshot.manifest_list).exists():
             files.add(snapshot.manifest_list)
             for manifest in snapshot.manifests(io):
-                if manifest.added_snapshot_id not in known and io.new_input(manifest.manifest_path).exists():
+                is_own = base is None or manifest.added_snapshot_id in new
+                if is_own and io.new_input(manifest.manifest_path).exists():
                     files.add(manifest.manifest_path)
-                    files.update(_added(io, manifest, known))
+                    files.update(_added(io, manifest, new if base else None))
     files |= _statistics(own)
     if base and base_location:
         files -= {base_location, *(entry.metadata_file for entry in base.metadata_log), *_statistics(base)}
@@ -92,11 +95,12 @@ def delete(io: FileIO, files: Iterable[str]) -> int:
         return len([*pool.map(partial(delete_file, io), files)])
 
 
-def _added(io: FileIO, manifest: ManifestFile, known: set[int]) -> Iterable[str]:
+def _added(io: FileIO, manifest: ManifestFile, snapshots: set[int] | None) -> Iterable[str]:
+    """Yield the files that a manifest adds; with snapshots, only those that these have added."""
     from pyiceberg.manifest import ManifestEntryStatus
 
     for entry in manifest.fetch_manifest_entry(io, discard_deleted=False):
-        if entry.status == ManifestEntryStatus.ADDED and entry.snapshot_id not in known:
+        if entry.status == ManifestEntryStatus.ADDED and (snapshots is None or entry.snapshot_id in snapshots):
             yield entry.data_file.file_path
 
 

@@ -72,16 +72,19 @@ def files(catalog: Any, root: str) -> set[str]:
 
 
 def named(table: Table) -> set[str]:
-    """The files that the metadata of a table names."""
+    """The files that the metadata of a table names, and all that its snapshots need.
+
+    What a query reads does not show that they are there: Trino keeps small files in memory.
+    """
     metadata, io = table.metadata, table.io
     found = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
     found |= {file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics)}
     for snapshot in metadata.snapshots:
         found.add(snapshot.manifest_list)
         for manifest in snapshot.manifests(io):
-            found.add(manifest.manifest_path)
-            if manifest.added_snapshot_id == snapshot.snapshot_id:
+            if manifest.manifest_path not in found and io.new_input(manifest.manifest_path).exists():
                 found |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(io)}
+            found.add(manifest.manifest_path)
     return found
 
 

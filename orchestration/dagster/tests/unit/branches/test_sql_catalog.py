@@ -258,6 +258,26 @@ def test_a_step_that_publishes_twice_is_rolled_back_to_what_was_before_it(lake: 
     assert lake.ids(ORDERS) == [1, 2]
 
 
+@pytest.mark.parametrize("publish", [False, True])
+def test_files_of_expired_snapshots_that_the_table_still_has_are_kept(lake: Lake, publish: bool) -> None:
+    lake.append(ORDERS, 3)
+    table = lake.table(ORDERS)
+    for snapshot in table.snapshots()[:-1]:
+        table.maintenance.expire_snapshots().by_id(snapshot.snapshot_id).commit()
+    before = lake.files()
+    lake.branches.create("b", {ORDERS: True})
+    lake.append(ORDERS.on("b"), 4)
+    lake.append(ORDERS.on("b"), 5)
+    if publish:
+        lake.branches.publish("b", [ORDERS], "run-1")
+        lake.branches.rollback("run-1")
+    lake.branches.drop("b")
+    lake.branches.delete_dropped()
+    assert lake.ids(ORDERS) == [1, 2, 3]
+    if not publish:
+        assert lake.files() == before
+
+
 def test_a_created_table_that_was_rolled_back_loses_its_files_later(lake: Lake) -> None:
     before = lake.files()
     lake.branches.create("b", {NEW: True})
