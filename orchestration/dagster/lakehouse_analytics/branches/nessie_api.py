@@ -167,7 +167,7 @@ class Nessie:
 
         Args:
             condition: A condition of Nessie's filter language.
-            operations: Whether the condition, and the commits that are returned, have their operations.
+            operations: Whether to return the operations of each commit.
 
         Yields:
             The commits of a part, and the time of the commit before it; None if there is none.

@@ -120,14 +120,17 @@ class NessieFiles:
         return is_restorable(self.io(location), location, is_view=content["type"] == VIEW)
 
     def is_rewritten(self, states: Sequence[Content]) -> bool:
-        """Return whether only the files of a table were rewritten from one state to the other.
+        """Return whether only the files of a table were rewritten between all of its states.
 
         Args:
-            states: All of its states, the newest first.
+            states: The states, the newest first.
         """
         if any(content.get("type") != TABLE for content in states):
             return False
-        read = [self._without_own_properties(content) for content in states]
+        try:
+            read = [self._without_own_properties(content) for content in states]
+        except FileNotFoundError:
+            return False  # Nessie's GC tool, or somebody by hand
         return all(is_rewritten(_with_parent(later, earlier), earlier) for later, earlier in pairwise(read))
 
     def _without_own_properties(self, content: Content) -> dict[str, Any]:
@@ -144,9 +147,16 @@ class NessieFiles:
 
 
 def _with_parent(metadata: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata whose snapshot has a parent, which Nessie does not write: that of the commit before."""
-    parent = {"parent-snapshot-id": earlier.get("current-snapshot-id")}
-    return {**metadata, "snapshots": [{**parent, **snapshot} for snapshot in metadata.get("snapshots", ())]}
+    """Return metadata whose snapshot has a parent, which Nessie does not write: that of the commit before.
+
+    It has none if the commit had several snapshots, which the sequence numbers show.
+    """
+    parent, number = earlier.get("current-snapshot-id"), earlier.get("last-sequence-number", 0) + 1
+    snapshots = [
+        {"parent-snapshot-id": parent, **snapshot} if snapshot.get("sequence-number") == number else snapshot
+        for snapshot in metadata.get("snapshots", ())
+    ]
+    return {**metadata, "snapshots": snapshots}
 
 
 def folder_of(content: Content) -> str:

@@ -137,9 +137,9 @@ class NessieHistory(NessieTables):
                 key = tuple(operation["key"]["elements"])
                 if key not in later:
                     continue
-                later[key].append(operation.get("content", {}))
-                name = Name(*key)
-                is_published = metadata_of(later[key][-1]) == metadata_of(published[name])
+                content, name = operation.get("content", {}), Name(*key)
+                _append(later[key], content)
+                is_published = metadata_of(content) == metadata_of(published[name])
                 if is_published and self._files.is_rewritten(later.pop(key)):
                     found.add(name)
             if not later or before is None or before < since:
@@ -161,6 +161,15 @@ class NessieHistory(NessieTables):
                     before[name] = previous.get(name)
                 published[name] = content
         return before, published
+
+
+def _append(states: list[Content], earlier: Content) -> None:
+    """Append an earlier state of a table. What is between it and a later rollback to it does not count."""
+    for number, content in enumerate(states):
+        if metadata_of(content) == metadata_of(earlier):
+            del states[number:]
+            break
+    states.append(earlier)
 
 
 def _time(entry: Mapping[str, Any]) -> datetime:

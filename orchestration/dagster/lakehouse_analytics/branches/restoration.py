@@ -5,7 +5,7 @@ Source: Iceberg's table specification, "Table metadata fields" and "Snapshots" (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: What makes the definition of a table. `schema` and `partition-spec` are those of format version 1.
@@ -20,6 +20,8 @@ _DEFINITION = (
 )
 #: What a rollback takes from the earlier metadata.
 _RESTORED = (*(key for key in _DEFINITION if key != "location"), "current-snapshot-id")
+#: What the ids in the definition refer to, and the name of these ids.
+_DEFINITIONS = {"schemas": "schema-id", "partition-specs": "spec-id", "sort-orders": "order-id"}
 #: The operation of a snapshot with the same rows in other files.
 _REWRITE = "replace"
 
@@ -31,9 +33,9 @@ def is_rewritten(metadata: Mapping[str, Any], published: Mapping[str, Any]) -> b
         metadata: The current metadata.
         published: The earlier metadata.
     """
-    if metadata["table-uuid"] != published["table-uuid"]:
+    if "table-uuid" not in published or metadata.get("table-uuid") != published["table-uuid"]:
         return False
-    if any(metadata.get(key) != published.get(key) for key in _DEFINITION):
+    if any(_plain(metadata.get(key)) != _plain(published.get(key)) for key in _DEFINITION):
         return False
     snapshots = {snapshot["snapshot-id"]: snapshot for snapshot in metadata.get("snapshots", ())}
     current, earlier = _current(metadata), _current(published)
@@ -65,17 +67,17 @@ def restored(
     there = {one["snapshot-id"] for one in metadata.get("snapshots", ())}
     if metadata["table-uuid"] != previous["table-uuid"] or (snapshot is not None and snapshot not in there):
         return None
-    for key, name in (("schemas", "schema-id"), ("partition-specs", "spec-id"), ("sort-orders", "order-id")):
-        known = {one[name]: one for one in metadata.get(key, ())}
-        if any(known.get(one[name]) != one for one in previous.get(key, ())):
-            return None
+    definitions = {key: _merged(metadata.get(key, ()), previous.get(key, ()), by) for key, by in _DEFINITIONS.items()}
+    if any(merged is None for merged in definitions.values()):
+        return None
     refs = {name: ref for name, ref in metadata.get("refs", {}).items() if name != "main"}
-    if main := previous.get("refs", {}).get("main"):
-        refs["main"] = main
+    if snapshot is not None:
+        refs["main"] = previous.get("refs", {}).get("main") or {"snapshot-id": snapshot, "type": "branch"}
     kept = {key: value for key, value in metadata.items() if key not in _RESTORED}
     log = [*metadata.get("snapshot-log", ()), {"timestamp-ms": now_ms, "snapshot-id": snapshot}]
     return {
         **kept,
+        **{key: merged for key, merged in definitions.items() if merged},
         **{key: previous[key] for key in _RESTORED if key in previous},
         "refs": refs,
         "last-updated-ms": now_ms,
@@ -85,6 +87,22 @@ def restored(
             {"timestamp-ms": metadata["last-updated-ms"], "metadata-file": location},
         ],
     }
+
+
+def _merged(now: Iterable[dict[str, Any]], previous: Iterable[dict[str, Any]], by: str) -> list[dict[str, Any]] | None:
+    """Return the schemas, specs or orders of both; None if one has changed. Some writers remove what is not used."""
+    merged = {one[by]: one for one in now}
+    for one in previous:
+        if _plain(merged.setdefault(one[by], one)) != _plain(one):
+            return None
+    return [*merged.values()]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without an empty list of identifier fields, which some writers leave out."""
+    if not isinstance(value, dict) or value.get("identifier-field-ids"):
+        return value
+    return {key: one for key, one in value.items() if key != "identifier-field-ids"}
 
 
 def _current(metadata: Mapping[str, Any]) -> int | None:

@@ -129,8 +129,7 @@ class SchemaBranches:
             records.add(session, branch, needed, expires)
         except DatabaseError:
             with suppress(DatabaseError):
-                session.drop_schemas(created)  # they are empty
-                records.remove_plan(session, branch)
+                _undo(session, branch, {*created, *there})
             raise
         records.remove_plan(session, branch)
 
@@ -238,6 +237,13 @@ def _left_by_killed(session: SchemaSession, branch: str, existing: Collection[st
     """Return empty schemas that a process has created for a branch, and was killed before it could record them."""
     planned = records.planned(session, branch, existing)
     return planned - {schema for schema, _ in session.relations(planned)}
+
+
+def _undo(session: SchemaSession, branch: str, schemas: Collection[str]) -> None:
+    """Drop empty schemas of a branch that cannot be created, unless another process has created it meanwhile."""
+    of_others = [record.schemas for record in records.read(session, session.schemas()).values()]
+    session.drop_schemas({*schemas}.difference(*of_others))
+    records.remove_plan(session, branch)
 
 
 def _known(branch: str, found: Mapping[str, records.Record]) -> records.Record:

@@ -68,7 +68,7 @@ def planned(session: SchemaSession, branch: str, existing: Collection[str]) -> s
 
 
 def plan(session: SchemaSession, branch: str, schemas: Collection[str]) -> None:
-    """Record that schemas, which do not exist, are about to be created for a branch.
+    """Record that schemas are about to be created for a branch, unless an earlier attempt has created them.
 
     Raises:
         DatabaseError: The table cannot be written.

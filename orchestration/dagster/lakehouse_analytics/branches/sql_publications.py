@@ -183,14 +183,9 @@ class SqlPublications(CatalogDatabase):
                 if changed := [name for name, same in zip(before, unchanged, strict=True) if not same]:
                     raise changed_since(run, changed)
                 existed = {name: row for name, row in before.items() if row}
+                self._keep(session, run, existed)
                 after = self._restored(run, pool, {name: (now[name], row) for name, row in existed.items()})
             session.replace(after)
-            for row in existed.values():
-                session.run(
-                    "delete from lakehouse_dropped_tables "
-                    "where catalog_name = :catalog and metadata_location = :location",
-                    location=row.location,
-                )
             created = [name for name, row in before.items() if row is None]
             session.remove(created)
             replaced = [name for name, row in existed.items() if not self._is_version(now[name], row)]
@@ -202,6 +197,21 @@ class SqlPublications(CatalogDatabase):
                 publications=[publication.name for publication in publications],
             )
         return Published([*before])
+
+    def _keep(self, session: CatalogSession, run: str, tables: Mapping[Name, Row]) -> None:
+        """Keep the files of tables that a publication has replaced.
+
+        Raises:
+            BranchError: They are due to be deleted, so some may be gone already.
+        """
+        for name, row in tables.items():
+            dropped = session.run(
+                "delete from lakehouse_dropped_tables where catalog_name = :catalog and metadata_location = :location "
+                "returning delete_after <= now()",
+                location=row.location,
+            )
+            if any(is_due for (is_due,) in dropped):
+                raise expired(run, name)
 
     def _is_version(self, row: Row, other: Row) -> bool:
         """Return whether two rows are versions of one table, which share its files."""

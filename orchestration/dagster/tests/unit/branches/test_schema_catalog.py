@@ -290,6 +290,30 @@ def test_a_branch_can_be_created_after_a_process_was_killed_that_was_creating_it
     assert run(engine, f"select * from {schema_records.SCHEMA}.branch_schemas") == []
 
 
+def test_a_creation_that_fails_after_a_killed_one_does_not_block_the_name_either(server: PostgresServer) -> None:
+    engine = EachStatement(server, server.new_database())
+    branches = SchemaBranches(engine, "PostgreSQL")
+    engine.statements = 4
+    with pytest.raises(KilledError):
+        branches.create("pr_42", TABLES)
+    engine.statements = None
+    assert schemas(engine) == {"gold__pr_42"}
+    refuse = REFUSING.replace("create table", "create schema").replace("'CREATE TABLE'", "'CREATE SCHEMA'")
+    # `create schema if not exists` of the records is before it.
+    run(
+        engine,
+        refuse.replace("begin raise", "begin if current_query() like '%silver__pr_42%' then raise").replace(
+            "'refused'; end", "'refused'; end if; end"
+        ),
+    )
+    with pytest.raises(DatabaseError, match="refused"):
+        branches.create("pr_42", TABLES)
+    assert schemas(engine) == set()
+    run(engine, "drop event trigger refusing")
+    branches.create("pr_42", TABLES)
+    assert [branch.name for branch in branches.branches()] == ["pr_42"]
+
+
 def test_a_schema_that_somebody_uses_is_not_part_of_a_branch_although_it_was_planned(server: PostgresServer) -> None:
     engine = EachStatement(server, server.new_database())
     branches = SchemaBranches(engine, "PostgreSQL")

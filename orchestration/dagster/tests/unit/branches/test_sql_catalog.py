@@ -290,6 +290,17 @@ def test_a_created_table_that_was_rolled_back_loses_its_files_later(lake: Lake) 
     assert lake.files() == before
 
 
+def test_a_table_whose_files_are_being_deleted_is_not_restored(lake: Lake) -> None:
+    lake.branches.create("b", {ORDERS: False})
+    lake.create(ORDERS.on("b"), 7, folder="silver/orders-2")
+    lake.branches.publish("b", [ORDERS], "run-1")
+    lake.sql("update lakehouse_dropped_tables set delete_after = now() returning 1")
+    with pytest.raises(BranchError, match=r"the snapshot of silver\.orders before it has expired"):
+        lake.branches.rollback("run-1")
+    assert lake.ids(ORDERS) == [7]
+    assert lake.branches.delete_dropped() > 0
+
+
 def test_files_of_a_table_that_somebody_registered_again_are_kept(lake: Lake) -> None:
     lake.branches.create("b", {NEW: True})
     lake.create(NEW.on("b"), 5)
