@@ -130,7 +130,7 @@ class NessieFiles:
         try:
             read = [self._without_own_properties(content) for content in states]
         except FileNotFoundError:
-            return False  # Nessie's GC tool, or somebody by hand
+            return False  # Nessie's GC tool or another process has deleted it
         return all(is_rewritten(_with_parent(later, earlier), earlier) for later, earlier in pairwise(read))
 
     def _without_own_properties(self, content: Content) -> dict[str, Any]:
