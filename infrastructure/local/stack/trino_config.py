@@ -62,7 +62,12 @@ def files(layout: Layout, settings: Settings, home: Path) -> dict[str, str]:
         "password-authenticator.properties": _lines(
             {"password-authenticator.name": "file", "file.password-file": str(layout.etc / "password.db")}
         ),
-        **{f"catalog/{name}.properties": _lines(catalog(settings, name)) for name in (CATALOG, *TEST_CATALOGS)},
+        f"catalog/{CATALOG}.properties": _lines(catalog(settings, CATALOG)),
+        # Trino keeps small files in memory, also data, and a test would not see that one is lost.
+        **{
+            f"catalog/{name}.properties": _lines({**catalog(settings, name), "iceberg.metadata-cache.enabled": "false"})
+            for name in TEST_CATALOGS
+        },
         f"catalog/{REST_CATALOG}.properties": _lines(rest_catalog(settings)),
         "catalog/tpch.properties": _lines({"connector.name": "tpch"}),
     }

@@ -72,10 +72,7 @@ def files(catalog: Any, root: str) -> set[str]:
 
 
 def named(table: Table) -> set[str]:
-    """The files that the metadata of a table names, and all that its snapshots need.
-
-    What a query reads does not show that they are there: Trino keeps small files in memory.
-    """
+    """The files that the metadata of a table names, and all that its snapshots need."""
     metadata, io = table.metadata, table.io
     found = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}
     found |= {file.statistics_path for file in (*metadata.statistics, *metadata.partition_statistics)}
@@ -221,10 +218,10 @@ def check_janitor(world: World, before: set[str], root: str) -> None:
 
 
 def stop_abandoned_queries(database: Trino) -> None:
-    """End the queries of killed runs, which Trino would do after five minutes."""
+    """End the queries of killed runs, which Trino would do after five minutes. Other tests use other catalogs."""
     listed = (
         "select query_id from system.runtime.queries where state not in ('FINISHED', 'FAILED') "
-        "and query like '%__run_%' and query not like '%system.runtime%'"
+        f"and query like '%\"{database.catalog}\".\"%~_~_run~_%' escape '~' and query not like '%system.runtime%'"
     )
     for (query,) in database.ask(listed):
         database.ask(f"call system.runtime.kill_query(query_id => '{query}', message => 'its run is dead')")

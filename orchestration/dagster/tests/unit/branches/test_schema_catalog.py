@@ -24,13 +24,6 @@ from lakehouse_analytics.engines.postgres.schemas import schema_session as postg
 from lakehouse_analytics.engines.schema_session import SchemaSession
 from postgres_server import PostgresServer, postgres_server
 
-#: An event trigger that refuses `create table`.
-REFUSING = """
-create or replace function refuse() returns event_trigger language plpgsql
-as $$ begin raise exception 'refused'; end $$;
-drop event trigger if exists refusing;
-create event trigger refusing on ddl_command_start when tag in ('CREATE TABLE') execute function refuse();
-"""
 TABLES = {Name("silver", "orders"): True, Name("gold", "revenue"): True, Name("gold", "visits"): False}
 
 
@@ -63,6 +56,17 @@ class OnPostgres:
             connection.close()
 
 
+def refusing(command: str, text: str) -> str:
+    """An event trigger that refuses commands of a kind whose SQL has a text."""
+    return f"""
+        create or replace function refuse() returns event_trigger language plpgsql as $$ begin
+            if current_query() like '%{text}%' then raise exception 'refused'; end if;
+        end $$;
+        drop event trigger if exists refusing;
+        create event trigger refusing on ddl_command_start when tag in ('{command}') execute function refuse();
+        """
+
+
 class EachStatement(OnPostgres):
     """A database in which each statement is its own transaction."""
 
@@ -76,7 +80,7 @@ class EachStatement(OnPostgres):
         connection.autocommit = True
         if self.unwritable:
             with connection.cursor() as cursor:
-                cursor.execute(REFUSING)
+                cursor.execute(refusing("CREATE TABLE", "branch_schemas"))
         try:
             yield Killed(connection, self.statements)
         finally:
@@ -290,22 +294,21 @@ def test_a_branch_can_be_created_after_a_process_was_killed_that_was_creating_it
     assert run(engine, f"select * from {schema_records.SCHEMA}.branch_schemas") == []
 
 
-def test_a_creation_that_fails_after_a_killed_one_does_not_block_the_name_either(server: PostgresServer) -> None:
+def killed_after_one_schema(server: PostgresServer) -> tuple[EachStatement, SchemaBranches]:
+    """A database in which a process was killed that had created the first schema of the branch pr_42."""
     engine = EachStatement(server, server.new_database())
     branches = SchemaBranches(engine, "PostgreSQL")
     engine.statements = 4
     with pytest.raises(KilledError):
         branches.create("pr_42", TABLES)
     engine.statements = None
+    return engine, branches
+
+
+def test_a_creation_that_fails_after_a_killed_one_does_not_block_the_name_either(server: PostgresServer) -> None:
+    engine, branches = killed_after_one_schema(server)
     assert schemas(engine) == {"gold__pr_42"}
-    refuse = REFUSING.replace("create table", "create schema").replace("'CREATE TABLE'", "'CREATE SCHEMA'")
-    # `create schema if not exists` of the records is before it.
-    run(
-        engine,
-        refuse.replace("begin raise", "begin if current_query() like '%silver__pr_42%' then raise").replace(
-            "'refused'; end", "'refused'; end if; end"
-        ),
-    )
+    run(engine, refusing("CREATE SCHEMA", "silver__pr_42"))
     with pytest.raises(DatabaseError, match="refused"):
         branches.create("pr_42", TABLES)
     assert schemas(engine) == set()
@@ -315,12 +318,7 @@ def test_a_creation_that_fails_after_a_killed_one_does_not_block_the_name_either
 
 
 def test_a_schema_that_somebody_uses_is_not_part_of_a_branch_although_it_was_planned(server: PostgresServer) -> None:
-    engine = EachStatement(server, server.new_database())
-    branches = SchemaBranches(engine, "PostgreSQL")
-    engine.statements = 4
-    with pytest.raises(KilledError):
-        branches.create("pr_42", TABLES)
-    engine.statements = None
+    engine, branches = killed_after_one_schema(server)
     run(engine, "create table gold__pr_42.mine as select 1 as n")
     with pytest.raises(BranchError, match="gold__pr_42, which exists and is not of a branch"):
         branches.create("pr_42", TABLES)
