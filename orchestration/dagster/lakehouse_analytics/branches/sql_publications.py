@@ -188,7 +188,8 @@ class SqlPublications(CatalogDatabase):
             session.replace(after)
             created = [name for name, row in before.items() if row is None]
             session.remove(created)
-            replaced = [name for name, row in existed.items() if not self._is_version(now[name], row)]
+            unwritten = [name for name, row in existed.items() if after[name] == row]
+            replaced = [name for name in unwritten if not self._is_version(now[name], existed[name])]
             for name in (*created, *replaced):
                 session.mark_dropped(now[name], None, after=KEPT_AFTER_ROLLBACK)
             session.run(
